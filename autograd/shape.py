@@ -1,0 +1,135 @@
+r"""Moving numbers without changing them: each operation's product moves them back, and adds where one was used twice."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kernels.embedding import embedding_grad
+
+from .tensor import operation, raw
+
+
+@operation(lambda g, y, x, shape, old: reshape(g, old), keep="")
+def _reshape(x: Any, *, shape: tuple[int, ...], old: tuple[int, ...]) -> Any:
+    return np.reshape(x, shape)
+
+
+def reshape(x: Any, shape: tuple[int, ...]) -> Any:
+    r"""The same numbers in row-major order under another shape (one entry may be -1)."""
+    return _reshape(x, shape=tuple(shape), old=tuple(x.shape))
+
+
+@operation(lambda g, y, x, axes: transpose(g, tuple(int(i) for i in np.argsort(axes))), keep="")
+def _transpose(x: Any, *, axes: tuple[int, ...]) -> Any:
+    return np.transpose(x, axes)
+
+
+def transpose(x: Any, axes: tuple[int, ...] | None = None) -> Any:
+    r"""Axis $i$ of the result is axis ``axes[i]`` of ``x`` (all reversed if None); the product applies the inverse."""
+    axes = tuple(reversed(range(x.ndim))) if axes is None else tuple(a % x.ndim for a in axes)
+    return _transpose(x, axes=axes)
+
+
+@operation(lambda g, y, x, shape: g, keep="")  # the walk sums over the repeated axes
+def _broadcast_to(x: Any, *, shape: tuple[int, ...]) -> Any:
+    return np.broadcast_to(x, shape)
+
+
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+    r"""Repeat along new axes and axes of size 1; $\bar x$ is the sum over the repeats."""
+    return _broadcast_to(x, shape=tuple(shape))
+
+
+@operation(lambda g, y, x, index, shape: _scatter(g, index=index, shape=shape), keep="")
+def _getitem(x: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
+    return x[index]
+
+
+@operation(lambda g, y, x, index, shape: getitem(g, index=index), keep="")
+def _scatter(g: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of ``shape`` with ``g`` added at ``index``: the product of indexing, and the other way round."""
+    if isinstance(g, np.ndarray) and isinstance(index, np.ndarray) and index.dtype.kind in "iu" and len(shape) >= 1:
+        width = math.prod(shape[1:])
+        rows = embedding_grad(g.reshape(*index.shape, width), index % max(shape[0], 1), shape[0])
+        return rows.reshape(shape)
+    from kernels.backend import array_module
+
+    xp = array_module(g)
+    y = xp.zeros(shape, g.dtype)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(p, slice | int | np.integer) or p is None or p is Ellipsis for p in parts):
+        y[index] = g  # a plain slice names no element twice
+    else:
+        xp.add.at(y, index, g)
+    return y
+
+
+def getitem(x: Any, index: Any) -> Any:
+    r"""$y = x[i]$ with any NumPy index (integers, slices, masks, arrays of integers, which may repeat).
+
+    $\bar x$ has $\bar y$ added at the places that were read.
+    """
+    index = tuple(raw(i) for i in index) if isinstance(index, tuple) else raw(index)
+    return _getitem(x, index=index, shape=tuple(x.shape))
+
+
+def gather(x: Any, indices: Any, axis: int) -> Any:
+    r"""$y_{\dots j \dots} = x_{\dots i_{\dots j \dots} \dots}$ along ``axis``; ``indices`` has as many axes as ``x`` and broadcasts on the others.
+
+    NumPy's ``take_along_axis``.
+    """
+    axis = axis % x.ndim
+    indices = raw(indices)
+    grid: list[Any] = [np.arange(n).reshape(-1, *(1,) * (x.ndim - 1 - i)) for i, n in enumerate(x.shape)]
+    grid[axis] = indices
+    return getitem(x, tuple(grid))
+
+
+def _cut(g: Any, i: int, axis: int, edges: tuple[int, ...]) -> Any:
+    return getitem(g, (slice(None),) * axis + (slice(edges[i], edges[i + 1]),))
+
+
+def concat(xs: Any, axis: int = 0) -> Any:
+    r"""Arrays one after the other along ``axis``; $\bar x_i$ is its slice of $\bar y$."""
+    xs = list(xs)
+    axis = axis % xs[0].ndim
+    edges = tuple(int(e) for e in np.cumsum([0] + [x.shape[axis] for x in xs]))
+    return _concat_of(len(xs))(*xs, axis=axis, edges=edges)
+
+
+_concats: dict[int, Any] = {}
+
+
+def _concat_of(k: int) -> Any:
+    """The operation that joins ``k`` arrays (an operation has one product for each argument)."""
+    if k not in _concats:
+
+        def product(i: int) -> Any:
+            return lambda g, y, *xs, axis, edges: _cut(g, i, axis, edges)
+
+        def join(*xs: Any, axis: int, edges: tuple[int, ...]) -> Any:
+            return np.concatenate(xs, axis=axis)
+
+        _concats[k] = operation(*[product(i) for i in range(k)], keep="")(join)
+    return _concats[k]
+
+
+def stack(xs: Any, axis: int = 0) -> Any:
+    r"""Arrays of one shape along a new axis."""
+    xs = list(xs)
+    axis = axis % (xs[0].ndim + 1)
+    return concat([reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])) for x in xs], axis)
+
+
+@operation(lambda g, y, x, widths: getitem(g, tuple(slice(a, n - b) for (a, b), n in zip(widths, g.shape))), keep="")
+def _pad(x: Any, *, widths: tuple[tuple[int, int], ...]) -> Any:
+    return np.pad(x, widths)
+
+
+def pad(x: Any, widths: Any) -> Any:
+    r"""Zeros around: ``widths`` has a pair (before, after) for each axis; $\bar x$ is the inside of $\bar y$."""
+    widths = tuple((int(a), int(b)) for a, b in widths)
+    if len(widths) != x.ndim or any(a < 0 or b < 0 for a, b in widths):
+        raise ValueError(f"widths must be {x.ndim} pairs of non-negative integers, got {widths}")
+    return _pad(x, widths=widths)

@@ -1,0 +1,354 @@
+r"""What a gradient is: values that remember how they were made, and one walk back.
+
+Reverse-mode differentiation in three sentences. Every operation $y = f(x_1, \dots, x_k)$ knows, beside its value, its
+*vector-Jacobian product*: given $\bar y = \partial L / \partial y$ it returns $\bar x_i = \bar y \, \partial f / \partial x_i$.
+While operations run, each leaves a `Node` that points to the nodes its inputs came from; the nodes are the tape.
+`backward` visits the tape from the newest node to the oldest, adds up what reaches a node, hands it to the node's
+vector-Jacobian products, and frees the node.
+
+    operation given arrays   -> an array, nothing recorded
+    operation given a Tensor -> a Tensor, and a Node if somebody's gradient will need it
+
+Vector-Jacobian products are themselves written with operations. Given arrays (`backward`) they are plain NumPy; given
+Tensors (`grad(..., create_graph=True)`) they are recorded in turn, and that is all there is to second derivatives.
+
+What the tape holds must not change before it is used. Results of operations are read-only for good, and an array of
+the caller's (a parameter, a batch) is made read-only while a node needs its values: writing to it in that time raises
+NumPy's "assignment destination is read-only" at the very line that writes. (CuPy arrays have no such flag.)
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+_count = itertools.count()
+_new = object.__new__
+_recording = True
+
+
+class Tensor:
+    """An array and the way it was made.
+
+    ``data`` is a NumPy or CuPy array (float32 or float64 to be differentiated; anything else is a constant), shared
+    with the caller and never copied. ``requires_grad`` marks a leaf whose ``grad`` ``backward`` adds to.
+    """
+
+    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
+    __array_ufunc__ = None  # array * tensor asks the tensor
+
+    def __init__(self, data: Any, requires_grad: bool = False):
+        if isinstance(data, Tensor):
+            raise TypeError("data is already a Tensor")
+        data = data if hasattr(data, "__array_function__") and hasattr(data, "flags") else np.asarray(data)
+        if requires_grad and data.dtype not in (np.float32, np.float64):
+            raise TypeError(f"only float32 and float64 can require a gradient, got {data.dtype}")
+        self.data: Any = np.asarray(data) if isinstance(data, np.generic) else data
+        self.requires_grad = requires_grad
+        self.grad: Any = None
+        self.node: Node | None = None
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("NumPy functions do not record gradients: use autograd's functions, or .data for the array")
+
+    def backward(self, grad: Any = None) -> None:
+        r"""Add $\partial$ self $/ \partial$ leaf to ``leaf.grad`` of every leaf below, and free the tape.
+
+        ``grad`` (same shape) is $\\bar y$; it may be left out for a scalar, where it is 1. Raises RuntimeError if
+        nothing was recorded or the tape was walked before.
+        """
+        if self.node is None and not self.requires_grad:
+            raise RuntimeError("backward() on a Tensor that depends on no leaf with requires_grad=True")
+        for leaf, g in _walk([self], [grad], (), create_graph=False):
+            if leaf.grad is None:
+                leaf.grad = np.array(g) if isinstance(g, np.generic) else g.copy()  # g may be shared with another leaf
+            else:
+                leaf.grad += g
+
+    def __getitem__(self, index: Any) -> Any:
+        return _methods["getitem"](self, index=index)
+
+    # The operators are filled in by autograd/__init__.py, where the operations are known.
+    def __add__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __radd__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __sub__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __rsub__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __mul__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __rmul__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __truediv__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __rtruediv__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __pow__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __matmul__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __neg__(self) -> "Tensor": ...  # type: ignore[empty-body]
+    def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...  # type: ignore[empty-body]
+    def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...  # type: ignore[empty-body]
+    def reshape(self, *shape: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def transpose(self, *axes: int) -> "Tensor": ...  # type: ignore[empty-body]
+
+
+_methods: dict[str, Callable[..., Any]] = {}
+
+
+class Node:
+    """One recorded operation: where its inputs came from, and what its vector-Jacobian products need."""
+
+    __slots__ = ("__weakref__", "hold", "index", "joint", "kwargs", "parents", "saved", "shapes", "vjps", "y")
+
+    def free(self) -> None:
+        """Drop every array and every link to older nodes."""
+        self.parents = self.saved = self.y = self.hold = None  # type: ignore[assignment]
+
+
+def operation(
+    *vjps: Callable[..., Any] | None, joint: Callable[..., Any] | None = None, keep: str
+) -> Callable[..., Any]:
+    """Make a function of arrays an operation that Tensors can go through.
+
+    The decorated function computes ``y`` from its positional arguments (arrays, or numbers) and its keyword arguments
+    (settings, never differentiated). ``vjps[i](g, y, *args, **kwargs)`` is the vector-Jacobian product for argument
+    ``i``. If the products share work, ``joint(g, y, saved, *args, **kwargs)`` returns all of them in one tuple; the
+    function then returns ``(y, saved)``. ``keep`` lists what the products read: digits for arguments, ``y`` for the
+    result; the others are handed over as None, so that the tape need not hold them. A product may return more axes
+    than its argument had (broadcasting): the walk sums them.
+    """
+    kept = frozenset(int(c) for c in keep if c.isdigit())
+    keep_y = "y" in keep
+
+    def wrap(forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            raw: list[Any] = []
+            parents: list[
+                Any
+            ] = []  # of each argument: the node that made it, or the leaf itself, or None for constants
+            dtype = None
+            record = scalars = False
+            for a in args:
+                parent = None
+                if type(a) is Tensor:
+                    parent = a.node
+                    if parent is None and a.requires_grad:
+                        parent = a
+                    record = record or parent is not None
+                    a = a.data
+                    dtype = a.dtype
+                elif isinstance(a, np.generic):
+                    scalars = True
+                raw.append(a)
+                parents.append(parent)
+            if scalars and dtype is not None:  # a NumPy scalar must not widen a float32 Tensor
+                raw = [a.item() if isinstance(a, np.generic) else a for a in raw]
+            y = forward(*raw, **kwargs)
+            saved = None
+            if joint is not None:
+                y, saved = y
+            if dtype is None:
+                return y
+            if isinstance(y, np.generic):
+                y = np.asarray(y)
+            if y.dtype != dtype:
+                raise TypeError(
+                    f"{forward.__name__}: a {dtype} Tensor and other inputs gave {y.dtype}; convert them first"
+                )
+            result = _new(Tensor)
+            result.data, result.grad, result.requires_grad, result.node = y, None, False, None
+            if record and _recording:
+                result.node = node = Node()
+                node.index = next(_count)
+                node.vjps, node.joint, node.parents, node.kwargs = vjps, joint, parents, kwargs
+                node.shapes = [None if p is None else a.shape for a, p in zip(raw, parents)]
+                node.saved = [a if i in kept else None for i, a in enumerate(raw)], saved
+                node.hold = _hold(node.saved[0]) if kept else None
+                node.y = y if keep_y else None
+                if type(y) is np.ndarray:
+                    y.flags.writeable = False
+            return result
+
+        return apply
+
+    return wrap
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+) -> Any:
+    r"""$\sum_k \bar y_k \, \partial y_k / \partial x_i$ for every input, without touching any ``.grad``.
+
+    ``grad_outputs`` are the $\bar y_k$ (1 for scalars if left out). Returns a Tensor for a single input and a list for
+    a sequence; an input that the outputs do not depend on gets zeros. With ``create_graph`` the result is itself
+    recorded, and the tape is kept; without, the tape is freed.
+    """
+    ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    gs = [grad_outputs] if isinstance(outputs, Tensor) else list(grad_outputs or [None] * len(ys))
+    for x in xs:
+        if x.node is None and not x.requires_grad:
+            raise RuntimeError("an input of grad() must be a leaf with requires_grad=True or depend on one")
+    edges = [x.node or x for x in xs]
+    found = dict(_walk(ys, gs, edges, create_graph))
+    results = []
+    for x, edge in zip(xs, edges):
+        g = found.get(edge)
+        g = np.zeros_like(x.data) if g is None else g
+        results.append(g if isinstance(g, Tensor) else Tensor(g))
+    return results[0] if isinstance(inputs, Tensor) else results
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Within it, operations on Tensors compute values and record nothing."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def raw(x: Any) -> Any:
+    """The array in a Tensor, or the array itself."""
+    return x.data if type(x) is Tensor else x
+
+
+def _walk(
+    outputs: list[Tensor], grads: list[Any], wanted: Iterable[Any], create_graph: bool
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (leaf or wanted node, gradient), each once, when its gradient is complete."""
+    pending: dict[Any, Any] = {}
+    wanted = set(wanted)
+    for y, g in zip(outputs, grads, strict=True):
+        edge = y.node or y
+        if g is None:
+            if y.data.size != 1:
+                raise ValueError(f"a gradient for an output of shape {y.shape} must be given: only a scalar's is 1")
+            g = np.ones_like(y.data)
+        if raw(g).shape != y.shape:
+            raise ValueError(f"the gradient of an output of shape {y.shape} has shape {raw(g).shape}")
+        g = (g if isinstance(g, Tensor) else Tensor(g)) if create_graph else raw(g)
+        pending[edge] = pending[edge] + g if edge in pending else g
+    order = _reachable(list(pending))
+    while order:
+        node = order.pop()
+        if node not in pending:
+            continue  # reachable, but every product on the way was None
+        g = pending.pop(node)
+        if node in wanted:
+            yield node, g
+        if node.parents is None:
+            raise RuntimeError("the tape was freed: backward() walks it once; use grad(create_graph=True) to keep it")
+        for parent, g_parent in _products(node, g, create_graph):
+            pending[parent] = pending[parent] + g_parent if parent in pending else g_parent
+        if not create_graph:
+            node.free()
+    yield from ((leaf, g) for leaf, g in pending.items() if isinstance(leaf, Tensor) and (leaf in wanted or not wanted))
+
+
+def _reachable(edges: list[Any]) -> list[Node]:
+    """All nodes below the edges, oldest first. A node is always younger than its parents."""
+    seen: set[Any] = set()
+    while edges:
+        edge = edges.pop()
+        if edge is not None and type(edge) is Node and edge not in seen:
+            seen.add(edge)
+            edges.extend(edge.parents or ())
+    return sorted(seen, key=attrgetter("index"))
+
+
+def _products(node: Node, g: Any, create_graph: bool) -> Iterator[tuple[Any, Any]]:
+    """The vector-Jacobian products of one node for the parents that somebody needs, with broadcast axes summed."""
+    args, saved = node.saved
+    y = node.y
+    if create_graph:  # the same arrays, as Tensors that know where they came from
+        args = [_rebuild(a, parent) for a, parent in zip(args, node.parents)]
+        y = None if y is None else _rebuild(y, node)
+    together = node.joint(g, y, saved, *args, **node.kwargs) if node.joint is not None else None
+    for i, parent in enumerate(node.parents):
+        if parent is None:
+            continue
+        g_i = together[i] if together is not None else node.vjps[i](g, y, *args, **node.kwargs)  # type: ignore[misc]
+        if g_i.shape != node.shapes[i]:
+            g_i = unbroadcast(g_i, node.shapes[i])
+        yield parent, g_i
+
+
+def _rebuild(array: Any, edge: Any) -> Any:
+    if array is None or edge is None or type(edge) is Tensor:
+        return array if edge is None else edge
+    tensor = Tensor(array)
+    tensor.node = edge
+    return tensor
+
+
+def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
+    """Sum ``g`` over the axes along which an array of this shape was repeated to ``g.shape``."""
+    extra = g.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
+    return _methods["reshape"](_methods["sum"](g, axis=axes), shape=shape)
+
+
+# --- arrays that the tape needs are read-only while it needs them ----------------------------------------------------
+
+_locked: dict[int, list[Any]] = {}  # id of an owner of memory -> [how many nodes hold it, the arrays made read-only]
+
+
+class _Hold:
+    """Keeps the owners of memory read-only, and with them the views that were handed to operations."""
+
+    __slots__ = ("owners",)
+
+    def __init__(self, owners: list[Any]):
+        self.owners = owners
+        for owner in owners:
+            _locked[id(owner)][0] += 1
+
+    def __del__(self) -> None:
+        for owner in self.owners:
+            entry = _locked[id(owner)]
+            entry[0] -= 1
+            if entry[0] == 0:
+                del _locked[id(owner)]
+                for a in entry[1]:  # the owner comes first: a view can only be opened after it
+                    a.flags.writeable = True
+
+
+def _hold(arrays: Iterable[Any]) -> _Hold | None:
+    """Lock those arrays that could still be written to."""
+    owners: list[Any] = []
+    for a in arrays:
+        if type(a) is not np.ndarray:
+            continue
+        owner = a.base if type(a.base) is np.ndarray else a
+        if id(owner) not in _locked:
+            if not owner.flags.writeable:
+                continue  # read-only for good: a result, or the caller's own wish
+            _locked[id(owner)] = [0, [owner]]
+            owner.flags.writeable = False
+        if a.flags.writeable:
+            _locked[id(owner)][1].append(a)
+            a.flags.writeable = False
+        owners.append(owner)
+    return _Hold(owners) if owners else None

@@ -1,0 +1,238 @@
+r"""Two-dimensional convolution, its transpose and their gradients. Images NHWC, kernels (kh, kw, c_in, c_out).
+
+$$y[n, i, j, o] = b[o] + \sum_{u, v, c} \hat x[n, i s_h + u, j s_w + v, c]\, w[u, v, c, o]$$
+
+``reference`` is the definition. NumPy arrays take one of these ways, whichever is fastest for the sizes at hand
+(``choice``): ``numpy_direct`` (im2col in tiles; float64 always), ``numpy_winograd`` (stride 1, 2x2 and 3x3 kernels,
+float32), and ``numpy_strided`` (data gradients and transposed convolutions as one small convolution a phase; a kernel
+that the stride divides as a stride-1 convolution of the folded image). CuPy arrays take the definition.
+
+Every way has NaN and Inf where the definition has them, and gives the same bits for any number of threads.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from ..backend import Array, is_cuda
+from ..checks import check_float, check_same, check_shape, pair
+from . import choice, reference
+from .numpy_strided import transposed
+
+__all__ = [
+    "conv2d",
+    "conv2d_grad_w",
+    "conv2d_grad_x",
+    "conv_transpose2d",
+    "conv_transpose2d_grad_w",
+    "conv_transpose2d_grad_x",
+]
+
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+
+
+def conv2d(
+    x: Float[Array, "n h w c_in"],
+    w: Float[Array, "kh kw c_in c_out"],
+    b: Float[Array, "c_out"] | None = None,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+) -> Float[Array, "n h_out w_out c_out"]:
+    r"""$y[i, j] = b + \sum_{u,v} \hat x[i s_h + u, j s_w + v]\, w[u, v]$, with $\hat x$ padded by ``padding`` zeros a side.
+
+    The output has $\lfloor (h + 2 p - k) / s \rfloor + 1$ rows, and columns likewise.
+
+    Raises TypeError for a dtype other than float32 and float64 or for mixed ones, ValueError for shapes that do not fit
+    together and for a kernel larger than the padded image.
+    """
+    s, p = _operands("x", x, w, "c_in", x_axis=2, b=b, stride=stride, padding=padding)
+    size = _out_size("x", x.shape, w.shape, s, p)
+    if is_cuda(x):
+        return reference.conv2d(x, w, b, s, p)
+    y = np.empty((x.shape[0], *size, w.shape[3]), x.dtype)
+    choice.correlate(x, w, b, y, s, (-p[0], -p[1]))
+    return y
+
+
+def conv2d_grad_x(
+    g: Float[Array, "n h_out w_out c_out"],
+    w: Float[Array, "kh kw c_in c_out"],
+    x_shape: Shape,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+) -> Float[Array, "n h w c_in"]:
+    r"""$dx[i] = \sum_u g[(i + p - u) / s]\, w[u]^T$ over the $u$ that divide: the gradient of $\langle y, g \rangle$.
+
+    ``x_shape`` is the shape of ``x``, which a stride does not leave determined. Raises as ``conv2d`` does.
+    """
+    s, p = _operands("g", g, w, "c_out", x_axis=3, stride=stride, padding=padding)
+    x_shape = _shape("x_shape", x_shape)
+    if x_shape[3] != w.shape[2]:
+        raise ValueError(f"x_shape must end in w's {w.shape[2]} input channels, got {x_shape}")
+    _check_output("g", g, (x_shape[0], *_out_size("x", x_shape, w.shape, s, p), w.shape[3]), x_shape)
+    if is_cuda(g) or not _finite(w):
+        return reference.conv2d_grad_x(g, w, x_shape, s, p)
+    dx = np.empty(x_shape, g.dtype)
+    transposed(choice.correlate_stride_one, g, w.transpose(0, 1, 3, 2), None, dx, s, p)
+    return dx
+
+
+def conv2d_grad_w(
+    x: Float[Array, "n h w c_in"],
+    g: Float[Array, "n h_out w_out c_out"],
+    w_shape: Shape,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+) -> Float[Array, "kh kw c_in c_out"]:
+    r"""$dw[u, v] = \sum_{n,i,j} \hat x[i s_h + u, j s_w + v]^T g[i, j]$. (The gradient of $b$ is the sum of ``g``.)
+
+    Raises as ``conv2d`` does.
+    """
+    w_shape = _gradient_operands(x, g, w_shape)
+    s, p = pair("stride", stride, 1), pair("padding", padding, 0)
+    if (x.shape[3], g.shape[3]) != w_shape[2:]:
+        raise ValueError(f"w_shape must end in the channels of x and g, {(x.shape[3], g.shape[3])}, got {w_shape}")
+    _check_output("g", g, (x.shape[0], *_out_size("x", x.shape, w_shape, s, p), w_shape[3]), x.shape)
+    if is_cuda(x):
+        return reference.conv2d_grad_w(x, g, w_shape, s, p)
+    return choice.correlate_grad_w(x, g, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
+
+
+def conv_transpose2d(
+    x: Float[Array, "n h w c_in"],
+    w: Float[Array, "kh kw c_in c_out"],
+    b: Float[Array, "c_out"] | None = None,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    output_padding: int | Pair = 0,
+) -> Float[Array, "n h_out w_out c_out"]:
+    r"""$y[i] = b + \sum_u x[(i + p - u) / s]\, w[u]$ over the $u$ that divide: every pixel adds its multiple of the kernel.
+
+    The transpose of the convolution that has $w$'s channels exchanged. The output has
+    $(h - 1) s - 2 p + k + \text{output\_padding}$ rows, and columns likewise; ``output_padding`` must be less than the
+    stride and chooses among the sizes that the convolution maps to $h$. Raises as ``conv2d`` does.
+    """
+    s, p = _operands("x", x, w, "c_in", x_axis=2, b=b, stride=stride, padding=padding)
+    extra = pair("output_padding", output_padding, 0)
+    if extra[0] >= s[0] or extra[1] >= s[1]:
+        raise ValueError(f"output_padding must be less than the stride {s}, got {extra}")
+    height, width = ((x.shape[1 + a] - 1) * s[a] - 2 * p[a] + w.shape[a] + extra[a] for a in (0, 1))
+    if height < 1 or width < 1:
+        raise ValueError(f"padding {p} leaves an output of {height} x {width} pixels from x of shape {x.shape}")
+    if is_cuda(x) or not _finite(w):
+        return reference.conv_transpose2d(x, w, b, s, p, extra)
+    y = np.empty((x.shape[0], height, width, w.shape[3]), x.dtype)
+    transposed(choice.correlate_stride_one, x, w, b, y, s, p)
+    return y
+
+
+def conv_transpose2d_grad_x(
+    g: Float[Array, "n h_out w_out c_out"],
+    w: Float[Array, "kh kw c_in c_out"],
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+) -> Float[Array, "n h w c_in"]:
+    r"""$dx[i] = \sum_u \hat g[i s + u]\, w[u]^T$: an ordinary convolution of ``g``. Raises as ``conv2d`` does."""
+    s, p = _operands("g", g, w, "c_out", x_axis=3, stride=stride, padding=padding)
+    size = _out_size("g", g.shape, w.shape, s, p)
+    if is_cuda(g):
+        return reference.conv_transpose2d_grad_x(g, w, s, p)
+    dx = np.empty((g.shape[0], *size, w.shape[2]), g.dtype)
+    choice.correlate(g, w.transpose(0, 1, 3, 2), None, dx, s, (-p[0], -p[1]))
+    return dx
+
+
+def conv_transpose2d_grad_w(
+    x: Float[Array, "n h w c_in"],
+    g: Float[Array, "n h_out w_out c_out"],
+    w_shape: Shape,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+) -> Float[Array, "kh kw c_in c_out"]:
+    r"""$dw[u, v] = \sum_{n,i,j} x[i, j]^T \hat g[i s_h + u, j s_w + v]$. Raises as ``conv2d`` does."""
+    w_shape = _gradient_operands(x, g, w_shape)
+    s, p = pair("stride", stride, 1), pair("padding", padding, 0)
+    if (x.shape[3], g.shape[3]) != w_shape[2:]:
+        raise ValueError(f"w_shape must end in the channels of x and g, {(x.shape[3], g.shape[3])}, got {w_shape}")
+    _check_output("x", x, (g.shape[0], *_out_size("g", g.shape, w_shape, s, p), w_shape[2]), g.shape)
+    if is_cuda(x):
+        return reference.conv_transpose2d_grad_w(x, g, w_shape, s, p)
+    dw = choice.correlate_grad_w(g, x, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
+    return np.ascontiguousarray(dw.transpose(0, 1, 3, 2))
+
+
+def _operands(
+    name: str,
+    x: Array,
+    w: Array,
+    channels: str,
+    *,
+    x_axis: int,
+    stride: int | Pair,
+    padding: int | Pair,
+    b: Array | None = None,
+) -> tuple[Pair, Pair]:
+    """Check an image ``x`` (called ``name``) against a kernel; stride and padding as pairs."""
+    check_float(name, x, 4)
+    check_float("w", w, 4)
+    check_same(f"{name}, w", x, w)
+    _no_empty_axis(name, x.shape[1:], x.shape)
+    _no_empty_axis("w", w.shape, w.shape)
+    if x.shape[3] != w.shape[x_axis]:
+        raise ValueError(
+            f"{name} has {x.shape[3]} channels, but w of shape {tuple(w.shape)} has {channels} = {w.shape[x_axis]}"
+        )
+    if b is not None:
+        check_float("b", b, 1)
+        check_same(f"{name}, b", x, b)
+        check_shape("b", b, (w.shape[3],), "one number for each of w's output channels")
+    return pair("stride", stride, 1), pair("padding", padding, 0)
+
+
+def _gradient_operands(x: Array, g: Array, w_shape: Shape) -> Shape:
+    check_float("x", x, 4)
+    check_float("g", g, 4)
+    check_same("x, g", x, g)
+    _no_empty_axis("x", x.shape[1:], x.shape)
+    _no_empty_axis("g", g.shape[1:], g.shape)
+    w_shape = _shape("w_shape", w_shape)
+    _no_empty_axis("w_shape", w_shape, w_shape)
+    return w_shape
+
+
+def _shape(name: str, shape: Shape) -> Shape:
+    if len(shape) != 4:
+        raise ValueError(f"{name} must have 4 numbers, got {tuple(shape)}")
+    return tuple(int(size) for size in shape)
+
+
+def _no_empty_axis(name: str, sizes: Shape, shape: Shape) -> None:
+    if min(sizes) < 1:
+        raise ValueError(f"{name} may be empty along the batch axis only, got shape {tuple(shape)}")
+
+
+def _out_size(name: str, x_shape: Shape, w_shape: Shape, s: Pair, p: Pair) -> Pair:
+    padded = (x_shape[1] + 2 * p[0], x_shape[2] + 2 * p[1])
+    if w_shape[0] > padded[0] or w_shape[1] > padded[1]:
+        raise ValueError(
+            f"the kernel, {w_shape[0]} x {w_shape[1]}, must not be larger than {name} with its padding, "
+            f"{padded[0]} x {padded[1]}"
+        )
+    return (padded[0] - w_shape[0]) // s[0] + 1, (padded[1] - w_shape[1]) // s[1] + 1
+
+
+def _check_output(name: str, g: Array, shape: Shape, x_shape: Shape) -> None:
+    check_shape(name, g, shape, f"what the convolution makes of an image of shape {tuple(x_shape)}")
+
+
+def _finite(w: np.ndarray) -> bool:
+    """Whether the kernel is finite: a phase multiplies it with zeros that the definition does not read."""
+    flat = w.ravel(order="K")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(w).all())

@@ -1,0 +1,51 @@
+r"""Softmax cross-entropy with integer targets, one value a row, forward and backward.
+
+$$\ell_i = -\ln \frac{e^{x_{i c_i}}}{\sum_j e^{x_{ij}}} = \ln \sum_j e^{x_{ij} - \mu_i} - (x_{i c_i} - \mu_i), \quad \mu_i = \max_j x_{ij},
+\qquad \bar x_{ij} = g_i \left( \frac{e^{x_{ij} - \mu_i}}{\sum_k e^{x_{ik} - \mu_i}} - [j = c_i] \right).$$
+
+In nats. Logits of $-\infty$ (forbidden classes) have probability 0 and a gradient of 0 if they are not the target.
+"""
+
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from ..backend import Array, is_cuda
+from ..checks import check_float, check_index, check_same, check_shape
+from . import numpy_rows, reference
+
+__all__ = ["cross_entropy_backward", "cross_entropy_forward"]
+
+
+def cross_entropy_forward(logits: Float[Array, "m k"], targets: Int[Array, " m"]) -> tuple[Float[Array, " m"], Any]:
+    r"""$\ell_i = \ln \sum_j e^{x_{ij}} - x_{i c_i}$, not averaged. Returns (loss, saved); ``saved`` is two numbers a row.
+
+    Raises TypeError for dtypes, ValueError for shapes and for a target outside of 0..k-1 (negative ones too).
+    """
+    _check(logits, targets)
+    if is_cuda(logits):
+        return reference.cross_entropy(logits, targets), None
+    return numpy_rows.forward(logits, targets)
+
+
+def cross_entropy_backward(
+    g: Float[Array, " m"], logits: Float[Array, "m k"], targets: Int[Array, " m"], saved: Any
+) -> Float[Array, "m k"]:
+    r"""$\bar x_{ij} = g_i\,(\mathrm{softmax}(x_i)_j - [j = c_i])$; the softmax is computed again from ``logits``."""
+    _check(logits, targets)
+    check_same("g, logits", g, logits)
+    check_shape("g", g, logits.shape[:1], "one value a row of logits")
+    if is_cuda(logits):
+        return reference.cross_entropy_backward(g, logits, targets)
+    return numpy_rows.backward(g, logits, targets, saved)
+
+
+def _check(logits: Any, targets: Any) -> None:
+    check_float("logits", logits, 2)
+    check_index("targets", targets, 1)
+    check_shape("targets", targets, logits.shape[:1], "one class a row of logits")
+    m, k = logits.shape
+    if m and k == 0:
+        raise ValueError(f"logits must have at least one class, got shape {(m, k)}")
+    if m and (int(targets.min()) < 0 or int(targets.max()) >= k):
+        raise ValueError(f"targets must be classes from 0 to {k - 1}, got {int(targets.min())} to {int(targets.max())}")

@@ -1,0 +1,27 @@
+r"""Vector quantization: the nearest code of a codebook, $\arg\min_k \sum_j (z_j - c_{kj})^2$."""
+
+from jaxtyping import Float, Int
+
+from ..backend import Array, is_cuda
+from ..checks import check_float, check_same
+from . import numpy_bounds, reference
+
+__all__ = ["nearest_code"]
+
+
+def nearest_code(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Int[Array, " m"]:
+    r"""$\arg\min_k \sum_j (z_j - c_{kj})^2$ for each row of z (m, d) and codebook (k, d) -> int64 (m,).
+
+    (van den Oord et al. 2017, arXiv 1711.00937, eq. 1.) Exactly what ``argmin`` gives for the distances with the
+    differences taken and summed in float64: right far from the origin, the lowest index on ties, and the first NaN
+    where a distance is NaN. Raises TypeError for other dtypes than float32 and float64, ValueError for shapes that do
+    not fit and for an empty codebook.
+    """
+    check_float("z", z, 2)
+    check_float("codebook", codebook, 2)
+    check_same("z, codebook", z, codebook)
+    if codebook.shape[1] != z.shape[1]:
+        raise ValueError(f"codebook must have rows of length {z.shape[1]} as z has, got shape {codebook.shape}")
+    if codebook.shape[0] == 0:
+        raise ValueError(f"codebook must hold at least one code, got shape {codebook.shape}")
+    return (reference if is_cuda(z) else numpy_bounds).nearest_code(z, codebook)

@@ -1,0 +1,59 @@
+"""The command line: ``minigen list | train | sample | tour`` or ``python -m minigen ...``."""
+
+import importlib
+import os
+import sys
+from difflib import get_close_matches
+
+from minigen import __version__
+from minigen.errors import UserError
+
+COMMANDS = {  # name -> (module, what it does); a module is imported when its command is called
+    "list": ("minigen.cli.list", "the curriculum as a table: what runs today"),
+    "train": ("minigen.cli.train", "train a system and watch it: minigen train SYSTEM"),
+    "sample": ("minigen.cli.sample", "draw from trained weights: minigen sample SYSTEM --weights FILE"),
+    "tour": ("minigen.cli.tour", "train every system for a short while, and see them all on one page"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status. Mistakes of the user are told in one sentence, with status 2."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        status = _dispatch(args)
+        sys.stdout.flush()  # while a closed pipe can still be told from a mistake
+        return status
+    except UserError as error:
+        print(f"minigen: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("minigen: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # somebody's `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        print(f"minigen {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        near = get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"unknown command '{args[0]}': {hint}the commands are {', '.join(COMMANDS)}")
+    module, _ = COMMANDS[args[0]]
+    return importlib.import_module(module).main(args[1:])
+
+
+def usage() -> str:
+    """The help text of the command line as a whole."""
+    lines = [f"  {name:8}{what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: minigen COMMAND ...", "", *lines, "", "'minigen COMMAND --help' tells more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

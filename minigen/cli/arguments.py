@@ -1,0 +1,141 @@
+"""What the commands share: flags from dataclasses, a system from its name, weights from a file."""
+
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kernels.backend import module_for
+from minigen.cli import curriculum
+from minigen.errors import UserError, said_in_one_sentence
+
+T = TypeVar("T")
+
+
+def no_arguments(command: str, args: list[str], usage: str) -> bool:
+    """Whether help was asked for (and printed). Raises UserError for any other argument."""
+    if args in (["-h"], ["--help"]):
+        print(usage)
+        return True
+    if args:
+        raise UserError(f"'minigen {command}' takes no arguments, got {' '.join(args)}")
+    return False
+
+
+def parse(flags: type[T], args: list[str], *, prog: str, description: str, default: T | None = None) -> T:
+    """The flags that a dataclass describes (the strings below its fields are the help).
+
+    Raises UserError for flags that are unknown or have a wrong value; help prints and leaves with status 0.
+    """
+    import tyro
+
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    marks: tuple[Any, ...] = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(flags, args=args, prog=prog, description=description, config=marks, **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{first_sentence(said.getvalue())} ('{prog} --help' explains the flags)") from None
+
+
+def first_sentence(box: str) -> str:
+    """The mistake in a box that tyro draws with lines or with dashes, and the flag that it thinks was meant."""
+    plain = re.sub("\x1b\\[[0-9;]*m", "", box)
+    rows = [row for line in plain.splitlines() if not line.startswith(("╭", "╰")) and (row := line.strip(" │"))]
+    rules = [i for i, row in enumerate(rows) if not row.strip("-─")]
+    if rules[:1] == [1] and rows[1].startswith("-"):  # drawn with dashes: the title is a row of its own
+        rows, rules = rows[2:], [i - 2 for i in rules[1:]]
+    sentence = " ".join(rows[: rules[0]] if rules else rows).rstrip(".").removeprefix("Error parsing config: ")
+    if "Perhaps you meant:" in rows[:-1]:
+        sentence += f": did you mean '{rows[rows.index('Perhaps you meant:') + 1].split()[0]}'?"
+    return sentence
+
+
+def system_name(command: str, args: list[str], usage: str) -> tuple[str, list[str]]:
+    """The first argument and the rest; prints ``usage`` and leaves if help is asked for without a system."""
+    if args and args[0] in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
+    if not args or args[0].startswith("-"):
+        raise UserError(f"name a system: minigen {command} SYSTEM ('minigen list' shows them)")
+    return args[0], args[1:]
+
+
+def check_at_least(lowest: int, **values: int | None) -> None:
+    """Raise UserError for a flag below ``lowest``; None passes."""
+    for name, value in values.items():
+        if value is not None and value < lowest:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+
+
+def check_device(device: str) -> Any:
+    """NumPy or CuPy for ``--device``; UserError, with the reason, where there is no GPU."""
+    with said_in_one_sentence("--device"):
+        return module_for(device)
+
+
+def load_data(name: str, data_dir: str | None = None, size: int | None = None) -> Any:
+    """A data set; UserError for an unknown name, a missing or wrong directory, a missing extra."""
+    from minigen import data
+
+    with said_in_one_sentence(f"cannot read the data set '{name}'"):
+        return data.load(name, data_dir=data_dir, size=size)
+
+
+def build(model: Any, config: Any, dataset: Any, *, seed: int, device: str = "cpu") -> Any:
+    """The system of a model file, on the device. Settings that do not fit become a UserError."""
+    xp = check_device(device)
+    with said_in_one_sentence("cannot build the model"):
+        system = model.build(config, dataset, seed=seed)
+    if xp is not np:
+        for module in system.modules.values():
+            module.to(xp)
+    return system
+
+
+def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu") -> tuple[Any, Any]:
+    """(system, data set without items) of a weights file. Nothing of the file is used before all of it is checked."""
+    from minigen.data import Dataset, Split
+    from minigen.train import checkpoint
+    from minigen.train.loop import put_weights, weights_of
+
+    model = curriculum.load(entry)
+    with checkpoint.opened(path, kind="weights", system=entry.name) as reader:
+        config = checkpoint.config_from_json(path, model.Config, reader.about.get("config"))
+        about = checked_dataset(path, reader.about.get("dataset"))
+        dtype = np.float32 if about["levels"] is None else np.uint8
+        nothing = Split(np.zeros((0, *about["shape"]), dtype))
+        dataset = Dataset(about["name"], nothing, nothing, nothing, about["levels"], about["classes"])
+        try:
+            system = build(model, config, dataset, seed=0, device=device)
+        except MemoryError as error:
+            raise UserError(f"{path} describes a model that does not fit in the memory of this machine") from error
+        put_weights(system, reader.arrays(weights_of(system)))
+    for module in system.modules.values():
+        module.eval()
+    return system, dataset
+
+
+def checked_dataset(path: Path, about: Any) -> dict[str, Any]:
+    """What a weights file says of its data set: ``name, shape, levels, classes``; UserError if it makes no sense."""
+    about = about if isinstance(about, dict) else {}
+    name, shape, levels, classes = (about.get(key) for key in ("name", "shape", "levels", "classes"))
+    sound = (
+        isinstance(name, str)
+        and isinstance(shape, list)
+        and 1 <= len(shape) <= 3
+        and all(type(side) is int and 1 <= side <= 4096 for side in shape)
+        and (levels is None or (type(levels) is int and 2 <= levels <= 256))
+        and isinstance(classes, list)
+        and all(isinstance(label, str) for label in classes)
+    )
+    if not sound:
+        raise UserError(f"{path} does not say which data its model was trained on")
+    return {"name": name, "shape": tuple(shape), "levels": levels, "classes": tuple(classes)}

@@ -1,0 +1,118 @@
+"""The curriculum: what there is to learn, in order. `minigen list`, `train`, `sample` and `tour` follow this list."""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from minigen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the curriculum. ``name`` is what the command line calls it, ``module`` where Python finds it.
+
+    ``kind`` is "system" for a model that can be trained, "engine" or "sampler" for what the models stand on.
+    """
+
+    chapter: int
+    name: str
+    title: str
+    paper: str
+    module: str
+    kind: str = "system"
+
+    @property
+    def exists(self) -> bool:
+        """Whether its file is there. Nothing is imported but the folders around it."""
+        try:
+            return importlib.util.find_spec(self.module) is not None
+        except ModuleNotFoundError:
+            return False
+
+    @property
+    def file(self) -> str:
+        """Its file or folder from the root of the project."""
+        stem = self.module.replace(".", "/")
+        return stem if self.module.count(".") == 0 else f"{stem}.py"
+
+
+CURRICULUM = [
+    Entry(
+        1, "autograd", "Engine: what a gradient is", "Linnainmaa 1970; Griewank & Walther 2008", "autograd", "engine"
+    ),
+    Entry(
+        1,
+        "kernels",
+        "Engine: convolution, attention, quantization",
+        "Winograd 1980; Lavin & Gray 1509.09308",
+        "kernels",
+        "engine",
+    ),
+    Entry(2, "autoencoder", "Autoencoder", "Hinton & Salakhutdinov 2006", "minigen.models.autoencoder"),
+    Entry(2, "denoising_ae", "Denoising autoencoder", "Vincent et al. 2008", "minigen.models.denoising_ae"),
+    Entry(2, "masked_ae", "Masked autoencoder", "He et al. 2111.06377", "minigen.models.masked_ae"),
+    Entry(3, "gan", "Generative adversarial network", "Goodfellow et al. 1406.2661", "minigen.models.gan"),
+    Entry(4, "vae", "Variational autoencoder", "Kingma & Welling 1312.6114", "minigen.models.vae"),
+    Entry(5, "vq_vae", "Vector-quantised VAE", "van den Oord et al. 1711.00937", "minigen.models.vq_vae"),
+    Entry(6, "pixelcnn", "PixelCNN", "van den Oord et al. 1606.05328", "minigen.models.pixelcnn"),
+    Entry(7, "gpt", "GPT on pixels and text", "Radford et al. 2019; Vaswani et al. 1706.03762", "minigen.models.gpt"),
+    Entry(8, "clip", "CLIP", "Radford et al. 2103.00020", "minigen.models.clip"),
+    Entry(9, "dalle", "DALL-E", "Ramesh et al. 2102.12092", "minigen.models.dalle"),
+    Entry(10, "ddpm", "Denoising diffusion", "Ho et al. 2006.11239", "minigen.models.ddpm"),
+    Entry(11, "ddim", "DDIM", "Song et al. 2010.02502", "minigen.samplers.ddim", "sampler"),
+    Entry(11, "plms", "Pseudo linear multistep", "Liu et al. 2202.09778", "minigen.samplers.plms", "sampler"),
+    Entry(11, "dpm_solver", "DPM-Solver++", "Lu et al. 2211.01095", "minigen.samplers.dpm_solver", "sampler"),
+    Entry(11, "euler", "Euler and Heun in sigma", "Karras et al. 2206.00364", "minigen.samplers.euler", "sampler"),
+    Entry(12, "improved_ddpm", "Improved DDPM", "Nichol & Dhariwal 2102.09672", "minigen.models.improved_ddpm"),
+    Entry(13, "adm", "ADM with classifier guidance", "Dhariwal & Nichol 2105.05233", "minigen.models.adm"),
+    Entry(
+        14,
+        "guidance",
+        "The four guidances",
+        "Liu et al. 2112.05744; Ho et al. 2204.03458",
+        "minigen.samplers.guidance",
+        "sampler",
+    ),
+    Entry(
+        15, "classifier_free", "Classifier-free guidance", "Ho & Salimans 2207.12598", "minigen.models.classifier_free"
+    ),
+    Entry(16, "glide", "GLIDE", "Nichol et al. 2112.10741", "minigen.models.glide"),
+    Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip"),
+    Entry(18, "dalle2", "DALL-E 2 (unCLIP)", "Ramesh et al. 2204.06125", "minigen.models.dalle2"),
+    Entry(19, "stable_diffusion", "Stable Diffusion", "Rombach et al. 2112.10752", "minigen.models.stable_diffusion"),
+]
+
+
+def systems() -> dict[str, Entry]:
+    """The models by name, in order, whether their file is there yet or not."""
+    return {entry.name: entry for entry in CURRICULUM if entry.kind == "system"}
+
+
+def find(name: str) -> Entry:
+    """The model called ``name`` (a hyphen counts as an underscore), whose file is there.
+
+    Raises UserError for an unknown name, with the nearest known one, and for one that is still to come.
+    """
+    known = systems()
+    entry = known.get(name.replace("-", "_"))
+    runs = [e.name for e in known.values() if e.exists]
+    if entry is None:
+        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"unknown system '{name}': {hint}these run today: {', '.join(runs) or 'none yet'}")
+    if not entry.exists:
+        raise UserError(f"'{entry.name}' is planned, {entry.file} is not there yet: these run today: {', '.join(runs)}")
+    return entry
+
+
+def load(entry: Entry) -> Any:
+    """The model's module: ``Config``, ``PAPER``, ``TITLE``, ``EQUATION``, ``build``."""
+    return importlib.import_module(entry.module)
+
+
+def source_file(module: Any) -> Path:
+    """Where a module's code is on this machine."""
+    return Path(module.__file__)

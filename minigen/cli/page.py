@@ -1,0 +1,133 @@
+"""The tour's page: one HTML file with its pictures inside, for a browser without a network and for a phone."""
+
+import base64
+import html
+import os
+from pathlib import Path
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin: 0 0 .2rem; }
+section { border-top: 1px solid var(--line); padding: 1.2rem 0; }
+p { margin: .4rem 0; } .small { font-size: .85rem; opacity: .8; }
+.equation { overflow-x: auto; background: var(--soft); padding: .5rem .7rem; border-radius: .4rem; white-space: nowrap; }
+img, svg { display: block; max-width: 100%; height: auto; margin: .8rem 0; }
+img { image-rendering: pixelated; border-radius: .3rem; }
+svg { width: 100%; max-width: 34rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
+th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+dt { font-weight: 600; } dd { margin: 0 0 .3rem; }
+.failed { border-left: .25rem solid #c33; padding-left: .7rem; }
+@media (prefers-color-scheme: dark) { body { background: #16181c; color: #e6e6e6; } a { color: #8ab4f8; } }
+"""
+
+
+def render(visited: list[dict[str, Any]], out: Path) -> str:
+    """The whole page for the systems visited so far; ``out`` is where it will lie."""
+    sections = "\n".join(_section(facts, out) for facts in visited)
+    body = sections or "<p>The first system is training; this page grows with each one that is done.</p>"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>minigen: the tour</title><style>{STYLE}</style></head><body>\n"
+        "<h1>minigen: the tour</h1>\n"
+        "<p>Each model below was trained from random numbers on this machine, within a small budget of time, by the code "
+        "that its link leads to.</p>\n"
+        f"{_contents(visited)}\n{body}\n</body></html>\n"
+    )
+
+
+def _contents(visited: list[dict[str, Any]]) -> str:
+    if len(visited) < 2:
+        return ""
+    return "<p>" + " · ".join(f'<a href="#{_text(f["name"])}">{_text(f["title"])}</a>' for f in visited) + "</p>"
+
+
+def _section(facts: dict[str, Any], out: Path) -> str:
+    folder = out / facts["name"]
+    head = [
+        f'<section id="{_text(facts["name"])}"><h2>{facts["chapter"]}. {_text(facts["title"])}</h2>',
+        f'<p class="small">{_text(facts["paper"])} · <a href="{_link(facts["source"], out)}">{_text(facts["file"])}</a>'
+        f" · {_text(facts['when'])}</p>",
+    ]
+    if "failed" in facts:
+        return "\n".join(
+            [*head, f'<p class="failed">It did not get to the end: {_text(facts["failed"])}</p></section>']
+        )
+    return "\n".join(
+        [
+            *head,
+            f'<p class="equation"><code>{_text(facts["equation"])}</code></p>',
+            _picture(folder / "samples.png", f"samples of {facts['title']} trained on {facts['data']}"),
+            _strip(facts, folder),
+            _curve(folder),
+            _figures(facts),
+            _quality(facts),
+            "</section>",
+        ]
+    )
+
+
+def _strip(facts: dict[str, Any], folder: Path) -> str:
+    if not facts["trajectory"]:
+        return ""
+    picture = _picture(folder / "trajectory.png", "the way from noise to samples, one sample a row")
+    return f'<p class="small">From noise to a sample, left to right:</p>{picture}'
+
+
+def _curve(folder: Path) -> str:
+    svg = (folder / "loss.svg").read_text(encoding="utf-8")
+    return f'<p class="small">Loss:</p>{svg}' if svg else ""
+
+
+def _figures(facts: dict[str, Any]) -> str:
+    losses = {f"loss {name} (end)": f"{value:.4g}" for name, value in facts["losses"].items()}
+    figures = {
+        "trained for": f"{facts['seconds']:.1f} s, {facts['steps']:,} steps on {facts['data']}",
+        "parameters": f"{facts['parameters']:,}",
+        **losses,
+        f"{facts['samples']:,} samples took": f"{facts['sampling_seconds']:.2f} s",
+    }
+    cells = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in figures.items())
+    return f'<div class="wide"><table>{cells}</table></div>'
+
+
+def _quality(facts: dict[str, Any]) -> str:
+    rows, meanings = facts["quality"], facts["meanings"]
+    if not rows:
+        return ""
+    columns = [name for name in meanings if any(name in row["figures"] for row in rows)]
+    head = "<tr><th></th>" + "".join(f"<th>{_text(name)}</th>" for name in columns) + "</tr>"
+    lines = "".join(
+        f"<tr><td>{_text(row['label'])}</td>"
+        + "".join(f"<td>{_text(row['figures'].get(name, ''))}</td>" for name in columns)
+        + "</tr>"
+        for row in rows
+    )
+    words = "".join(f"<dt>{_text(name)}</dt><dd>{_text(meanings[name])}</dd>" for name in columns)
+    return (
+        '<p class="small">Quality of the samples, and of other pictures by the same ruler:</p>'
+        f'<div class="wide"><table>{head}{lines}</table></div>'
+        f'<details class="small"><summary>What the columns are</summary><dl>{words}</dl></details>'
+    )
+
+
+def _picture(path: Path, alt: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{_text(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _link(source: str, out: Path) -> str:
+    """A relative link to a file on this machine, so that the folder can move together with the project."""
+    try:
+        return _text(Path(os.path.relpath(source, out.resolve())).as_posix())
+    except ValueError:  # another drive on Windows
+        return _text(Path(source).as_uri())
+
+
+def _text(value: str) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,51 @@
+"""The bridge from the tour to the rulers of `minigen.metrics`: figures as text, ready for the page."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+SAMPLES = 512  # figures of quality are over this many samples
+
+
+def rows(dataset: Any, samples: Any, *, seed: int) -> list[dict[str, Any]]:
+    """``{"label", "figures": {heading: text}}`` of the samples and of what is known, for labelled images; else none."""
+    if len(dataset.shape) != 3 or dataset.train.labels is None:
+        return []
+    from minigen.metrics.report import quality
+
+    ruler, references = known(dataset.name, dataset)
+    ours = {"these samples": quality(dataset, samples, ruler, rng=np.random.default_rng(seed))}
+    return [{"label": label, "figures": as_text(figures)} for label, figures in {**ours, **references}.items()]
+
+
+def known(name: str, dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
+    """The ruler of a data set and the figures of real images and of simple baselines; worked out once a tour."""
+    if name not in _known:
+        from minigen.metrics.report import reference_rows
+        from minigen.metrics.ruler import load_ruler
+
+        ruler = load_ruler(dataset)
+        _known[name] = ruler, reference_rows(dataset, ruler)
+    return _known[name]
+
+
+_known: dict[str, Any] = {}
+
+
+def as_text(figures: dict[str, float]) -> dict[str, str]:
+    """Heading -> number, in the order and with the digits that `minigen.metrics` gives them."""
+    return {heading: f"{figures[key]:.{digits}f}" for key, (heading, digits, _) in columns().items() if key in figures}
+
+
+@functools.cache
+def columns() -> dict[str, tuple[str, int, str]]:
+    """key -> (heading, digits after the point, what it is)."""
+    from minigen.metrics.report import COLUMNS
+
+    return COLUMNS
+
+
+def meanings() -> dict[str, str]:
+    """Heading -> what it is, in a few words."""
+    return {heading: meaning for heading, _, meaning in columns().values()}

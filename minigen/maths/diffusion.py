@@ -1,0 +1,67 @@
+r"""The Gaussian chain of DDPM (Ho et al. 2020, 2006.11239, section 2), on which every later diffusion paper stands.
+
+$$q(x_t \mid x_{t-1}) = N(\sqrt{\alpha_t}\, x_{t-1}, \beta_t I) \quad (2) \qquad q(x_t \mid x_0) = N(\sqrt{\bar\alpha_t}\, x_0, (1 - \bar\alpha_t) I) \quad (4)$$
+$$q(x_{t-1} \mid x_t, x_0) = N(\tilde\mu_t(x_t, x_0), \tilde\beta_t I) \quad (6)$$
+
+``t`` is a level of ``schedule``, 0 to T: an integer, or an array (n,) with one level a sample. Arrays or Tensors of
+shape (n, ...) go in and come out in their own dtype.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from autograd import raw
+from kernels.backend import array_module
+
+from .schedules import Schedule
+
+
+def at(values: Any, t: Any, x: Any) -> Any:
+    """``values[t]`` shaped to multiply ``x`` (n, ...): a number for an integer ``t``, (n, 1, ...) for an array (n,)."""
+    if isinstance(t, int | np.integer):
+        return float(values[t])
+    x = raw(x)
+    picked = array_module(x).asarray(values[np.asarray(t if isinstance(t, np.ndarray) else t.get())], x.dtype)
+    return picked.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def q_sample(x_0: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
+    r"""$x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ (eq. 4)."""
+    return at(schedule.alpha_bar**0.5, t, x_0) * x_0 + at((1 - schedule.alpha_bar) ** 0.5, t, x_0) * eps
+
+
+def x_0_from_eps(x_t: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
+    r"""$\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) / \sqrt{\bar\alpha_t}$: eq. 4 solved for $x_0$."""
+    _needs_signal(schedule)
+    return (x_t - at((1 - schedule.alpha_bar) ** 0.5, t, x_t) * eps) * at(schedule.alpha_bar**-0.5, t, x_t)
+
+
+def eps_from_x_0(x_t: Any, t: Any, x_0: Any, schedule: Schedule) -> Any:
+    r"""$\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sqrt{1 - \bar\alpha_t}$: eq. 4 solved for $\epsilon$; ``t`` at least 1."""
+    inverse = np.maximum(1 - schedule.alpha_bar, np.finfo(np.float64).tiny) ** -0.5
+    return (x_t - at(schedule.alpha_bar**0.5, t, x_t) * x_0) * at(inverse, t, x_t)
+
+
+def posterior_mean(x_0: Any, x_t: Any, t: Any, schedule: Schedule) -> Any:
+    r"""$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$ (eq. 7); ``t`` at least 1."""
+    a, alpha = schedule.alpha_bar, schedule.alpha
+    before = np.concatenate([[1.0], a[:-1]])  # alpha_bar[t-1]
+    noise = np.where(a < 1, 1 - a, 1.0)
+    return at(before**0.5 * schedule.beta / noise, t, x_t) * x_0 + at(alpha**0.5 * (1 - before) / noise, t, x_t) * x_t
+
+
+def mean_from_eps(x_t: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
+    r"""$\mu = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon\Big)$ (eq. 11): $\tilde\mu_t$ with $\hat x_0$ in terms of $\epsilon$."""
+    noise = np.where(schedule.alpha_bar < 1, 1 - schedule.alpha_bar, 1.0) ** 0.5
+    return at(schedule.alpha**-0.5, t, x_t) * (x_t - at(schedule.beta / noise, t, x_t) * eps)
+
+
+def mean_from_score(x_t: Any, t: Any, score: Any, schedule: Schedule) -> Any:
+    r"""$\mu = \frac{1}{\sqrt{\alpha_t}} (x_t + \beta_t\, \nabla_{x_t} \ln q(x_t))$: eq. 11 with $\epsilon = -\sqrt{1 - \bar\alpha_t}\, \nabla \ln q$."""
+    return at(schedule.alpha**-0.5, t, x_t) * (x_t + at(schedule.beta, t, x_t) * score)
+
+
+def _needs_signal(schedule: Schedule) -> None:
+    if schedule.alpha_bar[-1] == 0:
+        raise ValueError("x_0 cannot be read off eps where alpha_bar is 0: predict x_0 or v with this schedule")

@@ -1,0 +1,1 @@
+"""Measuring samples: distances between feature clouds, copies of the training set, and a fixed trained ruler."""

@@ -1,0 +1,118 @@
+r"""Nearest neighbours among images: has a model learned its data set by heart, and does it cover it?
+
+Distances are Euclidean over all pixels, in whatever unit the images come in (grey levels in the reports).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kernels.backend import Array
+
+BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64, times about three for temporaries
+
+
+def nearest(
+    x: Float[Array, "n d"], y: Float[Array, "m d"], *, k: int = 1, same: bool = False
+) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    r"""The distances from each row of ``x`` to its ``k`` nearest rows of ``y``, ascending, and their row numbers.
+
+    ``same`` says that ``y`` is ``x``: a row is then not its own neighbour. Candidates come from
+    $|x|^2 + |y|^2 - 2 x \cdot y$ in float64, block by block (10,000 against 10,000 needs far less than 1 GiB); their
+    distances are then computed again from the differences, so that a copy has distance exactly 0.
+
+    Raises ValueError where ``y`` has fewer than ``k`` (other) rows.
+    """
+    m = len(y) - same
+    if not 1 <= k <= m:
+        raise ValueError(f"k must be in 1..{m} (the rows there are to choose from), got {k}")
+    size = max(1, BLOCK // len(y))
+    y = y.astype(np.float64)
+    y_norm = np.square(y).sum(1)
+    distances, rows = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+    for start in range(0, len(x), size):
+        block = x[start : start + size].astype(np.float64)
+        d2 = block @ y.T
+        d2 *= -2.0
+        d2 += y_norm  # |x|^2 is the same along a row, so it does not change the order
+        if same:
+            d2[np.arange(len(block)), start + np.arange(len(block))] = np.inf
+        found = _smallest(d2, k)  # (rows of the block, k)
+        exact = np.stack([np.sqrt(np.square(block - y[found[:, j]]).sum(1)) for j in range(k)], axis=1)
+        order = np.argsort(exact, axis=1, kind="stable")
+        distances[start : start + size] = np.take_along_axis(exact, order, axis=1)
+        rows[start : start + size] = np.take_along_axis(found, order, axis=1)
+    return distances, rows
+
+
+def _smallest(d2: Array, k: int) -> Array:
+    """Columns of the ``k`` smallest entries of each row."""
+    if k == 1:
+        return d2.argmin(axis=1)[:, None]
+    return np.argpartition(d2, k - 1, axis=1)[:, :k]
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """How close samples come to the training images, beside how close unseen real images come.
+
+    ``median`` and ``test_median``: median distance to the nearest training image, of the samples and of the test
+    split. ``copies``: samples that equal a training image in every pixel. ``close`` and ``test_close``: the share
+    within ``radius`` of a training image. A model that learned by heart has a median far below ``test_median``.
+    """
+
+    median: float
+    test_median: float
+    copies: int
+    radius: float
+    close: float
+    test_close: float
+
+
+def memorisation(
+    samples: Float[Array, "n d"],
+    train: Float[Array, "m d"],
+    test: Float[Array, "t d"],
+    *,
+    radius: float | None = None,
+) -> Memorisation:
+    """Distances of samples to the training set beside those of the test set; ``radius``: half the latter's median."""
+    ours = nearest(samples, train)[0][:, 0]
+    theirs = nearest(test, train)[0][:, 0]
+    test_median = float(np.median(theirs))
+    radius = test_median / 2 if radius is None else radius
+    return Memorisation(
+        median=float(np.median(ours)),
+        test_median=test_median,
+        copies=int((ours == 0).sum()),
+        radius=radius,
+        close=float((ours <= radius).mean()),
+        test_close=float((theirs <= radius).mean()),
+    )
+
+
+def precision_recall(real: Float[Array, "n d"], fake: Float[Array, "m d"], *, k: int = 3) -> tuple[float, float]:
+    """Precision: the share of ``fake`` that lies inside the cloud of ``real``; recall: the other way round.
+
+    A cloud is the union of balls around its points, each reaching to the point's ``k``-th nearest neighbour in the
+    cloud (Kynkäänniemi et al. 2019, arXiv 1904.06991, equation 2). Always read the pair: a model that draws one
+    perfect image has precision 1 and recall near 0.
+    """
+    return _inside(fake, real, k), _inside(real, fake, k)
+
+
+def _inside(points: Array, cloud: Array, k: int) -> float:
+    """The share of ``points`` inside at least one ball of ``cloud``."""
+    radius = nearest(cloud, cloud, k=k, same=True)[0][:, -1]
+    cloud = cloud.astype(np.float64)
+    size = max(1, BLOCK // len(cloud))
+    hits = 0
+    for start in range(0, len(points), size):
+        block = points[start : start + size].astype(np.float64)
+        d2 = np.square(block).sum(1)[:, None] + np.square(cloud).sum(1) - 2.0 * (block @ cloud.T)
+        slack = (
+            1e-12 * np.square(cloud).sum(1).max()
+        )  # rounding of the line above; a point on a sphere counts as inside
+        hits += int((d2 <= radius**2 + slack).any(axis=1).sum())
+    return hits / len(points)

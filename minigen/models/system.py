@@ -1,0 +1,70 @@
+"""What a model file hands to the training loop, the sampler and the tour: a `System` made of stages of objectives.
+
+    System      everything one paper trains and samples, e.g. DDPM: {"unet": UNet}
+      Stage       trains until its steps are done, then the next begins (an autoencoder, then diffusion in its latents)
+        Objective   one loss and the module whose parameters it moves; a GAN's stage has two, taken in turn each step
+
+These are plain records of functions: a model file builds one in ``build(config, dataset, *, seed)`` and nothing
+inherits from anything.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One loss and the module that it trains.
+
+    ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of figures to log. ``batch`` is a `Split`, ``step``
+    counts from 0 within the stage, and ``rng`` depends on nothing but (seed, stage, objective, step). While a loss runs,
+    the other modules of the system ask for no gradients.
+    """
+
+    name: str
+    module: Any
+    loss: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How some objectives are trained together: every step takes one batch and updates each of them in order.
+
+    ``lr`` is the peak learning rate, reached after ``warmup`` steps and then shaped by ``schedule`` (one of
+    ``train.optim.SCHEDULES``; ``flat`` is the share of a ``flat-then-...`` one before its fall). ``ema`` is the
+    decay of the averaged weights (0: none), ``clip`` the largest global gradient norm (0: no clipping). When a stage
+    ends, the modules it trained take over their averaged weights, so that a later stage builds on what sampling uses.
+    """
+
+    name: str
+    objectives: Sequence[Objective]
+    steps: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: int = 0
+    ema: float = 0.0
+    clip: float = 0.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "constant"
+    flat: float = 0.5
+    optimiser: str = "adamw"
+
+
+@dataclass(frozen=True)
+class System:
+    """A model that can be trained, saved, loaded and sampled.
+
+    ``modules`` is what a checkpoint holds; every objective's module is one of them. ``stages()`` returns the list of
+    stages. ``sample(n, *, rng, steps=None, callback=None)`` returns float images in [-1, 1], (n, h, w, c), drawn with
+    the weights that are in the modules; ``callback(t, x_t)`` sees the states on the
+    way, from noise to the end, in systems that sample in steps.
+    """
+
+    config: Any
+    dataset_name: str
+    image_shape: tuple[int, ...]
+    modules: dict[str, Any]
+    stages: Callable[[], list[Stage]]
+    sample: Callable[..., Any]

@@ -1,0 +1,45 @@
+"""Layers and blocks that no single paper owns. Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`."""
+
+from .attention import Attention, PixelAttention
+from .layers import (
+    MLP,
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Embedding,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    Sequential,
+)
+from .module import Module, parameter
+from .resnet import Downsample, ResBlock, Upsample
+from .time import TimeEmbedding, sinusoidal
+from .transformer import Block, Transformer
+from .unet import UNet
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "BatchNorm",
+    "Block",
+    "Conv2d",
+    "ConvTranspose2d",
+    "Downsample",
+    "Dropout",
+    "Embedding",
+    "GroupNorm",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "PixelAttention",
+    "ResBlock",
+    "Sequential",
+    "TimeEmbedding",
+    "Transformer",
+    "UNet",
+    "Upsample",
+    "parameter",
+    "sinusoidal",
+]

@@ -1,0 +1,74 @@
+r"""Residual blocks and the changes of resolution between them."""
+
+from typing import Any
+
+import autograd as ag
+
+from . import init
+from .layers import Conv2d, Dropout, GroupNorm, Linear
+from .module import Module
+
+
+class ResBlock(Module):
+    r"""$x \mapsto \mathrm{skip}(x) + \mathrm{conv}_2(\mathrm{norm}_2(\mathrm{conv}_1(\mathrm{norm}_1(x)) + W e))$, SiLU after each norm.
+
+    ``e`` (n, c_embedding) tells the block the time (and whatever was added to it). It enters as an addition before the
+    second norm (Ho et al. 2020, appendix B), or, with ``scale_shift``, as that norm's scale and shift (adaptive group
+    norm, Dhariwal & Nichol 2021, eq. in section 3.1). The last convolution starts at zero, so the block starts as its skip.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        c_embedding: int | None = None,
+        *,
+        groups: int = 8,
+        dropout: float = 0.0,
+        scale_shift: bool = False,
+        rng: Any,
+    ):
+        self.norm_1 = GroupNorm(c_in, groups, silu=True)
+        self.conv_1 = Conv2d(c_in, c_out, rng=rng)
+        width = 2 * c_out if scale_shift else c_out
+        self.embed = Linear(c_embedding, width, rng=rng) if c_embedding is not None else None
+        self.norm_2 = GroupNorm(c_out, groups, silu=True)
+        self.dropout = Dropout(dropout)
+        self.conv_2 = Conv2d(c_out, c_out, initial=init.zeros, rng=rng)
+        self.skip = Conv2d(c_in, c_out, 1, rng=rng) if c_in != c_out else None
+        self.scale_shift = scale_shift
+
+    def forward(self, x: Any, embedding: Any = None, rng: Any = None) -> Any:
+        """(n, h, w, c_in), (n, c_embedding) -> (n, h, w, c_out); ``rng`` draws the dropout mask."""
+        h = self.conv_1(self.norm_1(x))
+        scale = shift = None
+        if self.embed is not None:
+            e = self.embed(embedding)  # (n, c_out) or (n, 2 c_out)
+            if self.scale_shift:
+                scale, shift = e[:, : h.shape[-1]], e[:, h.shape[-1] :]
+            else:
+                h = h + ag.reshape(e, (e.shape[0], 1, 1, e.shape[1]))
+        h = self.conv_2(self.dropout(self.norm_2(h, scale, shift), rng))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class Downsample(Module):
+    """Half the resolution: a 3x3 convolution with stride 2."""
+
+    def __init__(self, channels: int, *, rng: Any):
+        self.conv = Conv2d(channels, channels, stride=2, rng=rng)
+
+    def forward(self, x: Any) -> Any:
+        """(n, h, w, c) -> (n, ceil(h / 2), ceil(w / 2), c)."""
+        return self.conv(x)
+
+
+class Upsample(Module):
+    """Twice the resolution: every pixel repeated, then a 3x3 convolution."""
+
+    def __init__(self, channels: int, *, rng: Any):
+        self.conv = Conv2d(channels, channels, rng=rng)
+
+    def forward(self, x: Any) -> Any:
+        """(n, h, w, c) -> (n, 2h, 2w, c)."""
+        return self.conv(ag.upsample_nearest(x, 2))

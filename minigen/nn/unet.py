@@ -1,0 +1,106 @@
+r"""The U-Net of the diffusion papers (Ronneberger et al. 2015, 1505.04597; Ho et al. 2020, appendix B).
+
+    conv_in -> [blocks, down] ... [blocks] -> middle -> [up, blocks] ... [blocks] -> norm, SiLU, conv_out
+
+At every resolution the way up concatenates what the way down left there. The network is told the time in every block.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import autograd as ag
+
+from . import init
+from .attention import PixelAttention
+from .layers import Conv2d, GroupNorm
+from .module import Module
+from .resnet import Downsample, ResBlock, Upsample
+from .time import TimeEmbedding
+
+
+class UNet(Module):
+    r"""``model(x_t, t)``: images (n, h, w, c_in) and times (n,) to (n, h, w, c_out).
+
+    ``multipliers``: channels at each resolution, in units of ``base``; each level halves the size. ``blocks`` residual
+    blocks a level (one more on the way up). ``attention``: the levels (0 is full resolution) that attend over pixels;
+    the middle attends when the lowest level does.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        base: int = 32,
+        multipliers: Sequence[int] = (1, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (1,),
+        heads: int = 4,
+        groups: int = 8,
+        dropout: float = 0.0,
+        scale_shift: bool = False,
+        rng: Any,
+    ):
+        c_time = 4 * base
+        widths = [base * m for m in multipliers]
+        last = len(widths) - 1
+        self.factor = 2**last
+        self.time = TimeEmbedding(base, c_time, rng=rng)
+        self.conv_in = Conv2d(c_in, base, rng=rng)
+
+        def block(a: int, b: int) -> ResBlock:
+            return ResBlock(a, b, c_time, groups=groups, dropout=dropout, scale_shift=scale_shift, rng=rng)
+
+        def attend(level: int, channels: int) -> list[Module]:
+            return [PixelAttention(channels, heads, groups=groups, rng=rng)] if level in attention else []
+
+        self.down: list[Module] = []
+        kept = [base]  # channels of what the way down leaves for the way up, oldest first
+        c = base
+        for level, width in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(Stack(block(c, width), *attend(level, width)))
+                c = width
+                kept.append(c)
+            if level < last:
+                self.down.append(Downsample(c, rng=rng))
+                kept.append(c)
+        self.middle = Stack(block(c, c), *attend(last, c), block(c, c))
+        self.up: list[Module] = []
+        for level in reversed(range(len(widths))):
+            for i in range(blocks + 1):
+                rising = [Upsample(widths[level], rng=rng)] if level > 0 and i == blocks else []
+                self.up.append(Stack(block(c + kept.pop(), widths[level]), *attend(level, widths[level]), *rising))
+                c = widths[level]
+        self.norm_out = GroupNorm(c, groups, silu=True)
+        self.conv_out = Conv2d(c, c_out, initial=init.zeros, rng=rng)
+
+    def forward(self, x: Any, t: Any, cond: Any = None, *, rng: Any = None) -> Any:
+        """(n, h, w, c_in), (n,) -> (n, h, w, c_out). ``cond`` (n, c_time) is added to the time embedding; ``rng``: dropout."""
+        _, height, width, _ = x.shape
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"the image's size must be a multiple of {self.factor}, got {height} x {width}")
+        e = self.time(t)
+        e = ag.silu(e if cond is None else e + cond)  # (n, c_time)
+        h = self.conv_in(x)
+        kept = [h]
+        for part in self.down:
+            h = part(h) if isinstance(part, Downsample) else part(h, e, rng)
+            kept.append(h)
+        h = self.middle(h, e, rng)
+        for part in self.up:
+            h = part(ag.concat([h, kept.pop()], axis=3), e, rng)
+        return self.conv_out(self.norm_out(h))
+
+
+class Stack(Module):
+    """Blocks one after the other at one resolution; residual blocks are told the embedding."""
+
+    def __init__(self, *parts: Module):
+        self.parts = list(parts)
+
+    def forward(self, x: Any, embedding: Any, rng: Any = None) -> Any:
+        """(n, h, w, c) -> (n, h, w, c')."""
+        for part in self.parts:
+            x = part(x, embedding, rng) if isinstance(part, ResBlock) else part(x)
+        return x

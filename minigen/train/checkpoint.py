@@ -1,0 +1,191 @@
+"""Files that survive: safetensors written beside the old file and renamed over it, and read with suspicion.
+
+A file is one safetensors file whose metadata holds one entry, ``minigen``: a JSON object with ``kind`` ("checkpoint"
+or "weights"), ``system``, ``config`` and whatever else the writer needs. One entry, because the order of several is
+not fixed and equal runs shall give equal bytes. A power cut or ``kill -9`` at any moment leaves the old file or the
+new one, never half of one. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernels.backend import to_numpy
+from minigen.errors import UserError, os_reason
+
+KEY = "minigen"
+FORMAT = 1
+PICKLES = (b"\x80", b"PK\x03\x04", b"(lp", b"(dp")  # a pickle's first byte, a zip (PyTorch's, npz), old text pickles
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one step: temporary file in the same folder, flush, fsync, rename.
+
+    Raises UserError if it cannot (no space, no permission); the old file is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        kept = ", the file that was there is unharmed" if path.exists() else ""
+        raise UserError(f"cannot write {path}{kept}: {os_reason(error)}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where folders can be opened (not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the error that brought us here is the one to tell
+
+
+def save(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write arrays and the JSON object ``about`` to a safetensors file, in one step."""
+    from safetensors.numpy import save as to_bytes
+
+    text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
+    ready = {name: np.ascontiguousarray(to_numpy(array)) for name, array in tensors.items()}
+    write_atomically(path, to_bytes(ready, metadata={KEY: text}))
+
+
+@contextmanager
+def opened(path: Path, *, kind: str, system: str | None = None) -> Iterator["Reader"]:
+    """Open a file that `save` wrote, after checking everything that its header says.
+
+    Raises UserError, in one sentence, for a file that is missing, truncated, a pickle or otherwise foreign, of another
+    kind than asked for, or of another system.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _check_first_bytes(path)
+    try:
+        file = safe_open(path, framework="numpy")
+    except (SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file, it is truncated or something else: {error}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {os_reason(error)}") from error
+    with file as handle:
+        about = _about(path, handle.metadata())
+        _check_about(path, about, kind, system)
+        yield Reader(path, handle, about)
+
+
+def _check_first_bytes(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {os_reason(error)}") from error
+    # A safetensors file starts with the length of its header, 8 bytes, little endian; 100 MB is the format's limit.
+    if start.startswith(PICKLES) and not (len(start) == 8 and int.from_bytes(start, "little") <= 100_000_000):
+        raise UserError(
+            f"{path} looks like a pickle or a PyTorch file, which can run code when it is read: "
+            "only safetensors files written by minigen are accepted"
+        )
+
+
+def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+    try:
+        about = json.loads((metadata or {})[KEY])
+    except (KeyError, ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise UserError(
+            f"{path} is a safetensors file, but not one that minigen wrote: its metadata has no '{KEY}' entry"
+        )
+    return about
+
+
+def _check_about(path: Path, about: dict[str, Any], kind: str, system: str | None) -> None:
+    if about.get("format") != FORMAT:
+        raise UserError(f"{path} has format {about.get('format')!r}, and this version of minigen reads format {FORMAT}")
+    if about.get("kind") != kind:
+        raise UserError(f"{path} is a file of kind {about.get('kind')!r}, a '{kind}' file is needed here")
+    if system is not None and about.get("system") != system:
+        raise UserError(f"{path} belongs to the system {about.get('system')!r}, not to '{system}'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """An open file: ``about`` is its JSON object; its arrays come out only all together and only as expected."""
+
+    path: Path
+    handle: Any
+    about: dict[str, Any]
+
+    def arrays(self, expected: Mapping[str, Any]) -> dict[str, Any]:
+        """All arrays. Raises UserError unless names, shapes and dtypes are those of ``expected`` and all are finite."""
+        found, wanted = set(self.handle.keys()), set(expected)
+        if found != wanted:
+            missing, extra = sorted(wanted - found), sorted(found - wanted)
+            what = f"lacks {missing[0]!r}" if missing else f"holds {extra[0]!r}, which the model does not have"
+            raise UserError(
+                f"{self.path} does not fit the model: it {what} ({len(missing)} missing, {len(extra)} extra)"
+            )
+        for name, array in expected.items():
+            shape = tuple(self.handle.get_slice(name).get_shape())
+            if shape != tuple(array.shape):
+                raise UserError(
+                    f"{self.path} does not fit the model: {name!r} has shape {shape}, the model's is {tuple(array.shape)}"
+                )
+        loaded = {name: self.handle.get_tensor(name) for name in expected}
+        for name, array in loaded.items():
+            if array.dtype != expected[name].dtype:
+                raise UserError(
+                    f"{self.path} does not fit the model: {name!r} is {array.dtype}, the model's is {expected[name].dtype}"
+                )
+            if not np.isfinite(array).all():
+                raise UserError(f"{self.path} holds NaN or infinity in {name!r}")
+        return loaded
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A Config dataclass as a JSON object (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_json(path: Path, config_class: type, values: Any) -> Any:
+    """The Config that ``config_to_json`` made these values from, or a UserError that names the field that does not fit."""
+    default = config_class()
+    fields = {field.name for field in dataclasses.fields(default)}
+    if not isinstance(values, dict) or set(values) != fields:
+        odd = sorted(fields ^ set(values)) if isinstance(values, dict) else ["config"]
+        raise UserError(f"{path} was written by another version of this model: its config differs in '{odd[0]}'")
+    try:
+        return config_class(**{name: _like(value, getattr(default, name)) for name, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} holds a config that is not valid: {error}") from error
+
+
+def _like(value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``; a default of None says nothing about the type."""
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(_like(v, default[0]) if default else v for v in value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not type(default):
+        raise TypeError(f"expected {type(default).__name__}, got {value!r}")
+    return value

@@ -1,0 +1,203 @@
+r"""The one training loop: every system, every stage, every objective, and a run that can be cut anywhere and go on.
+
+    for stage in stages:
+        for step in range(stage.steps):
+            batch = data.batch(train split, seed, step)
+            for objective in stage.objectives:
+                loss = objective.loss(batch, rng(seed, stage, objective, step), step)
+                gradient of the loss -> clip -> optimiser moves objective.module
+            average <- moving average of the weights
+
+Batches and draws are functions of (seed, stage, objective, step), so no random state is saved: weights, averages,
+moments and the number of the step are all there is to a run, and a resumed run ends with the same bits.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from kernels.backend import array_module
+from minigen.data import Split, batch
+from minigen.errors import NonFinite
+from minigen.train import optim
+
+# Systems, stages and objectives are records of minigen.models.system, a room above this one: any object with the same
+# attributes will do.
+System = Any
+Stage = Any
+Objective = Any
+Module = Any
+
+
+def rng_for(seed: int, stage: str, objective: str, step: int) -> np.random.Generator:
+    """The random stream of one loss evaluation; equal arguments give equal draws."""
+    return np.random.default_rng((seed, zlib.crc32(f"{stage}/{objective}".encode()), step))
+
+
+class Trainer:
+    """Where a run stands: the weights (in the system's modules), their averages, the optimisers' moments, the step."""
+
+    def __init__(self, system: System, *, seed: int):
+        self.system, self.seed = system, seed
+        self.stages: list[Stage] = list(system.stages())
+        _check(self.stages, system.modules)
+        self.total: int = sum(stage.steps for stage in self.stages)
+        for module in system.modules.values():
+            if module.flat is None:
+                module.flatten()
+        self.parameters = {id(module): module.parameters() for module in system.modules.values()}
+        self.enter(0)
+
+    def enter(self, index: int) -> None:
+        """Stand at the beginning of a stage: moments at 0, averages at the weights."""
+        self.index, self.step = index, 0
+        self.stage = self.stages[index]
+        trained = {id(objective.module) for objective in self.stage.objectives}
+        self.trained = {name: m for name, m in self.system.modules.items() if id(m) in trained}
+        self.optimisers = {o.name: optim.make_optimiser(self.stage, o.module) for o in self.stage.objectives}
+        self.averages = {name: m.flat.copy() for name, m in self.trained.items()} if self.stage.ema else {}
+
+    @property
+    def done(self) -> int:
+        """Steps done in all stages together."""
+        return sum(stage.steps for stage in self.stages[: self.index]) + self.step
+
+    def advance(self, split: Split) -> dict[str, Any]:
+        """Do one step, entering the next stage if this one is over; returns the figures of the step.
+
+        Raises NonFinite, before the weights are touched by it, if a loss or a gradient is NaN or infinite.
+        """
+        if self.step == self.stage.steps:
+            self._hand_over()
+        stage, step = self.stage, self.step
+        items = batch(split, seed=self.seed, step=step, size=stage.batch_size)
+        lr = optim.learning_rate(
+            step, steps=stage.steps, lr=stage.lr, warmup=stage.warmup, schedule=stage.schedule, flat=stage.flat
+        )
+        figures: dict[str, Any] = {"stage": stage.name, "lr": lr}
+        for objective in stage.objectives:
+            found = self._update(objective, items, lr)
+            figures |= {f"{objective.name}.{name}": value for name, value in found.items()}
+        for name, average in self.averages.items():
+            optim.ema_step(average, self.trained[name].flat, step=step, decay=stage.ema)
+        self.step += 1
+        return figures
+
+    def _update(self, objective: Objective, items: Split, lr: float) -> dict[str, Any]:
+        module = objective.module
+        rng = rng_for(self.seed, self.stage.name, objective.name, self.step)
+        module.zero_grad()
+        with self._only(module):
+            loss, figures = objective.loss(items, rng, self.step)
+            value = float(loss.data)
+            if not math.isfinite(value):
+                raise NonFinite(f"the loss '{objective.name}' became {value} at step {self.done + 1}")
+            figures = {name: float(figure) for name, figure in figures.items()}  # lets go of the tape, if they held it
+            loss.backward()
+        norm = optim.clip_by_global_norm(module.flat_grad, self.stage.clip)
+        if not math.isfinite(norm):
+            raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
+        self.optimisers[objective.name].step(self.step + 1, lr)
+        return {"loss": value, "norm": norm, **figures}
+
+    @contextmanager
+    def _only(self, module: Module) -> Iterator[None]:
+        """Within it no other module's parameters ask for gradients: a GAN's two losses run through both networks."""
+        others = [p for key, found in self.parameters.items() if key != id(module) for p in found]
+        for p in others:
+            p.requires_grad = False
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad = True
+
+    def _hand_over(self) -> None:
+        for name, average in self.averages.items():
+            self.trained[name].flat[...] = average
+        self.enter(self.index + 1)
+
+    @contextmanager
+    def averaged(self) -> Iterator[System]:
+        """Within it the modules hold the averaged weights and are in evaluation mode, as sampling wants them."""
+        kept = {name: self.trained[name].flat.copy() for name in self.averages}
+        for name, average in self.averages.items():
+            self.trained[name].flat[...] = average
+        for module in self.system.modules.values():
+            module.eval()
+        try:
+            yield self.system
+        finally:
+            for name, flat in kept.items():
+                self.trained[name].flat[...] = flat
+            for module in self.system.modules.values():
+                module.train()
+
+    # --- what a checkpoint holds -----------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Any]:
+        """Every module's arrays by name, ``module/parameter``, as they stand in the modules now."""
+        return weights_of(self.system)
+
+    def memory(self) -> dict[str, Any]:
+        """The averages and moments of the current stage, by name; the arrays themselves, not copies."""
+        found = {f"average/{name}": average for name, average in self.averages.items()}
+        for name, optimiser in self.optimisers.items():
+            found |= {f"moment/{name}/{key}": array for key, array in optimiser.state.items()}
+        return found
+
+    def arrays(self) -> dict[str, Any]:
+        """All that a run is, but for the numbers in `position`."""
+        return {**self.weights(), **self.memory()}
+
+    def load(self, position: dict[str, int], read: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Stand where ``position`` says, with the arrays that ``read(expected arrays)`` returns after checking them."""
+        self.enter(position["stage"])
+        arrays = read(self.arrays())
+        memory = self.memory()
+        put_weights(self.system, {name: a for name, a in arrays.items() if name not in memory})
+        for name, array in memory.items():
+            array[...] = array_module(array).asarray(arrays[name])
+        self.step = position["step"]
+
+    @property
+    def position(self) -> dict[str, int]:
+        """The stage and the steps done in it."""
+        return {"stage": self.index, "step": self.step}
+
+
+def weights_of(system: System) -> dict[str, Any]:
+    """Every module's parameters and buffers by name, ``module/parameter``."""
+    return {f"{name}/{key}": array for name, m in system.modules.items() for key, array in m.arrays().items()}
+
+
+def put_weights(system: System, arrays: dict[str, Any]) -> None:
+    """The inverse of `weights_of`."""
+    for name, module in system.modules.items():
+        start, xp = f"{name}/", array_module(*module.arrays().values())
+        module.load_arrays(
+            {key.removeprefix(start): xp.asarray(a) for key, a in arrays.items() if key.startswith(start)}
+        )
+
+
+def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
+    if not stages:
+        raise ValueError("a system must have at least one stage")
+    for stage in stages:
+        for name in ("steps", "batch_size"):
+            if getattr(stage, name) < 1:
+                raise ValueError(f"{name} of the stage '{stage.name}' must be at least 1, got {getattr(stage, name)}")
+        if not 0.0 <= stage.ema < 1.0:
+            raise ValueError(f"ema of the stage '{stage.name}' must be in [0, 1), got {stage.ema}")
+        names = [objective.name for objective in stage.objectives]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"the stage '{stage.name}' needs objectives with names of their own, got {names}")
+        for objective in stage.objectives:
+            if not any(objective.module is module for module in modules.values()):
+                raise ValueError(f"the objective '{objective.name}' must train one of the modules {list(modules)}")
+    if any("/" in name for name in modules):
+        raise ValueError(f"a module's name must not hold '/', got {list(modules)}")

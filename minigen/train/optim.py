@@ -1,0 +1,158 @@
+r"""Optimisers over a module's one flat parameter buffer, sorted by complexity, and what goes around them.
+
+A `Module` keeps its parameters in ``module.flat`` and their gradients in ``module.flat_grad``, so a step is a few
+passes over two long arrays, and an optimiser's memory is one array of the same length for each moment.
+"""
+
+import math
+from typing import Any
+
+from jaxtyping import Float
+
+from kernels.adam import adam_step
+from kernels.backend import Array, array_module
+
+
+class SGD:
+    r"""$u \leftarrow \mu u + g, \quad p \leftarrow p - \eta\, u$ (Polyak 1964); $\mu = 0$ is plain descent."""
+
+    def __init__(self, module: Any, *, momentum: float = 0.0):
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self.module, self.momentum = module, momentum
+        self.state = {"u": array_module(module.flat).zeros_like(module.flat)} if momentum else {}
+
+    def step(self, step: int, lr: float) -> None:
+        """Move the parameters by the gradients. ``step`` counts from 1; this optimiser does not use it."""
+        update = self.module.flat_grad
+        if self.momentum:
+            update = self.state["u"]
+            update *= self.momentum
+            update += self.module.flat_grad
+        self.module.flat -= lr * update
+
+
+class Adam:
+    r"""Moving averages of the gradient and of its square, both corrected for their start at 0.
+
+    $m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \quad
+    p \leftarrow p - \eta\, \frac{m / (1-\beta_1^k)}{\sqrt{v / (1-\beta_2^k)} + \epsilon}$ at step $k = 1, 2, \dots$
+    (Kingma & Ba 2015, arXiv 1412.6980, Algorithm 1).
+    """
+
+    weight_decay = 0.0
+
+    def __init__(self, module: Any, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        for name, beta in zip(("beta1", "beta2"), betas, strict=True):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {beta}")
+        self.module, self.betas, self.eps = module, betas, eps
+        xp = array_module(module.flat)
+        self.state = {"m": xp.zeros_like(module.flat), "v": xp.zeros_like(module.flat)}
+
+    def step(self, step: int, lr: float) -> None:
+        """Move the parameters by the gradients. ``step`` counts from 1."""
+        beta1, beta2 = self.betas
+        adam_step(
+            self.module.flat,
+            self.module.flat_grad,
+            self.state["m"],
+            self.state["v"],
+            step=step,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+
+
+class AdamW(Adam):
+    r"""Adam with weight decay beside the gradient instead of inside it: $p \leftarrow p - \eta \lambda p - \dots$
+
+    The decay then does not pass through $v$ (Loshchilov & Hutter 2019, arXiv 1711.05101, Algorithm 2, with the
+    schedule multiplier folded into $\eta$).
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+        super().__init__(module, betas=betas, eps=eps)
+        self.weight_decay = weight_decay
+
+
+def make_optimiser(stage: Any, module: Any) -> SGD | Adam:
+    """The optimiser that a stage asks for: ``"adamw"``, ``"adam"`` or ``"sgd"`` (whose momentum is ``betas[0]``)."""
+    if stage.optimiser == "adamw":
+        return AdamW(module, betas=stage.betas, weight_decay=stage.weight_decay)
+    if stage.optimiser == "adam":
+        return Adam(module, betas=stage.betas)
+    if stage.optimiser == "sgd":
+        return SGD(module, momentum=stage.betas[0])
+    raise ValueError(f"optimiser must be 'adamw', 'adam' or 'sgd', got {stage.optimiser!r}")
+
+
+def global_norm(g: Float[Array, " n"]) -> float:
+    r"""$\|g\| = \sqrt{\sum_i g_i^2}$ over all parameters at once; NaN or infinity if any element is."""
+    return math.sqrt(float(array_module(g).dot(g, g)))
+
+
+def clip_by_global_norm(g: Float[Array, " n"], most: float) -> float:
+    r"""$g \leftarrow g \cdot \min(1, c / \|g\|)$ in place, $c$ = ``most`` (0: leave it). Returns the norm before.
+
+    The direction stays (Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063, Algorithm 1). A norm that is not finite
+    leaves ``g`` as it is: the caller stops.
+    """
+    if most < 0:
+        raise ValueError(f"the clipping norm must be at least 0, got {most}")
+    norm = global_norm(g)
+    if most and norm > most and math.isfinite(norm):
+        g *= most / norm
+    return norm
+
+
+SCHEDULES = ("constant", "linear", "cosine", "flat-then-linear", "flat-then-cosine")
+
+
+def learning_rate(
+    step: int, *, steps: int, lr: float, warmup: int = 0, schedule: str = "constant", flat: float = 0.5
+) -> float:
+    r"""$\eta_k = \eta \cdot \min(1, (k+1)/w) \cdot s(u)$ for step $k = 0 \dots K-1$, with $u = (k-w)/(K-w)$ after warm-up.
+
+    $s(u)$ is 1 (``constant``), $1-u$ (``linear``) or $(1+\cos \pi u)/2$ (``cosine``, Loshchilov & Hutter 2017, arXiv
+    1608.03983, eq. 5). The ``flat-then-...`` schedules stay at 1 until $u$ reaches the share ``flat`` and fall over the
+    rest. Since $u < 1$, no step has a rate of 0.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    if not 0.0 <= flat < 1.0:
+        raise ValueError(f"flat must be in [0, 1), got {flat}")
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    u = (step - warmup) / max(1, steps - warmup)
+    if schedule.startswith("flat-then-"):
+        u = max(0.0, (u - flat) / (1.0 - flat))
+    if schedule.endswith("linear"):
+        return lr * (1.0 - u)
+    if schedule.endswith("cosine"):
+        return lr * 0.5 * (1.0 + math.cos(math.pi * u))
+    return lr
+
+
+def ema_decay(step: int, decay: float) -> float:
+    r"""$d_n = \min(d, (1+n)/(10+n))$ with $n$ updates done before: a young average forgets its random start sooner."""
+    return min(decay, (1.0 + step) / (10.0 + step))
+
+
+def ema_step(average: Float[Array, " n"], p: Float[Array, " n"], *, step: int, decay: float) -> None:
+    r"""$\bar p \leftarrow d_n \bar p + (1 - d_n) p$ in place; ``step`` $= n$ counts from 0."""
+    d = ema_decay(step, decay)
+    average *= d
+    average += (1.0 - d) * p

@@ -1,0 +1,135 @@
+"""Pictures of samples: grids and strips as PNG, points as a density, loss curves as inline SVG."""
+
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from kernels.backend import Array, to_numpy
+from minigen.train.checkpoint import write_atomically
+
+GAP = 2  # pixels between two pictures
+PAPER = 255  # their colour
+TILE = 48  # small images are enlarged until they have about this many pixels a side
+POINTS_SIDE, POINTS_EDGE = 192, 1.25  # a plot of points: pixels a side, and the coordinate at its edge
+
+
+def tile(images: UInt8[Array, "n h w 3"], columns: int, *, zoom: int = 1) -> UInt8[Array, "height width 3"]:
+    """Images side by side, row by row, each pixel repeated ``zoom`` times, with a light gap around each."""
+    if columns < 1 or zoom < 1:
+        raise ValueError(f"columns and zoom must be at least 1, got {columns} and {zoom}")
+    n, h, w, c = images.shape
+    rows = max(1, -(-n // columns))
+    high, wide = h * zoom + GAP, w * zoom + GAP
+    canvas = np.full((rows * high + GAP, columns * wide + GAP, c), PAPER, np.uint8)
+    for i, image in enumerate(images.repeat(zoom, axis=1).repeat(zoom, axis=2)):
+        y, x = GAP + i // columns * high, GAP + i % columns * wide
+        canvas[y : y + h * zoom, x : x + w * zoom] = image
+    return canvas
+
+
+def points(x: Any) -> UInt8[Array, "1 side side 3"]:
+    """How densely points (n, 2) lie in the plane, dark where many do; y grows upward."""
+    edges = np.linspace(-POINTS_EDGE, POINTS_EDGE, POINTS_SIDE + 1)
+    count, _, _ = np.histogram2d(x[:, 1], x[:, 0], bins=(edges, edges))
+    ink = np.log1p(count[::-1]) / max(np.log1p(count.max()), 1e-9)
+    grey = (255 - 215 * ink).astype(np.uint8)
+    return np.repeat(grey[None, :, :, None], 3, axis=3)
+
+
+def grid(dataset: Any, samples: Any, *, columns: int | None = None) -> UInt8[Array, "height width 3"]:
+    """The samples (floats in [-1, 1] or levels) of a data set as one picture, near to square if not told otherwise."""
+    samples = to_numpy(samples)
+    if samples.ndim == 2 and samples.shape[1] == 2:
+        return tile(points(samples), 1)
+    return tile(
+        dataset.to_rgb8(samples),
+        columns or max(1, math.ceil(math.sqrt(len(samples)))),
+        zoom=max(1, TILE // max(samples.shape[1:3], default=TILE)),
+    )
+
+
+def strip(dataset: Any, states: Sequence[Any], *, rows: int = 8, columns: int = 10) -> UInt8[Array, "height width 3"]:
+    """How samples came to be: one row a sample, one column a state, evenly chosen with the first and the last."""
+    if not states:
+        raise ValueError("states must hold at least one state to show")
+    chosen = [to_numpy(states[i]) for i in np.unique(np.linspace(0, len(states) - 1, columns).round().astype(int))]
+    if chosen[0].ndim == 2:
+        return tile(np.concatenate([points(x) for x in chosen]), len(chosen))
+    order = np.stack([x[:rows] for x in chosen], axis=1)  # (rows, columns, h, w, c)
+    return grid(dataset, order.reshape(-1, *order.shape[2:]), columns=len(chosen))
+
+
+def png(picture: UInt8[Array, "height width 3"]) -> bytes:
+    """The bytes of a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_png(path: Path, picture: UInt8[Array, "height width 3"]) -> None:
+    """Write a picture in one step; UserError if that fails."""
+    write_atomically(path, png(picture))
+
+
+# --- loss curves -------------------------------------------------------------------------------------------------------
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 480, 200, 56, 24
+COLOURS = ("#3b7dd8", "#d9722e", "#2f9e5f", "#b04fc4")
+BINS = 160
+
+
+def curve_svg(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str) -> str:
+    """Curves of (steps, values) as an SVG element that takes the page's text colour and needs nothing else.
+
+    Each curve is averaged over at most 160 equal pieces. The vertical axis is logarithmic if all values are positive
+    and span more than a factor of 20.
+    """
+    lines = {name: _averaged(x, y) for name, (x, y) in series.items() if len(x)}
+    if not lines:
+        return ""
+    xs = np.concatenate([x for x, _ in lines.values()])
+    ys = np.concatenate([y for _, y in lines.values()])
+    logarithmic = bool(ys.min() > 0 and ys.max() > 20 * ys.min())
+    height_of = np.log10 if logarithmic else np.asarray
+    x0, x1 = float(xs.min()), float(xs.max())
+    y0, y1 = float(height_of(ys.min())), float(height_of(ys.max()))
+
+    def at(x: Any, y: Any) -> tuple[Any, Any]:
+        across = LEFT + (np.asarray(x) - x0) / (x1 - x0 or 1.0) * (WIDTH - LEFT - 8)
+        down = 8 + (y1 - height_of(y)) / (y1 - y0 or 1.0) * (HEIGHT - BOTTOM - 16)
+        return across, down
+
+    label = html.escape(title)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"><title>{label}</title>']
+    for value in np.linspace(y0, y1, 3):
+        value = 10**value if logarithmic else value
+        y = float(at(x0, value)[1])
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 8}" stroke="currentColor" stroke-opacity=".2"/>')
+        parts.append(_text(LEFT - 6, y + 4, f"{value:.3g}", "end"))
+    parts.append(_text(LEFT, HEIGHT - 6, f"step {x0:,.0f}", "start"))
+    parts.append(_text(WIDTH - 8, HEIGHT - 6, f"{x1:,.0f}", "end"))
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        dots = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*at(x, y)))
+        parts.append(f'<polyline points="{dots}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        if len(lines) > 1:
+            parts.append(_text(WIDTH - 12, 20 + 14 * i, html.escape(name), "end", colour))
+    return "".join([*parts, "</svg>"])
+
+
+def _averaged(x: Sequence[float], y: Sequence[float]) -> tuple[Any, Any]:
+    pieces = np.array_split(np.arange(len(x)), min(BINS, len(x)))
+    xs, ys = np.asarray(x, float), np.asarray(y, float)
+    return np.array([xs[p].mean() for p in pieces]), np.array([ys[p].mean() for p in pieces])
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: str = "currentColor") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" text-anchor="{anchor}" fill="{colour}">{text}</text>'

@@ -1,0 +1,281 @@
+"""A run on disk: a folder with a checkpoint to go on from, weights to sample from, a log and pictures.
+
+    out/checkpoint.safetensors   weights, averages, moments, position: everything that decides how the run goes on
+    out/weights.safetensors      the averaged weights, for `minigen sample`
+    out/log.jsonl                one line a step
+    out/samples/000300.png       what the model drew after that many steps
+
+The checkpoint is written at the start, every few seconds, at Ctrl-C and at the end; how often does not change the
+result. Whatever stops the run, going on from the folder ends with the same weights as if nothing had happened.
+"""
+
+import signal
+import threading
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from minigen.errors import Interrupted, NonFinite, UserError, os_reason, said_in_one_sentence
+from minigen.train import checkpoint, pictures
+from minigen.train.log import Log
+from minigen.train.loop import System, Trainer
+from minigen.train.progress import Progress, clock
+
+CHECKPOINT, WEIGHTS, LOG, SAMPLES = "checkpoint.safetensors", "weights.safetensors", "log.jsonl", "samples"
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+PREVIEW = 16  # samples in a picture on the way; the one at the end has all that were asked for
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is about. ``system``, ``config``, ``data`` and ``seed`` decide its result; the rest does not."""
+
+    out: Path
+    system: str
+    seed: int = 0
+    data_dir: str | None = None
+    size: int | None = None
+    samples: int = 64
+    samples_every: int | None = None  # None: a quarter of the way each, 0: only at the end
+    save_seconds: float = 15.0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves: the paths of its files, the steps, the seconds spent, the last losses."""
+
+    out: Path
+    steps: int
+    seconds: float
+    parameters: int
+    picture: Path
+
+    @property
+    def weights(self) -> Path:
+        """The file to sample from."""
+        return self.out / WEIGHTS
+
+
+def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Result:
+    """Train a system to the end of its last stage, keeping the folder ``run.out`` in order all the way.
+
+    With ``resume`` it goes on from the checkpoint there. Raises UserError if the folder cannot be used, Interrupted
+    after Ctrl-C (the state is saved), NonFinite if a loss or gradient is no number (the last checkpoint is kept).
+    """
+    with said_in_one_sentence("settings"):
+        trainer = Trainer(system, seed=run.seed)
+    keeper = Keeper(trainer, dataset, run)
+    if resume:
+        keeper.restore()
+    else:
+        keeper.begin()
+    log = Log(run.out / LOG, keep_until=trainer.done)
+    try:
+        with Stop() as stop, Progress(run.system, trainer.total, trainer.done) as progress:
+            if trainer.done:
+                progress.say(f"going on from step {trainer.done} of {trainer.total}")
+            _steps(trainer, keeper, log, progress, stop, dataset)
+            log.flush()
+            keeper.save()
+        picture = keeper.draw()
+    except NonFinite as error:
+        raise NonFinite(
+            f"{error}, so training stopped; the checkpoint of step {keeper.saved_step} in {run.out} is kept: "
+            "start again in another --out with a lower --lr"
+        ) from error
+    finally:
+        log.close()
+    parameters = sum(module.flat.size for module in system.modules.values())
+    return Result(run.out, trainer.done, keeper.seconds(), parameters, picture)
+
+
+def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, stop: "Stop", dataset: Any) -> None:
+    every = keeper.run.samples_every
+    every = max(1, trainer.total // 4) if every is None else every
+    while trainer.done < trainer.total:
+        figures = trainer.advance(dataset.train)
+        log.write({"step": trainer.done, "seconds": keeper.seconds(), **figures})
+        progress.advance(figures[f"{trainer.stage.objectives[0].name}.loss"], trainer.stage.batch_size)
+        if stop.signal or keeper.due():
+            log.flush()  # before the checkpoint, so that no line up to its step can be missing
+            with progress.apart():
+                keeper.save()
+        if stop.signal:
+            raise Interrupted(
+                f"stopped at step {trainer.done} of {trainer.total}, everything is saved: go on with "
+                f"'minigen train {keeper.run.system} --out {keeper.run.out} --resume'",
+                stop.signal,
+            )
+        last_stage = trainer.index == len(trainer.stages) - 1
+        if every and last_stage and trainer.done % every == 0 and trainer.done < trainer.total:
+            with progress.apart():
+                keeper.draw(PREVIEW)
+
+
+class Keeper:
+    """Keeps a run's folder: writes the checkpoint and the weights, reads them back, draws the samples."""
+
+    def __init__(self, trainer: Trainer, dataset: Any, run: Run):
+        self.trainer, self.dataset, self.run = trainer, dataset, run
+        self.identity = {
+            "system": run.system,
+            "config": checkpoint.config_to_json(trainer.system.config),
+            "data": data_identity(dataset, run),
+            "seed": run.seed,
+        }
+        self.earlier, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
+        self.saved_step = 0
+
+    def seconds(self) -> float:
+        """Time spent on this run, earlier parts included."""
+        return self.earlier + time.monotonic() - self.started
+
+    def begin(self) -> None:
+        """Make the folder and its first checkpoint. A run that is there already is not touched."""
+        path = self.run.out
+        if not self.run.overwrite and ((path / CHECKPOINT).exists() or (path / WEIGHTS).exists()):
+            raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
+        try:
+            (path / SAMPLES).mkdir(parents=True, exist_ok=True)
+            (path / LOG).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to the folder {path}: {os_reason(error)}") from error
+        self.save()
+
+    def due(self) -> bool:
+        """Whether the next checkpoint is."""
+        return time.monotonic() - self.saved >= self.run.save_seconds
+
+    def save(self) -> None:
+        """Write the checkpoint, then the weights. Both are whole at every moment, the old ones or the new."""
+        trainer = self.trainer
+        about = {"kind": "checkpoint", **self.identity, **trainer.position, "seconds": round(self.seconds(), 3)}
+        try:
+            checkpoint.save(self.run.out / CHECKPOINT, trainer.arrays(), about)
+            self.saved_step = trainer.done
+            with trainer.averaged():
+                checkpoint.save(self.run.out / WEIGHTS, trainer.weights(), self.about_weights())
+        except UserError as error:
+            if not (self.run.out / CHECKPOINT).exists():
+                raise
+            raise UserError(f"{error}; put that right and go on from step {self.saved_step} with --resume") from error
+        self.saved = time.monotonic()
+
+    def about_weights(self) -> dict[str, Any]:
+        """The metadata of a weights file: enough to rebuild the system without its data."""
+        data = self.dataset
+        about = {"name": data.name, "shape": data.shape, "levels": data.levels, "classes": data.classes}
+        chosen = {name: self.identity[name] for name in ("system", "config", "seed")}
+        return {"kind": "weights", **chosen, "dataset": about, "step": self.trainer.done}
+
+    def restore(self) -> None:
+        """Stand where the checkpoint says, or raise UserError: it is missing, broken, or of another run."""
+        path = self.run.out / CHECKPOINT
+        if not path.exists():
+            raise UserError(
+                f"there is no checkpoint to go on from in {self.run.out}: leave --resume out to start a run"
+            )
+        with checkpoint.opened(path, kind="checkpoint", system=self.run.system) as reader:
+            about = reader.about
+            refuse_difference(path, about, self.identity)
+            self.trainer.load(position_of(path, about, self.trainer), reader.arrays)
+        self.earlier = float(about.get("seconds", 0.0))
+        self.saved_step = self.trainer.done
+        try:
+            (self.run.out / SAMPLES).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to the folder {self.run.out}: {os_reason(error)}") from error
+
+    def draw(self, most: int | None = None) -> Path:
+        """A grid of samples (``most`` of them at most) from the averaged weights, always from the same draws."""
+        rng = np.random.default_rng((self.run.seed, zlib.crc32(b"samples")))
+        with self.trainer.averaged() as system:
+            samples = system.sample(min(self.run.samples, most or self.run.samples), rng=rng)
+        path = self.run.out / SAMPLES / f"{self.trainer.done:06}.png"
+        pictures.save_png(path, pictures.grid(self.dataset, samples))
+        return path
+
+
+def data_identity(dataset: Any, run: Run) -> dict[str, Any]:
+    """What must be equal for a resumed run to see the same batches, with a checksum of the training split."""
+    split = dataset.train
+    checksum = zlib.crc32(repr(split.captions).encode())
+    for array in (split.images, split.labels):
+        checksum = checksum if array is None else zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+    return {"name": dataset.name, "data_dir": run.data_dir, "size": run.size, "checksum": checksum}
+
+
+def refuse_difference(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise UserError that names the first field in which a checkpoint differs from what is to be trained now."""
+    for group in ("config", "data", "seed"):
+        then, now = about.get(group), identity[group]
+        if then == now:
+            continue
+        if not isinstance(then, dict):
+            then, now = {group: then}, {group: now}
+        for field in [*now, *(name for name in then if name not in now)]:
+            if then.get(field) == now.get(field):
+                continue
+            if group == "data" and field == "checksum":
+                raise UserError(f"the training images are not those that the run in {path.parent} was started with")
+            flag = "--data" if (group, field) == ("data", "name") else f"--{field.replace('_', '-')}"
+            raise UserError(
+                f"the run in {path.parent} was started with {flag} {then.get(field)}, not {now.get(field)}: go on with "
+                "the same value, or start another run in another --out"
+            )
+
+
+def position_of(path: Path, about: dict[str, Any], trainer: Trainer) -> dict[str, int]:
+    """The stage and step that a checkpoint claims, or UserError if the system has no such stage or step."""
+    stage, step = about.get("stage"), about.get("step")
+    stages = trainer.stages
+    if type(stage) is int and type(step) is int and 0 <= stage < len(stages) and 0 <= step <= stages[stage].steps:
+        return {"stage": stage, "step": step}
+    raise UserError(f"{path} stands at stage {stage!r}, step {step!r}, which this system does not have")
+
+
+class Stop:
+    """While it lasts, Ctrl-C, a request to end and a closed terminal are noted instead of obeyed.
+
+    ``signal`` tells which came, or is 0.
+ A second one interrupts at once, as usual. Python delivers signals to the main thread only; in another thread
+    this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:  # nohup and shells that run us in the background ask for that
+                    self.before[number] = before
+                    signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def summary(result: Result) -> str:
+    """Two lines for the end of a training command."""
+    return (
+        f"trained {result.steps} steps in {clock(result.seconds)} ({result.parameters:,} parameters)\n"
+        f"weights: {result.weights}   samples: {result.picture}"
+    )

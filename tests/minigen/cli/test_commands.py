@@ -1,0 +1,368 @@
+"""`minigen train` and `minigen sample`: what they do, and every mistake that has a sentence."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from minigen import __version__
+from minigen.__main__ import COMMANDS, main
+from minigen.cli import curriculum
+from minigen.cli.arguments import first_sentence
+from minigen.train import checkpoint
+from minigen.train.run import CHECKPOINT, WEIGHTS
+from tests.minigen.train import toy
+
+QUICK = ("--steps", "4", "--first-steps", "2")
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short run in out/toy."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curriculum, "CURRICULUM", [toy.ENTRY])
+        patch.chdir(folder)
+        assert main(["train", "toy", *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(toy_system: Any, inside: Path, trained_once: Path) -> Path:
+    """The weights of a copy of that run, in out/toy of an empty folder that is the current one."""
+    shutil.copytree(trained_once, inside, dirs_exist_ok=True)
+    return inside / "out" / "toy" / WEIGHTS
+
+
+# --- what works -----------------------------------------------------------------------------------------------------------
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]):
+    for args in ([], ["--help"], ["help"]):
+        assert main(args) == 0
+        said = capsys.readouterr().out
+        assert all(name in said for name in COMMANDS)
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"minigen {__version__}\n"
+    assert main(["list", "--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    "args", [["train", "-h"], ["sample", "--help"], ["tour", "--help"], ["train", "toy", "--help"]]
+)
+def test_help_of_a_command(toy_system: Any, args: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "usage: minigen" in said
+    if "toy" in args:
+        assert "--hidden" in said and "Width; must be even." in said and "--resume" in said and "Nobody 2026" in said
+
+
+def test_train_then_sample(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "toy", *QUICK]) == 0
+    trained, said = Path("out/toy") / WEIGHTS, capsys.readouterr().out
+    assert "toy: step 6/6" in said and "loss" in said and "samples/s" in said and "left" in said
+    assert "next: minigen sample toy --weights out/toy/weights.safetensors" in said
+    assert main(["sample", "toy", "--weights", str(trained), "--n", "9", "--out", "new/grid.png", "--trajectory"]) == 0
+    with Image.open("new/grid.png") as grid, Image.open("new/grid-trajectory.png") as strip:
+        assert grid.size == (3 * 50 + 2, 3 * 50 + 2)
+        assert strip.size == (5 * 50 + 2, 8 * 50 + 2)
+
+
+def test_sampling_is_a_function_of_the_seed_and_of_the_averaged_weights(trained: Path):
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert main(["sample", "toy", "--weights", str(trained), "--out", f"{name}.png", "--seed", seed]) == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes() != Path("c.png").read_bytes()
+    raw = load_file(trained.with_name(CHECKPOINT))
+    assert not np.array_equal(load_file(trained)["net/first.w"], raw["net/first.w"])
+
+
+def test_sampling_needs_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("minigen.data.load", lambda *a, **k: pytest.fail("the data set was read"))
+    assert main(["sample", "toy", "--weights", str(trained), "--n", "1"]) == 0
+
+
+def test_resume_takes_the_flags_of_the_run(trained: Path, capsys: pytest.CaptureFixture[str]):
+    before = trained.read_bytes()
+    assert main(["train", "toy", "--resume"]) == 0
+    assert "going on from step 6 of 6" in capsys.readouterr().out
+    assert trained.read_bytes() == before
+
+
+def test_points_can_be_trained_and_sampled(toy_system: Any, inside: Path):
+    assert main(["train", "toy", *QUICK, "--data", "rings", "--out", "r"]) == 0
+    assert main(["sample", "toy", "--weights", f"r/{WEIGHTS}", "--n", "50", "--trajectory"]) == 0
+    assert Path("grid.png").exists() and Path("grid-trajectory.png").exists()
+
+
+def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
+    Path("pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(f"pictures/{i}.png")
+    flags = ("--data", "folder", "--data-dir", "pictures", "--size", "4", "--batch-size", "4", "--out", "f")
+    assert main(["train", "toy", *QUICK, *flags]) == 0
+    assert main(["train", "toy", "--out", "f", "--resume"]) == 0
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_command(refused: Refused):
+    assert "unknown command 'tran': did you mean 'train'?" in refused("tran")
+    assert "the commands are list, train, sample, tour" in refused("x")
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_unknown_system_names_the_nearest(refused: Refused, command: str):
+    assert "unknown system 'dpm': did you mean 'ddpm'?" in refused(command, "dpm")
+    assert "unknown system 'zzzzzz': these run today:" in refused(command, "zzzzzz")
+    assert "name a system" in refused(command)
+    assert "name a system" in refused(command, "--steps", "3")
+
+
+def test_planned_system(refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    entry = curriculum.Entry(99, "dream", "Dream", "Nobody 2026", "minigen.models.dream")
+    monkeypatch.setattr(curriculum, "CURRICULUM", [entry])
+    assert "'dream' is planned, minigen/models/dream.py is not there yet" in refused("train", "dream")
+    assert "there is no system to visit" in refused("tour")
+
+
+BAD_TRAIN = {
+    "unknown data set": (("--data", "digts"), "unknown data set 'digts': did you mean 'digits'?"),
+    "no directory": (("--data", "folder"), "give it with --data-dir"),
+    "missing directory": (("--data", "folder", "--data-dir", "nowhere"), "must be an existing directory"),
+    "wrong directory": (("--data", "folder", "--data-dir", "."), "must hold at least 3 pictures"),
+    "missing IDX files": (("--data", "mnist", "--data-dir", "nowhere"), "nowhere"),
+    "directory not taken": (("--data", "digits", "--data-dir", "."), "takes no data_dir"),
+    "zero steps": (("--steps", "0"), "--steps must be at least 1, got 0"),
+    "negative steps": (("--steps", "-3"), "--steps must be at least 1, got -3"),
+    "steps that are no number": (("--steps", "many"), "Error parsing --steps"),
+    "no steps": (("--steps",), "Missing value for argument '--steps'"),
+    "unknown flag": (("--stepps", "3"), "Unrecognized options: --stepps, 3: did you mean '--steps'?"),
+    "too much": (("extra",), "Unrecognized options: extra ('minigen train toy --help' explains the flags)"),
+    "config that refuses": (("--lr", "-1"), "lr must be above 0, got -1.0 ('minigen train toy"),
+    "zero steps of a stage": (("--first-steps", "0"), "steps of the stage 'first' must be at least 1, got 0"),
+    "zero batch": (("--batch-size", "0"), "batch_size of the stage 'first' must be at least 1, got 0"),
+    "negative seed": (("--seed", "-1"), "--seed must be at least 0, got -1"),
+    "samples every": (("--samples-every", "-1"), "--samples-every must be at least 0, got -1"),
+    "model that does not fit": (("--hidden", "3"), "hidden must be even, got 3"),
+    "cuda": (("--device", "cuda"), "no GPU can be used"),
+    "device": (("--device", "tpu"), "unknown device 'tpu'"),
+    "out below a file": (("--out", "file/run"), "cannot write to the folder file/run"),
+    "out is a file": (("--out", "file"), "cannot write to the folder file"),
+    "resume nothing": (("--resume",), "there is no checkpoint to go on from in out/toy"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TRAIN)
+def test_train_refuses_in_one_sentence(toy_system: Any, inside: Path, refused: Refused, name: str):
+    if name == "cuda" and gpu():
+        pytest.skip("this machine has a GPU")
+    Path("file").write_text("in the way")
+    args, sentence = BAD_TRAIN[name]
+    assert sentence in refused("train", "toy", *args)
+    assert not Path("out").exists(), "nothing was begun"
+
+
+LINES = """╭─ Unrecognized options ─────────────╮
+│ Unrecognized options: --stps,      │
+│ 3                                  │
+│ ────────────────────────────────── │
+│ Perhaps you meant:                 │
+│     --steps INT                    │
+│ ────────────────────────────────── │
+│ For full helptext, run a --help    │
+╰────────────────────────────────────╯
+"""
+SHORT = """╭─ Value error ──────────────────────╮
+│ Error parsing config: too small.   │
+│ ────────────────────────────────── │
+│ For full helptext, see a --help    │
+╰────────────────────────────────────╯
+"""
+DASHES = """ Unrecognized options
+ ------------------------------------
+  Unrecognized options: --stps, 3
+  ----------------------------------
+  Perhaps you meant:
+      --steps INT
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("box", "sentence"),
+    [
+        (LINES, "Unrecognized options: --stps, 3: did you mean '--steps'?"),
+        (DASHES, "Unrecognized options: --stps, 3: did you mean '--steps'?"),
+        (SHORT, "too small"),
+        (SHORT.replace("│", "\x1b[91m│\x1b[0m"), "too small"),
+        ("something new\nfrom tyro", "something new from tyro"),
+        ("", ""),
+    ],
+)
+def test_the_sentence_in_a_box(box: str, sentence: str):
+    assert first_sentence(box) == sentence
+
+
+def gpu() -> bool:
+    from kernels.backend import module_for
+
+    try:
+        return module_for("cuda") is not None
+    except ValueError:
+        return False
+
+
+def test_a_folder_that_nobody_can_write_to(toy_system: Any, inside: Path, refused: Refused):
+    if not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    assert "cannot write to the folder /proc/run" in refused("train", "toy", "--out", "/proc/run")
+
+
+def test_a_run_that_is_there_already(trained: Path, refused: Refused):
+    before = trained.read_bytes()
+    assert "out/toy already holds a run" in refused("train", "toy")
+    assert trained.read_bytes() == before
+
+
+def test_resume_with_another_flag_names_it(trained: Path, refused: Refused):
+    assert "was started with --lr 0.01, not 0.5" in refused("train", "toy", "--resume", "--lr", "0.5")
+    assert "was started with --seed 0, not 9" in refused("train", "toy", "--resume", "--seed", "9")
+    assert "was started with --data digits, not rings" in refused("train", "toy", "--resume", "--data", "rings")
+
+
+def test_resume_from_a_broken_checkpoint(trained: Path, refused: Refused):
+    path = trained.with_name(CHECKPOINT)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "is not a whole safetensors file" in refused("train", "toy", "--resume")
+
+
+def test_a_full_disk(toy_system: Any, inside: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    assert main(["train", "toy", *QUICK, "--out", "a"]) == 0
+    before = Path("a", CHECKPOINT).read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left on device" in refused("train", "toy", "--out", "a", "--resume")
+    assert Path("a", CHECKPOINT).read_bytes() == before
+    assert "No space left on device" in refused("train", "toy", *QUICK, "--out", "b")
+    assert "No space left on device" in refused("sample", "toy", "--weights", f"a/{WEIGHTS}")
+    assert not Path("grid.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_no_number(toy_system: Any, inside: Path, refused: Refused):
+    said = refused("train", "toy", *QUICK, "--poison", "1")
+    assert "the loss 'generator' became nan at step 4" in said and "checkpoint of step 0" in said
+    assert Path("out/toy", CHECKPOINT).exists()
+
+
+BAD_SAMPLE = {
+    "zero samples": (("--n", "0"), "--n must be at least 1, got 0"),
+    "negative samples": (("--n", "-2"), "--n must be at least 1, got -2"),
+    "zero steps": (("--steps", "0"), "--steps must be at least 1, got 0"),
+    "too many steps": (("--steps", "101"), "--steps 101 does not work here: at most 100 steps"),
+    "negative seed": (("--seed", "-1"), "--seed must be at least 0, got -1"),
+    "not a PNG": (("--out", "grid.doc"), "--out must end in .png"),
+    "a folder": (("--out", "folder.png"), "--out must be a file, folder.png is a folder"),
+    "below a file": (("--out", "file/a.png"), "cannot write to the folder file"),
+    "cuda": (("--device", "cuda"), "no GPU can be used"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SAMPLE)
+def test_sample_refuses_in_one_sentence(trained: Path, refused: Refused, name: str):
+    if name == "cuda" and gpu():
+        pytest.skip("this machine has a GPU")
+    Path("file").write_text("in the way")
+    Path("folder.png").mkdir()
+    args, sentence = BAD_SAMPLE[name]
+    assert sentence in refused("sample", "toy", "--weights", trained, *args)
+    assert not Path("grid.png").exists()
+
+
+def rewritten(path: Path, about: dict[str, Any] | None = None, drop: str = "", shape: str = "") -> bytes:
+    """A weights file with something changed."""
+    with checkpoint.opened(path, kind="weights") as reader:
+        arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
+        said = {**reader.about, **(about or {})}
+    arrays.pop(drop, None)
+    if shape:
+        arrays[shape] = arrays[shape][:-1]
+    checkpoint.save(path.with_name("x"), arrays, said)
+    return path.with_name("x").read_bytes()
+
+
+def config(path: Path, **changes: Any) -> dict[str, Any]:
+    with checkpoint.opened(path, kind="weights") as reader:
+        return {"config": {**reader.about["config"], **changes}}
+
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "truncated": (lambda p: p.read_bytes()[:-7], "is not a whole safetensors file"),
+    "foreign": (lambda p: b"PNG or something else, who knows", "is not a whole safetensors file"),
+    "pickle": (lambda p: pickle.dumps({"net/w": 1}), "looks like a pickle"),
+    "checkpoint": (lambda p: p.with_name(CHECKPOINT).read_bytes(), "is a file of kind 'checkpoint'"),
+    "another system": (lambda p: rewritten(p, {"system": "gan"}), "belongs to the system 'gan'"),
+    "missing tensor": (lambda p: rewritten(p, drop="net/first.w"), "lacks 'net/first.w'"),
+    "wrong shape": (lambda p: rewritten(p, shape="net/first.w"), "'net/first.w' has shape (63, 8)"),
+    "wider config": (lambda p: rewritten(p, config(p, hidden=10)), "has shape"),
+    "config out of range": (lambda p: rewritten(p, config(p, hidden=3)), "hidden must be even"),
+    "config of another type": (lambda p: rewritten(p, config(p, hidden="8")), "config that is not valid"),
+    "config of another version": (lambda p: rewritten(p, config(p, colour=1)), "differs in 'colour'"),
+    "no config": (lambda p: rewritten(p, {"config": None}), "another version of this model"),
+    "no data": (lambda p: rewritten(p, {"dataset": None}), "does not say which data"),
+    "odd data": (lambda p: rewritten(p, {"dataset": {"name": "d", "shape": [-1]}}), "does not say which data"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+def test_weights_are_refused_before_they_are_used(trained: Path, refused: Refused, name: str):
+    make, sentence = BAD_WEIGHTS[name]
+    data = make(trained)
+    trained.write_bytes(data)
+    assert sentence in refused("sample", "toy", "--weights", trained)
+    assert not Path("grid.png").exists()
+
+
+def test_weights_that_are_not_there(toy_system: Any, inside: Path, refused: Refused):
+    assert "cannot read no.safetensors: No such file or directory" in refused(
+        "sample", "toy", "--weights", "no.safetensors"
+    )
+
+
+def test_a_model_too_large_for_the_memory(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def build(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(toy_system, "build", build)
+    assert "does not fit in the memory" in refused("sample", "toy", "--weights", trained)
+
+
+def test_ctrl_c_before_the_training_starts(toy_system: Any, monkeypatch: pytest.MonkeyPatch, inside: Path):
+    def load(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minigen.data.load", load)
+    assert main(["train", "toy"]) == 130
+
+
+def test_the_metadata_is_plain_json(trained: Path):
+    with checkpoint.opened(trained, kind="weights") as reader:
+        assert json.loads(json.dumps(reader.about)) == reader.about

@@ -1,0 +1,82 @@
+"""`minigen list` and the curriculum behind it."""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from minigen.__main__ import main
+from minigen.cli import curriculum
+from minigen.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_list_shows_every_entry_in_one_line_with_its_file(capsys: pytest.CaptureFixture[str]):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for entry in curriculum.CURRICULUM:
+        (line,) = [line for line in lines if entry.file in line.split()]
+        assert entry.name in line.split()
+        if not entry.exists:
+            assert line.rstrip().endswith("planned")
+
+
+def test_what_exists_is_what_has_a_file():
+    for entry in curriculum.CURRICULUM:
+        assert entry.exists == (ROOT / entry.file).exists(), entry.name
+
+
+def test_the_order_is_that_of_the_chapters_and_names_are_unique():
+    chapters = [entry.chapter for entry in curriculum.CURRICULUM]
+    assert chapters == sorted(chapters) and set(chapters) == set(range(1, max(chapters) + 1))
+    names = [entry.name for entry in curriculum.CURRICULUM]
+    assert len(set(names)) == len(names)
+
+
+def test_every_model_that_exists_says_what_the_command_line_needs():
+    for entry in curriculum.systems().values():
+        if entry.exists:
+            model = curriculum.load(entry)
+            assert all(isinstance(getattr(model, name), str) for name in ("TITLE", "PAPER", "EQUATION"))
+            assert "\n" not in model.EQUATION and model.Config() is not None and callable(model.build)
+            for name in getattr(model, "TOUR", {}):
+                assert hasattr(model.Config(), name)
+
+
+def test_every_model_file_is_in_the_curriculum():
+    files = {path.stem for path in (ROOT / "minigen" / "models").glob("*.py")} - {"__init__", "system"}
+    assert files <= set(curriculum.systems())
+
+
+def test_a_hyphen_is_as_good_as_an_underscore(toy_system: object):
+    assert curriculum.find("toy").name == "toy"
+    with pytest.raises(UserError, match=r"'stable_diffusion'|planned"):
+        if curriculum.find("stable-diffusion"):
+            raise UserError("'stable_diffusion' is found")
+
+
+def test_a_missing_parent_package_is_a_missing_file():
+    assert not curriculum.Entry(1, "x", "x", "x", "minigen.nowhere.x").exists
+    assert importlib.util.find_spec("minigen.nowhere") is None
+
+
+def test_list_takes_no_arguments(refused: Callable[..., str]):
+    assert "takes no arguments" in refused("list", "ddpm")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_a_narrow_terminal_shows_system_file_and_state_whole(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["list"]) == 0
+    said = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(len(line) for line in said.splitlines()) <= columns
+    for entry in curriculum.CURRICULUM:
+        assert entry.name in said and entry.file.removeprefix("minigen/") in said

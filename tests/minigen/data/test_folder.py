@@ -1,0 +1,125 @@
+"""Image folders that the test writes: colours, modes, crops, classes, broken files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigen.data import load
+from minigen.data.folder import find_images, folder, read_image
+
+
+def solid(path, colour, size=(6, 6), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def test_classes_are_the_subfolders(tmp_path):
+    for name, colour in (("zebra", "white"), ("ant", "black")):
+        for i in range(10):
+            solid(tmp_path / name / "deeper" / f"{i}.png", colour)
+    d = load("folder", data_dir=tmp_path, size=4)
+    assert (d.name, d.levels, d.shape, d.classes) == ("folder", 256, (4, 4, 3), ("ant", "zebra"))
+    assert [len(s) for s in (d.train, d.val, d.test)] == [16, 2, 2]
+    for split in (d.train, d.val, d.test):
+        assert np.array_equal(split.images[:, 0, 0, 0] > 0, split.labels == 1)
+    again = load("folder", data_dir=str(tmp_path), size=4)
+    assert np.array_equal(d.test.labels, again.test.labels)
+
+
+def test_no_classes_in_a_flat_or_mixed_directory_or_a_single_subfolder(tmp_path):
+    for i in range(4):
+        solid(tmp_path / "only" / f"{i}.png", "red")
+    assert load("folder", data_dir=tmp_path).classes == ()
+    solid(tmp_path / "other" / "1.png", "red")
+    assert load("folder", data_dir=tmp_path).classes == ("only", "other")
+    solid(tmp_path / "loose.png", "red")
+    d = load("folder", data_dir=tmp_path)
+    assert d.classes == () and d.train.labels is None and d.shape == (32, 32, 3)
+
+
+def test_grey_files_give_one_channel_unless_asked(tmp_path):
+    for i in range(3):
+        solid(tmp_path / f"{i}.png", 40 * i, mode="L")
+    assert folder(tmp_path, 2).shape == (2, 2, 1)
+    assert folder(tmp_path, 2, grey=False).shape == (2, 2, 3)
+    solid(tmp_path / "colour.jpg", "red")
+    assert folder(tmp_path, 2).shape == (2, 2, 3)
+    assert folder(tmp_path, 2, grey=True).shape == (2, 2, 1)
+
+
+def test_the_centred_square_is_kept(tmp_path):
+    pixels = np.zeros((4, 10, 3), np.uint8)
+    pixels[:, 3:7] = 200  # the centred 4x4
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "wide.png", 4)), pixels[:, 3:7])
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 0, 2))).save(tmp_path / "tall.png")
+    assert np.asarray(read_image(tmp_path / "tall.png", 4)).min() == 200
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    pixels = np.zeros((4, 4), np.uint8)
+    pixels[0] = 255
+    image, tag = Image.fromarray(pixels), Image.Exif()
+    tag[0x0112] = 6  # to be turned 90 degrees clockwise
+    image.save(tmp_path / "turned.png", exif=tag)
+    got = np.asarray(read_image(tmp_path / "turned.png", 4))
+    assert np.array_equal(got, np.rot90(pixels, -1))
+
+
+def test_transparent_palette_and_16_bit_files(tmp_path):
+    solid(tmp_path / "clear.png", (200, 0, 0, 0), mode="RGBA")
+    assert np.asarray(read_image(tmp_path / "clear.png", 2)).min() == 255  # white
+    Image.new("RGB", (3, 3), (10, 200, 30)).convert("P").save(tmp_path / "palette.gif")
+    assert read_image(tmp_path / "palette.gif", 2).mode == "RGB"
+    Image.fromarray(np.full((3, 3), 0x8001, np.uint16)).save(tmp_path / "deep.png")
+    deep = read_image(tmp_path / "deep.png", 2)
+    assert deep.mode == "L" and np.asarray(deep).max() == np.asarray(deep).min() == 0x80
+    solid(tmp_path / "bits.png", 1, mode="1")
+    assert np.asarray(read_image(tmp_path / "bits.png", 2)).min() == 255
+    solid(tmp_path / "grey-clear.png", (7, 0), mode="LA")
+    grey = read_image(tmp_path / "grey-clear.png", 2)
+    assert grey.mode == "L" and np.asarray(grey).min() == 255
+
+
+def test_a_large_jpeg_keeps_its_picture(tmp_path):
+    half = np.zeros((640, 640, 3), np.uint8)
+    half[:320] = 255
+    Image.fromarray(half).save(tmp_path / "large.jpg", quality=95)
+    got = np.asarray(read_image(tmp_path / "large.jpg", 8)).astype(int)
+    assert got[:3].min() > 230 and got[5:].max() < 25
+
+
+def test_other_and_hidden_files_are_passed_over(tmp_path):
+    for i in range(3):
+        solid(tmp_path / f"{i}.PNG", "red")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "._0.png").write_bytes(b"what some systems leave behind")
+    (tmp_path / ".hidden").mkdir()
+    solid(tmp_path / ".hidden" / "a.png", "red")
+    assert [path.name for path in find_images(tmp_path)] == ["0.PNG", "1.PNG", "2.PNG"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_a_corrupt_picture_is_an_error_that_names_it(tmp_path, damage):
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes({"cut": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"cannot read the picture .*1\.png") as error:
+        load("folder", data_dir=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="needs the directory of the pictures"):
+        load("folder")
+    with pytest.raises(ValueError, match="existing directory"):
+        load("folder", data_dir=tmp_path / "nowhere")
+    solid(tmp_path / "0.png", "red")
+    with pytest.raises(ValueError, match="existing directory"):
+        load("folder", data_dir=tmp_path / "0.png")
+    with pytest.raises(ValueError, match=r"at least 3 pictures .* got 1"):
+        load("folder", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        load("folder", data_dir=tmp_path, size=0)

@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd as ag
+from minigen import nn
+from minigen.nn import init
+
+
+def gradcheck_module(module, *inputs, order=1):
+    """Gradients with respect to the inputs and to the parameters, which are handed over as one long vector."""
+    module.astype(np.float64)
+    places = [
+        (owner, name, value)
+        for _, owner in module.named_modules()
+        for name, value in vars(owner).items()
+        if isinstance(value, ag.Tensor)
+    ]
+    flat = np.concatenate([p.data.reshape(-1) for _, _, p in places])
+    flat = flat + 0.3 * np.random.default_rng(3).standard_normal(flat.size)  # zero weights would hide what is behind
+
+    def function(*xs):
+        start = 0
+        for owner, name, p in places:
+            setattr(owner, name, ag.reshape(xs[-1][start : start + p.size], p.shape))
+            start += p.size
+        try:
+            return module(*xs[:-1])
+        finally:
+            for owner, name, p in places:
+                setattr(owner, name, p)
+
+    ag.gradcheck(function, [*inputs, flat], order=order, step=1e-4)
+
+
+def test_layers_differentiate(rng):
+    image, rows = rng.standard_normal((2, 4, 4, 4)), rng.standard_normal((5, 4))
+    gradcheck_module(nn.Linear(4, 3, rng=rng), rows, order=2)
+    gradcheck_module(nn.Conv2d(4, 2, rng=rng), image, order=2)
+    gradcheck_module(nn.ConvTranspose2d(4, 2, rng=rng), image, order=2)
+    gradcheck_module(nn.GroupNorm(4, 2, silu=True), image, order=2)
+    gradcheck_module(nn.LayerNorm(4), rows, order=2)
+    gradcheck_module(nn.BatchNorm(4), image, order=2)
+    gradcheck_module(nn.MLP(4, 6, 2, rng=rng), rows, order=2)
+
+
+def test_blocks_differentiate(rng):
+    image, sequence = rng.standard_normal((2, 2, 2, 4)), rng.standard_normal((2, 3, 4))
+    e = rng.standard_normal((2, 6))
+    gradcheck_module(nn.ResBlock(4, 8, 6, groups=2, rng=rng), image, e, order=2)
+    gradcheck_module(nn.ResBlock(4, 4, 6, groups=2, scale_shift=True, rng=rng), image, e, order=2)
+    gradcheck_module(nn.PixelAttention(4, 2, groups=2, rng=rng), image)
+    gradcheck_module(nn.Attention(4, 2, c_context=5, rng=rng), sequence, rng.standard_normal((2, 7, 5)))
+    gradcheck_module(nn.Block(4, 2, c_context=5, rng=rng), sequence, rng.standard_normal((2, 7, 5)))
+    gradcheck_module(nn.Downsample(4, rng=rng), image)
+    gradcheck_module(nn.Upsample(4, rng=rng), image)
+
+
+def test_unet_differentiates_and_is_told_the_time(rng):
+    unet = nn.UNet(1, 1, base=4, multipliers=(1, 2), blocks=1, attention=(1,), heads=2, groups=2, rng=rng)
+    x = rng.standard_normal((2, 4, 4, 1))
+    t = np.array([3, 8])
+    gradcheck_module(Told(unet, t), x)
+    for p in unet.parameters():
+        p.data = p.data + 0.3 * rng.standard_normal(p.shape)
+    with ag.no_grad():
+        one, other = unet(x, t).data, unet(x, np.array([3, 9])).data
+    np.testing.assert_allclose(one[0], other[0])
+    assert np.abs(one[1] - other[1]).max() > 1e-3
+
+
+class Told(nn.Module):
+    def __init__(self, model, t):
+        self.model, self.t = model, t
+
+    def forward(self, x):
+        return self.model(x, self.t)
+
+
+@given(
+    st.sampled_from([(1,), (1, 2), (1, 2, 2)]),
+    st.integers(1, 2),
+    st.sampled_from([(), (0,), (1,), (0, 2)]),
+    st.integers(0, 2),
+    st.integers(1, 3),
+)
+def test_unet_shapes(multipliers, blocks, attention, n, channels):
+    rng = np.random.default_rng(0)
+    unet = nn.UNet(
+        channels, 2, base=4, multipliers=multipliers, blocks=blocks, attention=attention, heads=2, groups=2, rng=rng
+    )
+    size = unet.factor
+    with ag.no_grad():
+        y = unet(np.ones((n, size, 2 * size, channels), np.float32), np.ones(n), np.zeros((n, 16), np.float32))
+    assert y.shape == (n, size, 2 * size, 2) and y.dtype == np.float32
+    assert not np.any(y.data), "the last convolution starts at zero"
+
+
+def test_unet_refuses_a_size_it_cannot_halve(rng):
+    unet = nn.UNet(1, 1, base=4, multipliers=(1, 2, 2), groups=2, rng=rng)
+    with pytest.raises(ValueError, match="multiple of 4, got 8 x 6"):
+        unet(np.ones((1, 8, 6, 1), np.float32), np.ones(1))
+
+
+def test_a_causal_transformer_does_not_peek(rng):
+    model = nn.Transformer(8, 2, 2, rng=rng)
+    for p in model.parameters():
+        p.data = p.data + 0.2 * rng.standard_normal(p.shape).astype(np.float32)
+    x = rng.standard_normal((1, 6, 8)).astype(np.float32)
+    with ag.no_grad():
+        before = model(x, causal=True).data
+        for j in range(6):
+            changed = x.copy()
+            changed[0, j] += 1
+            after = model(changed, causal=True).data
+            np.testing.assert_array_equal(before[:, :j], after[:, :j])
+            assert np.all(np.any(before[:, j:] != after[:, j:], axis=-1))
+
+
+def test_attention_without_positions_is_equivariant(rng):
+    layer = nn.Attention(6, 3, rng=rng)
+    layer.out.w.data = rng.standard_normal((6, 6)).astype(np.float32)
+    x = rng.standard_normal((2, 5, 6)).astype(np.float32)
+    order = rng.permutation(5)
+    with ag.no_grad():
+        np.testing.assert_allclose(layer(x[:, order]).data, layer(x).data[:, order], atol=1e-5)
+
+
+def test_masked_keys_have_no_weight(rng):
+    block = nn.Block(6, 2, c_context=4, rng=rng)
+    block.cross.out.w.data = rng.standard_normal((6, 6)).astype(np.float32)
+    x, context = rng.standard_normal((1, 3, 6)).astype(np.float32), rng.standard_normal((1, 4, 4)).astype(np.float32)
+    mask = np.array([[True, True, False, False]])
+    changed = context.copy()
+    changed[:, 2:] = 100
+    with ag.no_grad():
+        a, b = (block(x, c, context_mask=mask).data for c in (context, changed))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_batch_norm_statistics(rng):
+    norm = nn.BatchNorm(3, momentum=0.25)
+    x = (3 + 2 * rng.standard_normal((6, 2, 3))).astype(np.float32)
+    y = norm(x).data
+    np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var((0, 1)), 1, atol=1e-3)
+    np.testing.assert_allclose(norm.running_mean, 0.25 * x.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, 0.75 + 0.25 * x.var((0, 1), ddof=1), rtol=1e-5)
+    kept = norm.running_mean.copy()
+    norm.eval()
+    z = norm(x).data
+    np.testing.assert_array_equal(norm.running_mean, kept)
+    np.testing.assert_allclose(z, (x - kept) / np.sqrt(norm.running_var + 1e-5), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="batch of one"):
+        norm.train()(np.ones((1, 3), np.float32))
+
+
+def test_dropout_needs_a_generator(rng):
+    x = np.ones((200, 50), np.float32)
+    layer = nn.Dropout(0.25)
+    assert layer(x) is x
+    y = layer(ag.Tensor(x), rng).data
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs((y == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 10_000)
+    with pytest.raises(ValueError, match="p must be"):
+        nn.Dropout(1.0)
+
+
+def test_sinusoidal_embedding_of_known_angles():
+    s = nn.sinusoidal(np.array([0, 1]), 4, max_period=10_000.0)
+    np.testing.assert_allclose(s[0], [1, 1, 0, 0])
+    np.testing.assert_allclose(s[1], [np.cos(1), np.cos(0.01), np.sin(1), np.sin(0.01)], rtol=1e-6)
+    assert np.linalg.matrix_rank(nn.sinusoidal(np.arange(1000), 16).astype(np.float64)) == 16
+    with pytest.raises(ValueError, match="even"):
+        nn.sinusoidal(np.array([1]), 3)
+
+
+@pytest.mark.parametrize("name, variance", [("he", 2 / 72), ("lecun", 1 / 72), ("glorot", 2 / (9 * 24))])
+def test_initialisers_have_their_variance(name, variance, rng):
+    w = np.concatenate([getattr(init, name)((3, 3, 8, 16), rng).reshape(-1) for _ in range(20)])
+    assert w.dtype == np.float32
+    assert np.var(w) == pytest.approx(variance, rel=0.05) and abs(w.mean()) < 5 * np.sqrt(variance / w.size)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda rng: nn.GroupNorm(6, 4), "4 groups for 6 channels"),
+        (lambda rng: nn.Attention(6, 4, rng=rng), "4 heads for 6 channels"),
+    ],
+)
+def test_bad_settings_are_named(build, message, rng):
+    with pytest.raises(ValueError, match=message):
+        build(rng)

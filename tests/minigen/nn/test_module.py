@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+import autograd as ag
+from minigen.nn import BatchNorm, Linear, Module, Sequential
+
+
+class Tied(Module):
+    def __init__(self, rng):
+        self.first = Linear(3, 3, rng=rng)
+        self.blocks = [Linear(3, 2, rng=rng), Sequential(Linear(2, 3, rng=rng), BatchNorm(3))]
+        self.second = Linear(3, 3, rng=rng)
+        self.second.w = self.first.w
+
+    def forward(self, x):
+        return self.second(self.blocks[1](self.blocks[0](self.first(x))))
+
+
+NAMES = ["first.w", "first.b", "blocks.0.w", "blocks.0.b", "blocks.1.layers.0.w", "blocks.1.layers.0.b"]
+NAMES += ["blocks.1.layers.1.gamma", "blocks.1.layers.1.beta", "second.b"]
+
+
+def test_names_follow_the_attributes_and_shared_parameters_appear_once(rng):
+    assert list(Tied(rng).named_parameters()) == NAMES
+
+
+def test_flat_buffers_are_the_parameters(rng):
+    module = Tied(rng)
+    before = {k: v.copy() for k, v in module.arrays().items()}
+    module.flatten()
+    assert module.count() == module.flat.size == 9 + 3 + 6 + 2 + 6 + 3 + 3 + 3 + 3
+    for name, array in module.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+    for p in module.parameters():
+        assert np.shares_memory(p.data, module.flat) and np.shares_memory(p.grad, module.flat_grad)
+    ag.sum(module(rng.standard_normal((4, 3)).astype(np.float32)) ** 2).backward()
+    assert np.any(module.flat_grad)
+    module.flat -= 0.1 * module.flat_grad  # the tape let go of the parameters
+    module.zero_grad()
+    assert not np.any(module.flat_grad) and module.first.w.grad is not None
+
+
+def test_stepping_while_a_tape_needs_the_parameters_raises(rng):
+    module = Tied(rng).flatten()
+    loss = ag.sum(module(np.ones((4, 3), np.float32)))
+    with pytest.raises(ValueError, match="read-only"):
+        module.flat -= 1
+    del loss
+    module.flat -= 1
+
+
+def test_loading_checks_everything_before_it_changes_anything(rng):
+    module = Tied(rng).flatten()
+    before = module.flat.copy()
+    arrays = {k: np.zeros_like(v) for k, v in module.arrays().items()}
+    for wrong, message in [
+        ({**arrays, "extra": np.zeros(1)}, "'extra'"),
+        ({k: v for k, v in arrays.items() if k != "second.b"}, "misses 'second.b'"),
+        ({**arrays, "second.b": np.zeros(4)}, r"'second.b' is \(4,\), not \(3,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            module.load_arrays(wrong)
+        np.testing.assert_array_equal(module.flat, before)
+    module.load_arrays({k: v + 2 for k, v in arrays.items()})
+    assert (module.flat == 2).all() and (module.blocks[1].layers[1].running_mean == 2).all()
+
+
+def test_converting_after_flattening_is_refused(rng):
+    with pytest.raises(RuntimeError, match="before it is flattened"):
+        Tied(rng).flatten().astype(np.float64)
+    module = Tied(rng).astype(np.float64)
+    assert all(a.dtype == np.float64 for a in module.arrays().values())
+    with pytest.raises(ValueError, match="no parameters"):
+        Module().flatten()
+
+
+def test_train_and_eval_reach_every_module(rng):
+    module = Tied(rng).eval()
+    assert not any(m.training for _, m in module.named_modules())
+    assert module.train().blocks[1].layers[1].training

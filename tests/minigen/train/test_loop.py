@@ -1,0 +1,204 @@
+"""The loop as a function of (seed, step): what trains, what stays, and that a cut anywhere changes nothing."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from kernels.compare import assert_close, bound
+from minigen.data import load
+from minigen.errors import NonFinite
+from minigen.models.system import Objective, Stage, System
+from minigen.nn import Linear
+from minigen.train.loop import Trainer, put_weights, rng_for, weights_of
+from tests.minigen.train import toy
+
+DIGITS = load("digits")
+
+
+def trainer(seed: int = 0, **settings: Any) -> Trainer:
+    return Trainer(toy.build(toy.Config(**settings), DIGITS, seed=seed), seed=seed)
+
+
+def copied(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name: array.copy() for name, array in arrays.items()}
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_draws_depend_on_seed_stage_objective_and_step_and_on_nothing_else():
+    def draw(*key: Any) -> float:
+        return rng_for(*key).random()
+
+    keys = [(0, "a", "b", 0), (1, "a", "b", 0), (0, "b", "b", 0), (0, "a", "c", 0), (0, "a", "b", 1)]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    assert [draw(*key) for key in keys] == [draw(*key) for key in reversed(keys)][::-1]
+
+
+def test_training_lowers_the_loss():
+    run = trainer(first_steps=60)
+    losses = [run.advance(DIGITS.train)["square.loss"] for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_figures_may_be_tensors_and_come_out_as_numbers():
+    figures = trainer().advance(DIGITS.train)
+    assert figures["square.twice"] == 2 * figures["square.loss"] and type(figures["square.twice"]) is float
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_do_not():
+    runs = [trainer(seed) for seed in (0, 0, 1)]
+    for run in runs:
+        for _ in range(run.total):
+            run.advance(DIGITS.train)
+    assert same(runs[0].arrays(), runs[1].arrays())
+    assert not same(runs[0].arrays(), runs[2].arrays())
+
+
+def test_a_run_cut_after_any_step_ends_with_the_same_bits():
+    """Every position, both stages, the hand-over between them included."""
+    whole = trainer(steps=8, first_steps=4)
+    cuts = [(dict(whole.position), copied(whole.arrays()))]
+    for _ in range(whole.total):
+        whole.advance(DIGITS.train)
+        cuts.append((dict(whole.position), copied(whole.arrays())))
+    for position, arrays in cuts:
+        run = trainer(steps=8, first_steps=4)
+        run.load(position, lambda expected, arrays=arrays: {name: arrays[name] for name in expected})
+        while run.done < run.total:
+            run.advance(DIGITS.train)
+        assert same(run.arrays(), whole.arrays()), position
+
+
+def test_sampling_on_the_way_changes_nothing():
+    plain, watched = trainer(), trainer()
+    for step in range(plain.total):
+        plain.advance(DIGITS.train)
+        watched.advance(DIGITS.train)
+        if step % 7 == 0:
+            with watched.averaged() as system:
+                system.sample(2, rng=np.random.default_rng(step))
+    assert same(plain.arrays(), watched.arrays())
+
+
+def test_averaged_weights_are_the_moving_average_and_the_next_stage_starts_from_them():
+    run = trainer(steps=2, first_steps=3, ema=0.5)
+    average = run.system.modules["net"].flat.copy()
+    for n in range(3):
+        run.advance(DIGITS.train)
+        d = min(0.5, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * run.system.modules["net"].flat
+    allowed = bound(8, np.abs(average), np.float32)
+    with run.averaged() as system:
+        assert_close(system.modules["net"].flat, average, allowed)
+        assert not system.modules["net"].norm.training
+    assert run.system.modules["net"].norm.training
+    assert not np.array_equal(run.system.modules["net"].flat, run.averages["net"])
+    before = run.averages["net"].copy()
+    run.advance(DIGITS.train)
+    assert run.position == {"stage": 1, "step": 1} and set(run.averages) == {"net", "critic"}
+    moved = np.abs(run.system.modules["net"].flat - before)
+    assert moved.max() <= 2 * 1e-2 / 5 + 1e-6, "one warm-up step of Adam away from the average"
+
+
+def test_without_ema_there_is_no_average():
+    run = trainer(ema=0.0)
+    run.advance(DIGITS.train)
+    assert run.averages == {} and not any(name.startswith("average/") for name in run.arrays())
+    raw = run.system.modules["net"].flat.copy()
+    with run.averaged() as system:
+        assert np.array_equal(system.modules["net"].flat, raw)
+
+
+def test_an_objective_moves_its_own_module_and_nothing_else():
+    run = trainer(first_steps=2)
+    critic = run.system.modules["critic"].flat.copy()
+    run.advance(DIGITS.train)
+    assert np.array_equal(run.system.modules["critic"].flat, critic)
+    assert all(p.requires_grad for m in run.system.modules.values() for p in m.parameters())
+
+
+def two_player(record: list[Any]) -> System:
+    """Two scalars a, b; a's loss is (a - b)^2, b's is (b - 2a)^2, in this order."""
+    rng = np.random.default_rng(0)
+    a, b = Linear(1, 1, bias=False, rng=rng), Linear(1, 1, bias=False, rng=rng)
+    a.w.data[...], b.w.data[...] = 1.0, 3.0
+
+    def loss_a(batch: Any, rng: Any, step: int) -> Any:
+        record.append(("a", step, b.w.requires_grad))
+        return ag.sum((a.w - b.w) ** 2), {}
+
+    def loss_b(batch: Any, rng: Any, step: int) -> Any:
+        record.append(("b", step, a.w.requires_grad))
+        return ag.sum((b.w - a.w * 2.0) ** 2), {"b": float(b.w.data[0, 0])}
+
+    def stages() -> list[Stage]:
+        objectives = [Objective("a", a, loss_a), Objective("b", b, loss_b)]
+        return [Stage("game", objectives, 2, 1, lr=0.25, optimiser="sgd", betas=(0.0, 0.0))]
+
+    return System(None, "digits", (8, 8, 1), {"a": a, "b": b}, stages, lambda n, **_: None)
+
+
+def test_objectives_are_taken_in_turn_each_seeing_the_one_before():
+    """a: 1 -> 1 - .25 * 2 (1 - 3) = 2; then b: 3 -> 3 - .25 * 2 (3 - 4) = 3.5; then a: 2 -> 2.75; b: 3.5 -> 4.5."""
+    record: list[Any] = []
+    run = Trainer(two_player(record), seed=0)
+    figures = run.advance(DIGITS.train)
+    assert figures["a.loss"] == 4.0 and figures["b.loss"] == 1.0 and figures["a.norm"] == 4.0 and figures["b.b"] == 3.0
+    assert (run.system.modules["a"].flat[0], run.system.modules["b"].flat[0]) == (2.0, 3.5)
+    run.advance(DIGITS.train)
+    assert (run.system.modules["a"].flat[0], run.system.modules["b"].flat[0]) == (2.75, 4.5)
+    assert record == [("a", 0, False), ("b", 0, False), ("a", 1, False), ("b", 1, False)]
+
+
+@pytest.mark.parametrize(("setting", "what"), [("poison", "loss"), ("poison_gradient", "gradient")])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_numbers_that_are_none_stop_the_step_before_the_weights_see_them(setting: str, what: str):
+    run = trainer(first_steps=2, **{setting: 3})
+    for _ in range(5):
+        run.advance(DIGITS.train)
+    flat = run.system.modules["net"].flat.copy()
+    with pytest.raises(NonFinite, match=f"the {what} .*'generator' became (nan|inf) at step 6"):
+        run.advance(DIGITS.train)
+    assert np.array_equal(run.system.modules["net"].flat, flat) and run.done == 5
+    assert all(p.requires_grad for m in run.system.modules.values() for p in m.parameters())
+
+
+def test_weights_go_out_and_in():
+    one, two = trainer(seed=0).system, trainer(seed=1).system
+    assert {name.split("/")[0] for name in weights_of(one)} == {"net", "critic"}
+    put_weights(two, weights_of(one))
+    assert same(weights_of(one), weights_of(two))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps of the stage 'game' must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size of the stage 'game' must be at least 1, got 0"),
+        ({"ema": 1.0}, "ema of the stage 'game' must be in"),
+        ({"objectives": []}, "needs objectives with names of their own"),
+        ({"objectives": "twice"}, "needs objectives with names of their own"),
+        ({"objectives": "stranger"}, "must train one of the modules"),
+        ({"optimiser": "lion"}, "optimiser must be"),
+    ],
+)
+def test_stages_that_cannot_be_trained_are_refused(change: dict[str, Any], message: str):
+    system = two_player([])
+    (stage,) = system.stages()
+    first = stage.objectives[0]
+    stranger = Objective("c", Linear(1, 1, rng=np.random.default_rng(0)), first.loss)
+    lists = {"twice": [first, first], "stranger": [stranger]}
+    change = {name: lists.get(value, value) if isinstance(value, str) else value for name, value in change.items()}
+    bad = dataclasses.replace(system, stages=lambda: [dataclasses.replace(stage, **change)])
+    with pytest.raises(ValueError, match=message):
+        Trainer(bad, seed=0)
+
+
+def test_a_system_without_stages_is_refused():
+    with pytest.raises(ValueError, match="at least one stage"):
+        Trainer(dataclasses.replace(two_player([]), stages=lambda: []), seed=0)

@@ -1,0 +1,151 @@
+"""Optimisers against their definitions and a closed form; schedules and averages at their corners."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.compare import assert_close, bound
+from minigen.train import optim
+
+
+def bowl(start: list[float], dtype: type = np.float64) -> SimpleNamespace:
+    """A module whose flat buffer holds one point."""
+    flat = np.array(start, dtype)
+    return SimpleNamespace(flat=flat, flat_grad=np.zeros_like(flat))
+
+
+def test_sgd_on_a_quadratic_is_the_closed_form():
+    """p <- p - lr p is p (1 - lr)^k."""
+    module = bowl([2.0, -3.0])
+    optimiser = optim.SGD(module)
+    for step in range(1, 11):
+        module.flat_grad[...] = module.flat
+        optimiser.step(step, 0.1)
+    want = np.array([2.0, -3.0]) * 0.9**10
+    assert_close(module.flat, want, bound(10, np.abs(want), np.float64))
+
+
+def test_sgd_momentum_recursion():
+    """u <- mu u + g; with g = 1 the k-th update is the geometric sum 1 + mu + ... + mu^(k-1)."""
+    module = bowl([0.0])
+    optimiser = optim.SGD(module, momentum=0.5)
+    module.flat_grad[...] = 1.0
+    for step in (1, 2, 3):
+        optimiser.step(step, 1.0)
+    assert module.flat[0] == -(1 + 1.5 + 1.75)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_adam_first_step_has_the_length_of_the_learning_rate(dtype: type):
+    """With both averages corrected, step 1 moves every coordinate by lr g / (|g| + eps)."""
+    module = bowl([1.0, 1.0, 1.0], dtype)
+    g = np.array([1e-3, -5.0, 0.0])
+    module.flat_grad[...] = g
+    optim.Adam(module, betas=(0.9, 0.999)).step(1, 0.25)
+    want = 1.0 - 0.25 * g / (np.abs(g) + 1e-8)
+    assert_close(module.flat, want, bound(8, np.abs(want), dtype))
+
+
+def test_adamw_decay_does_not_pass_through_the_moments():
+    """With a gradient of 0, AdamW shrinks p by (1 - lr lambda) and its moments stay 0."""
+    module = bowl([2.0])
+    optimiser = optim.AdamW(module, weight_decay=0.5)
+    optimiser.step(1, 0.1)
+    assert_close(module.flat, np.array([2.0 * 0.95]), bound(2, 2.0, np.float64))
+    assert not optimiser.state["m"].any() and not optimiser.state["v"].any()
+
+
+def test_make_optimiser_picks_by_name():
+    stage = {"betas": (0.5, 0.9), "weight_decay": 0.1}
+    kinds = {"adamw": optim.AdamW, "adam": optim.Adam, "sgd": optim.SGD}
+    for name, kind in kinds.items():
+        assert type(optim.make_optimiser(SimpleNamespace(optimiser=name, **stage), bowl([1.0]))) is kind
+    with pytest.raises(ValueError, match="optimiser must be 'adamw', 'adam' or 'sgd', got 'lion'"):
+        optim.make_optimiser(SimpleNamespace(optimiser="lion", **stage), bowl([1.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optim.SGD(bowl([1.0]), momentum=1.0), "momentum"),
+        (lambda: optim.Adam(bowl([1.0]), betas=(0.9, 1.0)), "beta2"),
+        (lambda: optim.AdamW(bowl([1.0]), weight_decay=-1.0), "weight_decay"),
+        (lambda: optim.clip_by_global_norm(np.ones(2), -1.0), "clipping norm"),
+        (lambda: optim.learning_rate(0, steps=1, lr=1.0, schedule="step"), "schedule"),
+        (lambda: optim.learning_rate(0, steps=1, lr=1.0, flat=1.0), "flat"),
+    ],
+)
+def test_bad_settings_are_named(make, message: str):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_clipping_keeps_the_direction_and_returns_the_norm_before():
+    g = np.array([3.0, 4.0])
+    assert optim.clip_by_global_norm(g, 1.0) == 5.0
+    assert_close(g, np.array([0.6, 0.8]), bound(2, 1.0, np.float64))
+
+
+@pytest.mark.parametrize("most", [0.0, 5.0, 6.0])
+def test_clipping_leaves_short_gradients_alone(most: float):
+    g = np.array([3.0, 4.0], np.float32)
+    assert optim.clip_by_global_norm(g, most) == 5.0
+    assert g.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_gradient_has_a_bad_norm_and_is_not_scaled(bad: float):
+    g = np.array([1.0, bad])
+    assert not math.isfinite(optim.clip_by_global_norm(g, 1.0))
+    assert g[0] == 1.0
+
+
+def rates(schedule: str, steps: int, warmup: int = 0, **more: float) -> np.ndarray:
+    """All learning rates of a run with peak 1."""
+    return np.array(
+        [optim.learning_rate(k, steps=steps, lr=1.0, warmup=warmup, schedule=schedule, **more) for k in range(steps)]
+    )
+
+
+def test_schedules_at_their_corners():
+    assert (rates("constant", 5) == 1).all()
+    assert_close(rates("linear", 4), np.array([1, 0.75, 0.5, 0.25]), bound(2, 1.0, np.float64))
+    assert_close(rates("cosine", 4)[[0, 2]], np.array([1, 0.5]), bound(4, 1.0, np.float64))
+    assert_close(rates("flat-then-linear", 8), np.array([1, 1, 1, 1, 1, 0.75, 0.5, 0.25]), bound(4, 1.0, np.float64))
+    assert (rates("flat-then-cosine", 10, flat=0.6)[:7] == 1).all()
+    assert rates("flat-then-cosine", 10, flat=0.6)[7] < 1
+    assert_close(rates("cosine", 10, warmup=4)[:5], np.array([0.25, 0.5, 0.75, 1, 1]), bound(2, 1.0, np.float64))
+
+
+@given(
+    schedule=st.sampled_from(optim.SCHEDULES),
+    steps=st.integers(1, 50),
+    warmup=st.integers(0, 60),
+    flat=st.sampled_from([0.0, 0.3, 0.6]),
+)
+def test_every_schedule_rises_once_then_falls_and_is_never_zero(schedule: str, steps: int, warmup: int, flat: float):
+    r = rates(schedule, steps, warmup, flat=flat)
+    assert (r > 0).all() and (r <= 1).all()
+    top = int(r.argmax())
+    assert (np.diff(r[: top + 1]) >= 0).all() and (np.diff(r[top:]) <= 1e-15).all()
+
+
+def test_ema_warm_up_forgets_the_start():
+    """d_0 = 1/10, d_1 = 2/11, ...: after the first update nine tenths of the average are the new weights."""
+    average, p = np.zeros(3), np.ones(3)
+    optim.ema_step(average, p, step=0, decay=0.999)
+    assert_close(average, np.full(3, 0.9), bound(2, 1.0, np.float64))
+    assert optim.ema_decay(1, 0.999) == 2 / 11
+    assert optim.ema_decay(10**6, 0.999) == 0.999
+
+
+@given(steps=st.integers(1, 40), decay=st.floats(0.0, 0.999))
+def test_ema_of_a_constant_is_the_constant(steps: int, decay: float):
+    average, p = np.full(2, 3.0), np.full(2, 3.0)
+    for n in range(steps):
+        optim.ema_step(average, p, step=n, decay=decay)
+    assert_close(average, p, bound(4 * steps, 3.0, np.float64))

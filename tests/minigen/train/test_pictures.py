@@ -1,0 +1,88 @@
+"""Pictures: where each pixel goes, and curves that are sound XML without a network."""
+
+import io
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from minigen.data import load
+from minigen.train import pictures
+
+
+@given(n=st.integers(0, 7), h=st.integers(1, 4), w=st.integers(1, 4), columns=st.integers(1, 5), zoom=st.integers(1, 3))
+def test_every_pixel_of_every_image_is_where_the_grid_says(n: int, h: int, w: int, columns: int, zoom: int):
+    images = np.random.default_rng(0).integers(0, 255, (n, h, w, 3)).astype(np.uint8)
+    canvas = pictures.tile(images, columns, zoom=zoom)
+    gap = pictures.GAP
+    for i in range(n):
+        y = gap + i // columns * (h * zoom + gap)
+        x = gap + i % columns * (w * zoom + gap)
+        assert (canvas[y : y + h * zoom : zoom, x : x + w * zoom : zoom] == images[i]).all()
+        assert (canvas[y + zoom - 1 : y + h * zoom : zoom, x : x + w * zoom : zoom] == images[i]).all()
+
+
+def test_grid_of_digits_is_square_and_a_png(tmp_path: Path):
+    digits = load("digits")
+    pictures.save_png(tmp_path / "grid.png", pictures.grid(digits, digits.train.images[:16]))
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.size == (4 * 50 + 2, 4 * 50 + 2) and image.mode == "RGB"
+
+
+def test_floats_and_levels_give_the_same_picture():
+    digits = load("digits")
+    levels = digits.train.images[:4]
+    assert (pictures.grid(digits, levels) == pictures.grid(digits, digits.scale(levels))).all()
+
+
+def test_points_are_drawn_where_they_lie():
+    """One point in the upper right quarter darkens one pixel there."""
+    picture = pictures.points(np.array([[1.0, 0.5]], np.float32))[0, :, :, 0]
+    ((y, x),) = np.argwhere(picture < 255)
+    assert y < pictures.POINTS_SIDE // 2 < x
+    assert pictures.grid(load("rings"), load("rings").train.images[:100]).shape[2] == 3
+
+
+def test_strip_shows_first_and_last_state():
+    digits = load("digits")
+    states = [np.full((2, 8, 8, 1), v, np.float32) for v in np.linspace(-1, 1, 30)]
+    strip = pictures.strip(digits, states, rows=2, columns=4)
+    assert strip.shape == (2 * 50 + 2, 4 * 50 + 2, 3)
+    row = strip[10, 10::50, 0]
+    assert row[0] == 0 and row[-1] == 255 and (np.diff(row[:4].astype(int)) > 0).all()
+    with pytest.raises(ValueError, match="at least one state"):
+        pictures.strip(digits, [])
+
+
+def test_empty_and_odd_sizes():
+    digits = load("digits")
+    assert pictures.grid(digits, np.zeros((0, 8, 8, 1), np.float32)).ndim == 3
+    assert pictures.grid(digits, np.zeros((3, 1, 1, 1), np.float32)).shape == (2 * 50 + 2, 2 * 50 + 2, 3)
+    with pytest.raises(ValueError, match="columns and zoom must be at least 1"):
+        pictures.tile(np.zeros((1, 1, 1, 3), np.uint8), 0)
+
+
+@pytest.mark.parametrize("values", [[1.0], [2.0, 1.0], [100.0, 1.0, 0.5], [-1.0, 3.0], [0.0, 0.0]])
+def test_curve_is_sound_xml_within_its_box(values: list[float]):
+    steps = list(range(1, len(values) + 1))
+    svg = pictures.curve_svg({"a<b": (steps, values), "c": (steps, values)}, title='loss of "A" & B')
+    root = ElementTree.fromstring(svg)
+    assert "http" not in svg
+    for line in root.iter("polyline"):
+        for dot in line.attrib["points"].split():
+            x, y = map(float, dot.split(","))
+            assert pictures.LEFT <= x <= pictures.WIDTH and 0 <= y <= pictures.HEIGHT
+
+
+def test_curve_of_nothing_is_nothing():
+    assert pictures.curve_svg({}, title="loss") == ""
+    assert pictures.curve_svg({"a": ([], [])}, title="loss") == ""
+
+
+def test_png_bytes_are_lossless():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    assert (np.asarray(Image.open(io.BytesIO(pictures.png(picture)))) == picture).all()

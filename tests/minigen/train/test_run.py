@@ -1,0 +1,265 @@
+"""A run on disk: what it leaves, how it goes on, and everything that can stop it."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigen.data import load
+from minigen.errors import Interrupted, NonFinite, UserError
+from minigen.train import checkpoint
+from minigen.train.log import read_log
+from minigen.train.loop import Trainer
+from minigen.train.run import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Run, Stop, summary, train
+from tests.minigen.train import toy
+
+DIGITS = load("digits")
+FILES = (CHECKPOINT, WEIGHTS)
+
+
+def go(
+    out: Path, *, resume: bool = False, dataset: Any = DIGITS, config: dict[str, Any] | None = None, **run: Any
+) -> Any:
+    """Train the toy in this process."""
+    settings = toy.Config(**{"steps": 12, "first_steps": 4, **(config or {})})
+    about = Run(**{"out": out, "system": "toy", "samples": 4, **run})
+    return train(toy.build(settings, dataset, seed=about.seed), dataset, about, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    go(out)
+    return out
+
+
+def without_seconds(path: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(path)]
+
+
+def equal_to(out: Path, whole: Path) -> bool:
+    """Whether two folders hold the same weights to the byte, the same state, the same log, the same last picture."""
+    last = "000016.png"
+    with (
+        checkpoint.opened(out / CHECKPOINT, kind="checkpoint") as one,
+        checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as two,
+    ):
+        names = sorted(one.handle.keys())
+        state = names == sorted(two.handle.keys()) and all(
+            one.handle.get_tensor(name).tobytes() == two.handle.get_tensor(name).tobytes() for name in names
+        )
+    return (
+        state
+        and (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+        and without_seconds(out / LOG) == without_seconds(whole / LOG)
+        and (out / SAMPLES / last).read_bytes() == (whole / SAMPLES / last).read_bytes()
+    )
+
+
+def test_a_run_leaves_checkpoint_weights_log_and_pictures(whole: Path):
+    assert sorted(p.name for p in whole.iterdir()) == sorted([CHECKPOINT, WEIGHTS, LOG, SAMPLES])
+    assert sorted(p.name for p in (whole / SAMPLES).iterdir()) == ["000008.png", "000012.png", "000016.png"]
+    records = read_log(whole / LOG)
+    assert [r["step"] for r in records] == list(range(1, 17))
+    assert {r["stage"] for r in records[:4]} == {"first"} and {r["stage"] for r in records[4:]} == {"both"}
+    assert {"square.loss", "square.norm", "lr", "seconds"} <= set(records[0])
+    assert {"generator.loss", "critic.loss", "critic.real"} <= set(records[-1])
+
+
+def test_the_weights_file_says_what_it_is(whole: Path):
+    with checkpoint.opened(whole / WEIGHTS, kind="weights", system="toy") as reader:
+        about = reader.about
+    assert about["dataset"] == {"name": "digits", "shape": [8, 8, 1], "levels": 17, "classes": [*"0123456789"]}
+    assert about["config"]["steps"] == 12 and about["step"] == 16 and about["seed"] == 0
+
+
+def test_the_result_and_its_two_lines(tmp_path: Path):
+    result = go(tmp_path / "run")
+    assert result.steps == 16 and result.parameters == 1177 and result.picture.exists() and result.weights.exists()
+    assert "trained 16 steps in 0:00 (1,177 parameters)" in summary(result)
+
+
+def test_how_often_it_is_saved_does_not_matter(whole: Path, tmp_path: Path):
+    go(tmp_path / "run", save_seconds=0.0)
+    assert equal_to(tmp_path / "run", whole)
+
+
+class Boom(BaseException):
+    """Ends a run from inside."""
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 11, 16])
+def test_a_run_that_ended_anywhere_goes_on_to_the_same_end(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+):
+    """It ends in the middle of step ``at``; the last checkpoint may be some steps older."""
+    out = tmp_path / "run"
+    real = Trainer.advance
+
+    def advance(self: Trainer, split: Any) -> Any:
+        if self.done == at - 1:
+            raise Boom
+        return real(self, split)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    with pytest.raises(Boom):
+        go(out, save_seconds=0.0 if at % 2 else 15.0)
+    monkeypatch.undo()
+    result = go(out, resume=True)
+    assert result.steps == 16 and equal_to(out, whole)
+
+
+def test_a_finished_run_resumed_is_finished(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    go(tmp_path / "run")
+    (tmp_path / "run" / WEIGHTS).unlink()  # as if it had ended between its last two files
+    go(tmp_path / "run", resume=True)
+    assert equal_to(tmp_path / "run", whole)
+    assert "going on from step 16 of 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    out = tmp_path / "run"
+    real = Trainer.advance
+
+    def advance(self: Trainer, split: Any) -> Any:
+        if self.done == 6:
+            os.kill(os.getpid(), number)
+        return real(self, split)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"stopped at step 7 of 16.*'minigen train toy --out .* --resume'") as caught:
+        go(out)
+    monkeypatch.undo()
+    assert caught.value.status == 128 + number and signal.getsignal(number) is before
+    assert len(read_log(out / LOG)) == 7
+    go(out, resume=True)
+    assert equal_to(out, whole)
+
+
+def test_a_second_interrupt_does_not_wait():
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("setting", ["poison", "poison_gradient"])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path, setting: str):
+    out = tmp_path / "run"
+    with pytest.raises(NonFinite, match=r"at step 8, so training stopped; the checkpoint of step 7 in .* is kept"):
+        go(out, config={setting: 3}, save_seconds=0.0)
+    with checkpoint.opened(out / CHECKPOINT, kind="checkpoint") as reader:
+        assert (reader.about["stage"], reader.about["step"]) == (1, 3)
+        assert reader.arrays({name: reader.handle.get_tensor(name) for name in reader.handle.keys()})  # noqa: SIM118
+    assert len(read_log(out / LOG)) == 7
+
+
+def test_a_run_that_is_there_is_not_touched(tmp_path: Path):
+    out = tmp_path / "run"
+    go(out)
+    before = {name: (out / name).read_bytes() for name in (*FILES, LOG)}
+    for missing in FILES:
+        with pytest.raises(UserError, match="already holds a run: go on with it by --resume, or give another folder"):
+            go(out, seed=1)
+        assert all((out / name).read_bytes() == data for name, data in before.items() if (out / name).exists())
+        if missing == CHECKPOINT:
+            (out / CHECKPOINT).unlink()
+    go(out, seed=1, overwrite=True)
+    assert (out / WEIGHTS).read_bytes() != before[WEIGHTS] and len(read_log(out / LOG)) == 16
+
+
+def test_resume_without_a_checkpoint(tmp_path: Path):
+    with pytest.raises(UserError, match="there is no checkpoint to go on from"):
+        go(tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {"lr": 0.5}}, "was started with --lr 0.01, not 0.5"),
+        ({"config": {"steps": 20}}, "was started with --steps 12, not 20"),
+        ({"config": {"batch_size": 8}}, "was started with --batch-size 16, not 8"),
+        ({"seed": 3}, "was started with --seed 0, not 3"),
+        ({"data_dir": "x"}, "was started with --data-dir None, not x"),
+        ({"dataset": dataclasses.replace(DIGITS, name="mnist")}, "was started with --data digits, not mnist"),
+        ({"dataset": dataclasses.replace(DIGITS, train=DIGITS.val)}, "the training images are not those"),
+    ],
+)
+def test_resume_refuses_another_run_and_names_the_difference(whole: Path, change: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        go(whole, resume=True, **change)
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"stage": 2}, "stands at stage 2, step 12"),
+        ({"step": 13}, "stands at stage 1, step 13"),
+        ({"step": -1}, "stands at stage 1, step -1"),
+        ({"step": True}, "stands at stage 1, step True"),
+        ({"stage": None}, "stands at stage None"),
+        ({"stage": 0}, "stands at stage 0, step 12"),
+    ],
+)
+def test_resume_refuses_an_impossible_position(whole: Path, tmp_path: Path, about: dict[str, Any], message: str):
+    (tmp_path / SAMPLES).mkdir()
+    with checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as reader:
+        arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
+        checkpoint.save(tmp_path / CHECKPOINT, arrays, {**reader.about, **about})
+    with pytest.raises(UserError, match=message):
+        go(tmp_path, resume=True)
+
+
+def test_a_full_disk_stops_the_run_and_what_was_saved_goes_on(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "run"
+    real = checkpoint.write_atomically
+    count = []
+
+    def full(path: Path, data: bytes) -> None:
+        count.append(path)
+        if len(count) == 12:
+            monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, "disk full")))
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(UserError, match=r"unharmed: disk full; put that right and go on from step \d+ with --resume"):
+        go(out, save_seconds=0.0)
+    monkeypatch.undo()
+    go(out, resume=True)
+    assert equal_to(out, whole)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write to the folder"):
+        go(tmp_path / "file" / "run")
+
+
+def test_settings_that_cannot_be_trained_are_one_sentence(tmp_path: Path):
+    with pytest.raises(UserError, match="steps of the stage 'both' must be at least 1, got 0"):
+        go(tmp_path / "run", config={"steps": 0})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_checkpoint_holds_no_random_state_and_no_time_in_its_weights(whole: Path):
+    with checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as reader:
+        names = set(reader.handle.keys())
+        assert set(reader.about) == {"format", "kind", "system", "config", "data", "seed", "stage", "step", "seconds"}
+    assert {name.split("/")[0] for name in names} == {"net", "critic", "average", "moment"}
+    with checkpoint.opened(whole / WEIGHTS, kind="weights") as reader:
+        assert "seconds" not in json.dumps(reader.about)
