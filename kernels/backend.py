@@ -23,7 +23,9 @@ def array_module(*arrays: Any) -> ModuleType:
     for x in arrays:
         module = np if isinstance(x, np.ndarray | np.generic) else _module_of_stranger(x)
         if found is not None and module is not found:
-            raise TypeError("the arrays are on different devices: some are NumPy's and some are CuPy's; move them first")
+            raise TypeError(
+                "the arrays are on different devices: some are NumPy's and some are CuPy's; move them first"
+            )
         found = module
     return np if found is None else found
 

@@ -1,6 +1,7 @@
 """The command line: ``minigen list | train | sample | tour`` or ``python -m minigen ...``."""
 
 import importlib
+import io
 import os
 import sys
 from difflib import get_close_matches
@@ -19,6 +20,9 @@ COMMANDS = {  # name -> (module, what it does); a module is imported when its co
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes of the user are told in one sentence, with status 2."""
     args = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="replace")  # equations hold letters that not every terminal has
     try:
         status = _dispatch(args)
         sys.stdout.flush()  # while a closed pipe can still be told from a mistake

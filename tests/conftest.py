@@ -1,16 +1,37 @@
-"""Hypothesis profiles: ``dev`` (default), ``ci`` (repeatable), ``deep`` (long, random). Choose with HYPOTHESIS_PROFILE."""
+"""Hypothesis profiles, and annotations that are checked while testing.
 
+Profiles: ``dev`` (default), ``ci`` (repeatable), ``deep`` (long, random); choose with HYPOTHESIS_PROFILE.
+
+The shapes in annotations are checked by beartype: in the rooms named in pyproject.toml for every function, in kernels
+for the public functions of each operation (wrapping all the small functions inside would make the tests ten times
+slower).
+"""
+
+import importlib
+import inspect
 import os
+import pkgutil
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from jaxtyping import jaxtyped
+from typecheck import check
+
+import kernels
 
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("dev", max_examples=25, **_common)
 settings.register_profile("ci", max_examples=50, derandomize=True, database=None, print_blob=True, **_common)
 settings.register_profile("deep", max_examples=2000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+for _info in pkgutil.iter_modules(kernels.__path__):
+    if _info.ispkg:
+        _module = importlib.import_module(f"kernels.{_info.name}")
+        for _name, _function in inspect.getmembers(_module, inspect.isfunction):
+            if _function.__module__ == _module.__name__ and not _name.startswith("_"):
+                setattr(_module, _name, jaxtyped(_function, typechecker=check))
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def attention_backward(
 
     $dv_j = \sum_i p_{ij} g_i$, $ds_{ij} = p_{ij} (g_i \cdot v_j - g_i \cdot o_i)$,
     $dq_i = \mathrm{scale} \sum_j ds_{ij} k_j$, $dk_j = \mathrm{scale} \sum_i ds_{ij} q_i$; 0 for what had no part in o.
-    Raises as ``attention`` does.
+    The settings must be those of the forward pass. Raises as ``attention`` does.
     """
     scale = _check(q, k, v, key_mask, scale)
     check_same("g, q, o", g, q, o)
@@ -72,7 +72,7 @@ def attention_backward(
         check_shape(name, x, (*q.shape[:3], v.shape[3]), "q's n, heads, t_q and v's last axis")
     if saved is not None:
         try:
-            return numpy_tiles.backward(g, q, k, v, o, saved, causal=causal, key_mask=key_mask, scale=scale)
+            return numpy_tiles.backward(g, q, k, v, o, saved, causal=causal, scale=scale)
         except numpy_tiles.NotFinite:
             pass
     with _quiet(q):
@@ -100,7 +100,7 @@ def _check(q: Array, k: Array, v: Array, key_mask: Array | None, scale: float | 
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_float(name, x, 4)
     check_same("q, k, v", q, k, v)
-    n, heads, t_q, d = q.shape
+    n, heads, _, d = q.shape
     t_k = k.shape[2]
     check_shape("k", k, (n, heads, t_k, d), "q's n, heads and d")
     check_shape("v", v, (n, heads, t_k, v.shape[3]), "k's n, heads and t_k")

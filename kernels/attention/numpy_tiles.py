@@ -10,6 +10,7 @@ products when they read their operands like this. What costs beside the products
   where the probabilities are computed again.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class Saved(NamedTuple):
 
     sums: np.ndarray  # (n, heads, t_q): the sum of the e^(S - shift) if they are kept, else log-sum-exp
     exps: np.ndarray | None  # e^(S - shift), tile after tile, block after block
+    tiles: list[Tile]
+    made_for: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]  # the shapes of q, k, v, and causal
 
 
 class Problem(NamedTuple):
@@ -55,12 +58,12 @@ def forward(
 ) -> tuple[np.ndarray, Saved]:
     """The output and what the backward pass needs. Raises NotFinite for Inf or NaN under ``causal``."""
     problem = Problem(_for_blas(q), _for_blas(k), _for_blas(v), causal, scale)
-    tiles = _tiles(problem, key_mask)
-    everywhere = bool(tiles) and key_mask is None and not causal  # or else rows that see no key are in no tile
-    o = (np.empty if everywhere else np.zeros)((*q.shape[:3], v.shape[3]), problem.q.dtype)
+    n, heads, t_q, d = q.shape
+    tiles = make_tiles(n, heads, t_q, k.shape[2], d, q.itemsize, causal, key_mask)
+    o = _new(tiles, causal)((*q.shape[:3], v.shape[3]), problem.q.dtype)
     size = sum(tile.size for tile in tiles)
     exps = np.empty(size, o.dtype) if keep and size * o.itemsize <= KEEP_BYTES else None
-    saved = Saved(np.ones(q.shape[:3], o.dtype), exps)
+    saved = Saved(np.ones(q.shape[:3], o.dtype), exps, tiles, (q.shape, k.shape, v.shape, causal))
     with np.errstate(all="ignore"):
         map_tiles(partial(_forward_tile, problem, o, saved), tiles)
     return o, saved
@@ -75,16 +78,14 @@ def backward(
     saved: Saved,
     *,
     causal: bool,
-    key_mask: np.ndarray | None,
     scale: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of q, k and v. Raises NotFinite for Inf or NaN under ``causal``."""
+    if saved.made_for != (q.shape, k.shape, v.shape, causal):
+        raise ValueError("saved belongs to a forward pass of other shapes or with another causal")
     problem = Problem(_for_blas(q), _for_blas(k), _for_blas(v), causal, scale)
-    tiles = _tiles(problem, key_mask)
-    if saved.exps is not None and saved.exps.size != sum(tile.size for tile in tiles):
-        raise ValueError("saved belongs to a forward pass of other shapes or with another causal or key_mask")
-    everywhere = bool(tiles) and key_mask is None and not causal and all(tile.alone for tile in tiles)
-    new = np.empty if everywhere else np.zeros
+    tiles = saved.tiles
+    new = _new(tiles, causal)
     dq, dk, dv = (new(x.shape, x.dtype) for x in problem[:3])
     with np.errstate(all="ignore"):
         parts = map_tiles(partial(_backward_tile, problem, _for_blas(g), o, saved, (dq, dk, dv)), tiles)
@@ -96,17 +97,18 @@ def backward(
     return dq, dk, dv
 
 
-def _tiles(problem: Problem, key_mask: np.ndarray | None) -> list[Tile]:
-    n, heads, t_q, d = problem.q.shape
-    return make_tiles(n, heads, t_q, problem.k.shape[2], d, problem.q.itemsize, problem.causal, key_mask)
+def _new(tiles: list[Tile], causal: bool) -> Callable[..., np.ndarray]:
+    """How to make a result: with zeros unless the tiles write all of it, each its own part."""
+    everywhere = tiles and not causal and all(tile.alone and tile.keys is None for tile in tiles)
+    return np.empty if everywhere else np.zeros
 
 
 def _for_blas(x: np.ndarray) -> np.ndarray:
     """``x`` itself if BLAS can read its matrices as they lie, else a copy."""
     rows, columns = x.strides[-2:]
-    if columns == x.itemsize and rows >= columns * x.shape[-1] and rows % columns == 0 and x.flags.aligned:
-        if x.dtype.isnative:
-            return x
+    dense = columns == x.itemsize and rows >= columns * x.shape[-1] and rows % columns == 0
+    if dense and x.flags.aligned and x.dtype.isnative:
+        return x
     return np.ascontiguousarray(x, x.dtype.newbyteorder("="))
 
 

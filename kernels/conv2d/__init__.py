@@ -2,13 +2,16 @@ r"""Two-dimensional convolution, its transpose and their gradients. Images NHWC,
 
 $$y[n, i, j, o] = b[o] + \sum_{u, v, c} \hat x[n, i s_h + u, j s_w + v, c]\, w[u, v, c, o]$$
 
-``reference`` is the definition. NumPy arrays take one of these ways, whichever is fastest for the sizes at hand
-(``choice``): ``numpy_direct`` (im2col in tiles; float64 always), ``numpy_winograd`` (stride 1, 2x2 and 3x3 kernels,
-float32), and ``numpy_strided`` (data gradients and transposed convolutions as one small convolution a phase; a kernel
-that the stride divides as a stride-1 convolution of the folded image). CuPy arrays take the definition.
+``reference`` is the definition. NumPy arrays take one of two ways, whichever is faster for the sizes at hand
+(``choice``): ``numpy_direct`` (im2col in tiles; float64 always) or ``numpy_winograd`` (float32, kernels of 2 or 3 taps
+for each step of the stride). Data gradients and transposed convolutions are small stride-1 convolutions, one for each
+phase of the stride (``numpy_transposed``). CuPy arrays take the definition.
 
 Every way has NaN and Inf where the definition has them, and gives the same bits for any number of threads.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +19,7 @@ from jaxtyping import Float
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same, check_shape, pair
 from . import choice, reference
-from .numpy_strided import transposed
+from .numpy_transposed import transposed
 
 __all__ = [
     "conv2d",
@@ -49,7 +52,7 @@ def conv2d(
     s, p = _operands("x", x, w, "c_in", x_axis=2, b=b, stride=stride, padding=padding)
     size = _out_size("x", x.shape, w.shape, s, p)
     if is_cuda(x):
-        return reference.conv2d(x, w, b, s, p)
+        return _by_definition(reference.conv2d, x, w, b, s, p)
     y = np.empty((x.shape[0], *size, w.shape[3]), x.dtype)
     choice.correlate(x, w, b, y, s, (-p[0], -p[1]))
     return y
@@ -73,9 +76,9 @@ def conv2d_grad_x(
         raise ValueError(f"x_shape must end in w's {w.shape[2]} input channels, got {x_shape}")
     _check_output("g", g, (x_shape[0], *_out_size("x", x_shape, w.shape, s, p), w.shape[3]), x_shape)
     if is_cuda(g) or not _finite(w):
-        return reference.conv2d_grad_x(g, w, x_shape, s, p)
+        return _by_definition(reference.conv2d_grad_x, g, w, x_shape, s, p)
     dx = np.empty(x_shape, g.dtype)
-    transposed(choice.correlate_stride_one, g, w.transpose(0, 1, 3, 2), None, dx, s, p)
+    transposed(choice.correlate, g, w.transpose(0, 1, 3, 2), None, dx, s, p)
     return dx
 
 
@@ -97,7 +100,7 @@ def conv2d_grad_w(
         raise ValueError(f"w_shape must end in the channels of x and g, {(x.shape[3], g.shape[3])}, got {w_shape}")
     _check_output("g", g, (x.shape[0], *_out_size("x", x.shape, w_shape, s, p), w_shape[3]), x.shape)
     if is_cuda(x):
-        return reference.conv2d_grad_w(x, g, w_shape, s, p)
+        return _by_definition(reference.conv2d_grad_w, x, g, w_shape, s, p)
     return choice.correlate_grad_w(x, g, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
 
 
@@ -124,9 +127,9 @@ def conv_transpose2d(
     if height < 1 or width < 1:
         raise ValueError(f"padding {p} leaves an output of {height} x {width} pixels from x of shape {x.shape}")
     if is_cuda(x) or not _finite(w):
-        return reference.conv_transpose2d(x, w, b, s, p, extra)
+        return _by_definition(reference.conv_transpose2d, x, w, b, s, p, extra)
     y = np.empty((x.shape[0], height, width, w.shape[3]), x.dtype)
-    transposed(choice.correlate_stride_one, x, w, b, y, s, p)
+    transposed(choice.correlate, x, w, b, y, s, p)
     return y
 
 
@@ -141,7 +144,7 @@ def conv_transpose2d_grad_x(
     s, p = _operands("g", g, w, "c_out", x_axis=3, stride=stride, padding=padding)
     size = _out_size("g", g.shape, w.shape, s, p)
     if is_cuda(g):
-        return reference.conv_transpose2d_grad_x(g, w, s, p)
+        return _by_definition(reference.conv_transpose2d_grad_x, g, w, s, p)
     dx = np.empty((g.shape[0], *size, w.shape[2]), g.dtype)
     choice.correlate(g, w.transpose(0, 1, 3, 2), None, dx, s, (-p[0], -p[1]))
     return dx
@@ -162,9 +165,14 @@ def conv_transpose2d_grad_w(
         raise ValueError(f"w_shape must end in the channels of x and g, {(x.shape[3], g.shape[3])}, got {w_shape}")
     _check_output("x", x, (g.shape[0], *_out_size("g", g.shape, w_shape, s, p), w_shape[2]), g.shape)
     if is_cuda(x):
-        return reference.conv_transpose2d_grad_w(x, g, w_shape, s, p)
+        return _by_definition(reference.conv_transpose2d_grad_w, x, g, w_shape, s, p)
     dw = choice.correlate_grad_w(g, x, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
     return np.ascontiguousarray(dw.transpose(0, 1, 3, 2))
+
+
+def _by_definition(function: Callable[..., Array], *args: Any) -> Array:
+    with np.errstate(invalid="ignore", over="ignore"):  # Inf - Inf is NaN without a warning, on every way
+        return function(*args)
 
 
 def _operands(

@@ -1,4 +1,4 @@
-r"""Winograd's minimal filtering $F(m \times m, r \times r)$: stride-1 convolution with fewer multiplications, float32.
+r"""Winograd's minimal filtering $F(m \times m, r \times r)$: convolution with fewer multiplications, float32.
 
 $$Y = A^T \Big[ \textstyle\sum_c (G\, w_c\, G^T) \odot (B^T d_c\, B) \Big] A$$
 
@@ -8,6 +8,10 @@ once. $F(4 \times 4, 3 \times 3)$ multiplies 36 times where the definition multi
 
 Both gradients use the same three matrices. The one with respect to $x$ is the convolution of $g$ with the mirrored
 kernel; the one with respect to $w$ is $G^T \big[ \sum_{tiles} (B^T d\, B) \odot (A\, g\, A^T) \big] G$.
+
+**Strides.** If the stride divides the kernel, $k = r s$, the convolution is one of stride 1 with an $r \times r$ kernel
+over the image whose $s \times s$ blocks of pixels lie in its channels ("folded", $s^2 c$ channels). The block's rows and
+columns already lie $s$ lines and $s$ pixels apart in memory, so only strides change here.
 
 **The matrices** come from evaluating polynomials at $n - 1$ points and at infinity (Toom-Cook). Here the transforms
 are matrix products too, because BLAS is faster than additions by ufuncs. So the points need not be small integers:
@@ -40,8 +44,8 @@ Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
 OUTPUT_TILES = {2: (3, 4), 3: (2, 3, 4)}  # m for each kernel size r; beyond n = 6 points the errors grow fast
 POINTS = {
     4: (0.0, 1.0, -1.0),
-    5: (0.4, -0.4, 1.2, -1.2),  # the best of a grid, as the next ones nearly are
-    6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)),
+    5: (0.4, -0.4, 1.2, -1.2),  # the most accurate on a grid of candidates
+    6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)),  # within 4 % of the most accurate
 }
 LARGEST = 8192  # tiles x channels of a block: 36 points of them are 1.2 MB
 SMALLEST = 4096  # below this a block costs more to start than to share
@@ -81,19 +85,22 @@ def correlate(
     w: np.ndarray,
     b: np.ndarray | None,
     out: np.ndarray,
+    stride: Pair,
     start: Pair,
     m: int,
     matrices: Callable[[int, int, Any], Matrices] = toom_cook,
 ) -> None:
-    r"""As ``numpy_direct.correlate`` with stride 1, by $F(m \times m, r \times r)$ for ``w`` of shape (r, r, c_in, c_out)."""
-    r, _, c_in, c_out = w.shape
+    r"""As ``numpy_direct.correlate``, by $F(m \times m, r \times r)$, for ``w`` of shape (r s_h, r s_w, c_in, c_out)."""
+    r, c_out = w.shape[0] // stride[0], w.shape[3]
     at, g, bt = matrices(m, r, x.dtype)
     n, wide = len(bt), -(-out.shape[2] // m)
-    weights = _both_sides(g, w).reshape(n * n, c_in, c_out)
+    folded = w.reshape(r, stride[0], r, stride[1], -1, c_out).transpose(0, 2, 1, 3, 4, 5).reshape(r, r, -1, c_out)
+    with np.errstate(invalid="ignore", over="ignore"):
+        weights = _both_sides(g, folded).reshape(n * n, -1, c_out)
 
     def tile(block: Block) -> None:
         samples, rows = block
-        v = _points(bt, x, block, wide, start, m, "v")  # (n n, tiles, c_in)
+        v = _points(bt, x, block, wide, stride, start, m, "v")
         products = scratch("products", (n, n, v.shape[1] * c_out), x.dtype)
         np.matmul(v, weights, out=products.reshape(n * n, -1, c_out))
         half = scratch("half", (m, n, v.shape[1] * c_out), x.dtype)
@@ -103,10 +110,10 @@ def correlate(
         target = out[samples, rows.start * m : rows.stop * m]
         _store(values.reshape(m, m, target.shape[0], -1, wide, c_out), b, target)
         if not _finite(values):
-            numpy_direct.correlate(x[samples], w, b, target, (1, 1), (start[0] + rows.start * m, start[1]))
+            numpy_direct.correlate(x[samples], w, b, target, stride, (start[0] + rows.start * m * stride[0], start[1]))
 
-    largest = _largest(c_in, c_out)
-    smallest = min(largest, SMALLEST // max(c_in, c_out))
+    largest = _largest(weights.shape[1], c_out)
+    smallest = min(largest, SMALLEST // max(weights.shape[1:]))
     with np.errstate(invalid="ignore", over="ignore"):
         map_tiles(tile, share(out.shape[0], -(-out.shape[1] // m), wide, largest, smallest))
 
@@ -114,13 +121,14 @@ def correlate(
 def correlate_grad_w(
     x: np.ndarray,
     g: np.ndarray,
-    r: int,
+    kernel: Pair,
+    stride: Pair,
     start: Pair,
     m: int,
     matrices: Callable[[int, int, Any], Matrices] = toom_cook,
 ) -> np.ndarray:
-    r"""As ``numpy_direct.correlate_grad_w`` with stride 1 and an $r \times r$ kernel, summed over tiles at the points."""
-    c_in, c_out = x.shape[3], g.shape[3]
+    r"""As ``numpy_direct.correlate_grad_w`` for a kernel (r s_h, r s_w), the tiles summed at the points."""
+    r, c_in, c_out = kernel[0] // stride[0], stride[0] * stride[1] * x.shape[3], g.shape[3]
     at, gm, bt = matrices(m, r, x.dtype)
     a = np.ascontiguousarray(at.T)
     n, high, wide = len(bt), -(-g.shape[1] // m), -(-g.shape[2] // m)
@@ -128,8 +136,8 @@ def correlate_grad_w(
     def partial(group: Block) -> Any:
         total = None
         for block in cut(group, wide, _largest(c_in, c_out)):
-            v = _points(bt, x, block, wide, start, m, "v").transpose(0, 2, 1)
-            u = _points(a, g, block, wide, (0, 0), m, "u")
+            v = _points(bt, x, block, wide, stride, start, m, "v").transpose(0, 2, 1)
+            u = _points(a, g, block, wide, (1, 1), (0, 0), m, "u")
             if total is None:
                 total = np.matmul(v, u)
             else:
@@ -142,11 +150,12 @@ def correlate_grad_w(
     with np.errstate(invalid="ignore", over="ignore"):
         summed = numpy_direct.add_in_order(map_tiles(partial, groups))
         if summed is None:
-            return np.zeros((r, r, c_in, c_out), x.dtype)
+            return np.zeros((*kernel, x.shape[3], c_out), x.dtype)
         dw = _both_sides(np.ascontiguousarray(gm.T), summed.reshape(n, n, c_in, c_out))
         if not _finite(dw):
-            return numpy_direct.correlate_grad_w(x, g, (r, r), (1, 1), start)
-    return dw
+            return numpy_direct.correlate_grad_w(x, g, kernel, stride, start)
+    unfolded = dw.reshape(r, r, *stride, x.shape[3], c_out).transpose(0, 2, 1, 3, 4, 5)
+    return unfolded.reshape(*kernel, x.shape[3], c_out)
 
 
 def _both_sides(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -156,27 +165,31 @@ def _both_sides(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
     return np.matmul(matrix, half).reshape(rows, rows, *w.shape[2:])
 
 
-def _points(matrix: np.ndarray, x: np.ndarray, block: Block, wide: int, start: Pair, m: int, name: str) -> np.ndarray:
-    r"""$M d M^T$ for every tile $d$ of a block and every channel: (n n, tiles, c), in scratch memory called ``name``.
+def _points(
+    matrix: np.ndarray, x: np.ndarray, block: Block, wide: int, stride: Pair, start: Pair, m: int, name: str
+) -> np.ndarray:
+    r"""$M d M^T$ for every tile $d$ of a block, every channel of the folded image: (n n, tiles, s_h s_w c), in scratch.
 
-    The tiles begin every ``m`` rows and columns and are as high and wide as $M$ has columns. The first product runs
-    along whole lines of the image, where they lie: gathering the tiles' columns after it copies less than before it.
+    The tiles begin every ``m`` folded rows and columns and are as high and wide as $M$ has columns. The first product
+    runs along whole lines of the image, where they lie: gathering the tiles' columns after it copies less than before.
     """
     samples, rows = block
     n, size = matrix.shape
-    count, high, c = samples.stop - samples.start, rows.stop - rows.start, x.shape[3]
-    extent = (high * m + size - m, wide * m + size - m)
-    box = region(x, samples, (start[0] + rows.start * m, start[1]), extent, copy=True)
-    line = extent[1] * c
-    lines = _view(box, (count, high, size, line), (extent[0] * line, m * line, line, 1))
-    half = scratch("half", (count, high, n, line), x.dtype)
+    count, high, c = samples.stop - samples.start, rows.stop - rows.start, stride[1] * x.shape[3]
+    extent = (high * m + size - m, wide * m + size - m)  # of the folded image
+    first = (start[0] + rows.start * m * stride[0], start[1])
+    box = region(x, samples, first, (extent[0] * stride[0], extent[1] * stride[1]), copy=True)
+    line = extent[1] * c  # of the image; a folded line is stride[0] of them
+    step = stride[0] * line
+    lines = _view(box, (count, high, size, step), (extent[0] * step, m * step, step, 1))
+    half = scratch("half", (count, high, n, step), x.dtype)
     np.matmul(matrix, lines, out=half)
-    columns = _view(half, (n, size, count, high, wide, c), (line, c, high * n * line, n * line, m * c, 1))
-    gathered = scratch("gathered", columns.shape, x.dtype)
-    np.copyto(gathered, columns)
-    points = scratch(name, (n, n, count * high * wide * c), x.dtype)
+    shape = (n, size, count, high, wide, stride[0], c)
+    gathered = scratch("gathered", shape, x.dtype)
+    np.copyto(gathered, _view(half, shape, (step, c, high * n * step, n * step, m * c, line, 1)))
+    points = scratch(name, (n, n, count * high * wide * stride[0] * c), x.dtype)
     np.matmul(matrix, gathered.reshape(n, size, -1), out=points)
-    return points.reshape(n * n, -1, c)
+    return points.reshape(n * n, -1, stride[0] * c)
 
 
 def _view(base: np.ndarray, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
@@ -211,16 +224,18 @@ def _largest(c_in: int, c_out: int) -> int:
     return min(largest, fit) if fit >= FEWEST_TILES else largest
 
 
-def magnitude(x: np.ndarray, w: np.ndarray, start: Pair, size: Pair, m: int) -> np.ndarray:
+def magnitude(x: np.ndarray, w: np.ndarray, size: Pair, stride: Pair, start: Pair, m: int) -> np.ndarray:
     r"""$|A^T| [ \sum_c |G||w_c||G^T| \odot |B^T||d_c||B| ] |A|$ in float64: what ``correlate``'s rounding errors follow."""
     out = np.empty((x.shape[0], *size, w.shape[3]))
-    correlate(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), None, out, start, m, absolute)
+    correlate(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), None, out, stride, start, m, absolute)
     return out
 
 
-def magnitude_grad_w(x: np.ndarray, g: np.ndarray, r: int, start: Pair, m: int) -> np.ndarray:
+def magnitude_grad_w(x: np.ndarray, g: np.ndarray, kernel: Pair, stride: Pair, start: Pair, m: int) -> np.ndarray:
     """The same for ``correlate_grad_w``."""
-    return correlate_grad_w(np.abs(x).astype(np.float64), np.abs(g).astype(np.float64), r, start, m, absolute)
+    return correlate_grad_w(
+        np.abs(x).astype(np.float64), np.abs(g).astype(np.float64), kernel, stride, start, m, absolute
+    )
 
 
 def amplification(m: int, r: int) -> float:

@@ -8,7 +8,7 @@ In nats. Logits of $-\infty$ (forbidden classes) have probability 0 and a gradie
 
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_index, check_same, check_shape
@@ -17,7 +17,7 @@ from . import numpy_rows, reference
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
 
 
-def cross_entropy_forward(logits: Float[Array, "m k"], targets: Int[Array, " m"]) -> tuple[Float[Array, " m"], Any]:
+def cross_entropy_forward(logits: Float[Array, "m k"], targets: Integer[Array, " m"]) -> tuple[Float[Array, " m"], Any]:
     r"""$\ell_i = \ln \sum_j e^{x_{ij}} - x_{i c_i}$, not averaged. Returns (loss, saved); ``saved`` is two numbers a row.
 
     Raises TypeError for dtypes, ValueError for shapes and for a target outside of 0..k-1 (negative ones too).
@@ -29,7 +29,7 @@ def cross_entropy_forward(logits: Float[Array, "m k"], targets: Int[Array, " m"]
 
 
 def cross_entropy_backward(
-    g: Float[Array, " m"], logits: Float[Array, "m k"], targets: Int[Array, " m"], saved: Any
+    g: Float[Array, " m"], logits: Float[Array, "m k"], targets: Integer[Array, " m"], saved: Any
 ) -> Float[Array, "m k"]:
     r"""$\bar x_{ij} = g_i\,(\mathrm{softmax}(x_i)_j - [j = c_i])$; the softmax is computed again from ``logits``."""
     _check(logits, targets)

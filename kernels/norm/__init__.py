@@ -26,8 +26,8 @@ __all__ = ["group_norm_backward", "group_norm_forward", "layer_norm_backward", "
 
 def group_norm_forward(
     x: Float[Array, "n *axes c"],
-    gamma: Float[Array, "*n c"],
-    beta: Float[Array, "*n c"],
+    gamma: Float[Array, "*per_gamma c"],
+    beta: Float[Array, "*per_beta c"],
     groups: int,
     *,
     eps: float = 1e-5,
@@ -51,14 +51,14 @@ def group_norm_forward(
 def group_norm_backward(
     g: Float[Array, "n *axes c"],
     x: Float[Array, "n *axes c"],
-    gamma: Float[Array, "*n c"],
-    beta: Float[Array, "*n c"],
+    gamma: Float[Array, "*per_gamma c"],
+    beta: Float[Array, "*per_beta c"],
     saved: Any,
     groups: int,
     *,
     eps: float = 1e-5,
     silu: bool = False,
-) -> tuple[Float[Array, "n *axes c"], Float[Array, "*n c"], Float[Array, "*n c"]]:
+) -> tuple[Float[Array, "n *axes c"], Float[Array, "*per_gamma c"], Float[Array, "*per_beta c"]]:
     r"""$\bar x = r\,(\gamma \bar z - \overline{\gamma \bar z} - \hat x\, \overline{\gamma \bar z \hat x})$, $\bar\gamma = \sum \bar z \hat x$, $\bar\beta = \sum \bar z$, $r = 1/\sqrt{\sigma_g^2 + \epsilon}$.
 
     ``g`` is the gradient with respect to y. The other arguments are those of the forward call, ``saved`` is what it

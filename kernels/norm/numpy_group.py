@@ -29,6 +29,7 @@ import numpy as np
 from ..threads import TILE_BYTES, map_tiles, scratch, split
 
 FAR = 16.0  # mean^2 / variance from which the shift pays for its extra pass: 4 of 24 bits are lost there
+ROUNDS = 3  # of shifting: the first mean of a group at 1e15 is itself rounded, and the second round finds the rest
 ROW = 8192  # elements: rows of at least NumPy's iteration buffer are multiplied at the full speed
 
 
@@ -49,7 +50,7 @@ class Plan(NamedTuple):
 
 def forward(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) -> tuple[Any, Saved]:
     """``x`` (n, pixels, c), contiguous -> y of the same shape."""
-    n, pixels, c = x.shape
+    n, _, c = x.shape
     y = np.empty_like(x)
     saved = Saved(np.zeros((n, groups)), np.full((n, groups), eps**-0.5), np.zeros((n, groups), x.dtype))
     if x.size == 0:
@@ -73,9 +74,7 @@ def forward(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) 
     return y, saved
 
 
-def backward(
-    g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, silu: bool
-) -> tuple[Any, Any, Any]:
+def backward(g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, silu: bool) -> tuple[Any, Any, Any]:
     """``g`` and ``x`` (n, pixels, c), contiguous -> dx, dgamma and dbeta as float64 sums for each sample (n, c)."""
     n, pixels, c = x.shape
     dx = np.empty_like(x)
@@ -136,10 +135,12 @@ def share(n: int, most: int) -> int:
 def _statistics(x: Any, blocks: Sequence[slice], groups: int, eps: float) -> tuple[Any, Any, Any]:
     """Mean of x - shift, 1 / sqrt(var + eps), shift: each (samples, groups)."""
     mean, var = _moments(x, blocks, groups, None)
-    far = ~(mean * mean <= FAR * var)  # NaN counts as far: the shift makes it NaN again
     shift = np.zeros(mean.shape, x.dtype)
-    if far.any():
-        shift[far] = mean[far]
+    for _ in range(ROUNDS):
+        far = ~(mean * mean <= FAR * var)  # NaN counts as far: the shift makes it NaN again
+        if not far.any():
+            break
+        shift[far] += mean[far].astype(x.dtype)
         mean, var = _moments(x, blocks, groups, _channels(shift, x.shape[-1]))
     return mean, 1 / np.sqrt(np.maximum(var, 0) + eps), shift
 

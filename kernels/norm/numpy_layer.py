@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..threads import TILE_BYTES, map_tiles, scratch, split
-from .numpy_group import FAR, Saved, share
+from .numpy_group import FAR, ROUNDS, Saved, share
 
 
 def forward(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Saved]:
@@ -31,12 +31,12 @@ def forward(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Saved]:
     def tile(s: slice) -> None:
         mean, r, shift = _statistics(x[s], eps)
         saved.mean[s], saved.scale[s], saved.shift[s] = mean, r, shift
-        xs, out = _shifted(x[s], shift), y[s]
-        offset = scratch("norm a", out.shape, out.dtype)
-        _outer([r, 0 * r], rows, out)
-        np.multiply(out, xs, out=out)
+        xs = _shifted(x[s], shift)
+        product, offset = (scratch(name, xs.shape, xs.dtype) for name in ("norm a", "norm b"))
+        _outer([r, 0 * r], rows, product)
+        np.multiply(product, xs, out=product)
         _outer([-mean * r, np.ones_like(r)], rows, offset)
-        np.add(out, offset, out=out)
+        np.add(product, offset, out=y[s])
 
     with np.errstate(all="ignore"):
         map_tiles(tile, tiles(x))
@@ -52,22 +52,23 @@ def backward(g: Any, x: Any, gamma: Any, saved: Saved) -> tuple[Any, Any, Any]:
     gamma_row, ones_row = (np.stack([p, np.zeros_like(p)]) for p in (gamma, np.ones_like(gamma)))
 
     def tile(s: slice) -> tuple[Any, Any]:
-        mean, r, gs, out = saved.mean[s], saved.scale[s], g[s], dx[s]
+        mean, r, gs = saved.mean[s], saved.scale[s], g[s]
         xs = _shifted(x[s], saved.shift[s])
-        p = np.multiply(gs, xs, out=scratch("norm a", out.shape, out.dtype))
+        product, p = (scratch(name, xs.shape, xs.dtype) for name in ("norm a", "norm b"))
+        np.multiply(gs, xs, out=p)
         ones = np.ones(len(gs), x.dtype)
         dbeta = (ones @ gs).astype(np.float64)
         dgamma = (r.astype(x.dtype) @ p).astype(np.float64) - (mean * r).astype(x.dtype) @ gs
         c_1 = (gs @ gamma).astype(np.float64)
         c_2 = r * (p @ gamma - mean * c_1) / d
         on_x = -r * r * c_2
-        _outer([r, 0 * r], gamma_row, out)
-        np.multiply(out, gs, out=out)
+        _outer([r, 0 * r], gamma_row, product)
+        np.multiply(product, gs, out=product)
         _outer([on_x, 0 * r], ones_row, p)
         np.multiply(p, xs, out=p)
-        np.add(out, p, out=out)
+        np.add(product, p, out=product)
         _outer([-on_x * mean - r * c_1 / d, 0 * r], ones_row, p)
-        np.add(out, p, out=out)
+        np.add(product, p, out=dx[s])
         return dgamma, dbeta
 
     with np.errstate(all="ignore"):
@@ -85,10 +86,12 @@ def tiles(x: Any) -> list[slice]:
 def _statistics(x: Any, eps: float) -> tuple[Any, Any, Any]:
     """Mean of x - shift, 1 / sqrt(var + eps), shift: each (rows,)."""
     mean, var = _moments(x)
-    far = ~(mean * mean <= FAR * var)
     shift = np.zeros(len(x), x.dtype)
-    if far.any():
-        shift[far] = mean[far]
+    for _ in range(ROUNDS):
+        far = ~(mean * mean <= FAR * var)
+        if not far.any():
+            break
+        shift[far] += mean[far].astype(x.dtype)
         mean, var = _moments(_shifted(x, shift))
     return mean, 1 / np.sqrt(np.maximum(var, 0) + eps), shift
 

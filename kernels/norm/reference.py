@@ -72,8 +72,7 @@ def _standardised(x: Array, gamma: Array, beta: Array, groups: int, eps: float) 
     if x.size == 0:
         empty = x.reshape(n, 0 if n else 1, c)
         return (empty, 1.0), empty
-    xs = x.reshape(n, -1, groups, c // groups)
-    centred = xs - xs.mean(axis=(1, 3), keepdims=True)
+    centred = _centred(x.reshape(n, -1, groups, c // groups), (1, 3))
     r = 1 / array_module(x).sqrt((centred * centred).mean(axis=(1, 3), keepdims=True) + eps)
     x_hat = (centred * r).reshape(n, -1, c)
     return (x_hat, r), x_hat * gamma.reshape(-1, 1, c) + beta.reshape(-1, 1, c)
@@ -82,9 +81,15 @@ def _standardised(x: Array, gamma: Array, beta: Array, groups: int, eps: float) 
 def _rows(x: Array, eps: float) -> tuple[Array, Array]:
     if x.size == 0:
         return x, x
-    centred = x - x.mean(axis=-1, keepdims=True)
+    centred = _centred(x, (-1,))
     r = 1 / array_module(x).sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
     return centred * r, r
+
+
+def _centred(x: Array, axes: tuple[int, ...]) -> Array:
+    """x - mean, twice: the first mean is rounded to the size of x, which may be far from zero."""
+    x = x - x.mean(axis=axes, keepdims=True)
+    return x - x.mean(axis=axes, keepdims=True)
 
 
 def _sigmoid(z: Array) -> Array:

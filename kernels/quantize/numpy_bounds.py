@@ -1,6 +1,6 @@
 r"""The nearest code by one matrix product, and by exact distances only where that cannot decide.
 
-Seen from the codebook's mean, $|z - c|^2 - |z|^2 = |c|^2 - 2 z \cdot c =: s$ is one product with $|c|^2$ as an extra
+Seen from the codebook's middle, $|z - c|^2 - |z|^2 = |c|^2 - 2 z \cdot c =: s$ is one product with $|c|^2$ as an extra
 column. A sum of n products in working precision is off by at most $n u$ times the sum of their absolute values
 (Higham 2002, eq. 3.4), here by less than $\Gamma (|c|^2 + 2 |z| |c|)$ with $\Gamma$ about $(d + 8) u$. That error is a
 product too, so the columns are chosen such that the result is a *lower bound* of s:
@@ -22,16 +22,20 @@ from ..threads import map_tiles, scratch, split
 from . import reference
 
 GROUP = 32  # codes of which only the smallest bound is looked at first
-BLOCK = 1 << 17  # bounds computed at once, 512 KiB in float32
+BLOCK, CODES = 1 << 17, 256  # bounds computed at once, 512 KiB in float32, and of how many codes at least
 KEPT = 1 << 20  # bounds of a tile
-ROWS = 1024  # rows of z in a tile at most
+ROWS = 512  # rows of z in a tile at most
+TILE_WORK = 20_000_000  # multiplications (200 microseconds) below which work is not cut: a tile costs as much besides
+SAMPLE = 64  # codes whose median is taken for the codebook's middle; a mean would follow a few that lie far out
 MANY = 16  # candidates from which a row is left to the definition
 
 
 class Codes(NamedTuple):
     """The codebook as the product wants it: in blocks; in a block, code ``member * groups + group``."""
 
-    columns: np.ndarray  # (blocks, GROUP * groups, d + 2), the left factor of L; +inf where there is no code
+    columns: (
+        np.ndarray
+    )  # (blocks, GROUP * groups, d + 2), the left factor of L; where there is no code, so that L is huge
     length: np.ndarray  # (blocks * GROUP * groups,): |c| in float64
     centre: np.ndarray  # (d,) float64
     codebook: np.ndarray
@@ -46,7 +50,7 @@ def nearest_code(z: np.ndarray, codebook: np.ndarray) -> np.ndarray:
             return reference.nearest_code(z, codebook)
         codes = _prepare(codebook)
         indices = np.empty(len(z), np.int64)
-        tiles = split(len(z), codes.rows, smallest=64)
+        tiles = split(len(z), codes.rows, smallest=TILE_WORK // codebook.size + 1)
         left = np.concatenate(map_tiles(lambda rows: rows.start + _tile(z[rows], codes, indices[rows]), tiles))
         if len(left):
             first = np.sort(np.unique(codebook, axis=0, return_index=True)[1])  # the lowest index of equal codes
@@ -65,10 +69,11 @@ def _gamma(d: int, dtype: np.dtype) -> float:
 def _prepare(codebook: np.ndarray) -> Codes:
     k, d = codebook.shape
     dtype = codebook.dtype.newbyteorder("=")
-    rows = min(ROWS, max(128, BLOCK // k)) if k <= KEPT // 128 else max(32, KEPT // k)
-    groups = min(-(-k // GROUP), max(1, BLOCK // (rows * GROUP)))
+    rows = min(ROWS, max(32, KEPT // k))
+    groups = min(-(-k // GROUP), max(CODES, BLOCK // rows) // GROUP)
     blocks = -(-k // (groups * GROUP))
-    centre = codebook.mean(axis=0, dtype=np.float64)
+    sample = codebook[:: -(-k // SAMPLE)]
+    centre = np.partition(sample, len(sample) // 2, axis=0)[len(sample) // 2].astype(np.float64)
     c = codebook - centre
     length = np.zeros(blocks * groups * GROUP)
     length[:k] = np.sqrt(np.vecdot(c, c))
@@ -76,7 +81,7 @@ def _prepare(codebook: np.ndarray) -> Codes:
     columns = np.zeros((len(length), d + 2), dtype)
     np.multiply(c, -2, out=columns[:k, :d], casting="same_kind")
     columns[:, d] = (1 - gamma) * np.square(length)
-    columns[k:, d] = np.inf
+    columns[k:, d] = np.finfo(dtype).max / 2
     columns[:, d + 1] = -2 * gamma * length
     return Codes(columns.reshape(blocks, -1, d + 2), length, centre, codebook, groups, rows)
 
@@ -86,18 +91,26 @@ def _tile(z: np.ndarray, codes: Codes, indices: np.ndarray) -> np.ndarray:
     dtype = codes.columns.dtype
     z_columns, length, left = _columns(z, codes)
     low, smallest = _bounds(codes, z_columns)
-    row = np.arange(len(z))
-    best = smallest.argmin(axis=0)
-    code = _codes_of(best, low[best // codes.groups, :, best % codes.groups, row].argmin(axis=1), codes.groups)
+    row, best = np.arange(len(z)), smallest.argmin(axis=0)
+    bounds = low[best // codes.groups, :, best % codes.groups, row]  # (rows, GROUP): the group that looks best
+    code = _codes_of(best, bounds.argmin(axis=1), codes.groups)
     upper = smallest[best, row] + _width(length, codes.length[code], z.shape[1], dtype)
     limit = np.nextafter(upper.astype(dtype), dtype.type(np.inf))
 
-    group, row = np.nonzero(smallest <= limit)
-    pair, member = np.nonzero(low[group // codes.groups, :, group % codes.groups, row] <= limit[row, None])
-    row, code = row[pair], _codes_of(group[pair], member, codes.groups)
+    near, member = np.divmod(np.flatnonzero(bounds <= limit[:, None]), GROUP)
+    candidates = [(near, _codes_of(best[near], member, codes.groups))]
+    group, row = np.divmod(np.flatnonzero(smallest <= limit), len(z))
+    other = group != best[row]
+    if other.any():
+        group, row = group[other], row[other]
+        bounds = low[group // codes.groups, :, group % codes.groups, row]
+        near, member = np.divmod(np.flatnonzero(bounds <= limit[row, None]), GROUP)
+        candidates.append((row[near], _codes_of(group[near], member, codes.groups)))
+    row, code = (np.concatenate(parts) for parts in zip(*candidates))
+
+    indices[row] = code  # right where there is one candidate
     count = np.bincount(row, minlength=len(z))
     left |= (count == 0) | (count > MANY)
-    indices[row] = code
     several = (count[row] > 1) & ~left[row]
     if several.any():
         _decide(z, codes.codebook, row[several], code[several], indices)
@@ -114,7 +127,7 @@ def _columns(z: np.ndarray, codes: Codes) -> tuple[np.ndarray, np.ndarray, np.nd
     if left.any():
         moved[left], length[left] = 0, 0
     columns = scratch("z", (d + 2, len(z)), dtype)
-    columns[:d], columns[d], columns[d + 1] = moved.T, 1, length
+    columns[:d], columns[d], columns[d + 1] = moved.astype(dtype).T, 1, length
     return columns, length, left
 
 

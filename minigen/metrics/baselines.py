@@ -7,10 +7,12 @@ within a class; a mixture of Gaussians over whole images. All return valid grey 
 import warnings
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
+from scipy.linalg import eigh, qr
 
 from kernels.backend import Array
 
+FITTED = 4096  # images that the mixture is fitted to, at most
 COMPONENTS = 64  # the mixture lives in this many principal components (all of them for the 8x8 digits)
 REGULAR = 1e-3  # added to the mixture's variances, as a share of the mean variance of a component
 
@@ -41,15 +43,15 @@ def gaussian_mixture(
 ) -> UInt8[Array, "m h w c"]:
     """``count`` draws from a mixture of ``k`` full Gaussians fitted to ``images``, rounded and clipped to levels.
 
-    Fitted by scikit-learn's expectation maximisation (imported here, it takes a second) in the first 64 principal
-    components; what lies outside them stays at its mean.
+    Fitted by scikit-learn's expectation maximisation (imported here, it takes a second) to at most 4,096 images in
+    their first 64 principal components; what lies outside of these stays at its mean.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    flat = images.reshape(len(images), -1).astype(np.float64)
+    flat = images[:FITTED].reshape(len(images[:FITTED]), -1).astype(np.float64)
     mean = flat.mean(axis=0)
-    axes = np.linalg.eigh(np.cov(flat, rowvar=False))[1][:, ::-1][:, :COMPONENTS]  # (pixels, components)
+    axes = principal_axes(flat - mean, COMPONENTS)  # (pixels, components)
     low = (flat - mean) @ axes
     seed = int(rng.integers(0, 2**31 - 1))
     model = GaussianMixture(k, reg_covar=REGULAR * low.var(axis=0).mean(), max_iter=50, random_state=seed)
@@ -62,3 +64,13 @@ def gaussian_mixture(
     drawn = model.means_[which] + np.einsum("nij,nj->ni", roots[which], z)
     pixels = np.rint(mean + drawn @ axes.T)
     return np.clip(pixels, 0, levels - 1).astype(np.uint8).reshape(count, *images.shape[1:])
+
+
+def principal_axes(centred: Float[Array, "n d"], count: int) -> Float[Array, "d k"]:
+    """Orthonormal directions of the largest variance, at most ``count``: of the smaller one of the two Gram matrices."""
+    n, d = centred.shape
+    k = min(count, n, d)
+    if d <= n:
+        return eigh(centred.T @ centred, subset_by_index=[d - k, d - 1])[1]
+    left = eigh(centred @ centred.T, subset_by_index=[n - k, n - 1])[1]
+    return qr(centred.T @ left, mode="economic")[0]

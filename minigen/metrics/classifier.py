@@ -13,6 +13,7 @@ digits), and an exponential average of the weights.
 pixel-independent noise under that label. A sample counts as *accepted* when the twin gives a real class more than 90 %.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,29 +49,30 @@ class Recipe:
 
 
 def recipes(shape: tuple[int, ...]) -> tuple[Recipe, Recipe]:
-    """The plain classifier's recipe and its twin's with the reject class, for images of this shape."""
-    channels = 32 if shape[0] * shape[1] <= 16 * 16 else 16
-    return Recipe(channels, steps=800), Recipe(channels, steps=1200, negatives=20)
+    """The plain classifier's recipe and its twin's with the reject class: narrower for images above 16x16 pixels."""
+    if shape[0] * shape[1] <= 16 * 16:
+        return Recipe(channels=32, steps=800), Recipe(channels=32, steps=1200, negatives=20)
+    return Recipe(channels=8, steps=800), Recipe(channels=8, steps=800, negatives=20)
 
 
 class Classifier(Module):
-    """Images (n, h, w, c) in [-1, 1] to ``classes`` logits; h and w must be multiples of 4."""
+    """Images (n, h, w, c) in [-1, 1] to ``classes`` logits; sides that 4 does not divide are padded with -1 (black)."""
 
     def __init__(
         self, shape: tuple[int, ...], classes: int, *, channels: int, dropout: float, rng: np.random.Generator
     ):
         h, w, c_in = shape
-        if h % 4 or w % 4:
-            raise ValueError(f"the classifier halves images twice: their sides must be multiples of 4, got {h} x {w}")
         c = channels
         widths = [(c_in, c), (c, c), (c, 2 * c), (2 * c, 2 * c)]
         self.convs = [Conv2d(a, b, initial=he, rng=rng) for a, b in widths]
-        self.hidden = Linear(2 * c * (h // 4) * (w // 4), FEATURES, initial=he, rng=rng)
+        self.margin = ((0, 0), (0, -h % 4), (0, -w % 4), (0, 0))
+        self.hidden = Linear(2 * c * -(-h // 4) * -(-w // 4), FEATURES, initial=he, rng=rng)
         self.head = Linear(FEATURES, classes, rng=rng)
         self.dropout = Dropout(dropout)
 
     def features(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         """The 64 rectified values before the last layer; ``rng`` draws dropout's mask while training."""
+        x = np.pad(x, self.margin, constant_values=-1)
         for i, conv in enumerate(self.convs):
             x = ag.relu(conv(x))
             if i % 2:
@@ -120,10 +122,10 @@ def training_batch(dataset: Dataset, recipe: Recipe, step: int, rng: np.random.G
     return np.concatenate(images), labels
 
 
-def in_blocks(function: object, images: Float[Array, "n h w c"], width: int) -> Float[Array, "n k"]:
+def in_blocks(function: Callable[[Array], Array], images: Float[Array, "n h w c"], width: int) -> Float[Array, "n k"]:
     """``function`` of blocks of images, without a tape, as one float32 array (n, width)."""
     result = np.empty((len(images), width), np.float32)
     with ag.no_grad():
         for start in range(0, len(images), BLOCK):
-            result[start : start + BLOCK] = ag.raw(function(images[start : start + BLOCK]))  # type: ignore[operator]
+            result[start : start + BLOCK] = ag.raw(function(images[start : start + BLOCK]))
     return result

@@ -97,7 +97,7 @@ def precision_recall(real: Float[Array, "n d"], fake: Float[Array, "m d"], *, k:
 
     A cloud is the union of balls around its points, each reaching to the point's ``k``-th nearest neighbour in the
     cloud (Kynkäänniemi et al. 2019, arXiv 1904.06991, equation 2). Always read the pair: a model that draws one
-    perfect image has precision 1 and recall near 0.
+    perfect image has precision 1 and recall near 0, and scattered noise, whose balls are large, has high recall.
     """
     return _inside(fake, real, k), _inside(real, fake, k)
 

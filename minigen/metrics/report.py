@@ -42,10 +42,15 @@ def quality(
     """The figures of ``COLUMNS`` for samples in [-1, 1]; of more than 512, ``rng`` picks 512.
 
     With fewer than 512 samples the reference of ``fd_ratio`` is taken at that number too, so that the finite-sample
-    bias of the Fréchet distance cancels. Raises ValueError for fewer than 4 samples and for NaN.
+    bias of the Fréchet distance cancels. Raises ValueError for NaN and for fewer than 4 samples, or real images in a split.
     """
-    if len(images) < 4:
-        raise ValueError(f"images must hold at least 4 samples, got {len(images)}")
+    for name, count in (
+        ("images", len(images)),
+        ("the test split", len(dataset.test)),
+        ("the training split", len(dataset.train)),
+    ):
+        if count < 4:
+            raise ValueError(f"{name} must hold at least 4 images to be measured, got {count}")
     if len(images) > SAMPLES:
         images = images[rng.choice(len(images), SAMPLES, replace=False)]
     return _figures(dataset, dataset.unscale(images), ruler)
@@ -58,11 +63,11 @@ def _figures(dataset: Dataset, levels: Array, ruler: Ruler) -> dict[str, float]:
     ours, of_train, of_test = (ruler.features(x) for x in (scaled, *_references(dataset)))
     probabilities = ruler.probabilities(scaled)
     classes = np.bincount(probabilities.argmax(axis=1), minlength=ruler.classes)
-    fd_test = frechet_distance(ours, of_test)
+    fd_test, reference = (frechet_distance(x, of_test) for x in (ours, of_train[:n]))
     precision, recall = precision_recall(_flat(test[:SAMPLES]), _flat(levels))
     memory = memorisation(_flat(levels), _flat(train), _flat(test[:SAMPLES]))
     return {
-        "fd_ratio": fd_test / frechet_distance(of_train[:n], of_test),
+        "fd_ratio": fd_test / reference if reference > 0 else float("inf"),
         "fd_test": fd_test,
         "fd_train": frechet_distance(ours, of_train),
         "accepted": float(ruler.accepted(scaled).mean()),
@@ -93,10 +98,11 @@ def reference_rows(dataset: Dataset, ruler: Ruler) -> dict[str, dict[str, float]
     of pixel-independent noise.
     """
     train, rng = dataset.train.images, np.random.default_rng(0)
+    k = min(10, max(1, len(train) // 20))  # a mixture of ten needs some images for each
     rows = {
         f"train {len(train[:SAMPLES])}": train[:SAMPLES],
         f"val {len(dataset.val.images[:SAMPLES])}": dataset.val.images[:SAMPLES],
-        "Gaussian mixture 10": gaussian_mixture(train, SAMPLES, levels=dataset.levels or 0, rng=rng),
+        f"Gaussian mixture {k}": gaussian_mixture(train, SAMPLES, levels=dataset.levels or 0, rng=rng, k=k),
         "pixel noise": pixel_noise(train, SAMPLES, rng=rng),
     }
     return {name: _figures(dataset, levels, ruler) for name, levels in rows.items()}

@@ -60,6 +60,8 @@ class Config:
     """Noise schedule: the paper's linear one (rescaled to T), or the cosine of its successor."""
     variance: Literal["small", "large"] = "small"
     """Variance of a reverse step: "small" (beta tilde) or "large" (beta)."""
+    sample_steps: int = 20
+    """Levels that sampling visits, spread evenly over the chain; T visits all."""
     base: int = 16
     """Channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2)
@@ -224,8 +226,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         ]
 
     def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None) -> Any:
-        """``n`` pictures in [-1, 1] by ancestral sampling over ``steps`` levels (all of them if None)."""
-        grid = schedule if steps is None else schedule.respaced(schedules.uniform_times(schedule.T, steps))
+        """``n`` pictures in [-1, 1] by ancestral sampling over ``steps`` levels (``sample_steps`` if None)."""
+        steps = min(config.sample_steps, config.T) if steps is None else steps
+        grid = schedule.respaced(schedules.uniform_times(schedule.T, steps))
         x_T = rng.standard_normal((n, h, w, c)).astype(np.float32)
         see = None if callback is None else (lambda t, x_t, x_0: callback(int(grid.times[t]), x_t))
         return ancestral.sample(unet, x_T, grid, rng=rng, variance=config.variance, clip=1.0, callback=see)

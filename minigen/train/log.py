@@ -46,7 +46,9 @@ class Log:
             while data:
                 data = data[os.write(self.file.fileno(), data) :]
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {os_reason(error)}") from error
+            raise UserError(
+                f"cannot write {self.path}: {os_reason(error)}; put that right and go on with --resume"
+            ) from error
 
     def close(self) -> None:
         """Flush and close."""

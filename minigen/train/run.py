@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run leaves: the paths of its files, the steps, the seconds spent, the last losses."""
+    """What a finished run leaves: the paths of its files, the steps, the seconds spent, the size."""
 
     out: Path
     steps: int
@@ -143,7 +143,6 @@ class Keeper:
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
         try:
             (path / SAMPLES).mkdir(parents=True, exist_ok=True)
-            (path / LOG).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to the folder {path}: {os_reason(error)}") from error
         self.save()
@@ -243,9 +242,8 @@ def position_of(path: Path, about: dict[str, Any], trainer: Trainer) -> dict[str
 class Stop:
     """While it lasts, Ctrl-C, a request to end and a closed terminal are noted instead of obeyed.
 
-    ``signal`` tells which came, or is 0.
- A second one interrupts at once, as usual. Python delivers signals to the main thread only; in another thread
-    this does nothing.
+    ``signal`` tells which came, or is 0. A second one interrupts at once, as usual. Python delivers signals to the main
+    thread only; in another thread this does nothing.
     """
 
     def __init__(self) -> None:

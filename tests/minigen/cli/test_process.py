@@ -84,3 +84,12 @@ def test_python_m_minigen_works_and_a_closed_pipe_is_no_error(environment: dict[
     with process.stderr as said:
         code = process.wait(timeout=60)
         assert code in (0, 1) and said.read() == b""  # rich leaves with 1
+
+
+def test_help_works_on_a_terminal_without_greek_letters(environment: dict[str, str]):
+    found = subprocess.run(
+        [sys.executable, "-m", "minigen", "train", "ddpm", "--help"],
+        env={**environment, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert found.returncode == 0 and b"--batch-size" in found.stdout, found.stderr

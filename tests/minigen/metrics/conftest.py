@@ -6,7 +6,7 @@ from minigen.data import Dataset, load
 from minigen.metrics.classifier import Recipe
 from minigen.metrics.ruler import Ruler, train_ruler
 
-EASY = {"channels": 8, "steps": 30, "batch": 128, "lr": 1.5e-2, "ema": 0.6, "dropout": 0.0, "shift": 0.0}
+EASY = {"channels": 8, "steps": 50, "lr": 1e-2, "ema": 0.7, "dropout": 0.0, "shift": 0.0}
 
 
 @pytest.fixture(scope="session")
@@ -16,4 +16,4 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def tiny_ruler(digits: Dataset) -> Ruler:
-    return train_ruler(digits, (Recipe(**EASY), Recipe(**EASY, negatives=40)))
+    return train_ruler(digits, (Recipe(**EASY), Recipe(**EASY, negatives=20)))

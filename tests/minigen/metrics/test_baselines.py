@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.compare import assert_close
 from minigen.data import load
-from minigen.metrics.baselines import class_noise, gaussian_mixture, pixel_noise
+from minigen.metrics.baselines import class_noise, gaussian_mixture, pixel_noise, principal_axes
 
 
 @given(n=st.integers(1, 6), count=st.integers(0, 9), seed=st.integers(0, 2**32 - 1))
@@ -82,3 +83,13 @@ def test_the_same_rng_gives_the_same_images(name):
     }[name]
     first, again, other = (draw(np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(30, 7), (7, 30), (5, 5), (1, 4)])
+def test_principal_axes_span_the_largest_singular_directions(shape):
+    x = np.random.default_rng(0).standard_normal(shape) * np.arange(1, shape[1] + 1)
+    axes = principal_axes(x, 3)
+    want = np.linalg.svd(x, full_matrices=False)[2][:3].T
+    assert axes.shape == want.shape
+    assert_close(axes.T @ axes, np.eye(axes.shape[1]), 1e-12)
+    assert_close(axes @ axes.T, want @ want.T, 1e-9)  # the same plane, whatever its basis

@@ -11,7 +11,7 @@ from minigen.metrics.classifier import BLOCK, FEATURES, Classifier, Recipe, in_b
 from minigen.metrics.classifier import training_batch as make_batch
 
 
-@pytest.mark.parametrize(("shape", "channels"), [((8, 8, 1), 4), ((28, 28, 1), 2), ((4, 12, 3), 3)])
+@pytest.mark.parametrize(("shape", "channels"), [((8, 8, 1), 4), ((28, 28, 1), 2), ((4, 12, 3), 3), ((7, 1, 1), 2)])
 def test_shapes(shape, channels):
     net = Classifier(shape, 7, channels=channels, dropout=0.3, rng=np.random.default_rng(0))
     x = np.random.default_rng(1).standard_normal((5, *shape)).astype(np.float32)
@@ -21,9 +21,13 @@ def test_shapes(shape, channels):
     assert in_blocks(net, x[:0], 7).shape == (0, 7)
 
 
-def test_sides_that_cannot_be_halved_twice_are_refused():
-    with pytest.raises(ValueError, match="multiples of 4, got 6 x 8"):
-        Classifier((6, 8, 1), 3, channels=2, dropout=0.0, rng=np.random.default_rng(0))
+def test_odd_sides_are_padded_with_black():
+    net = Classifier((6, 7, 1), 3, channels=2, dropout=0.0, rng=np.random.default_rng(0))
+    x = np.random.default_rng(1).standard_normal((4, 6, 7, 1)).astype(np.float32)
+    framed = Classifier((8, 8, 1), 3, channels=2, dropout=0.0, rng=np.random.default_rng(0))
+    black = np.full((4, 8, 8, 1), -1, np.float32)
+    black[:, :6, :7] = x
+    assert np.array_equal(in_blocks(net, x, 3), in_blocks(framed, black, 3))
 
 
 def test_blocks_are_put_back_in_order():
@@ -50,12 +54,12 @@ def test_training_is_a_function_of_data_and_recipe(digits):
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_thirty_steps_learn_most_digits_and_to_tell_noise_from_them(tiny_ruler, digits):
-    # A smoke test: chance is 0.1, the full recipe reaches 0.97.
+def test_fifty_steps_learn_most_digits_and_to_tell_noise_from_them(tiny_ruler, digits):
+    # A smoke test: chance is 0.1 and the full recipe reaches 0.97; the share of noise in training is 0.24.
     assert tiny_ruler.accuracy > 0.7
     noise = pixel_noise(digits.train.images, 200, rng=np.random.default_rng(0))
     refused = [softmax(in_blocks(tiny_ruler.reject, digits.scale(x), 11))[:, 10] for x in (noise, digits.test.images)]
-    assert np.median(refused[0]) > 0.8 and np.median(refused[1]) < 0.2
+    assert np.median(refused[0]) > 0.4 > 0.25 > np.median(refused[1])
 
 
 def test_labels_are_needed():

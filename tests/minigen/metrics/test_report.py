@@ -64,8 +64,10 @@ def test_of_many_samples_rng_picks_512(few, tiny_ruler):
 
 def test_what_cannot_be_measured_is_an_error(few, tiny_ruler):
     x = few.scale(few.train.images[:8])
-    with pytest.raises(ValueError, match="at least 4 samples, got 3"):
+    with pytest.raises(ValueError, match=r"images must hold at least 4 .* got 3"):
         quality(few, x[:3], tiny_ruler, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"the test split must hold at least 4 .* got 2"):
+        quality(replace(few, test=few.test.take(slice(0, 2))), x, tiny_ruler, rng=np.random.default_rng(0))
     x[0, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         quality(few, x, tiny_ruler, rng=np.random.default_rng(0))

@@ -98,11 +98,23 @@ def test_averaged_weights_are_the_moving_average_and_the_next_stage_starts_from_
         assert not system.modules["net"].norm.training
     assert run.system.modules["net"].norm.training
     assert not np.array_equal(run.system.modules["net"].flat, run.averages["net"])
-    before = run.averages["net"].copy()
+    run._hand_over()
+    assert run.position == {"stage": 1, "step": 0} and set(run.averages) == {"net", "critic"}
+    assert_close(run.system.modules["net"].flat, average, allowed)
+    assert np.array_equal(run.system.modules["net"].flat, run.averages["net"])
     run.advance(DIGITS.train)
-    assert run.position == {"stage": 1, "step": 1} and set(run.averages) == {"net", "critic"}
-    moved = np.abs(run.system.modules["net"].flat - before)
-    assert moved.max() <= 2 * 1e-2 / 5 + 1e-6, "one warm-up step of Adam away from the average"
+    assert run.position == {"stage": 1, "step": 1}
+
+
+def test_the_next_stage_begins_by_itself_with_the_averages():
+    one, two = (trainer(steps=1, first_steps=3) for _ in range(2))
+    for _ in range(3):
+        one.advance(DIGITS.train)
+        two.advance(DIGITS.train)
+    one._hand_over()
+    one.advance(DIGITS.train)
+    two.advance(DIGITS.train)
+    assert same(one.arrays(), two.arrays())
 
 
 def test_without_ema_there_is_no_average():
@@ -155,14 +167,16 @@ def test_objectives_are_taken_in_turn_each_seeing_the_one_before():
     assert record == [("a", 0, False), ("b", 0, False), ("a", 1, False), ("b", 1, False)]
 
 
-@pytest.mark.parametrize(("setting", "what"), [("poison", "loss"), ("poison_gradient", "gradient")])
+@pytest.mark.parametrize(
+    ("setting", "what"), [("poison", "the loss 'gen"), ("poison_gradient", "the gradient of the loss 'gen")]
+)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_numbers_that_are_none_stop_the_step_before_the_weights_see_them(setting: str, what: str):
     run = trainer(first_steps=2, **{setting: 3})
     for _ in range(5):
         run.advance(DIGITS.train)
     flat = run.system.modules["net"].flat.copy()
-    with pytest.raises(NonFinite, match=f"the {what} .*'generator' became (nan|inf) at step 6"):
+    with pytest.raises(NonFinite, match=f"^{what}erator' became (nan|inf) at step 6"):
         run.advance(DIGITS.train)
     assert np.array_equal(run.system.modules["net"].flat, flat) and run.done == 5
     assert all(p.requires_grad for m in run.system.modules.values() for p in m.parameters())

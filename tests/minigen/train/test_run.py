@@ -123,7 +123,7 @@ def test_a_finished_run_resumed_is_finished(whole: Path, tmp_path: Path, capsys:
     assert "going on from step 16 of 16" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ):
@@ -152,6 +152,18 @@ def test_a_second_interrupt_does_not_wait():
         assert stop.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As nohup does with the closing of the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
