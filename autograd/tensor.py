@@ -115,9 +115,19 @@ class Node:
 
     __slots__ = ("__weakref__", "hold", "index", "joint", "kwargs", "parents", "saved", "shapes", "vjps", "y")
 
+    index: int  # nodes are counted as they are made: a node is younger than its parents
+    vjps: tuple[Any, ...]
+    joint: Any
+    parents: Any  # of each argument: a Node, a leaf Tensor, or None
+    saved: Any  # the arguments that were kept (None for the others), and what the forward function saved
+    y: Any
+    kwargs: dict[str, Any]
+    shapes: list[Any]  # of each argument that has a parent
+    hold: Any
+
     def free(self) -> None:
         """Drop every array and every link to older nodes."""
-        self.parents = self.saved = self.y = self.hold = None  # type: ignore[assignment]
+        self.parents = self.saved = self.y = self.hold = None
 
 
 def operation(
@@ -139,13 +149,11 @@ def operation(
         @functools.wraps(forward)
         def apply(*args: Any, **kwargs: Any) -> Any:
             raw: list[Any] = []
-            parents: list[
-                Any
-            ] = []  # of each argument: the node that made it, or the leaf itself, or None for constants
+            parents: list[Any] = []  # see Node
             dtype = None
             record = scalars = False
             for a in args:
-                parent = None
+                parent: Any = None
                 if type(a) is Tensor:
                     parent = a.node
                     if parent is None and a.requires_grad:
@@ -289,7 +297,7 @@ def _products(node: Node, g: Any, create_graph: bool) -> Iterator[tuple[Any, Any
     for i, parent in enumerate(node.parents):
         if parent is None:
             continue
-        g_i = together[i] if together is not None else node.vjps[i](g, y, *args, **node.kwargs)  # type: ignore[misc]
+        g_i = together[i] if together is not None else node.vjps[i](g, y, *args, **node.kwargs)
         if g_i.shape != node.shapes[i]:
             g_i = unbroadcast(g_i, node.shapes[i])
         yield parent, g_i

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import threads
+from . import memory, threads
 from .problems import Problem, problems
 
 MINIMUM = 0.1  # seconds that one round of one contestant takes at least, so that short calls are averaged
@@ -176,6 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.threads:
         threads.set_threads(options.threads)
+    memory.keep_freed_memory()  # for both sides
     peer = load_peer(options.peer)
     limits, state = measured_limits(), conditions()
     print(f"matrix product {limits['gflop_per_s']:.0f} GFLOP/s, copy {limits['gb_per_s']:.0f} GB/s; {state}")

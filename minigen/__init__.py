@@ -13,7 +13,7 @@ def _refuse_strangers() -> None:
     for name in ("kernels", "autograd"):  # in this order: our autograd needs our kernels
         module = importlib.import_module(name)
         if getattr(module, "__part_of__", None) != "minigen":
-            found = getattr(module, "__file__", None) or list(getattr(module, "__path__", ["?"]))[0]
+            found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ["?"])))
             raise ImportError(
                 f"minigen needs its own package '{module.__name__}', but Python found another one at {found}: install "
                 f"minigen in a fresh virtual environment, or run 'pip uninstall {module.__name__}' here"

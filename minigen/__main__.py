@@ -6,6 +6,7 @@ import os
 import sys
 from difflib import get_close_matches
 
+from kernels.memory import keep_freed_memory
 from minigen import __version__
 from minigen.errors import UserError
 
@@ -50,6 +51,7 @@ def _dispatch(args: list[str]) -> int:
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"unknown command '{args[0]}': {hint}the commands are {', '.join(COMMANDS)}")
     module, _ = COMMANDS[args[0]]
+    keep_freed_memory()
     return importlib.import_module(module).main(args[1:])
 
 

@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
-from kernels import threads
+from kernels import memory, threads
 from kernels.adam import adam_step
 from kernels.bench import conditions, load_peer, time_paired
 from minigen import nn
 
 GOALS = {"chain": 1.0, "mlp": 0.7, "gpt": 0.95, "unet": 1.3, "import": 0.35, "memory": 0.5}
-UNET = {"base": 32, "multipliers": (1, 2, 2), "blocks": 2, "attention": (1,), "heads": 4}
+UNET: dict[str, Any] = {"base": 32, "multipliers": (1, 2, 2), "blocks": 2, "attention": (1,), "heads": 4}
 GPT = {"vocabulary": 512, "width": 128, "layers": 4, "heads": 4, "length": 128, "batch": 32}
 
 
@@ -108,7 +108,7 @@ def unet() -> Callable[[], float]:
     rng = np.random.default_rng(0)
     x, eps = rng.standard_normal((2, 32, 32, 32, 3)).astype(np.float32)
     t = rng.integers(1, 1001, 32)
-    net = nn.UNet(3, 3, **UNET, rng=rng)  # type: ignore[arg-type]
+    net = nn.UNet(3, 3, **UNET, rng=rng)
 
     def loss() -> Any:
         d = net(x, t) - eps
@@ -142,11 +142,21 @@ def peak_of(side: str, n_threads: int) -> float:
 def run_and_report(side: str, n_threads: int) -> None:
     """Four U-Net steps of one side (``"ours"`` or a peer's name), then print the peak resident size in MiB."""
     threads.set_threads(n_threads)
+    memory.keep_freed_memory()
     step = unet() if side == "ours" else _peer_step("unet", load_peer(side))
     for _ in range(4):
         step()
+    print(peak_mib())
+
+
+def peak_mib() -> float:
+    """The peak resident size of this process. (Linux's ``ru_maxrss`` would count its parent's as well.)"""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 2**10
     unit = 1 if sys.platform == "darwin" else 1024
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _peer_step(name: str, peer: Any) -> Callable[[], Any]:
@@ -190,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rounds and --threads must be at least 1")
     if options.threads:
         threads.set_threads(options.threads)
+    memory.keep_freed_memory()  # for both sides
     peer = load_peer(options.peer)
     state = conditions()
     print(state)

@@ -50,7 +50,7 @@ def gpt(torch: Any) -> Callable[[], float]:
     n, f = torch.nn, torch.nn.functional
     c, heads = GPT["width"], GPT["heads"]
 
-    class Block(n.Module):  # type: ignore[misc, name-defined]
+    class Block(n.Module):
         def __init__(self) -> None:
             super().__init__()
             self.norm_1, self.norm_2 = n.LayerNorm(c), n.LayerNorm(c)
@@ -83,9 +83,9 @@ def unet(torch: Any) -> Callable[[], float]:
     """`minigen.nn.UNet`, block for block, in torch's usual layout."""
     n, f = torch.nn, torch.nn.functional
     base, heads, attention = UNET["base"], UNET["heads"], UNET["attention"]
-    c_time = 4 * base  # type: ignore[operator]
+    c_time = 4 * base
 
-    class ResBlock(n.Module):  # type: ignore[misc, name-defined]
+    class ResBlock(n.Module):
         def __init__(self, a: int, b: int) -> None:
             super().__init__()
             self.norm_1, self.conv_1 = n.GroupNorm(8, a), n.Conv2d(a, b, 3, padding=1)
@@ -97,7 +97,7 @@ def unet(torch: Any) -> Callable[[], float]:
             h = self.conv_1(f.silu(self.norm_1(x))) + self.embed(e)[:, :, None, None]
             return self.conv_2(f.silu(self.norm_2(h))) + self.skip(x)
 
-    class Attention(n.Module):  # type: ignore[misc, name-defined]
+    class Attention(n.Module):
         def __init__(self, c: int) -> None:
             super().__init__()
             self.norm, self.qkv, self.out = n.GroupNorm(8, c), n.Linear(c, 3 * c), n.Linear(c, c)
@@ -105,11 +105,11 @@ def unet(torch: Any) -> Callable[[], float]:
         def forward(self, x: Any, e: Any) -> Any:
             b, c, h, w = x.shape
             y = self.norm(x).flatten(2).transpose(1, 2)
-            q, k, v = (a.view(b, h * w, heads, c // heads).transpose(1, 2) for a in self.qkv(y).split(c, 2))  # type: ignore[operator]
+            q, k, v = (a.view(b, h * w, heads, c // heads).transpose(1, 2) for a in self.qkv(y).split(c, 2))
             o = f.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
             return x + self.out(o).transpose(1, 2).view(b, c, h, w)
 
-    class Resize(n.Module):  # type: ignore[misc, name-defined]
+    class Resize(n.Module):
         def __init__(self, c: int, up: bool) -> None:
             super().__init__()
             self.conv, self.up = n.Conv2d(c, c, 3, stride=1 if up else 2, padding=1), up
@@ -117,16 +117,16 @@ def unet(torch: Any) -> Callable[[], float]:
         def forward(self, x: Any, e: Any) -> Any:
             return self.conv(f.interpolate(x, scale_factor=2) if self.up else x)
 
-    widths = [base * m for m in UNET["multipliers"]]  # type: ignore[operator, attr-defined]
+    widths = [base * m for m in UNET["multipliers"]]
     blocks, last = UNET["blocks"], len(widths) - 1
 
     def attend(level: int) -> list[Any]:
-        return [Attention(widths[level])] if level in attention else []  # type: ignore[operator]
+        return [Attention(widths[level])] if level in attention else []
 
     c, kept = base, [base]
     down, up = n.ModuleList(), n.ModuleList()
     for level, width in enumerate(widths):
-        for _ in range(blocks):  # type: ignore[call-overload]
+        for _ in range(blocks):
             down.append(n.ModuleList([ResBlock(c, width), *attend(level)]))
             c = width
             kept.append(c)
@@ -135,7 +135,7 @@ def unet(torch: Any) -> Callable[[], float]:
             kept.append(c)
     middle = n.ModuleList([ResBlock(c, c), *attend(last), ResBlock(c, c)])
     for level in reversed(range(len(widths))):
-        for i in range(blocks + 1):  # type: ignore[operator]
+        for i in range(blocks + 1):
             rising = [Resize(widths[level], up=True)] if level > 0 and i == blocks else []
             up.append(n.ModuleList([ResBlock(c + kept.pop(), widths[level]), *attend(level), *rising]))
             c = widths[level]
@@ -148,7 +148,7 @@ def unet(torch: Any) -> Callable[[], float]:
     )
     from minigen.nn import sinusoidal
 
-    s = torch.from_numpy(sinusoidal(rng.integers(1, 1001, 32), base))  # type: ignore[arg-type]
+    s = torch.from_numpy(sinusoidal(rng.integers(1, 1001, 32), base))
 
     def loss() -> Any:
         e = time(s)

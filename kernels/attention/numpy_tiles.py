@@ -19,7 +19,7 @@ import numpy as np
 from ..threads import map_tiles, scratch
 from .plan import Block, Tile, make_tiles
 
-KEEP_BYTES = 64 << 20  # probabilities up to this size in all are kept for the backward pass
+KEEP_BYTES = 16 << 20  # probabilities up to this size in all are kept for the backward pass
 SAFE_SCORE = 20.0  # e^20 = 5e8: sums, squares and reciprocals of such numbers are far from float32's limits
 
 

@@ -12,7 +12,8 @@ from scipy.linalg import eigh, qr
 
 from kernels.backend import Array
 
-FITTED = 4096  # images that the mixture is fitted to, at most
+FITTED = 2048  # images that the mixture is fitted to, at most
+ROUNDS = 30  # of expectation maximisation, at most
 COMPONENTS = 64  # the mixture lives in this many principal components (all of them for the 8x8 digits)
 REGULAR = 1e-3  # added to the mixture's variances, as a share of the mean variance of a component
 
@@ -43,7 +44,7 @@ def gaussian_mixture(
 ) -> UInt8[Array, "m h w c"]:
     """``count`` draws from a mixture of ``k`` full Gaussians fitted to ``images``, rounded and clipped to levels.
 
-    Fitted by scikit-learn's expectation maximisation (imported here, it takes a second) to at most 4,096 images in
+    Fitted by scikit-learn's expectation maximisation (imported here, it takes a second) to at most 2,048 images in
     their first 64 principal components; what lies outside of these stays at its mean.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -54,9 +55,9 @@ def gaussian_mixture(
     axes = principal_axes(flat - mean, COMPONENTS)  # (pixels, components)
     low = (flat - mean) @ axes
     seed = int(rng.integers(0, 2**31 - 1))
-    model = GaussianMixture(k, reg_covar=REGULAR * low.var(axis=0).mean(), max_iter=50, random_state=seed)
+    model = GaussianMixture(k, reg_covar=REGULAR * low.var(axis=0).mean(), max_iter=ROUNDS, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 50 rounds are the definition, not a failure
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping there is the definition, not a failure
         model.fit(low)
     which = rng.choice(k, count, p=model.weights_ / model.weights_.sum())
     roots = np.linalg.cholesky(model.covariances_)  # (k, components, components)

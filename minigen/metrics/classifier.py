@@ -5,8 +5,7 @@ $$ \text{conv}_c\ \text{conv}_c\ \text{pool}\ \text{conv}_{2c}\ \text{conv}_{2c}
 3x3 convolutions, a rectifier after each layer but the last, 2x2 maxima. The 64 rectified values before the last layer
 are the features in which Fréchet distances are taken.
 
-Trained by AdamW with a cosine rate, dropout, shifts by one pixel (worth two to three points of test accuracy on the
-digits), and an exponential average of the weights.
+Trained by AdamW with a cosine rate, dropout, random shifts by one pixel, and an exponential average of the weights.
 
 **The reject class.** A plain classifier is confident about almost anything: most of ``class_noise`` gets more than
 90 % for some digit. So a twin has one class more and sees, beside every 64 real images, 20 of the two kinds of

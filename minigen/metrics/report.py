@@ -25,7 +25,11 @@ COLUMNS = {
     "fd_test": ("FD test", 1, "the distance itself"),
     "fd_train": ("FD train", 1, "Fréchet distance to the training split"),
     "accepted": ("accepted", 3, "share that the classifier with a reject class gives more than 90 % for a real class"),
-    "confident": ("confident", 3, "share that the plain classifier gives more than 90 % (noise reaches 0.7: weak)"),
+    "confident": (
+        "confident",
+        3,
+        "share that the plain classifier gives more than 90 % (pixel noise reaches 0.6 on the digits: weak)",
+    ),
     "min_class": ("min class", 3, "share of the rarest class, by the plain classifier"),
     "precision": ("precision", 3, "share inside the test split's cloud (pixels, k = 3); read with recall"),
     "recall": ("recall", 3, "share of the test split inside the samples' cloud"),

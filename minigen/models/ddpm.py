@@ -205,7 +205,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     )
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
-        xp = array_module(unet.flat)
+        xp = array_module(unet.conv_in.w.data)
         x_0 = xp.asarray(dataset.scale(batch.images))
         return training_loss(lambda x_t, t: unet(x_t, t, rng=rng), x_0, schedule, rng), {}
 

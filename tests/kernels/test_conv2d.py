@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import ConvProblem, conv_problems
 
 from kernels import conv2d as conv
 from kernels import threads
 from kernels.compare import assert_close, bound
 from kernels.conv2d import choice, numpy_direct, numpy_transposed, products, reference, windows
 from kernels.conv2d import numpy_winograd as winograd
-from tests.strategies import ConvProblem, conv_problems
 
 TILES = [(m, r) for r, sizes in winograd.OUTPUT_TILES.items() for m in sizes]
 

@@ -101,6 +101,7 @@ def test_a_transposed_view_gives_a_contiguous_result(m, k, n, seed, small):
         check(a, b)
         heads = normal(seed, (2, 3, 4, 5)).transpose(0, 2, 1, 3)
         check(heads, heads.swapaxes(2, 3))
+        check(np.asfortranarray(heads), normal(seed, (5,)))
 
 
 @pytest.mark.parametrize("shape", [(500, 4000, 20), (4000, 500, 20), (20, 500, 4000)])

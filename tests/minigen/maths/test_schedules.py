@@ -27,7 +27,7 @@ def test_respacing_keeps_the_marginals(s, data):
     steps = data.draw(st.integers(1, s.T))
     times = uniform_times(s.T, steps)
     r = s.respaced(times)
-    assert r.T == steps and r.times[0] == 0 and r.times[-1] == s.T
+    assert steps == r.T and r.times[0] == 0 and r.times[-1] == s.T
     np.testing.assert_array_equal(r.alpha_bar, s.alpha_bar[r.times])
     twice = r.respaced(uniform_times(r.T, max(1, r.T // 2)))
     np.testing.assert_array_equal(twice.alpha_bar, s.alpha_bar[twice.times])
