@@ -133,7 +133,7 @@ def unet(torch: Any) -> Callable[[], float]:
         if level < last:
             down.append(n.ModuleList([Resize(c, up=False)]))
             kept.append(c)
-    middle = n.ModuleList([ResBlock(c, c), *attend(last), ResBlock(c, c)])
+    middle = n.ModuleList([ResBlock(c, c), Attention(c), ResBlock(c, c)])
     for level in reversed(range(len(widths))):
         for i in range(blocks + 1):
             rising = [Resize(widths[level], up=True)] if level > 0 and i == blocks else []

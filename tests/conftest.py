@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import signal
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ settings.register_profile("dev", max_examples=25, **_common)
 settings.register_profile("ci", max_examples=50, derandomize=True, database=None, print_blob=True, **_common)
 settings.register_profile("deep", max_examples=2000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a run in a shell's background ignores Ctrl-C, our tests do not
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for _info in pkgutil.iter_modules(kernels.__path__):
     if _info.ispkg:

@@ -3,7 +3,7 @@ r"""Attention on NumPy: tiles of heads over the threads, the softmax of a block 
 Scores are kept transposed, $S^T = K (\mathrm{scale}\,Q)^T$ of shape (keys, queries): BLAS is fastest on the four large
 products when they read their operands like this. What costs beside the products is passes over the scores, so:
 
-* $e^{S}$ is taken without subtracting the row's maximum where $|q|_{max} |k|_{max}$ shows that it cannot overflow.
+* $e^{S}$ is taken without subtracting the row's maximum where all scores of the block are small.
 * Nothing is normalised: the output is divided by $l_i = \sum_j e^{S_{ij}}$, and the backward pass scales $g_i$ by $1/l_i$.
 * $dS = P \circ (dP - \delta)$ with $\delta_i = g_i \cdot o_i$ (Dao et al. 2022, arXiv 2205.14135, appendix B.2): the
   subtraction is one more column of the product, $dP^T - \delta = [V, 1] [g, -\delta]^T$, and so is $S - \mathrm{lse}$
@@ -20,7 +20,7 @@ from ..threads import map_tiles, scratch
 from .plan import Block, Tile, make_tiles
 
 KEEP_BYTES = 16 << 20  # probabilities up to this size in all are kept for the backward pass
-SAFE_SCORE = 20.0  # e^20 = 5e8: sums, squares and reciprocals of such numbers are far from float32's limits
+SAFE_SCORE = 20.0  # e^20 = 5e8 and e^-20: their sums, squares and reciprocals are far from float32's limits
 
 
 class Saved(NamedTuple):
@@ -114,8 +114,7 @@ def _for_blas(x: np.ndarray) -> np.ndarray:
 
 def _forward_tile(problem: Problem, o: np.ndarray, saved: Saved, tile: Tile) -> None:
     q, k, v = problem.q[tile.here], _kept(problem.k, tile), _kept(problem.v, tile)
-    bound = _longest(q) * _longest(k) * abs(problem.scale)  # Cauchy-Schwarz: no score is larger
-    if problem.causal and not (np.isfinite(bound) and np.isfinite(_longest(v))):
+    if problem.causal and not np.isfinite(np.vecdot(v, v).max()):
         raise NotFinite
     q_columns = scratch("q", (*q.shape[:2], q.shape[3], q.shape[2]), q.dtype)
     np.multiply(q.swapaxes(2, 3), problem.scale, out=q_columns)
@@ -124,9 +123,14 @@ def _forward_tile(problem: Problem, o: np.ndarray, saved: Saved, tile: Tile) -> 
     end = tile.start
     for block in tile.blocks:
         e, end = _buffer(saved.exps, end, q, block)  # (samples, heads, keys, rows)
-        _scores(e, k[:, :, : block.visible], q_columns, block)
-        shift = None if bound <= SAFE_SCORE else e.max(axis=2, keepdims=True)
-        if shift is not None:
+        np.matmul(k[:, :, : block.visible], q_columns[..., block.rows], out=e)
+        low, high = e.min(), e.max()
+        if problem.causal and not np.isfinite(high - low):
+            raise NotFinite
+        _hide(e, block)
+        shift = None
+        if not (low >= -SAFE_SCORE and high <= SAFE_SCORE):
+            shift = e.max(axis=2, keepdims=True)
             e -= shift
         np.exp(e, out=e)
         total = np.matmul(ones[: block.visible], e)  # (samples, heads, rows)
@@ -164,7 +168,8 @@ def _backward_tile(
         start -= q.shape[0] * q.shape[1] * block.size
         e, _ = _buffer(saved.exps, start, q, block)  # P, or l P if g was divided by l
         if saved.exps is None:
-            _scores(e, k_wide[:, :, seen], q_columns, block)
+            np.matmul(k_wide[:, :, seen], q_columns[..., block.rows], out=e)
+            _hide(e, block)
             np.exp(e, out=e)
         ds = scratch("ds", e.shape, e.dtype)
         np.matmul(v_wide[:, :, seen], g_columns[..., block.rows], out=ds)
@@ -184,8 +189,7 @@ def _backward_tile(
     return None
 
 
-def _scores(e: np.ndarray, k: np.ndarray, q_columns: np.ndarray, block: Block) -> None:
-    np.matmul(k, q_columns[..., block.rows], out=e)
+def _hide(e: np.ndarray, block: Block) -> None:
     if block.bias is not None:
         e[:, :, block.common :] += block.bias
 
@@ -203,11 +207,6 @@ def _kept(x: np.ndarray, tile: Tile) -> np.ndarray:
     """The tile's part of the keys or values, without the masked ones."""
     part = x[tile.samples, tile.heads]
     return part if tile.keys is None else part[:, :, tile.keys]
-
-
-def _longest(x: np.ndarray) -> float:
-    """The largest length of a row; not finite if anything in x is not."""
-    return float(np.sqrt(np.vecdot(x, x).max()))
 
 
 def _widened(name: str, x: np.ndarray) -> np.ndarray:

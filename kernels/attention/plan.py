@@ -16,6 +16,7 @@ from ..threads import TILE_BYTES
 
 BLOCK_BYTES = TILE_BYTES // 2  # the scores of one block in all heads of a tile; the backward pass needs two of these
 FEW_ROWS, ROWS = 64, 256  # fewer queries in a block waste a product's set-up, more of them waste cache
+ROUND = 16  # the numbers of queries that make a product's rows fit into a register
 GEMM_WORK = 1_000_000  # OpenBLAS has kernels without set-up for products of up to this many multiplications
 TILE_WORK = 2_500_000  # multiplications (25 microseconds and more a product) below which a tile is not worth a thread
 TILES = 8  # at least so many tiles, where each is worth it
@@ -124,7 +125,9 @@ def _blocks(t_q: int, t_k: int, d: int, itemsize: int, causal: bool, keys: np.nd
         first = int(np.searchsorted(counts, 0, side="right"))
     if t_q - first <= 0 or kept == 0:
         return []
-    return [_block(rows, kept, counts) for rows in _even(slice(first, t_q), _block_rows(kept, d, itemsize, causal))]
+    return [
+        _block(rows, kept, counts) for rows in _even(slice(first, t_q), _block_rows(kept, d, itemsize, causal), ROUND)
+    ]
 
 
 def _block_rows(kept: int, d: int, itemsize: int, causal: bool) -> int:
@@ -145,9 +148,9 @@ def _block(rows: slice, kept: int, counts: np.ndarray | None) -> Block:
     return Block(rows, visible, common, np.where(hidden, np.float32(-np.inf), np.float32(0)))
 
 
-def _even(whole: slice, size: int) -> list[slice]:
-    """``whole`` cut into slices of at most ``size``, as even as possible."""
+def _even(whole: slice, size: int, multiple: int = 1) -> list[slice]:
+    """``whole`` cut into slices of about ``size`` at most, as even as multiples of ``multiple`` allow."""
     total = whole.stop - whole.start
     pieces = -(-total // size)
-    edges = [whole.start + total * i // pieces for i in range(pieces + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:])]
+    edges = [whole.start + total * i // pieces // multiple * multiple for i in range(pieces)] + [whole.stop]
+    return [slice(a, b) for a, b in zip(edges, edges[1:]) if a < b]

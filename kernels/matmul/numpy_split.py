@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..threads import TILE_BYTES, map_tiles, split
+from ..threads import PIECES, TILE_BYTES, map_tiles, split
 
 DIRECT = 1 << 18  # multiplications up to which OpenBLAS takes one thread by itself
 DIRECT_VECTOR = 9216  # the same for the product of a matrix and a vector
 TILE_WORK = 3_000_000  # multiplications (about 60 microseconds) below which a piece is not worth a thread
-ROWS = 512  # fewer rows in a piece of a large product make it pack the other factor too often
+FEW_ROWS, ROWS = 128, 512  # fewer rows in a piece, of a large product, make it pack the other factor too often
 INNER_PIECES = 8
 WIDE = 128  # columns from which NumPy's sum streams through memory better than BLAS
 
@@ -30,7 +30,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     rows = as_rows(a) if b.ndim == 2 else None
     if rows is not None:
         product_2d(rows, b, out.reshape(len(rows), n))
-    elif a.shape[-2] * k * n >= 4 * TILE_WORK:
+    elif a.shape[-2] * k * n >= 4 * TILE_WORK and max(batch) < PIECES:
         a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
         for i in np.ndindex(*batch):
             product_2d(a[i], b[i], out[i])
@@ -59,9 +59,9 @@ def product_2d(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray |
             out += part
     elif m >= min(n, ROWS):
         size = max(ROWS, TILE_BYTES // (2 * n * out.itemsize))
-        map_tiles(partial(_rows, a, b, out, bias), split(m, size, smallest=-(-per_piece // (k * n))))
+        map_tiles(partial(_rows, a, b, out, bias), split(m, size, smallest=max(FEW_ROWS, -(-per_piece // (k * n)))))
     else:
-        map_tiles(partial(_columns, a, b, out, bias), split(n, ROWS, smallest=-(-per_piece // (m * k))))
+        map_tiles(partial(_columns, a, b, out, bias), split(n, ROWS, smallest=max(FEW_ROWS, -(-per_piece // (m * k)))))
 
 
 def _rows(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None, rows: slice) -> None:

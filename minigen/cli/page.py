@@ -90,6 +90,7 @@ def _figures(facts: dict[str, Any]) -> str:
         "trained for": f"{facts['seconds']:.1f} s, {facts['steps']:,} steps on {facts['data']}",
         "parameters": f"{facts['parameters']:,}",
         **losses,
+        **{f"{name}, test split": f"{value:.3f}" for name, value in facts.get("own", {}).items()},
         f"{facts['samples']:,} samples took": f"{facts['sampling_seconds']:.2f} s",
     }
     cells = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in figures.items())

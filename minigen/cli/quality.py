@@ -12,11 +12,16 @@ def rows(dataset: Any, samples: Any, *, seed: int) -> list[dict[str, Any]]:
     """``{"label", "figures": {heading: text}}`` of the samples and of what is known, for labelled images; else none."""
     if len(dataset.shape) != 3 or dataset.train.labels is None:
         return []
+    found = figures(dataset, samples, seed=seed)
+    return [{"label": label, "figures": as_text(row)} for label, row in found.items()]
+
+
+def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, float]]:
+    """label -> figures of the samples (first) and of what is known."""
     from minigen.metrics.report import quality
 
     ruler, references = known(dataset.name, dataset)
-    ours = {"these samples": quality(dataset, samples, ruler, rng=np.random.default_rng(seed))}
-    return [{"label": label, "figures": as_text(figures)} for label, figures in {**ours, **references}.items()]
+    return {"these samples": quality(dataset, samples, ruler, rng=np.random.default_rng(seed)), **references}
 
 
 def known(name: str, dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:

@@ -1,6 +1,7 @@
 """`minigen sample SYSTEM`: draw from trained weights into a picture."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +9,10 @@ import numpy as np
 from tyro.conf import arg
 
 from minigen.cli import arguments, curriculum
-from minigen.errors import UserError, os_reason
+from minigen.errors import UserError, os_reason, said_in_one_sentence
 
 USAGE = """usage: minigen sample SYSTEM --weights FILE [--n 64] [--out grid.png] [--steps N] [--seed N] [--trajectory]
+           [--quality]
 
 Draws samples from weights that 'minigen train' wrote.
 'minigen sample SYSTEM --help' explains every flag; 'minigen list' shows the systems."""
@@ -34,6 +36,8 @@ class SampleFlags:
     """cpu or cuda."""
     trajectory: bool = False
     """Also write a strip that shows how the first samples came to be, beside the grid."""
+    quality: bool = False
+    """Also measure the samples (take --n 512) beside real images and simple baselines, and print the table."""
 
 
 def main(args: list[str]) -> int:
@@ -59,7 +63,27 @@ def main(args: list[str]) -> int:
         path = flags.out.with_name(f"{flags.out.stem}-trajectory.png")
         pictures.save_png(path, pictures.strip(dataset, states))
         print(f"trajectory, one sample a row: {path}")
+    if flags.quality:
+        print_quality(system, dataset.name, samples, flags)
     return 0
+
+
+def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> None:
+    """The ruler's table for the samples, and what the system measures of itself on the test split."""
+    from rich.console import Console
+
+    from minigen.cli import quality
+    from minigen.metrics.report import format_table
+
+    with said_in_one_sentence("--quality"):
+        dataset = arguments.load_data(name)
+        if dataset.train.labels is None or len(samples) < 4:
+            raise ValueError("--quality needs a data set with labels and at least 4 samples")
+        figures = quality.figures(dataset, samples, seed=flags.seed)
+    Console(width=None if sys.stdout.isatty() else 150).print(format_table(figures))
+    if system.figures is not None:
+        for what, value in system.figures(dataset.test, rng=np.random.default_rng(flags.seed)).items():
+            print(f"{what}, test split: {value:.3f}")
 
 
 def draw(system: Any, flags: SampleFlags) -> tuple[Any, list[Any]]:

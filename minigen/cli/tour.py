@@ -99,6 +99,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     sampling = time.monotonic() - start
     pictures.save_png(out / "samples.png", pictures.grid(dataset, samples[:64]))
     has_strip = draw_strip(system, dataset, out / "trajectory.png", flags.seed)
+    own = {} if system.figures is None else system.figures(dataset.test, rng=np.random.default_rng(flags.seed))
     print("measuring the samples (the first time on a data set, the ruler itself is trained)", flush=True)
     measured = quality.rows(dataset, samples, seed=flags.seed)
     found = curves(read_log(out / LOG))
@@ -114,6 +115,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
         "seconds": result.seconds,
         "parameters": result.parameters,
         "losses": losses,
+        "own": own,
         "samples": len(samples),
         "sampling_seconds": sampling,
         "trajectory": has_strip,

@@ -190,6 +190,8 @@ def training_loss(eps_model: Callable[..., Any], x_0: Any, schedule: Schedule, r
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
+    if len(dataset.shape) != 3:
+        raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds points")
     h, w, c = dataset.shape
     schedule = schedules.make(config.schedule, config.T)
     unet = UNet(
@@ -233,4 +235,14 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         see = None if callback is None else (lambda t, x_t, x_0: callback(int(grid.times[t]), x_t))
         return ancestral.sample(unet, x_T, grid, rng=rng, variance=config.variance, clip=1.0, callback=see)
 
-    return System(config, dataset.name, (h, w, c), {"unet": unet}, stages, sample)
+    def figures(split: Split, *, rng: Any) -> dict[str, float]:
+        """The variational bound over at most 128 images of a split, whole and by its parts."""
+        x_0 = dataset.scale(split.images[:128])
+        bound = variational_bound(unet, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
+        return {
+            "bound, bits/dim": bound.total,
+            "of it decoder (t = 1)": float(bound.terms[0]),
+            "of it prior (t = T)": bound.prior,
+        }
+
+    return System(config, dataset.name, (h, w, c), {"unet": unet}, stages, sample, figures)

@@ -68,3 +68,4 @@ class System:
     modules: dict[str, Any]
     stages: Callable[[], list[Stage]]
     sample: Callable[..., Any]
+    figures: Callable[..., dict[str, float]] | None = None

@@ -28,7 +28,7 @@ class Attention(Module):
     """
 
     def __init__(self, channels: int, heads: int, *, c_context: int | None = None, rng: Any):
-        if channels % heads:
+        if heads < 1 or channels % heads:
             raise ValueError(f"heads must divide the channels, got {heads} heads for {channels} channels")
         self.heads = heads
         self.q = Linear(channels, channels, rng=rng)

@@ -23,7 +23,7 @@ class UNet(Module):
 
     ``multipliers``: channels at each resolution, in units of ``base``; each level halves the size. ``blocks`` residual
     blocks a level (one more on the way up). ``attention``: the levels (0 is full resolution) that attend over pixels;
-    the middle attends when the lowest level does.
+    the middle always does.
     """
 
     def __init__(
@@ -41,6 +41,12 @@ class UNet(Module):
         scale_shift: bool = False,
         rng: Any,
     ):
+        if not multipliers or min(base, blocks, *multipliers) < 1:
+            raise ValueError(
+                f"base, blocks and every multiplier must be at least 1, got {base}, {blocks}, {multipliers}"
+            )
+        if not all(0 <= level < len(multipliers) for level in attention):
+            raise ValueError(f"attention must name levels from 0 to {len(multipliers) - 1}, got {tuple(attention)}")
         c_time = 4 * base
         widths = [base * m for m in multipliers]
         last = len(widths) - 1
@@ -65,7 +71,7 @@ class UNet(Module):
             if level < last:
                 self.down.append(Downsample(c, rng=rng))
                 kept.append(c)
-        self.middle = Stack(block(c, c), *attend(last, c), block(c, c))
+        self.middle = Stack(block(c, c), PixelAttention(c, heads, groups=groups, rng=rng), block(c, c))
         self.up: list[Module] = []
         for level in reversed(range(len(widths))):
             for i in range(blocks + 1):

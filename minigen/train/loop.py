@@ -191,6 +191,9 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
         for name in ("steps", "batch_size"):
             if getattr(stage, name) < 1:
                 raise ValueError(f"{name} of the stage '{stage.name}' must be at least 1, got {getattr(stage, name)}")
+        for name in ("lr", "warmup", "clip", "weight_decay"):
+            if not 0 <= getattr(stage, name) < math.inf:
+                raise ValueError(f"{name} of the stage '{stage.name}' must be at least 0, got {getattr(stage, name)}")
         if not 0.0 <= stage.ema < 1.0:
             raise ValueError(f"ema of the stage '{stage.name}' must be in [0, 1), got {stage.ema}")
         names = [objective.name for objective in stage.objectives]

@@ -88,7 +88,7 @@ def problems(draw, **fixed):
 @contextmanager
 def small_pieces(keep):
     """Blocks of two or three queries and tiles of one head, so that small arrays go through many of them."""
-    constants = {"BLOCK_BYTES": 200, "FEW_ROWS": 2, "ROWS": 3, "GEMM_WORK": 40, "TILE_WORK": 1}
+    constants = {"BLOCK_BYTES": 200, "FEW_ROWS": 2, "ROWS": 3, "ROUND": 1, "GEMM_WORK": 40, "TILE_WORK": 1}
     plan._tiles_without_mask.cache_clear()
     try:
         with patch.multiple(plan, **constants), patch.object(numpy_tiles, "KEEP_BYTES", keep):

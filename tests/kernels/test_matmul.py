@@ -49,7 +49,7 @@ def pairs(draw):
 @contextmanager
 def small_pieces():
     """Everything above 30 multiplications is cut."""
-    with patch.multiple(numpy_split, DIRECT=30, DIRECT_VECTOR=10, TILE_WORK=20, ROWS=4, TILE_BYTES=64):
+    with patch.multiple(numpy_split, DIRECT=30, DIRECT_VECTOR=10, TILE_WORK=20, FEW_ROWS=1, ROWS=4, TILE_BYTES=64):
         yield
 
 
@@ -79,6 +79,7 @@ def test_matmul_is_the_definition_in_many_small_pieces(arrays):
         ((20, 40000), (40000, 30)),  # the inner axis
         ((40, 60, 80), (40, 80, 70)),  # the batch
         ((3, 1, 300, 200), (2, 200, 210)),  # each matrix of a broadcast batch
+        ((5, 300, 200), (200, 210)),
         ((5, 70, 90), (90, 200)),  # a batch of rows
         ((1, 90000), (90000, 1)),
         ((300, 400), (400,)),

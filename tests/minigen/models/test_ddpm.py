@@ -135,10 +135,12 @@ def test_the_same_seed_draws_the_same_pictures():
 
 def test_settings_that_do_not_fit_are_named():
     digits = load("digits")
+    with pytest.raises(ValueError, match="'rings' holds points"):
+        ddpm.build(ddpm.Config(), load("rings"), seed=0)
     with pytest.raises(ValueError, match="groups must divide"):
         ddpm.build(ddpm.Config(base=12), digits, seed=0)
     with pytest.raises(ValueError, match="more than 20"):
         ddpm.build(ddpm.Config(T=10, schedule="linear"), digits, seed=0)
-    system = ddpm.build(ddpm.Config(multipliers=(1, 1, 1, 1, 1), T=5), digits, seed=0)
+    system = ddpm.build(ddpm.Config(multipliers=(1, 1, 1, 1, 1), T=5, attention=()), digits, seed=0)
     with pytest.raises(ValueError, match="multiple of 16"):
         system.sample(1, rng=np.random.default_rng(0))
