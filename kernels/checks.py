@@ -6,13 +6,13 @@ import numpy as np
 
 from .backend import array_module
 
-FLOATS = (np.float32, np.float64)
+FLOATS = "fd"  # the codes of float32 and float64
 
 
 def check_float(name: str, x: Any, ndim: int | None = None) -> None:
     """Raise TypeError unless ``x`` is a float32 or float64 array, ValueError unless it has ``ndim`` axes."""
     array_module(x)
-    if x.dtype not in FLOATS:
+    if x.dtype.char not in FLOATS:
         raise TypeError(f"{name} must be float32 or float64, got {x.dtype}")
     if ndim is not None and x.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {x.shape}")

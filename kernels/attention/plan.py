@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..threads import TILE_BYTES
+from ..threads import PIECES, TILE_BYTES
 
-BLOCK_BYTES = TILE_BYTES // 2  # the scores of one block in all heads of a tile; the backward pass needs two of these
+BLOCK_BYTES = TILE_BYTES  # the scores of a block in all heads of a tile: long calls let two threads run side by side
 FEW_ROWS, ROWS = 64, 256  # fewer queries in a block waste a product's set-up, more of them waste cache
 ROUND = 16  # the numbers of queries that make a product's rows fit into a register
 GEMM_WORK = 1_000_000  # OpenBLAS has kernels without set-up for products of up to this many multiplications
 TILE_WORK = 2_500_000  # multiplications (25 microseconds and more a product) below which a tile is not worth a thread
-TILES = 8  # at least so many tiles, where each is worth it
 
 
 class Block(NamedTuple):
@@ -92,8 +91,8 @@ def _add_tiles(
     if n * heads * len(blocks) == 0:
         return
     work = n * heads * d * sum(block.size for block in blocks)
-    wanted = max(1, min(-(-TILES // groups), work // TILE_WORK))
-    fit = BLOCK_BYTES // (max(block.size for block in blocks) * itemsize)
+    wanted = max(1, min(-(-PIECES // groups), work // TILE_WORK))
+    fit = BLOCK_BYTES * len(blocks) // (sum(block.size for block in blocks) * itemsize)
     together = max(1, min(fit, n * heads // wanted))
     if together >= heads:
         cuts = [(s, slice(0, heads)) for s in _even(samples, together // heads)]
@@ -134,7 +133,7 @@ def _block_rows(kept: int, d: int, itemsize: int, causal: bool) -> int:
     size = GEMM_WORK // (kept * d)
     if size < FEW_ROWS:
         size = ROWS
-    size = min(size, ROWS, max(FEW_ROWS, 4 * BLOCK_BYTES // (kept * itemsize)))
+    size = min(size, ROWS, max(FEW_ROWS, 2 * BLOCK_BYTES // (kept * itemsize)))
     return min(size, max(FEW_ROWS, kept // 8)) if causal else size  # half of a block on the diagonal is wasted
 
 

@@ -19,7 +19,10 @@ DIRECT_VECTOR = 9216  # the same for the product of a matrix and a vector
 TILE_WORK = 3_000_000  # multiplications (about 60 microseconds) below which a piece is not worth a thread
 FEW_ROWS, ROWS = 128, 512  # fewer rows in a piece, of a large product, make it pack the other factor too often
 INNER_PIECES = 8
-WIDE = 128  # columns from which NumPy's sum streams through memory better than BLAS
+SUM_SIZE, SUM_COLUMNS = (
+    1 << 20,
+    1024,
+)  # numbers in a piece of a sum, and the width at which a sum over rows streams best
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -83,7 +86,7 @@ def _batched(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     batch, k = out.shape[:-2], a.shape[-1]
     axis = int(np.argmax(batch)) if batch else 0
     work = out.size * k // max(1, batch[axis] if batch else 1)  # of one index of that axis
-    if out.size * k < 2 * TILE_WORK or batch[axis] == 1:
+    if out.size * k < 4 * TILE_WORK or batch[axis] == 1:
         map_tiles(lambda _: np.matmul(a, b, out=out), [None])
         return
     a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
@@ -111,23 +114,25 @@ def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
 
 
 def sum_rows(g: np.ndarray) -> np.ndarray:
-    """The sum over all axes but the last: pieces that fit in cache, then their sums in float64."""
+    """The sum over all axes but the last: pieces in working precision, then their sums in float64."""
     rows = as_rows(g)
-    if rows is None or rows.shape[1] == 0:
+    if rows is None or g.size == 0:
         return g.sum(axis=tuple(range(g.ndim - 1)))
-    size = max(64, TILE_BYTES // (rows.shape[1] * rows.itemsize))
+    size = max(1, SUM_SIZE // rows.shape[1])
     pieces = [slice(i, min(i + size, len(rows))) for i in range(0, len(rows), size)]
-    if len(pieces) <= 1:
-        return _sum(rows) if rows.size <= DIRECT_VECTOR else map_tiles(_sum, [rows])[0]
-    if len(pieces) < 4:  # not worth a thread
-        sums = map_tiles(lambda _: [_sum(rows[piece]) for piece in pieces], [None])[0]
-    else:
-        sums = map_tiles(lambda piece: _sum(rows[piece]), pieces)
+    sums = map_tiles(lambda piece: _sum(rows[piece]), pieces) if len(pieces) > 1 else [_sum(rows)]
     return np.sum(sums, axis=0, dtype=np.float64).astype(g.dtype)
 
 
 def _sum(rows: np.ndarray) -> np.ndarray:
-    return rows.sum(axis=0) if rows.shape[1] >= WIDE else np.ones(len(rows), rows.dtype) @ rows
+    """Several rows are taken as one wide row, because adding short rows to each other is slow."""
+    c = rows.shape[1]
+    together = min(len(rows), SUM_COLUMNS // c)
+    if together <= 1 or not rows.flags.c_contiguous:
+        return rows.sum(axis=0)
+    whole = len(rows) // together * together
+    wide = rows[:whole].reshape(-1, together * c).sum(axis=0)
+    return wide.reshape(together, c).sum(axis=0) + rows[whole:].sum(axis=0)
 
 
 def as_rows(x: np.ndarray) -> np.ndarray | None:

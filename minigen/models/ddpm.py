@@ -47,7 +47,7 @@ from .system import Objective, Stage, System
 TITLE = "Denoising diffusion"
 PAPER = "Ho, Jain & Abbeel 2020, arXiv 2006.11239"
 EQUATION = "L = E‖ε − ε_θ(√ᾱ_t x₀ + √(1−ᾱ_t) ε, t)‖²"
-TOUR = {"steps": 1200}
+TOUR = {"steps": 1000}
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ class Config:
     """Variance of a reverse step: "small" (beta tilde) or "large" (beta)."""
     sample_steps: int = 20
     """Levels that sampling visits, spread evenly over the chain; T visits all."""
-    base: int = 16
+    base: int = 24
     """Channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2)
     """Channels at each resolution, in units of base; each level halves the size."""
     blocks: int = 1
     """Residual blocks a level on the way down (one more on the way up)."""
-    attention: tuple[int, ...] = (1,)
-    """Levels that attend over their pixels; 0 is full resolution."""
+    attention: tuple[int, ...] = ()
+    """Levels that attend over their pixels, beside the middle; 0 is full resolution."""
     heads: int = 2
     """Attention heads."""
     dropout: float = 0.0
     """Share of features dropped in every residual block while training."""
-    steps: int = 2500
+    steps: int = 2000
     """Training steps."""
     batch_size: int = 64
     """Pictures a step."""

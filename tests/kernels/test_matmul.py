@@ -49,7 +49,17 @@ def pairs(draw):
 @contextmanager
 def small_pieces():
     """Everything above 30 multiplications is cut."""
-    with patch.multiple(numpy_split, DIRECT=30, DIRECT_VECTOR=10, TILE_WORK=20, FEW_ROWS=1, ROWS=4, TILE_BYTES=64):
+    with patch.multiple(
+        numpy_split,
+        DIRECT=30,
+        DIRECT_VECTOR=10,
+        TILE_WORK=20,
+        FEW_ROWS=1,
+        ROWS=4,
+        TILE_BYTES=64,
+        SUM_SIZE=40,
+        SUM_COLUMNS=9,
+    ):
         yield
 
 
