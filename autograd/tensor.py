@@ -113,21 +113,19 @@ _methods: dict[str, Callable[..., Any]] = {}
 class Node:
     """One recorded operation: where its inputs came from, and what its vector-Jacobian products need."""
 
-    __slots__ = ("__weakref__", "hold", "index", "joint", "kwargs", "parents", "saved", "shapes", "vjps", "y")
+    __slots__ = ("__weakref__", "hold", "index", "kwargs", "parents", "products", "saved", "shapes")
 
     index: int  # nodes are counted as they are made: a node is younger than its parents
-    vjps: tuple[Any, ...]
-    joint: Any
     parents: Any  # of each argument: a Node, a leaf Tensor, or None
-    saved: Any  # the arguments that were kept (None for the others), and what the forward function saved
-    y: Any
-    kwargs: dict[str, Any]
     shapes: list[Any]  # of each argument that has a parent
+    products: tuple[Any, Any]  # one vector-Jacobian product for each argument, or (None, a joint one for all)
+    kwargs: dict[str, Any]
+    saved: Any  # the kept arguments (None for the others), what the forward function saved, the result if it is kept
     hold: Any
 
     def free(self) -> None:
         """Drop every array and every link to older nodes."""
-        self.parents = self.saved = self.y = self.hold = None
+        self.parents = self.saved = self.hold = None
 
 
 def operation(
@@ -144,27 +142,32 @@ def operation(
     """
     kept = frozenset(int(c) for c in keep if c.isdigit())
     keep_y = "y" in keep
+    products = (vjps, joint)
 
     def wrap(forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def apply(*args: Any, **kwargs: Any) -> Any:
             raw: list[Any] = []
-            parents: list[Any] = []  # see Node
+            parents: list[Any] = []
+            shapes: list[Any] = []
             dtype = None
             record = scalars = False
             for a in args:
                 parent: Any = None
+                shape = None
                 if type(a) is Tensor:
                     parent = a.node
                     if parent is None and a.requires_grad:
                         parent = a
-                    record = record or parent is not None
                     a = a.data
                     dtype = a.dtype
-                elif isinstance(a, np.generic):
+                    if parent is not None:
+                        record, shape = True, a.shape
+                elif type(a) is not float and isinstance(a, np.generic):
                     scalars = True
                 raw.append(a)
                 parents.append(parent)
+                shapes.append(shape)
             if scalars and dtype is not None:  # a NumPy scalar must not widen a float32 Tensor
                 raw = [a.item() if isinstance(a, np.generic) else a for a in raw]
             y = forward(*raw, **kwargs)
@@ -175,7 +178,7 @@ def operation(
                 return y
             if isinstance(y, np.generic):
                 y = np.asarray(y)
-            if y.dtype != dtype:
+            if y.dtype is not dtype and y.dtype != dtype:
                 raise TypeError(
                     f"{forward.__name__}: a {dtype} Tensor and other inputs gave {y.dtype}; convert them first"
                 )
@@ -184,11 +187,13 @@ def operation(
             if record and _recording:
                 result.node = node = Node()
                 node.index = next(_count)
-                node.vjps, node.joint, node.parents, node.kwargs = vjps, joint, parents, kwargs
-                node.shapes = [None if p is None else a.shape for a, p in zip(raw, parents)]
-                node.saved = [a if i in kept else None for i, a in enumerate(raw)], saved
-                node.hold = _hold(node.saved[0]) if kept else None
-                node.y = y if keep_y else None
+                node.parents, node.shapes, node.products, node.kwargs = parents, shapes, products, kwargs
+                if kept:
+                    raw = [a if i in kept else None for i, a in enumerate(raw)]
+                    node.hold = _hold(raw)
+                else:
+                    raw = [None] * len(raw)
+                node.saved = raw, saved, (y if keep_y else None)
                 if type(y) is np.ndarray:
                     y.flags.writeable = False
             return result
@@ -261,10 +266,8 @@ def _walk(
     order = _reachable(list(pending))
     while order:
         node = order.pop()
-        if node not in pending:
-            continue  # reachable, but every product on the way was None
         g = pending.pop(node)
-        if node in wanted:
+        if wanted and node in wanted:
             yield node, g
         if node.parents is None:
             raise RuntimeError("the tape was freed: backward() walks it once; use grad(create_graph=True) to keep it")
@@ -286,21 +289,22 @@ def _reachable(edges: list[Any]) -> list[Node]:
     return sorted(seen, key=attrgetter("index"))
 
 
-def _products(node: Node, g: Any, create_graph: bool) -> Iterator[tuple[Any, Any]]:
+def _products(node: Node, g: Any, create_graph: bool) -> list[tuple[Any, Any]]:
     """The vector-Jacobian products of one node for the parents that somebody needs, with broadcast axes summed."""
-    args, saved = node.saved
-    y = node.y
+    args, saved, y = node.saved
     if create_graph:  # the same arrays, as Tensors that know where they came from
         args = [_rebuild(a, parent) for a, parent in zip(args, node.parents)]
         y = None if y is None else _rebuild(y, node)
-    together = node.joint(g, y, saved, *args, **node.kwargs) if node.joint is not None else None
+    vjps, joint = node.products
+    together = joint(g, y, saved, *args, **node.kwargs) if joint is not None else None
+    found = []
     for i, parent in enumerate(node.parents):
-        if parent is None:
-            continue
-        g_i = together[i] if together is not None else node.vjps[i](g, y, *args, **node.kwargs)
-        if g_i.shape != node.shapes[i]:
-            g_i = unbroadcast(g_i, node.shapes[i])
-        yield parent, g_i
+        if parent is not None:
+            g_i = together[i] if together is not None else vjps[i](g, y, *args, **node.kwargs)
+            if g_i.shape != node.shapes[i]:
+                g_i = unbroadcast(g_i, node.shapes[i])
+            found.append((parent, g_i))
+    return found
 
 
 def _rebuild(array: Any, edge: Any) -> Any:

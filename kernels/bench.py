@@ -1,9 +1,10 @@
 """How fast is each kernel, beside a peer and beside the machine's own limits?
 
-    python -m kernels.bench [op ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE] [--list]
+    python -m kernels.bench [op ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE] [--list] [--fresh-memory]
 
 Ours and the peer's are timed in turn, round by round, in one process, so that whatever disturbs the machine disturbs
-both; figures are medians. The limits are measured first: a large matrix product (GFLOP/s) and a large copy (GB/s).
+both; figures are medians. As in `minigen train`, freed memory is kept (kernels/memory.py), for both; with
+--fresh-memory it is not, and whoever allocates more pays more. The limits are measured first: a large matrix product (GFLOP/s) and a large copy (GB/s).
 """
 
 import argparse
@@ -162,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads for both (default: all cores)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds; figures are medians over them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions there")
+    parser.add_argument("--fresh-memory", action="store_true", help="leave the C library's memory settings alone")
     parser.add_argument("--list", action="store_true", help="only list the problems")
     options = parser.parse_args(arguments)
     unknown = [op for op in options.ops if op not in known]
@@ -176,9 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.threads:
         threads.set_threads(options.threads)
-    memory.keep_freed_memory()  # for both sides
+    kept = False if options.fresh_memory else memory.keep_freed_memory()  # for both sides
     peer = load_peer(options.peer)
-    limits, state = measured_limits(), conditions()
+    limits, state = measured_limits(), {**conditions(), "freed memory": "kept" if kept else "given back"}
     print(f"matrix product {limits['gflop_per_s']:.0f} GFLOP/s, copy {limits['gb_per_s']:.0f} GB/s; {state}")
     rows = [measure(p, peer, options.rounds, limits) for p in chosen]
     print_table(
