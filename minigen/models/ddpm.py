@@ -74,7 +74,7 @@ class Config:
     """Attention heads."""
     dropout: float = 0.0
     """Share of features dropped in every residual block while training."""
-    steps: int = 2000
+    steps: int = 1700
     """Training steps."""
     batch_size: int = 64
     """Pictures a step."""
