@@ -73,14 +73,16 @@ def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> N
     from rich.console import Console
 
     from minigen.cli import quality
-    from minigen.metrics.report import format_table
+    from minigen.metrics.report import chance, format_table
 
     with said_in_one_sentence("--quality"):
         dataset = arguments.load_data(name)
         if dataset.train.labels is None or len(samples) < 4:
             raise ValueError("--quality needs a data set with labels and at least 4 samples")
         figures = quality.figures(dataset, samples, seed=flags.seed)
+        mean, spread = chance(dataset, quality.known(name, dataset)[0])
     Console(width=None if sys.stdout.isatty() else 150).print(format_table(figures))
+    print(f"FD x of training images drawn with replacement: {mean:.2f} ± {spread:.2f}")
     if system.figures is not None:
         for what, value in system.figures(dataset.test, rng=np.random.default_rng(flags.seed)).items():
             print(f"{what}, test split: {value:.3f}")

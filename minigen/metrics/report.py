@@ -112,6 +112,21 @@ def reference_rows(dataset: Dataset, ruler: Ruler) -> dict[str, dict[str, float]
     return {name: _figures(dataset, levels, ruler) for name, levels in rows.items()}
 
 
+def chance(dataset: Dataset, ruler: Ruler, *, draws: int = 40) -> tuple[float, float]:
+    """Mean and spread of ``fd_ratio`` for 512 training images drawn with replacement (fixed seed).
+
+    What a perfect sampler of the training set would measure, draw by draw: a difference between two models that is
+    smaller than this spread is chance.
+    """
+    n = min(SAMPLES, len(dataset.train.images))
+    of_train, of_test = (ruler.features(x) for x in _references(dataset))
+    unit = frechet_distance(of_train[:n], of_test)
+    rng = np.random.default_rng(0)
+    picks = [rng.choice(len(of_train), n) for _ in range(draws)]
+    ratios = [frechet_distance(of_train[rows], of_test) / unit for rows in picks]
+    return float(np.mean(ratios)), float(np.std(ratios, ddof=1))
+
+
 def format_table(rows: dict[str, dict[str, float]], *, title: str | None = None) -> Table:
     """A table for rich's console: one line per entry, the columns that the rows have in the order of ``COLUMNS``."""
     keys = [key for key in COLUMNS if any(key in row for row in rows.values())]

@@ -88,6 +88,18 @@ def test_sampling_is_a_function_of_the_seed_and_of_the_averaged_weights(trained:
     assert not np.array_equal(load_file(trained)["net/first.w"], raw["net/first.w"])
 
 
+def test_quality_is_printed_beside_what_chance_would_give(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    row = {"fd_ratio": 1.25, "accepted": 0.875}
+    monkeypatch.setattr("minigen.cli.quality.figures", lambda dataset, samples, seed: {"these samples": row})
+    monkeypatch.setattr("minigen.cli.quality.known", lambda name, dataset: (None, {}))
+    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler: (1.0, 0.25))
+    assert main(["sample", "toy", "--weights", str(trained), "--n", "8", "--quality"]) == 0
+    said = capsys.readouterr().out
+    assert "1.25" in said and "0.875" in said and "drawn with replacement: 1.00 ± 0.25" in said
+
+
 def test_sampling_needs_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("minigen.data.load", lambda *a, **k: pytest.fail("the data set was read"))
     assert main(["sample", "toy", "--weights", str(trained), "--n", "1"]) == 0

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from minigen.metrics.baselines import pixel_noise
-from minigen.metrics.report import COLUMNS, SAMPLES, format_table, quality, reference_rows
+from minigen.metrics.report import COLUMNS, SAMPLES, chance, format_table, quality, reference_rows
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,9 @@ def test_reference_rows_and_their_table(few, tiny_ruler):
     text = out.getvalue()
     assert "digits" in text and all(heading in text for heading, _, _ in COLUMNS.values())
     assert "1.2" in text and text.count(" - ") >= len(COLUMNS) - 1
+
+
+def test_the_chance_of_the_distance_is_around_one(few, tiny_ruler):
+    mean, spread = chance(few, tiny_ruler, draws=6)
+    assert 0.5 < mean < 3 and 0 < spread < mean
+    assert chance(few, tiny_ruler, draws=6) == (mean, spread), "the seed is fixed"
