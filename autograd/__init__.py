@@ -74,6 +74,7 @@ for _name, _function in {
     "__rtruediv__": lambda a, b: elementwise.div(b, a),
     "__pow__": elementwise.power,
     "__matmul__": linalg.matmul,
+    "__rmatmul__": lambda a, b: linalg.matmul(b, a),
     "__neg__": elementwise.neg,
     "sum": reduce.sum,
     "mean": reduce.mean,

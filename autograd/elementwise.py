@@ -43,16 +43,16 @@ def neg(x: Any) -> Any:
     return np.negative(x)
 
 
-@operation(lambda g, y, x, p: g * (p * power(x, p=p - 1)), keep="0")
+@operation(lambda g, y, x, p: g * (p * _power(x, p=p - 1)) if p else g * 0, keep="0")
 def _power(x: Any, *, p: float) -> Any:
     return x * x if p == 2 else np.power(x, p)
 
 
 def power(x: Any, p: float) -> Any:
     r"""$y = x^p$ for a number $p$; $\bar x = \bar y \, p x^{p-1}$."""
-    if not isinstance(p, int | float):
+    if not isinstance(p, int | float | np.number):
         raise TypeError(f"the exponent must be a number, got {type(p).__name__}: use exp(p * log(x)) for a tensor")
-    return x * 0 + 1 if p == 0 else _power(x, p=p)
+    return _power(x, p=float(p))
 
 
 def square(x: Any) -> Any:
@@ -202,7 +202,7 @@ def _clip(x: Any, *, low: float, high: float) -> Any:
 
 def clip(x: Any, low: float = -np.inf, high: float = np.inf) -> Any:
     r"""$y = \min(\max(x, l), h)$; $\bar x = \bar y \,[l \le x \le h]$."""
-    return _clip(x, low=low, high=high)
+    return _clip(x, low=float(low), high=float(high))
 
 
 @operation(

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.backend import array_module
+
 from .elementwise import exp, log
 from .reduce import softmax
 from .tensor import Tensor, raw
@@ -37,9 +39,10 @@ def gumbel_softmax(logits: Any, u: Any, temperature: float, hard: bool = False) 
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    u = np.clip(raw(u), np.finfo(raw(logits).dtype).tiny, None).astype(raw(logits).dtype, copy=False)
+    dtype = raw(logits).dtype
+    u = np.clip(raw(u).astype(dtype, copy=False), np.finfo(dtype).tiny, 1 - np.finfo(dtype).epsneg)
     y = softmax((logits - log(-log(u))) * (1 / temperature))
     if not hard:
         return y
-    one_hot = (np.arange(y.shape[-1]) == np.argmax(raw(y), axis=-1)[..., None]).astype(raw(y).dtype)
+    one_hot = (array_module(u).arange(y.shape[-1]) == np.argmax(raw(y), axis=-1)[..., None]).astype(raw(y).dtype)
     return straight_through(one_hot, y)

@@ -15,10 +15,12 @@ from kernels import conv2d as conv
 from kernels import cross_entropy as cross_entropy_kernel
 from kernels import embedding as embedding_kernel
 from kernels import norm, resample
+from kernels.backend import array_module
 
 from .elementwise import exp, silu, sqrt, where
 from .linalg import matmul, transpose
-from .reduce import log_softmax, mean, sum
+from .reduce import log_softmax, mean, sum, top_of
+from .reduce import max as maximum_over
 from .shape import broadcast_to, gather, reshape
 from .tensor import Tensor, grad, operation, raw
 
@@ -98,24 +100,28 @@ def _composed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _through(definition: Callable[..., Any], g: Any, inputs: list[Any], **kwargs: Any) -> list[Any]:
-    """The products for recorded gradients: differentiate the composed definition."""
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    products = iter(grad(definition(*inputs, **kwargs), tensors, g, create_graph=True))
+    """The products for recorded gradients: differentiate the composed definition.
+
+    Each input gets a node of its own, so that one that is given twice, or depends on another, is counted once.
+    """
+    own = [reshape(x, x.shape) if isinstance(x, Tensor) else x for x in inputs]
+    tensors = [x for x in own if isinstance(x, Tensor)]
+    products = iter(grad(definition(*own, **kwargs), tensors, g, create_graph=True))
     return [next(products) if isinstance(x, Tensor) else None for x in inputs]
 
 
 @_composed
 def attention_composed(q: Any, k: Any, v: Any, *, causal: bool, key_mask: Any, scale: float | None) -> Any:
     """softmax(q k^T scale + mask) v, written out."""
+    xp = array_module(raw(q))
     t_q, t_k = q.shape[2], k.shape[2]
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    allowed = np.tri(t_q, t_k, t_k - t_q, dtype=bool) if causal else np.ones((t_q, t_k), bool)
+    allowed = xp.tri(t_q, t_k, t_k - t_q, dtype=bool) if causal else xp.ones((t_q, t_k), bool)
     if key_mask is not None:
         allowed = allowed & raw(key_mask)[:, None, None, :]
         v = where(raw(key_mask)[:, None, :, None], v, 0.0)
     scores = matmul(q, transpose(k, (0, 1, 3, 2))) * scale  # (n, heads, t_q, t_k)
-    top = np.max(np.where(allowed, raw(scores), -np.inf), axis=-1, keepdims=True, initial=-np.inf)
-    top = np.where(np.isfinite(top), top, 0).astype(raw(scores).dtype)
+    top = top_of(np.where(allowed, raw(scores), -np.inf))
     e = exp(where(allowed, scores - top, -np.inf))
     total = sum(e, -1, keepdims=True)
     return matmul(e / where(raw(total) == 0, 1.0, total), v)
@@ -284,8 +290,6 @@ def avg_pool(x: Any, factor: int = 2) -> Any:
 
 def max_pool(x: Any, factor: int = 2) -> Any:
     r"""The maximum of every ``factor`` x ``factor`` block; ties share the gradient. ``x`` (n, h, w, c)."""
-    from .reduce import max as maximum_over
-
     n, h, w, c = x.shape
     if h % factor or w % factor:
         raise ValueError(f"the factor {factor} must divide the image's size, got {h} x {w}")

@@ -7,6 +7,7 @@ any wrong entry of $J$ with probability one, at the price of four evaluations wh
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,30 @@ def gradcheck(
     if order >= 2:
         shape = function(*(Tensor(a) for a in arrays)).shape
         u = rng.standard_normal(shape)
+        _check_recorded(function, arrays, u)
         directions = [rng.standard_normal(a.shape) for a in arrays]
 
         def slope(*xs: Any) -> Any:
             leaves = [Tensor(x, requires_grad=True) if not isinstance(x, Tensor) else x for x in xs]
             gradients = grad(function(*leaves), leaves, u, create_graph=True)
-            return stack_sum([reduce.sum(g * d) for g, d in zip(gradients, directions)])
+            return _sum_of([reduce.sum(g * d) for g, d in zip(gradients, directions)])
 
         _check(slope, arrays, rng, step, "second")
 
 
-def stack_sum(terms: list[Any]) -> Any:
+def _check_recorded(function: Callable[..., Any], arrays: list[Any], u: Any) -> None:
+    """The recorded gradient must be the plain one: the difference of two computations of the same numbers."""
+    leaves = [Tensor(a, requires_grad=True) for a in arrays]
+    plain = grad(function(*leaves), leaves, u)
+    recorded = grad(function(*leaves), leaves, u, create_graph=True)
+    for i, (g, h) in enumerate(zip(plain, recorded)):
+        if not np.allclose(
+            g.data, h.data, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(np.max(np.abs(g.data), initial=0)))
+        ):
+            raise AssertionError(f"input {i} of shape {g.shape}: the gradient with create_graph=True is another one")
+
+
+def _sum_of(terms: list[Any]) -> Any:
     """The sum of a list of scalars."""
     total = terms[0]
     for term in terms[1:]:
@@ -67,7 +81,7 @@ def _check(function: Callable[..., Any], arrays: list[Any], rng: np.random.Gener
 
         def along(h: float, i: int = i, array: Any = array, v: Any = v) -> float:
             moved = [array + h * v if j == i else a for j, a in enumerate(arrays)]
-            with no_grad() if which == "first" else _nothing():
+            with no_grad() if which == "first" else nullcontext():
                 value = function(*(Tensor(a, requires_grad=which != "first") for a in moved))
             return float(np.sum(u * value.data))
 
@@ -83,9 +97,3 @@ def _check(function: Callable[..., Any], arrays: list[Any], rng: np.random.Gener
                 f"{which} derivative, input {i} of shape {array.shape}: the tape says {exact!r}, differences say "
                 f"{numeric!r} (relative error {abs(numeric - exact) / scale:.2e})"
             )
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...

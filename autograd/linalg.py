@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from kernels import matmul as kernel
+from kernels.backend import array_module
 
 from .reduce import sum
 from .shape import reshape, transpose
-from .tensor import operation
+from .tensor import operation, raw
 
 
 def _t(x: Any) -> Any:
@@ -31,7 +32,7 @@ def matmul(a: Any, b: Any) -> Any:
         y = matmul(a, reshape(b, (-1, 1)))
         return reshape(y, y.shape[:-1])
     if a.ndim > 2 and b.ndim == 2:  # one large product instead of a batch of small ones
-        return reshape(_matmul(reshape(a, (-1, a.shape[-1])), b), (*a.shape[:-1], b.shape[-1]))
+        return reshape(_matmul(_rows(a), b), (*a.shape[:-1], b.shape[-1]))
     return _matmul(a, b)
 
 
@@ -85,7 +86,8 @@ def _einsum_of(spec: str) -> Any:
             alone = [c for c in parts[k] if c not in seen]  # letters that only x_k has: every entry gets the same
 
             def vjp(g: Any, y: Any, *xs: Any) -> Any:
-                ones = [np.ones(xs[k].shape[parts[k].index(c)], xs[k].dtype) for c in alone]
+                xp = array_module(raw(xs[k]))
+                ones = [xp.ones(xs[k].shape[parts[k].index(c)], xs[k].dtype) for c in alone]
                 left = ",".join([out, *(parts[i] for i in others), *alone])
                 return einsum(f"{left}->{parts[k]}", g, *(xs[i] for i in others), *ones)
 

@@ -7,7 +7,7 @@ import numpy as np
 from kernels.matmul import sum_rows
 
 from .elementwise import exp, log
-from .shape import broadcast_to, getitem, reshape
+from .shape import broadcast_to, gather, getitem, reshape
 from .tensor import operation, raw
 
 Axis = int | tuple[int, ...] | None
@@ -19,7 +19,7 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 
 
 def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
-    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
     return tuple(a % ndim for a in axes)
 
 
@@ -77,7 +77,9 @@ def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 @operation(lambda g, y, x, axis: (g - sum(g * y, axis, keepdims=True)) * y, keep="y")
 def _softmax(x: Any, *, axis: int) -> Any:
-    e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
+    if x.shape[axis] == 0:
+        return x + 0
+    e = np.exp(x - np.max(x, axis=axis, keepdims=True))
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
@@ -88,10 +90,17 @@ def softmax(x: Any, axis: int = -1) -> Any:
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
     r"""$y = \ln \sum_i e^{x_i} = m + \ln \sum_i e^{x_i - m}$ with $m = \max_i x_i$ held constant; $\bar x = \bar y\,\mathrm{softmax}(x)$."""
-    m = np.max(raw(x), axis=axis, keepdims=True, initial=-np.inf)
-    m = np.where(np.isfinite(m), m, 0).astype(m.dtype)
+    m = top_of(raw(x), axis)
     y = log(sum(exp(x - m), axis, keepdims=True)) + m
     return y if keepdims else reshape(y, tuple(n for i, n in enumerate(y.shape) if i != axis % y.ndim))
+
+
+def top_of(x: Any, axis: int = -1) -> Any:
+    """The finite maximum of an array along an axis, which is kept; 0 where there is none: the constant to subtract before exp."""
+    if x.shape[axis] == 0:
+        return np.sum(x, axis=axis, keepdims=True)
+    m = np.max(x, axis=axis, keepdims=True)
+    return np.where(np.isfinite(m), m, 0).astype(x.dtype)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
@@ -118,9 +127,9 @@ def top_k(x: Any, k: int) -> tuple[Any, Any]:
 
     $\bar x$ is $\bar y$ at the chosen places. Raises ValueError unless $1 \le k \le n$.
     """
-    from .shape import gather
-
     values = raw(x)
+    if values.dtype.kind != "f":
+        raise TypeError(f"top_k needs floats, got {values.dtype}")
     if not 1 <= k <= values.shape[-1]:
         raise ValueError(f"k must be from 1 to {values.shape[-1]}, got {k}")
     some = np.argpartition(-values, k - 1, axis=-1)[..., :k]

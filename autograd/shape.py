@@ -5,9 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from kernels.backend import array_module
 from kernels.embedding import embedding_grad
 
 from .tensor import operation, raw
+
+
+def axis_of(axis: int, ndim: int) -> int:
+    """The axis counted from the front. Raises ValueError if there is none."""
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis must be from {-ndim} to {ndim - 1}, got {axis}")
+    return axis % ndim
 
 
 @operation(lambda g, y, x, shape, old: reshape(g, old), keep="")
@@ -27,7 +35,7 @@ def _transpose(x: Any, *, axes: tuple[int, ...]) -> Any:
 
 def transpose(x: Any, axes: tuple[int, ...] | None = None) -> Any:
     r"""Axis $i$ of the result is axis ``axes[i]`` of ``x`` (all reversed if None); the product applies the inverse."""
-    axes = tuple(reversed(range(x.ndim))) if axes is None else tuple(a % x.ndim for a in axes)
+    axes = tuple(reversed(range(x.ndim))) if axes is None else tuple(axis_of(a, x.ndim) for a in axes)
     return _transpose(x, axes=axes)
 
 
@@ -51,10 +59,8 @@ def _scatter(g: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     """Zeros of ``shape`` with ``g`` added at ``index``: the product of indexing, and the other way round."""
     if isinstance(g, np.ndarray) and isinstance(index, np.ndarray) and index.dtype.kind in "iu" and len(shape) >= 1:
         width = math.prod(shape[1:])
-        rows = embedding_grad(g.reshape(*index.shape, width), index % max(shape[0], 1), shape[0])
+        rows = embedding_grad(g.reshape(*index.shape, width), index.astype(np.int64) % max(shape[0], 1), shape[0])
         return rows.reshape(shape)
-    from kernels.backend import array_module
-
     xp = array_module(g)
     y = xp.zeros(shape, g.dtype)
     parts = index if isinstance(index, tuple) else (index,)
@@ -79,7 +85,7 @@ def gather(x: Any, indices: Any, axis: int) -> Any:
 
     NumPy's ``take_along_axis``.
     """
-    axis = axis % x.ndim
+    axis = axis_of(axis, x.ndim)
     indices = raw(indices)
     grid: list[Any] = [np.arange(n).reshape(-1, *(1,) * (x.ndim - 1 - i)) for i, n in enumerate(x.shape)]
     grid[axis] = indices
@@ -93,7 +99,7 @@ def _cut(g: Any, i: int, axis: int, edges: tuple[int, ...]) -> Any:
 def concat(xs: Any, axis: int = 0) -> Any:
     r"""Arrays one after the other along ``axis``; $\bar x_i$ is its slice of $\bar y$."""
     xs = list(xs)
-    axis = axis % xs[0].ndim
+    axis = axis_of(axis, xs[0].ndim)
     edges = tuple(int(e) for e in np.cumsum([0] + [x.shape[axis] for x in xs]))
     return _concat_of(len(xs))(*xs, axis=axis, edges=edges)
 
@@ -118,7 +124,7 @@ def _concat_of(k: int) -> Any:
 def stack(xs: Any, axis: int = 0) -> Any:
     r"""Arrays of one shape along a new axis."""
     xs = list(xs)
-    axis = axis % (xs[0].ndim + 1)
+    axis = axis_of(axis, xs[0].ndim + 1)
     return concat([reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])) for x in xs], axis)
 
 

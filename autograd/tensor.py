@@ -14,7 +14,8 @@ Tensors (`grad(..., create_graph=True)`) they are recorded in turn, and that is 
 
 What the tape holds must not change before it is used. Results of operations are read-only for good, and an array of
 the caller's (a parameter, a batch) is made read-only while a node needs its values: writing to it in that time raises
-NumPy's "assignment destination is read-only" at the very line that writes. (CuPy arrays have no such flag.)
+NumPy's "assignment destination is read-only" at the very line that writes. (A view that was taken before stays
+writable, and CuPy arrays have no such flag.) One thread records at a time.
 """
 
 import functools
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 _count = itertools.count()
+_itemsize = attrgetter("itemsize")
 _new = object.__new__
 _recording = True
 
@@ -100,6 +102,7 @@ class Tensor:
     def __rtruediv__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
     def __pow__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
     def __matmul__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
+    def __rmatmul__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
     def __neg__(self) -> "Tensor": ...  # type: ignore[empty-body]
     def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...  # type: ignore[empty-body]
     def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...  # type: ignore[empty-body]
@@ -160,7 +163,8 @@ def operation(
                     if parent is None and a.requires_grad:
                         parent = a
                     a = a.data
-                    dtype = a.dtype
+                    if dtype is None or a.dtype != dtype:
+                        dtype = a.dtype if dtype is None else min(dtype, a.dtype, key=_itemsize)
                     if parent is not None:
                         record, shape = True, a.shape
                 elif type(a) is not float and isinstance(a, np.generic):
@@ -188,11 +192,9 @@ def operation(
                 result.node = node = Node()
                 node.index = next(_count)
                 node.parents, node.shapes, node.products, node.kwargs = parents, shapes, products, kwargs
-                if kept:
-                    raw = [a if i in kept else None for i, a in enumerate(raw)]
-                    node.hold = _hold(raw)
-                else:
-                    raw = [None] * len(raw)
+                raw = [a if i in kept else None for i, a in enumerate(raw)] if kept else [None] * len(raw)
+                if kept or kwargs:
+                    node.hold = _hold([*raw, *_arrays_in(kwargs)] if kwargs else raw)
                 node.saved = raw, saved, (y if keep_y else None)
                 if type(y) is np.ndarray:
                     y.flags.writeable = False
@@ -227,7 +229,7 @@ def grad(
     for x, edge in zip(xs, edges):
         g = found.get(edge)
         g = np.zeros_like(x.data) if g is None else g
-        results.append(g if isinstance(g, Tensor) else Tensor(g))
+        results.append(g if isinstance(g, Tensor) else Tensor(np.array(g) if isinstance(g, np.generic) else g.copy()))
     return results[0] if isinstance(inputs, Tensor) else results
 
 
@@ -258,7 +260,11 @@ def _walk(
         if g is None:
             if y.data.size != 1:
                 raise ValueError(f"a gradient for an output of shape {y.shape} must be given: only a scalar's is 1")
-            g = np.ones_like(y.data)
+            g = 1.0
+        if isinstance(g, int | float):
+            g = np.full_like(y.data, g)
+        if raw(g).dtype != y.dtype:
+            raise TypeError(f"the gradient of a {y.dtype} output is {raw(g).dtype}")
         if raw(g).shape != y.shape:
             raise ValueError(f"the gradient of an output of shape {y.shape} has shape {raw(g).shape}")
         g = (g if isinstance(g, Tensor) else Tensor(g)) if create_graph else raw(g)
@@ -345,6 +351,15 @@ class _Hold:
                 del _locked[id(owner)]
                 for a in entry[1]:  # the owner comes first: a view can only be opened after it
                     a.flags.writeable = True
+
+
+def _arrays_in(settings: dict[str, Any]) -> Iterator[Any]:
+    """Targets, indices, masks and conditions: the arrays among an operation's settings, and within a tuple of indices."""
+    for value in settings.values():
+        if isinstance(value, tuple):
+            yield from value
+        else:
+            yield value
 
 
 def _hold(arrays: Iterable[Any]) -> _Hold | None:

@@ -29,7 +29,7 @@ MINIMUM = 0.1  # seconds that one round of one contestant takes at least, so tha
 
 
 def time_paired(contestants: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds a call of each, measured in turn after a first untimed call each."""
+    """Median seconds a call of each, measured in turn after two untimed calls each (the second tells how often to repeat)."""
     repeats = []
     for run in contestants:
         run()

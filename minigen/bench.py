@@ -3,13 +3,13 @@
     python -m minigen.bench [step ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE]
 
     chain    1,000 tiny operations forward and backward: the engine's overhead
-    mlp      784-512-512-10 perceptron, batch 128, cross-entropy, Adam
+    mlp      784-512-512-10 perceptron, batch 128, cross-entropy, AdamW
     gpt      4 layers, width 128, 4 heads, 128 tokens, batch 32, AdamW
     unet     DDPM's U-Net: 32x32x3, batch 32, base 32, multipliers 1, 2, 2, attention at 16x16, AdamW
     import   seconds to ``import minigen``
     memory   peak resident size of four U-Net steps, each side in a process of its own
 
-Both sides start from the same numbers and are timed in turn (see kernels/bench.py).
+Both sides get the same inputs, have the same layers, and are timed in turn (see kernels/bench.py).
 """
 
 import argparse

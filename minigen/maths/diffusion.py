@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from autograd import raw
-from kernels.backend import array_module
+from kernels.backend import array_module, to_numpy
 
 from .schedules import Schedule
 
@@ -22,7 +22,7 @@ def at(values: Any, t: Any, x: Any) -> Any:
     if isinstance(t, int | np.integer):
         return float(values[t])
     x = raw(x)
-    picked = array_module(x).asarray(values[np.asarray(t if isinstance(t, np.ndarray) else t.get())], x.dtype)
+    picked = array_module(x).asarray(values[to_numpy(t)], x.dtype)
     return picked.reshape(-1, *(1,) * (x.ndim - 1))
 
 
@@ -53,6 +53,7 @@ def posterior_mean(x_0: Any, x_t: Any, t: Any, schedule: Schedule) -> Any:
 
 def mean_from_eps(x_t: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
     r"""$\mu = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon\Big)$ (eq. 11): $\tilde\mu_t$ with $\hat x_0$ in terms of $\epsilon$."""
+    _needs_signal(schedule)
     noise = np.where(schedule.alpha_bar < 1, 1 - schedule.alpha_bar, 1.0) ** 0.5
     return at(schedule.alpha**-0.5, t, x_t) * (x_t - at(schedule.beta / noise, t, x_t) * eps)
 

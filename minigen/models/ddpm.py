@@ -99,7 +99,7 @@ def l_simple(eps: Any, eps_theta: Any) -> Any:
 
 def l_t_weight(t: Any, schedule: Schedule, variance: str = "small") -> Any:
     r"""$\frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - \bar\alpha_t)}$ (eq. 12): $L_{t-1}$ is this times $\| \epsilon - \epsilon_\theta \|^2$, plus a constant; ``t`` at least 2."""
-    sigma2 = schedule.beta_tilde if variance == "small" else schedule.beta
+    sigma2 = ancestral.variances(schedule, variance)
     return schedule.beta[t] ** 2 / (2 * sigma2[t] * schedule.alpha[t] * (1 - schedule.alpha_bar[t]))
 
 
@@ -133,7 +133,7 @@ def bound_term(
         log_std = 0.5 * np.log(schedule.beta[1]) + mu * 0
         term = -gaussian.discretised_log_likelihood(x_0, mu, log_std, levels)
     else:
-        sigma2 = (schedule.beta_tilde if variance == "small" else schedule.beta)[t]
+        sigma2 = ancestral.variances(schedule, variance)[t]
         target = posterior_mean(x_0, x_t, t, schedule)
         term = gaussian.kl(target, np.log(schedule.beta_tilde[t]), mu, np.log(sigma2))
     return np.asarray(ag.raw(term)).reshape(len(x_0), -1).sum(1)
@@ -184,7 +184,7 @@ def variational_bound(
 def training_loss(eps_model: Callable[..., Any], x_0: Any, schedule: Schedule, rng: Any) -> Any:
     r"""Algorithm 1: $t \sim U\{1..T\}$ and $\epsilon \sim N(0, I)$ for each sample, then $L_{\text{simple}}$."""
     t = rng.integers(1, schedule.T + 1, len(x_0))
-    eps = rng.standard_normal(x_0.shape).astype(x_0.dtype)
+    eps = array_module(x_0).asarray(rng.standard_normal(x_0.shape), x_0.dtype)
     return l_simple(eps, eps_model(q_sample(x_0, t, eps, schedule), t))
 
 
@@ -231,7 +231,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """``n`` pictures in [-1, 1] by ancestral sampling over ``steps`` levels (``sample_steps`` if None)."""
         steps = min(config.sample_steps, config.T) if steps is None else steps
         grid = schedule.respaced(schedules.uniform_times(schedule.T, steps))
-        x_T = rng.standard_normal((n, h, w, c)).astype(np.float32)
+        xp = array_module(unet.conv_in.w.data)
+        x_T = xp.asarray(rng.standard_normal((n, h, w, c)), np.float32)
         see = None if callback is None else (lambda t, x_t, x_0: callback(int(grid.times[t]), x_t))
         return ancestral.sample(unet, x_T, grid, rng=rng, variance=config.variance, clip=1.0, callback=see)
 

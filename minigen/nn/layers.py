@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
+from kernels.backend import array_module
 
 from . import init
 from .module import Module, parameter
@@ -152,7 +153,8 @@ class Dropout(Module):
         """The mask is drawn from ``rng``; evaluation passes none."""
         if rng is None or self.p == 0:
             return x
-        return ag.dropout(x, rng.random(x.shape) >= self.p, self.p)
+        kept = array_module(ag.raw(x)).asarray(rng.random(x.shape) >= self.p)
+        return ag.dropout(x, kept, self.p)
 
 
 class Sequential(Module):

@@ -74,6 +74,8 @@ class Module:
         parameters = self.parameters()
         if not parameters:
             raise ValueError(f"{type(self).__name__} has no parameters to flatten")
+        for _, module in self.named_modules():
+            module.flat = module.flat_grad = None  # a part that was flat on its own is so no more
         xp = array_module(parameters[0].data)
         dtype = parameters[0].dtype
         if any(p.dtype != dtype for p in parameters):
@@ -136,7 +138,7 @@ class Module:
         return self._replace(to_numpy if xp is np else xp.asarray)
 
     def _replace(self, function: Any) -> "Module":
-        if self.flat is not None:
+        if any(module.flat is not None for _, module in self.named_modules()):
             raise RuntimeError("convert or move a module before it is flattened")
         for p in self.parameters():
             p.data = function(p.data)

@@ -34,5 +34,6 @@ class TimeEmbedding(Module):
 
     def forward(self, t: Any) -> Any:
         """Times (n,), any number type -> (n, channels)."""
+        t = array_module(self.linear_1.w.data).asarray(t)
         s = sinusoidal(t, self.c_in).astype(self.linear_1.w.dtype)
         return self.linear_2(ag.silu(self.linear_1(s)))

@@ -36,6 +36,8 @@ class Block(Module):
         rng: Any = None,
     ) -> Any:
         """(n, t, c), (n, t_k, c_context) -> (n, t, c)."""
+        if (self.cross is None) != (context is None):
+            raise ValueError("a block built with c_context needs a context, and one built without takes none")
         x = x + self.dropout(self.attention(self.norm_1(x), causal=causal, key_mask=key_mask), rng)
         if self.cross is not None and self.norm_context is not None:
             x = x + self.dropout(self.cross(self.norm_context(x), context, key_mask=context_mask), rng)

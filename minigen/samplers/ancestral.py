@@ -21,11 +21,16 @@ from minigen.maths.diffusion import posterior_mean, x_0_from_eps
 from minigen.maths.schedules import Schedule
 
 
-def sigma(t: int, schedule: Schedule, variance: str) -> float:
-    r"""$\sigma_t$: $\sqrt{\tilde\beta_t}$ for ``"small"``, $\sqrt{\beta_t}$ for ``"large"``; 0 at $t = 1$ (Algorithm 2: $z = 0$)."""
+def variances(schedule: Schedule, variance: str) -> Any:
+    r"""$\sigma_t^2$ for all $t$ (T + 1,): $\tilde\beta_t$ for ``"small"``, $\beta_t$ for ``"large"``; ValueError for another word."""
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
-    return 0.0 if t == 1 else float((schedule.beta_tilde if variance == "small" else schedule.beta)[t]) ** 0.5
+    return schedule.beta_tilde if variance == "small" else schedule.beta
+
+
+def sigma(t: int, schedule: Schedule, variance: str) -> float:
+    r"""$\sigma_t$: $\sqrt{\tilde\beta_t}$ for ``"small"``, $\sqrt{\beta_t}$ for ``"large"``; 0 at $t = 1$ (Algorithm 2: $z = 0$)."""
+    return 0.0 if t == 1 else float(variances(schedule, variance)[t]) ** 0.5
 
 
 def step(
@@ -78,7 +83,7 @@ def sample(
         if callback is not None:
             guess = x_0_from_eps(x_t, t, eps, schedule)
             callback(t, x_t, guess if clip is None else np.clip(guess, -clip, clip))
-        noise = rng.standard_normal(x_t.shape).astype(x_t.dtype) if t > 1 else None
+        noise = xp.asarray(rng.standard_normal(x_t.shape), x_t.dtype) if t > 1 else None
         x_t = step(x_t, t, eps, noise, schedule, variance=variance, clip=clip)
     if callback is not None:
         callback(0, x_t, x_t)

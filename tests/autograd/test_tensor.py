@@ -216,3 +216,93 @@ def test_shapes_of_size_zero_and_one():
     s = ag.Tensor(2.0, requires_grad=True)
     (s * s).backward()
     assert s.grad == 4 and isinstance(s.grad, np.ndarray)
+
+
+CONNECTED = {
+    "attention of one tensor": lambda x: ag.attention(x, x, x),
+    "attention of functions of one another": lambda x: ag.attention(x, ag.sin(x), ag.cos(ag.sin(x))),
+    "layer norm scaled by its input": lambda x: ag.layer_norm(x, x[0, 0, 0], x[0, 0, 1]),
+    "group norm with one leaf twice": lambda x: ag.group_norm(x, x[0, 0, 0], x[0, 0, 0], 2),
+}
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_fused_operations_count_connected_inputs_once(name):
+    ag.gradcheck(CONNECTED[name], [np.random.default_rng(0).standard_normal((1, 2, 3, 4))], order=2)
+
+
+def test_gradcheck_compares_the_recorded_gradient_with_the_plain_one():
+    def product(g, y, x):
+        return (
+            g * 2.0 if not isinstance(g, ag.Tensor) else g * 6.0
+        )  # right for arrays, three times too much when recorded
+
+    wrong = ag.operation(product, keep="")(lambda x: 2.0 * x)
+    with pytest.raises(AssertionError, match="create_graph"):
+        ag.gradcheck(wrong, [np.ones(3)], order=2)
+
+
+def test_settings_are_protected_as_well():
+    targets, condition, rows = np.array([0, 1]), np.array([True, False]), np.array([1, 0])
+    losses = [
+        ag.sum(ag.cross_entropy(leaf(2, 3), targets)),
+        ag.sum(ag.where(condition, leaf(2), 0.0)),
+        ag.sum(leaf(2, 3)[rows, rows]),
+    ]
+    for array in (targets, condition, rows):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+    for loss in losses:
+        loss.backward()
+    targets[0] = condition[0] = rows[0] = 1
+    assert not engine._locked
+
+
+def test_dtypes_are_checked_in_both_orders_and_for_given_gradients():
+    narrow, broad = leaf(3, dtype=np.float32), leaf(3)
+    for a, b in ((narrow, broad), (broad, narrow)):
+        with pytest.raises(TypeError, match="float32"):
+            a * b
+    with pytest.raises(TypeError, match="float64"):
+        (narrow * narrow).backward(np.ones(3))
+    x = leaf(3)
+    (x * x).backward(2.0)
+    np.testing.assert_allclose(x.grad, 4 * x.data)
+
+
+def test_gradients_do_not_share_memory():
+    a, b, u = leaf(3), leaf(3), np.ones(3)
+    ga, gb = ag.grad(a + b, [a, b], u)
+    assert not np.shares_memory(ga.data, gb.data) and not np.shares_memory(ga.data, u)
+
+
+def test_small_integer_types_index_large_tables():
+    x = leaf(300, 2)
+    ag.sum(x[np.array([1, 2, 2], np.uint8)]).backward()
+    np.testing.assert_array_equal(x.grad[:4, 0], [0, 1, 2, 0])
+
+
+def test_products_with_arrays_on_the_left_and_with_nothing_inside():
+    x = leaf(3, 2)
+    np.testing.assert_allclose((np.ones((4, 3)) @ x).data, np.ones((4, 3)) @ x.data)
+    y = ag.Tensor(np.zeros((2, 3, 0)), requires_grad=True) @ np.zeros((0, 5))
+    assert y.shape == (2, 3, 5)
+
+
+def test_numpy_scalars_are_settings_too():
+    x = leaf(3, dtype=np.float32)
+    assert (x ** np.float64(2)).dtype == ag.clip(x, np.float64(0), np.float64(1)).dtype == np.float32
+    ag.sum(leaf(2, 3), np.int64(0)).backward(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "call", [lambda x: ag.transpose(x, (0, 3)), lambda x: ag.concat([x, x], 2), lambda x: ag.stack([x], -4)]
+)
+def test_an_axis_that_is_not_there_is_named(call):
+    with pytest.raises(ValueError, match="axis must be from"):
+        call(leaf(2, 3))
+
+
+def test_gumbel_softmax_at_the_ends_of_the_unit_interval():
+    y = ag.gumbel_softmax(np.zeros((1, 2), np.float32), np.array([[1 - 1e-9, 0.0]]), 1.0)
+    assert np.all(np.isfinite(y))

@@ -135,6 +135,8 @@ def test_the_same_seed_draws_the_same_pictures():
 
 def test_settings_that_do_not_fit_are_named():
     digits = load("digits")
+    with pytest.raises(ValueError, match="variance must be 'small' or 'large', got 'smal'"):
+        ddpm.l_t_weight(3, schedules.cosine(5), "smal")
     with pytest.raises(ValueError, match="'rings' holds points"):
         ddpm.build(ddpm.Config(), load("rings"), seed=0)
     with pytest.raises(ValueError, match="groups must divide"):

@@ -188,6 +188,8 @@ def test_initialisers_have_their_variance(name, variance, rng):
     [
         (lambda rng: nn.GroupNorm(6, 4), "4 groups for 6 channels"),
         (lambda rng: nn.Attention(6, 4, rng=rng), "4 heads for 6 channels"),
+        (lambda rng: nn.Block(4, 2, c_context=4, rng=rng)(np.ones((1, 2, 4), np.float32)), "needs a context"),
+        (lambda rng: nn.Block(4, 2, rng=rng)(*np.ones((2, 1, 2, 4), np.float32)), "takes none"),
         (lambda rng: nn.Attention(6, 0, rng=rng), "0 heads for 6 channels"),
         (lambda rng: nn.UNet(1, 1, base=8, multipliers=(), rng=rng), "at least 1, got 8, 2, "),
         (lambda rng: nn.UNet(1, 1, base=8, blocks=0, rng=rng), "at least 1, got 8, 0, "),

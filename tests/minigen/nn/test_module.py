@@ -78,3 +78,15 @@ def test_train_and_eval_reach_every_module(rng):
     module = Tied(rng).eval()
     assert not any(m.training for _, m in module.named_modules())
     assert module.train().blocks[1].layers[1].training
+
+
+def test_a_part_that_was_flat_hands_its_parameters_over(rng):
+    module = Tied(rng)
+    part = module.blocks[0].flatten()
+    with pytest.raises(RuntimeError, match="before it is flattened"):
+        module.astype(np.float64)
+    module.flatten()
+    assert part.flat is None and np.shares_memory(part.w.data, module.flat)
+    ag.sum(part(np.ones((2, 3), np.float32))).backward()
+    module.zero_grad()
+    assert not part.w.grad.any()
