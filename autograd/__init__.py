@@ -8,7 +8,7 @@ y.backward()
 x.grad                                   # sin x + x cos x
 """
 
-from types import ModuleType
+from types import ModuleType as _ModuleType
 
 from . import elementwise, linalg, reduce, shape
 from . import tensor as _tensor
@@ -83,4 +83,4 @@ for _name, _function in {
 }.items():
     setattr(Tensor, _name, _function)
 
-__all__ = [name for name, value in list(globals().items()) if name[0] != "_" and not isinstance(value, ModuleType)]
+__all__ = [name for name, value in list(globals().items()) if name[0] != "_" and not isinstance(value, _ModuleType)]

@@ -296,7 +296,7 @@ def _reachable(edges: list[Any]) -> list[Node]:
 
 
 def _products(node: Node, g: Any, create_graph: bool) -> list[tuple[Any, Any]]:
-    """The vector-Jacobian products of one node for the parents that somebody needs, with broadcast axes summed."""
+    """The vector-Jacobian products of one node for the parents that lead to a leaf, with broadcast axes summed."""
     args, saved, y = node.saved
     if create_graph:  # the same arrays, as Tensors that know where they came from
         args = [_rebuild(a, parent) for a, parent in zip(args, node.parents)]

@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.threads:
         threads.set_threads(options.threads)
-    kept = False if options.fresh_memory else memory.keep_freed_memory()  # for both sides
+    kept = not options.fresh_memory and memory.keep_freed_memory()  # for both sides
     peer = load_peer(options.peer)
     limits, state = measured_limits(), {**conditions(), "freed memory": "kept" if kept else "given back"}
     print(f"matrix product {limits['gflop_per_s']:.0f} GFLOP/s, copy {limits['gb_per_s']:.0f} GB/s; {state}")

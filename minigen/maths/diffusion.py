@@ -45,17 +45,14 @@ def eps_from_x_0(x_t: Any, t: Any, x_0: Any, schedule: Schedule) -> Any:
 
 def posterior_mean(x_0: Any, x_t: Any, t: Any, schedule: Schedule) -> Any:
     r"""$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$ (eq. 7); ``t`` at least 1."""
-    a, alpha = schedule.alpha_bar, schedule.alpha
-    before = np.concatenate([[1.0], a[:-1]])  # alpha_bar[t-1]
-    noise = np.where(a < 1, 1 - a, 1.0)
+    alpha, before, noise = schedule.alpha, schedule.alpha_bar_before, schedule.noise
     return at(before**0.5 * schedule.beta / noise, t, x_t) * x_0 + at(alpha**0.5 * (1 - before) / noise, t, x_t) * x_t
 
 
 def mean_from_eps(x_t: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
     r"""$\mu = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon\Big)$ (eq. 11): $\tilde\mu_t$ with $\hat x_0$ in terms of $\epsilon$."""
     _needs_signal(schedule)
-    noise = np.where(schedule.alpha_bar < 1, 1 - schedule.alpha_bar, 1.0) ** 0.5
-    return at(schedule.alpha**-0.5, t, x_t) * (x_t - at(schedule.beta / noise, t, x_t) * eps)
+    return at(schedule.alpha**-0.5, t, x_t) * (x_t - at(schedule.beta / schedule.noise**0.5, t, x_t) * eps)
 
 
 def mean_from_score(x_t: Any, t: Any, score: Any, schedule: Schedule) -> Any:

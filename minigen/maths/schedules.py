@@ -61,10 +61,19 @@ class Schedule:
         return 1 - self.alpha
 
     @cached_property
+    def alpha_bar_before(self) -> Any:
+        r"""$\bar\alpha_{t-1}$, with 1 at $t = 0$, which has nothing before it."""
+        return np.concatenate([[1.0], self.alpha_bar[:-1]])
+
+    @cached_property
+    def noise(self) -> Any:
+        r"""$1 - \bar\alpha_t$, the variance of the noise, for dividing by: 1 instead of 0 at $t = 0$."""
+        return np.where(self.alpha_bar < 1, 1 - self.alpha_bar, 1.0)
+
+    @cached_property
     def beta_tilde(self) -> Any:
         r"""$\tilde\beta_t$ (Ho et al. 2020, eq. 7), with $\tilde\beta_0 = \tilde\beta_1 = 0$."""
-        left = 1 - np.concatenate([[1.0], self.alpha_bar[:-1]])  # 1 - alpha_bar[t-1]
-        return left / np.where(self.alpha_bar < 1, 1 - self.alpha_bar, 1) * self.beta
+        return (1 - self.alpha_bar_before) / self.noise * self.beta
 
     @cached_property
     def snr(self) -> Any:

@@ -47,7 +47,6 @@ from .system import Objective, Stage, System
 TITLE = "Denoising diffusion"
 PAPER = "Ho, Jain & Abbeel 2020, arXiv 2006.11239"
 EQUATION = "L = E‖ε − ε_θ(√ᾱ_t x₀ + √(1−ᾱ_t) ε, t)‖²"
-TOUR: dict[str, object] = {}  # the defaults are short enough
 
 
 @dataclass(frozen=True)
