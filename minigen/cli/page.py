@@ -64,6 +64,7 @@ def _section(facts: dict[str, Any], out: Path) -> str:
             f'<p class="equation"><code>{_text(facts["equation"])}</code></p>',
             _picture(folder / "samples.png", f"samples of {facts['title']} trained on {facts['data']}"),
             _strip(facts, folder),
+            _pictures(facts, folder),
             _curve(folder),
             _figures(facts),
             _quality(facts),
@@ -79,6 +80,14 @@ def _strip(facts: dict[str, Any], folder: Path) -> str:
     return f'<p class="small">From noise to a sample, left to right:</p>{picture}'
 
 
+def _pictures(facts: dict[str, Any], folder: Path) -> str:
+    shown = [
+        f'<p class="small">{_text(name.capitalize())}: {_text(what)}</p>{_picture(folder / f"picture-{name}.png", what)}'
+        for name, what in facts["pictures"].items()
+    ]
+    return "\n".join(shown)
+
+
 def _curve(folder: Path) -> str:
     svg = (folder / "loss.svg").read_text(encoding="utf-8")
     return f'<p class="small">Loss:</p>{svg}' if svg else ""
@@ -90,7 +99,7 @@ def _figures(facts: dict[str, Any]) -> str:
         "trained for": f"{facts['seconds']:.1f} s, {facts['steps']:,} steps on {facts['data']}",
         "parameters": f"{facts['parameters']:,}",
         **losses,
-        **{f"{name}, test split": f"{value:.3f}" for name, value in facts.get("own", {}).items()},
+        **{name: f"{value:.4g}" for name, value in facts.get("own", {}).items()},
         f"{facts['samples']:,} samples took": f"{facts['sampling_seconds']:.2f} s",
     }
     cells = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in figures.items())

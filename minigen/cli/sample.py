@@ -11,8 +11,8 @@ from tyro.conf import arg
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 
-USAGE = """usage: minigen sample SYSTEM --weights FILE [--n 64] [--out grid.png] [--steps N] [--seed N] [--trajectory]
-           [--quality]
+USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out grid.png] [--steps N] [--seed N] [--trajectory]
+           [--quality] [what the system adds]
 
 Draws samples from weights that 'minigen train' wrote.
 'minigen sample SYSTEM --help' explains every flag; 'minigen list' shows the systems."""
@@ -23,7 +23,7 @@ class SampleFlags:
     """Flags of `minigen sample`."""
 
     weights: Path
-    """The weights.safetensors that 'minigen train' wrote."""
+    """The weights.safetensors that 'minigen train' wrote; that of the folder it uses if left out."""
     n: int = 64
     """How many samples."""
     out: Path = Path("grid.png")
@@ -38,15 +38,15 @@ class SampleFlags:
     """Also write a strip that shows how the first samples came to be, beside the grid."""
     quality: bool = False
     """Also measure the samples (take --n 512) beside real images and simple baselines, and print the table."""
+    data_dir: Annotated[str | None, arg(metavar="DIR")] = None
+    """Where the data set's files are, if --quality or a picture needs them: as for 'minigen train'."""
 
 
 def main(args: list[str]) -> int:
     """Parse, check, draw, write."""
     name, args = arguments.system_name("sample", args, USAGE)
     entry = curriculum.find(name)
-    flags = arguments.parse(
-        SampleFlags, args, prog=f"minigen sample {entry.name}", description=f"{entry.title} ({entry.paper})"
-    )
+    flags, settings, chosen = parse(entry, curriculum.load(entry), args)
     arguments.check_at_least(1, n=flags.n, steps=flags.steps)
     arguments.check_at_least(0, seed=flags.seed)
     check_out(flags.out)
@@ -54,7 +54,7 @@ def main(args: list[str]) -> int:
 
     from minigen.train import pictures
 
-    samples, states = draw(system, flags)
+    samples, states = draw(system, flags, settings)
     pictures.save_png(flags.out, pictures.grid(dataset, samples))
     print(f"{flags.n} samples: {flags.out}")
     if flags.trajectory:
@@ -63,9 +63,55 @@ def main(args: list[str]) -> int:
         path = flags.out.with_name(f"{flags.out.stem}-trajectory.png")
         pictures.save_png(path, pictures.strip(dataset, states))
         print(f"trajectory, one sample a row: {path}")
+    for name in chosen:
+        path = flags.out.with_name(f"{flags.out.stem}-{name}.png")
+        draw_picture(system, load_data(dataset, flags), name, path, flags.seed)
+        print(f"{name}: {path}")
     if flags.quality:
         print_quality(system, dataset.name, samples, flags)
     return 0
+
+
+def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleFlags, dict[str, Any], list[str]]:
+    """The flags of every system, the model's own settings, and the names of the pictures that were asked for."""
+    weights = Path("out") / entry.name / "weights.safetensors"
+    parts: list[tuple[str, Any, Any]] = [("run", SampleFlags, SampleFlags(weights))]
+    if hasattr(model, "Sampling"):
+        parts.append(("settings", model.Sampling, model.Sampling()))
+    if getattr(model, "PICTURES", {}):
+        shown = [
+            (name, Annotated[bool, arg(help=f"Also draw: {what}.")], False) for name, what in model.PICTURES.items()
+        ]
+        pictures = dataclasses.make_dataclass("Pictures", shown, frozen=True)
+        parts.append(("pictures", pictures, pictures()))
+    together = dataclasses.make_dataclass("Flags", [(name, kind) for name, kind, _ in parts], frozen=True)
+    prog, description = f"minigen sample {entry.name}", f"{entry.title} ({entry.paper})"
+    default = together(*(value for _, _, value in parts))
+    flags: Any = arguments.parse(together, args, prog=prog, description=description, default=default)
+    if flags.run.weights == weights and not weights.exists():
+        raise UserError(
+            f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"
+        )
+    settings = dataclasses.asdict(flags.settings) if hasattr(flags, "settings") else {}
+    chosen = [name for name in getattr(model, "PICTURES", {}) if getattr(flags.pictures, name)]
+    return flags.run, settings, chosen
+
+
+def load_data(about: Any, flags: SampleFlags) -> Any:
+    """The data set, with its items, that the weights were trained on."""
+    return arguments.load_data(about.name, flags.data_dir, about.shape[0] if about.name == "folder" else None)
+
+
+def draw_picture(system: Any, dataset: Any, name: str, path: Path, seed: int) -> None:
+    """One of the system's own pictures, of test images where it needs some; UserError where these weights have none."""
+    from minigen.train import pictures
+
+    if name not in system.pictures:
+        raise UserError(
+            f"--{name} does not go with these weights: they offer {', '.join(system.pictures) or 'no picture'}"
+        )
+    rows = system.pictures[name](dataset.test, rng=np.random.default_rng(seed))
+    pictures.save_png(path, pictures.grid(dataset, rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1]))
 
 
 def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> None:
@@ -84,22 +130,21 @@ def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> N
     Console(width=None if sys.stdout.isatty() else 150).print(format_table(figures))
     print(f"FD x of training images drawn with replacement: {mean:.2f} ± {spread:.2f}")
     if system.figures is not None:
-        for what, value in system.figures(dataset.test, rng=np.random.default_rng(flags.seed)).items():
-            print(f"{what}, test split: {value:.3f}")
+        for what, value in system.figures(dataset, rng=np.random.default_rng(flags.seed)).items():
+            print(f"{what}: {value:.4g}")
 
 
-def draw(system: Any, flags: SampleFlags) -> tuple[Any, list[Any]]:
+def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
     """The samples, and the states on the way if they were asked for."""
     states: list[Any] = []
     callback = (lambda t, x_t: states.append(x_t.copy())) if flags.trajectory else None
+    rng = np.random.default_rng(flags.seed)
     try:
-        samples = system.sample(flags.n, rng=np.random.default_rng(flags.seed), steps=flags.steps, callback=callback)
+        samples = system.sample(flags.n, rng=rng, steps=flags.steps, callback=callback, **settings)
     except FloatingPointError as error:
         raise UserError(f"sampling from {flags.weights} broke down: {error}") from error
     except ValueError as error:
-        if flags.steps is None:
-            raise
-        raise UserError(f"--steps {flags.steps} does not work here: {error}") from error
+        raise UserError(f"cannot sample: {error}") from error
     return samples, states
 
 

@@ -18,7 +18,7 @@ from minigen.cli.train import default_data
 from minigen.errors import Interrupted, UserError, os_reason, said_in_one_sentence
 
 FACTS = "tour.json"  # beside a system's pictures: what the page says about it
-FORMAT = 1  # of those facts
+FORMAT = 2  # of those facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,8 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     sampling = time.monotonic() - start
     pictures.save_png(out / "samples.png", pictures.grid(dataset, samples[:64]))
     has_strip = draw_strip(system, dataset, out / "trajectory.png", flags.seed)
-    own = {} if system.figures is None else system.figures(dataset.test, rng=np.random.default_rng(flags.seed))
+    captions = draw_pictures(system, model, dataset, out, flags.seed)
+    own = {} if system.figures is None else system.figures(dataset, rng=np.random.default_rng(flags.seed))
     print("measuring the samples (the first time on a data set, the ruler itself is trained)", flush=True)
     measured = quality.rows(dataset, samples, seed=flags.seed)
     found = curves(read_log(out / LOG))
@@ -119,6 +120,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
         "samples": len(samples),
         "sampling_seconds": sampling,
         "trajectory": has_strip,
+        "pictures": captions,
         "quality": measured,
         "meanings": quality.meanings() if measured else {},
     }
@@ -141,6 +143,16 @@ def draw_strip(system: Any, dataset: Any, path: Path, seed: int) -> bool:
     else:
         path.unlink(missing_ok=True)
     return bool(states)
+
+
+def draw_pictures(system: Any, model: Any, dataset: Any, out: Path, seed: int) -> dict[str, str]:
+    """The system's own pictures as picture-NAME.png; returns their captions by name."""
+    from minigen.cli.sample import draw_picture
+
+    captions = {name: what for name, what in getattr(model, "PICTURES", {}).items() if name in system.pictures}
+    for name in captions:
+        draw_picture(system, dataset, name, out / f"picture-{name}.png", seed)
+    return captions
 
 
 def about(entry: curriculum.Entry) -> dict[str, Any]:

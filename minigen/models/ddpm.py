@@ -235,9 +235,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         see = None if callback is None else (lambda t, x_t, x_0: callback(int(grid.times[t]), x_t))
         return ancestral.sample(unet, x_T, grid, rng=rng, variance=config.variance, clip=1.0, callback=see)
 
-    def figures(split: Split, *, rng: Any) -> dict[str, float]:
-        """The variational bound over at most 128 images of a split, whole and by its parts."""
-        x_0 = dataset.scale(split.images[:128])
+    def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
+        """The variational bound over at most 128 test images, whole and by its parts."""
+        x_0 = dataset.scale(dataset.test.images[:128])
         bound = variational_bound(unet, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
         return {
             "bound, bits/dim": bound.total,

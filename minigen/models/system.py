@@ -9,7 +9,7 @@ inherits from anything.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,11 +20,16 @@ class Objective:
     ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of figures to log. ``batch`` is a `Split`, ``step``
     counts from 0 within the stage, and ``rng`` depends on nothing but (seed, stage, objective, step). While a loss runs,
     the other modules of the system ask for no gradients.
+
+    Steps 0, ``every``, 2 ``every`` ... update it, the others leave it alone (a critic takes several steps for each of
+    its generator's). ``after()`` is called when the optimiser has moved the module (a critic's weights are clipped).
     """
 
     name: str
     module: Any
     loss: Callable[..., Any]
+    every: int = 1
+    after: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,18 @@ class System:
     """A model that can be trained, saved, loaded and sampled.
 
     ``modules`` is what a checkpoint holds; every objective's module is one of them. ``stages()`` returns the list of
-    stages. ``sample(n, *, rng, steps=None, callback=None)`` returns float images in [-1, 1], (n, h, w, c), drawn with
-    the weights that are in the modules; ``callback(t, x_t)`` sees the states on the
-    way, from noise to the end, in systems that sample in steps.
+    stages.
+
+    ``sample(n, *, rng, steps=None, callback=None, **settings)`` returns float images in [-1, 1], (n, h, w, c), drawn
+    with the weights that are in the modules; ``callback(t, x_t)`` sees the states on the way, from noise to the end, in
+    systems that sample in steps (the others raise ValueError for ``steps`` that are not None). ``settings`` are the
+    fields of the model file's dataclass ``Sampling``, if it has one: flags of `minigen sample`.
+
+    ``figures(dataset, *, rng)`` returns what the system says of itself on the test split: name with its unit -> number.
+
+    ``pictures`` are further pictures, by the names of the model file's ``PICTURES`` (name -> what it shows):
+    ``function(split, *, rng)`` returns float images in [-1, 1] of shape (rows, columns, h, w, c). The tour shows all
+    of them, and `minigen sample` those whose name is given as a flag.
     """
 
     config: Any
@@ -69,3 +83,4 @@ class System:
     stages: Callable[[], list[Stage]]
     sample: Callable[..., Any]
     figures: Callable[..., dict[str, float]] | None = None
+    pictures: dict[str, Callable[..., Any]] = field(default_factory=dict)

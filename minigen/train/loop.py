@@ -3,7 +3,7 @@ r"""The one training loop: every system, every stage, every objective, and a run
     for stage in stages:
         for step in range(stage.steps):
             batch = data.batch(train split, seed, step)
-            for objective in stage.objectives:
+            for objective in stage.objectives (those whose turn it is):
                 loss = objective.loss(batch, rng(seed, stage, objective, step), step)
                 gradient of the loss -> clip -> optimiser moves objective.module
             average <- moving average of the weights
@@ -80,6 +80,8 @@ class Trainer:
         )
         figures: dict[str, Any] = {"stage": stage.name, "lr": lr}
         for objective in stage.objectives:
+            if step % objective.every:
+                continue
             found = self._update(objective, items, lr)
             figures |= {f"{objective.name}.{name}": value for name, value in found.items()}
         for name, average in self.averages.items():
@@ -101,7 +103,9 @@ class Trainer:
         norm = optim.clip_by_global_norm(module.flat_grad, self.stage.clip)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
-        self.optimisers[objective.name].step(self.step + 1, lr)
+        self.optimisers[objective.name].step(self.step // objective.every + 1, lr)
+        if objective.after is not None:
+            objective.after()
         return {"loss": value, "norm": norm, **figures}
 
     @contextmanager
@@ -199,6 +203,8 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
         names = [objective.name for objective in stage.objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"the stage '{stage.name}' needs objectives with names of their own, got {names}")
+        if min(objective.every for objective in stage.objectives) != 1:
+            raise ValueError(f"an objective of the stage '{stage.name}' must have every = 1, and none less")
         for objective in stage.objectives:
             if not any(objective.module is module for module in modules.values()):
                 raise ValueError(f"the objective '{objective.name}' must train one of the modules {list(modules)}")

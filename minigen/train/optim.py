@@ -32,6 +32,23 @@ class SGD:
         self.module.flat -= lr * update
 
 
+class RMSProp:
+    r"""$v \leftarrow \alpha v + (1-\alpha) g^2, \quad p \leftarrow p - \eta\, g / (\sqrt v + \epsilon)$ (Tieleman & Hinton 2012, lecture 6.5)."""
+
+    def __init__(self, module: Any, *, alpha: float = 0.99, eps: float = 1e-8):
+        if not 0.0 <= alpha < 1.0:
+            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+        self.module, self.alpha, self.eps = module, alpha, eps
+        self.state = {"v": array_module(module.flat).zeros_like(module.flat)}
+
+    def step(self, step: int, lr: float) -> None:
+        """Move the parameters by the gradients. ``step`` counts from 1; this optimiser does not use it."""
+        g, v = self.module.flat_grad, self.state["v"]
+        v *= self.alpha
+        v += (1.0 - self.alpha) * g * g
+        self.module.flat -= lr * g / (array_module(v).sqrt(v) + self.eps)
+
+
 class Adam:
     r"""Moving averages of the gradient and of its square, both corrected for their start at 0.
 
@@ -88,15 +105,17 @@ class AdamW(Adam):
         self.weight_decay = weight_decay
 
 
-def make_optimiser(stage: Any, module: Any) -> SGD | Adam:
-    """The optimiser that a stage asks for: ``"adamw"``, ``"adam"`` or ``"sgd"`` (whose momentum is ``betas[0]``)."""
+def make_optimiser(stage: Any, module: Any) -> SGD | RMSProp | Adam:
+    """The optimiser that a stage asks for: ``"adamw"``, ``"adam"``, ``"rmsprop"`` (alpha is ``betas[1]``) or ``"sgd"`` (momentum ``betas[0]``)."""
     if stage.optimiser == "adamw":
         return AdamW(module, betas=stage.betas, weight_decay=stage.weight_decay)
     if stage.optimiser == "adam":
         return Adam(module, betas=stage.betas)
     if stage.optimiser == "sgd":
         return SGD(module, momentum=stage.betas[0])
-    raise ValueError(f"optimiser must be 'adamw', 'adam' or 'sgd', got {stage.optimiser!r}")
+    if stage.optimiser == "rmsprop":
+        return RMSProp(module, alpha=stage.betas[1])
+    raise ValueError(f"optimiser must be 'adamw', 'adam', 'rmsprop' or 'sgd', got {stage.optimiser!r}")
 
 
 def global_norm(g: Float[Array, " n"]) -> float:

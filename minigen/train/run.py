@@ -101,7 +101,7 @@ def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, sto
     while trainer.done < trainer.total:
         figures = trainer.advance(dataset.train)
         log.write({"step": trainer.done, "seconds": keeper.seconds(), **figures})
-        progress.advance(figures[f"{trainer.stage.objectives[0].name}.loss"], trainer.stage.batch_size)
+        progress.advance(next(v for k, v in figures.items() if k.endswith(".loss")), trainer.stage.batch_size)
         if stop.signal or keeper.due():
             log.flush()  # before the checkpoint, so that no line up to its step can be missing
             with progress.apart():

@@ -105,6 +105,19 @@ def test_sampling_needs_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch):
     assert main(["sample", "toy", "--weights", str(trained), "--n", "1"]) == 0
 
 
+def test_the_systems_own_settings_and_pictures_are_flags(trained: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["sample", "toy", "--help"])
+    said = capsys.readouterr().out
+    assert "--dim" in said and "multiplied by" in said and "--shades" in said and "a row of greys" in said
+    assert main(["sample", "toy", "--out", "a.png"]) == 0  # the weights of out/toy are found
+    assert main(["sample", "toy", "--out", "b.png", "--dim", "0.5", "--shades"]) == 0
+    assert "shades: b-shades.png" in capsys.readouterr().out
+    assert Path("a.png").read_bytes() != Path("b.png").read_bytes() and not Path("a-shades.png").exists()
+    with Image.open("b-shades.png") as picture:
+        assert picture.size == (4 * 50 + 2, 3 * 50 + 2)
+
+
 def test_resume_takes_the_flags_of_the_run(trained: Path, capsys: pytest.CaptureFixture[str]):
     before = trained.read_bytes()
     assert main(["train", "toy", "--resume"]) == 0
@@ -287,7 +300,8 @@ BAD_SAMPLE = {
     "zero samples": (("--n", "0"), "--n must be at least 1, got 0"),
     "negative samples": (("--n", "-2"), "--n must be at least 1, got -2"),
     "zero steps": (("--steps", "0"), "--steps must be at least 1, got 0"),
-    "too many steps": (("--steps", "101"), "--steps 101 does not work here: at most 100 steps"),
+    "too many steps": (("--steps", "101"), "cannot sample: at most 100 steps"),
+    "a setting out of range": (("--dim", "0"), "cannot sample: dim must be above 0, got 0.0"),
     "negative seed": (("--seed", "-1"), "--seed must be at least 0, got -1"),
     "not a PNG": (("--out", "grid.doc"), "--out must end in .png"),
     "a folder": (("--out", "folder.png"), "--out must be a file, folder.png is a folder"),
@@ -355,6 +369,16 @@ def test_weights_that_are_not_there(toy_system: Any, inside: Path, refused: Refu
     assert "cannot read no.safetensors: No such file or directory" in refused(
         "sample", "toy", "--weights", "no.safetensors"
     )
+
+
+def test_weights_that_were_never_trained(toy_system: Any, inside: Path, refused: Refused):
+    assert "there are no weights in out/toy/weights.safetensors: train them by 'minigen train toy'" in refused(
+        "sample", "toy"
+    )
+
+
+def test_a_picture_that_these_weights_do_not_have(trained: Path, refused: Refused):
+    assert "--never does not go with these weights: they offer shades" in refused("sample", "toy", "--never")
 
 
 def test_a_model_too_large_for_the_memory(

@@ -76,6 +76,8 @@ def test_the_page_shows_every_system_and_needs_no_network(two: Path, capsys: pyt
     assert "L = |x - f(x + e)|^2 &lt;for tests&gt;" in text and "Nobody 2026" in text
     assert "0.91" in text and "pixel noise" in text
     assert len(seen.all("polyline")) == 2 * 3
+    assert "Shades: a row of greys" in text and "Never" not in text and "test pictures" in text
+    assert len([image for image in seen.all("img") if image["alt"] == "a row of greys"]) == 2
 
 
 def test_the_page_suits_a_phone_and_the_dark(two: Path):

@@ -167,6 +167,24 @@ def test_objectives_are_taken_in_turn_each_seeing_the_one_before():
     assert record == [("a", 0, False), ("b", 0, False), ("a", 1, False), ("b", 1, False)]
 
 
+def test_an_objective_that_waits_moves_each_third_step_only_and_counts_its_own_steps():
+    """Adam's first step has length lr whatever the gradient: it must be step 1 of b although the loop is elsewhere."""
+    clipped = []
+    system = two_player([])
+    (stage,) = system.stages()
+    a, b = stage.objectives
+    b = dataclasses.replace(b, every=3, after=lambda: clipped.append(float(system.modules["b"].flat[0])))
+    stage = dataclasses.replace(stage, objectives=[a, b], steps=7, optimiser="adam", betas=(0.5, 0.5))
+    run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+    seen = []
+    for step in range(7):
+        figures = run.advance(DIGITS.train)
+        assert ("b.loss" in figures) == (step % 3 == 0)
+        seen.append(float(system.modules["b"].flat[0]))
+    assert seen[0] == pytest.approx(3.0 - 0.25) and seen[1] == seen[0] == seen[2] and seen[3] == seen[4] == seen[5]
+    assert clipped == [seen[0], seen[3], seen[6]]
+
+
 @pytest.mark.parametrize(
     ("setting", "what"), [("poison", "the loss 'gen"), ("poison_gradient", "the gradient of the loss 'gen")]
 )
@@ -200,6 +218,8 @@ def test_weights_go_out_and_in():
         ({"objectives": []}, "needs objectives with names of their own"),
         ({"objectives": "twice"}, "needs objectives with names of their own"),
         ({"objectives": "stranger"}, "must train one of the modules"),
+        ({"objectives": "late"}, "an objective of the stage 'game' must have every = 1"),
+        ({"objectives": "never"}, "an objective of the stage 'game' must have every = 1"),
         ({"optimiser": "lion"}, "optimiser must be"),
     ],
 )
@@ -208,7 +228,8 @@ def test_stages_that_cannot_be_trained_are_refused(change: dict[str, Any], messa
     (stage,) = system.stages()
     first = stage.objectives[0]
     stranger = Objective("c", Linear(1, 1, rng=np.random.default_rng(0)), first.loss)
-    lists = {"twice": [first, first], "stranger": [stranger]}
+    late, never = (dataclasses.replace(first, every=every) for every in (2, 0))
+    lists = {"twice": [first, first], "stranger": [stranger], "late": [late], "never": [never]}
     change = {name: lists.get(value, value) if isinstance(value, str) else value for name, value in change.items()}
     bad = dataclasses.replace(system, stages=lambda: [dataclasses.replace(stage, **change)])
     with pytest.raises(ValueError, match=message):

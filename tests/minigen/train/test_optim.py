@@ -39,6 +39,17 @@ def test_sgd_momentum_recursion():
     assert module.flat[0] == -(1 + 1.5 + 1.75)
 
 
+def test_rmsprop_recursion():
+    """v <- a v + (1 - a) g^2 from 0: with g = 2 after k steps v = 4 (1 - a^k), and p falls by lr 2 / sqrt(v)."""
+    module = bowl([0.0])
+    optimiser = optim.RMSProp(module, alpha=0.75)
+    module.flat_grad[...] = 2.0
+    for step in (1, 2, 3):
+        optimiser.step(step, 0.5)
+    want = -sum(0.5 * 2.0 / (math.sqrt(4 * (1 - 0.75**k)) + 1e-8) for k in (1, 2, 3))
+    assert_close(module.flat, np.array([want]), bound(12, abs(want), np.float64))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_adam_first_step_has_the_length_of_the_learning_rate(dtype: type):
     """With both averages corrected, step 1 moves every coordinate by lr g / (|g| + eps)."""
@@ -61,10 +72,10 @@ def test_adamw_decay_does_not_pass_through_the_moments():
 
 def test_make_optimiser_picks_by_name():
     stage = {"betas": (0.5, 0.9), "weight_decay": 0.1}
-    kinds = {"adamw": optim.AdamW, "adam": optim.Adam, "sgd": optim.SGD}
+    kinds = {"adamw": optim.AdamW, "adam": optim.Adam, "rmsprop": optim.RMSProp, "sgd": optim.SGD}
     for name, kind in kinds.items():
         assert type(optim.make_optimiser(SimpleNamespace(optimiser=name, **stage), bowl([1.0]))) is kind
-    with pytest.raises(ValueError, match="optimiser must be 'adamw', 'adam' or 'sgd', got 'lion'"):
+    with pytest.raises(ValueError, match="optimiser must be 'adamw', 'adam', 'rmsprop' or 'sgd', got 'lion'"):
         optim.make_optimiser(SimpleNamespace(optimiser="lion", **stage), bowl([1.0]))
 
 

@@ -21,6 +21,7 @@ from minigen.nn import BatchNorm, Linear, Module
 TITLE = "Toy"
 PAPER = "Nobody 2026"
 EQUATION = "L = |x - f(x + e)|^2 <for tests>"
+PICTURES = {"shades": "a row of greys", "never": "what these weights do not have"}
 TOUR = {"steps": 12, "first_steps": 4}
 NAME = "tests.minigen.train.toy"
 
@@ -51,6 +52,14 @@ class Config:
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of its samples."""
+
+    dim: float = 1.0
+    """What the samples are multiplied by; above 0."""
 
 
 def end_at(what: str) -> None:
@@ -120,7 +129,9 @@ def build(config: Config, dataset: Any, *, seed: int) -> System:
         both = [Objective("generator", net, generator), Objective("critic", critic, discriminator)]
         return [first, Stage("both", both, config.steps, warmup=5, weight_decay=0.01, **common)]
 
-    def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None) -> Any:
+    def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None, dim: float = 1.0) -> Any:
+        if not dim > 0:
+            raise ValueError(f"dim must be above 0, got {dim}")
         if steps is not None and steps > 100:
             raise ValueError("at most 100 steps")
         x = rng.standard_normal((n, pixels)).astype(np.float32)
@@ -129,9 +140,17 @@ def build(config: Config, dataset: Any, *, seed: int) -> System:
                 callback(t, x.reshape(n, *dataset.shape))
             with ag.no_grad():
                 x = 0.5 * x + 0.5 * net(ag.Tensor(x)).data
-        return np.clip(x.reshape(n, *dataset.shape), -1, 1)
+        return np.clip(dim * x.reshape(n, *dataset.shape), -1, 1)
 
-    return System(config, dataset.name, dataset.shape, {"net": net, "critic": critic}, stages, sample)
+    def shades(split: Any, *, rng: Any) -> Any:
+        """The first three pictures of the split, darker from left to right."""
+        return dataset.scale(split.images[:3])[:, None] * np.linspace(1, 0.5, 4, dtype=np.float32)[:, None, None, None]
+
+    def figures(dataset: Any, *, rng: Any) -> dict[str, float]:
+        return {"test pictures": len(dataset.test)}
+
+    modules = {"net": net, "critic": critic}
+    return System(config, dataset.name, dataset.shape, modules, stages, sample, figures, {"shades": shades})
 
 
 ENTRY = curriculum.Entry(99, "toy", TITLE, PAPER, NAME)
