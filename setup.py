@@ -38,6 +38,7 @@ setup(
         "tyro>=0.9",
         "jaxtyping>=0.3",
         "scikit-learn>=1.5",
+        "matplotlib>=3.9",
         "threadpoolctl>=3.5",
     ],
     extras_require={

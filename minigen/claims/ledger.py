@@ -1,0 +1,84 @@
+r"""What a claim is, and how it gets its verdict.
+
+A claim is a sentence and an experiment. The experiment runs once for each of at least five seeds and measures some
+things side by side, its *groups*, all in one unit. One number is made of them, the *effect*, which is positive where the
+seed speaks for the sentence. With the effects $e_1 \dots e_n$ of the seeds, their mean $\bar e$ and their standard
+deviation $s$, the 95 % confidence interval of the mean is
+
+$$ \bar e \pm t_{0.975,\, n-1} \, s / \sqrt n $$
+
+(Student 1908). The verdict compares the whole interval with the smallest effect that would matter: above it the sentence
+is *supported*, below it *not supported*, and *undecided* where the interval holds it.
+
+The seeds are independent trainings: initial weights, batches, noise and samples. The data set and its split are the same
+for all, so a verdict is about this data set.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+SEEDS = 5
+CONFIDENCE = 0.95
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an experiment is told: its ``seed``, whether to be ``quick`` (a tenth of the training), where runs are kept."""
+
+    seed: int
+    quick: bool
+    runs: Path
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that can be tested.
+
+    ``experiment(setting)`` returns the groups of one seed, label -> number in ``unit``, always the same labels in the
+    same order. ``effect(groups)`` is the number that is judged, ``in_words`` what it is. ``systems`` are those it is
+    about, ``smallest`` is the effect that would matter.
+    """
+
+    name: str
+    systems: tuple[str, ...]
+    sentence: str
+    source: str
+    unit: str
+    in_words: str
+    experiment: Callable[[Setting], dict[str, float]]
+    effect: Callable[[dict[str, float]], float]
+    smallest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The mean effect over the seeds, its confidence interval, and the verdict."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+
+def interval(values: list[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean and confidence interval of the mean, by Student's t. Raises ValueError for fewer than two values or NaN."""
+    if len(values) < 2:
+        raise ValueError(f"a confidence interval needs at least 2 values, got {len(values)}")
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"a confidence interval needs finite values, got {values}")
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def judge(effects: list[float], smallest: float = 0.0) -> Judgement:
+    """The verdict over the effects of all seeds."""
+    mean, low, high = interval(effects)
+    verdict = SUPPORTED if low > smallest else NOT_SUPPORTED if high < smallest else UNDECIDED
+    return Judgement(mean, low, high, verdict)

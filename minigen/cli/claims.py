@@ -1,0 +1,177 @@
+"""`minigen claims`: the sentences that everybody repeats, each as an experiment with a verdict, on one page."""
+
+import dataclasses
+import time
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from minigen.claims.ledger import SEEDS, Claim, Judgement, Setting, judge
+from minigen.cli import arguments, curriculum, page
+from minigen.errors import Interrupted, UserError, said_in_one_sentence
+
+Found = dict[str, dict[str, float]]  # seed -> label -> number
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimFlags:
+    """Flags of `minigen claims`."""
+
+    only: Annotated[str | None, arg(metavar="NAMES")] = None
+    """Names of systems or of claims with commas between: gan,vae. All if left out."""
+    list: bool = False
+    """Only print the claims."""
+    quick: bool = False
+    """A tenth of the training: to see how it works. The verdicts are not worth much; they are kept apart."""
+    seeds: int = SEEDS
+    """Independent trainings behind each verdict, at least 5."""
+    out: Path = Path("out/claims")
+    """The folder for the page, index.html, the results and the trained systems; what is there is not done again."""
+
+
+def main(args: list[str]) -> int:
+    """Run every experiment that has not been run, and write the page after each."""
+    flags = arguments.parse(
+        ClaimFlags, args, prog="minigen claims", description="Test what everybody says of these models."
+    )
+    if flags.seeds < SEEDS:
+        raise UserError(f"--seeds must be at least {SEEDS} for a confidence interval worth its name, got {flags.seeds}")
+    claims = chosen(flags.only)
+    if flags.list:
+        for claim in claims:
+            print(f'{claim.name:24}"{claim.sentence}" ({", ".join(claim.systems)})')
+        return 0
+    out = flags.out / "quick" if flags.quick else flags.out
+    print_summary(work(claims, flags, out), quick=flags.quick)
+    print(f"the ledger: {out / 'index.html'}")
+    return 0
+
+
+def chosen(only: str | None) -> list[Claim]:
+    """The claims that were asked for, in the order of the ledger. UserError for a name that is neither system nor claim."""
+    from minigen.claims import CLAIMS
+
+    if only is None:
+        return CLAIMS
+    names = {name.strip().replace("-", "_") for name in only.split(",") if name.strip()}
+    known = {claim.name.replace("-", "_") for claim in CLAIMS} | {
+        system for claim in CLAIMS for system in claim.systems
+    }
+    for name in names - known:
+        if name in curriculum.systems():
+            raise UserError(f"there is no claim about '{name}' yet: 'minigen claims --list' shows those there are")
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"unknown claim or system '{name}': {hint}'minigen claims --list' shows them")
+    if not names:
+        raise UserError("--only names no claim: 'minigen claims --list' shows them")
+    return [claim for claim in CLAIMS if names & {claim.name.replace("-", "_"), *claim.systems}]
+
+
+def work(claims: list[Claim], flags: ClaimFlags, out: Path) -> list[tuple[Claim, Found]]:
+    """The groups of all seeds of the claims, from the record or measured now."""
+    from minigen.claims.record import Record
+
+    with said_in_one_sentence(f"cannot write to the folder {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+    record = Record(out)
+    if record.stale:
+        print(f"the results in {out} are of other code and are not used", flush=True)
+    missing = [(c, seed) for c in claims for seed in range(flags.seeds) if record.get(c.name, seed) is None]
+    for number, (claim, seed) in enumerate(missing, start=1):
+        print(f"[{number}/{len(missing)}] {claim.name}, seed {seed}: {claim.sentence}", flush=True)
+        start = time.monotonic()
+        try:
+            groups = claim.experiment(Setting(seed, flags.quick, out / "runs"))
+        except Interrupted as error:
+            raise Interrupted(
+                "stopped; the same 'minigen claims' command goes on from here", error.status - 128
+            ) from error
+        record.put(claim.name, seed, groups)
+        print("  " + ", ".join(f"{label} {value:.4g}" for label, value in groups.items()), end="")
+        print(f" ({claim.unit}; {time.monotonic() - start:.0f} s)", flush=True)
+        write_page(out, gathered(claims, record, flags.seeds), quick=flags.quick)
+    found = gathered(claims, record, flags.seeds)
+    write_page(out, found, quick=flags.quick)
+    return found
+
+
+def gathered(claims: list[Claim], record: Any, seeds: int) -> list[tuple[Claim, Found]]:
+    """The claims of which every seed is done, with their groups."""
+    found = [(c, {str(s): record.get(c.name, s) for s in range(seeds)}) for c in claims]
+    return [(c, groups) for c, groups in found if None not in groups.values()]
+
+
+def judged(claim: Claim, found: Found) -> Judgement:
+    """The verdict of a claim over all its seeds."""
+    return judge([claim.effect(groups) for groups in found.values()], claim.smallest)
+
+
+def print_summary(found: list[tuple[Claim, Found]], *, quick: bool) -> None:
+    """One line a claim: sentence, verdict, effect with its confidence interval."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = "quick: trained for a tenth of the steps, not to be quoted" if quick else None
+    table = Table("claim", "verdict", "effect", "95 % interval", "the effect is", box=None, pad_edge=False, title=title)
+    for claim, groups in found:
+        j = judged(claim, groups)
+        table.add_row(claim.sentence, j.verdict, f"{j.mean:+.3g}", f"{j.low:+.3g} .. {j.high:+.3g}", claim.in_words)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def write_page(out: Path, found: list[tuple[Claim, Found]], *, quick: bool) -> None:
+    """index.html: a table of verdicts, then every claim with its picture and the figures of every seed."""
+    from minigen.train.checkpoint import write_atomically
+
+    note = "<p><b>Quick: trained for a tenth of the steps. Not to be quoted.</b></p>" if quick else ""
+    intro = (
+        "<p>What is said of these models, tested on this machine by the code of this project. Each sentence became an "
+        "experiment whose effect is positive where it speaks for the sentence; the verdict compares the 95 % confidence "
+        "interval of the effect over independent trainings with the smallest effect that would matter.</p>"
+    )
+    body = [intro, note, _table(found), *(_section(claim, groups) for claim, groups in found)]
+    write_atomically(out / "index.html", page.document("minigen: the ledger of claims", "\n".join(body)).encode())
+
+
+def _table(found: list[tuple[Claim, Found]]) -> str:
+    lines = []
+    for claim, groups in found:
+        j = judged(claim, groups)
+        lines.append(
+            f'<tr><td style="white-space:normal"><a href="#{page.text(claim.name)}">{page.text(claim.sentence)}</a></td>'
+            f"<td>{j.verdict}</td><td>{j.mean:+.3g}</td><td>{j.low:+.3g} .. {j.high:+.3g}</td></tr>"
+        )
+    head = "<tr><th>claim</th><th>verdict</th><th>effect</th><th>95 % interval</th></tr>"
+    return f'<div class="wide"><table>{head}{"".join(lines)}</table></div>'
+
+
+def _section(claim: Claim, found: Found) -> str:
+    from minigen.claims.plot import svg
+
+    j = judged(claim, found)
+    labels = list(next(iter(found.values())))
+    head = "<tr><th>seed</th>" + "".join(f"<th>{page.text(label)}</th>" for label in [*labels, "effect"]) + "</tr>"
+    lines = "".join(
+        f"<tr><td>{seed}</td>"
+        + "".join(f"<td>{value:.4g}</td>" for value in [*groups.values(), claim.effect(groups)])
+        + "</tr>"
+        for seed, groups in found.items()
+    )
+    least = f" An effect of at least {claim.smallest:g} would matter." if claim.smallest else ""
+    return "\n".join(
+        [
+            f'<section id="{page.text(claim.name)}"><h2>“{page.text(claim.sentence)}”: {j.verdict}</h2>',
+            f'<p class="small">{page.text(claim.source)} · {page.text(", ".join(claim.systems))}</p>',
+            f"<p>The effect is {page.text(claim.in_words)}: {j.mean:+.3g}, between {j.low:+.3g} and {j.high:+.3g} "
+            f"(95 %, {len(found)} seeds).{least}</p>",
+            svg(claim, found),
+            f'<p class="small">{page.text(claim.unit)}</p>',
+            f'<div class="wide"><table>{head}{lines}</table></div></section>',
+        ]
+    )

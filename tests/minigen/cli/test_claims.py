@@ -1,0 +1,127 @@
+"""`minigen claims`: every experiment once, a page that grows, sentences for mistakes."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import minigen.claims
+from minigen.__main__ import main
+from minigen.claims import plot
+from minigen.claims.ledger import Claim, Setting, judge
+from minigen.errors import Interrupted
+from tests.minigen.cli.test_tour import Page
+
+
+class Lab:
+    """Two made-up claims, and how often their experiments were run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs: list[tuple[str, int, bool]] = []
+        self.end_at = -1
+        self.claims = [self.claim("a-over-b", ("gan", "vae"), 1.0), self.claim("b_over_a", ("vae",), -1.0)]
+
+    def claim(self, name: str, systems: tuple[str, ...], sign: float) -> Claim:
+        def experiment(setting: Setting) -> dict[str, float]:
+            if len(self.runs) == self.end_at:
+                raise Interrupted("stopped at step 1", signal.SIGINT)
+            self.runs.append((name, setting.seed, setting.quick))
+            return {"A <small>": 2.0 + 0.1 * setting.seed, "B": 1.0}
+
+        sentence = f"it is said that {name} & more"
+        return Claim(
+            name,
+            systems,
+            sentence,
+            "Nobody 2026",
+            "metres",
+            "A - B",
+            experiment,
+            lambda g: sign * (g["A <small>"] - g["B"]),
+        )
+
+
+@pytest.fixture
+def lab(inside: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    lab = Lab(inside)
+    monkeypatch.setattr(minigen.claims, "CLAIMS", lab.claims)
+    return lab
+
+
+def test_the_ledger_runs_every_seed_once_and_writes_its_page(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    assert main(["claims"]) == 0
+    said = capsys.readouterr().out
+    assert "[1/10] a-over-b, seed 0" in said and "[10/10] b_over_a, seed 4" in said and "out/claims/index.html" in said
+    assert "not supported" in said and "+1.2" in said and "-1.2" in said
+    assert len(lab.runs) == 10 and main(["claims"]) == 0 and len(lab.runs) == 10
+    text = Path("out/claims/index.html").read_text(encoding="utf-8")
+    assert "it is said that a-over-b &amp; more”: supported" in text and "b_over_a &amp; more”: not supported" in text
+    assert "A &lt;small&gt;" in text and "quoted" not in text and "src=" not in text and text.count("<svg") == 2
+    low, high = judge([1.0, 1.1, 1.2, 1.3, 1.4]).low, judge([1.0, 1.1, 1.2, 1.3, 1.4]).high
+    assert f"{low:+.3g} .. {high:+.3g}" in text
+    seen = Page(text)
+    assert [attrs["href"] for attrs in seen.all("a")] == ["#a-over-b", "#b_over_a"]
+
+
+def test_only_takes_claims_and_systems(lab: Lab):
+    assert main(["claims", "--only", "gan"]) == 0 and {name for name, _, _ in lab.runs} == {"a-over-b"}
+    assert main(["claims", "--only", " b-over-a, "]) == 0 and len(lab.runs) == 10
+    assert set(json.loads(Path("out/claims/results.json").read_text())["results"]) == {"a-over-b", "b_over_a"}
+
+
+def test_quick_results_are_kept_apart(lab: Lab):
+    assert main(["claims", "--quick", "--only", "gan"]) == 0 and all(quick for _, _, quick in lab.runs)
+    assert "Not to be quoted" in Path("out/claims/quick/index.html").read_text(encoding="utf-8")
+    assert not Path("out/claims/results.json").exists()
+
+
+def test_a_stopped_ledger_goes_on(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    lab.end_at = 7
+    assert main(["claims"]) == 128 + signal.SIGINT
+    assert "the same 'minigen claims' command goes on from here" in capsys.readouterr().err
+    text = Path("out/claims/index.html").read_text(encoding="utf-8")
+    assert "a-over-b" in text and "b_over_a" not in text, "a claim is on the page when all its seeds are done"
+    lab.end_at = -1
+    assert main(["claims"]) == 0 and len(lab.runs) == 10
+
+
+def test_more_seeds_are_added_to_those_there_are(lab: Lab):
+    assert main(["claims"]) == 0 and main(["claims", "--seeds", "6"]) == 0
+    assert [seed for _, seed, _ in lab.runs[10:]] == [5, 5]
+
+
+def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    assert main(["claims", "--list"]) == 0
+    assert "it is said that b_over_a" in capsys.readouterr().out and not lab.runs and not list(lab.folder.iterdir())
+
+
+def test_mistakes_have_a_sentence(lab: Lab, refused: Callable[..., str]):
+    assert "--seeds must be at least 5" in refused("claims", "--seeds", "3")
+    assert "unknown claim or system 'gam': did you mean 'gan'?" in refused("claims", "--only", "gam")
+    assert "there is no claim about 'glide' yet" in refused("claims", "--only", "glide")
+    assert "--only names no claim" in refused("claims", "--only", ",")
+    Path("file").write_text("in the way")
+    assert "cannot write to the folder file" in refused("claims", "--out", "file/a")
+    assert not lab.runs
+
+
+def test_every_claim_of_the_project_is_complete(capsys: pytest.CaptureFixture[str]):
+    from minigen.cli import curriculum
+
+    claims = minigen.claims.CLAIMS
+    assert len({claim.name for claim in claims}) == len(claims)
+    for claim in claims:
+        assert claim.sentence and claim.source and claim.unit and claim.in_words
+        for system in claim.systems:
+            assert curriculum.systems()[system].exists
+
+
+def test_the_picture_of_a_claim_depends_on_its_figures_alone(lab: Lab):
+    claim = lab.claims[0]
+    found = {str(seed): claim.experiment(Setting(seed, False, Path())) for seed in range(5)}
+    first, second = (plot.svg(claim, found) for _ in range(2))
+    assert first == second and first.startswith("<svg") and "metres" in first
+    assert plot.svg(claim, {**found, "4": {"A <small>": 9.0, "B": 1.0}}) != first
