@@ -270,15 +270,17 @@ def _walk(
         g = (g if isinstance(g, Tensor) else Tensor(g)) if create_graph else raw(g)
         pending[edge] = pending[edge] + g if edge in pending else g
     order = _reachable(list(pending))
+    if any(node.parents is None for node in order):
+        raise RuntimeError("the tape was freed: backward() walks it once; use grad(create_graph=True) to keep it")
+    useful = _leading_to(wanted, order) if wanted else None
     while order:
         node = order.pop()
-        g = pending.pop(node)
-        if wanted and node in wanted:
-            yield node, g
-        if node.parents is None:
-            raise RuntimeError("the tape was freed: backward() walks it once; use grad(create_graph=True) to keep it")
-        for parent, g_parent in _products(node, g, create_graph):
-            pending[parent] = pending[parent] + g_parent if parent in pending else g_parent
+        if useful is None or node in useful:
+            g = pending.pop(node)
+            if wanted and node in wanted:
+                yield node, g
+            for parent, g_parent in _products(node, g, create_graph, useful):
+                pending[parent] = pending[parent] + g_parent if parent in pending else g_parent
         if not create_graph:
             node.free()
     yield from ((leaf, g) for leaf, g in pending.items() if isinstance(leaf, Tensor) and (leaf in wanted or not wanted))
@@ -295,8 +297,22 @@ def _reachable(edges: list[Any]) -> list[Node]:
     return sorted(seen, key=attrgetter("index"))
 
 
-def _products(node: Node, g: Any, create_graph: bool) -> list[tuple[Any, Any]]:
-    """The vector-Jacobian products of one node for the parents that lead to a leaf, with broadcast axes summed."""
+def _leading_to(wanted: set[Any], order: list[Node]) -> set[Any]:
+    """Of all nodes below, oldest first, the wanted ones and those that depend on one: no others need a gradient."""
+    useful = set(wanted)
+    for node in order:
+        if any(parent in useful for parent in node.parents):
+            useful.add(node)
+    return useful
+
+
+def _products(node: Node, g: Any, create_graph: bool, useful: set[Any] | None) -> list[tuple[Any, Any]]:
+    """The vector-Jacobian products of one node for the parents that lead to a leaf, with broadcast axes summed.
+
+    ``useful`` (all if None) holds the parents whose gradients are asked for.
+    """
+    if useful is not None and not any(parent in useful for parent in node.parents):
+        return []
     args, saved, y = node.saved
     if create_graph:  # the same arrays, as Tensors that know where they came from
         args = [_rebuild(a, parent) for a, parent in zip(args, node.parents)]
@@ -305,7 +321,7 @@ def _products(node: Node, g: Any, create_graph: bool) -> list[tuple[Any, Any]]:
     together = joint(g, y, saved, *args, **node.kwargs) if joint is not None else None
     found = []
     for i, parent in enumerate(node.parents):
-        if parent is not None:
+        if parent is not None and (useful is None or parent in useful):
             g_i = together[i] if together is not None else vjps[i](g, y, *args, **node.kwargs)
             if g_i.shape != node.shapes[i]:
                 g_i = unbroadcast(g_i, node.shapes[i])

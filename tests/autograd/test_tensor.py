@@ -98,6 +98,28 @@ def test_grad_leaves_grad_alone_and_gives_zeros_for_the_unused():
     assert x.grad is None
 
 
+def test_grad_computes_what_leads_to_its_inputs_and_nothing_else():
+    """Of a network's weights no gradient is taken when only the input's is asked for; the tape is freed all the same."""
+    asked = []
+
+    def product(name, factor):
+        return lambda g, y, a, b: (asked.append(name), g * factor)[1]
+
+    @ag.operation(product("a", 2.0), product("b", 3.0), keep="")
+    def combine(a, b):
+        return 2.0 * a + 3.0 * b
+
+    x, w, v = (ag.Tensor(np.ones(2), requires_grad=True) for _ in range(3))
+    inside = combine(v, v)
+    y = ag.sum(combine(combine(x, w), inside))
+    assert np.array_equal(ag.grad(y, x, create_graph=True).data, [4.0, 4.0]) and asked == ["a", "a"]
+    asked.clear()
+    assert [g.data.tolist() for g in ag.grad(y, [w, inside])] == [[6.0, 6.0], [3.0, 3.0]]
+    assert sorted(asked) == ["a", "b", "b"]
+    with pytest.raises(RuntimeError, match="the tape was freed"):
+        ag.grad(inside, v, grad_outputs=np.ones(2))
+
+
 def test_grad_with_respect_to_a_result_inside():
     x = leaf(3)
     h = ag.exp(x)
