@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 
 SAMPLES = 512  # figures of quality are over this many samples
+RINGS = "rings"  # the data set whose samples are points: they are set against its density, without a ruler
 
 
 def rows(dataset: Any, samples: Any, *, seed: int) -> list[dict[str, Any]]:
-    """``{"label", "figures": {heading: text}}`` of the samples and of what is known, for labelled images; else none."""
-    if len(dataset.shape) != 3 or dataset.train.labels is None:
+    """``{"label", "figures": {heading: text}}`` of the samples and of what is known.
+
+    For labelled images and for points on a ring; of anything else no figure is known, and there are no rows.
+    """
+    if dataset.name != RINGS and (len(dataset.shape) != 3 or dataset.train.labels is None):
         return []
     found = figures(dataset, samples, seed=seed)
     return [{"label": label, "figures": as_text(row)} for label, row in found.items()]
@@ -18,8 +22,12 @@ def rows(dataset: Any, samples: Any, *, seed: int) -> list[dict[str, Any]]:
 
 def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, float]]:
     """label -> figures of the samples (first) and of what is known."""
-    from minigen.metrics.report import quality
+    from minigen.data.rings import Rings
+    from minigen.metrics.report import quality, quality_of_points
 
+    if dataset.name == RINGS:
+        pair = {"these samples": samples, "test split": dataset.test.images}
+        return {label: quality_of_points(Rings(), points) for label, points in pair.items()}
     ruler, references = known(dataset.name, dataset)
     return {"these samples": quality(dataset, samples, ruler, rng=np.random.default_rng(seed)), **references}
 
@@ -40,12 +48,12 @@ _known: dict[str, Any] = {}
 
 def as_text(figures: dict[str, float]) -> dict[str, str]:
     """Heading -> number, in the order and with the digits that `minigen.metrics` gives them."""
-    return {heading: f"{figures[key]:.{digits}f}" for key, (heading, digits, _) in columns().items() if key in figures}
+    return {c.heading: f"{figures[key]:.{c.digits}f}" for key, c in columns().items() if key in figures}
 
 
 @functools.cache
-def columns() -> dict[str, tuple[str, int, str]]:
-    """key -> (heading, digits after the point, what it is)."""
+def columns() -> dict[str, Any]:
+    """key -> the column: its group, its heading, its digits after the point, what it is."""
     from minigen.metrics.report import COLUMNS
 
     return COLUMNS
@@ -53,4 +61,12 @@ def columns() -> dict[str, tuple[str, int, str]]:
 
 def meanings() -> dict[str, str]:
     """Heading -> what it is, in a few words."""
-    return {heading: meaning for heading, _, meaning in columns().values()}
+    return {column.heading: column.meaning for column in columns().values()}
+
+
+def groups() -> dict[str, list[str]]:
+    """Title of a table -> its headings."""
+    found: dict[str, list[str]] = {}
+    for column in columns().values():
+        found.setdefault(column.group, []).append(column.heading)
+    return found

@@ -37,7 +37,7 @@ class SampleFlags:
     trajectory: bool = False
     """Also write a strip that shows how the first samples came to be, beside the grid."""
     quality: bool = False
-    """Also measure the samples (take --n 512) beside real images and simple baselines, and print the table."""
+    """Also measure the samples (take --n 512) beside real images and simple baselines, and print the tables."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
     """Where the data set's files are, if --quality or a picture needs them: as for 'minigen train'."""
 
@@ -115,20 +115,21 @@ def draw_picture(system: Any, dataset: Any, name: str, path: Path, seed: int) ->
 
 
 def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> None:
-    """The ruler's table for the samples, and what the system measures of itself on the test split."""
+    """The ruler's tables for the samples, and what the system measures of itself on the test split."""
     from rich.console import Console
 
     from minigen.cli import quality
-    from minigen.metrics.report import chance, format_table
+    from minigen.metrics.report import chance, format_tables
 
     with said_in_one_sentence("--quality"):
         dataset = arguments.load_data(name)
         if dataset.train.labels is None or len(samples) < 4:
             raise ValueError("--quality needs a data set with labels and at least 4 samples")
         figures = quality.figures(dataset, samples, seed=flags.seed)
-        mean, spread = chance(dataset, quality.known(name, dataset)[0])
-    Console(width=None if sys.stdout.isatty() else 150).print(format_table(figures))
-    print(f"FD x of training images drawn with replacement: {mean:.2f} ± {spread:.2f}")
+        drawn = None if name == quality.RINGS else chance(dataset, quality.known(name, dataset)[0])
+    Console(width=None if sys.stdout.isatty() else 150).print(*format_tables(figures), sep="\n")
+    if drawn is not None:
+        print(f"FD x of training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
     if system.figures is not None:
         for what, value in system.figures(dataset, rng=np.random.default_rng(flags.seed)).items():
             print(f"{what}: {value:.4g}")

@@ -1,16 +1,25 @@
-r"""Nearest neighbours among images: has a model learned its data set by heart, and does it cover it?
+r"""Nearest neighbours among images: has a model learned its data set by heart?
 
 Distances are Euclidean over all pixels, in whatever unit the images come in (grey levels in the reports).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from kernels.backend import Array
+from minigen.metrics.checks import check_rows
 
 BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64, times about three for temporaries
+
+
+def blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of so many rows that a table of them with ``columns`` columns has at most ``BLOCK`` entries."""
+    size = max(1, BLOCK // columns)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
 
 
 def nearest(
@@ -22,27 +31,28 @@ def nearest(
     $|x|^2 + |y|^2 - 2 x \cdot y$ in float64, block by block (10,000 against 10,000 needs far less than 1 GiB); their
     distances are then computed again from the differences, so that a copy has distance exactly 0.
 
-    Raises ValueError where ``y`` has fewer than ``k`` (other) rows.
+    Raises ValueError where ``y`` has fewer than ``k`` (other) rows, and for NaN.
     """
     m = len(y) - same
     if not 1 <= k <= m:
         raise ValueError(f"k must be in 1..{m} (the rows there are to choose from), got {k}")
-    size = max(1, BLOCK // len(y))
+    check_rows("x", x, least=0)
+    check_rows("y", y)
     y = y.astype(np.float64)
     y_norm = np.square(y).sum(1)
     distances, rows = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
-    for start in range(0, len(x), size):
-        block = x[start : start + size].astype(np.float64)
+    for here in blocks(len(x), len(y)):
+        block = x[here].astype(np.float64)
         d2 = block @ y.T
         d2 *= -2.0
         d2 += y_norm  # |x|^2 is the same along a row, so it does not change the order
         if same:
-            d2[np.arange(len(block)), start + np.arange(len(block))] = np.inf
+            d2[np.arange(len(block)), here.start + np.arange(len(block))] = np.inf
         found = _smallest(d2, k)  # (rows of the block, k)
         exact = np.stack([np.sqrt(np.square(block - y[found[:, j]]).sum(1)) for j in range(k)], axis=1)
         order = np.argsort(exact, axis=1, kind="stable")
-        distances[start : start + size] = np.take_along_axis(exact, order, axis=1)
-        rows[start : start + size] = np.take_along_axis(found, order, axis=1)
+        distances[here] = np.take_along_axis(exact, order, axis=1)
+        rows[here] = np.take_along_axis(found, order, axis=1)
     return distances, rows
 
 
@@ -59,7 +69,8 @@ class Memorisation:
 
     ``median`` and ``test_median``: median distance to the nearest training image, of the samples and of the test
     split. ``copies``: samples that equal a training image in every pixel. ``close`` and ``test_close``: the share
-    within ``radius`` of a training image. A model that learned by heart has a median far below ``test_median``.
+    within ``radius`` of a training image. ``ratio`` is the first over the second: about 1 for new images of the same
+    kind, 0 for a model that learned by heart.
     """
 
     median: float
@@ -69,6 +80,13 @@ class Memorisation:
     close: float
     test_close: float
 
+    @property
+    def ratio(self) -> float:
+        """``median / test_median``; infinite where the test images are themselves copies, and the samples are not."""
+        if self.test_median == 0:
+            return 1.0 if self.median == 0 else float("inf")
+        return self.median / self.test_median
+
 
 def memorisation(
     samples: Float[Array, "n d"],
@@ -77,7 +95,12 @@ def memorisation(
     *,
     radius: float | None = None,
 ) -> Memorisation:
-    """Distances of samples to the training set beside those of the test set; ``radius``: half the latter's median."""
+    """Distances of samples to the training set beside those of the test set; ``radius``: half the latter's median.
+
+    Raises ValueError for an empty set, and NaN.
+    """
+    for name, x in (("samples", samples), ("train", train), ("test", test)):
+        check_rows(name, x)
     ours = nearest(samples, train)[0][:, 0]
     theirs = nearest(test, train)[0][:, 0]
     test_median = float(np.median(theirs))
@@ -90,29 +113,3 @@ def memorisation(
         close=float((ours <= radius).mean()),
         test_close=float((theirs <= radius).mean()),
     )
-
-
-def precision_recall(real: Float[Array, "n d"], fake: Float[Array, "m d"], *, k: int = 3) -> tuple[float, float]:
-    """Precision: the share of ``fake`` that lies inside the cloud of ``real``; recall: the other way round.
-
-    A cloud is the union of balls around its points, each reaching to the point's ``k``-th nearest neighbour in the
-    cloud (Kynkäänniemi et al. 2019, arXiv 1904.06991, equation 2). Always read the pair: a model that draws one
-    perfect image has precision 1 and recall near 0, and scattered noise, whose balls are large, has high recall.
-    """
-    return _inside(fake, real, k), _inside(real, fake, k)
-
-
-def _inside(points: Array, cloud: Array, k: int) -> float:
-    """The share of ``points`` inside at least one ball of ``cloud``."""
-    radius = nearest(cloud, cloud, k=k, same=True)[0][:, -1]
-    cloud = cloud.astype(np.float64)
-    size = max(1, BLOCK // len(cloud))
-    hits = 0
-    for start in range(0, len(points), size):
-        block = points[start : start + size].astype(np.float64)
-        d2 = np.square(block).sum(1)[:, None] + np.square(cloud).sum(1) - 2.0 * (block @ cloud.T)
-        slack = (
-            1e-12 * np.square(cloud).sum(1).max()
-        )  # rounding of the line above; a point on a sphere counts as inside
-        hits += int((d2 <= radius**2 + slack).any(axis=1).sum())
-    return hits / len(points)

@@ -91,13 +91,14 @@ def test_sampling_is_a_function_of_the_seed_and_of_the_averaged_weights(trained:
 def test_quality_is_printed_beside_what_chance_would_give(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    row = {"fd_ratio": 1.25, "accepted": 0.875}
+    row = {"fd_ratio": 1.25, "accepted": 0.875, "recall": 0.625}
     monkeypatch.setattr("minigen.cli.quality.figures", lambda dataset, samples, seed: {"these samples": row})
     monkeypatch.setattr("minigen.cli.quality.known", lambda name, dataset: (None, {}))
     monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler: (1.0, 0.25))
     assert main(["sample", "toy", "--weights", str(trained), "--n", "8", "--quality"]) == 0
     said = capsys.readouterr().out
-    assert "1.25" in said and "0.875" in said and "drawn with replacement: 1.00 ± 0.25" in said
+    assert "1.25" in said and "0.875" in said and "0.625" in said and "fidelity and diversity" in said
+    assert "drawn with replacement: 1.00 ± 0.25" in said
 
 
 def test_sampling_needs_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch):
@@ -131,6 +132,13 @@ def test_points_can_be_trained_and_sampled(toy_system: Any, inside: Path):
     assert Path("grid.png").exists() and Path("grid-trajectory.png").exists()
 
 
+def test_quality_of_points_is_their_modes(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "toy", *QUICK, "--data", "rings", "--out", "r"]) == 0
+    assert main(["sample", "toy", "--weights", f"r/{WEIGHTS}", "--n", "50", "--quality"]) == 0
+    said = capsys.readouterr().out
+    assert "modes" in said and "test split" in said and "FD x" not in said
+
+
 def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
     Path("pictures").mkdir()
     for i in range(12):
@@ -145,7 +153,7 @@ def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
 
 def test_unknown_command(refused: Refused):
     assert "unknown command 'tran': did you mean 'train'?" in refused("tran")
-    assert "the commands are list, train, sample, tour" in refused("x")
+    assert "the commands are list, train, sample, claims, tour" in refused("x")
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])

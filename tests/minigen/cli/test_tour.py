@@ -16,7 +16,7 @@ from PIL import Image
 
 from minigen.__main__ import main
 from minigen.cli import curriculum, page, quality, tour
-from minigen.data import load
+from minigen.data import Split, load
 from minigen.train.loop import Trainer
 from tests.minigen.train import toy
 
@@ -181,7 +181,27 @@ def test_mistakes_have_a_sentence(two: Path, refused: Callable[..., str]):
 def test_figures_of_quality_come_with_headings_and_meanings():
     assert quality.as_text({"fd_ratio": 0.912, "copies": 0.0}) == {"FD x": "0.91", "copies": "0"}
     assert all(quality.meanings().values())
-    assert quality.rows(load("rings"), None, seed=0) == []
+    assert [heading for names in quality.groups().values() for heading in names] == list(quality.meanings())
+    unlabelled = dataclasses.replace(load("digits"), train=Split(load("digits").train.images))
+    assert quality.rows(unlabelled, None, seed=0) == []
+
+
+def test_points_on_a_ring_have_their_modes_counted():
+    rings = load("rings")
+    ours, test = quality.rows(rings, rings.train.images[:512], seed=0)
+    assert (ours["label"], test["label"]) == ("these samples", "test split")
+    assert list(ours["figures"]) == quality.groups()["modes"]
+    assert ours["figures"]["modes"] == test["figures"]["modes"] == "8"
+
+
+def test_figures_of_quality_stand_in_the_tables_of_their_groups(two: Path, monkeypatch: pytest.MonkeyPatch):
+    figures = {"FD x": "0.91", "precision": "0.42", "recall": "0.52"}
+    monkeypatch.setattr(quality, "rows", lambda dataset, samples, *, seed: [{"label": "these", "figures": figures}])
+    assert main(["tour", "--only", "toy"]) == 0
+    written, seen = read(two)
+    assert "<th>fidelity</th><th>FD x</th></tr><tr><td>these</td><td>0.91</td>" in written
+    assert "<th>fidelity and diversity</th><th>precision</th><th>recall</th></tr>" in written
+    assert "classes and memory" not in written and len(seen.all("dt")) == 3
 
 
 def test_an_empty_page_is_a_page(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Nearest neighbours against brute force; memorisation, precision and recall on arrangements with known answers."""
+"""Nearest neighbours against brute force, and memorisation on arrangements with known answers."""
 
 import tracemalloc
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernels.compare import assert_close
 from minigen.metrics import neighbours
-from minigen.metrics.neighbours import memorisation, nearest, precision_recall
+from minigen.metrics.neighbours import Memorisation, blocks, memorisation, nearest
 
 
 @given(
@@ -73,34 +73,42 @@ def test_memorisation_counts_copies_and_compares_medians():
     report = memorisation(samples, train.astype(np.float64), test.astype(np.float64))
     assert report.copies == 10 and report.close == 0.1 and report.test_close == 0.0
     assert report.radius == report.test_median / 2
-    assert 0.9 < report.median / report.test_median < 1.1
+    assert 0.9 < report.ratio < 1.1 and report.ratio == report.median / report.test_median
 
 
 def test_memorisation_sees_a_model_that_adds_a_little_noise_to_the_training_set():
     rng = np.random.default_rng(0)
     train, test = rng.standard_normal((200, 64)), rng.standard_normal((100, 64))
     report = memorisation(train[:80] + 0.05 * rng.standard_normal((80, 64)), train, test)
-    assert report.copies == 0 and report.close == 1.0 and report.median < 0.1 * report.test_median
+    assert report.copies == 0 and report.close == 1.0 and report.ratio < 0.1
     assert memorisation(train, train, test, radius=0.0).close == 1.0
 
 
-def test_precision_and_recall_of_a_cloud_with_itself_and_with_a_distant_one():
-    x = np.random.default_rng(0).standard_normal((60, 5))
-    assert precision_recall(x, x) == (1.0, 1.0)
-    assert precision_recall(x, x + 100) == (0.0, 0.0)
+@pytest.mark.parametrize(("median", "test_median", "ratio"), [(3.0, 2.0, 1.5), (0.0, 2.0, 0.0), (0.0, 0.0, 1.0)])
+def test_the_ratio_of_the_medians(median, test_median, ratio):
+    assert Memorisation(median, test_median, 0, 1.0, 0.0, 0.0).ratio == ratio
+    assert Memorisation(1.0, 0.0, 0, 1.0, 0.0, 0.0).ratio == np.inf
 
 
-def test_one_perfect_image_has_precision_but_no_recall():
-    real = np.random.default_rng(0).standard_normal((100, 2))
-    fake = np.repeat(real[:1], 20, axis=0)
-    precision, recall = precision_recall(real, fake)
-    assert precision == 1.0 and recall == 0.01  # the balls around equal fakes have radius 0
+def test_no_images_and_nan_are_errors():
+    x = np.random.default_rng(0).standard_normal((9, 2))
+    with pytest.raises(ValueError, match="samples must have at least 1 rows, got 0"):
+        memorisation(x[:0], x, x)
+    with pytest.raises(ValueError, match="test must have at least 1 rows, got 0"):
+        memorisation(x, x, x[:0])
+    with pytest.raises(ValueError, match="samples must be finite: 1 of 1 rows hold NaN or infinity"):
+        memorisation(np.full((1, 2), np.nan), x, x)
+    with pytest.raises(ValueError, match="y must be finite"):
+        nearest(x, np.full((1, 2), np.inf))
 
 
-def test_precision_on_a_line_by_hand():
-    real = np.arange(5.0)[:, None]  # with k = 2 the balls at the ends reach 2, the three others 1
-    fake = np.array([[-2.0], [-2.1], [6.0], [6.1], [2.5], [40.0], [50.0]])
-    assert precision_recall(real, fake, k=2)[0] == 3 / 7
+@given(rows=st.integers(0, 30), columns=st.integers(1, 9), block=st.integers(1, 50))
+def test_blocks_are_small_enough_and_leave_nothing_out(rows, columns, block):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "BLOCK", block)
+        found = [np.arange(rows)[here] for here in blocks(rows, columns)]
+    assert np.array_equal(np.concatenate([np.arange(0), *found]), np.arange(rows))
+    assert all(len(part) * columns <= max(block, columns) for part in found)
 
 
 def test_read_only_and_strided_inputs():
