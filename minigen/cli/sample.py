@@ -68,7 +68,7 @@ def main(args: list[str]) -> int:
         draw_picture(system, load_data(dataset, flags), name, path, flags.seed)
         print(f"{name}: {path}")
     if flags.quality:
-        print_quality(system, dataset.name, samples, flags)
+        print_quality(system, dataset, samples, flags)
     return 0
 
 
@@ -114,7 +114,7 @@ def draw_picture(system: Any, dataset: Any, name: str, path: Path, seed: int) ->
     pictures.save_png(path, pictures.grid(dataset, rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1]))
 
 
-def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> None:
+def print_quality(system: Any, about: Any, samples: Any, flags: SampleFlags) -> None:
     """The ruler's tables for the samples, and what the system measures of itself on the test split."""
     from rich.console import Console
 
@@ -122,11 +122,11 @@ def print_quality(system: Any, name: str, samples: Any, flags: SampleFlags) -> N
     from minigen.metrics.report import chance, format_tables
 
     with said_in_one_sentence("--quality"):
-        dataset = arguments.load_data(name)
+        dataset = load_data(about, flags)
         if dataset.train.labels is None or len(samples) < 4:
             raise ValueError("--quality needs a data set with labels and at least 4 samples")
         figures = quality.figures(dataset, samples, seed=flags.seed)
-        drawn = None if name == quality.RINGS else chance(dataset, quality.known(name, dataset)[0])
+        drawn = None if dataset.name == quality.RINGS else chance(dataset, quality.known(dataset.name, dataset)[0])
     Console(width=None if sys.stdout.isatty() else 150).print(*format_tables(figures), sep="\n")
     if drawn is not None:
         print(f"FD x of training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
