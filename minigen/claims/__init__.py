@@ -4,7 +4,7 @@
 the claims, a chapter each.
 """
 
-from . import autoencoders
+from . import autoencoders, gan_and_vae
 from .ledger import Claim
 
-CLAIMS: list[Claim] = [*autoencoders.CLAIMS]
+CLAIMS: list[Claim] = [*autoencoders.CLAIMS, *gan_and_vae.CLAIMS]

@@ -7,6 +7,7 @@ Results belong to the code that made them: all of it (every Python file of the t
 results of other code are not used.
 """
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -20,8 +21,9 @@ from minigen.train.checkpoint import write_atomically
 FILE = "results.json"
 
 
+@functools.cache
 def code_checksum() -> str:
-    """A checksum over every Python file of kernels, autograd and minigen, with their names."""
+    """A checksum over every Python file of kernels, autograd and minigen, with their names, as they were at the first call."""
     value = 0
     for package in (kernels, autograd, minigen):
         root = Path(str(package.__file__)).parent

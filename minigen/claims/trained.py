@@ -6,6 +6,8 @@ import zlib
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from minigen.claims.ledger import Setting
 from minigen.claims.record import code_checksum
 from minigen.data import Dataset, load
@@ -39,3 +41,8 @@ def trained(model: ModuleType, setting: Setting, *, data: str = "digits", **chan
     for module in system.modules.values():
         module.eval()
     return system, dataset
+
+
+def rng_of(setting: Setting, purpose: str) -> np.random.Generator:
+    """The random stream of one purpose in one experiment."""
+    return np.random.default_rng((setting.seed, zlib.crc32(purpose.encode())))

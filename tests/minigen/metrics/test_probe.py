@@ -27,7 +27,9 @@ def test_what_is_not_linear_is_not_read(rng):
     x = rng.standard_normal((1000, 2))
     labels = (x[:, 0] * x[:, 1] > 0).astype(int)
     assert linear_probe(x[:500], labels[:500], x[500:], labels[500:]) < 0.65
-    assert linear_probe(*(a for p in (slice(0, 500), slice(500, None)) for a in (x[p, :1] * x[p, 1:], labels[p]))) > 0.95
+    assert (
+        linear_probe(*(a for p in (slice(0, 500), slice(500, None)) for a in (x[p, :1] * x[p, 1:], labels[p]))) > 0.95
+    )
 
 
 def test_pixels_of_the_digits():
