@@ -232,7 +232,8 @@ def pixel(decoder: str, levels: int) -> Pixel:
 
     def logistic(level: Any, out: Any) -> Any:
         mean = 1.2 * ag.tanh(out[..., 0])  # beyond the ends, so that black can be nearly certain
-        return discretised_logistic_log_likelihood(level, mean, out[..., 1] - 2, levels, uniform=UNIFORM)
+        log_scale = 5 * ag.tanh(0.2 * out[..., 1]) - 2  # -7 to 3: from one level of 256 to all alike, and no further
+        return discretised_logistic_log_likelihood(level, mean, log_scale, levels, uniform=UNIFORM)
 
     def bernoulli(level: Any, out: Any) -> Any:
         return bernoulli_log_likelihood(level, out[..., 0])
