@@ -29,6 +29,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a run in a shell's background ignores Ctrl-C, our tests do not
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # and nohup a closed terminal
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 for _info in pkgutil.iter_modules(kernels.__path__):
     if _info.ispkg:
