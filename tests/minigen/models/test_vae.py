@@ -258,6 +258,17 @@ def test_what_is_drawn_is_what_is_measured(decoder, levels, rng):
         np.testing.assert_allclose(p[..., k], np.exp(of_pixel.log_p(np.full(p.shape[:-1], k), out)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("levels", [17, 256])
+def test_no_decoder_output_breaks_the_likelihood(levels):
+    """A scale that ran away once ended training on 256 levels: whatever the network says, losses and gradients stay finite."""
+    out = np.array([*itertools.product([-1e4, -90, 0, 90, 1e4], repeat=2)], np.float32)
+    out = ag.Tensor(np.repeat(out[:, None], levels, axis=1), requires_grad=True)
+    log_p = vae.pixel("logistic", levels).log_p(np.tile(np.arange(levels), (25, 1)), out)
+    ag.sum(log_p).backward()
+    assert np.isfinite(log_p.data).all() and np.isfinite(out.grad).all()
+    np.testing.assert_allclose(np.exp(log_p.data.astype(np.float64)).sum(1), 1, rtol=4 * levels * 1.2e-7)
+
+
 def silent(config, dataset):
     """A system whose decoder says 0 everywhere and whose encoder says the prior."""
     system = vae.build(config, dataset, seed=0)
