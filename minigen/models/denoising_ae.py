@@ -30,7 +30,7 @@ Saremi & Hyvärinen 2019, arXiv 1903.02334).
 **What the samples look like.** One noise level has to do for two things that want different ones. A large $\sigma$ joins the
 pictures into one cloud in which the walk gets about, but one jump from there lands on a mean of several pictures; a small
 one gives sharp jumps and a walk that never leaves the basin it began in. The default is a compromise: soft digits,
-about half of them clear ones. Many levels, one after the other, are the way out, and that is chapter 10.
+about six in ten clear ones. Many levels, one after the other, are the way out, and that is chapter 10.
 
 You need: `nn` (linear layers). New here: the score that a denoiser contains, and the walk.
 
