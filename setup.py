@@ -33,7 +33,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.13",
         "safetensors>=0.5",
-        "Pillow>=10",
+        "Pillow>=10.1",
         "rich>=13.7",
         "tyro>=0.9",
         "jaxtyping>=0.3",

@@ -55,7 +55,10 @@ def main(args: list[str]) -> int:
     from minigen.train import pictures
 
     samples, states = draw(system, flags, settings)
-    pictures.save_png(flags.out, pictures.grid(dataset, samples))
+    notes = [] if system.notes is None else system.notes(samples, **settings)
+    pictures.save_png(flags.out, pictures.noted(dataset, samples, notes) if notes else pictures.grid(dataset, samples))
+    for note in notes:
+        print(note.replace("\n", ": "))
     print(f"{flags.n} samples: {flags.out}")
     if flags.trajectory:
         if not states:

@@ -97,7 +97,9 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     start = time.monotonic()
     samples = system.sample(quality.SAMPLES, rng=rng)
     sampling = time.monotonic() - start
-    pictures.save_png(out / "samples.png", pictures.grid(dataset, samples[:64]))
+    notes = [] if system.notes is None else system.notes(samples)
+    picture = pictures.noted(dataset, samples[:24], notes[:24]) if notes else pictures.grid(dataset, samples[:64])
+    pictures.save_png(out / "samples.png", picture)
     has_strip = draw_strip(system, dataset, out / "trajectory.png", flags.seed)
     captions = draw_pictures(system, model, dataset, out, flags.seed)
     own = {} if system.figures is None else system.figures(dataset, rng=np.random.default_rng(flags.seed))

@@ -33,6 +33,8 @@ class RunFlags:
     """cpu or cuda."""
     resume: bool = False
     """Go on from the checkpoint in --out; flags that are left out are taken from it."""
+    preset: str | None = None
+    """A named set of the system's own settings, which other flags change further; the system's help lists them."""
     samples_every: Annotated[int | None, arg(metavar="STEPS")] = None
     """Steps between two pictures of samples: a quarter of the run if left out, 0 for only one at the end."""
     save_seconds: float = 15.0
@@ -73,9 +75,19 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     """The run's flags and the model's, ``.run`` and ``.config``. With ``--resume`` the checkpoint gives the defaults."""
     flags = dataclasses.make_dataclass("Flags", [("run", RunFlags), ("config", model.Config)], frozen=True)
     prog = f"minigen train {entry.name}"
-    description = f"{entry.title} ({entry.paper})\n\n{model.EQUATION}"
+    presets: dict[str, dict[str, Any]] = getattr(model, "PRESETS", {})
+    description = f"{entry.title} ({entry.paper})\n\n{model.EQUATION}" + "".join(
+        f"\n\n--preset {name}: {', '.join(f'{key} {value}' for key, value in changes.items())}"
+        for name, changes in presets.items()
+    )
     default = flags(RunFlags(data=default_data(model), out=Path("out") / entry.name), model.Config())
     parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
+    if parsed.run.preset is not None:
+        if parsed.run.preset not in presets:
+            offered = f"it has {', '.join(presets)}" if presets else "it has none"
+            raise UserError(f"'{entry.name}' has no preset '{parsed.run.preset}': {offered}")
+        default = flags(default.run, dataclasses.replace(default.config, **presets[parsed.run.preset]))
+        parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
     path = parsed.run.out / "checkpoint.safetensors"
     if not parsed.run.resume or not path.exists():
         return parsed

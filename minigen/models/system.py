@@ -74,6 +74,9 @@ class System:
     ``pictures`` are further pictures, by the names of the model file's ``PICTURES`` (name -> what it shows):
     ``function(split, *, rng)`` returns float images in [-1, 1] of shape (rows, columns, h, w, c). The tour shows all
     of them, and `minigen sample` those whose name is given as a flag.
+
+    ``notes(images, **settings)`` returns one line a sample that ``sample`` drew with these settings: what was asked for,
+    and whether it came. They are written under the pictures.
     """
 
     config: Any
@@ -84,3 +87,4 @@ class System:
     sample: Callable[..., Any]
     figures: Callable[..., dict[str, float]] | None = None
     pictures: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    notes: Callable[..., list[str]] | None = None

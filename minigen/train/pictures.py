@@ -15,6 +15,7 @@ from minigen.train.checkpoint import write_atomically
 
 GAP = 2  # pixels between two pictures
 PAPER = 255  # their colour
+NOTED, NOTE_SIZE = 160, 12  # pixels a side of an image with a note below, and of the note's letters
 TILE = 48  # small images are enlarged until they have about this many pixels a side
 POINTS_SIDE, POINTS_EDGE = 192, 1.25  # a plot of points: pixels a side, and the coordinate at its edge
 
@@ -52,6 +53,42 @@ def grid(dataset: Any, samples: Any, *, columns: int | None = None) -> UInt8[Arr
         columns or max(1, math.ceil(math.sqrt(len(samples)))),
         zoom=max(1, TILE // max(samples.shape[1:3], default=TILE)),
     )
+
+
+def noted(dataset: Any, samples: Any, notes: Sequence[str], *, columns: int = 6) -> UInt8[Array, "height width 3"]:
+    """The samples of a data set as one picture, each with its note below: a line of it ends at a newline or where it must."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    images = dataset.to_rgb8(to_numpy(samples))
+    if len(notes) != len(images):
+        raise ValueError(f"notes must have one entry a sample: got {len(notes)} for {len(images)} samples")
+    n, h, w, _ = images.shape
+    zoom = max(1, NOTED // max(h, w, 1))
+    font = ImageFont.load_default(NOTE_SIZE)
+    broken = [[part for line in note.split("\n") for part in _broken(line, w * zoom, font)] for note in notes]
+    line = NOTE_SIZE + 3
+    high = h * zoom + line * max((len(lines) for lines in broken), default=0) + GAP
+    canvas = np.full((n, high, w * zoom, 3), PAPER, np.uint8)
+    canvas[:, : h * zoom] = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    sheet = Image.fromarray(tile(canvas, min(columns, max(1, n))))
+    draw = ImageDraw.Draw(sheet)
+    for i, lines in enumerate(broken):
+        x = GAP + i % columns * (w * zoom + GAP)
+        y = GAP + i // columns * (high + GAP) + h * zoom
+        for j, words in enumerate(lines):
+            draw.text((x, y + j * line), words, fill=(0, 0, 0), font=font)
+    return np.asarray(sheet)
+
+
+def _broken(line: str, width: int, font: Any) -> list[str]:
+    """A line in pieces that fit into ``width`` pixels, broken at spaces; a longer word stands alone."""
+    pieces: list[str] = []
+    for word in line.split():
+        if pieces and font.getlength(f"{pieces[-1]} {word}") <= width:
+            pieces[-1] += f" {word}"
+        else:
+            pieces.append(word)
+    return pieces
 
 
 def strip(dataset: Any, states: Sequence[Any], *, rows: int = 8, columns: int = 10) -> UInt8[Array, "height width 3"]:

@@ -69,6 +69,25 @@ def test_help_of_a_command(toy_system: Any, args: list[str], capsys: pytest.Capt
         assert "--hidden" in said and "Width; must be even." in said and "--resume" in said and "Nobody 2026" in said
 
 
+def test_a_preset_is_a_start_for_other_flags(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "toy", "--preset", "short", "--first-steps", "2"]) == 0
+    assert "toy: step 5/5" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "toy", "--help"])
+    assert "--preset short: steps 3, first_steps 1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_notes_stand_under_the_pictures_and_on_the_screen(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sample", "toy", "--n", "3", "--dim", "0.5", "--out", "noted.png"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("asked for 0.5: mean ") == 3
+    with Image.open("noted.png") as noted:
+        assert noted.size[0] == 3 * (160 + 2) + 2 and noted.size[1] > 160 + 2 * 12
+    assert main(["sample", "toy", "--n", "3", "--out", "plain.png"]) == 0
+    with Image.open("plain.png") as plain:
+        assert plain.size == (2 * 50 + 2, 2 * 50 + 2)
+
+
 def test_train_then_sample(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "toy", *QUICK]) == 0
     trained, said = Path("out/toy") / WEIGHTS, capsys.readouterr().out
@@ -194,6 +213,7 @@ BAD_TRAIN = {
     "device": (("--device", "tpu"), "unknown device 'tpu'"),
     "out below a file": (("--out", "file/run"), "cannot write to the folder file/run"),
     "out is a file": (("--out", "file"), "cannot write to the folder file"),
+    "unknown preset": (("--preset", "lang"), "'toy' has no preset 'lang': it has short"),
     "resume nothing": (("--resume",), "there is no checkpoint to go on from in out/toy"),
 }
 

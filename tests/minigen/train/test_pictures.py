@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
 from minigen.data import load
 from minigen.train import pictures
@@ -56,6 +56,21 @@ def test_strip_shows_first_and_last_state():
     assert row[0] == 0 and row[-1] == 255 and (np.diff(row[:4].astype(int)) > 0).all()
     with pytest.raises(ValueError, match="at least one state"):
         pictures.strip(digits, [])
+
+
+def test_notes_are_broken_to_the_width_of_their_picture():
+    digits, font = load("digits"), ImageFont.load_default(pictures.NOTE_SIZE)
+    words = "a small red circle above a large blue square on a gray background"
+    pieces = pictures._broken(words, 160, font)
+    assert " ".join(pieces) == words and len(pieces) > 1
+    assert all(font.getlength(piece) <= 160 for piece in pieces)
+    assert pictures._broken("x" * 99, 160, font) == ["x" * 99] and pictures._broken("", 160, font) == []
+    one, two = (pictures.noted(digits, digits.test.images[:3], [note] * 3) for note in ("short", words))
+    assert one.shape[1] == two.shape[1] == 3 * 162 + 2 and one.shape[0] < two.shape[0]
+    assert (one[2:162, 2:162] == digits.to_rgb8(digits.test.images[:1])[0].repeat(20, 0).repeat(20, 1)).all()
+    assert (one[162:, 2:162] < 128).any()  # ink below the picture
+    with pytest.raises(ValueError, match="one entry a sample: got 1 for 3"):
+        pictures.noted(digits, digits.test.images[:3], ["short"])
 
 
 def test_empty_and_odd_sizes():

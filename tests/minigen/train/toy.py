@@ -23,6 +23,7 @@ PAPER = "Nobody 2026"
 EQUATION = "L = |x - f(x + e)|^2 <for tests>"
 PICTURES = {"shades": "a row of greys", "never": "what these weights do not have"}
 TOUR = {"steps": 12, "first_steps": 4}
+PRESETS = {"short": {"steps": 3, "first_steps": 1}}
 NAME = "tests.minigen.train.toy"
 
 
@@ -149,8 +150,11 @@ def build(config: Config, dataset: Any, *, seed: int) -> System:
     def figures(dataset: Any, *, rng: Any) -> dict[str, float]:
         return {"test pictures": len(dataset.test)}
 
+    def notes(images: Any, *, dim: float = 1.0) -> list[str]:
+        return [f"asked for {dim:g}\nmean {x.mean():.2f}" for x in images] if dim != 1 else []
+
     modules = {"net": net, "critic": critic}
-    return System(config, dataset.name, dataset.shape, modules, stages, sample, figures, {"shades": shades})
+    return System(config, dataset.name, dataset.shape, modules, stages, sample, figures, {"shades": shades}, notes)
 
 
 ENTRY = curriculum.Entry(99, "toy", TITLE, PAPER, NAME)
