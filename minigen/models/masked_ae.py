@@ -74,7 +74,7 @@ class Config:
     norm_target: bool = False
     """Predict each patch with its own mean and variance taken out (eq. 2)."""
     width: int = 64
-    """Channels of the encoder (a good perceptron: width 512, layers 3, batch_size 128, lr 2e-3, steps 4000, shift 0.1)."""
+    """Channels of the encoder (a good perceptron: width 512, layers 3, batch_size 128, lr 2e-3, steps 4000, shift 0.1, ema 0.998)."""
     layers: int = 3
     """Blocks of the encoder."""
     heads: int = 4
