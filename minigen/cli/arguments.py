@@ -110,7 +110,8 @@ def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu") ->
     with checkpoint.opened(path, kind="weights", system=entry.name) as reader:
         config = checkpoint.config_from_json(path, model.Config, reader.about.get("config"))
         about = checked_dataset(path, reader.about.get("dataset"))
-        dtype = np.float32 if about["levels"] is None else np.uint8
+        levels = about["levels"]
+        dtype = np.float32 if levels is None else np.uint8 if levels <= 256 else np.uint16
         nothing = Split(np.zeros((0, *about["shape"]), dtype))
         dataset = Dataset(about["name"], nothing, nothing, nothing, about["levels"], about["classes"])
         try:
@@ -132,7 +133,7 @@ def checked_dataset(path: Path, about: Any) -> dict[str, Any]:
         and isinstance(shape, list)
         and 1 <= len(shape) <= 3
         and all(type(side) is int and 1 <= side <= 4096 for side in shape)
-        and (levels is None or (type(levels) is int and 2 <= levels <= 256))
+        and (levels is None or (type(levels) is int and 2 <= levels <= 65536))
         and isinstance(classes, list)
         and all(isinstance(label, str) for label in classes)
     )

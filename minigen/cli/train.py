@@ -20,13 +20,13 @@ class RunFlags:
     """These are the same for every system."""
 
     data: str
-    """The data set: digits, mnist, folder or rings."""
+    """The data set: digits, mnist, folder, rings, shapes or text."""
     out: Path
     """The folder for the checkpoint, the weights, the log and the samples."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
     """Where the data set's files are: IDX files for mnist, pictures for folder."""
     size: Annotated[int | None, arg(metavar="PIXELS")] = None
-    """Pixels a side that the pictures of 'folder' are brought to."""
+    """Pixels a side that the pictures of 'folder' are brought to and those of 'shapes' are drawn at."""
     seed: int = 0
     """Initial weights, batches and noise all follow from this number."""
     device: str = "cpu"

@@ -6,7 +6,10 @@ Images are stored as the LEVELS 0..levels-1 that they were measured in, because 
 $$ x = \frac{2\,\text{level}}{\text{levels} - 1} - 1 \in [-1, 1]. $$
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,15 +22,18 @@ class Split:
     """Some items of a data set, all fields in the same order.
 
     ``images`` uint8 (n, h, w, c) of grey levels, or float32 points (n, d); ``labels`` int64 (n,) or None;
-    ``captions`` one string an item or None. Raises ValueError when the lengths differ.
+    ``captions`` one string an item or None; ``scenes`` what is in each picture, where that is known, or None.
+    Images, captions and scenes may be drawn on demand (``shapes``): then they are indexed by an integer, a slice or
+    an integer array, as an array is. Raises ValueError when the lengths differ.
     """
 
     images: Array
     labels: Array = None
-    captions: list[str] | None = None
+    captions: Sequence[str] | None = None
+    scenes: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("labels", "captions"):
+        for name in ("labels", "captions", "scenes"):
             field = getattr(self, name)
             if field is not None and len(field) != len(self.images):
                 raise ValueError(
@@ -39,12 +45,9 @@ class Split:
 
     def take(self, index: Array) -> "Split":
         """The items at ``index`` (an integer array or a slice), in that order."""
-        rows = np.arange(len(self))[index]
-        return Split(
-            self.images[rows],
-            None if self.labels is None else self.labels[rows],
-            None if self.captions is None else [self.captions[i] for i in rows],
-        )
+        rows = rows_of(index, len(self))
+        fields = (self.images, self.labels, self.captions, self.scenes)
+        return Split(*([f[i] for i in rows] if isinstance(f, list) else None if f is None else f[rows] for f in fields))
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Dataset:
     """A named data set with its three splits.
 
     ``levels`` is the number of grey levels, or None for points on a continuous scale (``rings``), which are used as
-    they are. ``classes`` names the labels 0, 1, ... and is empty when there are none.
+    they are. ``classes`` names the labels 0, 1, ... and is empty when there are none. In texts the items are tokens,
+    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings.
     """
 
     name: str
@@ -61,10 +65,11 @@ class Dataset:
     test: Split
     levels: int | None
     classes: tuple[str, ...]
+    tokenizer: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one item: (h, w, c), or (d,) for points."""
+        """The shape of one item: (h, w, c), (d,) for points, or (t,) for tokens."""
         return tuple(self.train.images.shape[1:])
 
     def scale(self, images: Array) -> Array:
@@ -108,6 +113,26 @@ class Dataset:
         return np.broadcast_to(grey, (*grey.shape[:3], 3)).copy() if grey.shape[-1] == 1 else grey
 
 
+def rows_of(index: Any, n: int) -> Array:
+    """``np.arange(n)[index]``, without the n numbers where ``index`` is a slice or integers. Raises IndexError."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(n))
+    rows = np.asarray(index)
+    if rows.dtype.kind not in "iu":  # a mask, an empty list, or an error
+        return np.arange(n)[index]
+    rows = rows.astype(np.int64)
+    if rows.size and not (-n <= rows.min() and rows.max() < n):
+        raise IndexError(f"an index is out of bounds for {n} items: got {rows.min()}..{rows.max()}")
+    return np.where(rows < 0, rows + n, rows)
+
+
+@lru_cache(maxsize=4)  # an epoch of a million items is shuffled once, not for every batch
+def _order(n: int, seed: int, epoch: int) -> Array:
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    order.flags.writeable = False
+    return order
+
+
 def batch(split: Split, *, seed: int, step: int, size: int) -> Split:
     r"""Batch number ``step``: a pure function of (seed, step), so that a resumed run sees what an unbroken one sees.
 
@@ -130,7 +155,7 @@ def batch(split: Split, *, seed: int, step: int, size: int) -> Split:
     rows = np.empty(size, np.int64)
     for e in range(int(epoch[0]), int(epoch[-1]) + 1):
         here = epoch == e
-        rows[here] = np.random.default_rng((seed, e)).permutation(n)[within[here]]
+        rows[here] = _order(n, seed, e)[within[here]]
     return split.take(rows)
 
 

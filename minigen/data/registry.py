@@ -10,6 +10,8 @@ from .digits import digits
 from .folder import folder
 from .mnist import mnist
 from .rings import rings
+from .shapes import shapes
+from .text import text
 
 # name -> (function, the options of ``load`` that it takes)
 SETS: dict[str, tuple[Callable[..., Dataset], tuple[str, ...]]] = {
@@ -17,6 +19,8 @@ SETS: dict[str, tuple[Callable[..., Dataset], tuple[str, ...]]] = {
     "mnist": (mnist, ("data_dir",)),
     "folder": (folder, ("data_dir", "size")),
     "rings": (rings, ()),
+    "shapes": (shapes, ("size",)),
+    "text": (text, ()),
 }
 NAMES = tuple(SETS)
 
@@ -25,8 +29,8 @@ def load(name: str, *, data_dir: str | Path | None = None, size: int | None = No
     """The data set called ``name``.
 
     ``data_dir`` is where ``mnist`` (optional) and ``folder`` (required) find their files, ``size`` the side in pixels
-    that ``folder`` resizes to. Raises ValueError for an unknown name (with the nearest known one), for an option that
-    the data set does not take, and for files that are missing or broken.
+    that ``folder`` resizes to and ``shapes`` draws at. Raises ValueError for an unknown name (with the nearest known
+    one), for an option that the data set does not take, and for files that are missing or broken.
     """
     if name not in SETS:
         near = get_close_matches(name.lower(), NAMES, n=1)

@@ -60,6 +60,19 @@ def discretised_logistic_log_likelihood(
     return floor + ag.softplus(log_p + (float(np.log1p(-uniform)) - floor))  # ln(e^floor + (1 - uniform) P)
 
 
+def logistic_mixture_log_likelihood(
+    level: Any, logits: Any, mean: Any, log_scale: Any, levels: int, *, uniform: float = 0.0
+) -> Any:
+    r"""$P(k) = \sum_m \pi_m P_m(k)$, $\pi = \mathrm{softmax}(\ell)$, each $P_m$ a discretised logistic (Salimans et al. 2017, 1701.05517, eq. 2).
+
+    ``logits`` $\ell$, ``mean`` and ``log_scale`` (..., M) for ``level`` (...), which broadcasts: levels (L, 1) beside
+    (n, 1, M) give all of them, (n, L). ``uniform`` is mixed into each part, and so into the whole.
+    """
+    level = _checked(level, levels)[..., None]
+    parts = discretised_logistic_log_likelihood(level, mean, log_scale, levels, uniform=uniform)
+    return ag.logsumexp(ag.log_softmax(logits) + parts, -1)
+
+
 def draw_levels(p: Any, u: Any) -> Any:
     r"""Levels drawn from probabilities ``p`` (..., L) with ``u`` (...) uniform in [0, 1): the number of levels whose cumulated $P$ is at most $u$."""
     cumulated = np.cumsum(p, axis=-1, dtype=np.float64)[..., :-1]  # the last level takes what rounding leaves

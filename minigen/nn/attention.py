@@ -21,6 +21,9 @@ def merge_heads(x: Any) -> Any:
     return ag.reshape(ag.transpose(x, (0, 2, 1, 3)), (n, t, heads * d))
 
 
+KeysValues = tuple[Any, Any]  # of all rows so far, both (n, heads, t, d)
+
+
 class Attention(Module):
     r"""$\mathrm{softmax}(q k^\top / \sqrt d)\, v$ in ``heads`` heads between two linear layers.
 
@@ -41,6 +44,18 @@ class Attention(Module):
         kv = self.kv(x if context is None else context)
         q, k, v = (split_heads(a, self.heads) for a in (self.q(x), kv[..., :c], kv[..., c:]))
         return self.out(merge_heads(ag.attention(q, k, v, causal=causal, key_mask=key_mask)))
+
+    def step(self, x: Any, past: KeysValues | None = None) -> tuple[Any, KeysValues]:
+        """The rows ``x`` (n, k, c) that follow those in ``past``: what ``forward(whole, causal=True)`` says for them.
+
+        Also returns the keys and values of all rows so far, for the next call.
+        """
+        c = x.shape[-1]
+        kv = self.kv(x)
+        q, k, v = (split_heads(a, self.heads) for a in (self.q(x), kv[..., :c], kv[..., c:]))
+        if past is not None:
+            k, v = ag.concat([past[0], k], axis=2), ag.concat([past[1], v], axis=2)
+        return self.out(merge_heads(ag.attention(q, k, v, causal=True))), (k, v)
 
 
 class PixelAttention(Module):

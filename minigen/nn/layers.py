@@ -25,23 +25,28 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    r"""Convolution, ``w`` is (k, k, c_in, c_out); ``padding`` defaults to $(k - 1) / 2$, which keeps the size at stride 1."""
+    r"""Convolution, ``w`` is (k, k, c_in, c_out); ``padding`` defaults to $(k - 1) / 2$, which keeps the size at stride 1.
+
+    ``kernel`` and ``padding`` may be pairs: (rows, columns).
+    """
 
     def __init__(
         self,
         c_in: int,
         c_out: int,
-        kernel: int = 3,
+        kernel: int | tuple[int, int] = 3,
         *,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
         bias: bool = True,
         initial: Callable[..., Any] = init.lecun,
         rng: Any,
     ):
-        self.w = parameter(initial((kernel, kernel, c_in, c_out), rng))
+        high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+        self.w = parameter(initial((high, wide, c_in, c_out), rng))
         self.b = parameter(np.zeros(c_out)) if bias else None
-        self.stride, self.padding = stride, (kernel - 1) // 2 if padding is None else padding
+        self.stride = stride
+        self.padding = ((high - 1) // 2, (wide - 1) // 2) if padding is None else padding
 
     def forward(self, x: Any) -> Any:
         """(n, h, w, c_in) -> (n, h', w', c_out)."""

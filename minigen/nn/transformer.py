@@ -5,7 +5,7 @@ from typing import Any
 import autograd as ag
 
 from . import init
-from .attention import Attention
+from .attention import Attention, KeysValues
 from .layers import Dropout, LayerNorm, Linear
 from .module import Module
 
@@ -36,9 +36,22 @@ class Block(Module):
         rng: Any = None,
     ) -> Any:
         """(n, t, c), (n, t_k, c_context) -> (n, t, c)."""
+        x = x + self.dropout(self.attention(self.norm_1(x), causal=causal, key_mask=key_mask), rng)
+        return self._after_attention(x, context, context_mask, rng)
+
+    def step(
+        self, x: Any, past: KeysValues | None = None, context: Any = None, *, context_mask: Any = None
+    ) -> tuple[Any, KeysValues]:
+        """The rows ``x`` (n, k, c) that follow those in ``past``: what ``forward(whole, causal=True)`` says for them.
+
+        Also returns the keys and values of all rows so far, for the next call.
+        """
+        y, past = self.attention.step(self.norm_1(x), past)
+        return self._after_attention(x + y, context, context_mask, None), past
+
+    def _after_attention(self, x: Any, context: Any, context_mask: Any, rng: Any) -> Any:
         if (self.cross is None) != (context is None):
             raise ValueError("a block built with c_context needs a context, and one built without takes none")
-        x = x + self.dropout(self.attention(self.norm_1(x), causal=causal, key_mask=key_mask), rng)
         if self.cross is not None and self.norm_context is not None:
             x = x + self.dropout(self.cross(self.norm_context(x), context, key_mask=context_mask), rng)
         return x + self.dropout(self.linear_2(ag.gelu(self.linear_1(self.norm_2(x)))), rng)
@@ -58,3 +71,13 @@ class Transformer(Module):
         for block in self.blocks:
             x = block(x, context, **settings)
         return self.norm(x)
+
+    def step(
+        self, x: Any, past: list[KeysValues] | None = None, context: Any = None, **settings: Any
+    ) -> tuple[Any, list[KeysValues]]:
+        """`Block.step` through all blocks; ``past`` is a list with each block's."""
+        kept = []
+        for i, block in enumerate(self.blocks):
+            x, of_block = block.step(x, past[i] if past else None, context, **settings)
+            kept.append(of_block)
+        return self.norm(x), kept

@@ -34,15 +34,21 @@ def test_mnist_from_the_package_is_stratified_and_shuffled():
 
 
 def test_the_names():
-    assert NAMES == ("digits", "mnist", "folder", "rings")
+    assert NAMES == ("digits", "mnist", "folder", "rings", "shapes", "text")
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("digit", "unknown data set 'digit': did you mean 'digits'? available: digits, mnist, folder, rings"),
-        ("MNIST", "unknown data set 'MNIST': did you mean 'mnist'? available: digits, mnist, folder, rings"),
-        ("zebra", "unknown data set 'zebra': available: digits, mnist, folder, rings"),
+        (
+            "digit",
+            "unknown data set 'digit': did you mean 'digits'? available: digits, mnist, folder, rings, shapes, text",
+        ),
+        (
+            "MNIST",
+            "unknown data set 'MNIST': did you mean 'mnist'? available: digits, mnist, folder, rings, shapes, text",
+        ),
+        ("zebra", "unknown data set 'zebra': available: digits, mnist, folder, rings, shapes, text"),
     ],
 )
 def test_an_unknown_name_names_the_nearest(name, sentence):
@@ -54,7 +60,7 @@ def test_an_unknown_name_names_the_nearest(name, sentence):
 def test_options_that_would_be_ignored_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'digits' takes no data_dir: it is for 'mnist' and 'folder'"):
         load("digits", data_dir=tmp_path)
-    with pytest.raises(ValueError, match="'mnist' takes no size: it is for 'folder'"):
+    with pytest.raises(ValueError, match="'mnist' takes no size: it is for 'folder' and 'shapes'"):
         load("mnist", size=16)
 
 

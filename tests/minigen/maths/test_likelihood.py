@@ -10,6 +10,7 @@ from minigen.maths.likelihood import (
     categorical_log_likelihood,
     discretised_logistic_log_likelihood,
     draw_levels,
+    logistic_mixture_log_likelihood,
 )
 
 LEVELS = st.sampled_from([2, 17, 256])
@@ -79,6 +80,45 @@ def test_logistic_gradients(rng, uniform):
     m, s = (ag.Tensor(a.astype(np.float32), requires_grad=True) for a in (mean, extreme))
     ag.sum(discretised_logistic_log_likelihood(k, m, s, 17, uniform=uniform)).backward()
     assert np.isfinite(m.grad).all() and np.isfinite(s.grad).all()
+
+
+def all_levels_of_a_mixture(levels, logits, mean, log_scale, **settings):
+    """Parts (n, M) -> (n, L)."""
+    parts = (a[:, None] for a in (logits, mean, log_scale))
+    return logistic_mixture_log_likelihood(np.arange(levels), *parts, levels, **settings)
+
+
+@given(LEVELS, st.integers(1, 4), st.floats(0, 50), st.sampled_from([0.0, 1e-3]), st.integers(0, 99))
+def test_mixture_probabilities_of_all_levels_add_up_to_one(levels, m, spread, uniform, seed):
+    """Logits of hundreds, means far outside, scales from a thousandth of a bin up."""
+    logits, mean, log_scale = np.random.default_rng(seed).standard_normal((3, 2, m)) * [
+        [[5 * spread]],
+        [[spread]],
+        [[3]],
+    ]
+    for dtype in (np.float64, np.float32):
+        rtol = 4 * (levels + m) * float(np.finfo(dtype).eps) * max(1, 5 * spread)  # a logit is rounded by eps of itself
+        log_p = all_levels_of_a_mixture(
+            levels, logits.astype(dtype), mean.astype(dtype), log_scale.astype(dtype), uniform=uniform
+        )
+        assert log_p.dtype == dtype and log_p.shape == (2, levels) and np.isfinite(log_p).all()
+        np.testing.assert_allclose(np.exp(log_p.astype(np.float64)).sum(-1), 1, rtol=rtol)
+
+
+def test_mixture_is_the_weighted_sum_of_its_parts(rng):
+    logits, mean, log_scale = rng.standard_normal((3, 4, 3))
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    parts = np.stack([np.exp(all_levels(17, mean[:, m], log_scale[:, m], uniform=0.1)).T for m in range(3)], -1)
+    want = (weights[:, None] * parts).sum(-1)
+    np.testing.assert_allclose(np.exp(all_levels_of_a_mixture(17, logits, mean, log_scale, uniform=0.1)), want)
+    one = all_levels_of_a_mixture(17, logits[:, :1], mean[:, :1], log_scale[:, :1])
+    np.testing.assert_allclose(one, all_levels(17, mean[:, 0], log_scale[:, 0]).T, err_msg="one part has weight 1")
+
+
+def test_mixture_gradients(rng):
+    k = np.array([0, 3, 8, 16])
+    parts = [rng.standard_normal((4, 2)) for _ in range(3)]
+    ag.gradcheck(lambda *p: logistic_mixture_log_likelihood(k, *p, 17, uniform=1e-3), parts, order=2)
 
 
 @given(st.floats(-700, 700))

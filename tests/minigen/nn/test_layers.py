@@ -34,6 +34,13 @@ def gradcheck_module(module, *inputs, order=1):
     ag.gradcheck(function, [*inputs, flat], order=order, step=1e-4)
 
 
+def test_a_convolution_may_have_a_kernel_of_rows_and_columns(rng):
+    x = rng.standard_normal((2, 4, 5, 3)).astype(np.float32)
+    conv = nn.Conv2d(3, 6, (1, 5), rng=rng)
+    assert conv.w.shape == (1, 5, 3, 6) and conv(x).shape == (2, 4, 5, 6), "which keeps the size as a square one does"
+    assert nn.Conv2d(3, 6, (2, 3), padding=(0, 1), rng=rng)(x).shape == (2, 3, 5, 6)
+
+
 def test_layers_differentiate(rng):
     image, rows = rng.standard_normal((2, 4, 4, 4)), rng.standard_normal((5, 4))
     gradcheck_module(nn.Linear(4, 3, rng=rng), rows, order=2)
@@ -116,6 +123,27 @@ def test_a_causal_transformer_does_not_peek(rng):
             after = model(changed, causal=True).data
             np.testing.assert_array_equal(before[:, :j], after[:, :j])
             assert np.all(np.any(before[:, j:] != after[:, j:], axis=-1))
+
+
+@pytest.mark.parametrize("c_context", [None, 5])
+def test_steps_with_kept_keys_and_values_are_the_causal_pass(rng, c_context):
+    """Rows in pieces of any sizes; what was kept is not changed by going on."""
+    model = nn.Transformer(8, 2, 2, c_context=c_context, rng=rng).astype(np.float64)
+    for p in model.parameters():
+        p.data = p.data + 0.3 * rng.standard_normal(p.shape)
+    x = rng.standard_normal((2, 7, 8))
+    context = None if c_context is None else rng.standard_normal((2, 3, c_context))
+    mask = {} if c_context is None else {"context_mask": np.array([[True, True, False], [True, True, True]])}
+    with ag.no_grad():
+        whole = model(x, context, causal=True, **mask).data
+        for cuts in ([0, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 3, 4, 7]):
+            past, rows = None, []
+            for a, b in zip(cuts, cuts[1:]):
+                y, past = model.step(x[:, a:b], past, context, **mask)
+                rows.append(y.data)
+            np.testing.assert_allclose(np.concatenate(rows, axis=1), whole, rtol=1e-12, atol=1e-12)
+        again, _ = model.step(x[:, 3:4], model.step(x[:, :3], None, context, **mask)[1], context, **mask)
+    np.testing.assert_allclose(again.data, whole[:, 3:4], rtol=1e-12, atol=1e-12)
 
 
 def test_attention_without_positions_is_equivariant(rng):

@@ -1,0 +1,210 @@
+"""What a picture of the ``shapes`` world shows, as a value; the sentences that say it; and a parser that reads them back.
+
+    caption    = [there is | a picture of] thing (place | relation thing) [on a BACKGROUND background]
+    thing      = a SIZE COLOUR SHAPE                                 size: small, little, tiny | large, big, huge
+    place      = at the PLACE, in the PLACE corner, on the PLACE side, ...                   (one thing: nine places)
+    relation   = left of | to the left of | above | over         (two things), or turned round:
+                 right of | to the right of | below | under
+
+A scene has many captions; all of them are read back as the same scene, apart from the background where it is not said.
+The parser also takes prompts that say less ("a red circle", "a circle above a square"): what is not said is ``None``.
+
+You need: nothing. New here: a language so small that "is this what was asked for?" has an exact answer.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import product
+
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan", "orange")
+SIZES = ("small", "large")
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+RELATIONS = ("left of", "above")
+BACKGROUNDS = ("black", "gray", "white")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One coloured shape; an attribute that a prompt does not name is None."""
+
+    shape: str
+    colour: str | None
+    size: str | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a picture, or (with None for what is not said) what a prompt asks for.
+
+    One thing has a ``place`` and no ``relation``; of two, the first is ``relation`` ("left of" or "above") the second.
+    """
+
+    things: tuple[Thing, ...]
+    place: str | None
+    relation: str | None
+    background: str | None
+
+    def __str__(self) -> str:
+        return canonical(self)
+
+
+# --- the phrases -------------------------------------------------------------------------------------------------------
+
+OPENINGS = ("", "there is ", "a picture of ")
+SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+CORNER = ("at the {}", "in the {}", "in the {} corner")
+EDGE, SIDE, MIDDLE = ("at the {}",), ("on the {}", "on the {} side"), ("in the middle", "in the center")
+PLACE_PHRASES = {
+    place: tuple(
+        phrase.format(place)
+        for phrase in (
+            MIDDLE
+            if place == "middle"
+            else SIDE
+            if place in ("left", "right")
+            else EDGE
+            if " " not in place
+            else CORNER
+        )
+    )
+    for place in PLACES
+}
+RELATION_PHRASES = {"left of": ("left of", "to the left of"), "above": ("above", "over")}
+INVERSE_PHRASES = {"left of": ("right of", "to the right of"), "above": ("below", "under")}
+CHOICES = (
+    5  # a caption's free choices: opening, size word of either thing, phrase of place or relation, background or not
+)
+SPELLINGS = {"an": "a", "grey": "gray", "centre": "center"}  # read as the word on the right
+
+
+def _thing(thing: Thing, word: str | None) -> str:
+    return " ".join(filter(None, ("a", word, thing.colour, thing.shape)))
+
+
+def _background(scene: Scene) -> str:
+    return f" on a {scene.background} background" if scene.background else ""
+
+
+def canonical(scene: Scene) -> str:
+    """The plain caption that names every attribute of the scene (or all that a prompt asks for), for evaluation."""
+    first, *second = (_thing(thing, thing.size) for thing in scene.things)
+    if second:
+        return f"{first} {scene.relation} {second[0]}{_background(scene)}"
+    return first + (f" {PLACE_PHRASES[scene.place][0]}" if scene.place else "") + _background(scene)
+
+
+def _options(scene: Scene) -> tuple[tuple[str, ...], ...]:
+    """The phrases that each of the five choices has for a complete scene."""
+    sizes = [SIZE_WORDS[str(thing.size)] for thing in scene.things]
+    between: tuple[str, ...]
+    if scene.relation:
+        between = RELATION_PHRASES[scene.relation] + INVERSE_PHRASES[scene.relation]
+    else:
+        between = PLACE_PHRASES[str(scene.place)]
+    return OPENINGS, sizes[0], sizes[1] if len(sizes) > 1 else ("",), between, (_background(scene), "")
+
+
+def _say(scene: Scene, chosen: Sequence[str]) -> str:
+    opening, word_0, word_1, between, background = chosen
+    first = _thing(scene.things[0], word_0)
+    if scene.relation is None:
+        return f"{opening}{first} {between}{background}"
+    second = _thing(scene.things[1], word_1)
+    if between in INVERSE_PHRASES[scene.relation]:
+        first, second = second, first
+    return f"{opening}{first} {between} {second}{background}"
+
+
+def caption(scene: Scene, u: Sequence[float]) -> str:
+    """One of the scene's captions; ``u`` are five numbers in [0, 1), each of which picks one phrase uniformly.
+
+    In order: the opening, the size words of the two things, the phrase of place or relation (half of the latter are
+    turned round), and whether the background is named.
+    """
+    return _say(scene, [options[int(x * len(options))] for options, x in zip(_options(scene), u, strict=True)])
+
+
+def paraphrases(scene: Scene) -> Iterator[str]:
+    """All captions of a complete scene, each once."""
+    return (_say(scene, chosen) for chosen in product(*_options(scene)))
+
+
+# --- reading them back -------------------------------------------------------------------------------------------------
+
+
+def _phrases(table: Mapping[str, Sequence[str]]) -> list[tuple[list[str], str]]:
+    """(words, meaning) of a table of phrases, the longest first, so that the first that fits is the right one."""
+    found = [(phrase.split(), meaning) for meaning, phrases in table.items() for phrase in phrases]
+    return sorted(found, key=lambda entry: -len(entry[0]))
+
+
+_OPENING = _phrases({"opening": [opening for opening in OPENINGS if opening]})
+_SIZE, _PLACE = _phrases(SIZE_WORDS), _phrases(PLACE_PHRASES)
+_RELATION, _INVERSE = _phrases(RELATION_PHRASES), _phrases(INVERSE_PHRASES)
+_COLOUR, _SHAPE = _phrases({c: [c] for c in COLOURS}), _phrases({s: [s] for s in SHAPES})
+_BACKGROUND = _phrases({b: [f"on a {b} background"] for b in BACKGROUNDS})
+_ARTICLE = _phrases({"a": ["a"]})
+_TABLES = (_OPENING, _ARTICLE, _SIZE, _COLOUR, _SHAPE, _PLACE, _RELATION, _INVERSE, _BACKGROUND)
+WORDS = tuple(dict.fromkeys(word for table in _TABLES for phrase, _ in table for word in phrase))  # each once
+
+
+def words(text: str) -> list[str]:
+    """The words of a caption in lower case, other spellings brought to ours; the full stop at its end is dropped.
+
+    Raises ValueError that names the words which the language does not have, each with the nearest one that it has.
+    """
+    found = [SPELLINGS.get(word, word) for word in text.lower().strip().removesuffix(".").split()]
+    unknown = [word for word in dict.fromkeys(found) if word not in WORDS]
+    if unknown:
+        near = [get_close_matches(word, WORDS, n=1, cutoff=0.0)[0] for word in unknown]
+        hints = ", ".join(f"'{word}' (nearest known: '{known}')" for word, known in zip(unknown, near))
+        raise ValueError(f"the prompt {text!r} has words that this language does not have: {hints}")
+    return found
+
+
+def parse(text: str) -> Scene:
+    """The scene that a caption or prompt asks for, None for every attribute that it does not name.
+
+    Raises ValueError for unknown words, and for known ones that make no sentence of the grammar.
+    """
+    rest = words(text)
+    try:
+        return _sentence(rest)
+    except ValueError as error:
+        where = f"before '{' '.join(rest)}'" if rest else "at its end"
+        raise ValueError(f"the prompt {text!r} cannot be read: {error} {where}") from None
+
+
+def _sentence(rest: list[str]) -> Scene:
+    """Reads all the words, and removes those that it has read. Raises ValueError, which says what is wrong at the rest."""
+    _take(_OPENING, rest)
+    things, place, relation = [_read_thing(rest)], None, _take(_RELATION, rest)
+    inverse = None if relation else _take(_INVERSE, rest)
+    if relation or inverse:
+        things.append(_read_thing(rest))
+    else:
+        place = _take(_PLACE, rest)
+    background = _take(_BACKGROUND, rest)
+    if rest:
+        raise ValueError("the sentence should have ended")
+    return Scene(tuple(reversed(things) if inverse else things), place, relation or inverse, background)
+
+
+def _read_thing(rest: list[str]) -> Thing:
+    if not _take(_ARTICLE, rest):
+        raise ValueError("the article 'a' is missing")
+    size, colour, shape = _take(_SIZE, rest), _take(_COLOUR, rest), _take(_SHAPE, rest)
+    if not shape:
+        raise ValueError(f"a shape ({', '.join(SHAPES)}) is missing")
+    return Thing(shape, colour, size)
+
+
+def _take(table: list[tuple[list[str], str]], rest: list[str]) -> str | None:
+    """The meaning of the first phrase of the table with which the rest begins, and which is removed; None if none does."""
+    for phrase, meaning in table:
+        if rest[: len(phrase)] == phrase:
+            del rest[: len(phrase)]
+            return meaning
+    return None
