@@ -6,6 +6,7 @@
     mlp      784-512-512-10 perceptron, batch 128, cross-entropy, AdamW
     gpt      4 layers, width 128, 4 heads, 128 tokens, batch 32, AdamW
     unet     DDPM's U-Net: 32x32x3, batch 32, base 32, multipliers 1, 2, 2, attention at 16x16, AdamW
+    cache    8 samples of 256 tokens from such a GPT with its key/value cache; its peer is the same GPT without
     import   seconds to ``import minigen``
     memory   peak resident size of four U-Net steps, each side in a process of its own
 
@@ -30,8 +31,9 @@ from kernels import memory, threads
 from kernels.adam import adam_step
 from kernels.bench import conditions, load_peer, time_paired
 from minigen import nn
+from minigen.samplers import autoregressive
 
-GOALS = {"chain": 1.0, "mlp": 0.7, "gpt": 0.95, "unet": 1.3, "import": 0.35, "memory": 0.5}
+GOALS = {"chain": 1.0, "mlp": 0.7, "gpt": 0.95, "unet": 1.3, "cache": 0.2, "import": 0.35, "memory": 0.5}
 UNET: dict[str, Any] = {"base": 32, "multipliers": (1, 2, 2), "blocks": 2, "attention": (1,), "heads": 4}
 GPT = {"vocabulary": 512, "width": 128, "layers": 4, "heads": 4, "length": 128, "batch": 32}
 
@@ -117,6 +119,18 @@ def unet() -> Callable[[], float]:
     return trainer(net, loss)
 
 
+def cache() -> list[Callable[[], Any]]:
+    """Sampling with the cache and without it: the same tokens."""
+    from minigen.models.gpt import GPT as Model
+    from minigen.models.gpt import Names
+
+    rng = np.random.default_rng(0)
+    ends = Names(GPT["vocabulary"], GPT["width"], rng=rng)
+    net = Model(ends, 256, GPT["width"], GPT["layers"], GPT["heads"], rng=rng)
+    u = autoregressive.uniforms(8, 256, rng=rng)
+    return [lambda: autoregressive.sample_cached(net.step, u), lambda: autoregressive.sample(net.logits, u)]
+
+
 STEPS = {"chain": chain, "mlp": mlp, "gpt": gpt, "unet": unet}
 
 
@@ -174,16 +188,16 @@ def measure(name: str, peer: Any, rounds: int) -> dict[str, Any]:
         theirs = peak_of(peer.__name__, threads.get_threads()) if peer else None
         ratio = ours / theirs if theirs else None
         return {"step": name, "value": ours, "unit": "MiB", "peer": theirs, "ratio": ratio, "goal": GOALS[name]}
-    runs = [STEPS[name](), *([_peer_step(name, peer)] if peer else [])]
-    seconds = [1e3 * s for s in time_paired(runs, rounds)]
-    theirs = seconds[1] if peer else None
+    runs = cache() if name == "cache" else [STEPS[name](), *([_peer_step(name, peer)] if peer else [])]
+    seconds = [1e3 * s for s in time_paired(runs, min(rounds, 3) if name == "cache" else rounds)]
+    theirs = seconds[1] if len(runs) > 1 else None
     ratio = seconds[0] / theirs if theirs else None
     return {"step": name, "value": seconds[0], "unit": "ms", "peer": theirs, "ratio": ratio, "goal": GOALS[name]}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``python -m minigen.bench``."""
-    known = [*STEPS, "import", "memory"]
+    known = [*STEPS, "cache", "import", "memory"]
     parser = argparse.ArgumentParser(
         prog="python -m minigen.bench", description="Time whole training steps beside a peer."
     )

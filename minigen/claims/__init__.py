@@ -4,7 +4,14 @@
 the claims, a chapter each.
 """
 
-from . import autoencoders, gan_and_vae
+from . import autoencoders, autoregressive, dalle, discrete_codes, gan_and_vae, text_to_image
 from .ledger import Claim
 
-CLAIMS: list[Claim] = [*autoencoders.CLAIMS, *gan_and_vae.CLAIMS]
+CLAIMS: list[Claim] = [
+    *autoencoders.CLAIMS,
+    *gan_and_vae.CLAIMS,
+    *discrete_codes.CLAIMS,
+    *autoregressive.CLAIMS,
+    *text_to_image.CLAIMS,
+    *dalle.CLAIMS,
+]

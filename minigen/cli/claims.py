@@ -40,8 +40,9 @@ def main(args: list[str]) -> int:
         raise UserError(f"--seeds must be at least {SEEDS} for a confidence interval worth its name, got {flags.seeds}")
     claims = chosen(flags.only)
     if flags.list:
+        wide = max(len(claim.name) for claim in claims)
         for claim in claims:
-            print(f'{claim.name:24}"{claim.sentence}" ({", ".join(claim.systems)})')
+            print(f'{claim.name:{wide}}  "{claim.sentence}" ({", ".join(claim.systems)})')
         return 0
     out = flags.out / "quick" if flags.quick else flags.out
     print_summary(work(claims, flags, out), quick=flags.quick)

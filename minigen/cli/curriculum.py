@@ -14,7 +14,7 @@ from minigen.errors import UserError
 class Entry:
     """One line of the curriculum. ``name`` is what the command line calls it, ``module`` where Python finds it.
 
-    ``kind`` is "system" for a model that can be trained, "engine" or "sampler" for what the models stand on.
+    ``kind`` is "system" for a model that can be trained, "engine", "sampler" or "part" for what the models stand on.
     """
 
     chapter: int
@@ -60,6 +60,14 @@ CURRICULUM = [
     Entry(6, "pixelcnn", "PixelCNN", "van den Oord et al. 1606.05328", "minigen.models.pixelcnn"),
     Entry(7, "gpt", "GPT on pixels and text", "Radford et al. 2019; Vaswani et al. 1706.03762", "minigen.models.gpt"),
     Entry(8, "clip", "CLIP", "Radford et al. 2103.00020", "minigen.models.clip"),
+    Entry(
+        9,
+        "dvae",
+        "DALL-E's discrete VAE",
+        "Ramesh et al. 2102.12092; Jang et al. 1611.01144",
+        "minigen.models.dvae",
+        "part",
+    ),
     Entry(9, "dalle", "DALL-E", "Ramesh et al. 2102.12092", "minigen.models.dalle"),
     Entry(10, "ddpm", "Denoising diffusion", "Ho et al. 2006.11239", "minigen.models.ddpm"),
     Entry(11, "ddim", "DDIM", "Song et al. 2010.02502", "minigen.samplers.ddim", "sampler"),

@@ -1,6 +1,7 @@
 """`minigen sample SYSTEM`: draw from trained weights into a picture."""
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,8 @@ class SampleFlags:
     """Also write a strip that shows how the first samples came to be, beside the grid."""
     quality: bool = False
     """Also measure the samples (take --n 512) beside real images and simple baselines, and print the tables."""
+    prompts: Annotated[int | None, arg(metavar="INT")] = None
+    """Also draw so many prompts each of four kinds (500 for a report), seen and held out of training, and print how often they are met."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
     """Where the data set's files are, if --quality or a picture needs them: as for 'minigen train'."""
 
@@ -47,7 +50,7 @@ def main(args: list[str]) -> int:
     name, args = arguments.system_name("sample", args, USAGE)
     entry = curriculum.find(name)
     flags, settings, chosen = parse(entry, curriculum.load(entry), args)
-    arguments.check_at_least(1, n=flags.n, steps=flags.steps)
+    arguments.check_at_least(1, n=flags.n, steps=flags.steps, prompts=flags.prompts)
     arguments.check_at_least(0, seed=flags.seed)
     check_out(flags.out)
     system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
@@ -56,10 +59,10 @@ def main(args: list[str]) -> int:
 
     samples, states = draw(system, flags, settings)
     notes = [] if system.notes is None else system.notes(samples, **settings)
-    pictures.save_png(flags.out, pictures.noted(dataset, samples, notes) if notes else pictures.grid(dataset, samples))
-    for note in notes:
-        print(note.replace("\n", ": "))
-    print(f"{flags.n} samples: {flags.out}")
+    out = pictures.save_samples(flags.out, dataset, samples, notes)
+    for i, note in enumerate(notes, start=1):
+        print(f"--- {i} ---\n{note}" if pictures.is_text(dataset) else note.replace("\n", ": "))
+    print(f"{flags.n} samples: {out}")
     if flags.trajectory:
         if not states:
             raise UserError(f"'{entry.name}' draws in one step, there is no trajectory to show")
@@ -72,6 +75,8 @@ def main(args: list[str]) -> int:
         print(f"{name}: {path}")
     if flags.quality:
         print_quality(system, dataset, samples, flags)
+    if flags.prompts is not None:
+        print_prompts(system, flags.prompts, flags, settings)
     return 0
 
 
@@ -126,16 +131,34 @@ def print_quality(system: Any, about: Any, samples: Any, flags: SampleFlags) -> 
 
     with said_in_one_sentence("--quality"):
         dataset = load_data(about, flags)
-        if dataset.train.labels is None or len(samples) < 4:
+        ruled = dataset.train.labels is not None
+        if (not ruled and system.figures is None) or (ruled and len(samples) < 4):
             raise ValueError("--quality needs a data set with labels and at least 4 samples")
-        figures = quality.figures(dataset, samples, seed=flags.seed)
-        drawn = None if dataset.name == quality.RINGS else chance(dataset, quality.known(dataset.name, dataset)[0])
-    Console(width=None if sys.stdout.isatty() else 150).print(*format_tables(figures), sep="\n")
+        figures = quality.figures(dataset, samples, seed=flags.seed) if ruled else {}
+        drawn = (
+            chance(dataset, quality.known(dataset.name, dataset)[0])
+            if ruled and dataset.name != quality.RINGS
+            else None
+        )
+    if ruled:
+        Console(width=None if sys.stdout.isatty() else 150).print(*format_tables(figures), sep="\n")
     if drawn is not None:
         print(f"FD x of training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
     if system.figures is not None:
         for what, value in system.figures(dataset, rng=np.random.default_rng(flags.seed)).items():
             print(f"{what}: {value:.4g}")
+
+
+def print_prompts(system: Any, n: int, flags: SampleFlags, settings: dict[str, Any]) -> None:
+    """How often the system draws what it is asked for, with these settings."""
+    from minigen.metrics.prompts import format_report, prompt_report
+
+    if system.paint is None:
+        raise UserError("--prompts is for systems that draw what a prompt says")
+    others = {name: value for name, value in settings.items() if name != "prompt"}
+    with said_in_one_sentence("--prompts"):
+        paint = functools.partial(system.paint, rng=np.random.default_rng(flags.seed), **others)
+        print(format_report(prompt_report(paint, n)))
 
 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:

@@ -38,7 +38,8 @@ class Stage:
 
     ``lr`` is the peak learning rate, reached after ``warmup`` steps and then shaped by ``schedule`` (one of
     ``train.optim.SCHEDULES``; ``flat`` is the share of a ``flat-then-...`` one before its fall). ``ema`` is the
-    decay of the averaged weights (0: none), ``clip`` the largest global gradient norm (0: no clipping). When a stage
+    decay of the averaged weights (0: none), ``clip`` the largest global gradient norm (0: no clipping). ``apart`` are
+    beginnings of the names of weights that the optimiser "muon" leaves to AdamW: first and last layers. When a stage
     ends, the modules it trained take over their averaged weights, so that a later stage builds on what sampling uses.
     """
 
@@ -55,6 +56,7 @@ class Stage:
     schedule: str = "constant"
     flat: float = 0.5
     optimiser: str = "adamw"
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class System:
 
     ``notes(images, **settings)`` returns one line a sample that ``sample`` drew with these settings: what was asked for,
     and whether it came. They are written under the pictures.
+
+    ``paint(prompts, *, rng, **settings)`` draws one picture for each of some prompts, in systems that take prompts;
+    ``settings`` are those of ``Sampling`` but for its ``prompt``. It is what `minigen.metrics.prompts` measures.
     """
 
     config: Any
@@ -88,3 +93,4 @@ class System:
     figures: Callable[..., dict[str, float]] | None = None
     pictures: dict[str, Callable[..., Any]] = field(default_factory=dict)
     notes: Callable[..., list[str]] | None = None
+    paint: Callable[..., Any] | None = None

@@ -116,6 +116,24 @@ def save_png(path: Path, picture: UInt8[Array, "height width 3"]) -> None:
     write_atomically(path, png(picture))
 
 
+def save_samples(path: Path, dataset: Any, samples: Any, notes: Sequence[str] = ()) -> Path:
+    """Write samples as a PNG file, each with its note if there are some; texts, which are their notes, as a .txt file beside.
+
+    Returns the path that was written.
+    """
+    if is_text(dataset):
+        path = path.with_suffix(".txt")
+        write_atomically(path, "".join(f"--- {i} ---\n{note}\n" for i, note in enumerate(notes, start=1)).encode())
+    else:
+        save_png(path, noted(dataset, samples, notes) if notes else grid(dataset, samples))
+    return path
+
+
+def is_text(dataset: Any) -> bool:
+    """Whether the items of a data set are rows of tokens, which have no picture."""
+    return dataset.levels is not None and len(dataset.shape) == 1
+
+
 # --- loss curves -------------------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 480, 200, 56, 24

@@ -197,8 +197,8 @@ class Keeper:
         with self.trainer.averaged() as system:
             samples = system.sample(min(self.run.samples, most or self.run.samples), rng=rng)
         path = self.run.out / SAMPLES / f"{self.trainer.done:06}.png"
-        pictures.save_png(path, pictures.grid(self.dataset, samples))
-        return path
+        notes = system.notes(samples) if pictures.is_text(self.dataset) else []
+        return pictures.save_samples(path, self.dataset, samples, notes)
 
 
 def data_identity(dataset: Any, run: Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.compare import assert_close, bound
+from minigen.nn import Conv2d, LayerNorm, Linear, Module
 from minigen.train import optim
 
 
@@ -75,7 +76,7 @@ def test_make_optimiser_picks_by_name():
     kinds = {"adamw": optim.AdamW, "adam": optim.Adam, "rmsprop": optim.RMSProp, "sgd": optim.SGD}
     for name, kind in kinds.items():
         assert type(optim.make_optimiser(SimpleNamespace(optimiser=name, **stage), bowl([1.0]))) is kind
-    with pytest.raises(ValueError, match="optimiser must be 'adamw', 'adam', 'rmsprop' or 'sgd', got 'lion'"):
+    with pytest.raises(ValueError, match="optimiser must be 'adamw', 'adam', 'muon', 'rmsprop' or 'sgd', got 'lion'"):
         optim.make_optimiser(SimpleNamespace(optimiser="lion", **stage), bowl([1.0]))
 
 
@@ -93,6 +94,78 @@ def test_make_optimiser_picks_by_name():
 def test_bad_settings_are_named(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- muon --------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 999), a=st.integers(1, 9), b=st.integers(1, 9), rounds=st.integers(0, 5))
+def test_orthogonalising_maps_singular_values_and_leaves_the_vectors(seed: int, a: int, b: int, rounds: int):
+    """U diag(f(f(...(s / |g|)))) V', with the polynomial of the docstring: exact, by a decomposition."""
+    g = np.random.default_rng(seed).standard_normal((a, b))
+    u, s, v = np.linalg.svd(g, full_matrices=False)
+    s = s / (np.linalg.norm(g) + 1e-7)
+    for _ in range(rounds):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    np.testing.assert_allclose(optim.orthogonalise(g, rounds), (u * s) @ v, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=st.integers(0, 999))
+def test_orthogonalised_singular_values_are_near_one(seed: int):
+    """Also those that were a hundred times smaller than the largest."""
+    rng = np.random.default_rng(seed)
+    (u, _), (v, _) = np.linalg.qr(rng.standard_normal((6, 6))), np.linalg.qr(rng.standard_normal((9, 6)))
+    x = optim.orthogonalise((u * np.geomspace(1, 0.01, 6)) @ v.T)
+    s = np.linalg.svd(x, compute_uv=False)
+    assert s.min() > 0.5 and s.max() < 1.3
+
+
+class Layers(Module):
+    """First and last layer, and between them a matrix, a filter and a norm."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.first, self.norm = Linear(3, 4, rng=rng), LayerNorm(4)
+        self.conv, self.hidden, self.last = Conv2d(4, 5, rng=rng), Linear(4, 6, rng=rng), Linear(6, 2, rng=rng)
+
+
+def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
+    """Two steps against the definitions, parameter by parameter."""
+    module = Layers().astype(np.float64).flatten()
+    stage = SimpleNamespace(optimiser="muon", betas=(0.8, 0.9), weight_decay=0.1, apart=("first", "last"))
+    optimiser, rng = optim.make_optimiser(stage, module), np.random.default_rng(1)
+    values = {name: p.data.copy() for name, p in module.named_parameters().items()}
+    memory = dict.fromkeys(values, (0.0, 0.0))
+    for k in (1, 2):
+        module.flat_grad[...] = rng.standard_normal(module.flat.size)
+        gradients = {name: p.grad.copy() for name, p in module.named_parameters().items()}
+        optimiser.step(k, 0.05)
+        for name, g in gradients.items():
+            m, v = memory[name]
+            if name in ("conv.w", "hidden.w"):
+                m = 0.95 * m + g
+                matrix = (g + 0.95 * m).reshape(-1, g.shape[-1])
+                update = 0.2 * max(matrix.shape) ** 0.5 * optim.orthogonalise(matrix).reshape(g.shape)
+            else:
+                m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+                update = m / (1 - 0.8**k) / (np.sqrt(v / (1 - 0.9**k)) + 1e-8)
+            memory[name] = m, v
+            values[name] = values[name] * (1 - 0.05 * 0.1) - 0.05 * update
+    for name, p in module.named_parameters().items():
+        np.testing.assert_allclose(p.data, values[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("apart", [(), ("",)])
+def test_muon_of_all_weights_and_of_none(apart: tuple[str, ...]):
+    module = Layers().flatten()
+    optimiser = optim.Muon(module, apart=apart)
+    assert len(optimiser.matrices) == (0 if apart else 4)
+    covered = sum(at.stop - at.start for at in (*optimiser.rest, *(at for at, _ in optimiser.matrices)))
+    assert covered == module.flat.size
+    before = module.flat.copy()
+    module.flat_grad[...] = 1.0
+    optimiser.step(1, 0.1)
+    assert (module.flat != before).all() and np.isfinite(module.flat).all()
 
 
 def test_clipping_keeps_the_direction_and_returns_the_norm_before():

@@ -1,0 +1,76 @@
+r"""How often a system draws what a prompt asks for, with all attributes named, on combinations it has seen and on others.
+
+Four groups of prompts: one thing or two, from the validation scenes (compositions that training shows) or from those
+with a composition that was held out. Each prompt is the plain caption of a scene, so every attribute is asked for, and
+each picture is read by `data/oracle.py`, which has no taste. A rate $p$ over $n$ prompts has the standard error
+$\sqrt{p (1 - p) / n}$.
+
+Any system with a function ``draw(prompts) -> images`` can be measured.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import numpy as np
+
+from kernels.backend import Array
+from minigen.data.captions import canonical
+from minigen.data.oracle import prompt_accuracy
+from minigen.data.shapes import scenes
+
+GROUPS = {
+    "seen, one thing": ("val", 1),
+    "seen, two things": ("val", 2),
+    "held out, one thing": ("held", 1),
+    "held out, two things": ("held", 2),
+}
+BLOCK = 64  # prompts that are drawn at once
+SHOWN = ("all", "valid", "count", "shape", "colour", "size", "place", "relation", "background")
+
+Draw = Callable[[Sequence[str]], Array]
+
+
+def prompts_of(split: str, things: int, n: int) -> list[str]:
+    """The plain captions of the first ``n`` scenes of a split with so many things: those for n begin those for n + 1."""
+    of = scenes(split)
+    found = list(
+        islice((canonical(scene) for scene in (of[i] for i in range(len(of))) if len(scene.things) == things), n)
+    )
+    if len(found) < n:
+        raise ValueError(
+            f"n must be at most {len(found)}, which is how many scenes of '{split}' have {things} thing{'s' * (things > 1)}, got {n}"
+        )
+    return found
+
+
+def prompt_report(draw: Draw, n: int, groups: Sequence[str] = tuple(GROUPS)) -> dict[str, dict[str, float]]:
+    """group -> the rates of `minigen.data.oracle.prompt_accuracy` over its first ``n`` prompts, and ``n`` itself.
+
+    ``draw(prompts)`` returns a picture for each prompt, in [-1, 1]; it is called with at most 64 at a time.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    report = {}
+    for group in groups:
+        if group not in GROUPS:
+            raise ValueError(f"groups must be of {', '.join(GROUPS)}, got {group!r}")
+        prompts = prompts_of(*GROUPS[group], n)
+        images = [image for i in range(0, n, BLOCK) for image in draw(prompts[i : i + BLOCK])]
+        report[group] = prompt_accuracy(prompts, np.stack(images)) | {"n": float(n)}
+    return report
+
+
+def standard_error(rate: float, n: float) -> float:
+    r"""$\sqrt{p (1 - p) / n}$."""
+    return math.sqrt(rate * (1 - rate) / n)
+
+
+def format_report(report: dict[str, dict[str, float]]) -> str:
+    """A table of the report: a row a group, ``all`` with its standard error, then the shares of each attribute."""
+    lines = [f"{'':22}{'all':>14}" + "".join(f"{name:>12}" for name in SHOWN[1:])]
+    for group, rates in report.items():
+        cells = f"{rates['all']:.3f} ± {standard_error(rates['all'], rates['n']):.3f}"
+        rest = "".join(f"{'-' if math.isnan(rates[name]) else format(rates[name], '.3f'):>12}" for name in SHOWN[1:])
+        lines.append(f"{group:22}{cells:>14}{rest}")
+    return "\n".join(lines)

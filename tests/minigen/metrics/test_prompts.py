@@ -1,0 +1,73 @@
+"""The report over prompts: painters whose rates are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minigen.data import shapes
+from minigen.data.captions import parse
+from minigen.metrics import prompts
+
+
+def painted(said, rng):
+    """Pictures that show exactly what the prompts say."""
+    return shapes.render(shapes.arrange([parse(text) for text in said], rng=rng)) / np.float32(127.5) - 1
+
+
+def test_prompts_name_everything_and_stay_as_they_are():
+    for split, things in prompts.GROUPS.values():
+        found = prompts.prompts_of(split, things, 9)
+        assert found[:5] == prompts.prompts_of(split, things, 5)
+        for text in found:
+            scene = parse(text)
+            shapes.check(scene)  # complete
+            assert len(scene.things) == things
+            assert bool(shapes.held_out(scene)) == (split == "held")
+
+
+def test_who_paints_what_is_said_is_always_right_and_who_paints_another_never():
+    rng = np.random.default_rng(0)
+    report = prompts.prompt_report(lambda said: painted(said, rng), 70)
+    assert list(report) == list(prompts.GROUPS)
+    for group, rates in report.items():
+        assert rates["all"] == 1 and rates["n"] == 70, group
+    blank = prompts.prompt_report(lambda said: np.zeros((len(said), 32, 32, 3), np.float32), 3, ["seen, one thing"])
+    assert blank["seen, one thing"]["all"] == 0
+
+
+def test_a_rate_counts_the_pictures_that_are_right():
+    """Every other picture is that of a prompt with another colour."""
+    rng, asked = np.random.default_rng(1), []
+
+    def draw(said):
+        asked.append(len(said))
+        turned = [text.replace("red", "RED").replace("blue", "red").replace("RED", "blue") for text in said]
+        return painted([new if i % 2 else text for i, (text, new) in enumerate(zip(said, turned))], rng)
+
+    found = prompts.prompt_report(draw, 80, ["seen, one thing"])["seen, one thing"]
+    touched = [
+        text
+        for i, text in enumerate(prompts.prompts_of("val", 1, 80))
+        if i % 64 % 2 and ("red" in text or "blue" in text)
+    ]
+    assert asked == [64, 16]
+    assert found["all"] == found["colour"] == pytest.approx(1 - len(touched) / 80)
+    assert found["shape"] == found["size"] == found["place"] == 1
+
+
+def test_standard_error_and_table():
+    assert prompts.standard_error(0.5, 100) == 0.05 and prompts.standard_error(1.0, 9) == 0
+    rates = dict.fromkeys(prompts.SHOWN, 0.5) | {"relation": math.nan, "n": 100.0}
+    lines = prompts.format_report({"seen, one thing": rates}).splitlines()
+    assert len(lines) == 2 and "0.500 ± 0.050" in lines[1] and lines[1].split()[-2] == "-"
+    assert lines[0].split() == list(prompts.SHOWN)
+
+
+def test_what_cannot_be_asked_is_named():
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        prompts.prompt_report(lambda said: None, 0)
+    with pytest.raises(ValueError, match=r"groups must be of .*, got 'all of them'"):
+        prompts.prompt_report(lambda said: None, 1, ["all of them"])
+    with pytest.raises(ValueError, match="how many scenes of 'val' have 1 thing, got 9999"):
+        prompts.prompts_of("val", 1, 9999)
