@@ -19,10 +19,12 @@ $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}(Q K^\top / \sqrt{d_k} + M) V, \
 **Names.** Byte pairs are names: token 7 is not between 6 and 8. A table gives each a vector, and the same table, turned
 around, gives its logit ("weight tying", Press & Wolf 2016, 1608.05859): two gradients meet in one parameter.
 
-**Numbers.** Grey levels are numbers, and 1,000 pictures are too few to learn that. So the network is told the level as a
-number, whether it is 0 (the background), and whether it is there: of the last token, and of the earlier pixels around the
-one that is asked for. It says a mixture of discretised logistics (Salimans et al. 2017, 1701.05517, eq. 2). The logarithm
-of the mixture's probability of each level serves as its logit, so everything below sees logits in both cases.
+**Numbers.** Grey levels are numbers, and in a picture the pixel above is as near as the last token, though a whole row
+away. So the network is told the level as a number, whether it is 0 (the background), and whether it is there: of the last
+token, and of the earlier pixels up to ``reach`` rows and columns around the one that is asked for. It says a mixture of
+discretised logistics (Salimans et al. 2017, 1701.05517, eq. 2). The logarithm of the mixture's probability of each level
+serves as its logit, so everything below sees logits in both cases. On the 1,000 digits names cost 84.1 nats a test
+picture, numbers with reach 0, 1 and 2 cost 85.2, 81.4 and 79.7 (the default steps, one seed each): what helps is the reach.
 
 You need: `nn/transformer.py` (the blocks), `samplers/autoregressive.py` (drawing), `maths/likelihood.py` (the mixture).
 New here: what goes into a transformer and what comes out of it, the shift by one, the cache.
@@ -33,6 +35,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_gp
 - a step with the cache says what the whole pass says, for every prefix;
 - the mask is $-\infty$: a large negative number can be overcome by the scores;
 - the tied table is one parameter, initialised with std 0.02, so that at first all tokens are nearly equally likely;
+  what is added to the positions starts as small as they are (louder inputs cost 3 nats with reach 0);
 - nats are sums over the tokens of a sequence; bits a byte divide by the bytes that the tokens spell, not by the tokens.
 """
 
@@ -112,6 +115,11 @@ class Sampling:
     """A beginning to go on from, for weights that were trained on text."""
 
 
+def quiet(shape: tuple[int, ...], rng: Any) -> Any:
+    """The weights of every table, and of what is added to one: the positions would not be heard beside louder inputs."""
+    return init.normal(shape, STD, rng)
+
+
 # --- what goes in, what comes out --------------------------------------------------------------------------------------
 
 
@@ -119,8 +127,8 @@ class Names(Module):
     """Tokens as names: rows of ``table`` go in, products with its rows come out."""
 
     def __init__(self, vocab: int, width: int, *, rng: Any):
-        self.table = parameter(init.normal((vocab, width), STD, rng))
-        self.start = parameter(init.normal((1, width), STD, rng))
+        self.table = parameter(quiet((vocab, width), rng))
+        self.start = parameter(quiet((1, width), rng))
 
     def embed(self, tokens: Any, first: int) -> Any:
         """$e$ of the slots from ``first`` to the one after the last of ``tokens`` (n, t): (n, t + 1 - first, d)."""
@@ -143,7 +151,7 @@ class Numbers(Module):
 
     def __init__(self, levels: int, shape: tuple[int, ...], reach: int, width: int, mixture: int, *, rng: Any):
         self.levels, self.neighbours = levels, neighbours(shape, reach)
-        self.linear_in = Linear(3 * self.neighbours.shape[1], width, rng=rng)
+        self.linear_in = Linear(3 * self.neighbours.shape[1], width, initial=quiet, rng=rng)
         self.out = Linear(width, 3 * mixture, initial=init.zeros, rng=rng)
         start = np.zeros(3 * mixture)
         start[mixture : 2 * mixture] = np.linspace(-1, 1, mixture + 2)[1:-1]  # or all parts would stay equal
@@ -213,7 +221,7 @@ class GPT(Module):
         rng: Any,
     ):
         self.ends, self.spelling = ends, spelling
-        self.positions = parameter(init.normal((length, width), STD, rng))
+        self.positions = parameter(quiet((length, width), rng))
         self.dropout = Dropout(dropout)
         self.transformer = Transformer(width, layers, heads, dropout=dropout, rng=rng)
 
