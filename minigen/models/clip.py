@@ -41,6 +41,7 @@ $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, $t$ unif
 is CLIP.
 
 **Sampling.** CLIP draws nothing. `sample` RETRIEVES: of 4,096 test pictures those that fit the prompt best, the best first.
+Of a prompt about two things there may be none that is right.
 
 You need: `nn/transformer.py`, `data/captions.py`, `maths/diffusion.py` (the noise). New here: two networks that meet in one space.
 

@@ -73,12 +73,12 @@ class Config:
     """Weight of the KL in the end; 1 is the bound. The paper takes 6.6."""
     beta_warmup: float = 0.3
     """Share of the steps over which that weight rises from 0."""
-    steps: int = 1500
+    steps: int = 3000
     """Training steps."""
-    batch_size: int = 64
+    batch_size: int = 16
     """Pictures a step."""
-    lr: float = 2e-3
-    """Peak learning rate of AdamW; falls along a cosine."""
+    lr: float = 4e-3
+    """Peak learning rate of Muon and AdamW; falls along a cosine."""
     clip: float = 1.0
     """Largest global norm of the gradient."""
 
@@ -268,4 +268,6 @@ def codec_stage(net: DVAE, config: Config, dataset: Dataset, *, name: str = "cod
         warmup=min(100, config.steps // 10),
         clip=config.clip,
         schedule="cosine",
+        optimiser="muon",
+        apart=("encoder.layers.0", f"decoder.layers.{len(net.decoder.layers) - 1}", "codebook"),
     )

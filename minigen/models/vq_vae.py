@@ -47,7 +47,7 @@ import autograd as ag
 from kernels.backend import array_module, to_numpy
 from kernels.quantize import nearest_code
 from minigen.data import Dataset, Split, shift
-from minigen.maths.likelihood import discretised_logistic_log_likelihood
+from minigen.maths.likelihood import categorical_log_likelihood, discretised_logistic_log_likelihood
 from minigen.nn import Conv2d, ConvTranspose2d, Module, ResBlock, Sequential, init, parameter
 from minigen.samplers import autoregressive
 
@@ -87,9 +87,9 @@ class Config:
     """Weight of the commitment (eq. 3)."""
     rule: Literal["average", "gradient"] = "average"
     """How the codebook learns: by moving averages (eq. 6 - 8) or by the gradient of its term in eq. 3."""
-    decay: float = 0.98
+    decay: float = 0.97
     """Decay of the averages (gamma); the usage that revives codes is averaged so under both rules."""
-    restart: float = 0.1
+    restart: float = 0.05
     """A code that is used less than this share of its even part is put on a vector of the batch; 0 leaves codes for dead."""
     restart_until: float = 0.6
     """Share of the steps after which codes are left where they are, so that the decoder can settle."""
@@ -101,9 +101,9 @@ class Config:
     """Share of the training pictures that are moved by up to one pixel (for the codec only)."""
     steps: int = 1500
     """Training steps of the codec."""
-    batch_size: int = 64
+    batch_size: int = 16
     """Pictures a step of the codec."""
-    lr: float = 2e-3
+    lr: float = 4e-3
     """Its peak learning rate (Muon, which learns twice as fast as AdamW here); falls along a cosine."""
     clip: float = 1.0
     """Largest global norm of the gradient, of codec and prior."""
@@ -429,6 +429,39 @@ def codec_stage(net: VQVAE, config: Config, dataset: Dataset, *, name: str = "co
 # --- the prior ---------------------------------------------------------------------------------------------------------
 
 
+class CodeVectors:
+    r"""How the prior meets the codes: as vectors $\bar e_k$, those of the codebook in units of its root mean square.
+
+    Near codes look alike to it, and it gives them like probabilities where it has seen only one of them: the logit of
+    code k is $a_k + b \cdot \bar e_k$ of its outputs $(a, b)$. No layer of the prior, which trains no codebook.
+    """
+
+    def __init__(self, book: Codebook):
+        self.book, (self.K, self.channels) = book, book.vectors.shape
+
+    @property
+    def table(self) -> Any:
+        r"""All $\bar e_k$, (K, d)."""
+        e = self.book.vectors
+        return e / max(float((e * e).mean()) ** 0.5, 1e-12)
+
+    def __call__(self, codes: Any) -> Any:
+        """(...) -> (..., d)."""
+        return self.table[codes]
+
+    def logits(self, out: Any) -> Any:
+        """(..., K + d) -> (..., K)."""
+        e = self.table.T.astype(ag.raw(out).dtype, order="C")
+        return out[..., : self.K] + out[..., self.K :] @ e
+
+    @property
+    def token(self) -> pixelcnn.Token:
+        """The distribution of a code by these logits."""
+        return pixelcnn.Token(
+            self.K + self.channels, lambda k, out: categorical_log_likelihood(k, self.logits(out)), self.logits
+        )
+
+
 def residual_nats(levels: Any, x_hat: Any, log_scale: Any, L: int) -> Any:
     r"""$-\ln p(x \mid k)$ of grey levels (n, h, w, c): a discretised logistic around the reconstruction, (n,) nats."""
     log_p = discretised_logistic_log_likelihood(levels, x_hat, log_scale, L, uniform=UNIFORM)
@@ -453,12 +486,15 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     check(config, dataset)
     shape, rng = dataset.shape, np.random.default_rng(seed)
     net = VQVAE(shape, config, rng=rng)
-    codec, K, classes = Codec(net), config.codes, len(dataset.classes) if config.conditional else 0
+    codec, vectors, K = Codec(net), CodeVectors(net.codebook), config.codes
+    classes = len(dataset.classes) if config.conditional else 0
     prior = pixelcnn.TokenPixelCNN(
         net.grid,
         K,
         config.prior_channels,
         config.prior_layers,
+        read=vectors,
+        token=vectors.token,
         classes=classes,
         dropout=config.prior_dropout,
         first=5,

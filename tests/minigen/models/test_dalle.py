@@ -355,6 +355,27 @@ def test_reranking_shows_the_candidate_that_clip_scores_highest(system):
     np.testing.assert_allclose(shown[0], candidates[winner], atol=1e-5)
 
 
+def test_candidates_are_those_of_their_own_prompt(shapes, monkeypatch):
+    """A network that listens, and a judge that likes the last candidate: that of sample 0 is row 1, for its prompt."""
+    found = dalle.build(TINY, shapes, seed=0)
+    rng = np.random.default_rng(0)
+    for p in found.modules["transformer"].parameters():
+        p.data[...] = 0.5 * rng.standard_normal(p.shape)
+    a, b = "a small red circle", "a large blue ring on the left"
+    asked = []
+
+    def scores(self, images, prompts):
+        asked.append(prompts)
+        return np.arange(len(images))
+
+    monkeypatch.setattr(dalle.clip.Embedder, "scores", scores)
+    shown = found.paint([a, b], rng=np.random.default_rng(0), rerank=2)
+    alone = {text: found.paint([text] * 4, rng=np.random.default_rng(0)) for text in (a, b)}
+    assert asked == [[a, a, b, b]]
+    np.testing.assert_allclose(shown, [alone[a][1], alone[b][3]], atol=1e-5)
+    assert np.abs(alone[a][1] - alone[b][1]).max() > 1e-3, "the prompts matter"
+
+
 # --- the system --------------------------------------------------------------------------------------------------------
 
 

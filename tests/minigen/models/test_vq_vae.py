@@ -407,9 +407,33 @@ def loud(net, seed=0, dtype=np.float64):
 
 @pytest.mark.parametrize(("grid", "K"), [((1, 1), 3), ((1, 2), 3), ((1, 3), 2), ((2, 2), 2), ((2, 2), 3)])
 def test_the_prior_over_all_grids_sums_to_one(grid, K):
-    prior = loud(pixelcnn.TokenPixelCNN(grid, K, 4, 2, first=5, rng=np.random.default_rng(0)))
+    meet = vq_vae.CodeVectors(vq_vae.Codebook(K, 3, "average", rng=np.random.default_rng(1)))
+    settings = {"read": meet, "token": meet.token, "first": 5}
+    prior = loud(pixelcnn.TokenPixelCNN(grid, K, 4, 2, rng=np.random.default_rng(0), **settings))
     _, p = check_sums_to_one(prior.logits, K, grid[0] * grid[1])
     assert p.std() > 0.01 / len(p), "and it is not uniform"
+
+
+def test_the_prior_meets_codes_as_vectors_in_units_of_their_spread(rng):
+    """Codes of one place are read alike and are equally likely; the codebook's unit does not matter; the prior trains none of it."""
+    book = vq_vae.Codebook(4, 3, "gradient", rng=rng)
+    book.vectors[...] = rng.standard_normal((4, 3))
+    book.vectors[2] = book.vectors[0]
+    meet, out = vq_vae.CodeVectors(book), rng.standard_normal((2, 5, 7)).astype(np.float32)
+    assert np.mean(meet.table**2) == pytest.approx(1, rel=1e-6)
+    np.testing.assert_array_equal(meet(np.array([2, 1])), meet(np.array([0, 1])))
+    bar = book.vectors / np.sqrt(np.mean(book.vectors**2))
+    want = out[..., :4] + np.einsum("...d,kd->...k", out[..., 4:], bar)
+    np.testing.assert_allclose(meet.logits(out), want, rtol=1e-5, atol=1e-5)
+    out[..., :4] = 0
+    p = ag.softmax(meet.logits(out))
+    np.testing.assert_allclose(p[..., 0], p[..., 2], rtol=1e-6)
+    np.testing.assert_allclose(meet.token.log_p(np.full((2, 5), 1), out), np.log(p[..., 1]), rtol=1e-4)
+    before = meet.logits(out)
+    book.vectors[...] *= 4
+    np.testing.assert_allclose(meet.logits(out), before, rtol=1e-5, atol=1e-5)
+    prior = pixelcnn.TokenPixelCNN((2, 2), 4, 8, 1, read=meet, token=meet.token, first=3, rng=rng)
+    assert not any(p is book.e for p in prior.parameters())
 
 
 def test_the_likelihood_of_pictures_is_the_sum_over_all_grids_and_the_figure_bounds_it():
@@ -589,7 +613,7 @@ def test_samples_come_from_the_prior_that_was_asked_for(few):
     """A prior that gives code 3 the probability 0.6 draws it so often, the uniform one draws all alike; temperature 0 is the likeliest."""
     system = vq_vae.build(TINY, few, seed=0)
     codec, prior = vq_vae.Codec(system.modules["codec"]), system.modules["prior"]
-    prior.net.out.b.data[...] = np.log(np.where(np.arange(8) == 3, 0.6, 0.4 / 7))
+    prior.net.out.b.data[:8] = np.log(np.where(np.arange(8) == 3, 0.6, 0.4 / 7))
     images = system.sample(6, rng=np.random.default_rng(0), temperature=0.0)
     want = codec.decode(np.full((1, 4, 4), 3))
     np.testing.assert_allclose(images, np.broadcast_to(want, images.shape), atol=1e-6)
