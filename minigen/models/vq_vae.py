@@ -21,8 +21,13 @@ $$L = -\ln p(x \mid z_q(x)) + \| \mathrm{sg}[z_e(x)] - e \|_2^2 + \beta \| z_e(x
 $$N_i \leftarrow \gamma N_i + (1 - \gamma)\, n_i, \quad m_i \leftarrow \gamma m_i + (1 - \gamma) \sum_{j=1}^{n_i} z_{i,j}, \quad e_i = m_i / N_i \qquad (6 - 8)$$
 
 (3) is written as the loss. Its first term is $\| x - \hat x \|^2$, a Gaussian's, with a little of $| x - \hat x |$ beside it;
-every term is a mean over its own numbers. (6 - 8), appendix A.1, move the codebook in place of its term in (3): $n_i$
-vectors $z_{i,j}$ of the batch chose code $i$.
+every term is a mean over its own numbers, so that $\beta$ asks for the same in any size. (6 - 8), appendix A.1, move the
+codebook in place of its term in (3): $n_i$ vectors $z_{i,j}$ of the batch chose code $i$.
+
+**What is a likelihood here.** $p(k)$ of a grid of codes, by the prior, is exact, and its nats are those of the code, not
+of the picture. With $p(x \mid k)$, a distribution over grey levels around the copy (its scales are measured on the
+validation split), $p(x) = \sum_k p(k)\, p(x \mid k)$ over all $K^{h'w'}$ grids. No one adds those up; the one grid that
+the encoder chooses gives a bound, $-\ln p(x) \le -\ln p(k) - \ln p(x \mid k)$. Training never sees it: it is there to compare.
 
 You need: `kernels/quantize` (eq. 1), `autograd/estimators.py` (straight-through), `models/pixelcnn.py` (the prior).
 New here: the codebook, its two ways of learning, what becomes of codes that nobody chooses, and a prior over codes.
@@ -34,8 +39,11 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_vq
 - (6 - 8) start from nothing: the corrections $1 / (1 - \gamma^t)$ of N and m cancel in m / N, so after one step a code
   is the mean of its vectors. A code that no vector of the batch chose keeps its place to the bit: N = 0 divides nothing;
 - a code that is used too little is put on a vector of the current batch. How much it was used is in buffers that are
-  saved with the weights, so a resumed run revives the same codes;
-- usage and perplexity are those of a whole split: on a batch they are biased downwards.
+  saved with the weights, so a resumed run revives the same codes. The first batch finds all of them dead: that is how a
+  codebook starts on data;
+- usage and perplexity are those of a whole split: on a batch they are biased downwards;
+- the prior learns the codes of pictures as they are, also where the codec learns from shifted ones;
+- the prior meets a code as its vector: a thousand digits show most pairs of codes never, but near ones.
 """
 
 from dataclasses import dataclass
@@ -65,16 +73,17 @@ PICTURES = {
 }
 
 BLOCK = 128  # pictures that are encoded or decoded at once where nothing is learnt
-MEASURED = 2048  # pictures of a split that figures are taken over, at most
-UNIFORM = 1e-3  # share of the uniform distribution around a reconstruction: one odd pixel costs at most ln(L / 1e-3)
+MEASURED = 1024  # pictures of a split that figures are taken over, at most
+SHADES = 64  # brightnesses of a copy that have a scale of their own
+UNIFORM = 1e-3  # share of the uniform distribution around a copy: one odd pixel costs at most ln(L / 1e-3)
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the run: first those of the codec, then those of the prior over its codes."""
 
-    codes: int = 256
-    """Vectors in the codebook. One code is allowed: every picture then has the same grid, and the decoder says the mean."""
+    codes: int = 32
+    """Vectors in the codebook. More make better copies and a harder prior. One is allowed: then all pictures are the mean picture."""
     dimension: int = 8
     """Numbers in a vector of the codebook."""
     patch: int = 0
@@ -99,7 +108,7 @@ class Config:
     """Weight of the absolute error beside the squared one: keeps flat surfaces flat."""
     shift: float = 0.0
     """Share of the training pictures that are moved by up to one pixel (for the codec only)."""
-    steps: int = 1500
+    steps: int = 800
     """Training steps of the codec."""
     batch_size: int = 16
     """Pictures a step of the codec."""
@@ -115,7 +124,7 @@ class Config:
     """Layers of the PixelCNN."""
     prior_dropout: float = 0.3
     """Share of its features dropped while training."""
-    prior_steps: int = 1000
+    prior_steps: int = 300
     """Training steps of the prior, on the codes of the training pictures."""
     prior_batch_size: int = 64
     """Its pictures a step."""
@@ -462,20 +471,26 @@ class CodeVectors:
         )
 
 
-def residual_nats(levels: Any, x_hat: Any, log_scale: Any, L: int) -> Any:
-    r"""$-\ln p(x \mid k)$ of grey levels (n, h, w, c): a discretised logistic around the reconstruction, (n,) nats."""
+def residual_nats(levels: Any, x_hat: Any, log_scales: Any, L: int) -> Any:
+    r"""$-\ln p(x \mid k)$ of grey levels (n, h, w, c), (n,): a discretised logistic around the copy, whose scale goes by its brightness."""
+    log_scale = log_scales[brightness(x_hat)]
     log_p = discretised_logistic_log_likelihood(levels, x_hat, log_scale, L, uniform=UNIFORM)
     return -ag.raw(log_p).sum((1, 2, 3))
 
 
-def fit_log_scale(levels: Any, x_hat: Any, L: int) -> Any:
-    """Each pixel's best log scale of that distribution, from a list of 25: (h, w, c)."""
-    candidates = np.linspace(-6, 0, 25)
-    nats = [
-        -ag.raw(discretised_logistic_log_likelihood(levels, x_hat, np.float64(s), L, uniform=UNIFORM)).sum(0)
-        for s in candidates
-    ]
+def fit_log_scales(levels: Any, x_hat: Any, L: int) -> Any:
+    """The best log scale for each of 64 brightnesses of the copies, from a list of 25: (64,). Most copies of black are black."""
+    candidates, of = np.linspace(-6, 0, 25), brightness(x_hat).reshape(-1)
+    nats = []
+    for s in candidates:
+        log_p = ag.raw(discretised_logistic_log_likelihood(levels, x_hat, np.float64(s), L, uniform=UNIFORM))
+        nats.append(np.bincount(of, -log_p.reshape(-1), SHADES))
     return candidates[np.argmin(nats, axis=0)]
+
+
+def brightness(x_hat: Any) -> Any:
+    """0 to 63 for -1 to 1."""
+    return ((x_hat + 1) * (SHADES / 2)).astype(np.int64).clip(0, SHADES - 1)
 
 
 # --- the system --------------------------------------------------------------------------------------------------------
@@ -594,8 +609,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         error = np.square(dataset.scale(test.images) - x_hat, dtype=np.float64).mean()
         counts, used = usage(codes, K), usage(of_train, K)
         L = dataset.levels or 2
-        log_scale = fit_log_scale(val.images, val_hat.astype(np.float64), L)
-        residual = float(residual_nats(test.images, x_hat.astype(np.float64), log_scale, L).mean())
+        log_scales = fit_log_scales(val.images, val_hat.astype(np.float64), L)
+        residual = float(residual_nats(test.images, x_hat.astype(np.float64), log_scales, L).mean())
         nats = float(code_nats(test, codes).mean())
         return {
             "error of the copy, test, MSE a pixel": float(error),

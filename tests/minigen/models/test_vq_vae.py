@@ -451,10 +451,10 @@ def test_the_likelihood_of_pictures_is_the_sum_over_all_grids_and_the_figure_bou
     grids = every_sequence(2, 4)
     p_k = np.exp(-np.array([nats_of(prior, g.reshape(1, 2, 2)) for g in grids]))
     chosen = codec.encode(data.scale(everything))
-    log_scale = vq_vae.fit_log_scale(everything, codec.decode(chosen), 2)
+    log_scales = vq_vae.fit_log_scales(everything, codec.decode(chosen), 2)
     means = codec.decode(grids.reshape(16, 2, 2))
     p_x_k = np.exp(
-        [[-vq_vae.residual_nats(x[None], mean[None], log_scale, 2)[0] for mean in means] for x in everything]
+        [[-vq_vae.residual_nats(x[None], mean[None], log_scales, 2)[0] for mean in means] for x in everything]
     )
     p_x = p_x_k @ p_k
     assert p_k.sum() == pytest.approx(1, abs=1e-10) and p_x.sum() == pytest.approx(1, abs=1e-10)
@@ -471,14 +471,18 @@ def nats_of(prior, codes):
         return float(ag.raw(pixelcnn.nats(prior.log_p(codes))))
 
 
-def test_each_pixel_has_the_scale_that_costs_least(rng):
-    """One pixel is always right, the other off by a lot: the smallest scale on the list for one, a large one for the other."""
-    levels = np.stack([np.full(50, 8), rng.integers(0, 17, 50)], axis=-1).reshape(50, 1, 2, 1)
-    found = vq_vae.fit_log_scale(levels, np.zeros((50, 1, 2, 1)), 17)
-    assert found[0, 0, 0] <= -5 and found[0, 1, 0] >= -1.5
-    nats = vq_vae.residual_nats(levels, np.zeros((50, 1, 2, 1)), found, 17).mean()
-    for worse in (found + [[[0.5], [0]]], found - [[[0], [0.5]]]):
-        assert vq_vae.residual_nats(levels, np.zeros((50, 1, 2, 1)), worse, 17).mean() >= nats
+def test_each_brightness_of_a_copy_has_the_scale_that_costs_least(rng):
+    """Where copies of black are always right and grey ones off by a lot: a small scale for one, a large one for the other."""
+    x_hat = np.tile([-1.0, 0.0], (50, 1)).reshape(50, 1, 2, 1)
+    levels = np.stack([np.zeros(50, int), rng.integers(0, 17, 50)], axis=-1).reshape(x_hat.shape)
+    found = vq_vae.fit_log_scales(levels, x_hat, 17)
+    assert found.shape == (64,) and found[0] <= -3 and found[32] >= -1.5
+    nats = vq_vae.residual_nats(levels, x_hat, found, 17).mean()
+    for k, by in ((0, 2.0), (32, 0.5), (32, -0.5)):
+        moved = found.copy()
+        moved[k] += by
+        assert vq_vae.residual_nats(levels, x_hat, moved, 17).mean() > nats
+    np.testing.assert_array_equal(vq_vae.brightness(np.array([-1, -0.97, -0.96, 0, 0.99, 1])), [0, 0, 1, 32, 63, 63])
 
 
 def test_a_prior_that_knows_nothing_costs_ln_k_a_code(few):
