@@ -76,7 +76,7 @@ def main(args: list[str]) -> int:
     if flags.quality:
         print_quality(system, dataset, samples, flags)
     if flags.prompts is not None:
-        print_prompts(system, flags.prompts, flags, settings)
+        print_prompts(system, flags, settings)
     return 0
 
 
@@ -149,7 +149,7 @@ def print_quality(system: Any, about: Any, samples: Any, flags: SampleFlags) -> 
             print(f"{what}: {value:.4g}")
 
 
-def print_prompts(system: Any, n: int, flags: SampleFlags, settings: dict[str, Any]) -> None:
+def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> None:
     """How often the system draws what it is asked for, with these settings."""
     from minigen.metrics.prompts import format_report, prompt_report
 
@@ -158,7 +158,7 @@ def print_prompts(system: Any, n: int, flags: SampleFlags, settings: dict[str, A
     others = {name: value for name, value in settings.items() if name != "prompt"}
     with said_in_one_sentence("--prompts"):
         paint = functools.partial(system.paint, rng=np.random.default_rng(flags.seed), **others)
-        print(format_report(prompt_report(paint, n)))
+        print(format_report(prompt_report(paint, flags.prompts or 0)))
 
 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
