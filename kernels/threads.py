@@ -16,7 +16,8 @@ import contextvars
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -69,6 +70,16 @@ def map_tiles(function: Callable[[T], Any], tiles: Sequence[T]) -> list[Any]:
         return _pool.run(function, tiles, n) if n > 1 else [function(tile) for tile in tiles]
     finally:
         _local.inside = False
+        _blas.release()
+
+
+@contextmanager
+def blas_at_one_thread() -> Iterator[None]:
+    """Hold BLAS at one thread outside of tiles too: for programs that own their process (the command line, benchmarks)."""
+    _blas.hold()
+    try:
+        yield
+    finally:
         _blas.release()
 
 

@@ -7,6 +7,7 @@ import sys
 from difflib import get_close_matches
 
 from kernels.memory import keep_freed_memory
+from kernels.threads import blas_at_one_thread
 from minigen import __version__
 from minigen.errors import UserError
 
@@ -53,7 +54,8 @@ def _dispatch(args: list[str]) -> int:
         raise UserError(f"unknown command '{args[0]}': {hint}the commands are {', '.join(COMMANDS)}")
     module, _ = COMMANDS[args[0]]
     keep_freed_memory()
-    return importlib.import_module(module).main(args[1:])
+    with blas_at_one_thread():
+        return importlib.import_module(module).main(args[1:])
 
 
 def usage() -> str:

@@ -11,7 +11,7 @@ from minigen.models import vq_vae
 
 N = 512  # samples in every comparison
 CODES = 256  # in the codebooks that may collapse
-SHORT: dict[str, Any] = {"codes": CODES, "steps": 150, "prior_steps": 1}  # a codebook that collapses does so at once
+SHORT: dict[str, Any] = {"codes": CODES, "steps": 200, "prior_steps": 1}  # a codebook that collapses does so at once
 RULES = {"gradient": "gradient", "averages": "average"}
 
 

@@ -71,7 +71,7 @@ from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.metrics.retrieval import recall_at
-from minigen.nn import Conv2d, Embedding, GroupNorm, Linear, Module, TimeEmbedding, Transformer, init, parameter
+from minigen.nn import Conv2d, Embedding, GroupNorm, Linear, Module, TimeEmbedding, Transformer, fold, init, parameter
 
 from .system import Objective, Stage, System
 
@@ -242,13 +242,6 @@ def false_captions(scene: Scene, count: int, *, rng: Any) -> list[str]:
 # --- the networks ------------------------------------------------------------------------------------------------------
 
 
-def space_to_depth(x: Any, p: int) -> Any:
-    """(n, h, w, c) -> (n, h / p, w / p, p p c): squares of pixels as channels."""
-    n, h, w, c = x.shape
-    x = ag.transpose(ag.reshape(x, (n, h // p, p, w // p, p, c)), (0, 1, 3, 2, 4, 5))
-    return ag.reshape(x, (n, h // p, w // p, p * p * c))
-
-
 class ImageTower(Module):
     """Convolutions down to few pixels, which are kept apart: where a thing stands is half of what a caption says."""
 
@@ -272,7 +265,7 @@ class ImageTower(Module):
         e = None
         if self.time is not None:
             e = ag.silu(self.time(np.zeros(len(x), np.int64) if t is None else t))
-        h = space_to_depth(x, self.patch)
+        h = fold(x, self.patch)
         for i, conv in enumerate([self.conv_in, *self.down]):
             h = conv(h)
             if e is not None:

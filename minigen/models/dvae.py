@@ -41,11 +41,10 @@ import numpy as np
 import autograd as ag
 from kernels.backend import array_module
 from minigen.data import Dataset, Split
-from minigen.nn import Conv2d, ConvTranspose2d, Linear, Module, ResBlock, Sequential, init
+from minigen.nn import Conv2d, ConvTranspose2d, Linear, Module, ResBlock, Sequential, fold, init, unfold
 
 from . import vq_vae
 from .system import Objective, Stage
-from .vq_vae import fold, unfold
 
 BLOCK = 128  # pictures that are encoded or decoded at once where nothing is learnt
 EPS = 0.1  # of eq. 3

@@ -48,7 +48,7 @@ from kernels.backend import array_module, to_numpy
 from minigen.data import Dataset, Split, shift
 from minigen.metrics.fill import linear_fill, mean_fill
 from minigen.metrics.frechet import gaussian_fit
-from minigen.nn import Dropout, LayerNorm, Linear, Module, Transformer, parameter, sinusoidal
+from minigen.nn import Dropout, LayerNorm, Linear, Module, Transformer, fold, parameter, sinusoidal, unfold
 
 from .system import Objective, Stage, System
 
@@ -110,16 +110,14 @@ class Config:
 
 def patchify(images: Any, p: int) -> Any:
     """(n, h, w, c) -> (n, L, P): the patches row by row, P = p p c."""
-    n, h, w, c = images.shape
-    parts = images.reshape(n, h // p, p, w // p, p, c)
-    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(n, (h // p) * (w // p), p * p * c)
+    folded = ag.raw(fold(images, p))
+    return folded.reshape(len(folded), -1, folded.shape[-1])
 
 
 def unpatchify(patches: Any, shape: tuple[int, int, int], p: int) -> Any:
     """The inverse of `patchify` for pictures of ``shape`` (h, w, c)."""
-    h, w, c = shape
-    parts = patches.reshape(-1, h // p, w // p, p, p, c)
-    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)
+    h, w, _ = shape
+    return ag.raw(unfold(patches.reshape(-1, h // p, w // p, patches.shape[-1]), p))
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ import autograd as ag
 from kernels.backend import array_module, to_numpy
 from kernels.quantize import nearest_code
 from minigen.data import Dataset, Split, shift
-from minigen.maths.likelihood import categorical_log_likelihood, discretised_logistic_log_likelihood
-from minigen.nn import Conv2d, ConvTranspose2d, Module, ResBlock, Sequential, init, parameter
+from minigen.maths.likelihood import categorical_log_likelihood
+from minigen.metrics.copies import fit_log_scales, residual_nats
+from minigen.nn import Conv2d, ConvTranspose2d, Module, ResBlock, Sequential, fold, init, parameter, unfold
 from minigen.samplers import autoregressive
 
 from . import pixelcnn
@@ -66,6 +67,17 @@ TITLE = "Vector-quantised VAE"
 PAPER = "van den Oord, Vinyals & Kavukcuoglu 2017, arXiv 1711.00937"
 EQUATION = "L = −ln p(x|z_q(x)) + ‖sg[z_e(x)] − e‖² + β ‖z_e(x) − sg[e]‖²"
 TOUR: dict[str, Any] = {}
+PRESETS: dict[str, dict[str, Any]] = {
+    "shapes": {  # for --data shapes
+        "codes": 128,
+        "channels": (64, 64),
+        "edges": 0.5,
+        "steps": 4200,
+        "prior_layers": 6,
+        "prior_dropout": 0.0,
+        "prior_steps": 1500,
+    }
+}
 PICTURES = {
     "reconstruction": "test pictures above, what the decoder makes of their codes below",
     "codes": "what the decoder draws where one code fills the grid: every code, the most used first",
@@ -74,8 +86,6 @@ PICTURES = {
 
 BLOCK = 128  # pictures that are encoded or decoded at once where nothing is learnt
 MEASURED = 1024  # pictures of a split that figures are taken over, at most
-SHADES = 64  # brightnesses of a copy that have a scale of their own
-UNIFORM = 1e-3  # share of the uniform distribution around a copy: one odd pixel costs at most ln(L / 1e-3)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class Config:
     """Start the codebook on vectors of the first batch; otherwise at random in -1/K to 1/K, which is often seen and often dies."""
     absolute: float = 0.1
     """Weight of the absolute error beside the squared one: keeps flat surfaces flat."""
+    edges: float = 0.0
+    """Weight of the squared error of the differences between neighbouring pixels: spends codes on shapes rather than on tints."""
     shift: float = 0.0
     """Share of the training pictures that are moved by up to one pixel (for the codec only)."""
     steps: int = 800
@@ -166,11 +178,19 @@ def latent_losses(z_e: Any, e: Any) -> tuple[Any, Any]:
     return ag.mean(pull * pull), ag.mean(commitment * commitment)
 
 
-def reconstruction_loss(x: Any, x_hat: Any, absolute: float = 0.0) -> Any:
-    r"""The first term of eq. 3: the mean of $(x - \hat x)^2 + a\, | x - \hat x |$ over all numbers."""
+def reconstruction_loss(x: Any, x_hat: Any, absolute: float = 0.0, edges: float = 0.0) -> Any:
+    r"""The first term of eq. 3 for the error $d = \hat x - x$: the mean of $d^2 + a\, | d |$, and $b$ times those of $(\partial d)^2$ down and across.
+
+    The differences $\partial d$ of neighbours weigh sharp errors more: a flat surface of a slightly wrong tint has none.
+    """
     d = x_hat - x
-    squared = ag.mean(d * d)
-    return squared + absolute * ag.mean(ag.abs(d)) if absolute else squared
+    loss = ag.mean(d * d)
+    if absolute:
+        loss = loss + absolute * ag.mean(ag.abs(d))
+    if edges:
+        down, across = d[:, 1:] - d[:, :-1], d[:, :, 1:] - d[:, :, :-1]
+        loss = loss + edges * (ag.mean(down * down) + ag.mean(across * across))
+    return loss
 
 
 def average(N: Any, m: Any, e: Any, z: Any, codes: Any, gamma: float) -> tuple[Any, Any, Any]:
@@ -251,20 +271,6 @@ class Codebook(Module):
 
 
 # --- the networks ------------------------------------------------------------------------------------------------------
-
-
-def fold(x: Any, p: int) -> Any:
-    """Blocks of p x p pixels become channels: (n, h, w, c) -> (n, h / p, w / p, p p c)."""
-    n, h, w, c = x.shape
-    parts = ag.transpose(ag.reshape(x, (n, h // p, p, w // p, p, c)), (0, 1, 3, 2, 4, 5))
-    return ag.reshape(parts, (n, h // p, w // p, p * p * c))
-
-
-def unfold(x: Any, p: int) -> Any:
-    """The inverse of `fold`."""
-    n, h, w, c = x.shape
-    parts = ag.transpose(ag.reshape(x, (n, h, w, p, p, c // (p * p))), (0, 1, 3, 2, 4, 5))
-    return ag.reshape(parts, (n, h * p, w * p, c // (p * p)))
 
 
 class VQVAE(Module):
@@ -371,9 +377,10 @@ def factors(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
 
 def check_codec(config: Config, shape: tuple[int, ...]) -> None:
     """Raise ValueError for the first setting of the codec that does not fit."""
-    for name, least in (("codes", 1), ("dimension", 1), ("patch", 0), ("blocks", 0), ("beta", 0), ("absolute", 0)):
-        if not least <= getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    for least, names in ((1, ("codes", "dimension")), (0, ("patch", "blocks", "beta", "absolute", "edges"))):
+        for name in names:
+            if not least <= getattr(config, name) < np.inf:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     if config.rule not in ("average", "gradient"):
         raise ValueError(f"rule must be 'average' or 'gradient', got {config.rule!r}")
     if not 0 <= config.decay < 1:
@@ -399,7 +406,7 @@ def objective(net: VQVAE, x: Any, config: Config, *, revive: bool, u: Any) -> tu
     codes = nearest(z_e, book.vectors)
     e = book(codes)
     x_hat = net.decode(ag.straight_through(ag.raw(e), z_e))
-    reconstruction = reconstruction_loss(x, x_hat, config.absolute)
+    reconstruction = reconstruction_loss(x, x_hat, config.absolute, config.edges)
     pull, commitment = latent_losses(z_e, e)
     value = reconstruction + config.beta * commitment
     if config.rule == "gradient":
@@ -471,28 +478,6 @@ class CodeVectors:
         )
 
 
-def residual_nats(levels: Any, x_hat: Any, log_scales: Any, L: int) -> Any:
-    r"""$-\ln p(x \mid k)$ of grey levels (n, h, w, c), (n,): a discretised logistic around the copy, whose scale goes by its brightness."""
-    log_scale = log_scales[brightness(x_hat)]
-    log_p = discretised_logistic_log_likelihood(levels, x_hat, log_scale, L, uniform=UNIFORM)
-    return -ag.raw(log_p).sum((1, 2, 3))
-
-
-def fit_log_scales(levels: Any, x_hat: Any, L: int) -> Any:
-    """The best log scale for each of 64 brightnesses of the copies, from a list of 25: (64,). Most copies of black are black."""
-    candidates, of = np.linspace(-6, 0, 25), brightness(x_hat).reshape(-1)
-    nats = []
-    for s in candidates:
-        log_p = ag.raw(discretised_logistic_log_likelihood(levels, x_hat, np.float64(s), L, uniform=UNIFORM))
-        nats.append(np.bincount(of, -log_p.reshape(-1), SHADES))
-    return candidates[np.argmin(nats, axis=0)]
-
-
-def brightness(x_hat: Any) -> Any:
-    """0 to 63 for -1 to 1."""
-    return ((x_hat + 1) * (SHADES / 2)).astype(np.int64).clip(0, SHADES - 1)
-
-
 # --- the system --------------------------------------------------------------------------------------------------------
 
 
@@ -515,7 +500,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         first=5,
         rng=rng,
     )
-    places = net.grid[0] * net.grid[1]
+    places, L = net.grid[0] * net.grid[1], dataset.levels or 2
 
     def labels(split: Split) -> Any:
         return split.labels if classes else None
@@ -603,17 +588,13 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """How good the copies are, how the codes are used, and how many nats a test picture costs."""
-        (_, of_train, _), (val, _, val_hat), (test, codes, x_hat) = map(
-            coded, (dataset.train, dataset.val, dataset.test)
-        )
-        error = np.square(dataset.scale(test.images) - x_hat, dtype=np.float64).mean()
-        counts, used = usage(codes, K), usage(of_train, K)
-        L = dataset.levels or 2
-        log_scales = fit_log_scales(val.images, val_hat.astype(np.float64), L)
-        residual = float(residual_nats(test.images, x_hat.astype(np.float64), log_scales, L).mean())
+        of_train, (val, _, val_hat), (test, codes, x_hat) = map(coded, (dataset.train, dataset.val, dataset.test))
+        counts, used = usage(codes, K), usage(of_train[1], K)
+        log_scales = fit_log_scales(val.images, val_hat, L)
+        residual = float(residual_nats(test.images, x_hat, log_scales, L).mean())
         nats = float(code_nats(test, codes).mean())
         return {
-            "error of the copy, test, MSE a pixel": float(error),
+            "error of the copy, test, MSE a pixel": float(np.square(dataset.scale(test.images) - x_hat).mean()),
             f"codes used of {K}, training split": float((used > 0).sum()),
             f"codes used of {K}, test split": float((counts > 0).sum()),
             "perplexity of the codes, test split": perplexity(counts),
@@ -649,9 +630,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
     if dataset.levels is None:
-        raise ValueError(
-            f"this model cuts pictures into a grid of codes, and the data set '{dataset.name}' holds points"
-        )
+        raise ValueError(f"this model cuts pictures into a grid, and the data set '{dataset.name}' holds points")
     check_codec(config, dataset.shape)
     for name in ("prior_channels", "prior_layers", "prior_steps", "prior_batch_size"):
         if getattr(config, name) < 1:

@@ -14,7 +14,7 @@ from .layers import (
     Sequential,
 )
 from .module import Module, parameter
-from .resnet import Downsample, ResBlock, Upsample
+from .resnet import Downsample, ResBlock, Upsample, fold, unfold
 from .time import TimeEmbedding, sinusoidal
 from .transformer import Block, Transformer
 from .unet import UNet
@@ -40,6 +40,8 @@ __all__ = [
     "Transformer",
     "UNet",
     "Upsample",
+    "fold",
     "parameter",
     "sinusoidal",
+    "unfold",
 ]

@@ -72,3 +72,17 @@ class Upsample(Module):
     def forward(self, x: Any) -> Any:
         """(n, h, w, c) -> (n, 2h, 2w, c)."""
         return self.conv(ag.upsample_nearest(x, 2))
+
+
+def fold(x: Any, p: int) -> Any:
+    """Blocks of p x p pixels become channels: (n, h, w, c) -> (n, h / p, w / p, p p c)."""
+    n, h, w, c = x.shape
+    parts = ag.transpose(ag.reshape(x, (n, h // p, p, w // p, p, c)), (0, 1, 3, 2, 4, 5))
+    return ag.reshape(parts, (n, h // p, w // p, p * p * c))
+
+
+def unfold(x: Any, p: int) -> Any:
+    """The inverse of `fold`."""
+    n, h, w, c = x.shape
+    parts = ag.transpose(ag.reshape(x, (n, h, w, p, p, c // (p * p))), (0, 1, 3, 2, 4, 5))
+    return ag.reshape(parts, (n, h * p, w * p, c // (p * p)))

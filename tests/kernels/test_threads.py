@@ -144,6 +144,21 @@ def test_blas_has_one_thread_inside_and_its_own_number_outside(n):
             put(number)
 
 
+def test_a_program_may_hold_blas_at_one_thread_all_along():
+    before = blas_threads()
+    for _, put, _ in threads._blas._libraries():
+        put(2)
+    try:
+        with threads.blas_at_one_thread():
+            assert blas_threads() == [1] * len(before)
+            map_tiles(lambda _: None, range(2))
+            assert blas_threads() == [1] * len(before)
+        assert blas_threads() == [2] * len(before)
+    finally:
+        for (_, put, _), number in zip(threads._blas._libraries(), before):
+            put(number)
+
+
 def test_callers_in_several_threads_share_the_pool_and_the_hold_on_blas():
     set_threads(2)
     before, results = blas_threads(), {}

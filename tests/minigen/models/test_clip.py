@@ -334,14 +334,6 @@ def test_embeddings_are_plain_unit_vectors_whatever_the_block(rng, monkeypatch):
     assert e.encode_image(x[:0]).shape == (0, 16) and e.encode_text([]).shape == (0, 16)
 
 
-def test_squares_of_pixels_become_channels(rng):
-    x = rng.standard_normal((2, 6, 4, 3))
-    y = clip.space_to_depth(x, 2)
-    assert y.shape == (2, 3, 2, 12)
-    for i, j in itertools.product(range(3), range(2)):
-        np.testing.assert_array_equal(y[:, i, j], x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(2, 12))
-
-
 def test_a_picture_is_seen_whole():
     e, x = clip.Embedder(network()), np.zeros((1, 32, 32, 3))
     want = e.encode_image(x)

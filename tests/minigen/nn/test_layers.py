@@ -110,6 +110,15 @@ def test_unet_refuses_a_size_it_cannot_halve(rng):
         unet(np.ones((1, 8, 6, 1), np.float32), np.ones(1))
 
 
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_fold_is_undone_by_unfold(h, w, c, p):
+    x = np.random.default_rng(0).standard_normal((2, h * p, w * p, c))
+    folded = ag.raw(nn.fold(x, p))
+    assert folded.shape == (2, h, w, p * p * c)
+    np.testing.assert_array_equal(folded[1, h - 1, 0], x[1, -p:, :p].reshape(-1))
+    np.testing.assert_array_equal(ag.raw(nn.unfold(folded, p)), x)
+
+
 def test_a_causal_transformer_does_not_peek(rng):
     model = nn.Transformer(8, 2, 2, rng=rng)
     for p in model.parameters():
