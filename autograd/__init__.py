@@ -58,7 +58,7 @@ from .gradcheck import gradcheck
 from .linalg import einsum, linear, matmul
 from .reduce import cumsum, log_softmax, logsumexp, max, mean, min, softmax, sum, top_k, var
 from .shape import broadcast_to, concat, gather, getitem, pad, reshape, stack, transpose
-from .tensor import Tensor, grad, no_grad, operation, raw
+from .tensor import Tensor, enable_grad, grad, no_grad, operation, raw
 
 __part_of__ = "minigen"
 

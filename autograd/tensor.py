@@ -236,8 +236,21 @@ def grad(
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Within it, operations on Tensors compute values and record nothing."""
+    with _set_recording(False):
+        yield
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Within it, operations record as usual, though it stand inside `no_grad`: a guided sampler differentiates its guide."""
+    with _set_recording(True):
+        yield
+
+
+@contextmanager
+def _set_recording(recording: bool) -> Iterator[None]:
     global _recording
-    before, _recording = _recording, False
+    before, _recording = _recording, recording
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +25,10 @@ class Schedule:
     | $\beta_t$ | ``beta`` | $1 - \alpha_t$ |
     | $\tilde\beta_t$ | ``beta_tilde`` | $\frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t$, the variance of $q(x_{t-1} \mid x_t, x_0)$; $\tilde\beta_1 = 0$ |
     | | ``snr`` | $\bar\alpha_t / (1 - \bar\alpha_t)$ |
+    | $\sigma_t$ | ``sigma`` | $\sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$, the noise of $x_t / \sqrt{\bar\alpha_t}$ (Karras et al. 2022) |
 
     ``times[i]`` is the time that the network is told at level $i$: $i$ itself, or, after `respaced`, the time that the
-    level had in the schedule the network was trained with.
+    level had in the schedule the network was trained with; after `at_sigmas`, a fraction between two such times.
 
     Raises ValueError unless $\bar\alpha_0 = 1$ and $\bar\alpha$ falls strictly and stays within [0, 1].
     """
@@ -40,7 +42,9 @@ class Schedule:
             raise ValueError(f"alpha_bar must be one axis of at least two values, got shape {a.shape}")
         if a[0] != 1 or not np.all(np.diff(a) < 0) or not a[-1] >= 0:
             raise ValueError("alpha_bar must start at 1, fall strictly and stay at or above 0")
-        times = np.arange(a.size) if self.times is None else np.array(self.times, np.int64)
+        times = np.arange(a.size) if self.times is None else np.array(self.times)
+        if times.shape != a.shape:
+            raise ValueError(f"times must have the shape of alpha_bar, {a.shape}, got {times.shape}")
         a.flags.writeable = times.flags.writeable = False
         object.__setattr__(self, "alpha_bar", a)
         object.__setattr__(self, "times", times)
@@ -81,6 +85,42 @@ class Schedule:
         with np.errstate(divide="ignore"):
             return self.alpha_bar / (1 - self.alpha_bar)
 
+    @cached_property
+    def sigma(self) -> Any:
+        r"""$\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$: 0 at t = 0, infinite where nothing is left of the signal."""
+        with np.errstate(divide="ignore"):
+            return ((1 - self.alpha_bar) / self.alpha_bar) ** 0.5
+
+    def alpha_bar_at(self, times: Any) -> Any:
+        r"""$\bar\alpha$ at the times that a network is told, (n,) -> (n,): between two of ``times``, $\ln\sigma$ is interpolated."""
+        times = np.asarray(times)
+        level = np.searchsorted(self.times, times).clip(0, self.T)
+        exact = self.times[level] == times
+        if exact.all():
+            return self.alpha_bar[level]
+        if times.min() < self.times[1] or times.max() > self.times[-1]:
+            raise ValueError(f"times between levels must be within {self.times[1]} to {self.times[-1]}, got {times}")
+        sigma = np.exp(np.interp(times, self.times[1:], np.log(self.sigma[1:])))
+        return np.where(exact, self.alpha_bar[level], 1 / (1 + sigma**2))
+
+    def at_sigmas(self, sigmas: Any) -> "Schedule":
+        r"""The schedule whose levels have the noise $0 < \sigma_1 < \dots < \sigma_S$ in $x_t / \sqrt{\bar\alpha_t}$; times are interpolated in $\ln\sigma$.
+
+        Raises ValueError for a noise below that of the first level or above that of the last.
+        """
+        sigmas = np.asarray(sigmas, np.float64)
+        low, high = self.sigma[1], self.sigma[-1]
+        edge = 1e-9  # of rounding
+        if (
+            sigmas.ndim != 1
+            or not sigmas.size
+            or not low * (1 - edge) <= sigmas[0]
+            or not sigmas[-1] <= high * (1 + edge)
+        ):
+            raise ValueError(f"sigmas must lie within {low:.4g} and {high:.4g}, got {sigmas}")
+        times = np.interp(np.log(sigmas), np.log(self.sigma[1:]), self.times[1:])
+        return Schedule(np.concatenate([[1.0], 1 / (1 + sigmas**2)]), np.concatenate([self.times[:1], times]))
+
     def respaced(self, times: Sequence[int] | Any) -> "Schedule":
         r"""The schedule that visits only ``times``, $1 \le \tau_1 < \dots < \tau_S \le T$ (Nichol & Dhariwal 2021, eq. 19).
 
@@ -102,6 +142,56 @@ def uniform_times(T: int, steps: int) -> Any:
     if not 1 <= steps <= T:
         raise ValueError(f"steps must be from 1 to {T}, the length of the schedule, got {steps}")
     return -(-np.arange(1, steps + 1) * T // steps)
+
+
+def quadratic_times(T: int, steps: int) -> Any:
+    r"""``steps`` times, close together where there is little noise: $\tau_i = \lceil T (i / S)^2 \rceil$ (Song et al. 2020, 2010.02502, appendix D.2).
+
+    Times that would repeat are moved up to the next free one. Raises ValueError unless $1 \le S \le T$.
+    """
+    uniform_times(T, steps)
+    i = np.arange(1, steps + 1)
+    return np.maximum(np.ceil(T * (i / steps) ** 2 - 1e-9).astype(np.int64), i)
+
+
+def section_times(T: int, counts: Sequence[int]) -> Any:
+    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (Nichol & Dhariwal 2021, section 4).
+
+    The first count is that of the section next to the data. Raises ValueError where a section is shorter than its count.
+    """
+    edges = [T * k // len(counts) for k in range(len(counts) + 1)] if counts else [0]
+    if len(edges) < 2 or any(not 1 <= n <= b - a for n, a, b in zip(counts, edges, edges[1:])):
+        raise ValueError(f"counts must be from 1 to {T // max(1, len(counts))} a section, got {list(counts)}")
+    return np.concatenate([a + uniform_times(b - a, n) for n, a, b in zip(counts, edges, edges[1:])])
+
+
+def karras_sigmas(low: float, high: float, steps: int, rho: float = 7.0) -> Any:
+    r"""$\sigma_i = \big(\sigma_{\min}^{1/\rho} + \tfrac{i - 1}{S - 1} (\sigma_{\max}^{1/\rho} - \sigma_{\min}^{1/\rho})\big)^\rho$, $i = 1 \dots S$, rising (Karras et al. 2022, 2206.00364, eq. 5).
+
+    One step is $\sigma_{\max}$ alone. Raises ValueError unless $0 < \sigma_{\min} < \sigma_{\max} < \infty$.
+    """
+    if not 0 < low < high < np.inf:
+        raise ValueError(f"sigmas must satisfy 0 < low < high < infinity, got {low} and {high}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    share = np.linspace(0, 1, steps) if steps > 1 else np.ones(1)
+    sigmas = (low ** (1 / rho) + share * (high ** (1 / rho) - low ** (1 / rho))) ** rho
+    sigmas[-1] = high
+    return sigmas
+
+
+SPACINGS = ("uniform", "quadratic", "karras")
+
+
+def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule:
+    """``schedule`` with ``steps`` of its levels, or of the levels between them: "uniform", "quadratic" or "karras"."""
+    if spacing not in SPACINGS:
+        raise ValueError(f"unknown spacing {spacing!r}: use one of {', '.join(SPACINGS)}")
+    if spacing == "karras":
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        return schedule.at_sigmas(karras_sigmas(schedule.sigma[1], schedule.sigma[-1], steps))
+    return schedule.respaced({"uniform": uniform_times, "quadratic": quadratic_times}[spacing](schedule.T, steps))
 
 
 def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
@@ -128,7 +218,54 @@ def cosine(T: int, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
     return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]))
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine}
+def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Schedule:
+    r"""$\sqrt{\beta_t}$ rising linearly, given for $T = 1000$ (Rombach et al. 2022, 2112.10752); other lengths as in `linear`."""
+    scale = 1000 / T if T >= 1 else np.inf
+    if scale * beta_T >= 1:
+        raise ValueError(
+            f"the scaled-linear schedule needs more than {int(1000 * beta_T)} steps, got {T}: take the cosine schedule"
+        )
+    beta = scale * np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2
+    return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]))
+
+
+def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$, $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972, alg. 1), at least $10^{-9}$ as there."""
+    if T < 1:
+        raise ValueError(f"the schedule needs at least one step, got {T}")
+    u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)
+    alpha_bar = (u[-1] - u) / (u[-1] - u[0])
+    alpha_bar[-1] = min(1e-9, 0.5 * alpha_bar[-2])
+    return Schedule(alpha_bar)
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    r"""$\sqrt{\bar\alpha_t}$ shifted and stretched so that $\bar\alpha_T = 0$ and $\bar\alpha_1$ stays (Lin et al. 2023, 2305.08891, algorithm 1).
+
+    At the last level nothing is left of the picture, so $\epsilon$ says nothing of it there: predict $x_0$ or $v$.
+    Raises ValueError for a schedule of one step, which would have no signal at all.
+    """
+    root = schedule.alpha_bar**0.5
+    if schedule.T < 2:
+        raise ValueError("a schedule with zero terminal SNR needs at least 2 steps, got 1")
+    moved = (root - root[-1]) * root[1] / (root[1] - root[-1])
+    return Schedule(np.concatenate([[1.0], moved[1:] ** 2]), schedule.times)
+
+
+def min_snr_weight(t: Any, schedule: Schedule, kind: str = "eps", gamma: float = 5.0) -> Any:
+    r"""The weight of $\| y - \hat y \|^2$ that clips the weight of $\| x_0 - \hat x_0 \|^2$ at $\gamma$ (Hang et al. 2023, 2303.09556, eq. 10).
+
+    $\min(\mathrm{SNR}_t, \gamma)$ for a network that predicts $x_0$, over $\mathrm{SNR}_t$ for $\epsilon$, over
+    $\mathrm{SNR}_t + 1$ for $v$; ``t`` at least 1.
+    """
+    snr = schedule.snr[t]
+    below = {"x_0": 1.0, "eps": snr, "v": snr + 1}
+    if kind not in below:
+        raise ValueError(f"kind must be 'eps', 'x_0' or 'v', got {kind!r}")
+    return np.minimum(snr, gamma) / below[kind]
+
+
+SCHEDULES = {"linear": linear, "scaled-linear": scaled_linear, "cosine": cosine, "sigmoid": sigmoid}
 
 
 def make(name: str, T: int) -> Schedule:
