@@ -91,9 +91,9 @@ class Config:
     """How pictures become codes: the VQ-VAE, or the paper's discrete VAE."""
     codes: int = 256
     """Codes a place can have."""
-    codec_steps: int = 3000
+    codec_steps: int = 2400
     """Training steps of the codec."""
-    clip_steps: int = 1200
+    clip_steps: int = 1000
     """Training steps of CLIP."""
     width: int = 128
     """Channels of the transformer."""
@@ -105,7 +105,7 @@ class Config:
     """Weight of the caption's tokens in the loss; the codes have the rest."""
     null: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
-    steps: int = 2500
+    steps: int = 2200
     """Training steps of the transformer."""
     batch_size: int = 32
     """Pairs a step of the transformer."""
