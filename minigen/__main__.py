@@ -1,4 +1,4 @@
-"""The command line: ``minigen list | train | sample | claims | tour`` or ``python -m minigen ...``."""
+"""The command line: ``minigen list | train | sample | edit | claims | tour`` or ``python -m minigen ...``."""
 
 import importlib
 import io
@@ -15,6 +15,7 @@ COMMANDS = {  # name -> (module, what it does); a module is imported when its co
     "list": ("minigen.cli.list", "the curriculum as a table: what runs today"),
     "train": ("minigen.cli.train", "train a system and watch it: minigen train SYSTEM"),
     "sample": ("minigen.cli.sample", "draw from trained weights: minigen sample SYSTEM --weights FILE"),
+    "edit": ("minigen.cli.edit", "change a picture: minigen edit SYSTEM IMAGE"),
     "claims": ("minigen.cli.claims", "test what everybody says of these models, and write the verdicts on one page"),
     "tour": ("minigen.cli.tour", "train every system for a short while, and see them all on one page"),
 }

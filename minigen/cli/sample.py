@@ -36,7 +36,7 @@ class SampleFlags:
     device: str = "cpu"
     """cpu or cuda."""
     trajectory: bool = False
-    """Also write a strip that shows how the first samples came to be, beside the grid."""
+    """Also write a strip that shows how the first samples came to be, and an animation of it, beside the grid."""
     quality: bool = False
     """Also measure the samples (take --n 512) beside real images and simple baselines, and print the tables."""
     prompts: Annotated[int | None, arg(metavar="INT")] = None
@@ -56,6 +56,7 @@ def main(args: list[str]) -> int:
     system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
 
     from minigen.train import pictures
+    from minigen.train.checkpoint import write_atomically
 
     samples, states = draw(system, flags, settings)
     notes = [] if system.notes is None else system.notes(samples, **settings)
@@ -69,6 +70,9 @@ def main(args: list[str]) -> int:
         path = flags.out.with_name(f"{flags.out.stem}-trajectory.png")
         pictures.save_png(path, pictures.strip(dataset, states))
         print(f"trajectory, one sample a row: {path}")
+        path = path.with_suffix(".gif")
+        write_atomically(path, pictures.gif(dataset, states))
+        print(f"trajectory, animated: {path}")
     for name in chosen:
         path = flags.out.with_name(f"{flags.out.stem}-{name}.png")
         draw_picture(system, load_data(dataset, flags), name, path, flags.seed)

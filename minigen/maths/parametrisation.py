@@ -16,8 +16,6 @@ schedule as in `diffusion`: an integer, or an array (n,) of integers, at least 1
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from .diffusion import at, eps_from_x_0, x_0_from_eps
 from .schedules import Schedule
 
@@ -63,13 +61,13 @@ def target(kind: str, x_0: Any, eps: Any, t: Any, schedule: Schedule) -> Any:
 
 
 def as_eps_model(model: Callable[..., Any], schedule: Schedule, kind: str) -> Callable[..., Any]:
-    """``model``, which predicts ``kind`` at times of ``schedule``, as a model of eps (times are levels: integers, one a sample)."""
+    """``model``, which predicts ``kind``, as a model of eps; ``schedule`` says what the times mean that the models are told."""
     check_kind(kind)
     if kind == "eps":
         return model
 
     def eps_model(x_t: Any, t: Any, cond: Any = None) -> Any:
-        level = np.searchsorted(schedule.times, np.asarray(t))
-        return eps_of(model(x_t, t, cond), x_t, level, schedule, kind)
+        levels, level = schedule.told(t)
+        return eps_of(model(x_t, t, cond), x_t, level, levels, kind)
 
     return eps_model

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from kernels.backend import to_numpy
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -96,12 +98,37 @@ class Schedule:
         times = np.asarray(times)
         level = np.searchsorted(self.times, times).clip(0, self.T)
         exact = self.times[level] == times
-        if exact.all():
+        between = times[~exact]
+        if not between.size:
             return self.alpha_bar[level]
-        if times.min() < self.times[1] or times.max() > self.times[-1]:
-            raise ValueError(f"times between levels must be within {self.times[1]} to {self.times[-1]}, got {times}")
-        sigma = np.exp(np.interp(times, self.times[1:], np.log(self.sigma[1:])))
-        return np.where(exact, self.alpha_bar[level], 1 / (1 + sigma**2))
+        if not (between.min() >= self.times[1] and between.max() <= self.times[-1]):
+            raise ValueError(f"times between levels must be within {self.times[1]} to {self.times[-1]}, got {between}")
+        alpha_bar = self.alpha_bar[level]
+        sigma = np.exp(np.interp(between, self.times[1:], np.log(self.sigma[1:])))
+        alpha_bar[~exact] = 1 / (1 + sigma**2)
+        return alpha_bar
+
+    def times_at(self, sigmas: Any) -> Any:
+        r"""The times whose noise in $x_t / \sqrt{\bar\alpha_t}$ is ``sigmas``, fractions between levels: `alpha_bar_at` turned round.
+
+        Below the noise of the first level it is the first level's time, above that of the last level the last one's.
+        """
+        return np.interp(np.log(sigmas), np.log(self.sigma[1:]), self.times[1:])
+
+    def told(self, times: Any) -> "tuple[Schedule, Any]":
+        r"""The schedule of the levels that a network is told as ``times`` (n,), fractions or not, and the level of each (n,).
+
+        With them the formulas of `diffusion` and `parametrisation` serve a function that knows times and no levels.
+        """
+        times = to_numpy(times)
+        known = np.unique(np.append(self.times[0], times))
+        return Schedule(self.alpha_bar_at(known), known), np.searchsorted(known, times)
+
+    def up_to(self, level: int) -> "Schedule":
+        """The levels 0 to ``level``; ValueError unless ``level`` is from 1 to T."""
+        if not 1 <= level <= self.T:
+            raise ValueError(f"level must be from 1 to {self.T}, got {level}")
+        return Schedule(self.alpha_bar[: level + 1], self.times[: level + 1])
 
     def at_sigmas(self, sigmas: Any) -> "Schedule":
         r"""The schedule whose levels have the noise $0 < \sigma_1 < \dots < \sigma_S$ in $x_t / \sqrt{\bar\alpha_t}$; times are interpolated in $\ln\sigma$.
@@ -118,8 +145,8 @@ class Schedule:
             or not sigmas[-1] <= high * (1 + edge)
         ):
             raise ValueError(f"sigmas must lie within {low:.4g} and {high:.4g}, got {sigmas}")
-        times = np.interp(np.log(sigmas), np.log(self.sigma[1:]), self.times[1:])
-        return Schedule(np.concatenate([[1.0], 1 / (1 + sigmas**2)]), np.concatenate([self.times[:1], times]))
+        times = np.concatenate([self.times[:1], self.times_at(sigmas)])
+        return Schedule(np.concatenate([[1.0], 1 / (1 + sigmas**2)]), times)
 
     def respaced(self, times: Sequence[int] | Any) -> "Schedule":
         r"""The schedule that visits only ``times``, $1 \le \tau_1 < \dots < \tau_S \le T$ (Nichol & Dhariwal 2021, eq. 19).

@@ -18,7 +18,7 @@ $$L = \mathbb E \Big[ \underbrace{\mathrm{KL}(q(x_T \mid x_0) \,\|\, p(x_T))}_{L
 $$L_{\text{simple}} = \mathbb E_{t, x_0, \epsilon} \big\| \epsilon - \epsilon_\theta(\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, t) \big\|^2 \qquad (14)$$
 
 You need: `maths/schedules.py`, `maths/diffusion.py` (the chain, eqs. 2 to 11), `nn/unet.py`, `samplers/ancestral.py`
-(Algorithm 2). New here: the two losses and the bound in bits.
+(Algorithm 2), `sampling.py` (the other samplers). New here: the two losses and the bound in bits.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_ddpm.py):
 - one $t$ and one $\epsilon$ for each sample, and the network sees the $t$ that made its $x_t$;
@@ -42,6 +42,8 @@ from minigen.maths.schedules import Schedule
 from minigen.nn import UNet
 from minigen.samplers import ancestral
 
+from .sampling import Sampling as Sampling
+from .sampling import draw
 from .system import Objective, Stage, System
 
 TITLE = "Denoising diffusion"
@@ -73,6 +75,8 @@ class Config:
     """Attention heads."""
     dropout: float = 0.0
     """Share of features dropped in every residual block while training."""
+    tell_time: bool = True
+    """Tell the network the time. Without, it must see from the picture how noisy it is."""
     steps: int = 1700
     """Training steps."""
     batch_size: int = 64
@@ -205,10 +209,13 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         rng=np.random.default_rng(seed),
     )
 
+    def eps_model(x_t: Any, t: Any, cond: Any = None, *, rng: Any = None) -> Any:
+        return unet(x_t, t if config.tell_time else 0 * t, cond, rng=rng)
+
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
         xp = array_module(unet.conv_in.w.data)
         x_0 = xp.asarray(dataset.scale(batch.images))
-        return training_loss(lambda x_t, t: unet(x_t, t, rng=rng), x_0, schedule, rng), {}
+        return training_loss(lambda x_t, t: eps_model(x_t, t, rng=rng), x_0, schedule, rng), {}
 
     def stages() -> list[Stage]:
         return [
@@ -226,19 +233,17 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             )
         ]
 
-    def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None) -> Any:
-        """``n`` pictures in [-1, 1] by ancestral sampling over ``steps`` levels (``sample_steps`` if None)."""
+    def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None, **how: Any) -> Any:
+        """``n`` pictures in [-1, 1] over ``steps`` levels (``sample_steps`` if None); ``how`` are fields of `Sampling`."""
         steps = min(config.sample_steps, config.T) if steps is None else steps
-        grid = schedule.respaced(schedules.uniform_times(schedule.T, steps))
         xp = array_module(unet.conv_in.w.data)
         x_T = xp.asarray(rng.standard_normal((n, h, w, c)), np.float32)
-        see = None if callback is None else (lambda t, x_t, x_0: callback(int(grid.times[t]), x_t))
-        return ancestral.sample(unet, x_T, grid, rng=rng, variance=config.variance, clip=1.0, callback=see)
+        return draw(eps_model, x_T, schedule, steps=steps, rng=rng, own=config.variance, callback=callback, **how)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """The variational bound over at most 128 test images, whole and by its parts."""
         x_0 = dataset.scale(dataset.test.images[:128])
-        bound = variational_bound(unet, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
+        bound = variational_bound(eps_model, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
         return {
             "bound, bits/dim": bound.total,
             "of it decoder (t = 1)": float(bound.terms[0]),

@@ -80,6 +80,10 @@ class System:
     ``notes(images, **settings)`` returns one line a sample that ``sample`` drew with these settings: what was asked for,
     and whether it came. They are written under the pictures.
 
+    ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` pictures made of one, (n, h, w, c); ``keep`` (h, w, 1) is True where
+    pixels stay, or None for the whole picture; ``settings`` are the fields of the model file's dataclass ``Editing``, flags of
+    `minigen edit`. ``notes_of_edits(edits, **settings)`` is to it what ``notes`` is to ``sample``.
+
     ``paint(prompts, *, rng, **settings)`` draws one picture for each of some prompts, in systems that take prompts;
     ``settings`` are those of ``Sampling`` but for its ``prompt``. It is what `minigen.metrics.prompts` measures.
     """
@@ -94,3 +98,5 @@ class System:
     pictures: dict[str, Callable[..., Any]] = field(default_factory=dict)
     notes: Callable[..., list[str]] | None = None
     paint: Callable[..., Any] | None = None
+    edit: Callable[..., Any] | None = None
+    notes_of_edits: Callable[..., list[str]] | None = None

@@ -1,6 +1,6 @@
 r"""Residual blocks and the changes of resolution between them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import autograd as ag
 
@@ -15,6 +15,9 @@ class ResBlock(Module):
     ``e`` (n, c_embedding) tells the block the time (and whatever was added to it). It enters as an addition before the
     second norm (Ho et al. 2020, appendix B), or, with ``scale_shift``, as that norm's scale and shift (adaptive group
     norm, Dhariwal & Nichol 2021, eq. in section 3.1). The last convolution starts at zero, so the block starts as its skip.
+
+    ``resample`` changes the resolution inside the block (BigGAN, Brock et al. 2019, 1809.11096, figure 15): 2x2 means
+    ("down") or pixels repeated ("up"), of $\mathrm{norm}_1(x)$ before $\mathrm{conv}_1$ and of $x$ before the skip.
     """
 
     def __init__(
@@ -26,8 +29,12 @@ class ResBlock(Module):
         groups: int = 8,
         dropout: float = 0.0,
         scale_shift: bool = False,
+        resample: Literal["up", "down"] | None = None,
         rng: Any,
     ):
+        if resample not in (None, "up", "down"):
+            raise ValueError(f"resample must be 'up', 'down' or None, got {resample!r}")
+        self.resample = resample
         self.norm_1 = GroupNorm(c_in, groups, silu=True)
         self.conv_1 = Conv2d(c_in, c_out, rng=rng)
         width = 2 * c_out if scale_shift else c_out
@@ -39,8 +46,11 @@ class ResBlock(Module):
         self.scale_shift = scale_shift
 
     def forward(self, x: Any, embedding: Any = None, rng: Any = None) -> Any:
-        """(n, h, w, c_in), (n, c_embedding) -> (n, h, w, c_out); ``rng`` draws the dropout mask."""
-        h = self.conv_1(self.norm_1(x))
+        """(n, h, w, c_in), (n, c_embedding) -> (n, h, w, c_out), or twice or half the size; ``rng`` draws the dropout mask."""
+        h = self.norm_1(x)
+        if self.resample is not None:
+            h, x = (ag.avg_pool(a) if self.resample == "down" else ag.upsample_nearest(a, 2) for a in (h, x))
+        h = self.conv_1(h)
         scale = shift = None
         if self.embed is not None:
             e = self.embed(embedding)  # (n, c_out) or (n, 2 c_out)

@@ -6,7 +6,7 @@ At every resolution the way up concatenates what the way down left there. The ne
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import autograd as ag
 
@@ -23,7 +23,9 @@ class UNet(Module):
 
     ``multipliers``: channels at each resolution, in units of ``base``; each level halves the size. ``blocks`` residual
     blocks a level (one more on the way up). ``attention``: the levels (0 is full resolution) that attend over pixels;
-    the middle always does.
+    the middle always does, with ``heads`` heads everywhere or, if ``channels_per_head`` is given, as many as that makes
+    of a level's channels. ``resample_in_blocks``: the resolution changes inside a residual block that is told the time
+    (as in ADM, Dhariwal & Nichol 2021) and not by a convolution of its own.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class UNet(Module):
         groups: int = 8,
         dropout: float = 0.0,
         scale_shift: bool = False,
+        channels_per_head: int | None = None,
+        resample_in_blocks: bool = False,
         rng: Any,
     ):
         if not multipliers or min(base, blocks, *multipliers) < 1:
@@ -54,11 +58,17 @@ class UNet(Module):
         self.time = TimeEmbedding(base, c_time, rng=rng)
         self.conv_in = Conv2d(c_in, base, rng=rng)
 
-        def block(a: int, b: int) -> ResBlock:
-            return ResBlock(a, b, c_time, groups=groups, dropout=dropout, scale_shift=scale_shift, rng=rng)
+        def block(a: int, b: int, resample: Literal["up", "down"] | None = None) -> ResBlock:
+            return ResBlock(
+                a, b, c_time, groups=groups, dropout=dropout, scale_shift=scale_shift, resample=resample, rng=rng
+            )
+
+        def attention_over(channels: int) -> PixelAttention:
+            count = heads if channels_per_head is None else heads_of(channels, channels_per_head)
+            return PixelAttention(channels, count, groups=groups, rng=rng)
 
         def attend(level: int, channels: int) -> list[Module]:
-            return [PixelAttention(channels, heads, groups=groups, rng=rng)] if level in attention else []
+            return [attention_over(channels)] if level in attention else []
 
         self.down: list[Module] = []
         kept = [base]  # channels of what the way down leaves for the way up, oldest first
@@ -69,15 +79,17 @@ class UNet(Module):
                 c = width
                 kept.append(c)
             if level < last:
-                self.down.append(Downsample(c, rng=rng))
+                self.down.append(Stack(block(c, c, "down")) if resample_in_blocks else Downsample(c, rng=rng))
                 kept.append(c)
-        self.middle = Stack(block(c, c), PixelAttention(c, heads, groups=groups, rng=rng), block(c, c))
+        self.middle = Stack(block(c, c), attention_over(c), block(c, c))
         self.up: list[Module] = []
         for level in reversed(range(len(widths))):
             for i in range(blocks + 1):
-                rising = [Upsample(widths[level], rng=rng)] if level > 0 and i == blocks else []
-                self.up.append(Stack(block(c + kept.pop(), widths[level]), *attend(level, widths[level]), *rising))
-                c = widths[level]
+                width, rising = widths[level], list[Module]()
+                if level > 0 and i == blocks:
+                    rising = [block(width, width, "up") if resample_in_blocks else Upsample(width, rng=rng)]
+                self.up.append(Stack(block(c + kept.pop(), width), *attend(level, width), *rising))
+                c = width
         self.norm_out = GroupNorm(c, groups, silu=True)
         self.conv_out = Conv2d(c, c_out, initial=init.zeros, rng=rng)
 
@@ -97,6 +109,13 @@ class UNet(Module):
         for part in self.up:
             h = part(ag.concat([h, kept.pop()], axis=3), e, rng)
         return self.conv_out(self.norm_out(h))
+
+
+def heads_of(channels: int, channels_per_head: int) -> int:
+    """How many heads of ``channels_per_head`` channels there are in ``channels``; ValueError where they do not come out even."""
+    if channels_per_head < 1 or channels % channels_per_head:
+        raise ValueError(f"channels_per_head must divide a level's channels, got {channels_per_head} for {channels}")
+    return channels // channels_per_head
 
 
 class Stack(Module):

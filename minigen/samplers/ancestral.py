@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kernels.backend import array_module
-from minigen.maths.diffusion import posterior_mean
+from minigen.maths.diffusion import at, posterior_mean
 from minigen.maths.schedules import Schedule
 
 from .predict import Clip, predict
@@ -37,14 +37,24 @@ def variances(schedule: Schedule, variance: str) -> Any:
     return schedule.beta_tilde if variance == "small" else schedule.beta
 
 
-def learned_log_variance(v: Any, t: int, schedule: Schedule) -> Any:
-    r"""$\ln \sigma_t^2 = v \ln \beta_t + (1 - v) \ln \tilde\beta_t$ (Nichol & Dhariwal 2021, eq. 15), for ``v`` (an array or Tensor) in units of that range.
+def log_variance_range(schedule: Schedule) -> tuple[Any, Any]:
+    r"""$\ln \tilde\beta_t$ and $\ln \beta_t$, (T + 1,) each, between which a variance is learned; entry 0 is no level and NaN.
 
     $\tilde\beta_1 = 0$ has no logarithm: at $t = 1$, $\tilde\beta_2$ stands for it, as in the authors' code (for the decoder's
     likelihood only: the last step of sampling adds no noise). A chain of one level has $\ln \beta_1$.
     """
-    low = schedule.beta_tilde[max(t, 2)] if schedule.T > 1 else schedule.beta[1]
-    return v * float(np.log(schedule.beta[t])) + (1 - v) * float(np.log(min(low, schedule.beta[t])))
+    high = schedule.beta[1:]
+    low = np.concatenate([schedule.beta_tilde[2:3], schedule.beta_tilde[2:]]) if schedule.T > 1 else high
+    return np.log(np.append(np.nan, np.minimum(low, high))), np.log(np.append(np.nan, high))
+
+
+def learned_log_variance(v: Any, t: Any, schedule: Schedule) -> Any:
+    r"""$\ln \sigma_t^2 = v \ln \beta_t + (1 - v) \ln \tilde\beta_t$ (Nichol & Dhariwal 2021, eq. 15), for ``v`` (an array or Tensor) in units of that range.
+
+    ``t`` is an integer, or an array (n,) of them; `log_variance_range` says what happens at $t = 1$.
+    """
+    low, high = log_variance_range(schedule)
+    return v * at(high, t, v) + (1 - v) * at(low, t, v)
 
 
 def sigma(t: int, schedule: Schedule, variance: str) -> float:

@@ -111,6 +111,23 @@ def png(picture: UInt8[Array, "height width 3"]) -> bytes:
     return buffer.getvalue()
 
 
+FRAMES, FRAME_MS, LAST_MS = 40, 80, 1600  # of an animation: how many at most, and how long each and the last one stay
+
+
+def gif(dataset: Any, states: Sequence[Any], *, samples: int = 36) -> bytes:
+    """How samples came to be, as the bytes of an animated GIF file: a grid a state, evenly chosen with the first and the last."""
+    from PIL import Image
+
+    if not states:
+        raise ValueError("states must hold at least one state to show")
+    chosen = np.unique(np.linspace(0, len(states) - 1, FRAMES).round().astype(int))
+    frames = [Image.fromarray(grid(dataset, to_numpy(states[i])[:samples])) for i in chosen]
+    buffer = io.BytesIO()
+    times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    return buffer.getvalue()
+
+
 def save_png(path: Path, picture: UInt8[Array, "height width 3"]) -> None:
     """Write a picture in one step; UserError if that fails."""
     write_atomically(path, png(picture))

@@ -148,7 +148,7 @@ def test_resume_takes_the_flags_of_the_run(trained: Path, capsys: pytest.Capture
 def test_points_can_be_trained_and_sampled(toy_system: Any, inside: Path):
     assert main(["train", "toy", *QUICK, "--data", "rings", "--out", "r"]) == 0
     assert main(["sample", "toy", "--weights", f"r/{WEIGHTS}", "--n", "50", "--trajectory"]) == 0
-    assert Path("grid.png").exists() and Path("grid-trajectory.png").exists()
+    assert all(Path(name).exists() for name in ("grid.png", "grid-trajectory.png", "grid-trajectory.gif"))
 
 
 def test_quality_of_points_is_their_modes(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
@@ -172,7 +172,7 @@ def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
 
 def test_unknown_command(refused: Refused):
     assert "unknown command 'tran': did you mean 'train'?" in refused("tran")
-    assert "the commands are list, train, sample, claims, tour" in refused("x")
+    assert "the commands are list, train, sample, edit, claims, tour" in refused("x")
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])

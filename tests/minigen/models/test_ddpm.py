@@ -133,6 +133,22 @@ def test_the_same_seed_draws_the_same_pictures():
         system.sample(1, rng=np.random.default_rng(0), steps=11)
 
 
+def test_a_network_that_is_not_told_the_time_does_not_see_it():
+    """Its guess is a function of x_t alone, in the loss and in sampling; with the time it is not."""
+    digits = load("digits")
+    asked = {}
+    for tell_time in (True, False):
+        system = ddpm.build(ddpm.Config(base=8, heads=1, T=10, tell_time=tell_time), digits, seed=0)
+        times = asked[tell_time] = []
+        unet = system.modules["unet"]
+        forward = unet.forward
+        unet.forward = lambda x, t, *a, forward=forward, times=times, **k: (times.extend(t), forward(x, t, *a, **k))[1]
+        system.sample(1, rng=np.random.default_rng(0), steps=5)
+        system.stages()[0].objectives[0].loss(digits.train.take(slice(4)), np.random.default_rng(0), 0)
+    assert set(asked[False]) == {0} and len(asked[False]) == len(asked[True]) == 9
+    assert asked[True][:5] == [10, 8, 6, 4, 2]
+
+
 def test_settings_that_do_not_fit_are_named():
     digits = load("digits")
     with pytest.raises(ValueError, match="variance must be 'small' or 'large', got 'smal'"):

@@ -57,11 +57,66 @@ def test_blocks_differentiate(rng):
     e = rng.standard_normal((2, 6))
     gradcheck_module(nn.ResBlock(4, 8, 6, groups=2, rng=rng), image, e, order=2)
     gradcheck_module(nn.ResBlock(4, 4, 6, groups=2, scale_shift=True, rng=rng), image, e, order=2)
+    gradcheck_module(nn.ResBlock(4, 8, 6, groups=2, scale_shift=True, resample="down", rng=rng), image, e, order=2)
+    gradcheck_module(nn.ResBlock(4, 4, 6, groups=2, resample="up", rng=rng), image, e, order=2)
     gradcheck_module(nn.PixelAttention(4, 2, groups=2, rng=rng), image)
     gradcheck_module(nn.Attention(4, 2, c_context=5, rng=rng), sequence, rng.standard_normal((2, 7, 5)))
     gradcheck_module(nn.Block(4, 2, c_context=5, rng=rng), sequence, rng.standard_normal((2, 7, 5)))
     gradcheck_module(nn.Downsample(4, rng=rng), image)
     gradcheck_module(nn.Upsample(4, rng=rng), image)
+
+
+@pytest.mark.parametrize("c_out", [4, 6])
+@pytest.mark.parametrize("resample", ["up", "down"])
+def test_a_block_that_resamples_is_its_definition(resample, c_out, rng):
+    """BigGAN's block: conv_1 sees the resampled norm_1(x), the skip the resampled x, and conv_2 the new resolution."""
+
+    def resized(x):
+        if resample == "up":
+            return x.repeat(2, axis=1).repeat(2, axis=2)
+        return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+    block = nn.ResBlock(4, c_out, 6, groups=2, scale_shift=True, resample=resample, rng=rng).astype(np.float64)
+    x, e = rng.standard_normal((2, 4, 6, 4)), rng.standard_normal((2, 6))
+    skip = (lambda a: a) if c_out == 4 else block.skip
+    with ag.no_grad():
+        np.testing.assert_allclose(ag.raw(block(x, e)), ag.raw(skip(resized(x))), rtol=1e-12, atol=1e-12)
+        block.conv_2.w.data = rng.standard_normal(block.conv_2.w.shape)
+        scale, shift = np.split(block.embed(e).data, 2, axis=1)
+        h = block.conv_1(resized(block.norm_1(x).data)).data
+        h = block.conv_2(block.norm_2(h, scale, shift)).data
+        np.testing.assert_allclose(block(x, e).data, ag.raw(skip(resized(x))) + h, rtol=1e-12, atol=1e-12)
+
+
+def test_channels_per_head_decide_the_number_of_heads(rng):
+    unet = nn.UNet(1, 2, base=8, multipliers=(1, 3), blocks=2, attention=(0, 1), channels_per_head=4, groups=2, rng=rng)
+    found = [
+        (m.attention.q.w.shape[0], m.attention.heads)
+        for _, m in unet.named_modules()
+        if isinstance(m, nn.PixelAttention)
+    ]
+    down, middle, up = [(8, 2), (8, 2), (24, 6), (24, 6)], [(24, 6)], [(24, 6)] * 3 + [(8, 2)] * 3
+    assert found == [*down, *middle, *up]
+
+
+def test_unet_that_resamples_in_blocks(rng):
+    """No convolution of its own changes the resolution, and every block that does is told the time."""
+    settings = {"base": 4, "multipliers": (1, 2), "blocks": 1, "attention": (), "heads": 2, "groups": 2}
+    unet = nn.UNet(1, 1, **settings, scale_shift=True, resample_in_blocks=True, rng=rng)
+    modules = [m for _, m in unet.named_modules()]
+    assert not any(isinstance(m, nn.Downsample | nn.Upsample) for m in modules)
+    changes = [(m.resample, m.conv_1.w.shape[2:], m.embed.w.shape) for m in modules if isinstance(m, nn.ResBlock)]
+    assert [c for c in changes if c[0]] == [("down", (4, 4), (16, 8)), ("up", (8, 8), (16, 16))]
+
+    def block(a, b):  # two norms, two convolutions, the embedding's layer, the skip's
+        return 2 * (a + b) + 9 * a * b + b + 9 * b * b + b + 17 * 2 * b + (a * b + b if a != b else 0)
+
+    time = (4 + 1) * 16 + (16 + 1) * 16
+    attention = 2 * 8 + 4 * 8 * 8 + 4 * 8
+    down, middle = block(4, 4) + block(4, 4) + block(4, 8), block(8, 8) + attention + block(8, 8)
+    up = block(8 + 8, 8) + block(8 + 4, 8) + block(8, 8) + block(8 + 4, 4) + block(4 + 4, 4)
+    assert unet.count() == time + (9 * 4 + 4) + down + middle + up + 2 * 4 + (9 * 4 + 1)
+    gradcheck_module(Told(unet, np.array([3, 8])), rng.standard_normal((2, 4, 4, 1)))
 
 
 def test_unet_differentiates_and_is_told_the_time(rng):
@@ -231,6 +286,12 @@ def test_initialisers_have_their_variance(name, variance, rng):
         (lambda rng: nn.UNet(1, 1, base=8, multipliers=(), rng=rng), "at least 1, got 8, 2, "),
         (lambda rng: nn.UNet(1, 1, base=8, blocks=0, rng=rng), "at least 1, got 8, 0, "),
         (lambda rng: nn.UNet(1, 1, base=8, multipliers=(1, 2), attention=(2,), rng=rng), "levels from 0 to 1"),
+        (
+            lambda rng: nn.UNet(1, 1, base=8, channels_per_head=3, rng=rng),
+            "must divide a level's channels, got 3 for 1?6",
+        ),
+        (lambda rng: nn.UNet(1, 1, base=8, channels_per_head=0, rng=rng), "got 0 for"),
+        (lambda rng: nn.ResBlock(8, 8, resample="left", rng=rng), "'up', 'down' or None, got 'left'"),
     ],
 )
 def test_bad_settings_are_named(build, message, rng):

@@ -58,6 +58,20 @@ def test_strip_shows_first_and_last_state():
         pictures.strip(digits, [])
 
 
+def test_an_animation_begins_and_ends_with_the_states_and_is_bounded():
+    digits = load("digits")
+    states = [np.full((2, 8, 8, 1), v, np.float32) for v in np.linspace(-1, 1, 90)]
+    with Image.open(io.BytesIO(pictures.gif(digits, states, samples=1))) as film:
+        assert film.is_animated and film.n_frames == pictures.FRAMES and film.info["loop"] == 0
+        seen = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            seen.append(film.convert("L").getpixel((20, 20)))
+    assert seen[0] <= 2 and seen[-1] >= 253 and (np.diff(seen) >= 0).all()
+    with pytest.raises(ValueError, match="at least one state"):
+        pictures.gif(digits, [])
+
+
 def test_notes_are_broken_to_the_width_of_their_picture():
     digits, font = load("digits"), ImageFont.load_default(pictures.NOTE_SIZE)
     words = "a small red circle above a large blue square on a gray background"

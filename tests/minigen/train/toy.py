@@ -63,6 +63,14 @@ class Sampling:
     """What the samples are multiplied by; above 0."""
 
 
+@dataclass(frozen=True)
+class Editing:
+    """Settings of its edits."""
+
+    shade: float = 0.5
+    """What is painted, from -1 to 1."""
+
+
 def end_at(what: str) -> None:
     """Send this process the signal that ``TOY_END`` asks for, when its time has come."""
     number, where, when = os.environ.get("TOY_END", "0 never 0").split()
@@ -153,8 +161,27 @@ def build(config: Config, dataset: Any, *, seed: int) -> System:
     def notes(images: Any, *, dim: float = 1.0) -> list[str]:
         return [f"asked for {dim:g}\nmean {x.mean():.2f}" for x in images] if dim != 1 else []
 
-    modules = {"net": net, "critic": critic}
-    return System(config, dataset.name, dataset.shape, modules, stages, sample, figures, {"shades": shades}, notes)
+    def edit(image: Any, keep: Any, *, n: int, rng: Any, shade: float) -> Any:
+        if not -1 <= shade <= 1:
+            raise ValueError(f"shade must be from -1 to 1, got {shade}")
+        return np.stack([np.where(False if keep is None else keep, image, shade).astype(np.float32)] * n)
+
+    def notes_of_edits(edits: Any, *, shade: float) -> list[str]:
+        return [f"asked for {shade:g}\nmean {x.mean():.2f}" for x in edits]
+
+    return System(
+        config,
+        dataset.name,
+        dataset.shape,
+        {"net": net, "critic": critic},
+        stages,
+        sample,
+        figures,
+        {"shades": shades},
+        notes,
+        edit=edit,
+        notes_of_edits=notes_of_edits,
+    )
 
 
 ENTRY = curriculum.Entry(99, "toy", TITLE, PAPER, NAME)

@@ -1,0 +1,152 @@
+"""`minigen edit SYSTEM IMAGE`: change a picture with a trained model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import arg
+
+from minigen.cli import arguments, curriculum
+from minigen.cli.sample import check_out
+from minigen.errors import UserError, said_in_one_sentence
+
+USAGE = """usage: minigen edit SYSTEM IMAGE [--mask FILE | ROWS,COLUMNS] [--weights FILE] [--n 4] [--out edit.png] [--seed N]
+           [what the system adds]
+
+Changes a picture with weights that 'minigen train' wrote. IMAGE is a picture file, or test:K for the K-th test picture.
+'minigen edit SYSTEM --help' explains every flag."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EditFlags:
+    """Flags of `minigen edit`."""
+
+    weights: Path
+    """The weights.safetensors that 'minigen train' wrote; that of the folder it uses if left out."""
+    mask: Annotated[str | None, arg(metavar="FILE|ROWS,COLUMNS")] = None
+    """Where to paint, for systems that fill in: a picture, white where to paint and black what to keep, or rows and columns as in 8:24,0:16."""
+    n: int = 4
+    """How many edits."""
+    out: Path = Path("edit.png")
+    """The PNG file to write: the picture, what was kept of it if there is a mask, and the edits."""
+    seed: int = 0
+    """All draws follow from this number."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    data_dir: Annotated[str | None, arg(metavar="DIR")] = None
+    """Where the data set's files are, for IMAGE test:K: as for 'minigen train'."""
+
+
+def main(args: list[str]) -> int:
+    """Parse, check, change, write."""
+    name, args = arguments.system_name("edit", args, USAGE)
+    entry = curriculum.find(name)
+    model = curriculum.load(entry)
+    if not hasattr(model, "Editing"):
+        raise UserError(f"'{entry.name}' does not edit pictures: these do: {', '.join(editors()) or 'none yet'}")
+    image_name, flags, settings = parse(entry, model, args)
+    arguments.check_at_least(1, n=flags.n)
+    arguments.check_at_least(0, seed=flags.seed)
+    check_out(flags.out)
+    system, about = arguments.load_weights(flags.weights, entry, device=flags.device)
+    image = read_picture(image_name, about, flags.data_dir)
+    keep = None if flags.mask is None else read_mask(flags.mask, image.shape[:2])
+
+    from minigen.train import pictures
+
+    try:
+        edits = system.edit(image, keep, n=flags.n, rng=np.random.default_rng(flags.seed), **settings)
+    except FloatingPointError as error:
+        raise UserError(f"editing with {flags.weights} broke down: {error}") from error
+    except ValueError as error:
+        raise UserError(f"cannot edit: {error}") from error
+    shown, notes = [image], ["the picture"]
+    if keep is not None:
+        shown, notes = [*shown, np.where(keep, image, 0)], [*notes, "what is kept"]
+    said = ["an edit"] * flags.n if system.notes_of_edits is None else system.notes_of_edits(edits, **settings)
+    pictures.save_png(flags.out, pictures.noted(about, np.stack([*shown, *edits]), [*notes, *said]))
+    for note in said:
+        print(note.replace("\n", ": "))
+    print(f"{flags.n} edits: {flags.out}")
+    return 0
+
+
+def editors() -> list[str]:
+    """The systems that edit pictures."""
+    return [e.name for e in curriculum.systems().values() if e.exists and hasattr(curriculum.load(e), "Editing")]
+
+
+def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str, EditFlags, dict[str, Any]]:
+    """The picture's name, the flags of every system, and the model's own settings."""
+    weights = Path("out") / entry.name / "weights.safetensors"
+    parts: list[tuple[str, Any, Any]] = [("run", EditFlags, EditFlags(weights))]
+    parts.append(("settings", model.Editing, model.Editing()))
+    together = dataclasses.make_dataclass("Flags", [(name, kind) for name, kind, _ in parts], frozen=True)
+    if args and not args[0].startswith("-"):
+        name, args = args[0], args[1:]
+    elif {"-h", "--help"} & set(args):
+        name = ""
+    else:
+        raise UserError(f"name a picture: minigen edit {entry.name} IMAGE (a file, or test:K)")
+    flags: Any = arguments.parse(
+        together,
+        args,
+        prog=f"minigen edit {entry.name} IMAGE",
+        description=f"{entry.title} ({entry.paper})",
+        default=together(*(value for _, _, value in parts)),
+    )
+    if flags.run.weights == weights and not weights.exists():
+        raise UserError(
+            f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"
+        )
+    return name, flags.run, dataclasses.asdict(flags.settings)
+
+
+def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
+    """A picture of the data set's shape, floats in [-1, 1]: from a file, or the K-th of the test split. UserError for any other name."""
+    h, w, c = about.shape
+    if name.startswith("test:"):
+        dataset = arguments.load_data(about.name, data_dir, about.shape[0] if about.name == "folder" else None)
+        number = name.removeprefix("test:")
+        if not number.isdecimal() or int(number) >= len(dataset.test.images):
+            raise UserError(f"test:K needs a K from 0 to {len(dataset.test.images) - 1}, got '{name}'")
+        return dataset.scale(dataset.test.take(np.array([int(number)])).images)[0]
+    levels = about.levels or 256
+    pixels = pixels_of(Path(name), "RGB" if c == 3 else "L")
+    pixels = pixels.reshape(*pixels.shape[:2], c)
+    if pixels.shape != (h, w, c):
+        raise UserError(f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the model draws {w} x {h}")
+    return about.scale(np.round(pixels / 255 * (levels - 1)).astype(np.uint8))
+
+
+def read_mask(text: str, size: tuple[int, int]) -> Any:
+    """What is kept, (h, w, 1) booleans, of a picture file (white is painted) or of rows and columns to paint. UserError for nonsense."""
+    h, w = size
+    parts = text.split(",")
+    if len(parts) == 2 and all(part.count(":") == 1 for part in parts):
+        bounds = [end.strip() for part in parts for end in part.split(":")]
+        if not all(end.isdecimal() for end in bounds):
+            raise UserError(f"--mask needs rows and columns as in 8:24,0:16, got '{text}'")
+        top, bottom, left, right = map(int, bounds)
+        if not (top < bottom <= h and left < right <= w):
+            raise UserError(f"--mask must be rows within 0:{h} and columns within 0:{w}, got '{text}'")
+        keep = np.ones((h, w, 1), bool)
+        keep[top:bottom, left:right] = False
+        return keep
+    pixels = pixels_of(Path(text), "L")
+    if pixels.shape != (h, w):
+        raise UserError(f"the mask {text} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the picture {w} x {h}")
+    return (pixels < 128)[..., None]
+
+
+def pixels_of(path: Path, mode: str) -> Any:
+    """The pixels of a picture file in Pillow's ``mode``; UserError if it cannot be read."""
+    from PIL import Image
+
+    with said_in_one_sentence("cannot edit"):
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert(mode))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read the picture {str(path)!r}: {error}") from None

@@ -1,0 +1,79 @@
+"""How the diffusion models of this folder are sampled from the command line: one set of flags, and what they do.
+
+A model's file has these flags by importing ``Sampling``, or by a dataclass of its own that begins with its fields; its
+``sample`` hands them to `draw`, together with the (guided) network and $x_T$. The samplers themselves are in
+`minigen/samplers/`, which knows nothing of flags.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from minigen.maths.schedules import Schedule, spaced, uniform_times
+from minigen.samplers import ancestral, choose
+from minigen.samplers.predict import Clip
+
+BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of sampling; --steps says how many levels of the chain are visited."""
+
+    sampler: Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"] = (
+        "ancestral"
+    )
+    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others)."""
+    spacing: Literal["uniform", "quadratic", "karras"] = "uniform"
+    """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise."""
+    eta: float | None = None
+    """Noise of "ddim" (0 if left out) and "euler-ancestral" (1), from 0, none, to 1, as much as "ancestral"."""
+    variance: Literal["small", "large", "learned"] | None = None
+    """Noise of "ancestral": the posterior's, the forward step's, or what the network says; the model's own choice if left out."""
+
+
+def draw(
+    model: Callable[..., Any],
+    x_T: Any,
+    schedule: Schedule,
+    *,
+    steps: int,
+    rng: Any,
+    own: str = "small",
+    sampler: str = "ancestral",
+    spacing: str = "uniform",
+    eta: float | None = None,
+    variance: str | None = None,
+    clip: Clip = 1.0,
+    cond: Any = None,
+    kind: str = "eps",
+    callback: Callable[[float, Any], None] | None = None,
+) -> Any:
+    r"""$x_0$ from ``x_T`` (n, ...) over ``steps`` levels of the training schedule, by the settings of `Sampling`.
+
+    ``own`` is the variance where none is asked for. The result is limited as $\hat x_0$ is if ``clip`` is a number.
+    ``callback(t, x_t)`` is told the network's time, which is a fraction under the spacing "karras". Raises ValueError,
+    before the network is asked, for settings that do not exist or do not go together.
+    """
+    uniform_times(schedule.T, steps)  # raises for a number of steps that is out of range, whatever the spacing
+    name = with_variance(sampler, variance, own)
+    choose.find(name, eta)
+    grid = spaced(schedule, steps, spacing)
+    see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
+    x_0 = choose.draw(name, model, x_T, grid, rng=rng, eta=eta, clip=clip, cond=cond, kind=kind, callback=see)
+    return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
+
+
+def with_variance(sampler: str, variance: str | None, own: str) -> str:
+    """The name in `choose` of a sampler with a variance. Raises ValueError for a variance that is unknown or has no place."""
+    if variance is not None and sampler != "ancestral":
+        raise ValueError(
+            f"variance is a setting of the sampler 'ancestral', and '{sampler}' has none, got {variance!r}"
+        )
+    if (variance or own) not in BY_VARIANCE:
+        raise ValueError(
+            f"variance must be one of {', '.join(map(repr, ancestral.VARIANCES))}, got {variance or own!r}"
+        )
+    return BY_VARIANCE[variance or own] if sampler == "ancestral" else sampler

@@ -1,0 +1,147 @@
+r"""Euler, Heun and Euler-ancestral, in the noise level itself. Karras, Aittala, Aila & Laine 2022, arXiv 2206.00364.
+
+Dividing $x_t$ by $\sqrt{\bar\alpha_t}$ leaves the picture as it is and only its noise changes: $\hat x = x_0 + \sigma \epsilon$. In these
+units the probability-flow ODE is the shortest there is, $d\hat x / d\sigma = \epsilon$, and every textbook solver applies. Heun's
+asks a second time at the end of a step and takes the mean of both slopes.
+
+| symbol | code | meaning |
+|---|---|---|
+| $\hat x_t$ | ``x_hat`` | $x_t / \sqrt{\bar\alpha_t} = x_0 + \sigma_t \epsilon$ |
+| $\sigma_t$ | ``schedule.sigma[t]`` | $\sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$, 0 at $t = 0$ |
+| $d_t$ | ``eps`` | the slope $(\hat x_t - \hat x_0(x_t)) / \sigma_t$, which is $\hat\epsilon$ |
+
+$$\hat x_u = \hat x_t + (\sigma_u - \sigma_t)\, d_t \quad \text{(Euler)} \qquad
+\hat x_u = \hat x_t + (\sigma_u - \sigma_t)\, \tfrac12 (d_t + d'_u) \quad \text{(Heun, algorithm 1)}$$
+$$\hat x_u = \hat x_t + (\sigma_{\text{down}} - \sigma_t)\, d_t + \sigma_{\text{up}}\, z, \qquad
+\sigma_{\text{up}} = \eta\, \sigma_u \sqrt{1 - \sigma_u^2 / \sigma_t^2}, \quad \sigma_{\text{down}}^2 = \sigma_u^2 - \sigma_{\text{up}}^2 \quad \text{(ancestral)}$$
+
+**Nothing new in two of three**: Euler is DDIM with $\eta = 0$, and Euler-ancestral is DDIM with the same $\eta$ (so with
+$\eta = 1$ it is DDPM), written in other units; the tests hold them together step by step.
+
+You need: `samplers/ddim.py`. New here: the units, and Heun's second slope. Grids: `schedules.karras_sigmas`.
+
+The caller's ``x_T`` and the states that ``callback`` sees are $x_t$, with noise of variance $1 - \bar\alpha_t$, as in all other samplers.
+The infinite $\sigma_T$ of a zero terminal SNR has no such units: ValueError.
+
+Claims, checked in tests/minigen/samplers/test_euler.py and test_samplers.py: exact at any number of steps if the data are one
+point; Euler is of order 1, Heun of order 2, on any grid. Euler: one call of the model a level. Heun: two a level (at $t$, then at the
+level below), one in the last step, which is Euler's. Ancestral: as Euler, and one draw of ``standard_normal`` of the state's shape
+a step except the last if $\eta > 0$.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from kernels.backend import array_module
+from minigen.maths.schedules import Schedule
+
+from .ddim import check_eta
+from .predict import Clip, Prediction, predict
+
+
+def step(x_hat: Any, slope: Any, sigma_t: float, sigma_u: float) -> Any:
+    r"""$\hat x_u = \hat x_t + (\sigma_u - \sigma_t)\, d$ along the ``slope`` $d$."""
+    return x_hat + (sigma_u - sigma_t) * slope
+
+
+def split(sigma_t: float, sigma_u: float, eta: float) -> tuple[float, float]:
+    r"""$(\sigma_{\text{down}}, \sigma_{\text{up}})$: go down too far, and add noise back up to $\sigma_u$."""
+    up = eta * sigma_u * (1 - (sigma_u / sigma_t) ** 2) ** 0.5
+    return max(sigma_u**2 - up**2, 0.0) ** 0.5, up
+
+
+def ancestral_step(x_hat: Any, eps: Any, noise: Any, sigma_t: float, sigma_u: float, *, eta: float) -> Any:
+    r"""Euler's step down to $\sigma_{\text{down}}$, then $\sigma_{\text{up}} z$; ``noise`` may be None where that is 0."""
+    down, up = split(sigma_t, sigma_u, eta)
+    x_hat = step(x_hat, eps, sigma_t, down)
+    return x_hat if up == 0 else x_hat + up * noise
+
+
+def sample_euler(
+    model: Callable[..., Any],
+    x_T: Any,
+    schedule: Schedule,
+    *,
+    rng: Any = None,
+    clip: Clip = None,
+    cond: Any = None,
+    kind: str = "eps",
+    callback: Callable[[int, Any, Any], None] | None = None,
+) -> Any:
+    r"""Euler's method from ``x_T`` (n, ...) at the schedule's last level to $x_0$; arguments as those of `ddim.sample`, nothing is drawn."""
+    return sample_euler_ancestral(
+        model, x_T, schedule, rng=rng, eta=0.0, clip=clip, cond=cond, kind=kind, callback=callback
+    )
+
+
+def sample_heun(
+    model: Callable[..., Any],
+    x_T: Any,
+    schedule: Schedule,
+    *,
+    rng: Any = None,
+    clip: Clip = None,
+    cond: Any = None,
+    kind: str = "eps",
+    callback: Callable[[int, Any, Any], None] | None = None,
+) -> Any:
+    r"""Algorithm 1 (without churn) from ``x_T`` (n, ...) at the schedule's last level to $x_0$; arguments as those of `ddim.sample`.
+
+    Nothing is drawn. ``callback`` sees the state at the start of each step, not the trial point at its end.
+    """
+    to_hat, sigma = scales(schedule)
+
+    def ask(x_hat: Any, level: int) -> Prediction:
+        return predict(model, x_hat / to_hat[level], level, schedule, cond=cond, kind=kind, clip=clip)
+
+    x_hat = x_T * to_hat[-1]
+    for t in range(schedule.T, 0, -1):
+        guess = ask(x_hat, t)
+        if callback is not None:
+            callback(t, x_hat / to_hat[t], guess.x_0)
+        slope = guess.eps
+        if t > 1:
+            trial = step(x_hat, slope, sigma[t], sigma[t - 1])
+            slope = (slope + ask(trial, t - 1).eps) / 2
+        x_hat = step(x_hat, slope, sigma[t], sigma[t - 1])
+    if callback is not None:
+        callback(0, x_hat, x_hat)
+    return x_hat
+
+
+def sample_euler_ancestral(
+    model: Callable[..., Any],
+    x_T: Any,
+    schedule: Schedule,
+    *,
+    rng: Any = None,
+    eta: float = 1.0,
+    clip: Clip = None,
+    cond: Any = None,
+    kind: str = "eps",
+    callback: Callable[[int, Any, Any], None] | None = None,
+) -> Any:
+    r"""Euler's steps with noise, from ``x_T`` (n, ...) at the schedule's last level to $x_0$; arguments as those of `ddim.sample`."""
+    check_eta(eta, rng)
+    xp = array_module(x_T)
+    to_hat, sigma = scales(schedule)
+    x_hat = x_T * to_hat[-1]
+    for t in range(schedule.T, 0, -1):
+        x_t = x_hat / to_hat[t]
+        guess = predict(model, x_t, t, schedule, cond=cond, kind=kind, clip=clip)
+        if callback is not None:
+            callback(t, x_t, guess.x_0)
+        noise = xp.asarray(rng.standard_normal(x_t.shape), x_t.dtype) if eta > 0 and t > 1 else None
+        x_hat = ancestral_step(x_hat, guess.eps, noise, sigma[t], sigma[t - 1], eta=eta)
+    if callback is not None:
+        callback(0, x_hat, x_hat)
+    return x_hat
+
+
+def scales(schedule: Schedule) -> tuple[list[float], list[float]]:
+    r"""$1 / \sqrt{\bar\alpha_t}$ and $\sigma_t$ for all levels, as plain numbers (which keep an array's dtype)."""
+    if schedule.alpha_bar[-1] == 0:
+        raise ValueError(
+            "the Euler and Heun samplers need signal at the last level, got alpha_bar_T = 0: take ddim or dpmpp"
+        )
+    return (schedule.alpha_bar**-0.5).tolist(), schedule.sigma.tolist()

@@ -1,0 +1,90 @@
+"""`minigen edit`: what goes into a model, what comes out, and every mistake as one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigen.__main__ import main
+from minigen.cli import edit
+from minigen.data import load
+from minigen.errors import UserError
+
+
+@pytest.fixture
+def trained(toy_system: Any, inside: Path) -> Path:
+    """An empty folder with the toy's weights in out/toy."""
+    assert main(["train", "toy", "--steps", "2", "--first-steps", "1"]) == 0
+    return inside
+
+
+def test_a_picture_of_the_test_split_is_painted_where_the_mask_says(trained: Path, capsys: Any):
+    assert main(["edit", "toy", "test:3", "--mask", "2:4,0:8", "--shade", "-1", "--n", "2", "--out", "new/e.png"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("asked for -1: mean") == 2 and "2 edits: new/e.png" in said
+    with Image.open("new/e.png") as image:
+        assert image.width == 2 + 4 * (160 + 2)  # the picture, what is kept, two edits
+
+
+def test_a_file_goes_in_as_its_levels(trained: Path):
+    digits = load("digits")
+    levels = digits.test.images[5]
+    Image.fromarray(np.round(levels[..., 0] / 16 * 255).astype(np.uint8)).save("five.png")
+    got = edit.read_picture("five.png", digits, None)
+    np.testing.assert_array_equal(got, digits.scale(levels[None])[0])
+    np.testing.assert_array_equal(edit.read_picture("test:5", digits, None), got)
+
+
+def test_white_is_painted_and_black_is_kept(inside: Path):
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 255
+    Image.fromarray(mask).save("mask.png")
+    keep = edit.read_mask("mask.png", (4, 6))
+    np.testing.assert_array_equal(keep, mask[..., None] == 0)
+    np.testing.assert_array_equal(edit.read_mask("1:3,2:5", (4, 6)), keep)
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ([], "name a system"),
+        (["toy"], "name a picture: minigen edit toy IMAGE"),
+        (["toy", "nowhere.png"], "cannot read the picture 'nowhere.png'"),
+        (["toy", "test:1000000"], "test:K needs a K from 0 to 446"),
+        (["toy", "test:x"], "test:K needs a K"),
+        (["toy", "wide.png"], "wide.png has 9 x 8 pixels, the model draws 8 x 8"),
+        (["toy", "test:1", "--mask", "wide.png"], "the mask wide.png has 9 x 8 pixels, the picture 8 x 8"),
+        (["toy", "test:1", "--mask", "2:4,0:9"], "rows within 0:8 and columns within 0:8, got '2:4,0:9'"),
+        (["toy", "test:1", "--mask", "4:4,0:8"], "rows within 0:8"),
+        (["toy", "test:1", "--mask", "a:4,0:8"], "rows and columns as in 8:24,0:16"),
+        (["toy", "test:1", "--shade", "7"], "cannot edit: shade must be from -1 to 1, got 7.0"),
+        (["toy", "test:1", "--n", "0"], "--n must be at least 1"),
+        (["toy", "test:1", "--seed", "-1"], "--seed must be at least 0"),
+        (["toy", "test:1", "--out", "e.gif"], "--out must end in .png"),
+        (["vae", "test:1"], "'vae' does not edit pictures: these do:"),
+        (["toy", "test:1", "--weights", "no.safetensors"], "no.safetensors"),
+    ],
+)
+def test_mistakes(trained: Path, refused: Any, args: list[str], said: str):
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save("wide.png")
+    assert said in refused("edit", *args)
+
+
+def test_without_weights_it_says_how_to_make_them(toy_system: Any, inside: Path, refused: Any):
+    assert "train them by 'minigen train toy'" in refused("edit", "toy", "test:1")
+
+
+def test_help_names_the_flags_of_the_system(toy_system: Any, capsys: Any):
+    for args in (["edit", "--help"], ["edit", "toy", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(args)
+        assert stop.value.code == 0
+    assert "--shade" in capsys.readouterr().out
+
+
+def test_a_broken_picture_is_no_traceback(inside: Path):
+    Path("broken.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"cannot read the picture 'broken\.png'"):
+        edit.pixels_of(Path("broken.png"), "L")
