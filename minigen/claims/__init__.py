@@ -4,7 +4,7 @@
 the claims, a chapter each.
 """
 
-from . import autoencoders, autoregressive, dalle, discrete_codes, gan_and_vae, text_to_image
+from . import autoencoders, autoregressive, dalle, diffusion, discrete_codes, gan_and_vae, guidance, text_to_image
 from .ledger import Claim
 
 CLAIMS: list[Claim] = [
@@ -14,4 +14,6 @@ CLAIMS: list[Claim] = [
     *autoregressive.CLAIMS,
     *text_to_image.CLAIMS,
     *dalle.CLAIMS,
+    *diffusion.CLAIMS,
+    *guidance.CLAIMS,
 ]

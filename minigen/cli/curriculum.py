@@ -88,6 +88,14 @@ CURRICULUM = [
         15, "classifier_free", "Classifier-free guidance", "Ho & Salimans 2207.12598", "minigen.models.classifier_free"
     ),
     Entry(16, "glide", "GLIDE", "Nichol et al. 2112.10741", "minigen.models.glide"),
+    Entry(
+        16,
+        "glide_upsampler",
+        "GLIDE's up-sampler",
+        "Nichol et al. 2112.10741; Ho et al. 2106.15282",
+        "minigen.models.glide_upsampler",
+        "part",
+    ),
     Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip"),
     Entry(18, "dalle2", "DALL-E 2 (unCLIP)", "Ramesh et al. 2204.06125", "minigen.models.dalle2"),
     Entry(19, "stable_diffusion", "Stable Diffusion", "Rombach et al. 2112.10752", "minigen.models.stable_diffusion"),

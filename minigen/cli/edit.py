@@ -64,7 +64,11 @@ def main(args: list[str]) -> int:
     shown, notes = [image], ["the picture"]
     if keep is not None:
         shown, notes = [*shown, np.where(keep, image, 0)], [*notes, "what is kept"]
-    said = ["an edit"] * flags.n if system.notes_of_edits is None else system.notes_of_edits(edits, **settings)
+    said = (
+        ["an edit"] * flags.n
+        if system.notes_of_edits is None
+        else system.notes_of_edits(edits, image=image, **settings)
+    )
     pictures.save_png(flags.out, pictures.noted(about, np.stack([*shown, *edits]), [*notes, *said]))
     for note in said:
         print(note.replace("\n", ": "))

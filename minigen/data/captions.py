@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
+from typing import Any
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan", "orange")
@@ -124,6 +125,31 @@ def caption(scene: Scene, u: Sequence[float]) -> str:
     turned round), and whether the background is named.
     """
     return _say(scene, [options[int(x * len(options))] for options, x in zip(_options(scene), u, strict=True)])
+
+
+def completed(prompts: Sequence[str], *, rng: Any) -> list[str]:
+    """The prompts, with what every caption names drawn by ``rng`` where one leaves it open: colours, sizes, one thing's place.
+
+    A system that has learnt from captions has never met a prompt without them. The background stays open: half of the
+    captions do not name it. Prompts that leave nothing open, and those with no meaning, are returned as they are, and
+    nothing is drawn for them.
+    """
+    return [_completed(prompt, rng) for prompt in prompts]
+
+
+def _completed(prompt: str, rng: Any) -> str:
+    try:
+        scene = parse(prompt)
+    except ValueError:
+        return prompt
+
+    def drawn(value: str | None, known: Sequence[str]) -> str:
+        return value or known[int(rng.integers(len(known)))]
+
+    things = tuple(Thing(t.shape, drawn(t.colour, COLOURS), drawn(t.size, SIZES)) for t in scene.things)
+    place = drawn(scene.place, PLACES) if len(things) == 1 else None
+    whole = Scene(things, place, scene.relation, scene.background)
+    return prompt if whole == scene else canonical(whole)
 
 
 def paraphrases(scene: Scene) -> Iterator[str]:

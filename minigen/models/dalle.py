@@ -51,7 +51,7 @@ import numpy as np
 import autograd as ag
 from kernels.backend import array_module, to_numpy
 from minigen.data import Dataset, Split, shapes
-from minigen.data.captions import canonical
+from minigen.data.captions import canonical, completed
 from minigen.data.oracle import prompt_accuracy, verdicts
 from minigen.data.tokenizer import WordTokenizer
 from minigen.metrics.prompts import GROUPS, prompt_report, prompts_of
@@ -124,7 +124,7 @@ class Sampling:
     """Settings of sampling."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. The empty prompt asks for anything."""
+    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
     rerank: int = 1
     """Candidates for each sample, of which CLIP's favourite is shown."""
     temperature: float = 0.5
@@ -417,11 +417,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         guidance: float = Sampling.guidance,
         callback: Any = None,
     ) -> Any:
-        """A picture in [-1, 1] for each prompt: CLIP's favourite of ``rerank`` candidates."""
+        """A picture in [-1, 1] for each prompt: CLIP's favourite of ``rerank`` candidates. What a prompt leaves open is drawn."""
         if rerank < 1:
             raise ValueError(f"rerank must be at least 1, which shows every candidate, got {rerank}")
         filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        images, scores = candidates(prompts, rerank, rng, guidance, **filters)
+        images, scores = candidates(completed(prompts, rng=rng), rerank, rng, guidance, **filters)
         chosen = np.arange(len(prompts)), best(scores)
         if callback is not None:
             for done in range(0, places + 1, codec.grid[1]):

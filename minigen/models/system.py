@@ -82,7 +82,7 @@ class System:
 
     ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` pictures made of one, (n, h, w, c); ``keep`` (h, w, 1) is True where
     pixels stay, or None for the whole picture; ``settings`` are the fields of the model file's dataclass ``Editing``, flags of
-    `minigen edit`. ``notes_of_edits(edits, **settings)`` is to it what ``notes`` is to ``sample``.
+    `minigen edit`. ``notes_of_edits(edits, *, image, **settings)`` is to it what ``notes`` is to ``sample``.
 
     ``paint(prompts, *, rng, **settings)`` draws one picture for each of some prompts, in systems that take prompts;
     ``settings`` are those of ``Sampling`` but for its ``prompt``. It is what `minigen.metrics.prompts` measures.

@@ -1,4 +1,4 @@
-"""Layers and blocks that no single paper owns. Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`."""
+"""Layers and blocks that no single paper owns. Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`, `text_unet`."""
 
 from .attention import Attention, PixelAttention
 from .layers import (
@@ -15,6 +15,7 @@ from .layers import (
 )
 from .module import Module, parameter
 from .resnet import Downsample, ResBlock, Upsample, fold, unfold
+from .text_unet import TextAttention, TextUNet
 from .time import TimeEmbedding, sinusoidal
 from .transformer import Block, Transformer
 from .unet import UNet
@@ -36,6 +37,8 @@ __all__ = [
     "PixelAttention",
     "ResBlock",
     "Sequential",
+    "TextAttention",
+    "TextUNet",
     "TimeEmbedding",
     "Transformer",
     "UNet",

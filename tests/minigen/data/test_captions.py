@@ -1,7 +1,10 @@
 """The captions' grammar: every paraphrase is read back as the scene it describes, and nothing else is read."""
 
+import itertools
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,13 +13,16 @@ from scenes import pairs, scene_of, scenes
 from minigen.data.captions import (
     BACKGROUNDS,
     CHOICES,
+    COLOURS,
     INVERSE_PHRASES,
     PLACES,
+    SIZES,
     WORDS,
     Scene,
     Thing,
     canonical,
     caption,
+    completed,
     paraphrases,
     parse,
     words,
@@ -90,9 +96,6 @@ def test_words_alone_and_together():
     assert max(len(text.split()) for scene in every for text in paraphrases(scene)) == 19
 
 
-COLOURS = ("green", "yellow", "purple", "cyan", "orange")
-
-
 @pytest.mark.parametrize(
     ("text", "scene"),
     [
@@ -137,3 +140,40 @@ def test_words_are_brought_to_one_spelling():
         "a orange ring in the center on a gray background"
     )
     assert words("") == []
+
+
+# --- what a prompt leaves open ----------------------------------------------------------------------------------------
+
+
+class Never:
+    """A generator that must not be asked."""
+
+    def integers(self, n):
+        raise AssertionError("something was drawn")
+
+
+@given(scenes)
+def test_a_prompt_that_names_everything_stays_as_it_is(description):
+    prompts = [*itertools.islice(paraphrases(scene_of(description)), 20), "", "a ring above", "a hexagon"]
+    assert completed(prompts, rng=Never()) == prompts
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a ring", "a red ring", "a large ring at the top", "a ring above a blue cross", "a ring on a gray background"],
+)
+def test_what_a_prompt_leaves_open_is_drawn_and_what_it_names_is_kept(prompt):
+    asked, found = parse(prompt), set()
+    for text in completed([prompt] * 200, rng=np.random.default_rng(0)):
+        scene = parse(text)
+        assert all(t.colour and t.size for t in scene.things) and (scene.place or scene.relation)
+        for said, got in zip(asked.things, scene.things, strict=True):
+            assert got.shape == said.shape and said.colour in (None, got.colour) and said.size in (None, got.size)
+        assert asked.place in (None, scene.place) and (asked.relation, asked.background) == (
+            scene.relation,
+            scene.background,
+        )
+        found.add(scene)
+    open_ = [len(v) for t in asked.things for v, said in ((COLOURS, t.colour), (SIZES, t.size)) if not said]
+    ways = math.prod(open_) * (9 if not asked.place and not asked.relation else 1)
+    assert len(found) > min(ways, 200) * 0.5, "the draws are spread"

@@ -348,7 +348,7 @@ def test_the_first_of_equals_wins():
 
 def test_reranking_shows_the_candidate_that_clip_scores_highest(system):
     """Among the candidates of one sample, which are those of that many samples with the same draws."""
-    prompt, judge = "a small red circle", dalle.clip.Embedder(system.modules["clip"])
+    prompt, judge = "a small red circle at the top", dalle.clip.Embedder(system.modules["clip"])
     shown = system.sample(1, rng=np.random.default_rng(0), prompt=prompt, rerank=6)
     candidates = system.sample(6, rng=np.random.default_rng(0), prompt=prompt, rerank=1)
     winner = int(np.argmax(judge.scores(candidates, [prompt] * 6)))
@@ -361,7 +361,7 @@ def test_candidates_are_those_of_their_own_prompt(shapes, monkeypatch):
     rng = np.random.default_rng(0)
     for p in found.modules["transformer"].parameters():
         p.data[...] = 0.5 * rng.standard_normal(p.shape)
-    a, b = "a small red circle", "a large blue ring on the left"
+    a, b = "a small red circle at the top", "a large blue ring on the left"
     asked = []
 
     def scores(self, images, prompts):
@@ -374,6 +374,16 @@ def test_candidates_are_those_of_their_own_prompt(shapes, monkeypatch):
     assert asked == [[a, a, b, b]]
     np.testing.assert_allclose(shown, [alone[a][1], alone[b][3]], atol=1e-5)
     assert np.abs(alone[a][1] - alone[b][1]).max() > 1e-3, "the prompts matter"
+
+
+def test_what_a_prompt_leaves_open_is_drawn_once_for_all_candidates_of_a_sample(system, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        dalle.clip.Embedder, "scores", lambda self, images, prompts: asked.extend(prompts) or np.zeros(len(images))
+    )
+    system.paint(["a green triangle"] * 8, rng=np.random.default_rng(0), rerank=2)
+    assert asked[::2] == asked[1::2] and len(set(asked)) > 4
+    assert all(text.split()[2:4] == ["green", "triangle"] and text.split()[1] in ("small", "large") for text in asked)
 
 
 # --- the system --------------------------------------------------------------------------------------------------------

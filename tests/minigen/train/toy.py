@@ -166,7 +166,7 @@ def build(config: Config, dataset: Any, *, seed: int) -> System:
             raise ValueError(f"shade must be from -1 to 1, got {shade}")
         return np.stack([np.where(False if keep is None else keep, image, shade).astype(np.float32)] * n)
 
-    def notes_of_edits(edits: Any, *, shade: float) -> list[str]:
+    def notes_of_edits(edits: Any, *, image: Any, shade: float) -> list[str]:
         return [f"asked for {shade:g}\nmean {x.mean():.2f}" for x in edits]
 
     return System(

@@ -1,0 +1,348 @@
+"""GLIDE: what the text reaches, what a mask keeps, what the cascade is shown, and a run of all its stages."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd as ag
+from minigen.data import Dataset, load, shapes
+from minigen.data.captions import parse
+from minigen.data.oracle import read as read_pictures
+from minigen.maths import schedules
+from minigen.maths.diffusion import q_sample
+from minigen.maths.parametrisation import target
+from minigen.models import clip, glide, glide_upsampler
+from minigen.samplers.classifier_free import classifier_free
+from minigen.train.loop import Trainer
+
+TINY = glide.Config(
+    T=20, sample_steps=3, base=16, clip_steps=2, steps=2, paint_steps=2, upsample_steps=2, batch_size=4, upsample=2
+)
+PROMPTS = ["a small red circle in the middle", "a large blue ring above a small cyan cross on a gray background"]
+
+
+def frozen(a):
+    a = np.array(a)
+    a.flags.writeable = False
+    return a
+
+
+def shaken(net, seed):
+    """The network with weights that are all at work."""
+    rng = np.random.default_rng((seed, 7))
+    for p in net.parameters():
+        p.data[...] += 0.1 * rng.standard_normal(p.shape)
+    return net
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load("shapes")
+
+
+@pytest.fixture(scope="module")
+def system(data):
+    """A system that has done its few steps, in the order of its stages, and then been shaken."""
+    found = glide.build(TINY, data, seed=0)
+    trainer = Trainer(found, seed=0)
+    for _ in range(trainer.total):
+        trainer.advance(data.train)
+    for i, net in enumerate(found.modules.values()):
+        shaken(net, i)
+    return found
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------------
+
+
+def test_glide_eq1_loss_by_hand_and_by_differences(rng):
+    x_0, guess = rng.standard_normal((2, 3, 4, 5, 2))
+    w, d = np.array([1.0, 2.0, 0.5]), guess - x_0
+    by_hand = np.mean(d**2 * w[:, None, None, None])
+    down, right = np.diff(d, axis=1), np.diff(d, axis=2)
+    by_hand += 0.7 * (np.mean(down**2 * w[:, None, None, None]) + np.mean(right**2 * w[:, None, None, None]))
+    assert glide.l_glide(x_0, guess, w, 0.7) == pytest.approx(by_hand, rel=1e-12)
+    assert glide.l_glide(x_0, x_0, w, 0.7) == 0
+    assert glide.l_glide(x_0, x_0 + 0.1, w * 0 + 1, 9.0) == pytest.approx(0.01), "a shift has no edges"
+    ag.gradcheck(lambda g: glide.l_glide(x_0, g, w, 0.7), [guess])
+
+
+def test_glide_eq2_weights_turn_the_error_of_x_0_into_that_of_v(rng):
+    """v - v_hat = (x_0_hat - x_0) sqrt(SNR + 1) for one x_t, so SNR + 1 is the weight; it stops at ``most``."""
+    schedule, t = schedules.cosine(30), np.arange(1, 31)
+    x_0, eps, d = rng.standard_normal((3, 30, 4))
+    x_t = q_sample(x_0, t, eps, schedule)
+    a = schedule.alpha_bar[t, None]
+    eps_hat = (x_t - a**0.5 * (x_0 + d)) / (1 - a) ** 0.5
+    dv = target("v", x_0 + d, eps_hat, t, schedule) - target("v", x_0, eps, t, schedule)
+    np.testing.assert_allclose(dv**2, glide.weights(t, schedule, np.inf)[:, None] * d**2, rtol=1e-9)
+    assert glide.weights(t, schedule, 5.0).max() == 5.0
+    np.testing.assert_array_equal(glide.weights(t, schedule, 1.0), 1.0)
+
+
+def test_glide_training_loss_tells_the_time_that_made_x_t():
+    """On data of one value a reader of (x_t, t) that knows eq. 4 has loss 0 only if both belong together."""
+    schedule, x_0 = schedules.cosine(20), np.full((400, 4, 4, 3), 0.3)
+    seen, config = [], dataclasses.replace(TINY, edges=0.0, most=1.0)
+
+    def reader(x_t, t):
+        seen.extend(t.tolist())
+        a = schedule.alpha_bar[t][:, None, None, None]
+        return x_0 + ((x_t - a**0.5 * x_0).std(axis=(1, 2, 3), keepdims=True) / (1 - a) ** 0.5 - 1)
+
+    loss = glide.training_loss(reader, x_0, schedule, config, np.random.default_rng(0))
+    assert float(loss) < 0.02, "the standard deviation of 48 numbers is 1 to about a tenth"
+    assert set(seen) == set(range(1, 21))
+
+
+# --- the text in the network -------------------------------------------------------------------------------------------
+
+
+def test_glide_the_vector_is_that_of_eos_and_has_seen_the_last_word(system):
+    text = clip.Embedder(system.modules["clip"])
+    told = glide.read(text, PROMPTS)
+    for i, prompt in enumerate(PROMPTS):
+        at = len(prompt.split())
+        np.testing.assert_array_equal(told.vector[i], told.words[i, at])
+        assert told.mask[i].sum() == at + 1
+    changed = glide.read(text, [PROMPTS[0].replace("middle", "top left"), PROMPTS[1].replace("gray", "white")])
+    assert (abs(changed.vector - told.vector).max(1) > 1e-6).all()
+
+
+def test_glide_captions_are_left_out_sample_by_sample(rng):
+    tokens, null = frozen(rng.integers(3, 9, (5, 4))), frozen([2, 0, 0, 0])
+    left_out = np.array([True, False, False, True, False])
+    found = glide.without_captions(tokens, null, left_out)
+    np.testing.assert_array_equal(found[left_out], [null, null])
+    np.testing.assert_array_equal(found[~left_out], tokens[~left_out])
+
+
+# --- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def test_glide_first_stage_leaves_them_zero_and_the_second_does_not(data):
+    """Weight decay and Muon have nothing to do with a weight that no gradient reaches."""
+    found = glide.build(dataclasses.replace(TINY, upsample=0), data, seed=0)
+    trainer, sums = Trainer(found, seed=0), []
+    w = found.modules["glide"].conv_beside.w.data
+    for _ in range(trainer.total):
+        trainer.advance(data.train)
+        sums.append((trainer.stage.name, float(abs(w).sum())))
+    assert [total for name, total in sums if name == "glide"] == [0.0, 0.0]
+    assert sums[-1][0] == "paint" and sums[-1][1] > 0
+
+
+def test_glide_what_lies_under_the_mask_is_never_seen(rng):
+    x, keep = rng.standard_normal((2, 4, 4, 3)), (rng.random((2, 4, 4, 1)) < 0.5) * 1.0
+    hidden = np.where(keep == 1, x, np.nan)
+    found = glide.known_pixels(hidden, keep)
+    np.testing.assert_array_equal(found, glide.known_pixels(x, keep))
+    np.testing.assert_array_equal(found[..., 3:], keep)
+    np.testing.assert_array_equal(found[..., :3], np.where(keep == 1, x, 0))
+
+
+@given(st.integers(0, 999), st.sampled_from([8, 32]))
+def test_glide_masks_are_rectangles(seed, size):
+    masks = glide.random_masks(20, size, rng=np.random.default_rng(seed), nothing=0.3)
+    assert masks.shape == (20, size, size, 1) and masks.dtype == np.float32
+    for mask in masks[..., 0]:
+        rows, columns = np.flatnonzero((mask == 0).any(1)), np.flatnonzero((mask == 0).any(0))
+        assert (np.diff(rows) == 1).all() and (np.diff(columns) == 1).all()
+        assert (mask == 0).sum() == len(rows) * len(columns)
+        assert min(len(rows), len(columns)) >= size / 4
+    assert not glide.random_masks(9, size, rng=np.random.default_rng(seed), nothing=1.0).any()
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"sampler": "dpmpp-2m", "guidance": 3.0}, {"sampler": "heun", "negative": PROMPTS[1]}]
+)
+def test_glide_edits_keep_known_pixels_bit_for_bit(system, data, how):
+    x, rng = frozen(data.scale(data.test.images[:2])), np.random.default_rng(0)
+    keep = frozen(glide.random_masks(2, 32, rng=rng, nothing=0.0))
+    y = glide.edit(system, x, keep, PROMPTS, rng=np.random.default_rng(1), **how)
+    kept = np.broadcast_to(keep == 1, x.shape)
+    np.testing.assert_array_equal(y[kept], x[kept])
+    assert abs(y[~kept] - x[~kept]).max() > 0.1
+    whole = glide.edit(system, x, np.ones((1, 32, 32, 1)), PROMPTS, rng=np.random.default_rng(1), **how)
+    np.testing.assert_array_equal(whole, x)
+
+
+def test_glide_edit_tasks_erase_the_thing_and_ask_for_another(data):
+    images, keep, prompts = glide.edit_tasks(30, rng=np.random.default_rng(0))
+    scenes = data.test.scenes[:30]
+    for i, prompt in enumerate(prompts):
+        old, new = scenes[i], parse(prompt)
+        changed = [k for k, (a, b) in enumerate(zip(old.things, new.things)) if a != b]
+        assert len(changed) == 1 and (old.place, old.relation, old.background) == (
+            new.place,
+            new.relation,
+            new.background,
+        )
+        assert not shapes.held_out(new)
+    erased = np.where(keep == 1, images, images[:, :1, :1]).astype(np.uint8)  # backgrounds have one colour
+    left = read_pictures(erased)
+    for i, scene in enumerate(left):
+        assert scene is None if len(scenes[i].things) == 1 else len(scene.things) == 1, "one thing less is left"
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def test_glide_guidance_of_one_asks_for_the_prompt_alone_and_a_prompt_as_its_own_negative_changes_nothing(system):
+    def paint(**how):
+        return system.paint(PROMPTS, rng=np.random.default_rng(0), **how)
+
+    alone = paint(guidance=1.0)
+    np.testing.assert_array_equal(alone, paint(guidance=1.0, negative=PROMPTS[1]))
+    assert abs(alone - paint(guidance=3.0)).max() > 1e-3
+    assert abs(paint(guidance=3.0) - paint(guidance=3.0, negative=PROMPTS[1])).max() > 1e-3
+    same = [PROMPTS[0]] * 2
+    a, b = (
+        system.paint(same, rng=np.random.default_rng(0), guidance=g, negative=n) for g, n in ((1.0, ""), (5.0, same[0]))
+    )
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_glide_guided_condition_goes_through_as_one_batch(system):
+    """Named tuples with and without known pixels are joined, not asked about twice."""
+    text, asked = clip.Embedder(system.modules["clip"]), []
+    for beside in (None, np.zeros((2, 32, 32, 4), np.float32)):
+        cond = glide.read(text, PROMPTS, beside)
+
+        def model(x, t, told):
+            asked.append(len(x))
+            return system.modules["glide"](x, t, *told)
+
+        x = np.zeros((2, 32, 32, 3), np.float32)
+        classifier_free(model, 2.0, cond)(x, np.array([3, 3]), cond)
+    assert asked == [4, 4]
+
+
+def test_glide_nothing_of_the_last_prompt_is_kept(system):
+    first = system.paint(PROMPTS, rng=np.random.default_rng(4))
+    system.paint(PROMPTS[::-1], rng=np.random.default_rng(5))
+    np.testing.assert_array_equal(first, system.paint(PROMPTS, rng=np.random.default_rng(4)))
+
+
+def test_glide_clip_pulls_towards_the_prompt(system):
+    """Through the guess of x_0, the cosine with the prompt rises."""
+    scores = clip.Embedder(system.modules["clip"]).scores
+    plain, pulled = (
+        system.paint(PROMPTS * 4, rng=np.random.default_rng(0), guidance=1.0, clip_guidance=s) for s in (0.0, 30.0)
+    )
+    assert scores(pulled, PROMPTS * 4).mean() > scores(plain, PROMPTS * 4).mean()
+
+
+def test_glide_noise_aware_clip_pulls_as_well(data):
+    config = dataclasses.replace(TINY, noisy_clip=True, upsample=0)
+    found = glide.build(config, data, seed=1)
+    for i, net in enumerate(found.modules.values()):
+        shaken(net, i)
+    a, b = (found.paint(PROMPTS, rng=np.random.default_rng(0), clip_guidance=s) for s in (0.0, 5.0))
+    assert np.isfinite(b).all() and abs(a - b).max() > 1e-3
+
+
+def test_glide_sample_edit_and_notes(system, data):
+    some = system.sample(3, rng=np.random.default_rng(0), steps=2, sampler="ddim")
+    assert some.shape == (3, 32, 32, 3) and abs(some).max() <= 1
+    assert [note.split("\n")[0] for note in system.notes(some)] == glide.prompts_for(3)
+    assert glide.prompts_for(3) == glide.prompts_for(9)[:3]
+    assert system.notes(some, prompt="")[0] == "no prompt"
+    image = data.scale(data.test.images[:1])[0]
+    keep = np.ones((32, 32, 1), bool)
+    keep[:16] = False
+    edits = system.edit(
+        image, keep, n=2, rng=np.random.default_rng(0), **dataclasses.asdict(glide.Editing(prompt=PROMPTS[0]))
+    )
+    assert edits.shape == (2, 32, 32, 3)
+    np.testing.assert_array_equal(edits[:, 16:], np.stack([image, image])[:, 16:])
+    assert system.notes_of_edits(edits, **dataclasses.asdict(glide.Editing(prompt=PROMPTS[0])))[0].startswith(
+        PROMPTS[0]
+    )
+    for name, shape in (("edits", (6, 6, 32, 32, 3)), ("upsampled", (6, 2, 64, 64, 3))):
+        assert system.pictures[name](data.test, rng=np.random.default_rng(0)).shape == shape
+
+
+# --- the cascade -------------------------------------------------------------------------------------------------------
+
+
+def test_glide_cascade_grows_to_every_size(system):
+    for size in (64, 128):
+        assert system.paint(PROMPTS, rng=np.random.default_rng(0), size=size).shape == (2, size, size, 3)
+
+
+def test_glide_upsampler_starts_as_pixels_doubled(rng):
+    """Its last layer starts at 0, and what it puts out is added to what it is shown."""
+    net = glide_upsampler.Upsampler(3, 16, 6, base=8, rng=rng)
+    low, words, mask = (
+        rng.standard_normal((2, 8, 8, 3)).astype(np.float32),
+        np.zeros((2, 3, 6), np.float32),
+        np.ones((2, 3), bool),
+    )
+    x_t, level = rng.standard_normal((2, 16, 16, 3)).astype(np.float32), np.array([0, 2])
+    vector = np.zeros((2, 6), np.float32)
+    with ag.no_grad():
+        first = ag.raw(net(x_t, level + 1, (vector, words, mask), low, level))
+        np.testing.assert_array_equal(first, low.repeat(2, 1).repeat(2, 2))
+        shaken(net, 0)
+        told = [ag.raw(net(x_t, level + 1, (vector, words, mask), low, s)) for s in (level, level + 1)]
+    assert abs(told[0] - told[1]).max() > 1e-6, "it hears how much noise there is on what it is shown"
+
+
+def test_glide_low_resolution_noise_has_its_level_and_level_0_has_none(rng):
+    schedule, low = schedules.cosine(200), frozen(np.full((4000, 2, 2, 1), 0.5))
+    noisy, levels = glide_upsampler.augmented(low, schedule, rng=rng)
+    assert levels.min() == 0 and levels.max() == glide_upsampler.MOST * 200
+    np.testing.assert_array_equal(noisy[levels == 0], low[levels == 0])
+    z = (noisy - schedule.alpha_bar[levels][:, None, None, None] ** 0.5 * 0.5)[levels > 0]
+    z /= (1 - schedule.alpha_bar[levels[levels > 0]])[:, None, None, None] ** 0.5
+    assert abs(z.std() - 1) < 6 / np.sqrt(2 * z.size)
+    same, told = glide_upsampler.augmented(low, schedule, rng=rng, level=0)
+    np.testing.assert_array_equal(same, low)
+    assert (told == 0).all()
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"base": 0}, "base must be at least 1"),
+        ({"null": 1.0}, "null must be a share"),
+        ({"most": 0.5}, "most must be at least 1"),
+        ({"upsample": 3}, "upsample must be 0, 1 or 2"),
+        ({"upsample_steps": 0}, "upsample_steps must be at least 1"),
+        ({"patch": 5}, "size must be a multiple of 10"),
+        ({"attention": (4,)}, "attention must name levels"),
+    ],
+)
+def test_glide_settings_that_do_not_fit(data, change, said):
+    with pytest.raises(ValueError, match=said):
+        glide.build(dataclasses.replace(TINY, **change), data, seed=0)
+
+
+def test_glide_bad_requests(system, data):
+    x, rng = data.scale(data.test.images[:2]), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="mask must have the size"):
+        glide.edit(system, x, np.ones((2, 16, 16, 1)), PROMPTS, rng=rng)
+    with pytest.raises(ValueError, match="pictures must have the shape"):
+        glide.edit(system, x[:, :16], np.ones((2, 16, 32, 1)), PROMPTS, rng=rng)
+    with pytest.raises(ValueError, match="one prompt, or one a picture"):
+        glide.edit(system, x, np.ones((2, 32, 32, 1)), PROMPTS[:1], rng=rng)
+    with pytest.raises(ValueError, match="needs a mask"):
+        system.edit(x[0], None, n=1, rng=rng)
+    with pytest.raises(ValueError, match="size must be one of 32, 64, 128"):
+        system.paint(PROMPTS, rng=rng, size=48)
+    with pytest.raises(ValueError, match="words that this language does not have"):
+        system.paint(["a pink circle"], rng=rng)
+    with pytest.raises(ValueError, match="steps"):
+        system.paint(PROMPTS, rng=rng, steps=21)
+    with pytest.raises(ValueError, match="data set 'shapes'"):
+        glide.build(TINY, load("digits"), seed=0)
+    without = glide.build(dataclasses.replace(TINY, paint_steps=0, upsample=0), data, seed=0)
+    with pytest.raises(ValueError, match="without paint_steps"):
+        glide.edit(without, x, np.ones((2, 32, 32, 1)), PROMPTS, rng=rng)
