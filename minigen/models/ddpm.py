@@ -57,8 +57,8 @@ class Config:
 
     T: int = 200
     """Length of the noising chain."""
-    schedule: Literal["linear", "cosine"] = "cosine"
-    """Noise schedule: the paper's linear one (rescaled to T), or the cosine of its successor."""
+    schedule: Literal["linear", "scaled-linear", "cosine", "sigmoid"] = "cosine"
+    """Noise schedule: the paper's linear one (rescaled to T), or one of its successors'."""
     variance: Literal["small", "large"] = "small"
     """Variance of a reverse step: "small" (beta tilde) or "large" (beta)."""
     sample_steps: int = 20

@@ -45,6 +45,16 @@ def test_no_grad_records_nothing_and_is_undone_by_an_exception():
     assert (x * x).node is not None
 
 
+def test_enable_grad_records_inside_no_grad_and_is_undone_by_an_exception():
+    x = ag.Tensor(np.ones(2), requires_grad=True)
+    with ag.no_grad():
+        with pytest.raises(ZeroDivisionError), ag.enable_grad():
+            ag.sum(x * x).backward()
+            raise ZeroDivisionError
+        assert (x * x).node is None
+    np.testing.assert_array_equal(x.grad, 2.0)
+
+
 def test_backward_frees_the_tape_as_it_walks():
     x = leaf(4)
     middle = ag.exp(x)
