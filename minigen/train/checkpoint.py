@@ -65,7 +65,7 @@ def save(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> No
     from safetensors.numpy import save as to_bytes
 
     text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
-    ready = {name: np.ascontiguousarray(to_numpy(array)) for name, array in tensors.items()}
+    ready = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items()}
     write_atomically(path, to_bytes(ready, metadata={KEY: text}))
 
 

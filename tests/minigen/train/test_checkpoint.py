@@ -51,6 +51,13 @@ def test_views_are_saved_as_they_look(tmp_path: Path):
     assert (load(path, {"v": view})["v"] == view).all()
 
 
+def test_a_number_comes_back_without_an_axis(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"s": np.float32(3)}, ABOUT)
+    found = load(path, {"s": np.zeros((), np.float32)})["s"]
+    assert found.shape == () and found == 3
+
+
 @pytest.mark.parametrize("step", ["open", "write", "flush", "fsync", "replace"])
 def test_a_full_disk_at_any_step_leaves_the_old_file(good: Path, monkeypatch: pytest.MonkeyPatch, step: str):
     before = good.read_bytes()
