@@ -1,0 +1,459 @@
+"""DiffusionCLIP: the direction by hand, one grid for both walks, gradients through the walk, mixing, and a run of all its stages."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import gaussian
+
+import autograd as ag
+from minigen.data import Dataset, load, shapes
+from minigen.data.captions import Scene, Thing, canonical, parse
+from minigen.data.oracle import read as read_pictures
+from minigen.maths import schedules
+from minigen.models import clip
+from minigen.models import diffusionclip as dc
+from minigen.samplers import ddim
+from minigen.train.loop import Trainer
+
+TINY = dc.Config(
+    edits=("blue", "white"), T=20, sample_steps=3, base=16, clip_steps=2, steps=2, batch_size=4, t_0=8, levels=2,
+    pictures=6, tune_steps=2, tune_batch=3, prior_time=8,
+)  # fmt: skip
+LEVELS = dc.levels_to(schedules.cosine(20), 8, 3)
+WEIGHTS = {"l1": 0.3, "identity": 2.0, "outline": 0.0, "far": 0.7, "prior": 0.0}
+
+
+def frozen(a):
+    a = np.array(a)
+    a.flags.writeable = False
+    return a
+
+
+def shaken(net, seed):
+    """The network with weights that are all at work."""
+    rng = np.random.default_rng((seed, 7))
+    for p in net.parameters():
+        p.data[...] += 0.1 * rng.standard_normal(p.shape)
+    return net
+
+
+def denoiser(seed):
+    rng = np.random.default_rng(seed)
+    net = dc.Denoiser(3, patch=2, base=8, multipliers=(1, 1), heads=2, rng=rng)
+    return shaken(net.astype(np.float64), seed)
+
+
+class Gain:
+    """``model(x_t, t)`` = gain x_t, which notes the times that it is told."""
+
+    def __init__(self, gain):
+        self.gain, self.times = gain, []
+
+    def __call__(self, x_t, t, cond=None):
+        self.times.append(set(np.asarray(t).tolist()))
+        return x_t * self.gain
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load("shapes")
+
+
+@pytest.fixture(scope="module")
+def run(data):
+    """A system that has done its few steps, and what its untuned network was before and after the edits were learnt."""
+    system = dc.build(TINY, data, seed=0)
+    trainer, base = Trainer(system, seed=0), []
+    for _ in range(trainer.total):
+        trainer.advance(data.train)
+        if trainer.stage.name.startswith("edit"):
+            base.append(system.modules["diffusion"].flat.copy())
+    return system, base
+
+
+# --- the direction -----------------------------------------------------------------------------------------------------
+
+
+def test_diffusionclip_eq1_parallel_orthogonal_and_opposite():
+    text = np.array([[3.0, 4.0, 0.0]] * 3)
+    image = np.array([[0.6, 0.8, 0.0], [-4.0, 3.0, 7.0], [-6.0, -8.0, 0.0]])
+    np.testing.assert_allclose(dc.directional_loss(image, text), [0, 1, 2], atol=1e-15)
+    np.testing.assert_allclose(dc.shortfall(image, text), [0.8, 1, 3], rtol=1e-8)
+    np.testing.assert_array_equal(dc.shortfall(text * 1.5, text), 0.0)
+
+
+@given(st.integers(0, 999), st.floats(1e-2, 1e3), st.floats(1e-2, 1e3))
+def test_diffusionclip_eq1_is_zero_only_if_parallel_and_knows_no_lengths(seed, a, b):
+    image, text = np.random.default_rng(seed).standard_normal((2, 4, 6))
+    loss = dc.directional_loss(image, text)
+    assert ((loss > 1e-6) & (loss < 2 - 1e-6)).all(), "two random directions are neither parallel nor opposite"
+    np.testing.assert_allclose(dc.directional_loss(a * image, b * text), loss, rtol=1e-12)
+    np.testing.assert_allclose(dc.directional_loss(-image, text), 2 - loss, rtol=1e-12)
+    np.testing.assert_allclose(dc.directional_loss(a * text, text), 0.0, atol=1e-15)
+
+
+def test_diffusionclip_eq1_no_change_and_no_text_are_finite(rng):
+    text = rng.standard_normal((2, 5))
+    d = ag.Tensor(np.zeros((2, 5)), requires_grad=True)
+    loss = dc.directional_loss(d, text)
+    np.testing.assert_array_equal(loss.data, 1.0)
+    slope = ag.raw(ag.grad(ag.sum(loss), d))
+    expected = -text / (np.linalg.norm(text, axis=1, keepdims=True) * dc.FLOOR)
+    np.testing.assert_allclose(slope, expected, rtol=1e-12)
+    np.testing.assert_array_equal(dc.directional_loss(text, 0 * text), 1.0)
+    np.testing.assert_array_equal(dc.shortfall(text, 0 * text), 1.0)
+
+
+def test_diffusionclip_eq2_by_hand_and_by_differences(rng):
+    x_0, x_hat, natural = rng.standard_normal((3, 2, 4, 4, 3))
+    d_image, d_text = rng.standard_normal((2, 2, 5))
+    ground = (rng.random((2, 4, 4, 1)) < 0.5) * 1.0
+    still = dc.Still(ground, 1 - ground, ground, rng.random((2, 4, 4, 1)))
+    weights = WEIGHTS | {"prior": 1.5, "outline": 4.0}
+    cos = (d_image * d_text).sum(1) / np.linalg.norm(d_image, axis=1) / np.linalg.norm(d_text, axis=1)
+    short = np.maximum(0, 1 - (d_image * d_text).sum(1) / (d_text**2).sum(1))
+    change = abs(x_0 - x_hat)
+    by_hand = (1 - cos).mean() + 0.3 * change.mean() + 2 * change[np.broadcast_to(ground == 1, change.shape)].mean()
+    by_hand += 0.7 * short.mean() + 1.5 * ((x_hat - natural) ** 2).mean()
+    by_hand += 4 * abs(dc.silhouette(x_hat, still.ground, still.thing) - still.outline).mean()
+    value, terms = dc.l_edit(x_0, x_hat, d_image, d_text, still, natural, **weights)
+    assert value == pytest.approx(by_hand, rel=1e-7)
+    assert set(terms) == {"direction", "l1", "identity", "short", "outline", "prior"}
+    ag.gradcheck(
+        lambda x, d: dc.l_edit(x_0, x, d, d_text, still, natural, **weights)[0],
+        [x_hat, 0.5 * d_text + 0.2 * d_image],
+        step=1e-4,
+    )
+    nothing = dc.Still(0 * ground, 0 * ground, 0 * ground, None)
+    value, terms = dc.l_edit(x_0, x_hat, d_image, d_text, nothing, natural, **weights)
+    assert np.isfinite(value) and "outline" not in terms
+
+
+def test_diffusionclip_linear_world_moves_along_the_text(rng):
+    """E(x) = A x and a decoder of one step, x_hat = x_0 + b: with a small weight of |b|^2, b becomes A' dT."""
+    A = np.linalg.qr(rng.standard_normal((6, 3)))[0].T  # rows of unit length, at right angles
+    text, x_0 = rng.standard_normal(3), rng.standard_normal((1, 6))
+    b = ag.Tensor(rng.standard_normal((1, 6)), requires_grad=True)
+    for k in range(800):
+        d_image = (x_0 + b) @ A.T - x_0 @ A.T
+        loss = ag.sum(dc.directional_loss(d_image, text[None]) + dc.shortfall(d_image, text[None]))
+        b.data -= 0.3 * (1 - k / 800) * ag.raw(ag.grad(loss + 0.02 * ag.sum(b * b), b))
+    np.testing.assert_allclose(b.data[0], A.T @ text, atol=0.02 * np.linalg.norm(text))
+
+
+def test_diffusionclip_texts_are_of_unit_length_before_and_after_their_mean():
+    """An embedder whose vectors have lengths of their own: only their directions count, opening by opening."""
+    scenes = [parse("a small red circle at the top"), parse("a large cyan ring in the middle")]
+    vectors = {}
+
+    class Embedder:
+        scale = 1.0
+
+        def encode_text(self, texts):
+            for text in texts:
+                vectors.setdefault(text, np.random.default_rng(len(vectors)).standard_normal(4))
+            return np.stack([vectors[text] * (1 + self.scale * i) for i, text in enumerate(texts)])
+
+    embedder = Embedder()
+    first = dc.directions(embedder, scenes, "blue")
+    embedder.scale = 7.0
+    np.testing.assert_allclose(dc.directions(embedder, scenes, "blue"), first, atol=1e-9)
+
+    def unit(v):
+        return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+    def told(text):
+        return unit(np.mean([unit(vectors[o + text]) for o in ("", "there is ", "a picture of ")], axis=0))
+
+    by_hand = told("a small blue circle at the top") - told("a small red circle at the top")
+    np.testing.assert_allclose(first[0], by_hand, atol=1e-9)
+
+
+def test_diffusionclip_rewriting_changes_one_attribute_and_leaves_open_what_is_open():
+    scene = parse("a small red circle above a large green ring on a gray background")
+    for word, name in (("blue", "colour"), ("small", "size"), ("cross", "shape")):
+        new = dc.rewritten(scene, word)
+        assert [getattr(t, name) for t in new.things] == [word, word]
+        back = [dataclasses.replace(t, **{name: getattr(old, name)}) for t, old in zip(new.things, scene.things)]
+        assert dataclasses.replace(new, things=tuple(back)) == scene
+    assert dc.rewritten(scene, "white") == dataclasses.replace(scene, background="white")
+    open_scene = Scene((Thing("circle", None, "small"),), "top", None, None)
+    assert dc.rewritten(dc.rewritten(open_scene, "blue"), "white") == open_scene
+    with pytest.raises(ValueError, match=r"edits must be words of circle, .*, got 'pink'"):
+        dc.attribute("pink")
+
+
+def test_diffusionclip_untouched_is_the_ground_or_the_thing():
+    scenes = shapes.arrange(
+        [parse("a large red square in the middle on a gray background")], rng=np.random.default_rng(0)
+    )
+    x = shapes.render(scenes) / np.float32(127.5) - 1
+    blue, white, large = (dc.untouched(x, word) for word in ("blue", "white", "large"))
+    np.testing.assert_array_equal(blue.pixels, blue.ground)
+    np.testing.assert_array_equal(white.pixels, white.thing)
+    ground, thing = blue.ground[0, ..., 0] == 1, white.thing[0, ..., 0] == 1
+    assert ground[:8].all() and thing[14:18, 14:18].all() and not (ground & thing).any()
+    side = 2 * 0.86 * scenes.radius[0, 0]
+    assert abs(thing.sum() - side**2) < 4 * side, "the thing but for its edge"
+    assert (~ground & ~thing).sum() < 4 * (side + 2), "an edge of about a pixel belongs to neither"
+    assert large.outline is None and blue.outline is not None
+
+
+def test_diffusionclip_silhouette_is_the_coverage_whatever_the_colours():
+    """Pictures (1 - alpha) g + alpha c of one thing on other grounds in other colours have the silhouette alpha, to the roundings."""
+    scenes = [parse(f"a small {c} cross in the middle on a {g} background") for c, g in
+              (("red", "gray"), ("blue", "gray"), ("yellow", "black"), ("purple", "white"))]  # fmt: skip
+    of = [shapes.arrange([scene], rng=np.random.default_rng(0)) for scene in scenes]
+    x = np.concatenate([shapes.render(one) for one in of]) / 127.5 - 1
+    alpha = shapes.coverage(of[0].shape[:, 0], of[0].centre[:, 0], of[0].radius[:, 0], np.arange(32.0))[0, ..., None]
+    for one in x:
+        still = dc.untouched(one[None], "blue")
+        assert abs(still.outline[0] - alpha).max() < 0.12, "the floor under the thing's distance is 0.05 of about 1"
+    moved = dc.silhouette(np.roll(x[:1], 1, axis=1), still.ground, still.thing)
+    assert abs(moved[0] - alpha).max() > 0.5
+
+
+# --- there and back ----------------------------------------------------------------------------------------------------
+
+
+def test_diffusionclip_both_walks_visit_the_same_levels(rng):
+    x = frozen(rng.standard_normal((2, 4)))
+    model = Gain(0.9)
+    x_T = dc.encode(model, x, LEVELS)
+    up, model.times = model.times, []
+    dc.walk(model, x_T, LEVELS)
+    down = model.times
+    assert down == [{8.0}, {6.0}, {3.0}], "the last is t_0, and the step below the first goes to the data"
+    assert up == [{3.0}, {3.0}, {6.0}], "one call a step, at its lower end; the data are asked about at the first level"
+    model.times = []
+    dc.encode(model, x, LEVELS, iterations=1)
+    assert model.times == [{3.0}, {3.0}, {3.0}, {6.0}, {6.0}, {8.0}]
+
+
+def test_diffusionclip_walk_is_ddim_sampling_bit_for_bit(rng):
+    net, x_T = denoiser(0), frozen(rng.standard_normal((2, 8, 8, 3)))
+    with ag.no_grad():
+        found = ag.raw(dc.walk(net, x_T, LEVELS))
+    np.testing.assert_array_equal(found, ddim.sample(net, x_T, LEVELS, kind="x_0"))
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+def test_diffusionclip_round_trip_is_of_order_one_and_exact_with_iterations(steps, rng):
+    """For data N(0.3, 0.5^2) the guess of x_0 is known and linear; the miss of an explicit walk shrinks as 1 / S."""
+    levels = dc.levels_to(schedules.cosine(400), 200, steps)
+    model, x = gaussian("x_0", 0.3, 0.5, levels), frozen(0.3 + 0.5 * rng.standard_normal((50, 3)))
+
+    def miss(**how):
+        return abs(ag.raw(dc.walk(model, dc.encode(model, x, levels, **how), levels)) - x).max()
+
+    explicit = miss()
+    assert 0.05 < explicit * steps < 3.0
+    assert miss(iterations=60) < 1e-6 * explicit
+
+
+def test_diffusionclip_tape_leads_through_all_levels(rng):
+    """Against differences: the gradient by x_T and by the network's own weights."""
+    net, x_T = denoiser(1), rng.standard_normal((1, 8, 8, 3))
+    u = rng.standard_normal(x_T.shape)
+    ag.gradcheck(lambda x: ag.sum(dc.walk(net, x, LEVELS) * u), [x_T], step=2e-4)
+    bias = net.unet.conv_out.b
+    slope = ag.raw(ag.grad(ag.sum(dc.walk(net, x_T, LEVELS) * u), bias))
+    h, direction = 1e-5, rng.standard_normal(bias.shape)
+
+    def at(step):
+        bias.data[...] += step * direction
+        value = float(ag.raw(ag.sum(dc.walk(net, x_T, LEVELS) * u)))
+        bias.data[...] -= step * direction
+        return value
+
+    assert (slope * direction).sum() == pytest.approx((at(h) - at(-h)) / (2 * h), rel=1e-6)
+
+
+def test_diffusionclip_per_step_is_full_for_one_level(rng):
+    net, x_T = denoiser(2), frozen(rng.standard_normal((2, 8, 8, 3)))
+    one = dc.levels_to(schedules.cosine(20), 8, 1)
+    parameters = net.parameters()
+    found = {}
+    for tuning in ("full", "per_step"):
+        guess = dc.tuned_guess(net, x_T, one, tuning, rng=np.random.default_rng(0))
+        found[tuning] = [ag.raw(guess), *map(ag.raw, ag.grad(ag.sum(guess * guess), parameters))]
+    for a, b in zip(found["full"], found["per_step"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_diffusionclip_per_step_asks_every_level_with_a_tape_of_one_call(rng):
+    net, x_T = Gain(ag.Tensor(np.array(0.9), requires_grad=True)), rng.standard_normal((2, 4))
+    seen = set()
+    for seed in range(40):
+        net.times = []
+        guess = dc.tuned_guess(net, x_T, LEVELS, "per_step", rng=np.random.default_rng(seed))
+        level = LEVELS.T + 1 - len(net.times)
+        seen.add(level)
+        assert net.times == [{float(time)} for time in LEVELS.times[: level - 1 : -1]]
+        with ag.no_grad():
+            x_t = ag.raw(dc.walk(net, x_T, LEVELS, level))
+        np.testing.assert_allclose(ag.raw(ag.grad(ag.sum(guess), net.gain)), x_t.sum(), rtol=1e-12)
+    assert seen == {1, 2, 3}
+
+
+# --- mixing ------------------------------------------------------------------------------------------------------------
+
+
+def test_diffusionclip_eq4_one_and_zero_is_the_first_network_bit_for_bit(rng):
+    a, b, base = denoiser(3), denoiser(4), denoiser(5)
+    x_T = frozen(rng.standard_normal((2, 8, 8, 3)))
+    alone = ddim.sample(a, x_T, LEVELS, kind="x_0")
+    np.testing.assert_array_equal(ddim.sample(dc.mixed([a, b], (1, 0), base), x_T, LEVELS, kind="x_0"), alone)
+    np.testing.assert_array_equal(ddim.sample(dc.mixed([a], (1.0,), base), x_T, LEVELS, kind="x_0"), alone)
+    untuned = ddim.sample(base, x_T, LEVELS, kind="x_0")
+    np.testing.assert_array_equal(ddim.sample(dc.mixed([], (), base), x_T, LEVELS, kind="x_0"), untuned)
+    assert abs(untuned - alone).max() > 1e-3
+
+
+@given(st.floats(-1, 2), st.floats(-1, 2))
+def test_diffusionclip_eq4_mixes_eps_with_what_is_left_for_the_base(g, h):
+    x_t, t = np.random.default_rng(0).standard_normal((2, 3)), np.full(2, 6.0)
+    fs = [Gain(0.5), Gain(-0.3), Gain(0.8)]
+    guess = dc.mixed(fs[:2], (g, h), fs[2])(x_t, t)
+    level, a = 2, LEVELS.alpha_bar[2]
+    eps = [(x_t - a**0.5 * f(x_t, t)) / (1 - a) ** 0.5 for f in fs]
+    mix = g * eps[0] + h * eps[1] + (1 - g - h) * eps[2]
+    np.testing.assert_allclose(guess, (x_t - (1 - a) ** 0.5 * mix) / a**0.5, atol=1e-12)
+    assert LEVELS.times[level] == 6
+    with pytest.raises(ValueError, match="a strength for each edit, got 1 for 2"):
+        dc.mixed(fs[:2], (1.0,), fs[2])
+
+
+# --- the system --------------------------------------------------------------------------------------------------------
+
+
+def test_diffusionclip_stages_run_and_leave_the_untuned_network_alone(run):
+    system, base = run
+    assert [s.name for s in system.stages()] == ["clip", "diffusion", "edit_blue", "edit_white"]
+    for other in base[1:]:
+        np.testing.assert_array_equal(base[0], other)
+    tuned = [system.modules[f"edit_{word}"].flat for word in TINY.edits]
+    for flat in tuned:
+        assert 0 < abs(flat - base[0]).max() < 0.2, "a copy of it, a few small steps away"
+    assert abs(tuned[0] - tuned[1]).max() > 0
+
+
+def test_diffusionclip_learns_from_one_thing_without_the_word(data):
+    images, scenes = dc.pictures_to_learn(data.train, "blue", 20)
+    for scene, seen in zip(scenes, read_pictures(images), strict=True):
+        assert len(scene.things) == 1 and scene.things[0].colour != "blue"
+        assert scene.things == seen.things and scene.place == seen.place
+    _, scenes = dc.pictures_to_learn(data.train, "white", 20)
+    assert {scene.background for scene in scenes} == {"black", "gray"}, "it is named, and is not white"
+
+
+def test_diffusionclip_asked_pictures_lack_the_words_and_nothing_else_is_asked():
+    images, wanted = dc.asked_of("test", ("blue", "white"), 30)
+    for scene, seen in zip(wanted, read_pictures(images), strict=True):
+        assert scene.things[0].colour == "blue" != seen.things[0].colour
+        assert scene.background == "white" != seen.background
+        assert dc.rewritten(dc.rewritten(seen, "blue"), "white") == scene
+
+
+def test_diffusionclip_edits(run, data):
+    system, _ = run
+    x = frozen(data.scale(data.test.images[:2]))
+    np.testing.assert_array_equal(dc.edited(system, x, ("blue",), t_0=0), x)
+    blue = dc.edited(system, x, ("blue",))
+    np.testing.assert_array_equal(dc.edited(system, x, ("blue", "white"), strength=(1, 0)), blue)
+    np.testing.assert_array_equal(dc.edited(system, x, ("blue",), strength=(0,)), dc.edited(system, x, ()))
+    assert abs(blue - dc.edited(system, x, ())).max() > 0
+    settings = dataclasses.asdict(dc.Editing())
+    pair = system.edit(x[0], None, n=2, rng=None, **settings)
+    np.testing.assert_array_equal(pair[0], pair[1])
+    np.testing.assert_allclose(pair[0], blue[0], atol=1e-5)
+    noisy = system.edit(x[0], None, n=2, rng=np.random.default_rng(0), **settings | {"eta": 1.0})
+    assert abs(noisy[0] - noisy[1]).max() > 0.01
+
+
+def test_diffusionclip_notes_of_edits_ask_for_the_word_and_for_all_else(run):
+    system, _ = run
+    scenes = [parse(f"a small {colour} ring at the {place} on a gray background") for colour, place in
+              (("red", "top"), ("blue", "top"), ("blue", "bottom"))]  # fmt: skip
+    x = shapes.render(shapes.arrange(scenes, rng=np.random.default_rng(0))) / np.float32(127.5) - 1
+    notes = system.notes_of_edits(x, image=x[0], **dataclasses.asdict(dc.Editing(edit=("blue",))))
+    asked = canonical(scenes[1])
+    assert notes == [f"{asked}\nred, not blue", f"{asked}\nright", f"{asked}\nbottom, not top"]
+    nothing = system.notes_of_edits(x, image=0 * x[0], **dataclasses.asdict(dc.Editing()))
+    assert nothing == ["the picture is no scene of this world"] * 3
+
+
+def test_diffusionclip_samples_pictures_and_figures(run, data):
+    system, _ = run
+    drawn = system.sample(2, rng=np.random.default_rng(0), sampler="ddim", steps=2)
+    assert drawn.shape == (2, 32, 32, 3) and abs(drawn).max() <= 1
+    assert len(system.notes(drawn, sampler="ddim")) == 2
+    edits = system.sample(2, rng=np.random.default_rng(0), edit=("blue", "white"))
+    assert system.notes(edits, edit=("blue", "white"))[0].startswith("a ")
+    assert set(system.pictures) == set(dc.PICTURES)
+    assert system.pictures["edits"](data.test, rng=None).shape == (6, 4, 32, 32, 3)
+    assert system.pictures["mixed"](data.test, rng=None).shape == (6, 4, 32, 32, 3)
+
+
+def test_diffusionclip_one_edit_has_no_mixture(data):
+    system = dc.build(dataclasses.replace(TINY, edits=("red",)), data, seed=0)
+    assert set(system.pictures) == {"edits"}
+
+
+def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
+    """The embedder is CLIP's own: a rewritten caption has another vector, an equal one has none."""
+    system, _ = run
+    embedder = clip.Embedder(system.modules["clip"])
+    scenes = [parse("a small red circle at the top"), parse("a small blue circle at the top")]
+    d = dc.directions(embedder, scenes, "blue")
+    assert np.linalg.norm(d[0]) > 1e-4
+    np.testing.assert_allclose(d[1], 0, atol=1e-6)
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"base": 0}, "base must be at least 1"),
+        ({"tune_steps": 0}, "tune_steps must be at least 1"),
+        ({"identity": -1.0}, "identity must be at least 0"),
+        ({"edits": ()}, "edits must name at least one edit"),
+        ({"edits": ("blue", "blue")}, "edits must name at least one edit, each once"),
+        ({"edits": ("pink",)}, "edits must be words of"),
+        ({"t_0": 21}, "t_0 must be from 1 to T = 20"),
+        ({"levels": 9}, "levels must be from 1 to t_0 = 8"),
+        ({"prior_time": 0}, "prior_time must be from 1"),
+        ({"tuning": "half"}, "tuning must be 'full' or 'per_step'"),
+    ],
+)
+def test_diffusionclip_settings_that_do_not_fit(data, change, said):
+    with pytest.raises(ValueError, match=said):
+        dc.build(dataclasses.replace(TINY, **change), data, seed=0)
+
+
+def test_diffusionclip_bad_requests(run, data):
+    system, _ = run
+    x, rng = data.scale(data.test.images[:1]), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="edit must be of blue, white with these weights, got 'red'"):
+        dc.edited(system, x, ("red",))
+    with pytest.raises(ValueError, match="each edit once"):
+        dc.edited(system, x, ("blue", "blue"))
+    with pytest.raises(ValueError, match="a strength for each edit"):
+        dc.edited(system, x, ("blue",), strength=(1.0, 2.0))
+    with pytest.raises(ValueError, match="t_0 must be from 0 to 20, got 21"):
+        dc.edited(system, x, ("blue",), t_0=21)
+    with pytest.raises(ValueError, match="eta"):
+        dc.edited(system, x, ("blue",), eta=2.0)
+    with pytest.raises(ValueError, match="leave --mask out"):
+        system.edit(x[0], np.ones((32, 32, 1), bool), n=1, rng=rng, edit=("blue",))
+    with pytest.raises(ValueError, match="edit must name an edit"):
+        system.edit(x[0], None, n=1, rng=rng, edit=())
+    with pytest.raises(ValueError, match="steps must be left out"):
+        system.sample(1, rng=rng, steps=3, edit=("blue",))
+    with pytest.raises(ValueError, match="data set 'shapes'"):
+        dc.build(TINY, load("digits"), seed=0)
