@@ -65,7 +65,7 @@ TITLE = "DALL-E"
 PAPER = "Ramesh et al. 2021, arXiv 2102.12092"
 EQUATION = "ln p(x, y) ≥ E_q(z|x)[ln p(x|y, z) − β KL(q(y, z|x), p(y, z))]"
 DATA = "shapes"
-TOUR: dict[str, Any] = {"codec_steps": 300, "clip_steps": 100, "steps": 200}
+TOUR: dict[str, Any] = {"codec_steps": 400, "clip_steps": 200, "steps": 800}
 PRESETS: dict[str, dict[str, Any]] = {"long": {"codec_steps": 4000, "clip_steps": 4000, "steps": 12000}}
 PICTURES = {
     "reranked": "a prompt a row, its 16 candidates sorted by CLIP's score, the best first",
