@@ -1,4 +1,4 @@
-"""The command line: ``minigen list | train | sample | edit | claims | tour`` or ``python -m minigen ...``."""
+"""The command line: ``minigen list | train | sample | edit | claims | laws | tour`` or ``python -m minigen ...``."""
 
 import importlib
 import io
@@ -17,6 +17,7 @@ COMMANDS = {  # name -> (module, what it does); a module is imported when its co
     "sample": ("minigen.cli.sample", "draw from trained weights: minigen sample SYSTEM --weights FILE"),
     "edit": ("minigen.cli.edit", "change a picture: minigen edit SYSTEM IMAGE"),
     "claims": ("minigen.cli.claims", "test what everybody says of these models, and write the verdicts on one page"),
+    "laws": ("minigen.cli.laws", "does a sampler obey its maths? ours, or yours: minigen laws mymodule:MySampler"),
     "tour": ("minigen.cli.tour", "train every system for a short while, and see them all on one page"),
 }
 

@@ -172,7 +172,7 @@ def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
 
 def test_unknown_command(refused: Refused):
     assert "unknown command 'tran': did you mean 'train'?" in refused("tran")
-    assert "the commands are list, train, sample, edit, claims, tour" in refused("x")
+    assert "the commands are list, train, sample, edit, claims, laws, tour" in refused("x")
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])

@@ -1,0 +1,148 @@
+"""``python -m kernels.emulate attention --rung 2 --shape 2,4,77,64``: run a kernel's CUDA source on the CPU and check it.
+
+Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
+would be wrong on a GPU is reported with file and line (``kernels.emulator``). ``--planted`` shows what that looks like
+for kernels with one mistake each. Exit status: 0 nothing was found, 1 something was, 2 the request makes no sense.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import attention, conv2d, emulator, quantize
+from .attention import cuda as attention_cuda
+from .compare import bound
+from .conv2d import cuda as conv2d_cuda
+from .emulator import Emulator, Finding, NoCompiler
+from .quantize import cuda as quantize_cuda
+from .source import kernels_of
+
+Run = Callable[[Emulator, int], None]
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def _quantize(m: int, codes: int, d: int) -> Run:
+    z, codebook = _normal(m, d), _normal(codes, d)
+    want = quantize.reference.nearest_code(z, codebook)
+
+    def run(device: Emulator, rung: int) -> None:
+        device.expect(quantize_cuda.nearest_code(device, z, codebook, rung=rung), want, 0, "indices")
+
+    return run
+
+
+def _attention(n: int, heads: int, t: int, d: int) -> Run:
+    q, k, v = _normal(n, heads, t, d), _normal(n, heads, t, d)[:, :, ::-1].copy(), _normal(n, heads, t, d)
+    settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
+    want = attention.reference.forward(*(x.astype(np.float64) for x in (q, k, v)), **settings)
+    size = d**-0.5 * float((np.abs(q) @ np.abs(k).swapaxes(2, 3)).max(initial=0))
+    allowed = (bound(d + 1, 4 * size + 4, np.float32) + bound(2 * t, 4, np.float32)) * np.abs(v).max(initial=0)
+
+    def run(device: Emulator, rung: int) -> None:
+        device.expect(attention_cuda.attention(device, q, k, v, **settings, rung=rung), want, allowed, "o")
+
+    return run
+
+
+def _conv2d(n: int, size: int, c_in: int, c_out: int) -> Run:
+    x, w = _normal(n, size, size, c_in), _normal(3, 3, c_in, c_out)
+    settings: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1)}
+    x64, w64 = x.astype(np.float64), w.astype(np.float64)
+    want = conv2d.reference.conv2d(x64, w64, None, **settings)
+    magnitude = conv2d.reference.conv2d(np.abs(x64), np.abs(w64), None, **settings)
+    allowed = bound(9 * c_in, magnitude, np.float32)
+
+    def run(device: Emulator, rung: int) -> None:
+        device.expect(conv2d_cuda.conv2d(device, x, w, None, **settings, rung=rung), want, allowed, "y")
+
+    return run
+
+
+# operation -> (what makes its problem, the names of its sizes, sizes that take a second, its rungs)
+OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
+    "attention": (_attention, "n,heads,t,d", (1, 2, 77, 16), attention_cuda.RUNGS),
+    "conv2d": (_conv2d, "n,size,c_in,c_out", (1, 12, 8, 20), conv2d_cuda.RUNGS),
+    "quantize": (_quantize, "m,codes,d", (200, 50, 20), quantize_cuda.RUNGS),
+}
+
+
+def _ladder(op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int) -> list[Finding]:
+    make, _, _, files = OPERATIONS[op]
+    run = make(*shape)
+    found: list[Finding] = []
+    for rung in rungs:
+        start, accesses = time.process_time(), 0
+        here: list[Finding] = []
+        for seed in range(seeds):
+            device = Emulator(seed)
+            run(device, rung)
+            accesses += device.accesses
+            here += [f for f in device.findings if str(f) not in map(str, here)]
+        seconds = time.process_time() - start
+        verdict = f"{len(here)} findings" if here else "right, nothing found"
+        print(f"{op} {files[rung]}: {verdict} ({seeds} schedules, {accesses} accesses, {seconds:.2f} s)")
+        for finding in here:
+            print(f"  {finding}")
+        found += here
+    return found
+
+
+def _planted() -> list[Finding]:
+    file = Path(emulator.__file__).parent / "planted.cu"
+    x, found = _normal(128), []
+    for kernel in kernels_of(file.read_text(encoding="utf-8")):
+        device = Emulator(0, most_accesses=20_000)
+        y = device.empty((128,), np.float32)
+        device.run(file, kernel, 2, 64, {"x": x, "y": y, "n": 128})
+        device.result(y, "y")
+        if not device.findings and kernel != "atomic_sum":
+            device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1), 0, "y")
+        print(kernel + ("" if device.findings else ": nothing found"))
+        for finding in device.findings:
+            print(f"  {finding}")
+        found += device.findings
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.emulate", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("op", nargs="?", choices=sorted(OPERATIONS), help="the operation")
+    parser.add_argument("--rung", default="all", help="a number, or all (default)")
+    shapes = ", ".join(f"{op}: {names}" for op, (_, names, _, _) in OPERATIONS.items())
+    parser.add_argument("--shape", help=f"sizes with commas between ({shapes})")
+    parser.add_argument("--seeds", type=int, default=3, help="how many schedules (default 3)")
+    parser.add_argument("--planted", action="store_true", help="kernels with one mistake each")
+    given = parser.parse_args(arguments)
+    try:
+        if given.planted:
+            return 1 if _planted() else 0
+        if given.op is None:
+            parser.error("name an operation, or give --planted")
+        _, names, shape, files = OPERATIONS[given.op]
+        if given.shape is not None:
+            parts = given.shape.split(",")
+            if len(parts) != len(shape) or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+                parser.error(f"--shape must be {len(shape)} sizes of at least 1 ({names}), got {given.shape!r}")
+            shape = tuple(map(int, parts))
+        if given.rung != "all" and given.rung not in map(str, files):
+            parser.error(f"--rung must be all or one of {', '.join(map(str, files))}, got {given.rung!r}")
+        if given.seeds < 1:
+            parser.error(f"--seeds must be at least 1, got {given.seeds}")
+        rungs = list(files) if given.rung == "all" else [int(given.rung)]
+        return 1 if _ladder(given.op, rungs, shape, given.seeds) else 0
+    except NoCompiler as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

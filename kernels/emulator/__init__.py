@@ -1,0 +1,308 @@
+"""Runs a CUDA kernel on the CPU and tells what a GPU would not: races, stray accesses, forgotten barriers.
+
+The very same .cu file that NVRTC compiles for a GPU is compiled by g++. Its threads become fibers, its shared memory
+static variables, and before every load and store g++ puts a call (it is the instrumentation of ``-fsanitize=thread``
+without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model works. Found are
+
+* ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them;
+* ``out of range``: a read or write beside an array in global or shared memory;
+* ``wild address``: one that is near no array (a GPU would stop with an illegal address);
+* ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written;
+* ``unwritten``: elements of a result that no thread has written;
+* ``read-only``: a write through a pointer to const;
+* ``deadlock``: threads wait at a barrier that another one never reaches, because it has returned or waits elsewhere;
+* ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
+* ``lane``: a shuffle whose mask leaves out the caller or the lane that is read;
+* ``endless``: a kernel that makes more than 400 million accesses;
+* ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
+
+Each finding names file and line (of both accesses if there are two), except what no line has written. Blocks and threads run in a random order that the
+seed decides: a kernel whose result depends on the order gives different results for different seeds.
+
+What it cannot find, and where it is not a GPU:
+
+* One access that lands inside another array than the intended one, farther away than the red zones are wide.
+* Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
+* Blocks run one after another, and a thread runs until it must wait: a spin lock between threads, or a flag that
+  another block sets, never comes to an end ("endless").
+* ``__threadfence`` orders nothing here, so a pattern that is right because of fences and flags is called a race.
+* Memory below the granularity of whole bytes, bank conflicts, coalescing, caches, registers and time do not exist.
+* Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
+  contracted to fused multiply-adds.
+* ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 64 KiB a thread.
+* Asynchronous copies, tensor cores, clusters and named barriers are not there yet.
+"""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..source import check_arguments, check_grid, three
+from .build import Library, NoCompiler, build, compiler
+
+__all__ = ["Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler"]
+
+RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
+NOBODY, OUTSIDE = 0, 2**32 - 1  # instead of a place in a program: see runtime.cpp
+POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it is NaN
+
+_KINDS = (
+    "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
+)  # fmt: skip
+_ACCESSES = ("read", "write", "atomic operation")
+
+
+class EmulatorError(AssertionError):
+    """A kernel did something that is wrong on a GPU, whatever its results were."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: its kind, the line, the line of the other thread's access if there is one, and a text."""
+
+    kind: str
+    where: str
+    other_where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.kind}: {self.message}"
+
+
+class _Finding(ctypes.Structure):
+    _fields_ = (
+        ("kind", ctypes.c_int),
+        ("where", ctypes.c_uint32),
+        ("other_where", ctypes.c_uint32),
+        ("block", ctypes.c_uint32 * 3),
+        ("thread", ctypes.c_int),
+        ("other_thread", ctypes.c_int),
+        ("access", ctypes.c_int),
+        ("other_access", ctypes.c_int),
+        ("offset", ctypes.c_int64),
+        ("bytes", ctypes.c_int64),
+        ("other_block", ctypes.c_int64),
+        ("array", ctypes.c_char * 64),
+        ("note", ctypes.c_char * 192),
+    )
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+        ("red_zone", ctypes.c_uint64),
+        ("writers", ctypes.c_void_p),
+        ("read_only", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+    )
+
+
+class _SharedArray(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("bytes", ctypes.c_uint64), ("name", ctypes.c_char_p))
+
+
+class Emulator:
+    """Runs kernels under one seed and collects what is wrong with them in ``findings``.
+
+    It has the methods of ``launch.Device``, so an operation's host code runs on either.
+    """
+
+    def __init__(self, seed: int = 0, *, most_accesses: int = 400_000_000) -> None:
+        self.seed = seed
+        self.most_accesses = most_accesses
+        self.findings: list[Finding] = []
+        self.accesses = 0
+        self._fresh: list[_Fresh] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Memory for a result. Reading it before it is written is a finding."""
+        array = np.empty(shape, dtype)
+        array.view(np.uint8).reshape(-1)[:] = POISON
+        self._fresh.append(_Fresh(array, np.full(array.nbytes, NOBODY, np.uint32)))
+        return array
+
+    def run(
+        self,
+        source: Path,
+        kernel: str,
+        grid: int | Sequence[int],
+        threads: int | Sequence[int],
+        arguments: Mapping[str, Any],
+        *,
+        shared_bytes: int = 0,
+        defines: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place."""
+        library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
+        if kernel not in library.kernels:
+            raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(library.kernels)}")
+        blocks, block = three(grid), three(threads)
+        check_grid(kernel, blocks, block)
+        parameters = library.kernels[kernel]
+        values = check_arguments(kernel, parameters, arguments)
+        if 0 in blocks:
+            return
+        guarded = [_Guarded(v) if p.pointer and v is not None else None for p, v in zip(parameters, values)]
+        fresh = [self._record(v) for v in values]
+        buffers = [
+            _Buffer(
+                g.array.ctypes.data,
+                g.array.nbytes,
+                RED_ZONE,
+                None if f is None else f.writers.ctypes.data,
+                p.const,
+                p.name.encode(),
+            )
+            for p, g, f in zip(parameters, guarded, fresh)
+            if g is not None
+        ]
+        cells = [
+            ctypes.c_void_p(0 if g is None else g.array.ctypes.data) if p.pointer else v
+            for p, v, g in zip(parameters, values, guarded)
+        ]
+        self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers)
+        for p, v, g, f in zip(parameters, values, guarded, fresh):
+            if g is not None and not p.const:
+                v[...] = g.array
+                if f is not None:
+                    f.library = library
+
+    def result(self, array: np.ndarray, name: str = "the result") -> np.ndarray:
+        """``array`` as it is; that an element of it was never written is a finding."""
+        fresh = self._record(array)
+        if fresh is not None and array.size:
+            missing = (fresh.writers == NOBODY).reshape(-1, array.itemsize).any(axis=1)
+            if missing.any():
+                first = _index(int(missing.argmax()), array.shape)
+                text = f"{missing.sum()} of {array.size} elements of {name} were never written, the first at {first}"
+                self._add(Finding("unwritten", name, "", text))
+        return array
+
+    def expect(self, array: np.ndarray, want: Any, allowed: Any = 0.0, name: str = "the result") -> None:
+        """A finding "wrong value" unless ``|array - want| <= allowed`` everywhere, with the line that wrote the worst."""
+        got, want = array.astype(np.float64), np.broadcast_to(np.asarray(want, np.float64), array.shape)
+        with np.errstate(invalid="ignore"):
+            off = np.where(np.isfinite(want), np.abs(got - want), 0)
+        odd = ~np.isfinite(want) & ~((got == want) | (np.isnan(got) & np.isnan(want)))
+        off = np.where(odd | (np.isfinite(want) & ~np.isfinite(got)), np.inf, off)
+        ratio = np.where(off > allowed, off, 0)
+        if not ratio.any():
+            return
+        worst = int(ratio.argmax())
+        where, fresh = name, self._record(array)
+        if fresh is not None and fresh.library is not None:
+            place = int(fresh.writers[worst * array.itemsize])
+            where = name if place in (NOBODY, OUTSIDE) else fresh.library.lines([place])[0]
+        text = (
+            f"{(ratio > 0).sum()} of {array.size} elements of {name} are off; the worst is {float(got.flat[worst])!r} at "
+            f"{_index(worst, array.shape)}, expected {float(want.flat[worst])!r}"
+        )
+        self._add(Finding("wrong value", where, "", text))
+
+    def check(self) -> None:
+        """Raise EmulatorError with all findings, if there are any."""
+        if self.findings:
+            raise EmulatorError("\n".join(map(str, self.findings)))
+
+    def _record(self, value: Any) -> "_Fresh | None":
+        return next((f for f in self._fresh if f.array is value), None)
+
+    def _add(self, finding: Finding) -> None:
+        if all(
+            (f.kind, f.where, f.other_where) != (finding.kind, finding.where, finding.other_where)
+            for f in self.findings
+        ):
+            self.findings.append(finding)
+
+    def _enter(
+        self,
+        library: Library,
+        kernel: str,
+        blocks: tuple[int, ...],
+        block: tuple[int, ...],
+        shared_bytes: int,
+        values: list[Any],
+        buffers: list[_Buffer],
+    ) -> None:
+        handle = library.handle
+        shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
+        door = ctypes.cast(getattr(handle, f"emulator_enter_{kernel}"), ctypes.c_void_p)
+        count = handle.emulator_run(
+            door,
+            (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
+            (ctypes.c_uint * 3)(*blocks),
+            (ctypes.c_uint * 3)(*block),
+            ctypes.c_size_t(shared_bytes),
+            ctypes.c_uint(self.seed),
+            (_Buffer * len(buffers))(*buffers),
+            len(buffers),
+            (_SharedArray * len(shared))(*shared),
+            len(shared),
+            ctypes.c_long(self.most_accesses),
+        )
+        handle.emulator_accesses.restype = ctypes.c_long
+        self.accesses += handle.emulator_accesses()
+        if not count:
+            return
+        handle.emulator_findings.restype = ctypes.POINTER(_Finding)
+        raw = handle.emulator_findings()[:count]
+        lines = iter(library.lines([p for f in raw for p in (f.where, f.other_where)]))
+        for f in raw:
+            where, other = next(lines), next(lines)
+            if _KINDS[f.kind] == "divergence" and where == other:
+                continue  # one line of the source, of which the compiler made two copies
+            self._add(_describe(f, where, other if f.other_where else ""))
+
+
+@dataclass
+class _Fresh:
+    """An array from ``empty``, where in which program each byte of it was written, and that program."""
+
+    array: np.ndarray
+    writers: np.ndarray
+    library: Library | None = None
+
+
+class _Guarded:
+    """A copy of an array between two red zones."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.raw = np.full(array.nbytes + 2 * RED_ZONE + 256, POISON, np.uint8)
+        start = RED_ZONE + -(self.raw.ctypes.data + RED_ZONE) % 256
+        self.array = self.raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(flat, shape))
+
+
+def _describe(f: _Finding, where: str, other: str) -> Finding:
+    kind, array, note = _KINDS[f.kind], f.array.decode(), f.note.decode()
+    me = f"thread {f.thread} of block {tuple(f.block)}"
+    access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
+    if kind == "race":
+        who = f"thread {f.other_thread}" + (" of another block" if f.other_block >= 0 else "")
+        text = (
+            f"{access} at byte {f.offset} of {array} by {me}, and a {_ACCESSES[f.other_access]} by {who} at {other}, "
+            "with nothing that orders the two"
+        )
+    elif kind == "deadlock":
+        missing = f"thread {f.other_thread} " + (f"waits at {other}" if other else "has returned")
+        text = f"{me} waits for threads that never come ({note}; {missing})"
+    elif kind == "divergence":
+        text = f"{me} waits here while others of its group wait at {other}"
+    elif kind == "lane":
+        text = f"{note} ({me})"
+    elif kind == "endless":
+        text = f"{me} goes on and on"
+    elif kind == "wild address":
+        text = f"{access} at {note} by {me}, near no array"
+    else:
+        text = f"{access} at byte {f.offset} of {array} by {me}"
+    return Finding(kind, where, other, text)

@@ -1,0 +1,143 @@
+"""From a .cu file to a library that the emulator can enter, by g++ (or clang++), kept under a key of all that went in."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..source import ROOT, Parameter, cache_directory, headers_of, kernels_of
+
+HERE = Path(__file__).parent
+# At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
+OPTIONS = ("-std=c++17", "-O2", "-g", "-fPIC", "-w", "-ffp-contract=off")
+# Two barriers in two branches must stay two, and their order in the file that of the source.
+GCC_OPTIONS = ("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
+
+
+class NoCompiler(RuntimeError):
+    """There is no C++ compiler, so no kernel can be emulated here."""
+
+
+@dataclass(frozen=True)
+class SharedArray:
+    """A ``__shared__`` array of a library: its name, and where it lies."""
+
+    name: str
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled .cu file."""
+
+    file: Path
+    source: Path
+    handle: ctypes.CDLL
+    kernels: dict[str, tuple[Parameter, ...]]
+    shared: tuple[SharedArray, ...]
+
+    def lines(self, places: list[int]) -> list[str]:
+        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known."""
+        if not places:
+            return []
+        command = ["addr2line", "-e", str(self.file), *(hex(p) for p in places)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [Path(f.partition(" ")[0]).name if not f.startswith("??") else "?" for f in found]
+
+
+@functools.cache
+def compiler() -> str:
+    """The C++ compiler: the environment's CXX, or else g++, or else clang++. Raises NoCompiler."""
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    raise NoCompiler("no C++ compiler was found: the emulator needs g++ or clang++ (apt-get install g++)")
+
+
+@functools.cache
+def _version() -> str:
+    return subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout.partition("\n")[
+        0
+    ]
+
+
+@functools.cache
+def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
+    """Compile a .cu file for the emulator, or take what was compiled before from the same text by the same compiler."""
+    text = source.read_text(encoding="utf-8")
+    kernels = kernels_of(text)
+    if not kernels:
+        raise ValueError(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
+    doors = "".join(
+        f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{k}(void** values) '
+        f"{{ emulator::call({k}, values); }}\n"
+        for k in kernels
+    )
+    program = f'#include "emulator/device.cuh"\n#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}'
+    flags = tuple(f"-D{name}={value}" for name, value in defines)
+    file = _cached(
+        "kernel",
+        [program, *headers_of(text).values(), *_own_files(), *flags],
+        lambda out: _compile(program, ("-fsanitize=thread", *flags), out),
+    )
+    handle = ctypes.CDLL(str(file))
+    return Library(file, source, handle, kernels, _shared_arrays(file))
+
+
+def _own_files() -> list[str]:
+    return [(HERE / name).read_text(encoding="utf-8") for name in ("device.cuh", "runtime.cpp")]
+
+
+def _cached(kind: str, parts: list[str], make: Callable[[Path], None]) -> Path:
+    key = hashlib.sha256("\0".join([_version(), *OPTIONS, *GCC_OPTIONS, *parts]).encode()).hexdigest()[:32]
+    file = cache_directory() / f"{kind}-{key}.so"
+    if not file.exists():
+        with tempfile.TemporaryDirectory(dir=file.parent) as work:
+            made = Path(work) / "made"
+            make(made)
+            made.replace(file)  # at once, so that another process never sees half a file
+    return file
+
+
+def _compile(program: str, flags: tuple[str, ...], out: Path) -> None:
+    runtime = _cached("runtime", _own_files(), lambda o: _run_compiler(("-c", str(HERE / "runtime.cpp"), "-o", str(o))))
+    main, object_file = out.with_suffix(".cpp"), out.with_suffix(".o")
+    main.write_text(program, encoding="utf-8")
+    gcc = GCC_OPTIONS if "g++" in Path(compiler()).name and "clang" not in compiler() else ()
+    _run_compiler((*flags, *gcc, "-c", str(main), "-o", str(object_file)))
+    # Without -fsanitize=thread here: the library that usually watches is not wanted, runtime.cpp takes its place.
+    _run_compiler(("-shared", str(object_file), "-x", "none", str(runtime), "-o", str(out), "-ldl"))
+
+
+def _run_compiler(arguments: tuple[str, ...]) -> None:
+    command = [compiler(), *OPTIONS, f"-I{ROOT}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")
+
+
+def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:
+    """The arrays in the section of shared memory, from the table of symbols."""
+    listing = subprocess.run(["nm", "-S", str(file)], capture_output=True, text=True, check=True).stdout
+    symbols = [line.split() for line in listing.splitlines()]
+    at = {s[-1]: int(s[0], 16) for s in symbols if len(s) >= 3}
+    begin, end = at.get("__start_shared_memory", 0), at.get("__stop_shared_memory", 0)
+    return tuple(
+        SharedArray(_plain_name(s[3]), int(s[0], 16), int(s[1], 16))
+        for s in symbols
+        if len(s) == 4 and begin <= int(s[0], 16) < end and "emulator_guard_" not in s[3]
+    )
+
+
+def _plain_name(symbol: str) -> str:
+    """``tile`` from the mangled name of a function's static variable: ``_ZZ6kernelE4tile`` or ``_ZZ6kernelPKfiE4tile_0``."""
+    match = re.search(r"E(\d+)(\w+)$", symbol)
+    return match[2][: int(match[1])] if match else re.sub(r"\.\d+$", "", symbol)

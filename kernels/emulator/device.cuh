@@ -1,0 +1,169 @@
+// CUDA's words for g++: what a kernel needs to see so that it compiles unchanged for the emulator.
+//
+// A kernel becomes an ordinary function that one fiber per CUDA thread runs. Loads and stores need no words of their
+// own: g++ -fsanitize=thread puts a call before each of them, and runtime.cpp answers these calls.
+#pragma once
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <utility>
+
+namespace emulator {
+
+struct Index {
+    unsigned x, y, z;
+};
+
+struct Lane {  // what a thread knows about itself
+    Index thread;
+    int lane;  // its place in its warp of 32
+};
+
+enum Access { READ, WRITE, ATOMIC };
+
+extern Lane* self;  // the thread that runs now
+extern Index block, block_size, grid_size;
+
+void access(const void* address, size_t bytes, Access kind, const void* where);
+void block_barrier(const void* where);
+void warp_barrier(unsigned mask, const void* where);
+void* dynamic_shared();
+
+// All lanes of the mask hand in `bytes` bytes; returns everybody's, 16 bytes for each lane.
+const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* where);
+void check_source_lane(unsigned mask, int source, const void* where);
+
+}  // namespace emulator
+
+#define threadIdx (emulator::self->thread)
+#define blockIdx (emulator::block)
+#define blockDim (emulator::block_size)
+#define gridDim (emulator::grid_size)
+#define warpSize 32
+
+#define __global__
+#define __device__ inline
+#define __forceinline__
+#define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
+
+// Blocks run one after the other, so a static variable is exactly a block's shared memory. All of it goes into one
+// section of the program, which the emulator finds and poisons; a guard before each array catches what runs over.
+#define EMULATOR_JOIN_(a, b) a##b
+#define EMULATOR_JOIN(a, b) EMULATOR_JOIN_(a, b)
+#define EMULATOR_SHARED __attribute__((used, aligned(16), section("shared_memory")))
+#define __shared__                                                                  \
+    static EMULATOR_SHARED char EMULATOR_JOIN(emulator_guard_, __COUNTER__)[1024];  \
+    static EMULATOR_SHARED
+#define DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared())
+
+// Functions of the device. They are not inlined so that the return address is the kernel's line.
+#define EMULATOR_FUNCTION __attribute__((noinline, no_sanitize("thread"), unused)) static
+#define EMULATOR_WHERE __builtin_return_address(0)
+
+EMULATOR_FUNCTION void __syncthreads() { emulator::block_barrier(EMULATOR_WHERE); }
+
+EMULATOR_FUNCTION void __syncwarp(unsigned mask = 0xffffffffu) { emulator::warp_barrier(mask, EMULATOR_WHERE); }
+
+namespace emulator {
+
+template <class T>
+__attribute__((no_sanitize("thread"))) inline T shuffle(unsigned mask, T value, int source, const void* where) {
+    static_assert(sizeof(T) <= 16, "a shuffle moves at most 16 bytes");
+    const char* values = warp_exchange(mask, &value, sizeof value, where);
+    check_source_lane(mask, source, where);
+    T result;
+    memcpy(&result, values + 16 * source, sizeof result);
+    return result;
+}
+
+}  // namespace emulator
+
+template <class T>
+EMULATOR_FUNCTION T __shfl_sync(unsigned mask, T value, int source) {
+    return emulator::shuffle(mask, value, source & 31, EMULATOR_WHERE);
+}
+
+template <class T>
+EMULATOR_FUNCTION T __shfl_xor_sync(unsigned mask, T value, int bits) {
+    return emulator::shuffle(mask, value, (emulator::self->lane ^ bits) & 31, EMULATOR_WHERE);
+}
+
+template <class T>
+EMULATOR_FUNCTION T __shfl_down_sync(unsigned mask, T value, int distance) {
+    const int lane = emulator::self->lane;
+    return emulator::shuffle(mask, value, lane + distance < 32 ? lane + distance : lane, EMULATOR_WHERE);
+}
+
+template <class T>
+EMULATOR_FUNCTION T __shfl_up_sync(unsigned mask, T value, int distance) {
+    const int lane = emulator::self->lane;
+    return emulator::shuffle(mask, value, lane >= distance ? lane - distance : lane, EMULATOR_WHERE);
+}
+
+EMULATOR_FUNCTION unsigned __ballot_sync(unsigned mask, int vote) {
+    const char* votes = emulator::warp_exchange(mask, &vote, sizeof vote, EMULATOR_WHERE);
+    unsigned result = 0;
+    for (int lane = 0; lane < 32; lane++) {
+        int other;
+        memcpy(&other, votes + 16 * lane, sizeof other);
+        if (mask >> lane & 1 && other) result |= 1u << lane;
+    }
+    return result;
+}
+
+#define __any_sync(mask, vote) (__ballot_sync(mask, vote) != 0)
+#define __all_sync(mask, vote) (__ballot_sync(mask, vote) == (mask))
+
+// Atomic operations: `old = *address; *address = (new value); return old;` that no other thread comes between.
+#define EMULATOR_ATOMIC(name, result)                                             \
+    template <class T>                                                            \
+    EMULATOR_FUNCTION T name(T* address, T value) {                               \
+        emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);   \
+        const T old = *address;                                                   \
+        *address = result;                                                        \
+        return old;                                                               \
+    }
+EMULATOR_ATOMIC(atomicAdd, old + value)
+EMULATOR_ATOMIC(atomicSub, old - value)
+EMULATOR_ATOMIC(atomicMin, old < value ? old : value)
+EMULATOR_ATOMIC(atomicMax, old > value ? old : value)
+EMULATOR_ATOMIC(atomicOr, old | value)
+EMULATOR_ATOMIC(atomicAnd, old & value)
+EMULATOR_ATOMIC(atomicExch, value)
+
+template <class T>
+EMULATOR_FUNCTION T atomicCAS(T* address, T expected, T value) {
+    emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);
+    const T old = *address;
+    if (old == expected) *address = value;
+    return old;
+}
+
+inline void __threadfence() {}        // orders one thread's own accesses; it makes nobody else wait, so it ends no race
+inline void __threadfence_block() {}
+
+template <class T>
+inline T min(T a, T b) { return b < a ? b : a; }
+template <class T>
+inline T max(T a, T b) { return a < b ? b : a; }
+inline float __expf(float x) { return expf(x); }
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+
+// The door through which the emulator enters a kernel: arguments come as pointers to their values.
+namespace emulator {
+
+template <class... A, size_t... i>
+__attribute__((no_sanitize("thread"))) inline void unpack(void (*kernel)(A...), void** values,
+                                                          std::index_sequence<i...>) {
+    kernel(*static_cast<A*>(values[i])...);
+}
+
+template <class... A>
+__attribute__((no_sanitize("thread"))) inline void call(void (*kernel)(A...), void** values) {
+    unpack(kernel, values, std::index_sequence_for<A...>{});
+}
+
+}  // namespace emulator

@@ -1,0 +1,588 @@
+// A GPU's memory model on a CPU: runs one grid of a kernel and watches every load and store.
+//
+// Threads.   Every CUDA thread of a block is a fiber: a function with a stack of its own that runs until it has to wait
+//            for others. Blocks run one after the other. Which block comes next and which fiber runs next is random, by
+//            seed, so a result that depends on the schedule shows as two different results of two seeds.
+// Time.      There is no global clock, only "happened before". Each thread counts its own steps, and keeps for every
+//            other thread the last step of it that it is sure to have been preceded by (a vector clock: Lamport 1978,
+//            Mattern 1989). At a barrier everybody learns what everybody knows. Two accesses to one place, at least one
+//            of them a plain write, neither before the other: that is a race, whatever this run's result was.
+// Shadow.    For every few bytes of memory there is a cell that remembers the last write and all reads that a later
+//            write would have to come after (Flanagan & Freund 2009, FastTrack).
+// Blocks.    Nothing orders two blocks of one launch, so what one wrote no other may touch, except atomically.
+//
+// g++ -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
+// usually answers them; the functions at the end of this file do.
+
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "device.cuh"
+
+extern "C" {
+extern char __ehdr_start[] __attribute__((visibility("hidden")));  // this library, from its first byte
+extern char _end[] __attribute__((visibility("hidden")));          // to its last
+extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
+extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+}
+
+namespace emulator {
+
+using std::vector;
+
+// --- what Python sees --------------------------------------------------------------------------------------------------
+
+enum Kind { RACE, OUT_OF_RANGE, UNINITIALISED, DEADLOCK, DIVERGENCE, WILD, READ_ONLY, BAD_LANE, ENDLESS };
+
+struct Finding {
+    int kind;
+    uint32_t where, other_where;  // places in the program; 0 is nowhere
+    uint32_t block[3];
+    int thread, other_thread;     // within the block; -1 is nobody
+    int access, other_access;     // see Access in device.cuh
+    int64_t offset, bytes;        // of the access, in its array
+    int64_t other_block;          // the number of the other access's block; -1 if it is this one
+    char array[64];
+    char note[192];
+};
+
+const uint32_t NOBODY = 0, OUTSIDE = 0xffffffffu;  // instead of a place in the program
+
+struct Buffer {  // an array in global memory, with red zones on both sides
+    char* data;
+    uint64_t bytes, red_zone;
+    uint32_t* writers;       // for each byte where it was written: NOBODY, OUTSIDE or a place; null if all were outside
+    int read_only;
+    const char* name;
+};
+
+struct SharedArray {
+    uint64_t offset, bytes;  // in this library
+    const char* name;
+};
+
+// --- shadow memory -----------------------------------------------------------------------------------------------------
+
+struct Event {  // an access that happened
+    uint32_t clock = 0, where = 0;
+    int thread = -1;
+    Access kind = READ;
+    explicit operator bool() const { return thread >= 0; }
+};
+
+struct Foreign {  // one that happened in an earlier block
+    uint32_t block = 0;
+    Event event;
+};
+
+struct Cell {
+    uint32_t block = 0;     // the block that `write` and `reads` belong to
+    Event write;
+    vector<Event> reads;    // since that write, at most the last of each thread
+    Foreign plain, atomic, read;  // of earlier blocks: a plain write, an atomic operation, a read
+    uint32_t writer = NOBODY;
+};
+
+struct Region {
+    char *begin, *end;
+    uint64_t red_zone;
+    std::string name;
+    bool shared, read_only;
+    size_t grain = 4;    // bytes for each cell; halved when an access is finer
+    vector<Cell> cells;
+
+    void fresh(uint32_t writer) {
+        grain = 4;
+        cells.assign(read_only ? 0 : (end - begin + grain - 1) / grain, Cell());
+        for (Cell& cell : cells) cell.writer = writer;
+    }
+    void refine(size_t finer) {
+        vector<Cell> more;
+        more.reserve(cells.size() * (grain / finer));
+        for (const Cell& cell : cells) more.insert(more.end(), grain / finer, cell);
+        cells.swap(more);
+        grain = finer;
+    }
+};
+
+// --- threads -----------------------------------------------------------------------------------------------------------
+
+typedef vector<uint32_t> Clock;
+
+enum State { READY, AT_BLOCK_BARRIER, AT_WARP, DONE };
+
+struct Fiber {
+    ucontext_t context;
+    State state;
+    uint32_t where;  // it waits there
+    unsigned mask;   // with these lanes
+    Clock clock;     // clock[t]: all that thread t did up to this step of its happened before now
+};
+
+struct Meeting {  // of the lanes of one mask of one warp
+    unsigned mask, arrived = 0;
+    uint32_t round = 0, where = 0;
+    Clock known;
+    alignas(16) char values[2][32][16];  // of this round and, until everybody has read them, of the one before
+};
+
+const size_t STACK = 64 << 10;
+const int MOST_THREADS = 1024;
+const int MOST_FINDINGS = 64;
+
+Lane lanes[MOST_THREADS];  // part of this library's own data, which kernels may read unwatched
+Lane* self = nullptr;
+Index block, block_size, grid_size;
+
+static vector<Fiber> fibers;
+static ucontext_t scheduler;
+static char* stacks;
+static int threads, alive, waiting;
+static Clock known;                     // at the block's barrier
+static uint32_t barrier_where;
+static vector<vector<Meeting>> meetings;  // for each warp
+static vector<int> ready;
+static std::mt19937 random_number;
+
+static void (*entry)(void**);
+static void** values;
+static vector<Region> regions;
+static Region* latest;
+static vector<Finding> findings;
+static uint32_t block_number;           // counts the blocks in the order of this run, from 1
+static bool abandoned;                  // this block cannot go on
+static bool stopped;                    // nor can the whole grid
+static long accesses, switches, most_accesses;
+static vector<char> dynamic_memory;
+static char* dynamic_begin;
+
+static int current() { return int(self - lanes); }
+static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - __ehdr_start - 1); }
+
+static void wait_for_scheduler() { switches++; swapcontext(&fibers[current()].context, &scheduler); }
+
+static void abandon() {
+    abandoned = true;
+    wait_for_scheduler();  // which never comes back here
+}
+
+// --- findings ----------------------------------------------------------------------------------------------------------
+
+static Finding* report(Kind kind, uint32_t where, uint32_t other_where, const std::string& array) {
+    for (const Finding& f : findings)
+        if (f.kind == kind && f.where == where && f.other_where == other_where && array == f.array) return nullptr;
+    if (findings.size() >= MOST_FINDINGS) return nullptr;
+    Finding f = {};
+    f.kind = kind;
+    f.where = where;
+    f.other_where = other_where;
+    f.block[0] = block.x, f.block[1] = block.y, f.block[2] = block.z;
+    f.thread = self ? current() : -1;
+    f.other_thread = -1;
+    f.other_block = -1;
+    snprintf(f.array, sizeof f.array, "%s", array.c_str());
+    findings.push_back(f);
+    return &findings.back();
+}
+
+static void report_access(Kind kind, uint32_t where, const Region& region, Access access, const char* address,
+                          size_t bytes, const Event* other = nullptr, int64_t other_block = -1) {
+    Finding* f = report(kind, where, other ? other->where : 0, region.name);
+    if (!f) return;
+    f->access = access;
+    f->offset = address - region.begin;
+    f->bytes = bytes;
+    if (!other) return;
+    f->other_thread = other->thread;
+    f->other_access = other->kind;
+    f->other_block = other_block;
+}
+
+// --- one access --------------------------------------------------------------------------------------------------------
+
+static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
+
+static void enter_block(Cell& cell) {  // what earlier blocks did becomes foreign
+    if (cell.block == block_number) return;
+    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = Foreign{cell.block, cell.write};
+    if (!cell.reads.empty()) cell.read = Foreign{cell.block, cell.reads.back()};
+    cell.write = Event();
+    cell.reads.clear();
+    cell.block = block_number;
+}
+
+static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
+    enter_block(cell);
+    const int me = current();
+    const Event now{fibers[me].clock[me], where, me, kind};
+
+    if (kind == READ && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
+
+    // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
+    if (cell.write && !before_now(cell.write) && !(kind == ATOMIC && cell.write.kind == ATOMIC))
+        report_access(RACE, where, region, kind, address, bytes, &cell.write);
+    if (kind != READ)
+        for (const Event& read : cell.reads)
+            if (!before_now(read)) report_access(RACE, where, region, kind, address, bytes, &read);
+
+    // Other blocks are never before this one.
+    if (cell.plain.event) report_access(RACE, where, region, kind, address, bytes, &cell.plain.event, cell.plain.block);
+    if (cell.atomic.event && kind != ATOMIC)
+        report_access(RACE, where, region, kind, address, bytes, &cell.atomic.event, cell.atomic.block);
+    if (cell.read.event && kind != READ)
+        report_access(RACE, where, region, kind, address, bytes, &cell.read.event, cell.read.block);
+
+    if (kind == READ) {
+        if (!cell.reads.empty() && cell.reads.back().thread == me) {  // nobody came between: keep the later one
+            cell.reads.back() = now;
+            return;
+        }
+        if (cell.reads.size() >= 2 * size_t(threads))  // one that came before another read need not be remembered
+            cell.reads.erase(std::remove_if(cell.reads.begin(), cell.reads.end(), before_now), cell.reads.end());
+        cell.reads.push_back(now);
+    } else {
+        cell.write = now;
+        cell.reads.clear();
+        cell.writer = where;
+    }
+}
+
+static Region* find(const char* address, bool with_red_zones) {
+    for (Region& r : regions) {
+        const int64_t zone = with_red_zones ? int64_t(r.red_zone) : 0;
+        if (address >= r.begin - zone && address < r.end + zone) return &r;
+    }
+    return nullptr;
+}
+
+static bool in_shared_section(const char* address) {
+    return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
+}
+
+void access(const void* pointer, size_t bytes, Access kind, const void* return_address) {
+    if (!self) return;
+    const char* address = static_cast<const char*>(pointer);
+    if (address >= stacks && address < stacks + STACK * MOST_THREADS) return;  // a thread's own variables
+    const uint32_t where = place(return_address);
+    if (++accesses > most_accesses) {
+        report(ENDLESS, where, 0, "");
+        stopped = true;
+        abandon();
+    }
+    if (!latest || address < latest->begin || address >= latest->end) {
+        Region* found = find(address, false);
+        if (!found) {
+            if (address >= __ehdr_start && address < _end && !in_shared_section(address)) return;  // constants
+            found = find(address, true);
+            if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
+            else if (Finding* f = report(WILD, where, 0, "")) {
+                f->access = kind;
+                f->bytes = bytes;
+                snprintf(f->note, sizeof f->note, "%p", pointer);
+            }
+            if (!found) abandon();  // it would have been a fault
+            return;
+        }
+        latest = found;
+    }
+    Region& region = *latest;
+    if (address + bytes > region.end) {
+        report_access(OUT_OF_RANGE, where, region, kind, address, bytes);
+        return;
+    }
+    if (region.read_only) {
+        if (kind != READ) report_access(READ_ONLY, where, region, kind, address, bytes);
+        return;
+    }
+    const size_t offset = address - region.begin;
+    while (region.grain > 1 && (offset % region.grain || bytes % region.grain)) region.refine(region.grain / 2);
+    for (size_t i = offset / region.grain; i < (offset + bytes) / region.grain; i++)
+        watch(region, region.cells[i], kind, address, bytes, where);
+}
+
+// --- waiting for each other --------------------------------------------------------------------------------------------
+
+static void join(Clock& a, const Clock& b) {
+    for (size_t i = 0; i < a.size(); i++) a[i] = std::max(a[i], b[i]);
+}
+
+static void learn(int thread, const Clock& all) {  // and begin a new step, which nobody knows of yet
+    join(fibers[thread].clock, all);
+    fibers[thread].clock[thread]++;
+}
+
+void block_barrier(const void* return_address) {
+    Fiber& me = fibers[current()];
+    me.where = place(return_address);
+    if (waiting == 0) {
+        known.assign(threads, 0);
+        barrier_where = me.where;
+    } else if (barrier_where != me.where) {
+        report(DIVERGENCE, me.where, barrier_where, "");
+    }
+    join(known, me.clock);
+    if (++waiting < threads) {
+        me.state = AT_BLOCK_BARRIER;
+        wait_for_scheduler();
+        return;
+    }
+    waiting = 0;
+    for (int t = 0; t < threads; t++) {
+        fibers[t].clock = known;
+        fibers[t].clock[t]++;
+        if (t != current()) {
+            fibers[t].state = READY;
+            ready.push_back(t);
+        }
+    }
+}
+
+static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory) {
+    const int thread = current(), warp = thread / 32, lane = thread % 32;
+    const int lanes_here = std::min(32, threads - warp * 32);
+    const unsigned here = lanes_here == 32 ? ~0u : (1u << lanes_here) - 1;
+    if (!(mask >> lane & 1)) {
+        Finding* f = report(BAD_LANE, where, 0, "");
+        if (f) snprintf(f->note, sizeof f->note, "lane %d calls with the mask %#x, which leaves it out", lane, mask);
+        abandon();
+    }
+    const unsigned full = mask & here;
+    Meeting* meeting = nullptr;
+    for (Meeting& m : meetings[warp])
+        if (m.mask == full) meeting = &m;
+    if (!meeting) {
+        meetings[warp].reserve(64);  // fibers hold references
+        if (meetings[warp].size() == 64) abandon();
+        meetings[warp].push_back(Meeting());
+        meeting = &meetings[warp].back();
+        meeting->mask = full;
+    }
+    if (!meeting->arrived) {
+        meeting->where = where;
+        meeting->known.assign(threads, 0);
+    } else if (meeting->where != where) {
+        report(DIVERGENCE, where, meeting->where, "");
+    }
+    if (bytes) memcpy(meeting->values[meeting->round & 1][lane], value, bytes);
+    if (orders_memory) join(meeting->known, fibers[thread].clock);
+    meeting->arrived |= 1u << lane;
+    if (meeting->arrived != full) {
+        fibers[thread].state = AT_WARP;
+        fibers[thread].where = where;
+        fibers[thread].mask = full;
+        wait_for_scheduler();
+        return *meeting;
+    }
+    for (int other = 0; other < 32; other++) {
+        if (!(full >> other & 1)) continue;
+        const int t = warp * 32 + other;
+        if (orders_memory) learn(t, meeting->known);
+        if (t != thread) {
+            fibers[t].state = READY;
+            ready.push_back(t);
+        }
+    }
+    meeting->arrived = 0;
+    meeting->round++;
+    return *meeting;
+}
+
+void warp_barrier(unsigned mask, const void* return_address) {
+    meet(mask, place(return_address), nullptr, 0, true);
+}
+
+// A shuffle makes lanes wait for each other but does not order their accesses to memory; only __syncwarp does.
+const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* return_address) {
+    Meeting& m = meet(mask, place(return_address), value, bytes, false);
+    return m.values[(m.round - 1) & 1][0];  // the next round cannot end without this lane
+}
+
+void check_source_lane(unsigned mask, int source, const void* return_address) {
+    const int warp = current() / 32;
+    if (mask >> source & 1 && warp * 32 + source < threads) return;
+    Finding* f = report(BAD_LANE, place(return_address), 0, "");
+    if (f) snprintf(f->note, sizeof f->note, "lane %d reads from lane %d, which does not take part", current() % 32, source);
+}
+
+void* dynamic_shared() { return dynamic_begin; }
+
+// --- one block ---------------------------------------------------------------------------------------------------------
+
+static void run_fiber() {
+    entry(values);
+    fibers[current()].state = DONE;
+    alive--;
+    wait_for_scheduler();
+}
+
+static void start_block(Index index) {
+    block = index;
+    block_number++;
+    abandoned = false;
+    alive = threads;
+    waiting = 0;
+    latest = nullptr;
+    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    std::fill(dynamic_memory.begin(), dynamic_memory.end(), char(0xff));
+    for (Region& r : regions)
+        if (r.shared) r.fresh(NOBODY);
+    meetings.assign((threads + 31) / 32, {});
+    ready.clear();
+    for (int t = 0; t < threads; t++) {
+        Fiber& f = fibers[t];
+        f.state = READY;
+        f.clock.assign(threads, 0);
+        f.clock[t] = 1;
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = stacks + STACK * t;
+        f.context.uc_stack.ss_size = STACK;
+        f.context.uc_link = nullptr;
+        makecontext(&f.context, run_fiber, 0);
+        const unsigned i = t;
+        lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
+        lanes[t].lane = t % 32;
+        ready.push_back(t);
+    }
+}
+
+static void report_deadlock() {
+    uint32_t seen[8];
+    int different = 0;
+    for (int t = 0; t < threads; t++) {
+        const Fiber& f = fibers[t];
+        if (f.state == DONE || std::find(seen, seen + different, f.where) != seen + different) continue;
+        if (different == 8) break;
+        seen[different++] = f.where;
+        int here = 0, done = 0, elsewhere = 0, missing = -1;
+        for (int s = 0; s < threads; s++) {
+            const Fiber& other = fibers[s];
+            if (other.state != DONE && other.where == f.where) {
+                here++;
+                continue;
+            }
+            if (f.state == AT_WARP && (s / 32 != t / 32 || !(f.mask >> (s % 32) & 1))) continue;
+            (other.state == DONE ? done : elsewhere)++;
+            if (missing < 0) missing = s;
+        }
+        Finding* finding = report(DEADLOCK, f.where, 0, "");
+        if (!finding) continue;
+        finding->thread = t;
+        finding->other_thread = missing;
+        if (missing >= 0 && fibers[missing].state != DONE) finding->other_where = fibers[missing].where;
+        snprintf(finding->note, sizeof finding->note, "%d wait here, %d have returned, %d wait elsewhere", here, done,
+                 elsewhere);
+    }
+}
+
+static void run_block(Index index) {
+    start_block(index);
+    while (!ready.empty() && !abandoned) {
+        std::swap(ready[random_number() % ready.size()], ready.back());
+        const int next = ready.back();
+        ready.pop_back();
+        self = &lanes[next];
+        swapcontext(&scheduler, &fibers[next].context);
+        self = nullptr;
+    }
+    if (alive && !abandoned) report_deadlock();
+}
+
+}  // namespace emulator
+
+// --- the door for Python -----------------------------------------------------------------------------------------------
+
+using namespace emulator;
+
+extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* threads_of,
+                            size_t dynamic_bytes, unsigned seed, const Buffer* buffers, int buffer_count,
+                            const SharedArray* shared, int shared_count, long limit) {
+    entry = kernel;
+    values = arguments;
+    grid_size = {grid[0], grid[1], grid[2]};
+    block_size = {threads_of[0], threads_of[1], threads_of[2]};
+    threads = int(threads_of[0] * threads_of[1] * threads_of[2]);
+    random_number.seed(seed);
+    findings.clear();
+    findings.reserve(MOST_FINDINGS);
+    accesses = switches = 0;
+    most_accesses = limit;
+    block_number = 0;
+    if (!stacks)
+        stacks = static_cast<char*>(mmap(nullptr, STACK * MOST_THREADS, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    fibers.resize(threads);
+
+    regions.clear();
+    for (int i = 0; i < buffer_count; i++) {
+        const Buffer& b = buffers[i];
+        regions.push_back({b.data, b.data + b.bytes, b.red_zone, b.name, false, bool(b.read_only)});
+        Region& r = regions.back();
+        r.fresh(OUTSIDE);
+        if (!b.writers || r.read_only) continue;
+        bool whole = true;
+        for (size_t k = 0; k < b.bytes; k++) whole &= b.writers[k] == b.writers[k / r.grain * r.grain];
+        if (!whole) r.refine(1);
+        for (size_t k = 0; k < r.cells.size(); k++) r.cells[k].writer = b.writers[k * r.grain];
+    }
+    for (int i = 0; i < shared_count; i++) {
+        char* begin = __ehdr_start + shared[i].offset;
+        regions.push_back({begin, begin + shared[i].bytes, 1024, shared[i].name, true, false});
+    }
+    const size_t zone = 4096;
+    dynamic_memory.assign(dynamic_bytes + 2 * zone + 1024, 0);
+    dynamic_begin = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(dynamic_memory.data()) + zone + 1023) / 1024 * 1024);
+    if (dynamic_bytes)
+        regions.push_back({dynamic_begin, dynamic_begin + dynamic_bytes, zone, "dynamic shared memory", true, false});
+
+    const size_t blocks = size_t(grid[0]) * grid[1] * grid[2];
+    vector<unsigned> order(blocks);
+    for (size_t i = 0; i < blocks; i++) order[i] = unsigned(i);
+    std::shuffle(order.begin(), order.end(), random_number);
+    stopped = false;
+    for (unsigned i : order)
+        if (!stopped) run_block({i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]});
+
+    for (int i = 0; i < buffer_count; i++) {
+        Region& r = regions[i];
+        if (!buffers[i].writers || r.read_only) continue;
+        for (size_t k = 0; k < buffers[i].bytes; k++) buffers[i].writers[k] = r.cells[k / r.grain].writer;
+    }
+    regions.clear();
+    return int(findings.size());
+}
+
+extern "C" const Finding* emulator_findings() { return findings.data(); }
+extern "C" long emulator_accesses() { return accesses; }
+extern "C" long emulator_switches() { return switches; }
+
+// --- the calls that -fsanitize=thread puts before every load and store -------------------------------------------------
+
+#define HERE __builtin_return_address(0)
+#define ANSWER(size)                                                                               \
+    void __tsan_read##size(void* p) { access(p, size, READ, HERE); }                               \
+    void __tsan_write##size(void* p) { access(p, size, WRITE, HERE); }                             \
+    void __tsan_unaligned_read##size(void* p) { access(p, size, READ, HERE); }                     \
+    void __tsan_unaligned_write##size(void* p) { access(p, size, WRITE, HERE); }                   \
+    void __tsan_volatile_read##size(void* p) { access(p, size, READ, HERE); }                      \
+    void __tsan_volatile_write##size(void* p) { access(p, size, WRITE, HERE); }                    \
+    void __tsan_unaligned_volatile_read##size(void* p) { access(p, size, READ, HERE); }            \
+    void __tsan_unaligned_volatile_write##size(void* p) { access(p, size, WRITE, HERE); }
+
+extern "C" {
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+ANSWER(1) ANSWER(2) ANSWER(4) ANSWER(8) ANSWER(16)
+void __tsan_read_range(void* p, size_t bytes) { access(p, bytes, READ, HERE); }
+void __tsan_write_range(void* p, size_t bytes) { access(p, bytes, WRITE, HERE); }
+}

@@ -1,0 +1,246 @@
+"""Kernels on a GPU: NVRTC compiles a .cu file for one exact architecture, CuPy launches what comes out.
+
+NVRTC is called directly and not through CuPy, for four reasons: CuPy always adds ``-ftz=true`` (denormal numbers become
+0), it cannot ask for ``sm_90a`` with every version of NVRTC, it does not notice that a header has changed, and compile
+checks need no CuPy. Here the compiled binary is kept under a key of everything
+that went in: the source, its headers, the options and NVRTC's version.
+
+``Device`` runs a kernel with arguments that are checked against the kernel's own text (``source``): a Python float is
+passed as float to a float parameter and as double to a double one, and a wrong dtype is an error before the launch.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .source import cache_directory, check_arguments, check_grid, headers_of, kernels_of, three
+
+# From Turing on. "90a" is Hopper with the instructions that only it has.
+ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "90a", "100", "103", "110", "120", "121")
+OPTIONS = ("-std=c++17", "-lineinfo", "-Xptxas=-v")
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
+
+
+class NoCuda(RuntimeError):
+    """Something that a GPU needs is missing: the compiler, CuPy, a driver or a card that is supported."""
+
+
+class CompileError(RuntimeError):
+    """A kernel is not valid CUDA; the message is the compiler's."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel needs on the chip. ``local_bytes`` is stack, ``spill_bytes`` registers that found no place."""
+
+    registers: int
+    shared_bytes: int
+    local_bytes: int
+    spill_bytes: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A .cu file compiled for one architecture: the binary for the driver and the compiler's messages."""
+
+    code: bytes
+    log: str
+
+    def resources(self) -> dict[str, Resources]:
+        """What each kernel needs, from the assembler's messages."""
+        found = {}
+        parts = re.split(r"Compiling entry function '(\w+)'", self.log)
+        for name, text in zip(parts[1::2], parts[2::2]):
+
+            def number(pattern: str, text: str = text) -> int:
+                return sum(int(n) for n in re.findall(pattern, text))
+
+            found[name] = Resources(
+                number(r"Used (\d+) registers"),
+                number(r"(\d+) bytes smem"),
+                number(r"(\d+) bytes stack frame"),
+                number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+            )
+        return found
+
+
+# --- compiling ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def nvrtc() -> Any:
+    """The library NVRTC, from the wheel ``nvidia-cuda-nvrtc`` or from the system. Raises NoCuda."""
+    for path in (*_from_wheels(), *(f"libnvrtc.so.{v}" for v in _VERSIONS)):
+        try:
+            return ctypes.CDLL(path)
+        except OSError:
+            continue
+    raise NoCuda("NVRTC, which compiles CUDA kernels, was not found: pip install nvidia-cuda-nvrtc")
+
+
+def _from_wheels() -> list[str]:
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
+    return [str(f) for v in _VERSIONS for folder in folders for f in sorted(folder.glob(f"*/lib/libnvrtc.so.{v}"))]
+
+
+@functools.cache
+def nvrtc_version() -> str:
+    """For example "13.0"."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _do("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+    return f"{major.value}.{minor.value}"
+
+
+def _do(function: str, *arguments: Any) -> None:
+    code = getattr(nvrtc(), function)(*arguments)
+    if code:
+        message = nvrtc().nvrtcGetErrorString
+        message.restype = ctypes.c_char_p
+        raise CompileError(f"{function}: {message(code).decode()}")
+
+
+def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | None = None) -> Binary:
+    """Compile a .cu file for ``architecture`` ("75" to "121", "90a"), or take what was compiled before from the same.
+
+    No GPU is needed. Raises NoCuda where NVRTC is missing, ValueError for another architecture and CompileError.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
+    text = source.read_text(encoding="utf-8")
+    headers = headers_of(text)
+    options = [f"-arch=sm_{architecture}", *OPTIONS, *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))]
+    parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    code, log = (cache_directory() / f"gpu-{key}.{end}" for end in ("cubin", "log"))
+    if code.exists() and log.exists():
+        return Binary(code.read_bytes(), log.read_text(encoding="utf-8"))
+    binary = _compile(source.name, text, headers, options)
+    for file, content in ((log, binary.log.encode()), (code, binary.code)):
+        part = file.with_name(f"{file.name}.{id(binary)}")
+        part.write_bytes(content)
+        part.replace(file)  # at once, so that another process never sees half a file
+    return binary
+
+
+def _compile(name: str, text: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:
+    program = ctypes.c_void_p()
+    strings = ctypes.c_char_p * len(headers)
+    _do(
+        "nvrtcCreateProgram",
+        ctypes.byref(program),
+        text.encode(),
+        name.encode(),
+        len(headers),
+        strings(*(h.encode() for h in headers.values())),
+        strings(*(h.encode() for h in headers)),
+    )
+    try:
+        flags = [o.encode() for o in options]
+        failed = nvrtc().nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
+        log = _get("ProgramLog", program).rstrip(b"\0").decode(errors="replace")
+        if failed:
+            raise CompileError(f"{name} does not compile with {' '.join(options)}:\n{log.strip()}")
+        return Binary(_get("CUBIN", program), log)
+    finally:
+        nvrtc().nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _get(what: str, program: ctypes.c_void_p) -> bytes:
+    size = ctypes.c_size_t()
+    _do(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+    content = ctypes.create_string_buffer(size.value)
+    _do(f"nvrtcGet{what}", program, content)
+    return content.raw
+
+
+# --- launching ---------------------------------------------------------------------------------------------------------
+
+
+class Device:
+    """The current GPU. It has the methods of ``emulator.Emulator``, so an operation's host code runs on either."""
+
+    def __init__(self) -> None:
+        self.xp = _usable_cupy()
+        self.architecture = architecture_of(self.xp.cuda.Device().compute_capability)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Memory for a result, with anything in it."""
+        return self.xp.empty(shape, dtype)
+
+    def result(self, array: Any, name: str = "the result") -> Any:
+        """``array`` as it is."""
+        return array
+
+    def run(
+        self,
+        source: Path,
+        kernel: str,
+        grid: int | Sequence[int],
+        threads: int | Sequence[int],
+        arguments: Mapping[str, Any],
+        *,
+        shared_bytes: int = 0,
+        defines: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Launch ``kernel`` of the file ``source`` on a grid of blocks, on CuPy's current stream; no launch if it is empty."""
+        kernels = kernels_of(source.read_text(encoding="utf-8"))
+        if kernel not in kernels:
+            raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
+        blocks, block = three(grid), three(threads)
+        check_grid(kernel, blocks, block)
+        values = check_arguments(kernel, kernels[kernel], arguments)
+        for name, value in arguments.items():
+            if isinstance(value, np.ndarray):  # CuPy would pass its address on the host, or its only element
+                raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
+        if 0 in blocks:
+            return
+        function = self._function(source, kernel, tuple(sorted((defines or {}).items())))
+        if shared_bytes > 48 << 10:  # more than that a kernel must be allowed to have
+            self.xp.cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, shared_bytes)
+        function(blocks, block, [_for_cupy(v) for v in values], shared_mem=shared_bytes)
+
+    def _function(self, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
+        return _loaded(self.xp.cuda.Device().id, self.architecture, source, kernel, defines)
+
+
+@functools.cache
+def _loaded(device: int, architecture: str, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
+    """One kernel in the driver's hands: modules belong to a device, so it is part of the key."""
+    binary = compile_for(source, architecture, dict(defines))
+    module = backend.cupy().cuda.function.Module()
+    module.load(binary.code)
+    return module.get_function(kernel)
+
+
+def _for_cupy(value: Any) -> Any:
+    """A ctypes scalar as a NumPy one, which CuPy passes by its dtype; a null pointer as a pointer-sized zero."""
+    if value is None:
+        return np.uintp(0)
+    if isinstance(value, ctypes._SimpleCData):
+        return np.dtype(type(value)).type(value.value)
+    return value
+
+
+def architecture_of(capability: str) -> str:
+    """The architecture to compile for on a card of this compute capability ("75" ... "121"). Raises NoCuda."""
+    if capability not in ARCHITECTURES:
+        raise NoCuda(f"the GPU has compute capability {capability}, supported are {', '.join(ARCHITECTURES)}")
+    return "90a" if capability == "90" else capability
+
+
+def _usable_cupy() -> Any:
+    try:
+        return backend.module_for("cuda")
+    except ValueError as error:
+        raise NoCuda(str(error)) from None

@@ -1,0 +1,141 @@
+"""What a .cu file says about itself: its kernels, their parameters and the headers it includes.
+
+Both ways to run a kernel, ``launch`` on a GPU and ``emulator`` on a CPU, check the arguments against the kernel's own
+text, so an argument of the wrong kind is an error before anything runs, and never garbage inside the kernel.
+"""
+
+import ctypes
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent  # what #include "lib/cuda.cuh" is relative to
+
+_TYPES: dict[
+    str, tuple[Any, Any]
+] = {  # C++ name -> (the scalar as an argument, the arrays that a pointer to it may point to)
+    "float": (ctypes.c_float, np.float32),
+    "double": (ctypes.c_double, np.float64),
+    "int": (ctypes.c_int32, np.int32),
+    "unsigned": (ctypes.c_uint32, np.uint32),
+    "unsigned int": (ctypes.c_uint32, np.uint32),
+    "long long": (ctypes.c_int64, np.int64),
+    "unsigned char": (ctypes.c_uint8, np.uint8),
+    "bool": (ctypes.c_bool, np.bool_),
+}
+_KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)")
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel; ``const`` says of a pointer that the kernel may only read through it."""
+
+    name: str
+    type: str
+    pointer: bool
+    const: bool
+
+
+def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
+    """The kernels of a CUDA source text and their parameters.
+
+    Raises ValueError for a parameter of a type that cannot be passed.
+    """
+    return {
+        name: tuple(_parameter(name, p) for p in parameters.split(",") if p.strip())
+        for name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text))
+    }
+
+
+def _parameter(kernel: str, text: str) -> Parameter:
+    words = re.sub(r"__restrict__", " ", text).replace("*", " * ").split()
+    name, pointer, const = words[-1], "*" in words, "const" in words
+    type_ = " ".join(w for w in words[:-1] if w not in ("*", "const"))
+    if type_ not in _TYPES:
+        raise ValueError(f"kernel {kernel}: parameter {name} has the type {type_!r}, allowed are {', '.join(_TYPES)}")
+    return Parameter(name, type_, pointer, const)
+
+
+def headers_of(text: str) -> dict[str, str]:
+    """The project's own headers that a source includes, directly or not: name -> text. Unknown names are left out."""
+    found: dict[str, str] = {}
+    left = _INCLUDE.findall(text)
+    while left:
+        name = left.pop()
+        if name not in found and (ROOT / name).is_file():
+            found[name] = (ROOT / name).read_text(encoding="utf-8")
+            left += _INCLUDE.findall(found[name])
+    return found
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: ``MINIGEN_CACHE`` or ``~/.cache/minigen``, and there ``kernels``."""
+    directory = Path(os.environ.get("MINIGEN_CACHE") or "~/.cache/minigen").expanduser() / "kernels"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> list[Any]:
+    """The arguments in the parameters' order: arrays as they are, scalars as ctypes values of exactly the right type.
+
+    Raises TypeError for a missing or unknown name, another kind or dtype than the parameter's and ValueError for an
+    array that is not contiguous and a whole number that does not fit.
+    """
+    names = {p.name for p in parameters}
+    if names != set(arguments):
+        wrong = sorted(names ^ set(arguments))
+        raise TypeError(f"kernel {kernel} takes {', '.join(p.name for p in parameters)}; missing or unknown: {wrong}")
+    return [_argument(kernel, p, arguments[p.name]) for p in parameters]
+
+
+def _argument(kernel: str, p: Parameter, value: Any) -> Any:
+    scalar, dtype = _TYPES[p.type]
+    where = f"kernel {kernel}: {p.name}"
+    if p.pointer:
+        if value is None:
+            return None  # a null pointer
+        if not hasattr(value, "dtype") or not hasattr(value, "flags"):
+            raise TypeError(f"{where} must be an array of {p.type}, got {type(value).__name__}")
+        if value.dtype != np.dtype(dtype):
+            raise TypeError(f"{where} must be an array of {p.type}, got one of {value.dtype}")
+        if not value.flags.c_contiguous:
+            raise ValueError(f"{where} must be contiguous, got strides {value.strides} for shape {value.shape}")
+        return value
+    if hasattr(value, "shape") and value.shape != ():
+        raise TypeError(f"{where} must be one {p.type}, got an array of shape {value.shape}")
+    if p.type in ("float", "double"):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"{where} must be a number, got {type(value).__name__}")
+        return scalar(float(value))
+    if p.type == "bool":
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{where} must be True or False, got {value!r}")
+        return scalar(bool(value))
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{where} must be a whole number, got {value!r}")
+    if scalar(int(value)).value != int(value):
+        raise ValueError(f"{where} must fit into {p.type}, got {value}")
+    return scalar(int(value))
+
+
+def three(size: int | Sequence[int]) -> tuple[int, int, int]:
+    """A grid's or a block's size along x, y, z from one number or up to three."""
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    x, y, z = (*map(int, sizes), 1, 1, 1)[:3]
+    return x, y, z
+
+
+def check_grid(kernel: str, grid: tuple[int, int, int], threads: tuple[int, int, int]) -> None:
+    """Raise ValueError unless a GPU can launch so many blocks of so many threads."""
+    limits = (2**31 - 1, 65535, 65535)
+    if len(grid) != 3 or any(not 0 <= g <= limit for g, limit in zip(grid, limits)):
+        raise ValueError(f"kernel {kernel}: the grid must be at most {limits} blocks, got {grid}")
+    if len(threads) != 3 or min(threads) < 1 or threads[2] > 64 or threads[0] * threads[1] * threads[2] > 1024:
+        raise ValueError(f"kernel {kernel}: a block has 1 to 1024 threads, at most 64 deep, got {threads}")

@@ -1,0 +1,130 @@
+r"""Data whose best prediction is known: a model for every law, with no network.
+
+A bed is ``bed(x, level, call) -> (x_0, eps)``, the two guesses at the level that the model was told; ``call`` counts its calls.
+They belong together, $x = \alpha \hat x_0 + \sigma \hat\epsilon$, in every space. What they are worth in a state's own dtype is
+worked out there: the numbers in front are Python's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from .protocol import Level
+
+Bed = Callable[[Any, Level, int], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    r"""$N(m, s^2)$ in every dimension; one point $m$ for $s = 0$.
+
+    $\hat x_0 = m + g (x - \alpha m)$, $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$; $\hat\epsilon = \sigma (x - \alpha m) / (\alpha^2 s^2 + \sigma^2)$:
+    conditioning of two jointly Gaussian variables. At a level without noise, one point is all there is.
+    """
+
+    mean: float = 0.7
+    std: float = 0.0
+
+    def __call__(self, x: Any, level: Level, call: int) -> tuple[Any, Any]:
+        """Both guesses."""
+        variance = level.alpha**2 * self.std**2 + level.sigma**2
+        off = x - level.alpha * self.mean
+        if variance == 0:
+            return 0 * off + self.mean, 0 * off
+        return self.mean + level.alpha * self.std**2 / variance * off, level.sigma / variance * off
+
+
+@dataclass(frozen=True)
+class FullGaussian:
+    r"""$N(m, C)$ over items flattened to (d,): $\hat\epsilon = \sigma (\alpha^2 C + \sigma^2 I)^{-1} (x - \alpha m)$, and $\hat x_0$ with $C$ in its place."""
+
+    mean: Any
+    covariance: Any
+
+    def __call__(self, x: Any, level: Level, call: int) -> tuple[Any, Any]:
+        """Both guesses."""
+        C, d = np.asarray(self.covariance), len(self.mean)
+        inverse = np.linalg.inv(level.alpha**2 * C + level.sigma**2 * np.eye(d))
+        mean = np.asarray(self.mean).astype(x.dtype)
+        off = x.reshape(len(x), d) - level.alpha * mean
+        x_0 = mean + off @ (level.alpha * inverse @ C).astype(x.dtype)
+        return x_0.reshape(x.shape), (off @ (level.sigma * inverse).astype(x.dtype)).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    r"""$\sum_k w_k N(m_k, s_k^2)$ in every dimension, and the exact map of its probability flow.
+
+    In one dimension the flow keeps quantiles: it takes $x$ at one level to $F_u^{-1}(F_t(x))$ at another, so no solver is
+    needed to know where it leads.
+    """
+
+    weights: Sequence[float] = (0.3, 0.7)
+    means: Sequence[float] = (-1.0, 0.8)
+    stds: Sequence[float] = (0.45, 0.35)
+
+    def components(self, level: Level) -> tuple[Any, Any]:
+        """Means and standard deviations of the components at a level."""
+        means, stds = np.asarray(self.means), np.asarray(self.stds)
+        return level.alpha * means, np.sqrt(level.alpha**2 * stds**2 + level.sigma**2)
+
+    def __call__(self, x: Any, level: Level, call: int) -> tuple[Any, Any]:
+        r"""Both guesses: the means of the components given $x$, in the shares of their posterior."""
+        m, s = self.components(level)
+        z = (x[..., None].astype(np.float64) - m) / s
+        log = np.log(np.asarray(self.weights) / s) - z**2 / 2
+        share = np.exp(log - log.max(-1, keepdims=True))
+        share = share / share.sum(-1, keepdims=True)
+        x_0 = share * (np.asarray(self.means) + level.alpha * np.asarray(self.stds) ** 2 / s * z)
+        return x_0.sum(-1).astype(x.dtype), (level.sigma * share * z / s).sum(-1).astype(x.dtype)
+
+    def quantile(self, p: Any, level: Level) -> Any:
+        """x where the distribution function at a level is ``p`` (n,), by bisection."""
+        m, s = self.components(level)
+        low, high = (np.full(np.shape(p), edge) for edge in ((m - 40 * s).min(), (m + 40 * s).max()))
+        for _ in range(80):
+            x = (low + high) / 2
+            below = (np.asarray(self.weights) * ndtr((x[..., None] - m) / s)).sum(-1) < p
+            low, high = np.where(below, x, low), np.where(below, high, x)
+        return (low + high) / 2
+
+
+def said(kind: str, x_0: Any, eps: Any, level: Level) -> Any:
+    """The pair as a prediction of ``kind``."""
+    if kind == "v":
+        return level.alpha * eps - level.sigma * x_0
+    if kind == "score":
+        return -1 / level.sigma * eps
+    return {"eps": eps, "x_0": x_0, "velocity": eps - x_0}[kind]
+
+
+def pair(kind: str, output: Any, x: Any, level: Level) -> tuple[Any, Any]:
+    """`said` turned round: both guesses from a prediction of ``kind``."""
+    alpha, sigma = level.alpha, level.sigma
+    if kind == "eps":
+        return (x - sigma * output) / alpha, output
+    if kind == "x_0":
+        return output, (x - alpha * output) / sigma
+    if kind == "velocity":
+        return x - sigma * output, x + alpha * output
+    return alpha * x - sigma * output, sigma * x + alpha * output
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """No data at all: row k of the batch hears 1 at call k and 0 at all others, as a prediction of ``kind``.
+
+    The result of a sampler that combines predictions linearly is then, in row k, the weight of call k.
+    """
+
+    kind: str = "x_0"
+
+    def __call__(self, x: Any, level: Level, call: int) -> tuple[Any, Any]:
+        """Both guesses."""
+        output = np.zeros_like(x)
+        if call < len(x):
+            output[call] = 1
+        return pair(self.kind, output, x, level)

@@ -1,0 +1,327 @@
+r"""Laws with no discretisation error: they hold at any number of steps, so the only tolerance is rounding.
+
+States are compared in variance-preserving units, divided by $\sqrt{\alpha^2 + \sigma^2}$; $a, s$ are the shares of signal and noise there.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from . import protocol
+from .beds import Bed, FullGaussian, Gaussian, Mixture, Scripted
+from .protocol import Level
+from .recorder import Seeded, Tape, Trace, moments, run, tape_start
+from .reference import RULES, ancestral, ddim_variance
+from .verdict import Check, distance, rounding
+
+POINT = 0.7
+
+
+def _states(trace: Trace) -> list[Any]:
+    """What the model was shown, and the result, in variance-preserving units."""
+    return [*(call.x / call.level.size for call in trace.calls), trace.result / trace.levels[-1].size]
+
+
+def _names(trace: Trace, n: int) -> list[str]:
+    return [f"call {k + 1} at time {c.level.time:g}, {n} levels" for k, c in enumerate(trace.calls)] + [
+        f"result, {n} levels"
+    ]
+
+
+def _on_tape(
+    sampler: Any, n: int, bed: Gaussian, dtype: Any, mean: float, std: float, kind: str | None = None
+) -> Trace:
+    """A run whose rows are the start, the start and a deviation, and one for every draw."""
+    first = protocol.levels(sampler, n)[0]
+    x = tape_start(sampler, first, mean, std, protocol.draws(sampler, n), dtype)
+    return run(sampler, n, bed, x, noise=Tape(), kind=kind)
+
+
+def _allowed(sampler: Any, n: int, dtype: Any) -> float:
+    return rounding(protocol.levels(sampler, n), dtype, sampler.claims.get("rule"), sampler.claims.get("eta"))
+
+
+def _seeded(sampler: Any, dtype: Any, level: Level, rows: int = 8) -> Any:
+    """A batch of normal states of the first level's size."""
+    return (level.size * Seeded(1, rows)((rows, *protocol.shape(sampler)))).astype(dtype)
+
+
+def coherence(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""The noise-to-signal ratio of every state the model is shown is that of the level it is told.
+
+    Data of one point m, by the tape: $\mathrm{sd}\, m / \mathrm{mean} = \sigma / \alpha$, compared as shares $a, s$ of a unit vector. Limit: rounding.
+    Catches: a previous time that is not the next one listed, Karras noise with its time rounded to a whole number.
+    """
+    for n in protocol.steps(sampler):
+        first = protocol.levels(sampler, n)[0]
+        trace = _on_tape(sampler, n, Gaussian(POINT), dtype, first.a * POINT, first.s)
+        allowed = 4 * _allowed(sampler, n, dtype)
+        for call, where in zip(trace.calls, _names(trace, n)):
+            mean, std = moments(call.x)
+            length = np.hypot(mean / POINT, std)
+            off = (
+                max(abs(mean / POINT / length - call.level.a), abs(std / length - call.level.s)) if length > 0 else 1.0
+            )
+            yield Check(float(off), allowed, where)
+
+
+def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""Data of one point m: the state at every call is $N(a m, s^2)$ for the level that the model is told, and the end is m.
+
+    There $\hat x_0 = m$ always and $\hat\epsilon$ is constant along a path, so no solver that is consistent can be wrong, at any number
+    of steps on any grid. Not so for the large variance, which is exact for unit data instead. Limit: rounding. Catches: most
+    things; but look at every call, for the last step, to the guess of x_0, repairs the result.
+    """
+    for n in protocol.steps(sampler):
+        for kind in protocol.kinds(sampler)[:1]:
+            levels = protocol.levels(sampler, n)
+            trace = _on_tape(sampler, n, Gaussian(POINT), dtype, levels[0].a * POINT, levels[0].s, kind)
+            allowed = _allowed(sampler, n, dtype)
+            told = [*(call.level for call in trace.calls), levels[-1]]
+            for state, level, where in zip(_states(trace), told, _names(trace, n)):
+                mean, std = moments(state)
+                yield Check(abs(mean - level.a * POINT), allowed, f"mean at {where}")
+                yield Check(abs(std - level.s), allowed, f"standard deviation at {where}")
+                if not trace.draws:
+                    along = float((state[1] - state[0]).ravel()[0])
+                    yield Check(abs(along - level.s), allowed, f"direction of the noise at {where}")
+
+
+def unit_gaussian(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""Data N(0, 1) and the large variance: every state has variance 1, at any stride; the end has $\bar\alpha_1$ (Ho et al. 2020, section 3.2).
+
+    $x_u \mid x_t$ is then $N(\sqrt{\alpha} x_t, \beta)$ with $\beta = 1 - \bar\alpha_t / \bar\alpha_u$; the last step gives the mean $a_1 x_1$ and no noise. Limit: rounding.
+    Catches: $\beta$ of the full chain on a respaced one, a variance for a standard deviation.
+    """
+    for n in protocol.steps(sampler):
+        trace = _on_tape(sampler, n, Gaussian(0.0, 1.0), dtype, 0.0, 1.0)
+        states, names, allowed = _states(trace), _names(trace, n), 4 * _allowed(sampler, n, dtype)
+        for k, (state, where) in enumerate(zip(states, names)):
+            want = 1.0 if k < len(states) - 1 else trace.calls[-1].level.a
+            yield Check(abs(moments(state)[1] - want), allowed, f"standard deviation at {where}")
+
+
+def transition(top: Level, bottom: Level, std: float, eta: float | str) -> tuple[float, float]:
+    r"""Gain and added variance of one step on data $N(m, s^2)$: $x_u - a_u m = A (x_t - a_t m) + \sqrt v z$.
+
+    Replacing $x_0$ by its mean given $x_t$ in $x_u = a_u x_0 + c\, \epsilon_t + \sqrt v z$ gives $A = \mathrm{Cov}(x_u, x_t) / \mathrm{Var}(x_t)$, read off the joint
+    covariance of $(x_0, x_u, x_t)$.
+    """
+    v = ddim_variance(top, bottom, 1.0 if eta == "large" else float(eta))
+    c = np.sqrt(max(bottom.s**2 - v, 0.0))
+    # rows: x_0, x_u, x_t in terms of independent (x_0 / std, eps_t, z)
+    rows = np.array([[std, 0, 0], [bottom.a * std, c, np.sqrt(v)], [top.a * std, top.s, 0]])
+    covariance = rows @ rows.T
+    if eta == "large":
+        v = 1 - (top.a / bottom.a) ** 2 if bottom.s > 0 else 0.0
+    return float(covariance[1, 2] / covariance[2, 2]), v
+
+
+def gaussian_recursion(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""Data $N(m, s^2)$: mean and variance of every state, by the recursion of `transition`, at any stride and for any $\eta$.
+
+    A finite number of steps gets the variance wrong, and by exactly this much: so a sampler can be checked there to rounding, where a
+    sample of $10^6$ would see 0.3 %. Limit: 8 times rounding times the largest moment. Catches: $\eta$ for $\eta^2$ (at 0.4; 0 and 1 hide it),
+    a missing root, noise of the wrong level.
+    """
+    eta = sampler.claims["eta"]
+    for n in protocol.steps(sampler):
+        levels = protocol.levels(sampler, n)
+        for std in (0.5, 2.0):
+            mean, gain, variance = 0.0, 1.0, 1.0
+            want = [(mean, gain, variance)]
+            for top, bottom in zip(levels, levels[1:]):
+                A, v = transition(top, bottom, std, eta)
+                mean, gain, variance = A * mean + (bottom.a - A * top.a) * POINT, A * gain, A**2 * variance + v
+                want.append((mean, gain, variance))
+            trace = _on_tape(sampler, n, Gaussian(POINT, std), dtype, 0.0, 1.0)
+            states, names = _states(trace), _names(trace, n)
+            yield Check(abs(len(states) - len(want)), 0.0, f"{len(states) - 1} calls for {n} levels: not one a level")
+            allowed = 8 * _allowed(sampler, n, dtype) * max(1.0, *(abs(m) + abs(g) + v for m, g, v in want))
+            for state, (m, g, v), where in zip(states, want, names):
+                got, sd = moments(state)
+                yield Check(abs(got - m), allowed, f"mean at {where}, data of sd {std:g}")
+                yield Check(
+                    abs(float((state[1] - state[0]).ravel()[0]) - g), allowed, f"weight of x_T at {where}, sd {std:g}"
+                )
+                yield Check(abs(sd**2 - v), allowed, f"variance at {where}, data of sd {std:g}")
+
+
+def _followed(rule: Any, trace: Trace, bed: Bed, x: Any, noise: Any, **settings: Any) -> list[Any]:
+    """The states that a rule of `reference` asks about, and its result, for the start and the noise of a run."""
+    levels, asked, number = trace.levels, [], count()
+
+    def ask(i: int, state: Any) -> tuple[Any, Any]:
+        asked.append(state)
+        return bed(state * levels[i].size, levels[i], next(number))
+
+    with np.errstate(all="ignore"):
+        end = rule(levels, x.astype(np.float64) / levels[0].size, ask, lambda: noise(x.shape), **settings)
+    return [*asked, end]
+
+
+def _compared(trace: Trace, want: list[Any], allowed: float, n: int, what: str) -> Iterator[Check]:
+    got = _states(trace)
+    yield Check(abs(len(got) - len(want)), 0.0, f"{len(got) - 1} calls where the rule has {len(want) - 1}, {n} levels")
+    limit = allowed * max(1.0, *(float(np.abs(state).max()) for state in want))
+    for state, target, where in zip(got, want, _names(trace, n)):
+        yield Check(distance(state, target), limit, f"{what} at {where}")
+
+
+def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""$\eta = 1$ is DDPM with $\tilde\beta$: the same path from the same noise, on a mixture.
+
+    The posterior (eq. 7 of 2006.11239) is written here as a product of two Gaussians, not as DDIM's eq. 12. Limit: 8 times rounding.
+    Catches: $\sigma$ of eq. 16 between the wrong two levels, noise at the wrong place.
+    """
+    for n in protocol.steps(sampler):
+        x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
+        trace = run(sampler, n, Mixture(), x, noise=Seeded(2))
+        want = _followed(ancestral, trace, Mixture(), x, Seeded(2))
+        yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, "path")
+
+
+def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """Whatever kind of prediction says it, the same guess leads along the same path.
+
+    One Gaussian told as eps, x_0, v, score or velocity. Limit: 64 times rounding, for what one kind divides by another multiplies.
+    Catches: a kind that is not passed on, a conversion at the wrong level, a sign.
+    """
+    bed = Gaussian(POINT, 0.4)
+    for n in protocol.steps(sampler):
+        x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
+        own, *others = protocol.kinds(sampler)
+        first = _states(run(sampler, n, bed, x, noise=Seeded(2), kind=own))
+        for kind in others:
+            trace = run(sampler, n, bed, x, noise=Seeded(2), kind=kind)
+            yield from _compared(trace, first, 64 * _allowed(sampler, n, dtype), n, f"{kind} against {own}")
+
+
+def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """Every state as a combination of what the model said, by a model whose answers depend on nothing but the number of the call.
+
+    Row k of the batch hears 1 at call k, so it carries the weight of call k; further rows carry seeded noise. Compared with the
+    published rule, written anew in `reference`. Limit: 8 times rounding times the largest weight. Catches: a step ratio turned round, which
+    every test of the order lets pass because its error telescopes; weights of the wrong order; stale history.
+    """
+    rule, eta = sampler.claims["rule"], sampler.claims.get("eta", 0.0)
+    settings = {"eta": eta} if rule == "ddim" else {}
+    for kind in [kind for kind in protocol.kinds(sampler) if kind in ("x_0", "eps")] or protocol.kinds(sampler)[:1]:
+        for n in protocol.steps(sampler):
+            levels = protocol.levels(sampler, n)
+            if kind == "eps" and levels[0].alpha == 0:
+                continue
+            rows = 2 * n + 4
+            x = (0 * _seeded(sampler, dtype, levels[0], rows)).astype(dtype)
+            bed = Scripted(kind)
+            trace = run(sampler, n, bed, x, noise=Seeded(2, rows), kind=kind)
+            want = _followed(RULES[rule], trace, bed, x, Seeded(2, rows), **settings)
+            yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, f"weights of {kind}")
+
+
+def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""A sample does not know its neighbours, its place, or the axes it is written in.
+
+    (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row changes no other. (3) $Q$ orthogonal:
+    sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by $\delta$: the state at a level is shifted by
+    $\alpha \delta$. Limit: 64 times rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis.
+    """
+    for n in protocol.steps(sampler)[1:4]:
+        first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
+        x, bed = _seeded(sampler, dtype, first), Mixture()
+        whole = run(sampler, n, bed, x, noise=Seeded(2)).result
+        limit = allowed * max(1.0, float(np.abs(whole).max()))
+        for rows, what in (([*range(8)][::-1], "reversed"), ([3], "alone"), ([0, 5, 3], "among others")):
+            got = run(sampler, n, bed, x[rows], noise=Seeded(2, rows=rows)).result
+            yield Check(distance(got, whole[rows]), limit, f"a row {what}, {n} levels")
+        changed = x.copy()
+        changed[0] += first.size
+        rest = run(sampler, n, bed, changed, noise=Seeded(2)).result
+        yield Check(distance(rest[1:], whole[1:]), limit, f"another row was changed, {n} levels")
+        shifted = run(sampler, n, Gaussian(POINT + 0.5, 0.4), x + np.asarray(0.5 * first.alpha, dtype), noise=Seeded(2))
+        plain = run(sampler, n, Gaussian(POINT, 0.4), x, noise=Seeded(2))
+        for moved, here, call, where in zip(_states(shifted), _states(plain), plain.calls, _names(plain, n)):
+            yield Check(distance(moved, here + 0.5 * call.level.a), limit, f"data shifted by 0.5 at {where}")
+        yield from _rotated(sampler, dtype, n, allowed)
+
+
+class _Wide:
+    """A sampler whose items are of shape (2,), for a rotation to have room."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler, self.shape = sampler, (2,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sampler, name)
+
+
+def _rotated(sampler: Any, dtype: Any, n: int, allowed: float) -> Iterator[Check]:
+    if len(protocol.shape(sampler)) != 1:  # items of a fixed shape are not flattened here
+        return
+    wide, angle = _Wide(sampler), 0.6
+    Q = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    C, m = np.array([[1.0, 0.5], [0.5, 0.4]]), np.array([0.7, -0.2])
+    first = protocol.levels(sampler, n)[0]
+    x = (first.size * Seeded(1)((8, 2))).astype(dtype)
+    plain = run(wide, n, FullGaussian(m, C), x, noise=Seeded(2)).result
+    heard = Seeded(2)
+    turned = run(
+        wide, n, FullGaussian(Q @ m, Q @ C @ Q.T), (x @ Q.T).astype(dtype), noise=lambda s: heard(s) @ Q.T
+    ).result
+    limit = allowed * max(1.0, float(np.abs(plain).max()))
+    yield Check(distance(turned, plain @ Q.T), limit, f"turned by {angle} rad, {n} levels")
+
+
+def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""A clip that no guess reaches changes nothing, one of any width beyond is the same one, and a function is shown every guess of $x_0$ itself.
+
+    Limit: rounding; the two wide ones bitwise. Catches: clipping eps or the state instead of $\hat x_0$, a guess clipped before it is converted,
+    a percentile over the wrong values.
+    """
+    bed = Gaussian(POINT, 0.4)
+    for n in protocol.steps(sampler):
+        first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
+        x = _seeded(sampler, dtype, first)
+        free = run(sampler, n, bed, x, noise=Seeded(2))
+        limit = allowed * max(1.0, *(float(np.abs(state).max()) for state in _states(free)))
+        wide = [run(sampler, n, bed, x, noise=Seeded(2), clip=bound) for bound in (1e4, 2e4)]
+        for state, other, where in zip(_states(wide[0]), _states(free), _names(free, n)):
+            yield Check(distance(state, other), limit, f"a clip at 10000 at {where}")
+        yield Check(distance(wide[0].result, wide[1].result), 0.0, f"clips at 10000 and 20000 differ, {n} levels")
+        shown: list[Any] = []
+
+        def watch(x_0: Any, shown: list[Any] = shown) -> Any:
+            shown.append(np.array(x_0, np.float64))
+            return x_0
+
+        trace = run(sampler, n, bed, x, noise=Seeded(2), clip=watch)
+        yield Check(
+            abs(len(shown) - len(trace.calls)), 0.0, f"{len(shown)} guesses clipped in {len(trace.calls)} calls"
+        )
+        for guess, call in zip(shown, trace.calls):
+            yield Check(
+                distance(guess, call.x_0),
+                limit,
+                f"what is clipped at time {call.level.time:g} of {n} levels is not x_0",
+            )
+        inside = run(sampler, n, bed, x, noise=Seeded(2), clip=lambda x_0: 0 * x_0)
+        for state, call in zip(inside.calls, free.calls):
+            yield Check(float(not np.isfinite(state.x).all()), 0.0, f"clipped to 0 at time {call.level.time:g}")
+
+
+def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """The same noise gives the same sample, bitwise; other noise another one if draws are claimed, and the same if none are.
+
+    Catches: noise from somewhere else than ``noise``, such as a global generator; a draw that is thrown away.
+    """
+    bed = Mixture()
+    for n in protocol.steps(sampler):
+        x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
+        one, again, other = (run(sampler, n, bed, x, noise=Seeded(seed)).result for seed in (2, 2, 3))
+        yield Check(distance(one, again), 0.0, f"the same noise twice, {n} levels")
+        if protocol.count(sampler, "draws", n):
+            yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")
+        else:
+            yield Check(distance(one, other), 0.0, f"noise makes a difference though none is claimed, {n} levels")

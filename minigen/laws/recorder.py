@@ -1,0 +1,152 @@
+"""One run of a sampler, with a recorder inside the model and scripted noise from outside.
+
+A law that looks only at the result misses most faults, because the last step, to the guess of x_0, repairs nearly anything:
+what counts is each state that the model is shown, with the time that it is told. And on Gaussian data a sampler is affine in
+its start and its draws, so a tape of ones and zeros shows mean and variance exactly, where random numbers would need millions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import protocol
+from .beds import Bed, said
+from .protocol import Fault, Level
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the model was shown and told, and what it guessed; arrays in float64."""
+
+    level: Level
+    x: Any
+    x_0: Any
+    eps: Any
+
+
+@dataclass
+class Trace:
+    """A run: all calls, for each draw the number of calls before it, the result in float64."""
+
+    levels: list[Level]
+    calls: list[Call] = field(default_factory=list)
+    draws: list[int] = field(default_factory=list)
+    result: Any = None
+
+
+class Tape:
+    """Noise that is 1 for row ``first + k`` of the batch at draw k, and 0 for all others."""
+
+    def __init__(self, first: int = 2) -> None:
+        self.next = first
+
+    def __call__(self, shape: tuple[int, ...]) -> Any:
+        """The next draw."""
+        z = np.zeros(shape)
+        if self.next < shape[0]:
+            z[self.next] = 1
+        self.next += 1
+        return z
+
+
+class Seeded:
+    """Normal draws from a seed, for ``rows`` of a batch: a row hears the same whoever else is in its batch."""
+
+    def __init__(self, seed: int, size: int = 8, rows: Any = None) -> None:
+        self.rng, self.size = np.random.default_rng(seed), size
+        self.rows = np.arange(size) if rows is None else np.asarray(rows)
+
+    def __call__(self, shape: tuple[int, ...]) -> Any:
+        """The next draw."""
+        return self.rng.standard_normal((self.size, *shape[1:]))[self.rows]
+
+
+def tape_start(sampler: Any, level: Level, mean: float, std: float, draws: int, dtype: Any) -> Any:
+    """The batch for a `Tape`: row 0 the mean, row 1 a standard deviation more, then a row for every draw, at the mean."""
+    x = np.full((2 + draws, *protocol.shape(sampler)), mean * level.size, dtype)
+    x[1] += std * level.size
+    return x
+
+
+def moments(x: Any) -> tuple[float, float]:
+    """Mean and standard deviation of a state on a tape, the worst over its dimensions being all alike."""
+    flat = x.reshape(len(x), -1)
+    return float(flat[0, 0]), float(np.sqrt(np.sum((flat[1:, 0] - flat[0, 0]) ** 2)))
+
+
+def run(
+    sampler: Any,
+    n: int,
+    bed: Bed,
+    x: Any,
+    *,
+    noise: Callable[..., Any] | None = None,
+    kind: str | None = None,
+    clip: Any = None,
+) -> Trace:
+    """Let the sampler walk n levels from ``x``. Fault, with a sentence, where it breaks the protocol or raises.
+
+    A budget of 20 n + 50 calls and as many draws ends what would run forever.
+    """
+    trace = Trace(protocol.levels(sampler, n))
+    by_time = {level.time: level for level in trace.levels[:-1]}
+    budget, given = 20 * n + 50, x.copy()
+    kinds = protocol.kinds(sampler)
+    own = kinds[0] if kind is None else kind
+    tape = Tape() if noise is None else noise
+
+    def find(time: Any) -> Level:
+        times = np.ravel(np.asarray(time, np.float64))
+        if times.size not in (1, len(x)) or (times != times[:1]).any():
+            raise Fault(f"the model was told {times.size} times for a batch of {len(x)}, or not the same for all rows")
+        told = float(times[0])
+        if told in by_time:
+            return by_time[told]
+        if hasattr(sampler, "at"):
+            return Level(told, *(float(value) for value in sampler.at(told)))
+        raise Fault(f"the model was told time {told:g}, which no noisy level has: {protocol.short(list(by_time))}")
+
+    def model(x_t: Any, time: Any, *_: Any, **__: Any) -> Any:
+        level = find(time)
+        shown = np.asarray(x_t)
+        if shown.shape != x.shape or shown.dtype != x.dtype:
+            raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")
+        if len(trace.calls) >= budget:
+            raise Fault(f"asked the model more than {budget} times for {n} levels: stopped")
+        x_0, eps = bed(shown, level, len(trace.calls))
+        trace.calls.append(Call(level, *(np.array(part, np.float64) for part in (shown, x_0, eps))))
+        return said(own, x_0, eps, level)
+
+    def draw(shape: Any) -> Any:
+        if tuple(shape) != x.shape:
+            raise Fault(f"drew noise of shape {tuple(shape)} for states of shape {x.shape}")
+        if len(trace.draws) >= budget:
+            raise Fault(f"drew noise more than {budget} times for {n} levels: stopped")
+        trace.draws.append(len(trace.calls))
+        return tape(x.shape).astype(x.dtype)
+
+    settings = {"kind": own} if len(kinds) > 1 else {}
+    if clip is not None:
+        settings["clip"] = clip
+    try:
+        with np.errstate(all="ignore"):
+            result = sampler.sample(model, x, n, draw, **settings)
+    except Fault:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1]
+        raise Fault(f"sample raised {type(error).__name__}: {first[0] if first else ''}") from error
+    if not (given == x).all():
+        raise Fault("sample changed x, its input")
+    try:
+        found = np.asarray(result)
+    except Exception as error:
+        raise Fault(f"sample returned {type(result).__name__}, not an array") from error
+    if found.shape != x.shape or found.dtype != x.dtype:
+        raise Fault(f"sample returned {found.dtype} {found.shape} for {x.dtype} {x.shape}")
+    if not trace.calls:
+        raise Fault("sample never asked the model")
+    trace.result = found.astype(np.float64)
+    return trace

@@ -1,0 +1,155 @@
+"""Laws of levels and of bookkeeping: what is told, how often, and what is left of the last run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import protocol
+from .beds import Gaussian, Mixture
+from .protocol import Fault
+from .recorder import Seeded, run
+from .verdict import Check, distance
+
+SWEEP = 130  # numbers of levels that the laws of levels try; rounding in a spacing shows first at 61 levels of 1000
+
+
+def _sweep(sampler: Any) -> range:
+    """1, 2, ... levels, not more than the chain has where that is claimed."""
+    longest = len(sampler.claims["betas"]) if sampler.claims.get("betas") is not None else SWEEP
+    return range(1, min(SWEEP, longest) + 1)
+
+
+def runs(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """The protocol is kept: right shape and dtype, input unchanged, the model asked, no exception, all finite.
+
+    Catches: states in another dtype, a mutated x_T, NaN at some number of steps, a loop that never ends. Limit 0 on what is
+    not finite, on two beds, one point and a mixture.
+    """
+    for n in protocol.steps(sampler):
+        for bed in (Gaussian(0.7, 0.0), Mixture()):
+            x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)
+            trace = run(sampler, n, bed, x, noise=Seeded(2, 5))
+            for k, state in enumerate([*(call.x for call in trace.calls), trace.result]):
+                what = f"state of call {k + 1}" if k < len(trace.calls) else "result"
+                yield Check(float((~np.isfinite(state)).sum()), 0.0, f"{what} of {n} levels is not finite")
+
+
+def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""Noise falls strictly, levels lie in the space, and are those of the chain: $\bar\alpha_t = \prod_{i \le t} (1 - \beta_i)$.
+
+    Any level may be any of the chain's. Limit: $64 T \varepsilon$ of float64, which is what a product of T
+    numbers may lose. Catches: a schedule that is off by one, a product in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
+    """
+    eps, betas = float(np.finfo(np.float64).eps), sampler.claims.get("betas")
+    chain = None if betas is None else np.cumprod(1 - np.asarray(betas, np.float64))
+    for n in _sweep(sampler):
+        found = protocol.levels(sampler, n)
+        told, alpha, sigma = np.array(found).T
+        k = int(np.argmax(np.diff(np.arctan2(sigma, alpha))))
+        rises = float(not np.diff(np.arctan2(sigma, alpha))[k] < 0)
+        yield Check(rises, 0.0, f"noise does not fall from time {told[k]:g} to {told[k + 1]:g}, {n} levels")
+        held = {"vp": alpha**2 + sigma**2, "sigma": alpha, "flow": alpha + sigma}[sampler.space]
+        k = int(np.argmax(np.abs(held - 1)))
+        yield Check(abs(held[k] - 1), 64 * eps, f"time {told[k]:g} of {n} levels is not in space {sampler.space!r}")
+        if chain is not None:
+            power = (alpha**2 / (alpha**2 + sigma**2))[:-1]
+            near = np.clip(np.searchsorted(-chain, -power), 1, len(chain) - 1)
+            off = np.minimum(np.abs(chain[near] - power), np.abs(chain[near - 1] - power))
+            k = int(np.argmax(off))
+            yield Check(
+                float(off[k]), 64 * len(chain) * eps, f"time {told[k]:g} of {n} levels is no level of the chain"
+            )
+
+
+def times(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """n levels for n steps, times strictly falling or strictly rising, none twice; whole and within, if ``times`` is claimed.
+
+    Exact. Catches: a spacing whose rounding adds a level or repeats one (61 "trailing" levels of 1000 by a float step).
+    """
+    claim = sampler.claims.get("times")
+    for n in _sweep(sampler):
+        found = protocol.levels(sampler, n)
+        told = [level.time for level in found[:-1]]
+        yield Check(abs(len(told) - n), 0.0, f"levels({n}) has {len(told)} noisy levels: {protocol.short(told)}")
+        change = np.diff(told)
+        one_way = bool((change < 0).all() or (change > 0).all())
+        yield Check(float(not one_way), 0.0, f"times of levels({n}) repeat or turn round: {protocol.short(told)}")
+        if claim is not None:
+            low, high = claim
+            outside = sum(not (low <= t <= high and t == round(t)) for t in told)
+            yield Check(
+                float(outside), 0.0, f"times of levels({n}) are not whole within {low}..{high}: {protocol.short(told)}"
+            )
+            yield Check(abs(told[0] - high), 0.0, f"levels({n}) start at {told[0]:g}, not at {high:g}")
+
+
+def start(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""At the first level at most the share ``leak`` of the signal is left, $\sqrt{\bar\alpha} \le$ leak, for every n.
+
+    The state handed in is then, up to that share, the pure noise that it was drawn as. Catches: "leading" spacing, which with
+    501 levels of 1000 starts at half the noise.
+    """
+    for n in _sweep(sampler):
+        first = protocol.levels(sampler, n)[0]
+        yield Check(
+            first.a, float(sampler.claims["leak"]), f"signal left at the first of {n} levels, time {first.time:g}"
+        )
+
+
+def counts(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """The model is asked as often as claimed, first about x_T at the first level, and later never about an earlier level;
+    noise is drawn as often as claimed, and none after the last call, where it would stay in the result.
+
+    Exact, but for rounding in the first state. Catches: noise added at the end, a first level left out, calls out of order.
+    """
+    for n in protocol.steps(sampler):
+        x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)
+        trace = run(sampler, n, Mixture(), x, noise=Seeded(2, 5))
+        told = [call.level for call in trace.calls]
+        calls, drawn = protocol.count(sampler, "calls", n), protocol.count(sampler, "draws", n)
+        yield Check(abs(len(told) - calls), 0.0, f"{len(told)} calls where {calls} are claimed, {n} levels")
+        yield Check(
+            abs(len(trace.draws) - drawn), 0.0, f"{len(trace.draws)} draws where {drawn} are claimed, {n} levels"
+        )
+        first = told[0]
+        yield Check(float(first != trace.levels[0]), 0.0, f"the first call is at time {first.time:g}, {n} levels")
+        limit = 64 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(trace.calls[0].x).max()))
+        yield Check(distance(trace.calls[0].x, x), limit, f"the first state is not x_T, {n} levels")
+        back = sum(low.s > high.s for high, low in zip(told, told[1:]))
+        yield Check(float(back), 0.0, f"a call goes back to an earlier level, {n} levels")
+        if trace.levels[-1].sigma == 0:
+            late = sum(k == len(told) for k in trace.draws)
+            yield Check(float(late), 0.0, f"noise is drawn after the last call, {n} levels")
+
+
+class _Stop(Exception):
+    """Ends a run in its middle."""
+
+
+def reuse(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """A run after others, of another number of levels and one that was broken off, is the run it would have been: bitwise.
+
+    Catches: history or a step counter that outlives a run.
+    """
+    n = max(protocol.steps(sampler))
+    x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)
+    bed = Mixture()
+
+    def stopping(x_t: Any, level: Any, call: int) -> Any:
+        if call == 1:
+            raise _Stop
+        return bed(x_t, level, call)
+
+    before = run(sampler, n, bed, x, noise=Seeded(2, 5)).result
+    for other in protocol.steps(sampler)[:3]:
+        run(sampler, other, bed, x, noise=Seeded(3, 5))
+        again = run(sampler, n, bed, x, noise=Seeded(2, 5)).result
+        yield Check(distance(again, before), 0.0, f"{n} levels after a run of {other}")
+    try:
+        run(sampler, n, stopping, x, noise=Seeded(3, 5))
+    except Fault as fault:
+        if not isinstance(fault.__cause__, _Stop):
+            raise
+    again = run(sampler, n, bed, x, noise=Seeded(2, 5)).result
+    yield Check(distance(again, before), 0.0, f"{n} levels after a run that was broken off")

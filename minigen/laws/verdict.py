@@ -1,0 +1,127 @@
+"""What a law is, and how a run of it becomes a verdict."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import protocol
+from .protocol import Fault, Level
+
+
+class Check(NamedTuple):
+    """One number against its limit, and where it was measured."""
+
+    value: float
+    limit: float
+    where: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within the limit; NaN is not."""
+        return bool(np.isfinite(self.value) and self.value <= self.limit)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a law says of a sampler: the first check that failed, or the one that came nearest to its limit."""
+
+    law: str
+    sampler: str
+    dtype: str
+    status: str  # "pass", "fail" or "skip"
+    value: float | None = None
+    limit: float | None = None
+    detail: str = ""
+    checks: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the law is broken."""
+        return self.status == "fail"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, where NaN and infinity are words."""
+        out = asdict(self)
+        for key in ("value", "limit"):
+            if out[key] is not None and not np.isfinite(out[key]):
+                out[key] = str(out[key])
+        return out
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law: its checks as a generator, small cases first, and what a sampler must claim or have for it to apply."""
+
+    name: str
+    title: str
+    checks: Callable[[Any, Any], Iterator[Check]]
+    needs: Callable[[Any, Any], str | None]
+    of_levels: bool = False  # looks at levels only, so at no dtype
+
+    @property
+    def maths(self) -> str:
+        """The docstring of its function."""
+        return (self.checks.__doc__ or "").strip()
+
+
+def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
+    """Run a law on a sampler. Its faults become verdicts; TypeError or ValueError only for what is no sampler at all."""
+    protocol.check(sampler)
+    known = {"law": law.name, "sampler": protocol.name(sampler), "dtype": np.dtype(dtype).name}
+    if sampler.space == "discrete":
+        return Verdict(**known, status="skip", detail="the laws of discrete samplers are not here yet")
+    missing = law.needs(sampler, dtype)
+    if missing is not None:
+        return Verdict(**known, status="skip", detail=missing)
+    worst, n = None, 0
+    try:
+        for check in law.checks(sampler, dtype):
+            n += 1
+            if not check.holds:
+                return Verdict(
+                    **known, status="fail", value=check.value, limit=check.limit, detail=check.where, checks=n
+                )
+            if worst is None or check.value * worst.limit > worst.value * check.limit or not worst.limit:
+                worst = check
+    except Fault as fault:
+        return Verdict(**known, status="fail", detail=str(fault), checks=n)
+    if worst is None:
+        return Verdict(**known, status="fail", detail="the law found nothing to check")
+    return Verdict(**known, status="pass", value=worst.value, limit=worst.limit, detail=worst.where, checks=n)
+
+
+def claimed(*names: str) -> Callable[[Any, Any], str | None]:
+    """Needs these claims."""
+
+    def needs(sampler: Any, dtype: Any) -> str | None:
+        missing = [name for name in names if sampler.claims.get(name) in (None, False)]
+        return f"not claimed: {', '.join(missing)}" if missing else None
+
+    return needs
+
+
+def nothing(sampler: Any, dtype: Any) -> None:
+    """Applies to every sampler."""
+
+
+def distance(got: Any, want: Any) -> float:
+    """The largest absolute difference; NaN where one is NaN."""
+    return float(np.max(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
+
+
+def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None) -> float:
+    r"""How far rounding may move a state of size 1: $64 N \varepsilon \max(1, 1/\sqrt{\bar\alpha_T})$.
+
+    Each of N levels costs a few operations, and x_0 is read off the first state by dividing by $\sqrt{\bar\alpha_T}$. A second slope
+    at the end of a step (``rule`` "heun") also divides what rounding did by the noise there, and multiplies it by the step.
+    Where the first level has no signal, DDIM's share of eps for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$ of float64.
+    """
+    a = levels[0].a
+    ratio = 1.0
+    if rule == "heun":
+        sigma = [level.sigma / level.alpha for level in levels[:-1]]
+        ratio = max([1.0, *(high / low for high, low in zip(sigma, sigma[1:]))])
+    root = float(np.finfo(np.float64).eps) ** 0.5 if rule == "ddim" and eta == 1 and a == 0 else 0.0
+    return float(root + 64 * (len(levels) - 1) * np.finfo(dtype).eps * max(1.0, 1 / a if a > 0 else 1.0) * ratio)

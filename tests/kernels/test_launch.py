@@ -1,0 +1,210 @@
+"""Compiling for every card without one, the cache, what is passed to a kernel, and what is said when something lacks."""
+
+import ctypes
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import backend, launch, source
+from kernels.launch import ARCHITECTURES, CompileError, NoCuda, compile_for
+
+ROOT = Path(kernels.__file__).parent
+SOURCES = sorted(p for p in ROOT.glob("*/*.cu") if p.parent.name != "emulator")
+DEFINES = {"2_online_softmax.cu": {"D": 64, "D_V": 64}}  # a common head, to compile
+
+
+def _no_nvrtc():
+    try:
+        return not launch.nvrtc()
+    except NoCuda:
+        return True
+
+
+needs_nvrtc = pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (pip install nvidia-cuda-nvrtc)")
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_every_kernel_compiles_for_every_architecture_without_spills(file):
+    for architecture in ARCHITECTURES:
+        binary = compile_for(file, architecture, DEFINES.get(file.name))
+        assert binary.code[:4] == b"\x7fELF"
+        resources = binary.resources()
+        assert set(resources) == set(source.kernels_of(file.read_text()))
+        for kernel, r in resources.items():
+            assert 0 < r.registers <= 255 and r.local_bytes == r.spill_bytes == 0, (kernel, architecture, r)
+
+
+def test_there_are_kernels_to_compile():
+    assert {f.name for f in SOURCES} >= {"1_naive.cu", "1_direct.cu", "2_tiled.cu", "2_online_softmax.cu"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def write(tmp_path, body, name="k.cu"):
+    file = tmp_path / name
+    file.write_text(f'#include "lib/cuda.cuh"\nextern "C" __global__ void k(float* y, float a) {{ {body} }}\n')
+    return file
+
+
+@needs_nvrtc
+def test_the_cache_knows_the_source_the_headers_the_options_and_the_compiler(cache, monkeypatch):
+    calls = []
+    compile_ = launch._compile
+    monkeypatch.setattr(launch, "_compile", lambda *a: calls.append(a) or compile_(*a))
+    file = write(cache, "y[0] = a * FACTOR;")
+    first = compile_for(file, "90", {"FACTOR": 2})
+    assert compile_for(file, "90", {"FACTOR": 2}) == first and len(calls) == 1
+    compile_for(file, "90", {"FACTOR": 3})
+    compile_for(file, "80", {"FACTOR": 2})
+    write(cache, "y[1] = a * FACTOR;")
+    compile_for(file, "90", {"FACTOR": 2})
+    assert len(calls) == 4
+    headers = launch.headers_of
+    monkeypatch.setattr(launch, "headers_of", lambda text: {n: h + "\n// more" for n, h in headers(text).items()})
+    compile_for(file, "90", {"FACTOR": 2})
+    monkeypatch.setattr(launch, "nvrtc_version", lambda: "99.0")
+    compile_for(file, "90", {"FACTOR": 2})
+    assert len(calls) == 6
+
+
+@needs_nvrtc
+def test_what_is_not_cuda_is_told_with_the_compilers_words(cache):
+    with pytest.raises(CompileError, match=r"k.cu does not compile with -arch=sm_75 (.|\n)*k.cu\(2\): error"):
+        compile_for(write(cache, "y[0] = nothing;"), "75")
+
+
+@needs_nvrtc
+def test_resources_are_the_assemblers(cache):
+    body = "__shared__ float s[100]; s[threadIdx.x] = a; __syncthreads(); y[0] = s[1]; float b[99]; "
+    body += "for (int i = 0; i < 99; i++) b[i] = i; for (int i = 0; i < 99; i++) b[(int)y[i]] += a; y[0] = b[(int)a];"
+    resources = compile_for(write(cache, body), "90").resources()["k"]
+    assert resources.shared_bytes == 400 and resources.local_bytes >= 396 and resources.spill_bytes == 0
+
+
+def test_other_architectures_are_refused():
+    with pytest.raises(ValueError, match="unknown architecture '70': use one of 75, 80"):
+        compile_for(SOURCES[0], "70")
+    with pytest.raises(NoCuda, match="the GPU has compute capability 61, supported are 75"):
+        launch.architecture_of("61")
+    assert launch.architecture_of("90") == "90a" and launch.architecture_of("121") == "121"
+
+
+def test_a_missing_compiler_and_a_missing_gpu_are_one_sentence(monkeypatch):
+    monkeypatch.setattr(launch, "_from_wheels", list)
+    monkeypatch.setattr(launch, "_VERSIONS", ())
+    with pytest.raises(NoCuda, match="NVRTC, which compiles CUDA kernels, was not found: pip install"):
+        launch.nvrtc.__wrapped__()
+
+    def no_cupy():
+        raise ImportError("CuPy is not installed: pip install ...")
+
+    monkeypatch.setattr(backend, "cupy", no_cupy)
+    with pytest.raises(NoCuda, match="no GPU can be used: CuPy is not installed"):
+        launch.Device()
+
+
+class Launched:
+    """In CuPy's place: a module that remembers what was launched."""
+
+    def __init__(self):
+        self.calls, self.attributes = [], []
+        self.cuda = SimpleNamespace(
+            Device=lambda: SimpleNamespace(compute_capability="90", id=0),
+            driver=SimpleNamespace(funcSetAttribute=lambda *a: self.attributes.append(a)),
+        )
+        self.empty = np.empty
+        self.function = _Callable(self.calls, 7)
+
+
+def there(x):
+    """In a CuPy array's place."""
+    return SimpleNamespace(dtype=x.dtype, flags=SimpleNamespace(c_contiguous=True), shape=x.shape)
+
+
+class _Callable:
+    def __init__(self, calls, ptr):
+        self.calls, self.ptr = calls, ptr
+
+    def __call__(self, *arguments, **options):
+        self.calls.append((arguments, options))
+
+
+def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
+    xp = Launched()
+    monkeypatch.setattr(launch, "_usable_cupy", lambda: xp)
+    monkeypatch.setattr(launch, "_loaded", lambda *key: xp.function)
+    file = cache / "k.cu"
+    file.write_text(
+        'extern "C" __global__ void __launch_bounds__(64) k(const float* x, double* y, const bool* mask, float a, '
+        "double b, int c, long long e, bool f) {}"
+    )
+    arguments = {
+        "x": there(np.ones(3, "f")),
+        "y": there(np.ones(3)),
+        "mask": None,
+        "a": 0.1,
+        "b": 0.1,
+        "c": 5,
+        "e": 2**40,
+        "f": True,
+    }
+    device = launch.Device()
+    device.run(file, "k", 3, (8, 4), arguments, shared_bytes=100)
+    ((blocks, threads, values), options) = xp.calls[0]
+    assert blocks == (3, 1, 1) and threads == (8, 4, 1) and options == {"shared_mem": 100} and not xp.attributes
+    assert [getattr(v, "dtype", None) for v in values] == [
+        np.dtype(t) for t in ("float32", "float64", "uintp", "float32", "float64", "int32", "int64", "bool")
+    ]
+    assert values[3] == np.float32(0.1) and values[6] == 2**40
+    device.run(file, "k", 0, 64, arguments)
+    assert len(xp.calls) == 1  # an empty grid is no launch
+    device.run(file, "k", 1, 64, arguments, shared_bytes=100_000)
+    assert xp.attributes == [(7, 8, 100_000)]
+    for change, message in [
+        ({"x": there(np.ones(3))}, "x must be an array of float, got one of float64"),
+        ({"x": np.ones(3, "f")}, "x must be on the GPU, got a NumPy array"),
+        ({"a": "1"}, "a must be a number, got str"),
+        ({"a": np.ones(2)}, r"a must be one float, got an array of shape \(2,\)"),
+        ({"c": True}, "c must be a whole number, got True"),
+        ({"f": 1}, "f must be True or False, got 1"),
+        ({"x": 3}, "x must be an array of float, got int"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            device.run(file, "k", 1, 64, {**arguments, **change})
+
+
+def test_the_emulator_and_the_device_have_the_same_methods():
+    from kernels.emulator import Emulator
+
+    for name in ("empty", "result", "run"):
+        both = [list(inspect.signature(getattr(c, name)).parameters) for c in (Emulator, launch.Device)]
+        assert both[0] == both[1], name
+
+
+def test_the_parameters_are_read_from_the_text():
+    text = """
+    // extern "C" __global__ void not_this(int x)
+    extern "C" __global__ void __launch_bounds__(128, 2) first(const float* __restrict__ x, /* a */ unsigned char* y,
+                                                               const long long n, unsigned int m) {}
+    __device__ float helper(float x);
+    """
+    found = source.kernels_of(text)
+    assert list(found) == ["first"]
+    assert [(p.name, p.type, p.pointer, p.const) for p in found["first"]] == [
+        ("x", "float", True, True),
+        ("y", "unsigned char", True, False),
+        ("n", "long long", False, True),
+        ("m", "unsigned int", False, False),
+    ]
+    with pytest.raises(ValueError, match="kernel k: parameter x has the type 'half', allowed are float"):
+        source.kernels_of("__global__ void k(half x) {}")
+    assert ctypes.sizeof(source._TYPES["long long"][0]) == 8

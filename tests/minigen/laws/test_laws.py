@@ -1,0 +1,292 @@
+"""The suite itself: a stranger's sampler, ours, bugs in levels, broken adapters, verdicts and reports."""
+
+import json
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from minigen.laws import (
+    LAWS,
+    FromStep,
+    Level,
+    Ours,
+    as_json,
+    beds,
+    order_laws,
+    reference,
+    report,
+    run_laws,
+    schedule_laws,
+)
+from minigen.laws.pytest import laws as one_test_a_law
+from minigen.laws.suite import choose
+from minigen.maths import schedules
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+ABAR = np.concatenate([[1.0], np.cumprod(1 - BETAS)])
+
+
+class MyDDIM:
+    space = "vp"
+    claims: ClassVar = {"calls": "n", "draws": "0", "leak": 0.01, "point": True, "eta": 0.0, "rule": "ddim"}
+
+    def levels(self, n):
+        times = [1000 * i // n for i in range(n, -1, -1)]
+        return [(t, ABAR[t] ** 0.5, (1 - ABAR[t]) ** 0.5) for t in times]
+
+    def sample(self, model, x, n, noise):
+        for (t, a, s), (_, a_u, s_u) in pairwise(self.levels(n)):
+            eps = model(x, t)
+            x = float(a_u / a) * (x - float(s) * eps) + float(s_u) * eps
+        return x
+
+
+test_a_stranger_s_sampler = one_test_a_law(MyDDIM())
+
+
+def failed(sampler, names=None, dtypes=("float64",)):
+    return {v.law: v for v in run_laws(sampler, names, dtypes) if v.failed}
+
+
+# --- other spaces, a bare step ----------------------------------------------------------------------------------------
+
+
+def euler_step(y, denoised, level, below, z):
+    return y + (below.sigma - level.sigma) / level.sigma * (y - denoised)
+
+
+def flow_step(x, velocity, level, below, z):
+    return x + (below.sigma - level.sigma) * velocity
+
+
+def noises(n):
+    return [(s, 1.0, s) for s in [*np.geomspace(80, 0.02, n), 0.0]]
+
+
+def straight(n):
+    return [(s, 1 - s, s) for s in np.linspace(1, 0, n + 1)]
+
+
+def test_a_bare_step_in_the_spaces_of_noise_and_of_flows():
+    claims = {"point": True, "eta": 0.0, "rule": "ddim", "leak": 0.02}
+    for step, levels, space, kind in (
+        (euler_step, noises, "sigma", "x_0"),
+        (flow_step, straight, "flow", "velocity"),
+    ):
+        sampler = FromStep(step, levels, space=space, kind=kind, claims=claims)
+        if space == "flow":  # straight paths take other steps than DDIM's on Gaussian data
+            sampler.claims = {"calls": "n", "draws": "0", "point": True, "leak": 0.02}
+        verdicts = [*run_laws(sampler)]
+        assert not [v for v in verdicts if v.failed], report(verdicts)
+
+
+def test_a_bare_step_with_noise():
+    def step(x, x_0, level, below, z):
+        v = reference.ddim_variance(level, below, 1.0)
+        eps = (x - level.alpha * x_0) / level.sigma
+        x = below.alpha * x_0 + max(below.sigma**2 - v, 0.0) ** 0.5 * eps
+        return x if z is None else x + v**0.5 * z
+
+    claims = {"point": True, "eta": 1.0, "rule": "ancestral"}
+    sampler = FromStep(step, MyDDIM().levels, kind="x_0", noisy=True, claims=claims)
+    assert not failed(sampler)
+    sampler.claims["eta"] = 0.4
+    assert "L8" in failed(sampler)
+
+
+# --- bugs in levels ---------------------------------------------------------------------------------------------------
+
+
+class Spaced(MyDDIM):
+    def __init__(self, spacing, **claims):
+        self.spacing, self.claims = spacing, {**MyDDIM.claims, **claims}
+
+    def levels(self, n):
+        return [(t, ABAR[t] ** 0.5, (1 - ABAR[t]) ** 0.5) for t in self.spacing(n)]
+
+
+def test_a_float_step_gives_a_level_too_many_at_61_levels():
+    """Rounding in an "arange" with a float step: the smallest number of levels where it shows is named."""
+    sampler = Spaced(lambda n: [*(int(t) for t in np.round(np.arange(1000, 0, -1000 / n))), 0])
+    verdict = failed(sampler, ["L2"])["L2"]
+    assert "61" in verdict.detail and verdict.value == 1
+
+
+def test_leading_spacing_starts_with_signal_left():
+    sampler = Spaced(lambda n: [1 + k * (1000 // n) for k in range(n - 1, -1, -1)] + [0], times=(1, 1000))
+    broken = failed(sampler, ["L2", "L3"])
+    assert set(broken) == {"L2", "L3"} and "start at" in broken["L2"].detail
+
+
+def test_levels_off_the_chain_or_out_of_the_space():
+    class Off(MyDDIM):
+        claims: ClassVar = {"betas": BETAS}
+
+        def levels(self, n):
+            chain = np.concatenate([[1], np.cumprod(1 - BETAS.astype(np.float32))])
+            return [(t, chain[t] ** 0.5, (1 - chain[t]) ** 0.5) for t in [1000 * i // n for i in range(n, -1, -1)]]
+
+    assert "no level of the chain" in failed(Off(), ["L1"])["L1"].detail
+
+    class Out(MyDDIM):
+        def levels(self, n):
+            return [(t, a, 1 - a) for t, a, _ in super().levels(n)]
+
+    assert "not in space 'vp'" in failed(Out(), ["L1"])["L1"].detail
+
+    class Up(MyDDIM):
+        def levels(self, n):
+            first, *rest = super().levels(n)
+            return [*rest[:-1], first, rest[-1]]
+
+    assert "does not fall" in failed(Up(), ["L1"])["L1"].detail
+
+
+def test_a_previous_time_that_is_not_the_next_one_listed_is_seen_though_the_result_is_exact():
+    """The result is the last guess of x_0, which is right: only the states in between show it."""
+
+    class Skips(MyDDIM):
+        def sample(self, model, x, n, noise):
+            for t, a, s in self.levels(n)[:-1]:
+                eps, u = model(x, t), max(t - 1000 // n, 0)
+                x = float((ABAR[u] / a**2) ** 0.5) * (x - float(s) * eps) + float((1 - ABAR[u]) ** 0.5) * eps
+            return x
+
+    assert {"L4", "L6"} <= set(failed(Skips()))
+
+
+# --- what is no sampler, or a broken one --------------------------------------------------------------------------------
+
+
+def broken(change):
+    class Broken(MyDDIM):
+        sample = change
+
+    return Broken()
+
+
+def forever(self, model, x, n, noise):
+    while True:
+        model(x, 1000)
+
+
+def raises(self, model, x, n, noise):
+    raise ZeroDivisionError("by nothing")
+
+
+def mutates(self, model, x, n, noise):
+    model(x, 1000)
+    x += 1
+    return x.copy()
+
+
+BROKEN = {
+    "not an array|returned float64 ()": lambda self, model, x, n, noise: model(x, 1000)[0, 0],
+    "returned int64": lambda self, model, x, n, noise: (model(x, 1000) * 0).astype(int),
+    "never asked the model": lambda self, model, x, n, noise: x,
+    "asked the model more than": forever,
+    "raised ZeroDivisionError: by nothing": raises,
+    "changed x, its input": mutates,
+    "told time 3.5, which no noisy level has": lambda self, model, x, n, noise: model(x, 3.5),
+    "drew noise of shape (1,)": lambda self, model, x, n, noise: model(x, 1000) + noise((1,)),
+    "was shown float32": lambda self, model, x, n, noise: model(x.astype(np.float32), 1000),
+    "is not finite": lambda self, model, x, n, noise: model(x, 1000) * np.nan,
+    "raised TypeError": lambda self, model, x: x,
+}
+
+
+@pytest.mark.parametrize("words", BROKEN)
+def test_a_broken_sampler_gets_a_verdict_that_names_its_fault(words):
+    verdict = failed(broken(BROKEN[words]), ["L0"])["L0"]
+    assert any(word in verdict.detail for word in words.split("|")), verdict.detail
+
+
+def test_levels_that_are_none():
+    for levels, words in (
+        (lambda self, n: [(0, 1, 0)], "gave 1 levels"),
+        (lambda self, n: [(1, np.nan, 1), (0, 1, 0)], "not all finite"),
+        (lambda self, n: 1 / 0, "raised ZeroDivisionError"),
+        (lambda self, n: [(1, 2), (0, 1)], "raised TypeError"),
+    ):
+        sampler = type("Sampler", (MyDDIM,), {"levels": levels})()
+        assert all(words in v.detail for v in failed(sampler).values()) and len(failed(sampler)) > 5
+
+
+@pytest.mark.parametrize(
+    "members, words",
+    [
+        ({"space": "ve"}, "space must be one of 'vp', 'sigma', 'flow', 'discrete', got 've'"),
+        ({"claims": {"ordr": 1}}, "unknown claim 'ordr'"),
+        ({"claims": None}, "claims must be a dict"),
+        ({"claims": {"calls": "3n"}}, "claim 'calls' must be a function of n or one of"),
+        ({"claims": {"eta": 1.5}}, "claim 'eta' must be from 0 to 1"),
+        ({"kinds": ("velocity",)}, "kinds in space 'vp' must be among"),
+        ({"levels": None}, "must have a method levels"),
+    ],
+)
+def test_what_is_no_sampler_is_said_in_one_sentence(members, words):
+    with pytest.raises((TypeError, ValueError), match=words.replace("(", r"\(")):
+        list(run_laws(type("Sampler", (MyDDIM,), members)()))
+
+
+def test_other_noise_must_matter_where_it_is_claimed():
+    sampler = MyDDIM()
+    sampler.claims = {**MyDDIM.claims, "draws": "n-1"}
+    assert {"L5", "L28"} <= set(failed(sampler))
+
+
+# --- verdicts, beds -----------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_not_made_is_skipped_and_shown():
+    sampler = MyDDIM()
+    sampler.claims = {}
+    verdicts = {v.law: v for v in run_laws(sampler)}
+    assert verdicts["L6"].status == "skip" and verdicts["L6"].detail == "not claimed: point"
+    text = report([*verdicts.values()], whole=False)
+    assert "L6 (not claimed: point)" in text and "skipped because" in text
+    discrete = type("Tokens", (MyDDIM,), {"space": "discrete"})()
+    assert {v.status for v in run_laws(discrete)} == {"skip"}
+
+
+def test_json_has_every_verdict_and_no_nan():
+    verdicts = [*run_laws(broken(BROKEN["is not finite"]))]
+    told = json.loads(as_json(verdicts), parse_constant=lambda word: pytest.fail(word))
+    assert told["counts"]["fail"] == sum(v.failed for v in verdicts) > 0 and len(told["verdicts"]) == len(verdicts)
+    assert {"law", "sampler", "dtype", "status", "value", "limit", "detail"} <= set(told["verdicts"][0])
+
+
+def test_laws_are_chosen_by_name_and_have_their_maths():
+    assert [law.name for law in choose(["l8", "L2"])] == ["L8", "L2"] and choose() == LAWS
+    with pytest.raises(ValueError, match="unknown law 'L99': use one of L0, L1"):
+        choose(["L99"])
+    assert all(len(law.maths) > 80 and "atches" in law.maths for law in LAWS)
+
+
+def test_beds_know_what_they_say():
+    """The pair gives the state back; a Gaussian is a mixture of one; quantiles go along the flow."""
+    x = np.linspace(-2, 2, 7).reshape(-1, 1)
+    for level in (Level(1, 0.8, 0.6), Level(1, 1.0, 3.0), Level(1, 0.4, 0.6)):
+        one = beds.Mixture([1.0], [0.3], [0.5])
+        for bed in (beds.Gaussian(0.3, 0.5), one, beds.Mixture(), beds.FullGaussian([0.3], [[0.25]]), beds.Gaussian()):
+            x_0, eps = bed(x, level, 0)
+            np.testing.assert_allclose(level.alpha * x_0 + level.sigma * eps, x, atol=1e-12)
+        np.testing.assert_allclose(one(x, level, 0), beds.Gaussian(0.3, 0.5)(x, level, 0), atol=1e-12)
+        np.testing.assert_allclose(beds.FullGaussian([0.3], [[0.25]])(x, level, 0), one(x, level, 0), atol=1e-12)
+        for kind in ("eps", "x_0", "velocity") if level.alpha != 0.8 else ("eps", "x_0", "v"):
+            if kind == "velocity" and level.alpha + level.sigma != 1:
+                continue
+            x_0, eps = beds.Mixture()(x, level, 0)
+            back = beds.pair(kind, beds.said(kind, x_0, eps, level), x, level)
+            np.testing.assert_allclose(back, (x_0, eps), atol=1e-12)
+
+
+def test_an_order_that_is_not_reached_is_not_passed():
+    sampler = Ours("ddim")
+    sampler.claims = {**sampler.claims, "order": 2}
+    verdict = failed(sampler, ["L21"])["L21"]
+    assert 0.8 < verdict.value < 1.2 and "short of order 2" in verdict.detail
+    assert order_laws.log_sigmas(5)[[0, -1]] == pytest.approx([20, 0.02])
+    assert schedule_laws.SWEEP >= 61 and schedules.linear(1000).alpha_bar == pytest.approx(ABAR)

@@ -1,0 +1,35 @@
+"""Our samplers keep every claim they make. Levels of other spacings are another schedule to the same code: fewer laws there."""
+
+import pytest
+
+from minigen.laws import ours, report, run_laws
+
+ALL = ours()
+PLAIN = [s for s in ALL if s.spacing == "uniform" and "no signal" not in s.name]
+LEVELS = ["L1", "L2", "L3", "L6", "L8", "L14"]
+
+
+@pytest.mark.parametrize("sampler", PLAIN, ids=lambda sampler: sampler.name)
+def test_every_law(sampler):
+    verdicts = [*run_laws(sampler, dtypes=["float64"])]
+    assert not [v for v in verdicts if v.failed], report(verdicts)
+    assert sum(v.status == "pass" for v in verdicts) >= 10
+
+
+@pytest.mark.parametrize("sampler", PLAIN, ids=lambda sampler: sampler.name)
+def test_in_single_precision(sampler):
+    verdicts = [*run_laws(sampler, ["L0", "L6", "L8", "L11", "L14", "L17"], ["float32"])]
+    assert not [v for v in verdicts if v.failed], report(verdicts)
+
+
+@pytest.mark.parametrize("sampler", [s for s in ALL if s not in PLAIN], ids=lambda sampler: sampler.name)
+def test_laws_of_levels_on_other_spacings(sampler):
+    verdicts = [*run_laws(sampler, LEVELS, ["float64"])]
+    assert not [v for v in verdicts if v.failed], report(verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_law_on_every_spacing(dtype):
+    verdicts = [*run_laws(ALL, dtypes=[dtype])]
+    assert not [v for v in verdicts if v.failed], report(verdicts, whole=False)
