@@ -18,6 +18,7 @@ TEST = [
     "mypy==2.4.1",
     "import-linter==2.16",
     "mlxtend>=0.23",
+    "nvidia-cuda-nvrtc>=13; sys_platform == 'linux'",  # compiles the CUDA rungs, without a GPU
 ]
 
 setup(
@@ -28,7 +29,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["minigen*", "autograd*", "kernels*"]),
-    package_data={"kernels": ["**/*.cu", "**/*.cuh"]},
+    package_data={"kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp"]},
     install_requires=[
         "numpy>=2.0",
         "scipy>=1.13",

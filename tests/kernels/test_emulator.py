@@ -255,3 +255,9 @@ def test_no_compiler_is_one_clear_sentence(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(NoCompiler, match=r"no C\+\+ compiler was found: the emulator needs g\+\+ or clang\+\+"):
         emulator.compiler.__wrapped__()
+
+
+def test_shared_memory_that_nobody_wrote_is_nan():
+    _, x, y = run("half_filled", 0)
+    assert np.isnan(y.reshape(2, 64)[:, 32:]).all()
+    np.testing.assert_array_equal(y.reshape(2, 64)[:, :32], x.reshape(2, 64)[:, :31:-1])
