@@ -22,7 +22,7 @@ from minigen.claims.trained import QUICK, rng_of, trained
 from minigen.data import Dataset, Split
 from minigen.data.oracle import prompt_accuracy
 from minigen.data.tokenizer import WordTokenizer
-from minigen.metrics.prompts import prompts_of
+from minigen.metrics.prompts import prompts_for, prompts_of
 from minigen.models import dalle
 from minigen.models.system import Stage, System
 from minigen.samplers import autoregressive
@@ -109,7 +109,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return palette()[dalle.draw_codes(net, text, null, u, guidance=dalle.Sampling.guidance)]
 
     def sample(n: int, *, rng: Any, **settings: Any) -> Any:
-        return paint(dalle.prompts_for(n), rng=rng)
+        return paint(prompts_for(n), rng=rng)
 
     return System(config, dataset.name, dataset.shape, {"transformer": net}, stages, sample, paint=paint)
 

@@ -81,6 +81,19 @@ def check_device(device: str) -> Any:
         return module_for(device)
 
 
+def default_weights(entry: curriculum.Entry) -> Path:
+    """Where 'minigen train' writes a system's weights if it is not told otherwise."""
+    return Path("out") / entry.name / "weights.safetensors"
+
+
+def check_trained(entry: curriculum.Entry, weights: Path) -> None:
+    """Raise UserError, which says how to make them, where ``weights`` are the default ones and are not there."""
+    if weights == default_weights(entry) and not weights.exists():
+        raise UserError(
+            f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"
+        )
+
+
 def load_data(name: str, data_dir: str | None = None, size: int | None = None) -> Any:
     """A data set; UserError for an unknown name, a missing or wrong directory, a missing extra."""
     from minigen import data

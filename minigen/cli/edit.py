@@ -83,7 +83,7 @@ def editors() -> list[str]:
 
 def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str, EditFlags, dict[str, Any]]:
     """The picture's name, the flags of every system, and the model's own settings."""
-    weights = Path("out") / entry.name / "weights.safetensors"
+    weights = arguments.default_weights(entry)
     parts: list[tuple[str, Any, Any]] = [("run", EditFlags, EditFlags(weights))]
     parts.append(("settings", model.Editing, model.Editing()))
     together = dataclasses.make_dataclass("Flags", [(name, kind) for name, kind, _ in parts], frozen=True)
@@ -100,10 +100,7 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str, Ed
         description=f"{entry.title} ({entry.paper})",
         default=together(*(value for _, _, value in parts)),
     )
-    if flags.run.weights == weights and not weights.exists():
-        raise UserError(
-            f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"
-        )
+    arguments.check_trained(entry, flags.run.weights)
     return name, flags.run, dataclasses.asdict(flags.settings)
 
 

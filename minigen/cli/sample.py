@@ -86,7 +86,7 @@ def main(args: list[str]) -> int:
 
 def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleFlags, dict[str, Any], list[str]]:
     """The flags of every system, the model's own settings, and the names of the pictures that were asked for."""
-    weights = Path("out") / entry.name / "weights.safetensors"
+    weights = arguments.default_weights(entry)
     parts: list[tuple[str, Any, Any]] = [("run", SampleFlags, SampleFlags(weights))]
     if hasattr(model, "Sampling"):
         parts.append(("settings", model.Sampling, model.Sampling()))
@@ -100,10 +100,7 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleF
     prog, description = f"minigen sample {entry.name}", f"{entry.title} ({entry.paper})"
     default = together(*(value for _, _, value in parts))
     flags: Any = arguments.parse(together, args, prog=prog, description=description, default=default)
-    if flags.run.weights == weights and not weights.exists():
-        raise UserError(
-            f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"
-        )
+    arguments.check_trained(entry, flags.run.weights)
     settings = dataclasses.asdict(flags.settings) if hasattr(flags, "settings") else {}
     chosen = [name for name in getattr(model, "PICTURES", {}) if getattr(flags.pictures, name)]
     return flags.run, settings, chosen

@@ -13,7 +13,7 @@ You need: nothing. New here: a language so small that "is this what was asked fo
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from typing import Any
@@ -24,6 +24,9 @@ SIZES = ("small", "large")
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 RELATIONS = ("left of", "above")
 BACKGROUNDS = ("black", "gray", "white")
+
+
+ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "background": BACKGROUNDS}
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,27 @@ def caption(scene: Scene, u: Sequence[float]) -> str:
     turned round), and whether the background is named.
     """
     return _say(scene, [options[int(x * len(options))] for options, x in zip(_options(scene), u, strict=True)])
+
+
+def attribute(word: str) -> str:
+    """The attribute that a word speaks of; ValueError, naming the words, for any other."""
+    for name, known in ATTRIBUTES.items():
+        if word in known:
+            return name
+    known_words = [word for known in ATTRIBUTES.values() for word in known]
+    raise ValueError(f"edits must be words of {', '.join(known_words)}, got {word!r}")
+
+
+def rewritten(scene: Scene, word: str) -> Scene:
+    """``scene`` with the word's attribute changed, of everything that it names. What it does not name stays open."""
+    name = attribute(word)
+    if name == "background":
+        return replace(scene, background=word if scene.background else None)
+
+    def changed(thing: Thing) -> Thing:
+        return replace(thing, **{name: word}) if getattr(thing, name) else thing
+
+    return replace(scene, things=tuple(changed(thing) for thing in scene.things))
 
 
 def completed(prompts: Sequence[str], *, rng: Any) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kernels.backend import Array
 from minigen.data.captions import canonical
-from minigen.data.oracle import prompt_accuracy
+from minigen.data.oracle import prompt_accuracy, verdicts
 from minigen.data.shapes import scenes
 
 GROUPS = {
@@ -42,6 +42,20 @@ def prompts_of(split: str, things: int, n: int) -> list[str]:
             f"n must be at most {len(found)}, which is how many scenes of '{split}' have {things} thing{'s' * (things > 1)}, got {n}"
         )
     return found
+
+
+def prompts_for(n: int) -> list[str]:
+    """What is drawn where nothing is asked for: the plain captions of the first ``n`` validation scenes."""
+    of = scenes("val")[:n]
+    return [canonical(of[i]) for i in range(len(of))]
+
+
+def notes_for(prompts: Sequence[str], images: Array) -> list[str]:
+    """A note a picture: what was asked for, and whether it came."""
+    try:
+        return [f"{said}\n{found}" for said, found in zip(prompts, verdicts(prompts, images))]
+    except ValueError:  # words in no order that has a meaning: there is nothing to judge by
+        return [f"{said}\nno caption of this world" if said else "no prompt" for said in prompts]
 
 
 def prompt_report(draw: Draw, n: int, groups: Sequence[str] = tuple(GROUPS)) -> dict[str, dict[str, float]]:

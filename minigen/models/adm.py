@@ -71,7 +71,7 @@ from minigen.samplers import ancestral
 from minigen.samplers.guidance import by_gradient, classifier_score, label_log_p
 
 from . import sampling
-from .improved_ddpm import l_hybrid, variational_bound
+from .improved_ddpm import eps_and_v, l_hybrid, variational_bound
 from .system import Objective, Stage, System
 
 TITLE = "ADM with classifier guidance"
@@ -163,8 +163,7 @@ class Denoiser(Module):
     def forward(self, x_t: Any, t: Any, cond: Any = None, *, rng: Any = None) -> tuple[Any, Any]:
         """(n, h, w, c), (n,), (n,) -> two of (n, h, w, c); ``rng``: dropout."""
         e = None if self.embed is None else self.embed(cond)
-        output, c = self.unet(x_t, t, e, rng=rng), x_t.shape[-1]
-        return output[..., :c], 0.5 * (output[..., c:] + 1)
+        return eps_and_v(self.unet(x_t, t, e, rng=rng))
 
 
 class AttentionPool(Module):

@@ -50,11 +50,11 @@ import numpy as np
 
 import autograd as ag
 from kernels.backend import array_module, to_numpy
-from minigen.data import Dataset, Split, shapes
-from minigen.data.captions import canonical, completed
-from minigen.data.oracle import prompt_accuracy, verdicts
+from minigen.data import Dataset, Split
+from minigen.data.captions import completed
+from minigen.data.oracle import prompt_accuracy
 from minigen.data.tokenizer import WordTokenizer
-from minigen.metrics.prompts import GROUPS, prompt_report, prompts_of
+from minigen.metrics.prompts import GROUPS, notes_for, prompt_report, prompts_for, prompts_of
 from minigen.nn import Linear, Module, Transformer, init, parameter
 from minigen.samplers import autoregressive
 
@@ -343,12 +343,6 @@ def best(scores: Any) -> Any:
     return np.argmax(scores, axis=1)
 
 
-def prompts_for(n: int) -> list[str]:
-    """What is drawn where nothing is asked for: the plain captions of the first ``n`` validation scenes."""
-    of = shapes.scenes("val")[:n]
-    return [canonical(of[i]) for i in range(len(of))]
-
-
 def unfinished(images: Any, done: int, grid: tuple[int, int]) -> Any:
     """Pictures (n, h, w, c) whose first ``done`` places, in raster order, are shown, and the others grey."""
     h, w = images.shape[1:3]
@@ -439,11 +433,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def notes(images: Any, *, prompt: str | None = None, **settings: Any) -> list[str]:
         """What was asked for, and whether it came."""
-        prompts = prompts_for(len(images)) if prompt is None else [prompt] * len(images)
-        try:
-            return [f"{said}\n{found}" for said, found in zip(prompts, verdicts(prompts, images))]
-        except ValueError:  # words in no order that has a meaning: there is nothing to judge by
-            return [f"{said}\nno caption of this world" if said else "no prompt" for said in prompts]
+        return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """What the codec keeps, what a code costs, and how often prompts are met, alone and with CLIP's choice."""

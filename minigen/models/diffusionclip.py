@@ -55,7 +55,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_di
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ import numpy as np
 import autograd as ag
 from kernels.backend import array_module, to_numpy
 from minigen.data import Dataset, Split, captions, shapes
-from minigen.data.captions import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Thing, canonical, parse
+from minigen.data.captions import COLOURS, Scene, attribute, canonical, parse, rewritten
 from minigen.data.oracle import read as read_pictures
 from minigen.data.oracle import verdicts
 from minigen.maths import schedules
@@ -89,7 +89,6 @@ OUTPUT = "x_0"  # what the networks predict
 SHOWN = 128  # pictures an edit in the figures
 BLOCK = 64  # pictures that are walked at once
 FLOOR = 1e-4  # the shortest length that a direction is divided by
-ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "background": BACKGROUNDS}
 
 
 @dataclass(frozen=True)
@@ -181,27 +180,6 @@ class Editing:
 
 
 # --- what is asked for -------------------------------------------------------------------------------------------------
-
-
-def attribute(word: str) -> str:
-    """The attribute that a word speaks of; ValueError, naming the words, for any other."""
-    for name, known in ATTRIBUTES.items():
-        if word in known:
-            return name
-    known_words = [word for known in ATTRIBUTES.values() for word in known]
-    raise ValueError(f"edits must be words of {', '.join(known_words)}, got {word!r}")
-
-
-def rewritten(scene: Scene, word: str) -> Scene:
-    """``scene`` with the word's attribute changed, of everything that it names. What it does not name stays open."""
-    name = attribute(word)
-    if name == "background":
-        return replace(scene, background=word if scene.background else None)
-
-    def changed(thing: Thing) -> Thing:
-        return replace(thing, **{name: word}) if getattr(thing, name) else thing
-
-    return replace(scene, things=tuple(changed(thing) for thing in scene.things))
 
 
 def directions(embedder: clip.Embedder, scenes: Sequence[Scene], word: str) -> Any:
@@ -320,9 +298,7 @@ class Denoiser(Module):
 
 def levels_to(schedule: Schedule, t_0: int, steps: int) -> Schedule:
     """The ``steps`` levels up to ``t_0``, evenly spread: the one grid of the walk up and of the walk down."""
-    if not 1 <= steps <= t_0:
-        raise ValueError(f"levels must be from 1 to t_0 = {t_0}, got {steps}")
-    return schedule.respaced(-(-np.arange(1, steps + 1) * t_0 // steps))
+    return schedules.spaced(schedule.up_to(t_0), steps)
 
 
 def encode(model: Callable[..., Any], x_0: Any, levels: Schedule, *, iterations: int = 0) -> Any:
@@ -488,10 +464,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             return ag.raw(base(x_t, t))
 
     def tuning_loss(word: str) -> Callable[..., Any]:
-        net, learnt = (
-            tuned[word],
-            list[Lesson](),
-        )  # the lesson is prepared when the stage begins: base is trained by then
+        net, learnt = tuned[word], list[Lesson]()  # prepared when the stage begins: base is trained by then
         levels = levels_to(schedule, config.t_0, config.levels)
 
         def of_step(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:

@@ -65,18 +65,19 @@ import autograd as ag
 from kernels.backend import array_module, to_numpy
 from minigen.data import Dataset, Split, shapes
 from minigen.data.captions import COLOURS, SHAPES, SIZES, Scene, Thing, canonical, completed
-from minigen.data.oracle import prompt_accuracy, verdicts
+from minigen.data.oracle import prompt_accuracy
 from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.maths.schedules import Schedule
-from minigen.metrics.prompts import GROUPS, prompt_report, prompts_of
+from minigen.metrics.prompts import GROUPS, notes_for, prompt_report, prompts_for, prompts_of
 from minigen.nn.text_unet import TextUNet
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.guidance import by_gradient, by_x_0_gradient, clip_log_p, interval
 from minigen.samplers.inpaint import check_mask
 
 from . import clip, glide_upsampler, sampling
+from .dalle import without_captions
 from .system import Objective, Stage, System
 
 TITLE = "GLIDE"
@@ -201,11 +202,6 @@ def read(text: clip.Embedder, prompts: Any, beside: Any = None) -> Told:
     words, mask = text.text_features(prompts)
     n = len(words)
     return Told(words[np.arange(n), to_numpy(mask).sum(1) - 1], words, mask, beside)
-
-
-def without_captions(tokens: Any, null: Any, left_out: Any) -> Any:
-    """``tokens`` (n, t) with ``null`` (t,) in the rows that are ``left_out`` (n,), as a new array."""
-    return np.where(left_out[:, None], null, tokens)
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------------
@@ -371,20 +367,6 @@ def with_another(scene: Scene, k: int, *, rng: Any) -> Scene:
         found = replace(scene, things=(*scene.things[:k], new, *scene.things[k + 1 :]))
         if new.shape != old.shape and new.colour != old.colour and not shapes.held_out(found):
             return found
-
-
-def prompts_for(n: int) -> list[str]:
-    """What is drawn where nothing is asked for: the plain captions of the first ``n`` validation scenes."""
-    of = shapes.scenes("val")[:n]
-    return [canonical(of[i]) for i in range(len(of))]
-
-
-def notes_for(prompts: Sequence[str], images: Any) -> list[str]:
-    """What was asked for, and whether it came."""
-    try:
-        return [f"{said}\n{found}" for said, found in zip(prompts, verdicts(prompts, images))]
-    except ValueError:  # words in no order that has a meaning: there is nothing to judge by
-        return [f"{said}\nno caption of this world" if said else "no prompt" for said in prompts]
 
 
 # --- the system --------------------------------------------------------------------------------------------------------

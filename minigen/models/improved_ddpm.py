@@ -246,6 +246,12 @@ class History(Module):
 # --- the network, training and sampling ----------------------------------------------------------------------------------
 
 
+def eps_and_v(output: Any) -> tuple[Any, Any]:
+    r"""The pair $(\epsilon_\theta, v)$ in a network's channels (n, h, w, 2 c): two of (n, h, w, c)."""
+    c = output.shape[-1] // 2
+    return output[..., :c], 0.5 * (output[..., c:] + 1)
+
+
 class LearnedVariance(Module):
     r"""``model(x_t, t, cond=None)`` -> the pair $(\epsilon_\theta, v)$, of a network with twice the channels; and the losses of its times."""
 
@@ -254,8 +260,7 @@ class LearnedVariance(Module):
 
     def forward(self, x_t: Any, t: Any, cond: Any = None, *, rng: Any = None) -> tuple[Any, Any]:
         """(n, h, w, c), (n,) -> two of (n, h, w, c); ``rng``: dropout."""
-        output, c = self.unet(x_t, t, cond, rng=rng), x_t.shape[-1]
-        return output[..., :c], 0.5 * (output[..., c:] + 1)
+        return eps_and_v(self.unet(x_t, t, cond, rng=rng))
 
 
 def training_loss(

@@ -36,15 +36,14 @@ def predict(
     cond: Any = None,
     kind: str = "eps",
     clip: Clip = None,
-    told: float | None = None,
 ) -> Prediction:
-    r"""``model(x_t, times, cond)`` at level ``t`` of the schedule, where every sample is told ``schedule.times[t]`` (or ``told``).
+    r"""``model(x_t, times, cond)`` at level ``t`` of the schedule, where every sample is told ``schedule.times[t]``.
 
     The model returns its prediction of ``kind``, or a pair of that and ``v`` (a learned variance, Nichol & Dhariwal 2021,
     eq. 15). Raises FloatingPointError, naming the step, if it returns NaN or Inf.
     """
     xp = array_module(x_t)
-    times = xp.full(len(x_t), schedule.times[t] if told is None else told)
+    times = xp.full(len(x_t), schedule.times[t])
     with no_grad():
         said = model(x_t, times, cond)
     output, v = (raw(part) for part in said) if isinstance(said, tuple) else (raw(said), None)
