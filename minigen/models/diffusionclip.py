@@ -72,8 +72,7 @@ from minigen.maths.schedules import Schedule
 from minigen.nn import Module, UNet, fold, unfold
 from minigen.samplers import ddim
 
-from . import clip, sampling
-from .glide import training_loss
+from . import clip, glide, sampling
 from .system import Objective, Stage, System
 
 TITLE = "DiffusionCLIP"
@@ -446,7 +445,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return array_module(base.unet.conv_in.w.data).asarray(a)
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
-        return training_loss(base, device(dataset.scale(batch.images)), schedule, config, rng), {}
+        return glide.training_loss(base, device(dataset.scale(batch.images)), schedule, config, rng), {}
 
     def lesson(word: str, levels: Schedule) -> Lesson:
         images, scenes = pictures_to_learn(dataset.train, word, config.pictures)
@@ -486,19 +485,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def stages() -> list[Stage]:
         ends = ("unet.conv_in", "unet.conv_out")
-        shared: dict[str, Any] = {"clip": config.clip, "schedule": "cosine", "optimiser": "muon", "betas": (0.9, 0.99)}
-        diffusion = Stage(
-            name="diffusion",
-            objectives=[Objective("x_0", base, loss)],
-            steps=config.steps,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            warmup=min(100, config.steps // 10),
-            ema=config.ema,
-            weight_decay=config.weight_decay,
-            apart=ends,
-            **shared,
-        )
+        diffusion = glide.stage("diffusion", base, loss, config, steps=config.steps, lr=config.lr, apart=ends)
         found = [clip.stage(clip_net, of_clip, dataset), diffusion]
         for word, net in tuned.items():
             found.append(
@@ -509,8 +496,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                     batch_size=1,
                     lr=config.tune_lr,
                     warmup=min(10, config.tune_steps // 10),
+                    clip=config.clip,
+                    betas=(0.9, 0.99),
+                    schedule="cosine",
+                    optimiser="muon",
                     apart=ends,
-                    **shared,
                 )
             )
         return found

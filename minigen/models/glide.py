@@ -372,7 +372,7 @@ def with_another(scene: Scene, k: int, *, rng: Any) -> Scene:
 # --- the system --------------------------------------------------------------------------------------------------------
 
 
-def stage(name: str, net: Any, loss: Any, config: Config, *, steps: int, lr: float, apart: tuple[str, ...]) -> Stage:
+def stage(name: str, net: Any, loss: Any, config: Any, *, steps: int, lr: float, apart: tuple[str, ...]) -> Stage:
     """How each network but CLIP is trained by a ``loss(batch, rng, step)``."""
     return Stage(
         name=name,
