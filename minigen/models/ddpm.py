@@ -34,21 +34,24 @@ from typing import Any, Literal
 import numpy as np
 
 import autograd as ag
-from kernels.backend import array_module
+from kernels.backend import array_module, to_numpy
 from minigen.data import Dataset, Split
 from minigen.maths import gaussian, schedules
 from minigen.maths.diffusion import posterior_mean, q_sample, x_0_from_eps
 from minigen.maths.schedules import Schedule
 from minigen.nn import UNet
-from minigen.samplers import ancestral
+from minigen.samplers import ancestral, ddim
+from minigen.samplers.probability_flow import bits_per_dim
 
+from . import sampling
+from .sampling import Editing as Editing
 from .sampling import Sampling as Sampling
-from .sampling import draw
 from .system import Objective, Stage, System
 
 TITLE = "Denoising diffusion"
 PAPER = "Ho, Jain & Abbeel 2020, arXiv 2006.11239"
 EQUATION = "L = E‖ε − ε_θ(√ᾱ_t x₀ + √(1−ᾱ_t) ε, t)‖²"
+PICTURES = {"interpolation": "test pictures, which stand outermost, and what lies between their latents by DDIM"}
 
 
 @dataclass(frozen=True)
@@ -238,16 +241,56 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         steps = min(config.sample_steps, config.T) if steps is None else steps
         xp = array_module(unet.conv_in.w.data)
         x_T = xp.asarray(rng.standard_normal((n, h, w, c)), np.float32)
-        return draw(eps_model, x_T, schedule, steps=steps, rng=rng, own=config.variance, callback=callback, **how)
+        return sampling.draw(
+            eps_model, x_T, schedule, steps=steps, rng=rng, own=config.variance, callback=callback, **how
+        )
+
+    def edit(image: Any, keep: Any, *, n: int, rng: Any, steps: int | None = None, **how: Any) -> Any:
+        """``n`` pictures made of one; ``how`` are fields of `Editing`."""
+        steps = min(config.sample_steps, config.T) if steps is None else steps
+        image = array_module(unet.conv_in.w.data).asarray(image, np.float32)
+        return sampling.edit(eps_model, image, keep, schedule, n=n, rng=rng, steps=steps, **how)
+
+    def interpolation(split: Split, *, rng: Any) -> Any:
+        """Rows of 9 between the DDIM latents of two pictures, over 50 levels, between the pictures themselves."""
+        a, b = (dataset.scale(split.images[rows]) for rows in (slice(0, 4), slice(4, 8)))
+        xp, grid = array_module(unet.conv_in.w.data), schedules.spaced(schedule, min(50, config.T))
+        with ag.no_grad():
+            path = ddim.interpolate(
+                eps_model, xp.asarray(a), xp.asarray(b), np.linspace(0, 1, 7), grid, iterations=3, clip=1.0
+            )
+        return np.concatenate([a[:, None], to_numpy(path), b[:, None]], axis=1)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The variational bound over at most 128 test images, whole and by its parts."""
+        """The variational bound over at most 128 test images, whole and by its parts, and the likelihood of the flow over 64."""
         x_0 = dataset.scale(dataset.test.images[:128])
         bound = variational_bound(eps_model, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
         return {
             "bound, bits/dim": bound.total,
             "of it decoder (t = 1)": float(bound.terms[0]),
             "of it prior (t = T)": bound.prior,
+            "probability flow, bits/dim": float(
+                bits_per_dim(
+                    eps_model,
+                    x_0[:64],
+                    schedule,
+                    dataset.levels or 256,
+                    rng=rng,
+                    divergence="hutchinson",
+                    rtol=1e-3,
+                    atol=1e-3,
+                ).mean()
+            ),
         }
 
-    return System(config, dataset.name, (h, w, c), {"unet": unet}, stages, sample, figures)
+    return System(
+        config,
+        dataset.name,
+        (h, w, c),
+        {"unet": unet},
+        stages,
+        sample,
+        figures,
+        {"interpolation": interpolation},
+        edit=edit,
+    )

@@ -55,9 +55,10 @@ from minigen.maths.schedules import Schedule
 from minigen.nn import Module, UNet
 from minigen.samplers.ancestral import learned_log_variance, log_variance_range
 
+from . import sampling
 from .ddpm import Bound, prior_term
+from .sampling import Editing as Editing
 from .sampling import Sampling as Sampling
-from .sampling import draw
 from .system import Objective, Stage, System
 
 TITLE = "Improved diffusion"
@@ -353,7 +354,13 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def walk(x_T: Any, steps: int, rng: Any, callback: Any = None, **how: Any) -> Any:
         x_T = array_module(unet.conv_in.w.data).asarray(x_T)
-        return draw(net, x_T, schedule, steps=steps, rng=rng, own="learned", callback=callback, **how)
+        return sampling.draw(net, x_T, schedule, steps=steps, rng=rng, own="learned", callback=callback, **how)
+
+    def edit(image: Any, keep: Any, *, n: int, rng: Any, steps: int | None = None, **how: Any) -> Any:
+        """``n`` pictures made of one; ``how`` are fields of `Editing`."""
+        steps = min(config.sample_steps, config.T) if steps is None else steps
+        image = array_module(unet.conv_in.w.data).asarray(image, np.float32)
+        return sampling.edit(net, image, keep, schedule, n=n, rng=rng, steps=steps, **how)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """The variational bound over at most 128 test images, whole, by its parts, and of shorter chains."""
@@ -381,7 +388,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.stack([to_numpy(row) for row in rows])
 
     pictures = {"steps": steps_picture}
-    return System(config, dataset.name, (h, w, c), {"improved_ddpm": net}, stages, sample, figures, pictures)
+    return System(config, dataset.name, (h, w, c), {"improved_ddpm": net}, stages, sample, figures, pictures, edit=edit)
 
 
 def check(config: Config, dataset: Dataset) -> None:

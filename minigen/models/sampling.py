@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kernels.backend import array_module
 from minigen.maths.schedules import Schedule, spaced, uniform_times
-from minigen.samplers import ancestral, choose
+from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
 
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
@@ -32,6 +33,18 @@ class Sampling:
     """Noise of "ddim" (0 if left out) and "euler-ancestral" (1), from 0, none, to 1, as much as "ancestral"."""
     variance: Literal["small", "large", "learned"] | None = None
     """Noise of "ancestral": the posterior's, the forward step's, or what the network says; the model's own choice if left out."""
+
+
+@dataclass(frozen=True)
+class Editing:
+    """Settings of editing with a network that was never trained for it (`samplers/inpaint.py`)."""
+
+    steps: int | None = None
+    """Levels of the chain; the model's own choice if left out."""
+    strength: float = 0.5
+    """Without a mask (SDEdit): how far up the chain the picture is noised before it is drawn anew; 1 is all of it."""
+    resample: int = 5
+    """With a mask: how often every step is walked (RePaint); 1 only replaces the known pixels."""
 
 
 def draw(
@@ -64,6 +77,33 @@ def draw(
     see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
     x_0 = choose.draw(name, model, x_T, grid, rng=rng, eta=eta, clip=clip, cond=cond, kind=kind, callback=see)
     return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
+
+
+def edit(
+    model: Callable[..., Any],
+    image: Any,
+    keep: Any,
+    schedule: Schedule,
+    *,
+    n: int,
+    rng: Any,
+    steps: int,
+    strength: float = Editing.strength,
+    resample: int = Editing.resample,
+) -> Any:
+    r"""``n`` pictures made of ``image`` (h, w, c) by the settings of `Editing`, with $\eta = 1$ and $\hat x_0$ clipped to [-1, 1].
+
+    Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are painted; None draws the whole picture anew.
+    Raises ValueError for settings that are out of range.
+    """
+    xp, grid = array_module(image), spaced(schedule, steps)
+    x_0 = xp.repeat(image[None], n, 0)
+    if keep is None:
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
+        return inpaint.img2img(model, x_0, grid, strength, rng=rng, eta=1.0, clip=1.0)
+    x_T = xp.asarray(rng.standard_normal(x_0.shape), x_0.dtype)
+    return inpaint.replace(model, x_T, x_0, xp.asarray(keep), grid, rng=rng, resample=resample, clip=1.0)
 
 
 def with_variance(sampler: str, variance: str | None, own: str) -> str:

@@ -10,7 +10,7 @@ from oracles import gaussian_eps
 from minigen.data import load
 from minigen.maths import schedules
 from minigen.models import ddpm, sampling
-from minigen.samplers import ancestral, choose, ddim
+from minigen.samplers import ancestral, choose, ddim, inpaint
 
 SCHEDULE = schedules.cosine(12)
 MODEL = gaussian_eps(0.2, 0.3, SCHEDULE)
@@ -88,3 +88,56 @@ def test_the_flags_are_the_arguments():
     fields = {field.name for field in dataclasses.fields(sampling.Sampling)}
     assert fields == {"sampler", "spacing", "eta", "variance"}
     assert np.isfinite(draw(**dataclasses.asdict(sampling.Sampling()))).all()
+
+
+# --- editing with a network that was never trained for it --------------------------------------------------------------
+
+
+def edit(keep, n=3, model=MODEL, **how):
+    image = np.linspace(-1, 1, 4, dtype=np.float32).reshape(2, 2, 1)
+    settings = {"n": n, "rng": np.random.default_rng(0), "steps": 6, **how}
+    return image, sampling.edit(model, image, keep, SCHEDULE, **settings)
+
+
+def test_known_pixels_stay_bit_for_bit_and_the_others_differ_from_edit_to_edit():
+    keep = np.array([[1, 0], [1, 1]], bool)[..., None]
+    image, found = edit(keep)
+    assert found.shape == (3, 2, 2, 1) and found.dtype == np.float32
+    np.testing.assert_array_equal(found[:, keep], np.broadcast_to(image[keep], (3, 3)))
+    assert len(np.unique(found[:, ~keep])) == 3
+
+
+def test_an_edit_is_inpaint_with_these_settings():
+    keep = np.array([[1, 0], [1, 1]], bool)[..., None]
+    image, found = edit(keep, resample=3)
+    rng, grid = np.random.default_rng(0), schedules.spaced(SCHEDULE, 6)
+    x_0 = np.repeat(image[None], 3, 0)
+    x_T = rng.standard_normal(x_0.shape).astype(np.float32)
+    want = inpaint.replace(MODEL, x_T, x_0, keep, grid, rng=rng, resample=3, clip=1.0)
+    np.testing.assert_array_equal(found, want)
+    _, found = edit(None, strength=0.5)
+    want = inpaint.img2img(MODEL, x_0, grid, 0.5, rng=np.random.default_rng(0), eta=1.0, clip=1.0)
+    np.testing.assert_array_equal(found, want)
+
+
+def test_less_strength_keeps_more_of_the_picture():
+    moved = []
+    for strength in (0.2, 0.5, 1.0):
+        image, found = edit(None, n=400, strength=strength)
+        moved.append(np.square(found - image).mean())
+    assert moved[0] < moved[1] < moved[2]
+
+
+@pytest.mark.parametrize(
+    ("keep", "how", "said"),
+    [
+        (None, {"strength": 0.0}, "strength must be above 0 and at most 1, got 0.0"),
+        (None, {"strength": 1.5}, "strength must be above 0 and at most 1, got 1.5"),
+        (np.ones((2, 2, 1), bool), {"resample": 0}, "resample must be at least 1, got 0"),
+        (np.ones((2, 2, 1), bool), {"steps": 13}, "steps must be from 1 to 12"),
+        (np.ones((3, 2, 1), bool), {}, "mask must have the size of the picture"),
+    ],
+)
+def test_settings_of_editing_that_are_out_of_range(keep, how, said):
+    with pytest.raises(ValueError, match=said):
+        edit(keep, **how)
