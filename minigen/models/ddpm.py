@@ -257,7 +257,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         xp, grid = array_module(unet.conv_in.w.data), schedules.spaced(schedule, min(50, config.T))
         with ag.no_grad():
             path = ddim.interpolate(
-                eps_model, xp.asarray(a), xp.asarray(b), np.linspace(0, 1, 7), grid, iterations=3, clip=1.0
+                eps_model, xp.asarray(a), xp.asarray(b), np.linspace(0, 1, 7).tolist(), grid, iterations=3, clip=1.0
             )
         return np.concatenate([a[:, None], to_numpy(path), b[:, None]], axis=1)
 
