@@ -4,7 +4,17 @@
 the claims, a chapter each.
 """
 
-from . import autoencoders, autoregressive, dalle, diffusion, discrete_codes, gan_and_vae, guidance, text_to_image
+from . import (
+    autoencoders,
+    autoregressive,
+    dalle,
+    diffusion,
+    discrete_codes,
+    gan_and_vae,
+    guidance,
+    text_guidance,
+    text_to_image,
+)
 from .ledger import Claim
 
 CLAIMS: list[Claim] = [
@@ -16,4 +26,5 @@ CLAIMS: list[Claim] = [
     *dalle.CLAIMS,
     *diffusion.CLAIMS,
     *guidance.CLAIMS,
+    *text_guidance.CLAIMS,
 ]

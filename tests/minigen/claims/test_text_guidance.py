@@ -1,0 +1,52 @@
+"""The claim on GLIDE's guidances, on a system that is not trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigen.claims import text_guidance as claims
+from minigen.claims.ledger import Setting
+from minigen.data import load, shapes
+from minigen.metrics.prompts import prompts_of
+from minigen.models import glide
+
+SETTING = Setting(seed=0, quick=True, runs=Path("unused"))
+
+
+def test_the_experiment_returns_what_its_effect_asks_for(monkeypatch):
+    def build(model, setting, *, data, **changes):
+        config = model.Config(**changes | {"base": 8, "T": 20, "sample_steps": 1, "heads": 1})
+        return model.build(config, load(data), seed=0), None
+
+    monkeypatch.setattr(claims, "trained", build)
+    monkeypatch.setattr(claims, "PROMPTS", 2)
+    (claim,) = claims.CLAIMS
+    groups = claim.experiment(SETTING)
+    assert all(0 <= v <= 1 for v in groups.values()) and np.isfinite(claim.effect(groups))
+
+
+def test_the_effect_compares_either_guidance_at_its_best():
+    groups = {
+        "no guidance": 0.9,
+        "classifier-free, 2": 0.5,
+        "classifier-free, 3": 0.7,
+        "CLIP, 10": 0.6,
+        "CLIP, 30": 0.2,
+    }
+    assert claims.CLAIMS[0].effect(groups) == pytest.approx(0.1)
+
+
+def test_attributes_met():
+    """Pictures of the prompts themselves have all of them, those of the next prompt a part, and blank ones none."""
+    prompts = prompts_of("val", 1, 8)
+    of = shapes.scenes("val")
+    rows = [i for i in range(64) if len(of[i].things) == 1][:8]
+    images = load("shapes").scale(load("shapes").val.take(np.array(rows)).images)
+    assert claims.attributes_met(prompts, images) == 1
+    assert 1 / 5 < claims.attributes_met(prompts, np.roll(images, 1, 0)) < 0.8
+    assert claims.attributes_met(prompts, 0 * images) == 0
+
+
+def test_the_system_is_one_of_glide():
+    assert glide.Config(**claims.SYSTEM).noisy_clip
