@@ -11,6 +11,7 @@ sampling both guidances take about twice as long as none. Each is shown at its b
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,16 +70,23 @@ def cloud(dataset: Dataset, images: Any) -> Overlap:
     return overlap(test.reshape(len(test), -1), images.reshape(len(images), -1))
 
 
-def over_scales(setting: Setting, measure: Callable[[Dataset, Any], float]) -> dict[str, float]:
-    """``measure`` of the samples of both systems at their scales."""
+@cache  # four claims measure them
+def walks(setting: Setting) -> tuple[Dataset, dict[str, Any]]:
+    """The samples of both systems at their scales."""
     found = {}
     for name, (system, dataset), scales in (
         ("classifier", with_classifier(setting), ADM_SCALES),
         ("classifier-free", without_classifier(setting), FREE_SCALES),
     ):
         for scale in scales:
-            found[f"{name}, {scale:g}"] = measure(dataset, walk(setting, system, dataset, scale))
-    return found
+            found[f"{name}, {scale:g}"] = walk(setting, system, dataset, scale)
+    return dataset, found
+
+
+def over_scales(setting: Setting, measure: Callable[[Dataset, Any], float]) -> dict[str, float]:
+    """``measure`` of the samples of both systems at their scales."""
+    dataset, found = walks(setting)
+    return {label: measure(dataset, images) for label, images in found.items()}
 
 
 def accuracy(setting: Setting) -> dict[str, float]:

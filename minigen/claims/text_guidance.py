@@ -17,7 +17,7 @@ from minigen.models import glide
 PROMPTS = 100
 SYSTEM: dict[str, Any] = {"clip_steps": 400, "noisy_clip": True, "steps": 700, "paint_steps": 0, "upsample": 0}
 SCALES = (1.5, 2.0, 3.0)  # of classifier-free guidance, 1 being the model
-CLIP_SCALES = (10.0, 30.0, 100.0)
+CLIP_SCALES = (30.0, 100.0, 300.0)
 ATTRIBUTES = ("colour", "size", "shape", "place")
 
 
@@ -35,13 +35,14 @@ def guidances(setting: Setting) -> dict[str, float]:
     system, _ = trained(glide, setting, data="shapes", **SYSTEM | steps)
     prompts = prompts_of("val", 1, PROMPTS)
 
-    def met(**how: float) -> float:
-        return attributes_met(prompts, system.paint(prompts, rng=rng_of(setting, "walk"), **how))
+    def met(free: float, by_clip: float) -> float:
+        images = system.paint(prompts, rng=rng_of(setting, "walk"), guidance=free, clip_guidance=by_clip)
+        return attributes_met(prompts, images)
 
-    found = {"no guidance": met(guidance=1.0)}
-    found |= {f"classifier-free, {s:g}": met(guidance=s) for s in SCALES}
-    found |= {f"CLIP, {s:g}": met(guidance=1.0, clip_guidance=s) for s in CLIP_SCALES}
-    return found | {"both": met(guidance=2.0, clip_guidance=30.0)}
+    found = {"no guidance": met(1.0, 0.0)}
+    found |= {f"classifier-free, {s:g}": met(s, 0.0) for s in SCALES}
+    found |= {f"CLIP, {s:g}": met(1.0, s) for s in CLIP_SCALES}
+    return found | {"both": met(1.5, 100.0)}
 
 
 def best(groups: dict[str, float], name: str) -> float:

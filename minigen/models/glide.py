@@ -90,7 +90,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip_steps": 4000,
         "base": 96,
         "steps": 30_000,
-        "batch_size": 32,
         "paint_steps": 6000,
         "upsample_steps": 4000,
     }
@@ -102,6 +101,7 @@ PICTURES = {
 SHOWN = 64  # prompts a group, and edits, in the figures
 REACH = 9  # half the side of the square that an edit paints: room for a large thing wherever its centre was
 OUTPUT = "x_0"  # what the networks predict
+PULLED = (0.3, 0.85)  # times at which CLIP pulls, in units of T
 SIDES = (32, 64, 128)
 
 
@@ -129,9 +129,9 @@ class Config:
     """Largest weight of a time; below it the weight is SNR + 1, that of the squared error of v."""
     null: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
-    steps: int = 4500
+    steps: int = 3300
     """Training steps of the base model."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Pictures a step, of all stages but CLIP's."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
@@ -141,15 +141,15 @@ class Config:
     """Decay of the averaged weights that everything but training uses."""
     clip: float = 1.0
     """Largest global norm of the gradient."""
-    clip_steps: int = 1200
+    clip_steps: int = 1000
     """Training steps of CLIP, whose text network, frozen, reads the captions, and which guides on request."""
     noisy_clip: bool = False
     """Train CLIP on noisy pictures, so that it can guide by what x_t shows; if not, it guides by the guess of x_0."""
-    paint_steps: int = 500
+    paint_steps: int = 350
     """Steps of the fine-tuning that teaches the base model to paint what is missing; 0: it is not taught."""
     upsample: int = 1
     """How often the picture's sides can be doubled, each time by an up-sampler of its own: 0 to 2."""
-    upsample_steps: int = 400
+    upsample_steps: int = 250
     """Training steps of each up-sampler."""
 
 
@@ -161,10 +161,10 @@ class Sampling(sampling.Sampling):
     """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
-    guidance: float = 2.0
+    guidance: float = 1.5
     """s in f(negative) + s (f(prompt) - f(negative)): 0 ignores the prompt, 1 is the model, more exaggerates the prompt."""
-    clip_guidance: float = 0.0
-    """How strongly CLIP pulls towards the prompt."""
+    clip_guidance: float = 150.0
+    """How strongly CLIP pulls towards the prompt besides; 0 leaves it out."""
     size: int = 32
     """Side of the pictures: 32, or what the up-samplers lead to."""
 
@@ -179,8 +179,8 @@ class Editing(sampling.Sampling):
     """What to draw away from."""
     guidance: float = Sampling.guidance
     """As in sampling."""
-    clip_guidance: float = 0.0
-    """How strongly CLIP pulls towards the prompt."""
+    clip_guidance: float = Sampling.clip_guidance
+    """As in sampling."""
     steps: int | None = None
     """Levels of the chain that are visited; the model's own choice if left out."""
 
@@ -268,7 +268,7 @@ def draw(
     steps: int | None = None,
     negative: str = "",
     guidance: float = Sampling.guidance,
-    clip_guidance: float = 0.0,
+    clip_guidance: float = Sampling.clip_guidance,
     callback: Any = None,
     **how: Any,
 ) -> Any:
@@ -302,17 +302,17 @@ def pulled_by_clip(
 ) -> Callable[..., Any]:
     r"""Section 2.4: ``model`` with its score moved by $s\, \nabla_{x_t} f(x) \cdot g(y)$, $f$ and $g$ CLIP's networks.
 
-    A noise-aware CLIP is asked about $x = x_t$ at times up to $0.9\, T$ (above, eq. 2 of `guidance` magnifies what little it
-    says), a clean one about $x = \hat x_0(x_t)$, through the U-Net.
+    A noise-aware CLIP is asked about $x = x_t$, a clean one about $x = \hat x_0(x_t)$, through the U-Net; at the times between
+    ``PULLED`` alone. Above, $\hat x_0$ is a blur, and what is pulled is the background; below, the shapes are there, and get frayed.
     """
     if not scale:
         return model
     net = system.modules["clip"]
     wanted = clip.Embedder(net).encode_text(list(prompts))
+    between = interval(scale, *(share * schedule.T for share in PULLED), outside=0.0)
     if system.config.noisy_clip:
-        upto = interval(scale, 0, 0.9 * schedule.T, outside=0.0)
-        return by_gradient(model, clip_log_p(net.embed_image, wanted), schedule, upto, kind=OUTPUT)
-    return by_x_0_gradient(model, clip_log_p(lambda x, t: net.embed_image(x), wanted), schedule, scale, kind=OUTPUT)
+        return by_gradient(model, clip_log_p(net.embed_image, wanted), schedule, between, kind=OUTPUT)
+    return by_x_0_gradient(model, clip_log_p(lambda x, t: net.embed_image(x), wanted), schedule, between, kind=OUTPUT)
 
 
 def enlarged(system: System, images: Any, prompts: Sequence[str], size: int, *, rng: Any) -> Any:
@@ -486,10 +486,14 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """How often prompts are met, by guidance and at twice the size; how often edits are, and whether known pixels stay."""
         found = {}
-        for scale in (1.0, Sampling.guidance):
-            report = prompt_report(partial(paint, rng=rng, guidance=scale), SHOWN, list(GROUPS))
-            for group, rates in report.items():
-                found[f"prompts met, {group}, guidance {scale:g}"] = rates["all"]
+        for led, free, by_clip in (
+            ("without guidance", 1.0, 0.0),
+            ("classifier-free", Sampling.guidance, 0.0),
+            ("and by CLIP", Sampling.guidance, Sampling.clip_guidance),
+        ):
+            draws = partial(paint, rng=rng, guidance=free, clip_guidance=by_clip)
+            for group, rates in prompt_report(draws, SHOWN, list(GROUPS)).items():
+                found[f"prompts met, {group}, {led}"] = rates["all"]
         if config.paint_steps:
             images, keep, prompts = edit_tasks(SHOWN, rng=rng)
             x = dataset.scale(images)
