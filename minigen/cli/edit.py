@@ -1,8 +1,10 @@
 """`minigen edit SYSTEM IMAGE`: change a picture with a trained model."""
 
 import dataclasses
+import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from tyro.conf import arg
@@ -10,11 +12,13 @@ from tyro.conf import arg
 from minigen.cli import arguments, curriculum
 from minigen.cli.sample import check_out
 from minigen.errors import UserError, said_in_one_sentence
+from minigen.models.system import Picture
 
 USAGE = """usage: minigen edit SYSTEM IMAGE [--mask FILE | ROWS,COLUMNS] [--weights FILE] [--n 4] [--out edit.png] [--seed N]
            [what the system adds]
 
-Changes a picture with weights that 'minigen train' wrote. IMAGE is a picture file, or test:K for the K-th test picture.
+Changes a picture with weights that 'minigen train' wrote. IMAGE is a picture file, or test:K for the K-th test picture;
+systems with flags for pictures of their own do without it.
 'minigen edit SYSTEM --help' explains every flag."""
 
 
@@ -29,13 +33,13 @@ class EditFlags:
     n: int = 4
     """How many edits."""
     out: Path = Path("edit.png")
-    """The PNG file to write: the picture, what was kept of it if there is a mask, and the edits."""
+    """The PNG file to write: the pictures that were given, what was kept if there is a mask, and the edits."""
     seed: int = 0
     """All draws follow from this number."""
     device: str = "cpu"
     """cpu or cuda."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
-    """Where the data set's files are, for IMAGE test:K: as for 'minigen train'."""
+    """Where the data set's files are, for pictures test:K: as for 'minigen train'."""
 
 
 def main(args: list[str]) -> int:
@@ -50,8 +54,16 @@ def main(args: list[str]) -> int:
     arguments.check_at_least(0, seed=flags.seed)
     check_out(flags.out)
     system, about = arguments.load_weights(flags.weights, entry, device=flags.device)
-    image = read_picture(image_name, about, flags.data_dir)
-    keep = None if flags.mask is None else read_mask(flags.mask, image.shape[:2])
+    given: list[Any] = []
+
+    def read(name: str) -> Any:
+        given.append(read_picture(name, about, flags.data_dir))
+        return given[-1]
+
+    image = None if image_name is None else read(image_name)
+    kinds = picture_fields(model)
+    settings = {name: with_pictures(kinds.get(name), value, read) for name, value in settings.items()}
+    keep = None if flags.mask is None else read_mask(flags.mask, about.shape[:2])
 
     from minigen.train import pictures
 
@@ -61,18 +73,21 @@ def main(args: list[str]) -> int:
         raise UserError(f"editing with {flags.weights} broke down: {error}") from error
     except ValueError as error:
         raise UserError(f"cannot edit: {error}") from error
-    shown, notes = [image], ["the picture"]
+    shown = list(given)
+    notes = ["the picture"] if len(given) == 1 else [f"picture {k}" for k in range(1, len(given) + 1)]
     if keep is not None:
-        shown, notes = [*shown, np.where(keep, image, 0)], [*notes, "what is kept"]
+        shown, notes = [*shown, np.where(keep, given[0], 0)], [*notes, "what is kept"]
     said = (
-        ["an edit"] * flags.n
+        ["an edit"] * len(edits)
         if system.notes_of_edits is None
         else system.notes_of_edits(edits, image=image, **settings)
     )
-    pictures.save_png(flags.out, pictures.noted(about, np.stack([*shown, *edits]), [*notes, *said]))
-    for note in said:
+    times = max(1, edits.shape[1] // about.shape[0])  # edits may be larger than the pictures
+    large = np.stack(shown).repeat(times, axis=1).repeat(times, axis=2)
+    pictures.save_png(flags.out, pictures.noted(about, np.concatenate([large, edits]), [*notes, *said]))
+    for note in said if system.notes_of_edits is not None else ():
         print(note.replace("\n", ": "))
-    print(f"{flags.n} edits: {flags.out}")
+    print(f"{len(edits)} edits: {flags.out}")
     return 0
 
 
@@ -81,27 +96,54 @@ def editors() -> list[str]:
     return [e.name for e in curriculum.systems().values() if e.exists and hasattr(curriculum.load(e), "Editing")]
 
 
-def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str, EditFlags, dict[str, Any]]:
+def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str | None, EditFlags, dict[str, Any]]:
     """The picture's name, the flags of every system, and the model's own settings."""
-    weights = arguments.default_weights(entry)
+    weights, own = arguments.default_weights(entry), picture_fields(model)
     parts: list[tuple[str, Any, Any]] = [("run", EditFlags, EditFlags(weights))]
     parts.append(("settings", model.Editing, model.Editing()))
     together = dataclasses.make_dataclass("Flags", [(name, kind) for name, kind, _ in parts], frozen=True)
+    name, positional = None, "[IMAGE]" if own else "IMAGE"
     if args and not args[0].startswith("-"):
         name, args = args[0], args[1:]
-    elif {"-h", "--help"} & set(args):
-        name = ""
-    else:
+    elif not own and not {"-h", "--help"} & set(args):
         raise UserError(f"name a picture: minigen edit {entry.name} IMAGE (a file, or test:K)")
     flags: Any = arguments.parse(
         together,
         args,
-        prog=f"minigen edit {entry.name} IMAGE",
+        prog=f"minigen edit {entry.name} {positional}",
         description=f"{entry.title} ({entry.paper})",
         default=together(*(value for _, _, value in parts)),
     )
+    settings = dataclasses.asdict(flags.settings)
+    if name is None and not any(settings[field] for field in own):
+        instead = ", ".join(f"--{field.replace('_', '-')}" for field in own)
+        raise UserError(f"name a picture: minigen edit {entry.name} IMAGE (a file, or test:K), or give {instead}")
     arguments.check_trained(entry, flags.run.weights)
-    return name, flags.run, dataclasses.asdict(flags.settings)
+    return name, flags.run, settings
+
+
+def picture_fields(model: Any) -> dict[str, Any]:
+    """The fields of the model's ``Editing`` that hold pictures, and their types."""
+    return {name: kind for name, kind in get_type_hints(model.Editing).items() if holds_picture(kind)}
+
+
+def holds_picture(kind: Any) -> bool:
+    """Whether a type is `Picture`, or is made of one: ``Picture | None``, ``tuple[Picture, str]``."""
+    return kind is Picture or any(holds_picture(part) for part in get_args(kind))
+
+
+def with_pictures(kind: Any, value: Any, read: Callable[[str], Any]) -> Any:
+    """``value``, of the type ``kind``, with every `Picture` in it ``read``."""
+    if value is None or not holds_picture(kind):
+        return value
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (part for part in parts if holds_picture(part))
+        return with_pictures(kind, value, read)
+    if get_origin(kind) is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(with_pictures(k, v, read) for k, v in zip(kinds, value))
+    return read(value)
 
 
 def read_picture(name: str, about: Any, data_dir: str | None) -> Any:

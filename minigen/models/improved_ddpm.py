@@ -69,7 +69,7 @@ WALKS = tuple(
     (sampler, steps) for sampler in ("ancestral", "ddim", "dpmpp-2m") for steps in (5, 10, 20, None)
 )  # None: T
 PICTURES = {
-    "steps": "the same noise in 5, 10, 20 and all steps: four rows by the ancestral chain with the learned variance, "
+    "shorter_walks": "the same noise in 5, 10, 20 and all steps: four rows by the ancestral chain with the learned variance, "
     "four by DDIM, four by DPM-Solver++(2M)"
 }
 
@@ -377,7 +377,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 found[f"bound in {steps} steps, bits/dim"] = short.total
         return found
 
-    def steps_picture(split: Split, *, rng: Any) -> Any:
+    def shorter_walks(split: Split, *, rng: Any) -> Any:
         """Rows of 12 from the same noise: one for each of ``WALKS``, which says how many steps it takes."""
         x_T = rng.standard_normal((12, h, w, c)).astype(np.float32)
         seed = int(rng.integers(2**32))  # of every row's own noise
@@ -387,7 +387,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         ]
         return np.stack([to_numpy(row) for row in rows])
 
-    pictures = {"steps": steps_picture}
+    pictures = {"shorter_walks": shorter_walks}
     return System(config, dataset.name, (h, w, c), {"improved_ddpm": net}, stages, sample, figures, pictures, edit=edit)
 
 

@@ -10,7 +10,10 @@ inherits from anything.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NewType
+
+Picture = NewType("Picture", str)
+"""The type of a field of ``Editing`` that names a picture, a file or test:K: `minigen edit` reads it into floats in [-1, 1], (h, w, c)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class System:
 
     ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` pictures made of one, (n, h, w, c); ``keep`` (h, w, 1) is True where
     pixels stay, or None for the whole picture; ``settings`` are the fields of the model file's dataclass ``Editing``, flags of
-    `minigen edit`. ``notes_of_edits(edits, *, image, **settings)`` is to it what ``notes`` is to ``sample``.
+    `minigen edit`. Fields of the type `Picture`, or tuples with one, arrive as pictures (h, w, c); where ``Editing`` has some,
+    ``image`` may be None. ``notes_of_edits(edits, *, image, **settings)`` is to ``edit`` what ``notes`` is to ``sample``.
 
     ``paint(prompts, *, rng, **settings)`` draws one picture for each of some prompts, in systems that take prompts;
     ``settings`` are those of ``Sampling`` but for its ``prompt``. It is what `minigen.metrics.prompts` measures.

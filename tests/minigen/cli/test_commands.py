@@ -69,6 +69,18 @@ def test_help_of_a_command(toy_system: Any, args: list[str], capsys: pytest.Capt
         assert "--hidden" in said and "Width; must be even." in said and "--resume" in said and "Nobody 2026" in said
 
 
+@pytest.mark.parametrize("command", ["train", "sample", "edit"])
+@pytest.mark.parametrize("name", [entry.name for entry in curriculum.systems().values() if entry.exists])
+def test_the_flags_of_every_system_fit_together(command: str, name: str, capsys: pytest.CaptureFixture[str]):
+    """A picture or a setting of a system could have the name of a flag that all systems have."""
+    if command == "edit" and not hasattr(curriculum.load(curriculum.find(name)), "Editing"):
+        return
+    with pytest.raises(SystemExit) as caught:
+        main([command, name, "--help"])
+    assert caught.value.code == 0
+    assert "--seed" in capsys.readouterr().out
+
+
 def test_a_preset_is_a_start_for_other_flags(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "toy", "--preset", "short", "--first-steps", "2"]) == 0
     assert "toy: step 5/5" in capsys.readouterr().out

@@ -1,7 +1,8 @@
 """`minigen edit`: what goes into a model, what comes out, and every mistake as one sentence."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from minigen.__main__ import main
 from minigen.cli import edit
 from minigen.data import load
 from minigen.errors import UserError
+from minigen.models.system import Picture
 
 
 @pytest.fixture
@@ -88,3 +90,100 @@ def test_a_broken_picture_is_no_traceback(inside: Path):
     Path("broken.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"cannot read the picture 'broken\.png'"):
         edit.pixels_of(Path("broken.png"), "L")
+
+
+# --- pictures in the settings ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blending:
+    """Settings of edits that are made of several pictures."""
+
+    blend: tuple[Picture, Picture] | None = None
+    """Two pictures, whose mean is drawn."""
+    other: Optional[Annotated[Picture, "a file"]] = None  # noqa: UP045
+    """A picture that is drawn."""
+    told: tuple[Picture, str] | None = None
+    """A picture and a word."""
+    some: tuple[Picture, ...] = ()
+    """Any number of pictures."""
+    large: int = 1
+    """How many times larger the edits are."""
+
+
+@pytest.fixture
+def blending(trained: Path, toy_system: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The toy with other edits: it draws the mean of the pictures it was given; returns what it is told, call by call."""
+    told: list[Any] = []
+    build = toy_system.build
+
+    def edit_with(image: Any, keep: Any, *, n: int, rng: Any, large: int, **settings: Any) -> Any:
+        told.append((image, keep, settings))
+        one, two = settings["other"], settings["told"]
+        given = [
+            x for x in (image, one, two and two[0], *(settings["blend"] or ()), *settings["some"]) if x is not None
+        ]
+        return np.stack([np.mean(given, axis=0).repeat(large, 0).repeat(large, 1)] * n)
+
+    def notes(edits: Any, *, image: Any, **settings: Any) -> list[str]:
+        return ["with an image" if image is not None else "without"] * len(edits)
+
+    def other_build(*args: Any, **how: Any) -> Any:
+        return replace(build(*args, **how), edit=edit_with, notes_of_edits=notes)
+
+    monkeypatch.setattr(toy_system, "Editing", Blending)
+    monkeypatch.setattr(toy_system, "build", other_build)
+    return told
+
+
+def test_pictures_in_settings_are_read(blending: list[Any], capsys: Any):
+    digits = load("digits")
+    x = digits.scale(digits.test.take(np.arange(8)).images)
+    Image.fromarray(np.round(digits.test.images[5][..., 0] / 16 * 255).astype(np.uint8)).save("five.png")
+    assert main(["edit", "toy", "--blend", "test:3", "five.png", "--n", "2", "--out", "e.png"]) == 0
+    image, keep, settings = blending[-1]
+    assert image is None and keep is None and settings["other"] is None and settings["some"] == ()
+    np.testing.assert_array_equal(np.stack(settings["blend"]), x[[3, 5]])
+    assert capsys.readouterr().out.count("without") == 2
+    with Image.open("e.png") as picture:
+        assert picture.width == 2 + 4 * (160 + 2), "two pictures that were given, two edits"
+
+    assert main(["edit", "toy", "test:1", "--other", "test:2", "--told", "test:4", "a word", "--n", "1"]) == 0
+    image, _, settings = blending[-1]
+    np.testing.assert_array_equal(np.stack([image, settings["other"], settings["told"][0]]), x[[1, 2, 4]])
+    assert settings["told"][1] == "a word" and settings["blend"] is None
+    assert "with an image" in capsys.readouterr().out
+    with Image.open("edit.png") as picture:
+        assert picture.width == 2 + 4 * (160 + 2), "three pictures that were given, one edit"
+
+    assert main(["edit", "toy", "--some", "test:1", "test:2", "test:6", "--mask", "2:4,0:8", "--n", "1"]) == 0
+    _, keep, settings = blending[-1]
+    np.testing.assert_array_equal(np.stack(settings["some"]), x[[1, 2, 6]])
+    assert keep.shape == (8, 8, 1) and keep.sum() == 6 * 8
+
+
+def test_edits_may_be_larger_than_the_pictures(blending: list[Any]):
+    assert main(["edit", "toy", "--other", "test:2", "--large", "2", "--n", "3", "--out", "e.png"]) == 0
+    with Image.open("e.png") as picture:
+        assert picture.width == 2 + 4 * (160 + 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "name a picture: minigen edit toy IMAGE (a file, or test:K), or give --blend, --other, --told, --some"),
+        (["--large", "2"], "name a picture"),
+        (["--other", "nowhere.png"], "cannot read the picture 'nowhere.png'"),
+        (["--blend", "test:1", "test:x"], "test:K needs a K"),
+        (["--blend", "test:1"], "--blend"),
+    ],
+)
+def test_mistakes_in_pictures_of_settings(blending: list[Any], refused: Any, args: list[str], said: str):
+    assert said in refused("edit", "toy", *args)
+
+
+def test_help_says_that_the_picture_may_be_left_out(blending: list[Any], capsys: Any):
+    with pytest.raises(SystemExit):
+        main(["edit", "toy", "--help"])
+    said = capsys.readouterr().out
+    assert "[IMAGE]" in said and "--blend" in said

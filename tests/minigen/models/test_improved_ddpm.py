@@ -391,7 +391,7 @@ def test_overfits_one_batch():
     assert x.shape == (3, 8, 8, 1) and x.dtype == np.float32 and np.abs(x).max() <= 1
     x = system.sample(3, rng=np.random.default_rng(0), steps=5, sampler="dpmpp-2m", spacing="karras")
     assert x.shape == (3, 8, 8, 1) and np.isfinite(x).all()
-    assert system.pictures["steps"](digits.test, rng=np.random.default_rng(0)).shape == (12, 12, 8, 8, 1)
+    assert system.pictures["shorter_walks"](digits.test, rng=np.random.default_rng(0)).shape == (12, 12, 8, 8, 1)
     few_digits = dataclasses.replace(digits, test=few)
     figures = system.figures(few_digits, rng=np.random.default_rng(0))
     assert set(figures) >= {"bound, bits/dim", "bound in 10 steps, bits/dim"}
