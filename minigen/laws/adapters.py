@@ -27,7 +27,7 @@ RULES = {
     "heun": "heun",
     "euler-ancestral": "ddim",
 }
-ORDERS = {"ddim": 1, "euler": 1, "plms": 2, "heun": 2, "dpmpp-2m": 2, "dpmpp-2s": 2}
+ORDERS = {"ddim": 1, "euler": 1, "euler-ancestral": 1, "plms": 2, "heun": 2, "dpmpp-2m": 2, "dpmpp-2s": 2}
 ETAS: dict[str, Any] = {
     "ancestral": 1.0,
     "ancestral-large": "large",
@@ -93,6 +93,10 @@ class Ours:
             claims["order"] = ORDERS[self.known_as]
         if self.known_as == "plms" and "order" in claims:
             claims["order_uneven"] = 1
+        if self.known_as.startswith("ancestral"):
+            claims["score"] = "mean"
+        if self.known_as == "ancestral-learned":
+            claims["learned"] = True
         if self.spacing != "karras":
             claims["times"] = (1, self.training.T)
         if len(BETAS) == self.training.T and self.training.alpha_bar[-1] > 0 and self.spacing != "karras":
@@ -114,14 +118,19 @@ class Ours:
         """The same function on levels of these noises."""
         return Ours(self.known_as, eta=self.given, schedule=self.training, sample=self.function, sigmas=sigmas)
 
-    def sample(self, model: Any, x: Any, n: int, noise: Any, kind: str = "eps", clip: Any = None) -> Any:
+    def sample(self, model: Any, x: Any, n: int, noise: Any, kind: str = "eps", clip: Any = None, **given: Any) -> Any:
         """Our sampler with the protocol's model and noise."""
 
         def ours(x_t: Any, t: Any, cond: Any = None) -> Any:
             said = model(x_t, t)
-            return (said, 0 * x_t) if self.known_as == "ancestral-learned" else said  # a share of 0: the small variance
+            if self.known_as != "ancestral-learned" or isinstance(said, tuple):
+                return said
+            return said, 0 * x_t  # a share of 0: the small variance
 
-        return self.function(ours, x, self._schedule(n), rng=_Rng(noise), kind=kind, clip=clip)
+        if "score" in given:
+            score = given["score"]
+            given["score"] = lambda x, t, cond: score(x, t)
+        return self.function(ours, x, self._schedule(n), rng=_Rng(noise), kind=kind, clip=clip, **given)
 
 
 def ours(pattern: str | None = None) -> list[Ours]:

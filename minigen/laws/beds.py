@@ -5,8 +5,10 @@ They belong together, $x = \alpha \hat x_0 + \sigma \hat\epsilon$, in every spac
 worked out there: the numbers in front are Python's.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -128,3 +130,48 @@ class Scripted:
         if call < len(x):
             output[call] = 1
         return pair(self.kind, output, x, level)
+
+
+@dataclass(frozen=True)
+class Strings:
+    r"""A table over all strings of a length, and the model that knows it: $\ln p(x_i \mid x_{<i})$, up to a constant.
+
+    The constants differ from prefix to prefix, for logits need not be normalised. Vocabulary 2 and length 9 are all pictures of
+    3 x 3 pixels. With ``holes`` nothing begins with token 0, and of the rest about a third of the strings cannot occur.
+    """
+
+    vocab: int = 3
+    length: int = 3
+    seed: int = 0
+    holes: bool = False
+
+    @cached_property
+    def table(self) -> Any:
+        """Probabilities (vocab, ..., vocab), one axis a token."""
+        rng = np.random.default_rng((self.seed, self.vocab, self.length))
+        p = np.exp(1.5 * rng.standard_normal((self.vocab,) * self.length))
+        if self.holes:
+            p = p * (rng.random(p.shape) > 0.3)
+            p[0] = 0.0
+            p[(-1,) * self.length] = 1.0  # something is left
+        return p / p.sum()
+
+    @cached_property
+    def strings(self) -> Any:
+        """All strings (vocab^length, length), the last token fastest, as `table` has them when it is flattened."""
+        found = list(itertools.product(range(self.vocab), repeat=self.length))
+        return np.array(found, np.int64).reshape(len(found), self.length)
+
+    def __call__(self, tokens: Any) -> Any:
+        """Logits (n, vocab) of the token after ``tokens`` (n, k); after what cannot occur, all alike."""
+        n, k = tokens.shape
+        known = self.table.reshape(*(self.vocab,) * (k + 1), -1).sum(-1)
+        joint = np.broadcast_to(known[tuple(tokens.T)], (n, self.vocab))
+        joint = np.where(joint.sum(-1, keepdims=True) > 0, joint, 1.0)
+        with np.errstate(divide="ignore"):
+            return np.log(joint) + 0.7 * k + tokens.sum(1, keepdims=True)
+
+    def log_p(self, tokens: Any) -> Any:
+        """ln p of whole strings (n, length)."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.table[tuple(tokens.T)])

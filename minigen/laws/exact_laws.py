@@ -34,13 +34,17 @@ def _on_tape(
     sampler: Any, n: int, bed: Gaussian, dtype: Any, mean: float, std: float, kind: str | None = None
 ) -> Trace:
     """A run whose rows are the start, the start and a deviation, and one for every draw."""
+    return run(sampler, n, bed, _tape_batch(sampler, n, dtype, mean, std), noise=Tape(), kind=kind)
+
+
+def _tape_batch(sampler: Any, n: int, dtype: Any, mean: float, std: float) -> Any:
     first = protocol.levels(sampler, n)[0]
-    x = tape_start(sampler, first, mean, std, protocol.draws(sampler, n), dtype)
-    return run(sampler, n, bed, x, noise=Tape(), kind=kind)
+    return tape_start(sampler, first, mean, std, protocol.draws(sampler, n), dtype)
 
 
 def _allowed(sampler: Any, n: int, dtype: Any) -> float:
-    return rounding(protocol.levels(sampler, n), dtype, sampler.claims.get("rule"), sampler.claims.get("eta"))
+    kept = protocol.precision(sampler, dtype)
+    return rounding(protocol.levels(sampler, n), kept, sampler.claims.get("rule"), sampler.claims.get("eta"))
 
 
 def _seeded(sampler: Any, dtype: Any, level: Level, rows: int = 8) -> Any:
@@ -228,7 +232,7 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
     sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by $\delta$: the state at a level is shifted by
     $\alpha \delta$. Limit: 64 times rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis.
     """
-    for n in protocol.steps(sampler)[1:4]:
+    for n in protocol.steps(sampler)[1:4] or protocol.steps(sampler):
         first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
         x, bed = _seeded(sampler, dtype, first), Mixture()
         whole = run(sampler, n, bed, x, noise=Seeded(2)).result
@@ -286,10 +290,11 @@ def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
         x = _seeded(sampler, dtype, first)
         free = run(sampler, n, bed, x, noise=Seeded(2))
         limit = allowed * max(1.0, *(float(np.abs(state).max()) for state in _states(free)))
-        wide = [run(sampler, n, bed, x, noise=Seeded(2), clip=bound) for bound in (1e4, 2e4)]
+        far = 1e4 * max(1.0, *(float(np.abs(call.x_0).max()) for call in free.calls))
+        wide = [run(sampler, n, bed, x, noise=Seeded(2), clip=bound) for bound in (far, 2 * far)]
         for state, other, where in zip(_states(wide[0]), _states(free), _names(free, n)):
-            yield Check(distance(state, other), limit, f"a clip at 10000 at {where}")
-        yield Check(distance(wide[0].result, wide[1].result), 0.0, f"clips at 10000 and 20000 differ, {n} levels")
+            yield Check(distance(state, other), limit, f"a clip at {far:g} at {where}")
+        yield Check(distance(wide[0].result, wide[1].result), 0.0, f"a clip at {2 * far:g} differs, {n} levels")
         shown: list[Any] = []
 
         def watch(x_0: Any, shown: list[Any] = shown) -> Any:
@@ -319,9 +324,12 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
     bed = Mixture()
     for n in protocol.steps(sampler):
         x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
-        one, again, other = (run(sampler, n, bed, x, noise=Seeded(seed)).result for seed in (2, 2, 3))
+        first = run(sampler, n, bed, x, noise=Seeded(2))
+        one, again, other = first.result, *(run(sampler, n, bed, x, noise=Seeded(seed)).result for seed in (2, 3))
         yield Check(distance(one, again), 0.0, f"the same noise twice, {n} levels")
-        if protocol.count(sampler, "draws", n):
+        late = sum(before == len(first.calls) for before in first.draws)  # which L5 looks at
+        claimed = protocol.count(sampler, "draws", n)
+        if claimed and max(claimed, len(first.draws)) > late:
             yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")
         else:
             yield Check(distance(one, other), 0.0, f"noise makes a difference though none is claimed, {n} levels")

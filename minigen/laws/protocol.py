@@ -13,15 +13,14 @@ r"""What the author of a sampler writes down so that its laws can be checked: le
                 x = a_u * (x - s * eps) / a + s_u * eps
             return x
 
-At every level the state is $x = \alpha x_0 + \sigma \epsilon$ with $\epsilon \sim N(0, I)$. All arrays are NumPy's; an adapter
-converts where a sampler works with others.
+At every level the state is $x = \alpha x_0 + \sigma \epsilon$ with $\epsilon \sim N(0, I)$. All arrays are NumPy's, unless ``arrays``
+says otherwise.
 
 | ``space`` | levels obey | | ``kinds`` of prediction that it may name |
 |---|---|---|---|
 | ``"vp"`` | $\alpha^2 + \sigma^2 = 1$ | variance preserving | eps, x_0, v, score |
 | ``"sigma"`` | $\alpha = 1$ | the data plus noise | eps, x_0, score |
 | ``"flow"`` | $\alpha + \sigma = 1$ | straight paths | velocity, eps, x_0 |
-| ``"discrete"`` | | no laws here yet: all are skipped | |
 
 | claim | value | what is claimed |
 |---|---|---|
@@ -30,28 +29,191 @@ converts where a sampler works with others.
 | ``leak`` | a number | the first level keeps at most this share of the signal, whatever n |
 | ``times`` | (lowest, highest) | times of noisy levels are whole numbers within; the first is the highest |
 | ``betas`` | array (T,) | the levels are a subset of those of this chain |
+| ``published`` | function of n | the signal and noise (n, 2) that a published formula gives the noisy levels |
 | ``point`` | True | exact at any number of steps where the data are one point |
 | ``eta`` | 0 to 1, or "large" | one step to the next level: DDIM's family (1: DDPM with the small variance), or DDPM with the large one |
 | ``rule`` | a name of `reference.RULES` | the weights with which it combines what the model said |
 | ``order`` | 1 or 2 | of convergence to the probability flow, on even steps in log sigma |
 | ``order_uneven`` | 1 or 2 | the same where step lengths alternate; as ``order`` if left out |
 | ``clip`` | True | `sample` takes ``clip``, a bound or a function of the guess of x_0 |
+| ``learned`` | True | the model says a pair, and the second half where between the small and the large variance, in logarithms, a step's lies |
+| ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, which moves the mean of a step by its variance times that, asked there |
 
 A law whose claim is not made is skipped, and the report says so. What else a sampler may have: ``name``; ``kinds`` (its own
 first; if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out; ``at(time) -> (alpha, sigma)`` where the model is asked
 between levels; ``on(sigmas)``, the same sampler on levels with the noise-to-signal ratios given, falling, and then the data;
-``steps``, the numbers of levels it is run with.
+``steps``, the numbers of levels it is run with, and ``sweep``, those that the laws of levels try; ``fresh()``, one like it that has not run;
+``arrays``, "torch" or "cupy" if `sample` works with those (the same memory where that can be); ``precision``, the dtype of its coefficients
+where that is coarser than the states'.
+
+What is no such walk has another ``space``, its claims and one method (`FORMS` is the list); for a function, `Transform`
+is all that is needed:
+
+    slerp = Transform("slerp", my_slerp)
+    nucleus = Transform("filter", lambda logits, temperature, top_k, top_p: my_top_p(logits, top_p), claims={"settings": ("top_p",)})
+
+    class MyTokens:
+        space, claims = "discrete", {"settings": ()}
+
+        def sample(self, model, n, length, rng):  # model(tokens (n, k)) -> logits (n, vocab) of token k; rng as NumPy's
+            tokens = np.zeros((n, 0), int)
+            for _ in range(length):
+                p = softmax(model(tokens))
+                token = (np.cumsum(p, 1) < rng.random((n, 1))).sum(1)
+                tokens = np.concatenate([tokens, token[:, None]], 1)
+            return tokens
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 SPACES = {"vp": ("eps", "x_0", "v", "score"), "sigma": ("eps", "x_0", "score"), "flow": ("velocity", "eps", "x_0")}
 COUNTS = {"0": (0, 0), "n": (1, 0), "n-1": (1, -1), "2n-1": (2, -1), "2n": (2, 0), "n+1": (1, 1)}
-CLAIMS = ("calls", "draws", "leak", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip")
+CLAIMS = (
+    *("calls", "draws", "leak", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip"),
+    *("learned", "score", "published"),
+)
 STEPS = (1, 2, 3, 7, 20)
+
+
+class Form(NamedTuple):
+    """Something that is no walk of a continuous state: what it must have, the call in words, the claims it may make and what they mean."""
+
+    members: tuple[str, ...]
+    call: str
+    claims: Mapping[str, str] = {}
+
+
+FORMS: dict[str, Form] = {
+    # --- tokens ---
+    "discrete": Form(
+        ("sample",),
+        "sample(model, n, length, rng) -> tokens (n, length); model(tokens (n, k)) -> logits (n, vocab) of token k",
+        {
+            "settings": "the names of its keywords among temperature, top_k, top_p",
+            "prefix": "takes prefix (n, k), tokens that stand",
+            "uniforms": "asks once for u = rng.random((n, length)); u[:, i] draws token i, by the inverse of the cumulated probabilities",
+            "log_p": "has log_p(model, tokens) -> (n,)",
+        },
+    ),
+    "sequence": Form(
+        ("logits", "vocab", "length"),
+        "a network: logits(tokens (n, t)) -> (n, t, vocab), entry i from the tokens before i; vocab, length",
+        {
+            "step": "has step(new (n, k), cache) -> (logits (n, vocab), cache)",
+            "grid": "(rows, columns) of a picture whose pixels are the tokens, in raster order",
+            "sees": "'all' earlier tokens reach, or those that are 'near', within 2 rows and columns",
+            "roundings": "of the largest logit, which a change that must do nothing may do",
+        },
+    ),
+    "filter": Form(
+        ("apply",),
+        "apply(logits (n, vocab), temperature, top_k, top_p) -> logits, -inf where nothing is left; 1 and None do nothing",
+        {"settings": "the names of those that it obeys", "ties": "'first': of equal tokens the first are kept"},
+    ),
+    # --- points, codes, candidates ---
+    "slerp": Form(("apply",), "apply(a (n, d), b (n, d), t) -> (n, d)"),
+    "quantizer": Form(
+        ("apply",), "apply(z (n, d), codebook (k, d)) -> codes (n,)", {"far": "right also far from the origin"}
+    ),
+    "ranking": Form(
+        ("apply",), "apply(scores (n, N), k) -> the best k (n, k), best first", {"most": "the largest k, else N"}
+    ),
+    "truncation": Form(
+        ("apply",),
+        "apply(z, c) -> like z, within -c and c",
+        {"quantiles": "takes quantiles to quantiles, drawing nothing"},
+    ),
+    "latent": Form(("apply",), "apply(mean (n, d), log_var (n, d), noise (n, d)) -> z"),
+    "prior": Form(("sample",), "sample(decode, n, d, noise) -> decode(z), z (n, d); noise(shape) -> normal draws"),
+    # --- guidance, and what works on a guess ---
+    "guidance": Form(
+        ("apply",),
+        "apply(conditional, unconditional, scale) -> prediction: scale 0 the second, 1 the first",
+        {"logits": "of logits (n, vocab), -inf among them", "scale": "'w': at scale -1 the second, at 0 the first"},
+    ),
+    "pull": Form(
+        ("apply",),
+        "apply(said, gradient, scale, alpha_bar, kind, x) -> prediction with its score moved",
+        {"kinds": "of prediction, ('eps',) if left out"},
+    ),
+    "guess pull": Form(
+        ("apply",),
+        "apply(x, mean, std, gradient, scale, alpha_bar, kind): of data N(mean, std^2), gradient by the guess of x_0",
+        {"kinds": "of prediction, ('eps',) if left out"},
+    ),
+    "rescale": Form(("apply",), "apply(guided, conditional, phi) -> guided with the spread of conditional"),
+    "threshold": Form(("apply",), "apply(x_0, share, bound) -> x_0 within the bound"),
+    # --- walks with something given ---
+    "inpainting": Form(
+        ("levels", "sample"),
+        "levels(n); sample(model, x, known, mask, n, noise)",
+        {
+            "calls": "how often the model is asked, as a sampler's",
+            "noised": "known pixels have the noise of their level at every call",
+            "exact": "known pixels are the picture's at the end, bitwise",
+            "point": "painted pixels are exact at any number of steps where the data are one point",
+        },
+    ),
+    "editing": Form(("levels", "sample"), "levels(n); sample(model, x_0, strength, n, noise)"),
+    "inversion": Form(
+        ("levels", "on", "encode", "decode"),
+        "levels(n); on(sigmas); encode(model, x_0, n); decode(model, x, n)",
+        {"order": "of convergence, both ways"},
+    ),
+    # --- losses ---
+    "simple loss": Form(("apply",), "apply(model, x_0, t (n,), eps, alpha_bar (T + 1,)) -> the mean over all numbers"),
+    "bound": Form(
+        ("apply",),
+        "apply(x_0, x_t, t, eps_theta, v, alpha_bar) -> nats (n,) of the step from t >= 2",
+        {
+            "variance": "'small', 'large' or 'learned'",
+            "prior": "has prior(x_0, alpha_bar) -> nats (n,) of the last level",
+        },
+    ),
+    "grey levels": Form(("apply",), "apply(k (levels,), levels) -> ln p(k), some distribution of all of them"),
+    "hybrid loss": Form(
+        ("apply",),
+        "apply(x_0, x_t, t, eps, eps_theta, v, alpha_bar, lam) -> the mean, its gradients by eps_theta and by v",
+    ),
+    "times": Form(("apply",), "apply(n, T, rng) -> times (n,) of training, from 1 to T"),
+    "importance": Form(("apply",), "apply(p (T,), u (n,)) -> times (n,), weights (n,)"),
+    "codebook loss": Form(
+        ("apply",),
+        "apply(z_e (n, d), codebook (k, d), x (n, d), beta) -> loss, its gradients by z_e and codebook; the decoder is the identity",
+    ),
+    "elbo": Form(
+        ("apply",),
+        "apply(x (n, d), mu (n, q), log_var (n, q), log_likelihood, eps (K, n, q)) -> (n,); log_likelihood(x, z (K, n, q)) -> (K, n)",
+        {"weighted": "it is the importance-weighted bound"},
+    ),
+    "game": Form(
+        ("apply",),
+        "apply(real (n,), fake (n,)) -> losses of discriminator and generator, of logits",
+        {"game": "the names of both in loss_laws.GAMES and GENERATORS; ('minimax', 'non-saturating') if left out"},
+    ),
+    "penalty": Form(
+        ("apply",),
+        "apply(w (d,), x (n, d)) -> the penalty on the slope of x . w",
+        {"penalty": "'r1' or 'gradient'", "weight": "its factor"},
+    ),
+    "dropout": Form(
+        ("apply",), "apply(n, share, rng) -> which of n conditions are left out (n,), or where a null stands"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A function as the thing that laws are asked about: ``apply`` of the form that ``space`` names."""
+
+    space: str
+    apply: Callable[..., Any]
+    name: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Sampler(Protocol):
@@ -95,13 +257,15 @@ class Level(NamedTuple):
 
 
 def check(sampler: Any) -> None:
-    """Raise TypeError or ValueError, in one sentence, for what is no sampler at all."""
+    """Raise TypeError or ValueError, in one sentence, for what is no sampler at all, and nothing else that has laws."""
+    if getattr(sampler, "space", None) in FORMS:
+        return _check_form(sampler)
     for member in ("levels", "sample"):
         if not callable(getattr(sampler, member, None)):
             raise TypeError(f"a sampler must have a method {member}, got {type(sampler).__name__} without one")
     space = getattr(sampler, "space", None)
-    if space not in (*SPACES, "discrete"):
-        raise ValueError(f"space must be one of 'vp', 'sigma', 'flow', 'discrete', got {space!r}")
+    if space not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(map(repr, (*SPACES, *FORMS)))}, got {space!r}")
     claims = getattr(sampler, "claims", None)
     if not isinstance(claims, dict):
         raise TypeError(f"claims must be a dict, got {type(claims).__name__}")
@@ -116,14 +280,33 @@ def check(sampler: Any) -> None:
     eta = claims.get("eta", 0)
     if eta != "large" and not (isinstance(eta, int | float) and 0 <= eta <= 1):
         raise ValueError(f"claim 'eta' must be from 0 to 1, or 'large', got {eta!r}")
-    for kind in kinds(sampler) if space != "discrete" else ():
+    for kind in kinds(sampler):
         if kind not in SPACES[space]:
             raise ValueError(f"kinds in space {space!r} must be among {', '.join(SPACES[space])}, got {kind!r}")
 
 
+def _check_form(subject: Any) -> None:
+    form = FORMS[subject.space]
+    for member in form.members:
+        if getattr(subject, member, None) is None:
+            raise TypeError(f"what has space {subject.space!r} must have {member}: {form.call}")
+    claims = getattr(subject, "claims", None)
+    if not isinstance(claims, Mapping):
+        raise TypeError(f"claims must be a dict, got {type(claims).__name__}")
+    unknown = [claim for claim in claims if claim not in form.claims]
+    if unknown:
+        allowed = f"use {', '.join(form.claims)}" if form.claims else f"space {subject.space!r} has none"
+        raise ValueError(f"unknown claim {unknown[0]!r}: {allowed}")
+    for kind in claims.get("kinds", ()):
+        if kind not in SPACES["vp"]:
+            raise ValueError(f"claim 'kinds' must be among {', '.join(SPACES['vp'])}, got {kind!r}")
+    if not isinstance(claims.get("most", 1), int) or claims.get("most", 1) < 1:
+        raise ValueError(f"claim 'most' must be a whole number of at least 1, got {claims['most']!r}")
+
+
 def name(sampler: Any) -> str:
     """What reports call it."""
-    return str(getattr(sampler, "name", type(sampler).__name__))
+    return str(getattr(sampler, "name", "") or type(sampler).__name__)
 
 
 def kinds(sampler: Any) -> tuple[str, ...]:
@@ -139,6 +322,12 @@ def shape(sampler: Any) -> tuple[int, ...]:
 def steps(sampler: Any) -> tuple[int, ...]:
     """The numbers of levels it is run with, rising."""
     return tuple(getattr(sampler, "steps", STEPS))
+
+
+def precision(sampler: Any, dtype: Any) -> Any:
+    """The coarser of the states' dtype and that of the sampler's coefficients: what rounding is a multiple of."""
+    own = np.dtype(getattr(sampler, "precision", dtype))
+    return max(np.dtype(dtype), own, key=lambda kind: float(np.finfo(kind).eps))
 
 
 def count(sampler: Any, claim: str, n: int) -> int:

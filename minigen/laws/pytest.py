@@ -1,18 +1,18 @@
-"""One test a law: ``from minigen.laws.pytest import laws`` and ``test_mine = laws(MySampler())`` in a test file."""
+"""One test a law: ``from minigen.laws.pytest import laws`` and ``test_mine = laws(MySampler())`` in a test file; or, inside a test, `obeys`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from .suite import choose
+from .suite import choose, report, run_laws
 from .verdict import judge
 
 
 def laws(sampler: Any, names: Iterable[str] | None = None, dtype: str = "float64") -> Callable[..., None]:
     """A test with a case a law; a law that is not claimed is skipped, with the reason."""
-    chosen = choose(names)
+    chosen = [law for law in choose(names) if names is not None or sampler.space in law.spaces]
 
     @pytest.mark.parametrize("law", chosen, ids=[law.name for law in chosen])
     def test(law: Any) -> None:
@@ -24,3 +24,11 @@ def laws(sampler: Any, names: Iterable[str] | None = None, dtype: str = "float64
             pytest.fail(f"{law.name}, {law.title}: {verdict.detail}{numbers}", pytrace=False)
 
     return test
+
+
+def obeys(subject: Any, names: Iterable[str] | None = None, dtypes: Sequence[str] = ("float64",)) -> None:
+    """Raise AssertionError, with the report, if one of the laws fails; or does not apply, where they are named."""
+    verdicts = [*run_laws(subject, names, dtypes)]
+    allowed = ("pass",) if names is not None else ("pass", "skip")
+    if any(verdict.status not in allowed for verdict in verdicts):
+        pytest.fail(report(verdicts), pytrace=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import protocol
+from . import arrays, protocol
 from .beds import Bed, said
 from .protocol import Fault, Level
 
@@ -85,20 +85,24 @@ def run(
     noise: Callable[..., Any] | None = None,
     kind: str | None = None,
     clip: Any = None,
+    share: Callable[[Level], float] | None = None,
+    score: Callable[..., Any] | None = None,
 ) -> Trace:
     """Let the sampler walk n levels from ``x``. Fault, with a sentence, where it breaks the protocol or raises.
 
-    A budget of 20 n + 50 calls and as many draws ends what would run forever.
+    A budget of 20 n + 50 calls and as many draws, or twice the draws claimed, ends what would run forever. With ``share`` the model says a pair, whose
+    second half is that share of a learned variance everywhere; ``score`` goes to the sampler.
     """
     trace = Trace(protocol.levels(sampler, n))
     by_time = {level.time: level for level in trace.levels[:-1]}
-    budget, given = 20 * n + 50, x.copy()
+    budget, given = max(20 * n + 50, 2 * protocol.draws(sampler, n)), x.copy()
+    library = getattr(sampler, "arrays", "numpy")
     kinds = protocol.kinds(sampler)
     own = kinds[0] if kind is None else kind
     tape = Tape() if noise is None else noise
 
     def find(time: Any) -> Level:
-        times = np.ravel(np.asarray(time, np.float64))
+        times = np.ravel(np.asarray(arrays.out(time), np.float64))
         if times.size not in (1, len(x)) or (times != times[:1]).any():
             raise Fault(f"the model was told {times.size} times for a batch of {len(x)}, or not the same for all rows")
         told = float(times[0])
@@ -110,14 +114,15 @@ def run(
 
     def model(x_t: Any, time: Any, *_: Any, **__: Any) -> Any:
         level = find(time)
-        shown = np.asarray(x_t)
+        shown = arrays.out(x_t)
         if shown.shape != x.shape or shown.dtype != x.dtype:
             raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")
         if len(trace.calls) >= budget:
             raise Fault(f"asked the model more than {budget} times for {n} levels: stopped")
         x_0, eps = bed(shown, level, len(trace.calls))
         trace.calls.append(Call(level, *(np.array(part, np.float64) for part in (shown, x_0, eps))))
-        return said(own, x_0, eps, level)
+        output = arrays.into(library, said(own, x_0, eps, level))
+        return output if share is None else (output, arrays.into(library, np.full_like(shown, share(level))))
 
     def draw(shape: Any) -> Any:
         if tuple(shape) != x.shape:
@@ -125,23 +130,25 @@ def run(
         if len(trace.draws) >= budget:
             raise Fault(f"drew noise more than {budget} times for {n} levels: stopped")
         trace.draws.append(len(trace.calls))
-        return tape(x.shape).astype(x.dtype)
+        return arrays.into(library, tape(x.shape).astype(x.dtype))
 
-    settings = {"kind": own} if len(kinds) > 1 else {}
+    settings: dict[str, Any] = {"kind": own} if len(kinds) > 1 else {}
     if clip is not None:
         settings["clip"] = clip
+    if score is not None:
+        settings["score"] = score
     try:
         with np.errstate(all="ignore"):
-            result = sampler.sample(model, x, n, draw, **settings)
+            result = sampler.sample(model, arrays.into(library, x), n, draw, **settings)
     except Fault:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = str(error).strip().splitlines()[:1]
         raise Fault(f"sample raised {type(error).__name__}: {first[0] if first else ''}") from error
     if not (given == x).all():
         raise Fault("sample changed x, its input")
     try:
-        found = np.asarray(result)
+        found = arrays.out(result)
     except Exception as error:
         raise Fault(f"sample returned {type(result).__name__}, not an array") from error
     if found.shape != x.shape or found.dtype != x.dtype:
@@ -150,3 +157,41 @@ def run(
         raise Fault("sample never asked the model")
     trace.result = found.astype(np.float64)
     return trace
+
+
+def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any) -> Any:
+    """What a method returns, as an array or a tuple of arrays. Fault where it raises, or changes an array that it was given."""
+    before = [np.array(a) if isinstance(a, np.ndarray) else None for a in arguments]
+    library = getattr(subject, "arrays", "numpy")
+    given = [arrays.into(library, a) if isinstance(a, np.ndarray) else a for a in arguments]
+    try:
+        with np.errstate(all="ignore"):
+            found = getattr(subject, method)(*given, **settings)
+        found = tuple(map(arrays.out, found)) if isinstance(found, tuple) else arrays.out(found)
+    except Fault:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1]
+        raise Fault(f"{method} raised {type(error).__name__}: {first[0] if first else ''}") from error
+    for k, (a, copy) in enumerate(zip(arguments, before)):
+        if copy is not None and not np.array_equal(a, copy, equal_nan=copy.dtype.kind == "f"):
+            raise Fault(f"{method} changed argument {k + 1}, its input")
+    return found
+
+
+def whole(found: Any, shape: tuple[int, ...], low: int, high: int) -> Any:
+    """An answer of integers from low to high, of the shape; Fault otherwise."""
+    found = shaped(found, shape)
+    if found.dtype.kind not in "iu" or (found.size and not low <= found.min() <= found.max() <= high):
+        raise Fault(f"returned {found.dtype} from {found.min()} to {found.max()}, not integers from {low} to {high}")
+    return found
+
+
+def shaped(found: Any, shape: tuple[int, ...], dtype: Any = None) -> Any:
+    """An answer of the shape, and of the dtype if one is given, that a form asks for; Fault otherwise."""
+    if not isinstance(found, np.ndarray):
+        raise Fault(f"returned {len(found)} arrays, not one")
+    if found.shape != shape or (dtype is not None and found.dtype != dtype):
+        wanted = f"{np.dtype(dtype).name} " if dtype is not None else ""
+        raise Fault(f"returned {found.dtype} {found.shape}, not {wanted}{shape}")
+    return found

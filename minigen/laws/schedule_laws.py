@@ -1,6 +1,6 @@
 """Laws of levels and of bookkeeping: what is told, how often, and what is left of the last run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,14 +8,16 @@ import numpy as np
 from . import protocol
 from .beds import Gaussian, Mixture
 from .protocol import Fault
-from .recorder import Seeded, run
+from .recorder import Seeded, Tape, run
 from .verdict import Check, distance
 
 SWEEP = 130  # numbers of levels that the laws of levels try; rounding in a spacing shows first at 61 levels of 1000
 
 
-def _sweep(sampler: Any) -> range:
-    """1, 2, ... levels, not more than the chain has where that is claimed."""
+def _sweep(sampler: Any) -> Iterable[int]:
+    """1, 2, ... levels, not more than the chain has where that is claimed; or those of its own ``sweep``."""
+    if getattr(sampler, "sweep", None) is not None:
+        return tuple(sampler.sweep)
     longest = len(sampler.claims["betas"]) if sampler.claims.get("betas") is not None else SWEEP
     return range(1, min(SWEEP, longest) + 1)
 
@@ -38,11 +40,13 @@ def runs(sampler: Any, dtype: Any) -> Iterator[Check]:
 def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Noise falls strictly, levels lie in the space, and are those of the chain: $\bar\alpha_t = \prod_{i \le t} (1 - \beta_i)$.
 
-    Any level may be any of the chain's. Limit: $64 T \varepsilon$ of float64, which is what a product of T
-    numbers may lose. Catches: a schedule that is off by one, a product in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
+    Any level may be any of the chain's; the one told as time t, where ``times`` is claimed too. Limit: $64 T \varepsilon$ of float64, which is what a product of T
+    numbers may lose; $2 T \varepsilon$ where the sampler's own precision is coarser. Catches: a schedule that is off by one, a product in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
     """
     eps, betas = float(np.finfo(np.float64).eps), sampler.claims.get("betas")
     chain = None if betas is None else np.cumprod(1 - np.asarray(betas, np.float64))
+    kept = float(np.finfo(protocol.precision(sampler, np.float64)).eps)
+    allowed = 0.0 if chain is None else (64 * eps if kept == eps else 2 * kept) * len(chain)
     for n in _sweep(sampler):
         found = protocol.levels(sampler, n)
         told, alpha, sigma = np.array(found).T
@@ -52,14 +56,25 @@ def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
         held = {"vp": alpha**2 + sigma**2, "sigma": alpha, "flow": alpha + sigma}[sampler.space]
         k = int(np.argmax(np.abs(held - 1)))
         yield Check(abs(held[k] - 1), 64 * eps, f"time {told[k]:g} of {n} levels is not in space {sampler.space!r}")
+        if "published" in sampler.claims:
+            want = np.asarray(sampler.claims["published"](n), np.float64)
+            same = want.shape == (len(found) - 1, 2)
+            yield Check(float(not same), 0.0, f"{len(found) - 1} noisy levels where the formula has {len(want)}")
+            off = np.abs(np.arctan2(sigma, alpha)[:-1] - np.arctan2(want[:, 1], want[:, 0]))
+            k = int(np.argmax(off))
+            where = (
+                f"level {k + 1} of {n}, time {told[k]:g}: noise {sigma[k]:.6g} where the formula has {want[k, 1]:.6g}"
+            )
+            yield Check(float(off[k]), 64 * kept, where)
         if chain is not None:
             power = (alpha**2 / (alpha**2 + sigma**2))[:-1]
             near = np.clip(np.searchsorted(-chain, -power), 1, len(chain) - 1)
             off = np.minimum(np.abs(chain[near] - power), np.abs(chain[near - 1] - power))
+            if sampler.claims.get("times") is not None:
+                index = (told[:-1] - sampler.claims["times"][0]).astype(np.int64)
+                off = np.abs(chain[index.clip(0, len(chain) - 1)] - power)
             k = int(np.argmax(off))
-            yield Check(
-                float(off[k]), 64 * len(chain) * eps, f"time {told[k]:g} of {n} levels is no level of the chain"
-            )
+            yield Check(float(off[k]), allowed, f"time {told[k]:g} of {n} levels is no level of the chain")
 
 
 def times(sampler: Any, dtype: Any) -> Iterator[Check]:
@@ -114,13 +129,19 @@ def counts(sampler: Any, dtype: Any) -> Iterator[Check]:
         )
         first = told[0]
         yield Check(float(first != trace.levels[0]), 0.0, f"the first call is at time {first.time:g}, {n} levels")
-        limit = 64 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(trace.calls[0].x).max()))
+        eps = float(np.finfo(protocol.precision(sampler, dtype)).eps)
+        limit = 64 * eps * max(1.0, float(np.abs(trace.calls[0].x).max()))
         yield Check(distance(trace.calls[0].x, x), limit, f"the first state is not x_T, {n} levels")
-        back = sum(low.s > high.s for high, low in zip(told, told[1:]))
+        listed = [
+            level for level in told if level in trace.levels
+        ]  # what is asked between levels may lie below the next one
+        back = sum(low.s > high.s for high, low in zip(listed, listed[1:]))
         yield Check(float(back), 0.0, f"a call goes back to an earlier level, {n} levels")
-        if trace.levels[-1].sigma == 0:
-            late = sum(k == len(told) for k in trace.draws)
-            yield Check(float(late), 0.0, f"noise is drawn after the last call, {n} levels")
+        late = [k for k, before in enumerate(trace.draws) if before == len(told)]
+        if trace.levels[-1].sigma == 0 and late:  # a draw may be thrown away there, as by a standard deviation of 0
+            tape = run(sampler, n, Mixture(), 0 * np.resize(x, (2 + len(trace.draws), *x.shape[1:])), noise=Tape())
+            left = float(np.abs(tape.result[2:][late] - tape.result[0]).max())
+            yield Check(left, 64 * eps, f"noise is drawn after the last call and stays in the result, {n} levels")
 
 
 class _Stop(Exception):
@@ -133,6 +154,7 @@ def reuse(sampler: Any, dtype: Any) -> Iterator[Check]:
     Catches: history or a step counter that outlives a run.
     """
     n = max(protocol.steps(sampler))
+    sampler = sampler.fresh() if hasattr(sampler, "fresh") else sampler
     x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)
     bed = Mixture()
 

@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from . import exact_laws, order_laws, protocol, schedule_laws
+from . import (
+    exact_laws,
+    given_laws,
+    guidance_laws,
+    latent_laws,
+    loss_laws,
+    order_laws,
+    protocol,
+    schedule_laws,
+    token_laws,
+    variance_laws,
+)
+from .protocol import Fault
 from .verdict import Law, Verdict, claimed, judge, nothing
 
 DTYPES = ("float64", "float32")
@@ -36,6 +48,24 @@ def _order(sampler: Any, dtype: Any) -> str | None:
     return None if np.dtype(dtype) == np.float64 else "a slope needs float64"
 
 
+def _on(sampler: Any, dtype: Any) -> str | None:
+    if not callable(getattr(sampler, "on", None)):
+        return "has no method on(sigmas)"
+    try:
+        first = protocol.levels(sampler, protocol.steps(sampler)[-1])[0]
+    except Fault:
+        return None  # the law will say what is wrong
+    return "starts without signal, which no sigma says" if first.alpha == 0 else None
+
+
+def _score(sampler: Any, dtype: Any) -> str | None:
+    return claimed("score")(sampler, dtype) or _has_eta(sampler, dtype)
+
+
+def _scores_strings(subject: Any, dtype: Any) -> str | None:
+    return claimed("log_p")(subject, dtype) if subject.space == "discrete" else None
+
+
 LAWS: tuple[Law, ...] = (
     Law("L0", "keeps the protocol and stays finite", schedule_laws.runs, nothing),
     Law("L1", "levels lie on the schedule, noise falls", schedule_laws.schedule, nothing, of_levels=True),
@@ -47,14 +77,58 @@ LAWS: tuple[Law, ...] = (
     Law("L6", "data of one point: every state exact", exact_laws.point_mass, claimed("point")),
     Law("L7", "unit Gaussian, large variance: variance 1", exact_laws.unit_gaussian, _eta_is("large")),
     Law("L8", "Gaussian data: every moment exact", exact_laws.gaussian_recursion, _has_eta),
+    Law("L9", "best learned variance: marginals exact", variance_laws.learned_variance, claimed("learned")),
     Law("L10", "eta = 1 is ancestral sampling", exact_laws.ddim_is_ancestral, _eta_is(1.0)),
     Law("L11", "all kinds of prediction, one path", exact_laws.kinds_agree, _several_kinds),
+    Law(
+        "L12",
+        "guidance of two Gaussians is a third",
+        guidance_laws.classifier_free,
+        nothing,
+        spaces=("guidance",),
+    ),
+    Law("L12b", "rescaled guidance has its contrast", guidance_laws.rescaled, nothing, spaces=("rescale",)),
+    Law("L13", "a moved score is a tilted density", guidance_laws.pull, nothing, spaces=("pull", "guess pull")),
+    Law("L13b", "a score moves means by the variance", guidance_laws.classifier_score, _score),
     Law("L14", "weights of every call as published", exact_laws.weights, claimed("rule")),
     Law("L15", "rows, axes and origin do not matter", exact_laws.equivariance, nothing),
+    Law("L16", "levels picked out are levels alone", variance_laws.levels_alone, _on),
     Law("L17", "a wide clip does nothing", exact_laws.clipping, claimed("clip")),
+    Law("L17b", "a threshold by a sample's quantile", latent_laws.threshold, nothing, spaces=("threshold",)),
+    Law("L18", "known pixels have their level's noise", given_laws.inpainting, nothing, spaces=("inpainting",)),
+    Law("L18b", "a picture noised to the level told", given_laws.editing, nothing, spaces=("editing",)),
+    Law("L19", "slerp turns evenly on the sphere", latent_laws.slerp, nothing, spaces=("slerp",)),
+    Law("L20a", "the nearest code by differences", latent_laws.nearest_codes, nothing, spaces=("quantizer",)),
+    Law("L20b", "latents have their moments", latent_laws.latents, nothing, spaces=("latent", "prior")),
+    Law("L20c", "truncated is within, by quantiles", latent_laws.truncation, nothing, spaces=("truncation",)),
+    Law("L20d", "the best of many, by sorting", latent_laws.ranking, nothing, spaces=("ranking",)),
     Law("L21", "order of convergence on even steps", order_laws.order, _order),
     Law("L22", "order of convergence on uneven steps", order_laws.order_uneven, _order),
+    Law("L23", "up to the latent and down again", given_laws.inversion, claimed("order"), True, ("inversion",)),
+    Law(
+        "L24",
+        "all strings' probabilities add up to 1",
+        token_laws.chain_rule,
+        _scores_strings,
+        True,
+        ("discrete", "sequence"),
+    ),
+    Law("L25", "filters keep what a slow loop keeps", token_laws.filters, nothing, spaces=("filter",)),
+    Law("L26", "strings as often as the table says", token_laws.frequencies, nothing, True, ("discrete",)),
+    Law("L26b", "a number between two sums is a token", token_laws.inverse, claimed("uniforms"), True, ("discrete",)),
+    Law("L27", "no peek, no blind spot, one cache", token_laws.no_peek, nothing, True, ("sequence",)),
     Law("L28", "noise comes from where it is asked for", exact_laws.seeds, claimed("draws")),
+    Law("L28b", "tokens by their seed", token_laws.token_seeds, nothing, True, ("discrete",)),
+    Law("L29", "simple loss of the best network", loss_laws.simple_loss, nothing, True, ("simple loss",)),
+    Law("L30", "the bound is a sum of known KLs", loss_laws.variational_bound, nothing, True, ("bound",)),
+    Law("L30b", "grey levels add up to 1", loss_laws.grey_levels, nothing, True, ("grey levels",)),
+    Law("L31", "the hybrid loss leaves the mean alone", loss_laws.hybrid, nothing, True, ("hybrid loss",)),
+    Law("L32", "times of training as often as said", loss_laws.times, nothing, True, ("times", "importance")),
+    Law("L33", "gradients of codes and encoder", loss_laws.codebook, nothing, True, ("codebook loss",)),
+    Law("L34", "bounds reach ln p at the posterior", loss_laws.elbo, nothing, True, ("elbo",)),
+    Law("L35", "games at the best discriminator", loss_laws.game, nothing, True, ("game",)),
+    Law("L35b", "penalties of a known slope", loss_laws.penalty, nothing, True, ("penalty",)),
+    Law("L36", "conditions left out at their rate", loss_laws.left_out, nothing, True, ("dropout",)),
 )
 
 
@@ -78,7 +152,7 @@ def run_laws(samplers: Any, laws: Iterable[str] | None = None, dtypes: Sequence[
         protocol.check(sampler)
         for dtype in dtypes:
             for law in chosen:
-                if law.of_levels and dtype != dtypes[0]:
+                if (law.of_levels and dtype != dtypes[0]) or (laws is None and sampler.space not in law.spaces):
                     continue
                 yield judge(law, sampler, np.dtype(dtype))
 

@@ -58,7 +58,8 @@ class Law:
     title: str
     checks: Callable[[Any, Any], Iterator[Check]]
     needs: Callable[[Any, Any], str | None]
-    of_levels: bool = False  # looks at levels only, so at no dtype
+    of_levels: bool = False  # looks at levels only, or at what has no dtype of its own
+    spaces: tuple[str, ...] = tuple(protocol.SPACES)  # what it is a law of
 
     @property
     def maths(self) -> str:
@@ -70,8 +71,8 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
     """Run a law on a sampler. Its faults become verdicts; TypeError or ValueError only for what is no sampler at all."""
     protocol.check(sampler)
     known = {"law": law.name, "sampler": protocol.name(sampler), "dtype": np.dtype(dtype).name}
-    if sampler.space == "discrete":
-        return Verdict(**known, status="skip", detail="the laws of discrete samplers are not here yet")
+    if sampler.space not in law.spaces:
+        return Verdict(**known, status="skip", detail=f"a law of {', '.join(law.spaces)}, not of {sampler.space}")
     missing = law.needs(sampler, dtype)
     if missing is not None:
         return Verdict(**known, status="skip", detail=missing)
@@ -87,6 +88,12 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
                 worst = check
     except Fault as fault:
         return Verdict(**known, status="fail", detail=str(fault), checks=n)
+    except (
+        Exception
+    ) as error:  # from what a sampler has besides, such as ``on`` or ``at``: a verdict too, never a traceback
+        first = str(error).strip().splitlines()[:1]
+        said = f"the law came upon {type(error).__name__}: {first[0] if first else ''}"
+        return Verdict(**known, status="fail", detail=said, checks=n)
     if worst is None:
         return Verdict(**known, status="fail", detail="the law found nothing to check")
     return Verdict(**known, status="pass", value=worst.value, limit=worst.limit, detail=worst.where, checks=n)
@@ -112,9 +119,9 @@ def distance(got: Any, want: Any) -> float:
 
 
 def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None) -> float:
-    r"""How far rounding may move a state of size 1: $64 N \varepsilon \max(1, 1/\sqrt{\bar\alpha_T})$.
+    r"""How far rounding may move a state of size 1: $64 \varepsilon \sum_i \max(1, 1/\sqrt{\bar\alpha_i})$ over the noisy levels.
 
-    Each of N levels costs a few operations, and x_0 is read off the first state by dividing by $\sqrt{\bar\alpha_T}$. A second slope
+    At each a few operations, and x_0 is read off the state by dividing by $\sqrt{\bar\alpha_i}$. A second slope
     at the end of a step (``rule`` "heun") also divides what rounding did by the noise there, and multiplies it by the step.
     Where the first level has no signal, DDIM's share of eps for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$ of float64.
     """
@@ -124,4 +131,5 @@ def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None)
         sigma = [level.sigma / level.alpha for level in levels[:-1]]
         ratio = max([1.0, *(high / low for high, low in zip(sigma, sigma[1:]))])
     root = float(np.finfo(np.float64).eps) ** 0.5 if rule == "ddim" and eta == 1 and a == 0 else 0.0
-    return float(root + 64 * (len(levels) - 1) * np.finfo(dtype).eps * max(1.0, 1 / a if a > 0 else 1.0) * ratio)
+    divided = sum(max(1.0, 1 / level.a) if level.a > 0 else 1.0 for level in levels[:-1])
+    return float(root + 64 * divided * np.finfo(dtype).eps * ratio)

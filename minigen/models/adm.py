@@ -297,7 +297,7 @@ def draw(
         return sampling.draw(guided, x_T, schedule, steps=steps, own="learned", callback=callback, **common, **how)
     if how.get("sampler", "ancestral") != "ancestral":
         raise ValueError(f"guidance '{guidance}' moves the mean of the sampler 'ancestral', got '{how['sampler']}'")
-    grid = schedules.spaced(schedule, steps, how.get("spacing", "uniform"))
+    grid = sampling.levels(schedule, steps, spacing=how.get("spacing"))
     x_0 = ancestral.sample(
         denoiser,
         x_T,

@@ -17,6 +17,9 @@ from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
 
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
+OWN_SPACING = {
+    "heun": "karras"
+}  # a schedule's last levels are far apart in sigma, which a mean of two slopes does not survive
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Sampling:
         "ancestral"
     )
     """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others)."""
-    spacing: Literal["uniform", "quadratic", "karras"] = "uniform"
-    """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise."""
+    spacing: Literal["uniform", "quadratic", "karras"] | None = None
+    """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise. If left out, "karras" for "heun", "uniform" for all others."""
     eta: float | None = None
     """Noise of "ddim" (0 if left out) and "euler-ancestral" (1), from 0, none, to 1, as much as "ancestral"."""
     variance: Literal["small", "large", "learned"] | None = None
@@ -56,7 +59,7 @@ def draw(
     rng: Any,
     own: str = "small",
     sampler: str = "ancestral",
-    spacing: str = "uniform",
+    spacing: str | None = None,
     eta: float | None = None,
     variance: str | None = None,
     clip: Clip = 1.0,
@@ -73,7 +76,7 @@ def draw(
     uniform_times(schedule.T, steps)  # raises for a number of steps that is out of range, whatever the spacing
     name = with_variance(sampler, variance, own)
     choose.find(name, eta)
-    grid = spaced(schedule, steps, spacing)
+    grid = levels(schedule, steps, sampler, spacing)
     see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
     x_0 = choose.draw(name, model, x_T, grid, rng=rng, eta=eta, clip=clip, cond=cond, kind=kind, callback=see)
     return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
@@ -104,6 +107,11 @@ def edit(
         return inpaint.img2img(model, x_0, grid, strength, rng=rng, eta=1.0, clip=1.0)
     x_T = xp.asarray(rng.standard_normal(x_0.shape), x_0.dtype)
     return inpaint.replace(model, x_T, x_0, xp.asarray(keep), grid, rng=rng, resample=resample, clip=1.0)
+
+
+def levels(schedule: Schedule, steps: int, sampler: str = "ancestral", spacing: str | None = None) -> Schedule:
+    """The levels that are visited; ``spacing`` None is the sampler's own."""
+    return spaced(schedule, steps, spacing or OWN_SPACING.get(sampler, "uniform"))
 
 
 def with_variance(sampler: str, variance: str | None, own: str) -> str:

@@ -19,7 +19,7 @@ $$\frac{x_u}{\sqrt{\bar\alpha_u}} = \frac{x_t}{\sqrt{\bar\alpha_t}}
 You need: `maths/schedules.py`, `samplers/predict.py`, `samplers/ancestral.py`. New here: steps that skip levels, the
 noise as a choice, and the way back.
 
-Claims, checked in tests/minigen/samplers/test_ddim.py and test_samplers.py: exact at any number of steps and any $\eta$
+Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_ddim.py: exact at any number of steps and any $\eta$
 if the data are one point; $\eta = 1$ is ancestral sampling with the variance "small", step by step with the same noise;
 order 1 for $\eta = 0$. One call of the model a level. One draw of ``standard_normal`` of the state's shape a step
 except the last if $\eta > 0$, none if $\eta = 0$.

@@ -25,7 +25,7 @@ last step, to $\lambda = \infty$, is of first order for both: it returns $\hat x
 
 You need: `samplers/ddim.py`. New here: time measured in log-SNR.
 
-Claims, checked in tests/minigen/samplers/test_dpm_solver.py and test_samplers.py: exact at any number of steps if the
+Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_dpm_solver.py: exact at any number of steps if the
 data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of order 2 in $\lambda$, also where step lengths alternate.
 One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the network predicts x_0 or v.
 

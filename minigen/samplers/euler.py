@@ -20,10 +20,14 @@ $\eta = 1$ it is DDPM), written in other units; the tests hold them together ste
 
 You need: `samplers/ddim.py`. New here: the units, and Heun's second slope. Grids: `schedules.karras_sigmas`.
 
+Heun's method goes with Karras' spacing. In a step from $\sigma_t$ to $\sigma_u$ the second slope moves the first result by
+$\tfrac{\sigma_t - \sigma_u}{2 \sigma_u} (\hat x_0(x_t) - \hat x_0(\hat x_u))$: on the levels of a cosine schedule, spread evenly, the first step goes from
+thousands to ten, what is learnt of $x_0$ in it is multiplied by hundreds, and no picture comes out.
+
 The caller's ``x_T`` and the states that ``callback`` sees are $x_t$, with noise of variance $1 - \bar\alpha_t$, as in all other samplers.
 The infinite $\sigma_T$ of a zero terminal SNR has no such units: ValueError.
 
-Claims, checked in tests/minigen/samplers/test_euler.py and test_samplers.py: exact at any number of steps if the data are one
+Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_euler.py: exact at any number of steps if the data are one
 point; Euler is of order 1, Heun of order 2, on any grid. Euler: one call of the model a level. Heun: two a level (at $t$, then at the
 level below), one in the last step, which is Euler's. Ancestral: as Euler, and one draw of ``standard_normal`` of the state's shape
 a step except the last if $\eta > 0$.

@@ -17,7 +17,7 @@ order 1, 2 and 3; the paper starts with three Runge-Kutta steps of four calls in
 
 You need: `samplers/ddim.py`. New here: a memory.
 
-Claims, checked in tests/minigen/samplers/test_plms.py and test_samplers.py: exact at any number of steps if the data are
+Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_plms.py: exact at any number of steps if the data are
 one point; one call of the model a level, no time asked twice, no draws; order 2 on grids whose steps change smoothly, held
 down by the first step, which is of order 1, and by weights that take the steps as equally long; **order 1** where step lengths
 alternate, for the same reason.

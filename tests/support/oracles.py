@@ -1,7 +1,9 @@
 r"""Denoisers whose answer is known, with the call of a network: ``model(x_t, t, cond=None) -> eps``."""
 
 import numpy as np
-from scipy.special import logsumexp, ndtr
+
+from minigen.laws.beds import said
+from minigen.laws.protocol import Level
 
 
 def gaussian_eps(mean, std, schedule):
@@ -28,42 +30,21 @@ def gaussian(kind, mean, std, schedule):
     return model
 
 
-class Mixture:
-    r"""Data of one dimension, $\sum_k w_k N(m_k, s_k^2)$: the best prediction, and the exact map of the probability flow.
+def best(bed, schedule, kind="eps"):
+    """A bed of `minigen.laws.beds` as a model, told one time for the whole batch."""
 
-    In one dimension the flow keeps quantiles: it takes $x$ at level t to $F_u^{-1}(F_t(x))$ at level u.
-    """
+    def model(x_t, t, cond=None):
+        a = float(schedule.alpha_bar_at(t)[0])
+        level = Level(float(t[0]), a**0.5, (1 - a) ** 0.5)
+        return said(kind, *bed(x_t, level, 0), level)
 
-    def __init__(self, weights, means, stds):
-        self.weights, self.means, self.stds = (np.asarray(v, np.float64) for v in (weights, means, stds))
+    return model
 
-    def at(self, a):
-        """Means and standard deviations of the components at the level of this alpha_bar, (..., k)."""
-        a = np.asarray(a, np.float64)[..., None]
-        return a**0.5 * self.means, (a * self.stds**2 + 1 - a) ** 0.5
 
-    def eps(self, schedule):
-        r"""$\epsilon^* = -\sqrt{1 - \bar\alpha}\, \nabla \ln q(x_t)$."""
-
-        def model(x_t, t, cond=None):
-            a = schedule.alpha_bar_at(t).reshape(-1, *(1,) * (x_t.ndim - 1))
-            m, s = self.at(a)
-            z = (x_t[..., None] - m) / s
-            log = np.log(self.weights / s) - z**2 / 2
-            share = np.exp(log - logsumexp(log, -1, keepdims=True))
-            return np.sqrt(1 - a) * (share * z / s).sum(-1)
-
-        return model
-
-    def quantile(self, p, a):
-        """x where the distribution function at the level of this alpha_bar is ``p`` (n,), by bisection."""
-        m, s = self.at(a)
-        low, high = (np.full(np.shape(p), edge) for edge in ((m - 40 * s).min(), (m + 40 * s).max()))
-        for _ in range(80):
-            x = (low + high) / 2
-            below = (self.weights * ndtr((x[..., None] - m) / s)).sum(-1) < p
-            low, high = np.where(below, x, low), np.where(below, high, x)
-        return (low + high) / 2
+def level_of(schedule, t):
+    """Level ``t`` of a schedule, as the laws have it."""
+    a = float(schedule.alpha_bar[t])
+    return Level(float(schedule.times[t]), a**0.5, (1 - a) ** 0.5)
 
 
 class OneHotNoise:

@@ -217,7 +217,7 @@ def test_levels_that_are_none():
 @pytest.mark.parametrize(
     "members, words",
     [
-        ({"space": "ve"}, "space must be one of 'vp', 'sigma', 'flow', 'discrete', got 've'"),
+        ({"space": "ve"}, "space must be one of 'vp', 'sigma', 'flow', 'discrete', .* got 've'"),
         ({"claims": {"ordr": 1}}, "unknown claim 'ordr'"),
         ({"claims": None}, "claims must be a dict"),
         ({"claims": {"calls": "3n"}}, "claim 'calls' must be a function of n or one of"),
@@ -247,8 +247,6 @@ def test_a_claim_not_made_is_skipped_and_shown():
     assert verdicts["L6"].status == "skip" and verdicts["L6"].detail == "not claimed: point"
     text = report([*verdicts.values()], whole=False)
     assert "L6 (not claimed: point)" in text and "skipped because" in text
-    discrete = type("Tokens", (MyDDIM,), {"space": "discrete"})()
-    assert {v.status for v in run_laws(discrete)} == {"skip"}
 
 
 def test_json_has_every_verdict_and_no_nan():

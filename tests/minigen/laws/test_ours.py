@@ -6,6 +6,7 @@ from minigen.laws import ours, report, run_laws
 
 ALL = ours()
 PLAIN = [s for s in ALL if s.spacing == "uniform" and "no signal" not in s.name]
+CLAIMED = ("L3", "L21", "L22")  # whose limits are no rounding
 LEVELS = ["L1", "L2", "L3", "L6", "L14"]
 
 
@@ -35,3 +36,5 @@ def test_laws_of_levels_on_other_spacings(sampler):
 def test_every_law_on_every_spacing(dtype):
     verdicts = [*run_laws(ALL, dtypes=[dtype])]
     assert not [v for v in verdicts if v.failed], report(verdicts, whole=False)
+    loose = [v for v in verdicts if v.status == "pass" and v.law not in CLAIMED and v.value > 0.1 * v.limit]
+    assert not loose, "rounding comes too near to its limit, or a limit too near to rounding"

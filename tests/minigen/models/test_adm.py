@@ -229,7 +229,7 @@ def test_adm_algorithm_2_with_the_true_classifier_is_conditional_sampling(how):
     guided, told = paths("classifier", **how)
     conditional, _ = paths("none", denoiser=Oracles(SCHEDULE).conditional, **how)
     np.testing.assert_allclose(guided, conditional, atol=1e-11)
-    if how.get("spacing") != "karras":
+    if how.get("spacing") != "karras" and how.get("sampler") != "heun":
         visited = set(schedules.uniform_times(60, 12).tolist())
         assert {float(t) for times in told for t in times} == visited, "the original times, not 1 to 12"
 

@@ -25,7 +25,8 @@ def test_the_flags_know_every_sampler_and_spacing():
     named = {sampling.with_variance(name, None, own) for name in get_args(hints["sampler"]) for own in ("small",)}
     named |= set(sampling.BY_VARIANCE.values())
     assert named == set(choose.SAMPLERS)
-    assert get_args(hints["spacing"]) == schedules.SPACINGS
+    (names,) = (get_args(kind) for kind in get_args(hints["spacing"]) if get_args(kind))
+    assert names == schedules.SPACINGS
 
 
 def test_a_setting_reaches_its_sampler():
@@ -141,3 +142,16 @@ def test_less_strength_keeps_more_of_the_picture():
 def test_settings_of_editing_that_are_out_of_range(keep, how, said):
     with pytest.raises(ValueError, match=said):
         edit(keep, **how)
+
+
+def test_heun_goes_with_the_spacing_of_its_paper():
+    """On even levels of a cosine schedule its first step, from sigma 4058 to 12, multiplies what x_0 is seen better by with 4058 / 24."""
+    schedule = schedules.cosine(200)
+    model, x_T = gaussian_eps(0.2, 3.0, schedule), np.linspace(-2, 2, 9)[:, None]
+
+    def error(**how):
+        settings = {"steps": 18, "rng": None, "sampler": "heun", "clip": None}
+        exact = 0.2 + 3.0 * x_T  # the flow of a Gaussian, from pure noise
+        return np.abs(sampling.draw(model, x_T, schedule, **settings | how) - exact).max()
+
+    assert error() == error(spacing="karras") < 3.0 / 2 < 20 * 3.0 < error(spacing="uniform")

@@ -1,20 +1,18 @@
-"""DDIM: known gains and laws, the way back, the path between two pictures, planted bugs."""
-
-import functools
+"""DDIM: known gains, the way back, the path between two pictures, planted bugs. Its laws: tests/minigen/laws."""
 
 import numpy as np
 import pytest
-import sampler_laws as laws
-from hypothesis import given
-from hypothesis import strategies as st
 from mutants import mutant
-from oracles import gaussian, gaussian_eps
+from oracles import best, gaussian, gaussian_eps, level_of
 
+from minigen.laws import beds
+from minigen.laws.order_laws import QUANTILES
 from minigen.maths import schedules
 from minigen.maths.interpolation import slerp
-from minigen.samplers import ancestral, ddim
+from minigen.samplers import ddim
 
 LINEAR = schedules.linear(1000)
+MIXTURE = beds.Mixture()
 
 
 def known_grid(n):
@@ -40,48 +38,6 @@ def test_ddim_eq12_every_grid_has_the_known_gain(std):
     a = LINEAR.alpha_bar[-1]
     errors = abs(np.array(got[:-1]) - std / np.sqrt(a * std**2 + 1 - a))
     assert (abs(np.log2(errors[:-1] / errors[1:]) - 1) < 0.15).all()  # order 1: the error halves when the steps double
-
-
-def recursion(eta):
-    """DDIM on N(0, s^2) from the posterior's variance: x_u | x_t is Gaussian, with eta^2 beta tilde of noise."""
-
-    def run(schedule, std):
-        a, out, weight, variance = schedule.alpha_bar, {schedule.T: (1.0, 1.0)}, 1.0, 1.0
-        for t in range(schedule.T, 0, -1):
-            x_0 = np.sqrt(a[t]) * std**2 / (a[t] * std**2 + 1 - a[t])  # E[x_0 | x_t] / x_t
-            eps = np.sqrt(1 - a[t]) / (a[t] * std**2 + 1 - a[t])
-            noise = eta**2 * schedule.beta_tilde[t]
-            A = np.sqrt(a[t - 1]) * x_0 + np.sqrt(max(1 - a[t - 1] - noise, 0)) * eps
-            weight, variance = A * weight, A**2 * variance + noise
-            out[t - 1] = weight, variance
-        return out
-
-    return run
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("std", [0.5, 2.0])
-def test_ddim_eq12_eq16_every_state_has_its_exact_law(eta, std):
-    laws.follows(functools.partial(ddim.sample, eta=eta), recursion(eta), LINEAR, std=std)
-
-
-@given(st.integers(2, 30), st.floats(0, 1), st.floats(0.05, 3), st.integers(0, 2**32 - 1), st.data())
-def test_any_chain_follows_the_recursion(T, eta, std, seed, data):
-    ratios = np.random.default_rng(seed).uniform(0.05, 0.999, T)
-    schedule = schedules.Schedule(np.concatenate([[1.0], np.cumprod(ratios)]))
-    steps = (data.draw(st.integers(1, T)),)
-    laws.follows(functools.partial(ddim.sample, eta=eta), recursion(eta), schedule, std=std, steps=steps)
-
-
-def test_eta_1_is_ancestral_sampling_with_the_small_variance():
-    for schedule in laws.grids(LINEAR):
-        model, x_T = gaussian("eps", 0.3, 0.5, LINEAR), np.random.default_rng(0).standard_normal((4, 3))
-        paths = []
-        for sample in (functools.partial(ddim.sample, eta=1.0), ancestral.sample):
-            path = []
-            sample(model, x_T, schedule, rng=np.random.default_rng(1), callback=lambda t, x, g: path.append((x, g)))  # noqa: B023
-            paths.append(np.array(path))
-        laws.close(paths[0], paths[1], 8 * laws.rounding(schedule))
 
 
 def test_the_noise_is_asked_for_only_where_it_has_a_weight():
@@ -130,11 +86,12 @@ def test_ddim_eq13_the_round_trip_has_the_known_error(n):
 
 def test_the_explicit_latent_is_that_of_the_exact_flow_to_order_1():
     errors = []
-    x_0 = laws.MIXTURE.quantile(laws.QUANTILES, 1.0).reshape(-1, 1)
+    p = np.array(QUANTILES)
+    x_0 = MIXTURE.quantile(p, level_of(LINEAR, 0)).reshape(-1, 1)
     for n in (50, 100, 200, 400):
         schedule = schedules.spaced(LINEAR, n, "quadratic")
-        want = laws.MIXTURE.quantile(laws.QUANTILES, schedule.alpha_bar[-1]).reshape(-1, 1)
-        model = laws.MIXTURE.eps(schedule)
+        want = MIXTURE.quantile(p, level_of(schedule, n)).reshape(-1, 1)
+        model = best(MIXTURE, schedule)
         x_T = ddim.encode(model, x_0, schedule)
         errors.append((abs(x_T - want).max(), abs(ddim.sample(model, x_T, schedule) - x_0).max()))
     slopes = np.log2(np.array(errors)[:-1] / np.array(errors)[1:])
@@ -168,7 +125,7 @@ def test_with_iterations_the_round_trip_is_the_identity(kind):
 
 def test_with_iterations_a_mixture_comes_back():
     schedule = schedules.spaced(LINEAR, 20, "karras")
-    x_0, model = np.linspace(-2, 2, 9).reshape(-1, 1), laws.MIXTURE.eps(schedule)
+    x_0, model = np.linspace(-2, 2, 9).reshape(-1, 1), best(MIXTURE, schedule)
     errors = [
         abs(ddim.sample(model, ddim.encode(model, x_0, schedule, iterations=k), schedule) - x_0).max()
         for k in (0, 3, 40)
@@ -227,44 +184,6 @@ def test_between_two_pictures_the_latents_go_along_the_arc():
 
 
 # --- planted bugs -----------------------------------------------------------------------------------------------------
-
-MUTANTS = {
-    "sign of eps": ("** 0.5 * eps\n    return x_u", "** 0.5 * -eps\n    return x_u"),
-    "no root of alpha_bar": ("x_u = a**0.5 * x_0", "x_u = a * x_0"),
-    "sigma not taken out": ("1 - a - s**2", "1 - a"),
-    "sigma for sigma^2": ("1 - a - s**2", "1 - a - s"),
-    "no root in eq. 16": ("(1 - a_t / a_u)) ** 0.5", "(1 - a_t / a_u))"),
-    "eta^2 for eta": ("return eta * (", "return eta**2 * ("),
-    "no ratio of the levels in eq. 16": ("(1 - a_t / a_u)", "(1 - a_t)"),
-    "share of the level left": ("schedule.alpha_bar[u]), sigma", "schedule.alpha_bar[t]), sigma"),
-    "stops at level 1": ("for t in range(schedule.T, 0, -1)", "for t in range(schedule.T, 1, -1)"),
-    "starts one level late": ("for t in range(schedule.T, 0, -1)", "for t in range(schedule.T - 1, 0, -1)"),
-    "steps two levels": ("t, t - 1, noise, schedule, eta=eta", "t, max(t - 2, 0), noise, schedule, eta=eta"),
-    "noise drawn at the end": ("if eta > 0 and t > 1 else None", "if eta > 0 else None"),
-    "noise of one row for all": ("x_t.shape), x_t.dtype)", "x_t.shape)[:1], x_t.dtype)"),
-    "callback after the step": ("callback(t, x_t, guess.x_0)", "callback(t - 1, x_t, guess.x_0)"),
-    "kind not passed on": ("cond=cond, kind=kind, clip=clip)\n        if", "cond=cond, clip=clip)\n        if"),
-}
-
-
-def all_laws(module):
-    for eta in (0.0, 0.4, 1.0):
-        sample = functools.partial(module.sample, eta=eta)
-        laws.follows(sample, recursion(eta), LINEAR, steps=(1, 2, 7))
-        laws.point_mass(sample, LINEAR, steps=(1, 2, 7))
-        laws.bookkeeping(sample, lambda n: n, lambda n, eta=eta: n - 1 if eta else 0)
-    laws.kinds_agree(module.sample)
-
-
-def test_no_law_is_broken():
-    all_laws(ddim)
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_every_planted_bug_is_seen(name):
-    with pytest.raises(AssertionError):
-        all_laws(mutant(ddim, *MUTANTS[name]))
-
 
 UPWARDS = {
     "told the data's time": ("max(level, 1)", "level"),

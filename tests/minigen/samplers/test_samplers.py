@@ -1,14 +1,17 @@
-"""What all samplers share, by the name that the command line knows them by."""
+"""What all samplers share, by the name that the command line knows them by. Their laws on the linear schedule: tests/minigen/laws/test_ours.py."""
 
 import functools
 
 import numpy as np
 import pytest
-import sampler_laws as laws
+from mutants import mutant
 from oracles import OneHotNoise, gaussian
 
+from minigen.laws import Ours
+from minigen.laws.pytest import obeys
+from minigen.laws.recorder import moments
 from minigen.maths import schedules
-from minigen.samplers import choose
+from minigen.samplers import choose, ddim, plms
 
 LINEAR = schedules.linear(1000)
 LEARNED = "ancestral-learned"
@@ -18,27 +21,21 @@ ETA = [
 ]
 
 
-def sampler(name, eta=None):
-    return functools.partial(choose.draw, name, eta=eta)
+def with_share(model, name):
+    """``model`` as it is, or with a share of 0 for the learned variance, which makes that the small one."""
+    return (lambda x_t, t, cond=None: (model(x_t, t, cond), 0 * x_t)) if name == LEARNED else model
 
 
-def draws(name, eta, n):
-    noisy = "ancestral" in name if eta is None else eta > 0
-    return n - 1 if noisy else 0
+@pytest.mark.parametrize("name, eta", ETA)
+def test_laws_on_a_cosine_schedule(name, eta):
+    exact = ["L7"] if name == "ancestral-large" else ["L4", "L6"]
+    obeys(Ours(name, eta=eta, schedule=schedules.cosine(200)), ["L0", "L5", "L5b", *exact, "L11", "L14", "L15", "L17"])
 
 
-@pytest.mark.parametrize("name, eta", [case for case in ETA if case[0] != "ancestral-large"])
-def test_data_of_one_point_every_state_has_the_noise_the_model_is_told(name, eta):
-    """At any number of steps on any grid; "ancestral-large" adds more noise than that, and does not claim it."""
-    for training in (LINEAR, schedules.cosine(200)):
-        laws.point_mass(sampler(name, eta), training, learned=name == LEARNED, stiff=name == "heun")
-
-
-@pytest.mark.parametrize("kind", ["x_0", "v"])
-@pytest.mark.parametrize("name", [n for n in choose.SAMPLERS if n not in (*SIGMA, "ancestral-large")])
-def test_it_starts_where_nothing_is_left_of_the_signal(name, kind):
-    training = schedules.zero_terminal_snr(schedules.cosine(100))
-    laws.point_mass(sampler(name), training, kind=kind, steps=(2, 3, 4, 7), learned=name == LEARNED)
+@pytest.mark.parametrize("name", [n for n in choose.SAMPLERS if n not in SIGMA])
+def test_it_starts_where_nothing_is_left_of_the_signal(name):
+    sampler = Ours(name, schedule=schedules.zero_terminal_snr(schedules.cosine(100)))
+    obeys(sampler, ["L0", "L11", "L14"] if name == "ancestral-large" else ["L0", "L6", "L11", "L14"])
 
 
 @pytest.mark.parametrize("name", SIGMA)
@@ -50,43 +47,64 @@ def test_or_says_that_it_cannot(name):
         )
 
 
+def bookkeeping(sample, calls, draws, name):
+    """What the laws do not see: conditions, one time a sample in the dtype of the states, and the callback, T to 0."""
+    training = schedules.cosine(50)
+    for schedule in (schedules.spaced(training, n, spacing) for n in (1, 2, 7) for spacing in schedules.SPACINGS):
+        drawn = []
+
+        class Tape:
+            def standard_normal(self, shape, drawn=drawn):
+                drawn.append(shape)
+                return np.zeros(shape)
+
+        x_T = np.ones((3, 2), np.float32)
+        asked, seen = [], []
+
+        def model(x_t, t, cond=None, asked=asked):
+            assert cond == "c" and t.shape == (3,) and (t == t[0]).all() and x_t.dtype == np.float32
+            asked.append(t[0])
+            return 0.3 * x_t
+
+        def callback(t, x_t, x_0, seen=seen):
+            assert x_t.dtype == x_0.dtype == np.float32
+            seen.append((t, x_t.copy(), x_0.copy()))
+
+        x_0 = sample(with_share(model, name), x_T, schedule, rng=Tape(), cond="c", callback=callback)
+        assert len(asked) == calls(schedule.T) and drawn == [(3, 2)] * draws(schedule.T)
+        assert [t for t, _, _ in seen] == list(range(schedule.T, -1, -1))
+        np.testing.assert_allclose(seen[0][1], x_T, rtol=1e-6)
+        for state in seen[-1][1:]:
+            np.testing.assert_array_equal(state, x_0)
+        a = schedule.alpha_bar[-1]
+        np.testing.assert_allclose(seen[0][2], (1 - 0.3 * np.sqrt(1 - a)) * x_T / np.sqrt(a), rtol=1e-5)
+        assert x_0.dtype == np.float32 and x_0.shape == x_T.shape and (x_T == 1).all()
+
+
 @pytest.mark.parametrize("name, eta", ETA)
 def test_times_calls_draws_and_states_are_as_declared(name, eta):
-    laws.bookkeeping(
-        sampler(name, eta),
-        functools.partial(choose.calls, name),
-        functools.partial(draws, name, eta),
-        learned=name == LEARNED,
-    )
+    noisy = "ancestral" in name if eta is None else eta > 0
+    sample = functools.partial(choose.draw, name, eta=eta)
+    bookkeeping(sample, functools.partial(choose.calls, name), lambda n: n - 1 if noisy else 0, name)
 
 
-@pytest.mark.parametrize("name, eta", ETA)
-def test_all_kinds_of_prediction_walk_the_same_path(name, eta):
-    laws.kinds_agree(sampler(name, eta), learned=name == LEARNED, stiff=name == "heun")
-
-
-@pytest.mark.parametrize("name, eta", ETA)
-def test_a_sample_does_not_depend_on_the_others(name, eta):
-    laws.rows_are_independent(sampler(name, eta), learned=name == LEARNED)
-
-
-@pytest.mark.parametrize("name", choose.SAMPLERS)
-def test_a_function_may_clip_and_a_wide_clip_does_nothing(name):
-    schedule = schedules.spaced(LINEAR, 5)
-    model = laws.with_share(gaussian("eps", 0.3, 0.5, LINEAR), name == LEARNED)
-    x_T = np.random.default_rng(0).standard_normal((3, 2))
-    run = functools.partial(choose.draw, name, model, x_T, schedule)
-    free = run(rng=np.random.default_rng(1))
-    np.testing.assert_allclose(run(rng=np.random.default_rng(1), clip=1e6), free, rtol=1e-8)
-    guesses = []
-    run(rng=np.random.default_rng(1), clip=lambda x_0: 0 * x_0, callback=lambda t, x, g: guesses.append(g))
-    assert all((g == 0).all() for g in guesses[:-1])
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        (ddim, "callback(t, x_t, guess.x_0)", "callback(t - 1, x_t, guess.x_0)"),
+        (plms, "callback(t, x_t, guess.x_0)", "callback(t, x_t, x_t)"),
+        (ddim, "cond=cond, kind=kind, clip=clip)\n        if", "kind=kind, clip=clip)\n        if"),
+    ],
+)
+def test_what_the_callback_is_told_wrongly_is_seen(module, old, new):
+    with pytest.raises(AssertionError):
+        bookkeeping(mutant(module, old, new).sample, lambda n: n, lambda n: 0, "ddim")
 
 
 @pytest.mark.parametrize("name", choose.SAMPLERS)
 def test_nan_from_the_model_stops_it_and_names_the_step(name):
     schedule = schedules.spaced(LINEAR, 5)
-    model = laws.with_share(lambda x, t, cond=None: x * (np.nan if t[0] == 600 else 0.1), name == LEARNED)
+    model = with_share(lambda x, t, cond=None: x * (np.nan if t[0] == 600 else 0.1), name)
     with pytest.raises(FloatingPointError, match=r"step 3 \(time 600"):
         choose.draw(name, model, np.ones((2, 1)), schedule, rng=np.random.default_rng(0))
 
@@ -109,7 +127,7 @@ def test_float32_is_good_to_a_thousandth(name):
     x_T = np.random.default_rng(0).standard_normal((5, 3))
     results = []
     for dtype in (np.float64, np.float32):
-        model = laws.with_share(gaussian("eps", 0.3, 0.5, LINEAR), name == LEARNED)
+        model = with_share(gaussian("eps", 0.3, 0.5, LINEAR), name)
         schedule = schedules.spaced(LINEAR, 20)
         results.append(choose.draw(name, model, x_T.astype(dtype), schedule, rng=np.random.default_rng(1)))
         assert results[-1].dtype == dtype
@@ -122,7 +140,8 @@ def test_every_sampler_reaches_the_same_law_with_many_steps():
     for name in choose.SAMPLERS:
         if name == LEARNED:
             continue
-        x_T = laws.tape(schedule)
+        x_T = np.zeros((2 + schedule.T, 1))
+        x_T[1] = 1
         x_0 = choose.draw(name, gaussian("eps", 0.3, 0.5, LINEAR), x_T, schedule, rng=OneHotNoise(first=2))
-        mean, std = laws.moments(x_0)
+        mean, std = moments(x_0)
         assert mean == pytest.approx(0.3, abs=4e-3) and std == pytest.approx(0.5, abs=0.02), name

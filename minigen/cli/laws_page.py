@@ -1,0 +1,244 @@
+"""The report of `minigen laws --html`: which laws hold by how much, and pictures of where a sampler goes wrong."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigen.cli.page import document, text
+from minigen.laws import protocol, suite
+from minigen.laws.beds import Gaussian
+from minigen.laws.order_laws import COUNTS, flow_errors
+from minigen.laws.protocol import Fault
+from minigen.laws.recorder import Tape, moments, run, tape_start
+from minigen.laws.verdict import Verdict
+
+INK, TOLD, STATE = "#7a7f87", "#3b7dd8", "#d8603b"  # readable on white and on black
+POINT, STD = 0.7, 0.5
+FEW = 6  # more samplers than this stand below each other in the table
+SHOWN = 12  # samplers with pictures, those that fail first
+STYLE = """<style>
+.pass { color: #2a8a4a; } .fail { color: #d33; font-weight: 600; } .skip { opacity: .45; }
+body { max-width: 62rem; } td.law, th.law { white-space: nowrap; text-align: left; }
+.pair { display: flex; flex-wrap: wrap; gap: 1rem; } .pair > div { flex: 1 1 20rem; min-width: 0; }
+</style>"""
+
+
+def render(samplers: Sequence[Any], verdicts: Sequence[Verdict]) -> str:
+    """The whole page. Samplers are run once more for their pictures."""
+    total = Counter(verdict.status for verdict in verdicts)
+    said = (
+        f"<p>{len(samplers)} tried: {total['pass']} verdicts pass, {total['fail']} fail, {total['skip']} skipped because not "
+        "claimed or not applicable. Each number is the worst value that a law found as a share of what rounding allows: above 1 is broken.</p>"
+    )
+    failed = {verdict.sampler for verdict in verdicts if verdict.failed}
+    first = sorted(samplers, key=lambda sampler: protocol.name(sampler) not in failed)
+    pictures = "\n".join(_section(sampler, verdicts) for sampler in first[:SHOWN])
+    more = f'<p class="small">No pictures of {len(first) - SHOWN} more.</p>' if len(first) > SHOWN else ""
+    return document("minigen: laws", f"{STYLE}{said}\n{_table(verdicts)}\n{pictures}\n{more}")
+
+
+def _table(verdicts: Sequence[Verdict]) -> str:
+    """Laws by configurations; with many of these, turned round."""
+    names = list(dict.fromkeys(verdict.sampler for verdict in verdicts))
+    titles = {law.name: law.title for law in suite.LAWS}
+    laws = [law for law in titles if any(v.law == law for v in verdicts)]
+    cells = {
+        (law, name): _cell([v for v in verdicts if (v.law, v.sampler) == (law, name)]) for law in laws for name in names
+    }
+    if len(names) <= FEW:
+        head = "".join(f"<th>{text(name)}</th>" for name in names)
+        rows = "".join(
+            f'<tr><td class="law">{law} <span class="small">{text(titles[law])}</span></td>'
+            + "".join(cells[law, name] for name in names)
+            + "</tr>"
+            for law in laws
+        )
+    else:
+        head = "".join(f'<th title="{text(titles[law])}">{law}</th>' for law in laws)
+        rows = "".join(
+            f'<tr><td class="law">{text(name)}</td>' + "".join(cells[law, name] for law in laws) + "</tr>"
+            for name in names
+        )
+    return f'<div class="wide"><table><tr><th class="law">law</th>{head}</tr>{rows}</table></div>'
+
+
+def _cell(found: list[Verdict]) -> str:
+    if not found:
+        return "<td></td>"
+    worst = max(found, key=lambda v: ({"skip": 0, "pass": 1, "fail": 2}[v.status], _share(v)))
+    said = {"skip": "·"}.get(worst.status) or (
+        "fault"
+        if worst.value is None
+        else "exact"
+        if worst.value == 0
+        else f"{_share(worst):.1e}"
+        if worst.limit
+        else "broken"
+    )
+    numbers = "" if worst.value is None else f" ({worst.value:.3g} of {worst.limit:.3g}, {worst.dtype})"
+    return f'<td class="{worst.status}" title="{text(worst.detail + numbers)}">{said}</td>'
+
+
+def _share(verdict: Verdict) -> float:
+    if verdict.value is None or not np.isfinite(verdict.value):
+        return float("inf") if verdict.failed else 0.0
+    return verdict.value / verdict.limit if verdict.limit else float(verdict.value > 0)
+
+
+def _section(sampler: Any, verdicts: Sequence[Verdict]) -> str:
+    name = protocol.name(sampler)
+    own = [verdict for verdict in verdicts if verdict.sampler == name]
+    broken = "".join(f"<li>{text(suite.line(v))}</li>" for v in own if v.failed)
+    title = f"<section><h2>{text(name)}</h2>"
+    list_ = f'<ul class="failed">{broken}</ul>' if broken else '<p class="small">Breaks no law that it claims.</p>'
+    if sampler.space == "discrete":
+        parts = [_strings(sampler)]
+    elif sampler.space in protocol.SPACES:
+        n = _number(sampler)
+        parts = [_levels(sampler, n), _errors(sampler), _heat(sampler, n)]
+    else:
+        parts = []
+    pictures = "".join(f"<div>{part}</div>" for part in parts if part)
+    return f'{title}{list_}<div class="pair">{pictures}</div></section>'
+
+
+def _number(sampler: Any) -> int:
+    """How many steps to picture: the number nearest to ten."""
+    return min(protocol.steps(sampler), key=lambda n: abs(n - 10))
+
+
+def _levels(sampler: Any, n: int) -> str:
+    """Noise-to-signal ratio of every state, on data of one point, beside that of the level that the model is told."""
+    try:
+        first = protocol.levels(sampler, n)[0]
+        x = tape_start(sampler, first, first.a * POINT, first.s, protocol.draws(sampler, n) + 4, np.float64)
+        trace = run(sampler, n, Gaussian(POINT), x, noise=Tape())
+    except Fault as fault:
+        return f'<p class="small">No picture with {n} steps: {text(str(fault))}</p>'
+    told = [call.level.sigma / max(call.level.alpha, 1e-12) for call in trace.calls]
+    state = []
+    for call in trace.calls:
+        mean, std = moments(call.x)
+        state.append(std / max(abs(mean / POINT), 1e-12))
+
+    def draw(axes: Any) -> None:
+        calls = np.arange(1, len(told) + 1)
+        axes.plot(calls, told, "o-", color=TOLD, ms=6, lw=1, mfc="none", label="told")
+        axes.plot(calls, state, "x", color=STATE, ms=5, mew=1.5, label="of the state")
+        axes.set_yscale("log")
+        axes.set_xlabel("call")
+        axes.set_ylabel("noise / signal")
+        axes.legend(frameon=False, labelcolor=INK)
+
+    return f'<p class="small">Level told and level of the state, {n} steps; data of one point.</p>{_svg(draw, name(sampler) + "levels")}'
+
+
+def _errors(sampler: Any) -> str:
+    """Error against the number of steps, and the slope that is claimed."""
+    claim = sampler.claims.get("order")
+    if claim is None or not callable(getattr(sampler, "on", None)):
+        return ""
+    counts = COUNTS[:-1]
+    try:
+        errors = flow_errors(sampler, counts=counts)
+    except Fault as fault:
+        return f'<p class="small">No errors: {text(str(fault))}</p>'
+    if not np.isfinite(errors).all() or len(errors) != len(counts):
+        return '<p class="small">The errors are not finite.</p>'
+
+    def draw(axes: Any) -> None:
+        ideal = errors[-1] * (np.array(counts) / counts[-1]) ** -float(claim)
+        axes.loglog(counts, ideal, "-", color=TOLD, lw=1, label=f"order {claim:g}, as claimed")
+        axes.loglog(counts, errors, "x", color=STATE, ms=6, mew=1.5, label="error")
+        axes.set_xlabel("steps")
+        axes.set_xticks(counts, [str(n) for n in counts])
+        axes.minorticks_off()
+        axes.legend(frameon=False, labelcolor=INK)
+
+    return f'<p class="small">Error on a mixture, even steps in ln σ.</p>{_svg(draw, name(sampler) + "errors")}'
+
+
+def _heat(sampler: Any, n: int) -> str:
+    """The weight that the start and every draw have in each state: the last draws must not be in the result."""
+    try:
+        first = protocol.levels(sampler, n)[0]
+        x = tape_start(sampler, first, 0.0, 1.0, protocol.draws(sampler, n) + 4, np.float64)
+        trace = run(sampler, n, Gaussian(0.0, STD), x, noise=Tape())
+    except Fault:
+        return ""
+    if not trace.draws:
+        return ""
+    states = [*(call.x / call.level.size for call in trace.calls), trace.result]
+    rows = np.array([(state[1:] - state[:1]).reshape(len(x) - 1, -1)[:, 0] for state in states]).T
+    rows = rows[: 1 + len(trace.draws)]
+    if not np.isfinite(rows).all():
+        return '<p class="small">The weights of the draws are not finite.</p>'
+
+    def draw(axes: Any) -> None:
+        shown = np.abs(rows)
+        axes.pcolormesh(shown, cmap="viridis", vmin=0, vmax=max(1e-9, float(shown.max())), edgecolors="none")
+        axes.invert_yaxis()
+        axes.set_xticks(
+            np.arange(rows.shape[1]) + 0.5,
+            [*map(str, range(1, rows.shape[1])), "end"],
+            fontsize=7 if len(states) < 25 else 4,
+        )
+        axes.set_yticks(np.arange(rows.shape[0]) + 0.5, ["x_T", *map(str, range(1, rows.shape[0]))], fontsize=7)
+        axes.set_xlabel("state shown at call")
+        axes.set_ylabel("draw")
+        axes.grid(False)
+
+    return (
+        f'<p class="small">Weight of the start and of each draw in every state, {n} steps; Gaussian data, largest '
+        f"{np.abs(rows).max():.2g}, of the last draw in the result {abs(rows[-1, -1]):.1g}.</p>{_svg(draw, name(sampler) + 'heat')}"
+    )
+
+
+def _strings(sampler: Any) -> str:
+    """How far the count of every string is from the expected one, in standard deviations."""
+    from minigen.laws.token_laws import BEDS, DRAWS, drawn, filtered_table
+
+    bed = BEDS[0]
+    try:
+        tokens = drawn(sampler, bed, DRAWS, np.random.default_rng(7))
+    except Fault as fault:
+        return f'<p class="small">No strings: {text(str(fault))}</p>'
+    p = filtered_table(bed, {})
+    counts = np.bincount(tokens @ bed.vocab ** np.arange(bed.length)[::-1], minlength=len(p))
+    with np.errstate(all="ignore"):
+        z = np.where(p > 0, (counts - DRAWS * p) / np.sqrt(DRAWS * p * (1 - p)), np.where(counts > 0, np.inf, 0))
+
+    def draw(axes: Any) -> None:
+        axes.axhspan(-3, 3, color=TOLD, alpha=0.15)
+        axes.plot(np.where(np.isfinite(z), z, np.nan), "x", color=STATE, ms=5, mew=1.5)
+        axes.set_xlabel(f"string (all {len(p)} of {bed.length} tokens)")
+        axes.set_ylabel("z")
+
+    return f'<p class="small">Frequency of every string in {DRAWS:,} draws, in standard deviations; the band is ±3.</p>{_svg(draw, name(sampler) + "z")}'
+
+
+name = protocol.name
+
+
+def _svg(draw: Any, salt: str) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(color=INK, alpha=0.2)
+    draw(axes)
+    axes.tick_params(colors=INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    found = buffer.getvalue()
+    return found[found.index("<svg") :]

@@ -1,0 +1,31 @@
+"""Arrays of NumPy, torch and CuPy in and out of a sampler: the same memory where the device allows it."""
+
+from typing import Any
+
+import numpy as np
+
+LIBRARIES = ("numpy", "torch", "cupy")
+
+
+def into(library: str, array: Any, device: Any = None) -> Any:
+    """A NumPy array as one of the library: on the CPU without a copy, unless its strides are negative or it may not be written."""
+    if library == "numpy":
+        return array
+    if library == "torch":
+        import torch
+
+        sound = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+        tensor = torch.from_numpy(array if sound else array.copy())
+        return tensor if device is None else tensor.to(device)
+    if library == "cupy":
+        from kernels.backend import module_for
+
+        return module_for("cuda").asarray(array)
+    raise ValueError(f"arrays must be one of {', '.join(LIBRARIES)}, got {library!r}")
+
+
+def out(array: Any) -> Any:
+    """A NumPy array of any of them: the same memory if it is on the CPU."""
+    if hasattr(array, "detach"):  # torch, whose tensors may have a gradient or lie on another device
+        return array.detach().cpu().numpy()
+    return np.asarray(array.get() if hasattr(array, "get") and hasattr(array, "device") else array)

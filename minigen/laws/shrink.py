@@ -1,0 +1,120 @@
+"""The smallest case in which a law is still broken, and a script without this project that shows it.
+
+A sampler is described, not given: a maker and its settings, so that settings can be left out and the chain made shorter. In order:
+settings that do not matter are dropped, then the shortest chain is looked for in which some number of steps still breaks the law, and for
+it the smallest number. What breaks must be alike: an exception stays one, a number that is not finite too.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import protocol, suite
+from .verdict import Law, Verdict, judge
+
+CHAIN = "num_train_timesteps"
+WHOLE = ("L3",)  # a short chain of the usual betas ends far from noise: not what this law is about
+SHORT = 32  # every chain up to this length is tried
+
+
+@dataclass(frozen=True)
+class Case:
+    """A law broken by a sampler of these settings in n steps."""
+
+    law: str
+    n: int
+    settings: Mapping[str, Any]
+    verdict: Verdict
+    sampler: Any = field(repr=False, default=None)
+    tried: int = 0
+
+
+def one(sampler: Any, n: int, law: Law) -> Any:
+    """The sampler with n steps only; where the law is about other runs, after runs of 2 and 3."""
+    sampler.sweep, sampler.steps = (n,), (2, 3, max(n, 4)) if law.name == "L5b" else (n, n)  # some leave the first out
+    return sampler
+
+
+def first_broken(sampler: Any, names: Any = None, dtype: str = "float32") -> tuple[Law, Verdict] | None:
+    """The first law of the suite that a sampler breaks; None if it breaks none."""
+    for law in suite.choose(names):
+        if sampler.space in law.spaces:
+            verdict = judge(law, sampler, np.dtype(dtype))
+            if verdict.failed:
+                return law, verdict
+    return None
+
+
+def failing(make: Callable[..., Any], settings: Mapping[str, Any], law: Law, numbers: Any, dtype: str) -> list[int]:
+    """Which numbers of steps break a law."""
+    sampler = make(**settings)
+    return [n for n in numbers if judge(law, one(sampler, n, law), np.dtype(dtype)).failed]
+
+
+def _alike(a: Verdict, b: Verdict) -> bool:
+    def sort(verdict: Verdict) -> str:
+        if verdict.value is None:
+            return "fault"
+        return "finite" if math.isfinite(verdict.value) else "not finite"
+
+    return a.failed and b.failed and sort(a) == sort(b)
+
+
+def smallest(
+    make: Callable[..., Any],
+    settings: Mapping[str, Any],
+    law: Law,
+    verdict: Verdict,
+    *,
+    dtype: str = "float32",
+    seconds: float = 60.0,
+    known: Sequence[int] = (),
+) -> Case:
+    """Shrink a broken law, within seconds of the processor; ``make(**settings)`` gives the sampler that broke it with this verdict, in ``known`` numbers of steps."""
+    end, tried = time.process_time() + seconds, 0
+
+    def broken(settings: Mapping[str, Any], n: int) -> Case | None:
+        nonlocal tried
+        tried += 1
+        try:
+            sampler = one(make(**settings), n, law)
+            found = judge(law, sampler, np.dtype(dtype))
+        except Exception:
+            return None  # a setting that cannot be: no smaller case
+        return Case(law.name, n, dict(settings), found, sampler, tried) if _alike(found, verdict) else None
+
+    def over(settings: Mapping[str, Any], numbers: Any) -> Case | None:
+        for n in numbers:
+            if time.process_time() > end:
+                return None
+            case = broken(settings, n)
+            if case is not None:
+                return case
+        return None
+
+    whole = make(**settings)
+    least = 4 if law.name == "L5b" else 1
+    numbers = sorted(n for n in {*getattr(whole, "sweep", ()), *protocol.steps(whole), *range(1, 131)} if n >= least)
+    best = over(settings, known) or over(settings, numbers)
+    if best is None:
+        raise ValueError(
+            f"{law.name} is broken, but by no single number of steps up to {numbers[-1]}: nothing to shrink"
+        )
+    for key in [key for key in settings if key != CHAIN]:
+        fewer = {k: v for k, v in best.settings.items() if k != key}
+        case = over(fewer, [best.n]) or over(fewer, range(least, best.n))
+        best = case or best
+    best = over(best.settings, range(least, best.n)) or best
+    length = getattr(whole, "T", None)
+    if length is not None and law.name not in WHOLE and getattr(whole, "chain", False):
+        for T in (*range(1, min(SHORT, length - 1) + 1), *(T for T in (50, 100, 200, 500) if length > T)):
+            shorter = {**best.settings, CHAIN: T}
+            case = over(shorter, range(least, T + 1) if T <= SHORT else sorted({*range(least, 21), T - 1, T}))
+            if case is not None:
+                best = case
+                break
+    return Case(best.law, best.n, best.settings, best.verdict, best.sampler, tried)
