@@ -8,10 +8,13 @@ from . import (
     autoencoders,
     autoregressive,
     dalle,
+    dalle2,
     diffusion,
     discrete_codes,
+    edits,
     gan_and_vae,
     guidance,
+    latent_diffusion,
     text_guidance,
     text_to_image,
 )
@@ -27,4 +30,7 @@ CLAIMS: list[Claim] = [
     *diffusion.CLAIMS,
     *guidance.CLAIMS,
     *text_guidance.CLAIMS,
+    *edits.CLAIMS,
+    *dalle2.CLAIMS,
+    *latent_diffusion.CLAIMS,
 ]

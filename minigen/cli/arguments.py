@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kernels.backend import module_for
+from kernels.backend import array_module, module_for
 from minigen.cli import curriculum
 from minigen.errors import UserError, said_in_one_sentence
 
@@ -135,6 +135,29 @@ def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu") ->
     for module in system.modules.values():
         module.eval()
     return system, dataset
+
+
+def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
+    """Put the trained CLIP of a weights file, whatever system's it is, into a system that has one like it.
+
+    Raises UserError for a file without a CLIP, for one of another width or build, and for one that learnt from other data.
+    """
+    from minigen.train import checkpoint
+
+    net, within = system.modules["clip"], "clip/"
+    with checkpoint.opened(path, kind="weights") as reader:
+        names, about = reader.handle.keys(), checked_dataset(path, reader.about.get("dataset"))
+        if not any(name.startswith(within) for name in names):
+            raise UserError(f"--clip: {path} holds no CLIP, it belongs to the system {reader.about.get('system')!r}")
+        if (about["name"], about["shape"]) != (dataset.name, tuple(dataset.shape)):
+            now = f"'{dataset.name}' of shape {tuple(dataset.shape)}"
+            raise UserError(f"--clip: {path} learnt from '{about['name']}' of shape {about['shape']}, not from {now}")
+        try:
+            arrays = reader.arrays({within + name: array for name, array in net.arrays().items()}, within)
+        except UserError as error:
+            raise UserError(f"--clip must hold a CLIP of the width and build of this model's: {error}") from error
+    xp = array_module(net.log_scale.data)
+    net.load_arrays({name.removeprefix(within): xp.asarray(array) for name, array in arrays.items()})
 
 
 def checked_dataset(path: Path, about: Any) -> dict[str, Any]:

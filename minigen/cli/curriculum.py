@@ -98,7 +98,45 @@ CURRICULUM = [
     ),
     Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip"),
     Entry(18, "dalle2", "DALL-E 2 (unCLIP)", "Ramesh et al. 2204.06125", "minigen.models.dalle2"),
+    Entry(18, "dalle2_prior", "Its diffusion prior", "Ramesh et al. 2204.06125", "minigen.models.dalle2_prior", "part"),
+    Entry(
+        18,
+        "dalle2_ar_prior",
+        "Its autoregressive prior",
+        "Ramesh et al. 2204.06125",
+        "minigen.models.dalle2_ar_prior",
+        "part",
+    ),
+    Entry(18, "dalle2_decoder", "Its decoder", "Ramesh et al. 2204.06125", "minigen.models.dalle2_decoder", "part"),
+    Entry(
+        18,
+        "dalle2_upsampler",
+        "Its up-samplers",
+        "Ramesh et al. 2204.06125; Saharia et al. 2104.07636",
+        "minigen.models.dalle2_upsampler",
+        "part",
+    ),
+    Entry(18, "dalle2_edits", "Its edits", "Ramesh et al. 2204.06125", "minigen.models.dalle2_edits", "part"),
     Entry(19, "stable_diffusion", "Stable Diffusion", "Rombach et al. 2112.10752", "minigen.models.stable_diffusion"),
+    Entry(
+        19,
+        "latent_codec",
+        "Its codec",
+        "Esser et al. 2012.09841; Rombach et al. 2112.10752",
+        "minigen.models.latent_codec",
+        "part",
+    ),
+    Entry(
+        19,
+        "latent_beside",
+        "Its masks and layouts",
+        "Rombach et al. 2112.10752",
+        "minigen.models.latent_beside",
+        "part",
+    ),
+    Entry(
+        19, "latent_upscaler", "Its up-scaler", "Rombach et al. 2112.10752", "minigen.models.latent_upscaler", "part"
+    ),
 ]
 
 

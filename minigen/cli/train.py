@@ -16,6 +16,14 @@ Trains a system and leaves its weights, samples and log in out/SYSTEM (or --out)
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipFlags:
+    """For systems that stand on a CLIP."""
+
+    clip: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A weights.safetensors with a trained CLIP, of whatever system, to begin with it instead of training one."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunFlags:
     """These are the same for every system."""
 
@@ -47,12 +55,18 @@ def main(args: list[str]) -> int:
     entry = curriculum.find(name)
     model = curriculum.load(entry)
     flags = parse(entry, model, args)
-    run, config = flags.run, flags.config
+    run, config, clip = flags.run, flags.config, flags.reused.clip if takes_clip(model) else None
+    if clip is not None:
+        config = dataclasses.replace(config, clip_steps=0)
+    elif takes_clip(model) and not config.clip_steps and not goes_on(run):
+        raise UserError("--clip-steps 0 needs a CLIP that is trained already: give its weights by --clip FILE")
     arguments.check_at_least(1, steps=getattr(config, "steps", None))
     arguments.check_at_least(0, seed=run.seed, samples_every=run.samples_every)
     arguments.check_device(run.device)
     dataset = arguments.load_data(run.data, run.data_dir, run.size)
     system = arguments.build(model, config, dataset, seed=run.seed, device=run.device)
+    if clip is not None:
+        arguments.reuse_clip(clip, system, dataset)
 
     from minigen.train.run import Run, summary, train
 
@@ -73,26 +87,38 @@ def main(args: list[str]) -> int:
 
 def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     """The run's flags and the model's, ``.run`` and ``.config``. With ``--resume`` the checkpoint gives the defaults."""
-    flags = dataclasses.make_dataclass("Flags", [("run", RunFlags), ("config", model.Config)], frozen=True)
+    more = {"reused": ClipFlags()} if takes_clip(model) else {}
+    kinds = [("run", RunFlags), ("config", model.Config), *((name, type(value)) for name, value in more.items())]
+    flags: Any = dataclasses.make_dataclass("Flags", kinds, frozen=True)
     prog = f"minigen train {entry.name}"
     presets: dict[str, dict[str, Any]] = getattr(model, "PRESETS", {})
     description = f"{entry.title} ({entry.paper})\n\n{model.EQUATION}" + "".join(
         f"\n\n--preset {name}: {', '.join(f'{key} {value}' for key, value in changes.items())}"
         for name, changes in presets.items()
     )
-    default = flags(RunFlags(data=default_data(model), out=Path("out") / entry.name), model.Config())
+    default = flags(RunFlags(data=default_data(model), out=Path("out") / entry.name), model.Config(), **more)
     parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
     if parsed.run.preset is not None:
         if parsed.run.preset not in presets:
             offered = f"it has {', '.join(presets)}" if presets else "it has none"
             raise UserError(f"'{entry.name}' has no preset '{parsed.run.preset}': {offered}")
-        default = flags(default.run, dataclasses.replace(default.config, **presets[parsed.run.preset]))
+        default = flags(default.run, dataclasses.replace(default.config, **presets[parsed.run.preset]), **more)
         parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
-    path = parsed.run.out / "checkpoint.safetensors"
-    if not parsed.run.resume or not path.exists():
+    if not goes_on(parsed.run):
         return parsed
-    default = flags(*settings_of_checkpoint(path, entry, model, parsed.run.out))
+    path = parsed.run.out / "checkpoint.safetensors"
+    default = flags(*settings_of_checkpoint(path, entry, model, parsed.run.out), **more)
     return arguments.parse(flags, args, prog=prog, description=description, default=default)
+
+
+def goes_on(run: RunFlags) -> bool:
+    """Whether there is a checkpoint from which the run goes on."""
+    return run.resume and (run.out / "checkpoint.safetensors").exists()
+
+
+def takes_clip(model: Any) -> bool:
+    """Whether a system trains a CLIP first, module "clip", and does without, ``clip_steps`` 0, if it is given one."""
+    return getattr(model, "REUSES_CLIP", False)
 
 
 def default_data(model: Any) -> str:

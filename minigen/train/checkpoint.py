@@ -136,9 +136,13 @@ class Reader:
     handle: Any
     about: dict[str, Any]
 
-    def arrays(self, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """All arrays. Raises UserError unless names, shapes and dtypes are those of ``expected`` and all are finite."""
-        found, wanted = set(self.handle.keys()), set(expected)
+    def arrays(self, expected: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+        """All arrays whose names begin with ``within``.
+
+        Raises UserError unless names, shapes and dtypes are those of ``expected`` and all are finite.
+        """
+        names, wanted = self.handle.keys(), set(expected)
+        found = {name for name in names if name.startswith(within)}
         if found != wanted:
             missing, extra = sorted(wanted - found), sorted(found - wanted)
             what = f"lacks {missing[0]!r}" if missing else f"holds {extra[0]!r}, which the model does not have"

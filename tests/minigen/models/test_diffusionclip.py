@@ -23,7 +23,16 @@ TINY = dc.Config(
     pictures=6, tune_steps=2, tune_batch=3, prior_time=8,
 )  # fmt: skip
 LEVELS = dc.levels_to(schedules.cosine(20), 8, 3)
-WEIGHTS = {"l1": 0.3, "identity": 2.0, "outline": 0.0, "far": 0.7, "prior": 0.0}
+WEIGHTS = {
+    "l1": 0.3,
+    "identity": 2.0,
+    "far": 0.7,
+    "outline": 4.0,
+    "contrast": 1.5,
+    "same": 0.6,
+    "prior": 0.0,
+    "least": 1.1,
+}
 
 
 def frozen(a):
@@ -109,26 +118,36 @@ def test_diffusionclip_eq1_no_change_and_no_text_are_finite(rng):
 
 def test_diffusionclip_eq2_by_hand_and_by_differences(rng):
     x_0, x_hat, natural = rng.standard_normal((3, 2, 4, 4, 3))
+    weights = WEIGHTS | {"prior": 1.3}
     d_image, d_text = rng.standard_normal((2, 2, 5))
     ground = (rng.random((2, 4, 4, 1)) < 0.5) * 1.0
-    still = dc.Still(ground, 1 - ground, ground, rng.random((2, 4, 4, 1)))
-    weights = WEIGHTS | {"prior": 1.5, "outline": 4.0}
+    alpha = (1 - ground) * rng.random((2, 4, 4, 1))
+    still = dc.Still(ground, ground, 1 - ground, alpha)
     cos = (d_image * d_text).sum(1) / np.linalg.norm(d_image, axis=1) / np.linalg.norm(d_text, axis=1)
     short = np.maximum(0, 1 - (d_image * d_text).sum(1) / (d_text**2).sum(1))
     change = abs(x_0 - x_hat)
     by_hand = (1 - cos).mean() + 0.3 * change.mean() + 2 * change[np.broadcast_to(ground == 1, change.shape)].mean()
-    by_hand += 0.7 * short.mean() + 1.5 * ((x_hat - natural) ** 2).mean()
-    by_hand += 4 * abs(dc.silhouette(x_hat, still.ground, still.thing) - still.outline).mean()
+    by_hand += 0.7 * short.mean() + 1.3 * ((x_hat - natural) ** 2).mean()
+    colours = np.stack([x[~on[..., 0]].mean(0) for x, on in zip(x_hat, ground == 1)])
+    by_hand += 0.6 * np.square(colours - colours.mean(0)).sum(1).mean()
+    strengths = []
+    for x, a, on in zip(x_hat, alpha, ground == 1):
+        off = x - x[on[..., 0]].mean(0)
+        c = (off * a).sum((0, 1)) / (a**2).sum()
+        rest = (off - a * c)[~on[..., 0]]
+        strengths.append((c**2).sum())
+        by_hand += 4 * (rest**2).sum() / (a**2).sum() / max(strengths[-1], 1.1**2) / 2
+        by_hand += 1.5 * max(0, 1 - strengths[-1] / 1.1**2) / 2
+    assert min(strengths) < 1.1**2
     value, terms = dc.l_edit(x_0, x_hat, d_image, d_text, still, natural, **weights)
-    assert value == pytest.approx(by_hand, rel=1e-7)
-    assert set(terms) == {"direction", "l1", "identity", "short", "outline", "prior"}
+    assert value == pytest.approx(by_hand, rel=1e-6)
+    assert set(terms) == {"direction", "l1", "identity", "short", "outline", "faint", "apart", "prior"}
     ag.gradcheck(
         lambda x, d: dc.l_edit(x_0, x, d, d_text, still, natural, **weights)[0],
         [x_hat, 0.5 * d_text + 0.2 * d_image],
         step=1e-4,
     )
-    nothing = dc.Still(0 * ground, 0 * ground, 0 * ground, None)
-    value, terms = dc.l_edit(x_0, x_hat, d_image, d_text, nothing, natural, **weights)
+    value, terms = dc.l_edit(x_0, x_hat, d_image, d_text, dc.Still(0 * ground, 0 * ground, None, None), None, **WEIGHTS)
     assert np.isfinite(value) and "outline" not in terms
 
 
@@ -158,18 +177,16 @@ def test_diffusionclip_texts_are_of_unit_length_before_and_after_their_mean():
             return np.stack([vectors[text] * (1 + self.scale * i) for i, text in enumerate(texts)])
 
     embedder = Embedder()
-    first = dc.directions(embedder, scenes, "blue")
+    first = dc.told(embedder, scenes)
     embedder.scale = 7.0
-    np.testing.assert_allclose(dc.directions(embedder, scenes, "blue"), first, atol=1e-9)
+    np.testing.assert_allclose(dc.told(embedder, scenes), first, atol=1e-9)
 
     def unit(v):
         return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
-    def told(text):
-        return unit(np.mean([unit(vectors[o + text]) for o in ("", "there is ", "a picture of ")], axis=0))
-
-    by_hand = told("a small blue circle at the top") - told("a small red circle at the top")
-    np.testing.assert_allclose(first[0], by_hand, atol=1e-9)
+    for text, found in zip(("a small red circle at the top", "a large cyan ring in the middle"), first):
+        by_hand = unit(np.mean([unit(vectors[o + text]) for o in ("", "there is ", "a picture of ")], axis=0))
+        np.testing.assert_allclose(found, by_hand, atol=1e-9)
 
 
 def test_diffusionclip_rewriting_changes_one_attribute_and_leaves_open_what_is_open():
@@ -193,8 +210,10 @@ def test_diffusionclip_untouched_is_the_ground_or_the_thing():
     x = shapes.render(scenes) / np.float32(127.5) - 1
     blue, white, large = (dc.untouched(x, word) for word in ("blue", "white", "large"))
     np.testing.assert_array_equal(blue.pixels, blue.ground)
-    np.testing.assert_array_equal(white.pixels, white.thing)
-    ground, thing = blue.ground[0, ..., 0] == 1, white.thing[0, ..., 0] == 1
+    np.testing.assert_array_equal(blue.ground, white.ground)
+    np.testing.assert_array_equal(blue.coloured, white.pixels)
+    assert white.coloured is None and large.coloured is None
+    ground, thing = blue.ground[0, ..., 0] == 1, white.pixels[0, ..., 0] == 1
     assert ground[:8].all() and thing[14:18, 14:18].all() and not (ground & thing).any()
     side = 2 * 0.86 * scenes.radius[0, 0]
     assert abs(thing.sum() - side**2) < 4 * side, "the thing but for its edge"
@@ -211,9 +230,29 @@ def test_diffusionclip_silhouette_is_the_coverage_whatever_the_colours():
     alpha = shapes.coverage(of[0].shape[:, 0], of[0].centre[:, 0], of[0].radius[:, 0], np.arange(32.0))[0, ..., None]
     for one in x:
         still = dc.untouched(one[None], "blue")
-        assert abs(still.outline[0] - alpha).max() < 0.12, "the floor under the thing's distance is 0.05 of about 1"
-    moved = dc.silhouette(np.roll(x[:1], 1, axis=1), still.ground, still.thing)
-    assert abs(moved[0] - alpha).max() > 0.5
+        assert abs(still.outline[0] - alpha).max() < 0.02, "a rounding is 1 / 255 of 2, the thing's distance about 1"
+    still = dc.untouched(np.roll(x[:1], 1, axis=1), "blue")
+    assert abs(still.outline[0] - alpha).max() > 0.5
+
+
+@given(st.integers(0, 999), st.floats(0.6, 1.5))
+def test_diffusionclip_eq4_two_colours_are_found_and_nothing_is_left(seed, k):
+    rng = np.random.default_rng(seed)
+    alpha = np.zeros((1, 6, 6, 1))
+    alpha[:, 2:4, 1:5] = rng.uniform(0.3, 1, (1, 2, 4, 1))
+    still = dc.Still((alpha == 0) * 1.0, (alpha == 0) * 1.0, (alpha > 0) * 1.0, alpha)
+    g, c = rng.uniform(-1, 1, (2, 3))
+    found, rest = dc.of_two_colours(g + alpha * c, still)
+    np.testing.assert_allclose(found[0, 0, 0], c, atol=1e-5)
+    np.testing.assert_allclose(rest, 0, atol=1e-5)
+
+    def outline(x):  # the share of the thing that is wrong, whatever its contrast, while that is large enough
+        least = WEIGHTS | {"least": 0.5 * np.linalg.norm(c)}
+        return dc.l_edit(x, x, np.ones((1, 2)), np.ones((1, 2)), still, None, **least)[1]["outline"]
+
+    torn = rng.uniform(-0.3, 0.3, alpha.shape) * (alpha > 0)
+    assert outline(g + (alpha + torn) * c) > 1e-3
+    np.testing.assert_allclose(outline(g + (alpha + torn) * k * c), outline(g + (alpha + torn) * c), rtol=1e-4)
 
 
 # --- there and back ----------------------------------------------------------------------------------------------------
@@ -302,7 +341,7 @@ def test_diffusionclip_per_step_asks_every_level_with_a_tape_of_one_call(rng):
 # --- mixing ------------------------------------------------------------------------------------------------------------
 
 
-def test_diffusionclip_eq4_one_and_zero_is_the_first_network_bit_for_bit(rng):
+def test_diffusionclip_eq7_one_and_zero_is_the_first_network_bit_for_bit(rng):
     a, b, base = denoiser(3), denoiser(4), denoiser(5)
     x_T = frozen(rng.standard_normal((2, 8, 8, 3)))
     alone = ddim.sample(a, x_T, LEVELS, kind="x_0")
@@ -314,7 +353,7 @@ def test_diffusionclip_eq4_one_and_zero_is_the_first_network_bit_for_bit(rng):
 
 
 @given(st.floats(-1, 2), st.floats(-1, 2))
-def test_diffusionclip_eq4_mixes_eps_with_what_is_left_for_the_base(g, h):
+def test_diffusionclip_eq7_mixes_eps_with_what_is_left_for_the_base(g, h):
     x_t, t = np.random.default_rng(0).standard_normal((2, 3)), np.full(2, 6.0)
     fs = [Gain(0.5), Gain(-0.3), Gain(0.8)]
     guess = dc.mixed(fs[:2], (g, h), fs[2])(x_t, t)
@@ -339,6 +378,56 @@ def test_diffusionclip_stages_run_and_leave_the_untuned_network_alone(run):
     for flat in tuned:
         assert 0 < abs(flat - base[0]).max() < 0.2, "a copy of it, a few small steps away"
     assert abs(tuned[0] - tuned[1]).max() > 0
+
+
+def test_diffusionclip_stands_on_a_clip_that_is_given(data):
+    assert dc.REUSES_CLIP
+    system = dc.build(dataclasses.replace(TINY, clip_steps=0), data, seed=0)
+    assert [s.name for s in system.stages()] == ["diffusion", "edit_blue", "edit_white"]
+    assert "clip" in system.modules
+
+
+def test_diffusionclip_compares_the_pictures_and_their_captions_before_and_after(run, data):
+    system, _ = run
+    base, net = system.modules["diffusion"], system.modules["clip"]
+    copy, embedder, seen = dc.network(TINY, data, rng=np.random.default_rng(0)).flatten(), clip.Embedder(net), []
+
+    def aim(e_hat, of):
+        seen.append((e_hat, of))
+        return dc.directional(e_hat, of)
+
+    loss = dc.tuning_loss(copy, "blue", base=base, clip_net=net, config=TINY, dataset=data, aim=aim)
+    loss(None, np.random.default_rng(0), 0)
+    (e_hat, of), at = seen[0], np.random.default_rng(0).integers(0, TINY.pictures, TINY.tune_batch)
+    images, scenes = dc.pictures_to_learn(data.train, "blue", TINY.pictures)
+    np.testing.assert_array_equal(of.x_0, data.scale(images[at]))
+    for found, expected in zip(of.still, dc.untouched(of.x_0, "blue"), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    before, after = ([change(scenes[i]) for i in at] for change in (lambda s: s, lambda s: dc.rewritten(s, "blue")))
+    for found, expected in ((of.e_ref, before), (of.e_tar, after)):
+        np.testing.assert_allclose(found, dc.told(embedder, expected), atol=1e-5)
+    np.testing.assert_allclose(of.e_0, embedder.encode_image(of.x_0), atol=1e-5)
+    d_image, d_text = dc.directional(e_hat, of)
+    np.testing.assert_array_equal(d_image.data, e_hat.data - of.e_0)
+    np.testing.assert_array_equal(d_text, of.e_tar - of.e_ref)
+    contrasts = [
+        np.linalg.norm(dc.of_two_colours(x[None], dc.untouched(x[None], "blue"))[0]) for x in data.scale(images)
+    ]
+    assert of.least == pytest.approx(min(contrasts), rel=1e-5)
+
+
+def test_diffusionclip_weights_of_the_colours_terms_rise_from_0(run, data):
+    """The same draw at the first step and half way: what is added is half of the three terms."""
+    system, _ = run
+    net = dc.network(TINY, data, rng=np.random.default_rng(0)).flatten()
+    loss = dc.tuning_loss(
+        net, "blue", base=system.modules["diffusion"], clip_net=system.modules["clip"], config=TINY, dataset=data
+    )
+    (first, terms), (half, _) = (loss(None, np.random.default_rng(0), step) for step in (0, TINY.tune_steps // 2))
+    np.testing.assert_array_equal(net.flat, system.modules["diffusion"].flat)
+    added = 0.5 * (TINY.outline * terms["outline"] + TINY.contrast * terms["faint"] + TINY.same * terms["apart"])
+    assert added > 0.01
+    assert float(half.data) - float(first.data) == pytest.approx(added, rel=1e-4)
 
 
 def test_diffusionclip_learns_from_one_thing_without_the_word(data):
@@ -398,19 +487,29 @@ def test_diffusionclip_samples_pictures_and_figures(run, data):
     assert system.pictures["mixed"](data.test, rng=None).shape == (6, 4, 32, 32, 3)
 
 
+def test_diffusionclip_figures_are_of_the_edits_alone_and_at_once(run, data, monkeypatch):
+    system, _ = run
+    monkeypatch.setattr(dc, "SHOWN", 3)
+    found = system.figures(data, rng=None)
+    assert [name for name in found if name.endswith("right")] == [
+        f"{what} that are right"
+        for what in ("round trips", "edits to blue", "edits to white", "edits to blue and white")
+    ]
+    assert all(np.isfinite(list(found.values()))) and len(found) == 7
+
+
 def test_diffusionclip_one_edit_has_no_mixture(data):
     system = dc.build(dataclasses.replace(TINY, edits=("red",)), data, seed=0)
     assert set(system.pictures) == {"edits"}
 
 
 def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
-    """The embedder is CLIP's own: a rewritten caption has another vector, an equal one has none."""
+    """The embedder is CLIP's own: a rewritten caption has another vector, an equal one has the same."""
     system, _ = run
     embedder = clip.Embedder(system.modules["clip"])
-    scenes = [parse("a small red circle at the top"), parse("a small blue circle at the top")]
-    d = dc.directions(embedder, scenes, "blue")
-    assert np.linalg.norm(d[0]) > 1e-4
-    np.testing.assert_allclose(d[1], 0, atol=1e-6)
+    red, blue = dc.told(embedder, [parse(f"a small {colour} circle at the top") for colour in ("red", "blue")])
+    assert np.linalg.norm(red - blue) > 1e-4
+    np.testing.assert_allclose(dc.told(embedder, [parse("a small blue circle at the top")])[0], blue, atol=1e-6)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------------
@@ -421,6 +520,7 @@ def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
     [
         ({"base": 0}, "base must be at least 1"),
         ({"tune_steps": 0}, "tune_steps must be at least 1"),
+        ({"clip_steps": -1}, "clip_steps must be at least 0"),
         ({"identity": -1.0}, "identity must be at least 0"),
         ({"edits": ()}, "edits must name at least one edit"),
         ({"edits": ("blue", "blue")}, "edits must name at least one edit, each once"),
@@ -428,6 +528,7 @@ def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
         ({"t_0": 21}, "t_0 must be from 1 to T = 20"),
         ({"levels": 9}, "levels must be from 1 to t_0 = 8"),
         ({"prior_time": 0}, "prior_time must be from 1"),
+        ({"contrast": -1.0}, "contrast must be at least 0"),
         ({"tuning": "half"}, "tuning must be 'full' or 'per_step'"),
     ],
 )

@@ -1,0 +1,485 @@
+r"""DALL-E 2 (unCLIP). Ramesh, Dhariwal, Nichol, Chu & Chen 2022, "Hierarchical text-conditional image generation with CLIP
+latents", arXiv 2204.06125.
+
+CLIP knows which picture goes with which caption, and its vector $z_i$ of a picture says what the picture means. So drawing
+from a caption is split in two: a prior draws a $z_i$ that goes with the caption, a decoder draws a picture that has it.
+Because meaning and detail are apart then, a picture can be varied, blended with another, or led by the difference of two texts.
+
+| symbol | code | |
+|---|---|---|
+| $y$; $z_t$, CLIP's vector of $y$ | ``prompts``; ``Caption.z`` (n, d) | |
+| $p(z_i \mid y)$ | `Chain.embeddings`: `dalle2_prior`, `dalle2_ar_prior` | (n, d) |
+| $p(x \mid z_i, y)$ | `Chain.decode`: `dalle2_decoder` | (n, h, w, c) |
+| $p(x_{128} \mid x_{64})\, p(x_{64} \mid x_{32})$ | `Chain.enlarge`: `dalle2_upsampler` | |
+
+$$p(x \mid y) = p(x, z_i \mid y) = p(x \mid z_i, y)\, p(z_i \mid y) \qquad (1, \text{ section 2})$$
+
+The first equality holds because $z_i$ is a function of $x$. `unclip` is the second one as code: one draw of either factor.
+
+**Without the prior** the paper's comparison feeds the decoder the caption's own vector in place of a picture's, or the caption
+alone: ``prior`` "text" and "none". The decoder has never seen a text's vector in that place, so this asks how far the vectors of texts
+are from those of pictures. In this world they are near, because captions say nearly all that CLIP looks at. Mean cosine with the
+picture's own embedding (256 captions, a CLIP of 1,200 steps, a diffusion prior of 600 steps of 64, 80 CPU s of one thread):
+
+| | test | held out |
+|---|---|---|
+| the text's vector | .931 | .916 |
+| one draw of the prior | .952 | .938 |
+| the nearer to the text of two draws | .952 | .938 |
+| the prior's guess of the mean | .956 | .941 |
+
+You need: `models/clip.py`, `models/glide.py`. New here: a chain of models each of which draws what the next one is told. Read
+`dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_edits.py`.
+
+Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2.py):
+- the decoder is told the $z_i$ that the prior drew for the same prompt, row by row, and both are told the same prompt;
+- CLIP is frozen once its stage is over, and may come from elsewhere (`minigen train dalle2 --clip FILE`);
+- every stage begins with the averaged weights of those before it, also after a resume.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from kernels.backend import array_module, to_numpy
+from minigen.data import Dataset, Split, shapes
+from minigen.data.captions import completed
+from minigen.data.tokenizer import WordTokenizer
+from minigen.maths import schedules
+from minigen.maths.schedules import Schedule
+from minigen.metrics.prompts import notes_for, prompts_for
+from minigen.nn import Module
+
+from . import clip, dalle2_ar_prior, dalle2_decoder, dalle2_edits, dalle2_prior, dalle2_upsampler, glide, sampling
+from .dalle import without_captions
+from .dalle2_ar_prior import ARPrior
+from .dalle2_decoder import Decoder, Told
+from .dalle2_prior import Caption, DiffusionPrior
+from .dalle2_upsampler import Upsampler
+from .system import Objective, Picture, Stage, System
+
+TITLE = "DALL-E 2 (unCLIP)"
+PAPER = "Ramesh et al. 2022, arXiv 2204.06125"
+EQUATION = "p(x|y) = p(x|z_i, y) p(z_i|y)"
+DATA = "shapes"
+REUSES_CLIP = True
+TOUR: dict[str, Any] = {
+    "clip_steps": 200,
+    "prior_steps": 150,
+    "ar_steps": 100,
+    "steps": 150,
+    "paint_steps": 40,
+    "upsample_steps": 30,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "long": {
+        "clip_steps": 4000,
+        "prior_steps": 4000,
+        "ar_steps": 4000,
+        "base": 96,
+        "steps": 30_000,
+        "paint_steps": 3000,
+        "upsample_steps": 4000,
+    }
+}
+PICTURES = {
+    "priors": "a prompt a row: four draws with the diffusion prior, the autoregressive one, the text's vector as z_i, no z_i",
+    "variations": "test pictures, their reconstructions (eta 0), four variations with the same embedding (eta 0.5)",
+    "interpolations": "from one test picture to another: embedding and noise on their arcs",
+    "text_diffs": "test pictures, and what a text diff makes of them, further from left to right",
+    "edits": "test pictures, what is kept of them (grey: to be painted), and four paintings of what another caption asks for",
+    "upsampled": "prompts drawn at 32 x 32 with every pixel doubled or doubled twice, and by the up-samplers",
+}
+SIDES = (32, 64, 128)
+FITTED = 4096  # training pictures whose embeddings the buckets of the autoregressive prior are taken from
+Priors = Literal["diffusion", "autoregressive", "text", "none"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the run."""
+
+    T: int = 200
+    """Length of the noising chains."""
+    sample_steps: int = 10
+    """Levels that the decoder visits in sampling; T visits all."""
+    prior_sample_steps: int = 20
+    """Levels that the diffusion prior visits."""
+    clip_steps: int = 1200
+    """Training steps of CLIP; 0 with --clip."""
+    channels: int = 128
+    """Channels of both priors."""
+    layers: int = 2
+    """Their transformer blocks."""
+    no_caption: float = 0.1
+    """Share of the captions that are left out in training them, for guidance."""
+    prior_steps: int = 1000
+    """Training steps of the diffusion prior."""
+    dims: int = 24
+    """Principal axes of the embeddings that the autoregressive prior keeps."""
+    buckets: int = 64
+    """Pieces that each axis is cut into."""
+    dots: int = 16
+    """Buckets of the product of the two vectors."""
+    ar_steps: int = 600
+    """Training steps of the autoregressive prior; 0: there is none."""
+    prior_lr: float = 2e-3
+    """Peak learning rate of the priors (AdamW); falls along a cosine."""
+    patch: int = 4
+    """Side of the squares of pixels that become one pixel with more channels before the decoder's first convolution."""
+    base: int = 64
+    """Channels of the decoder."""
+    multipliers: tuple[int, ...] = (1, 1)
+    """Channels at each resolution, in units of base; each level halves the size."""
+    attention: tuple[int, ...] = (0, 1)
+    """Levels that attend to pixels, words and the embedding's tokens; 0 is the first resolution."""
+    heads: int = 4
+    """Attention heads of all networks."""
+    edges: float = 4.0
+    """Weight of the error in the differences of neighbouring pixels, which is where shapes are."""
+    most: float = 5.0
+    """Largest weight of a time; below it the weight is SNR + 1, that of the squared error of v."""
+    no_image: float = 0.1
+    """Share of the embeddings that the decoder is not told in training."""
+    no_text: float = 0.5
+    """Share of the captions that the decoder is not told in training."""
+    steps: int = 4300
+    """Training steps of the decoder."""
+    batch_size: int = 64
+    """Pictures a step, of the priors and the decoder."""
+    lr: float = 4e-3
+    """Peak learning rate of the decoder and the up-samplers (Muon and AdamW); falls along a cosine."""
+    weight_decay: float = 0.01
+    """Decay of the weights beside the gradient."""
+    ema: float = 0.99
+    """Decay of the averaged weights that everything but training uses."""
+    largest_gradient: float = 1.0
+    """Largest global norm of the gradient."""
+    paint_steps: int = 300
+    """Steps of the fine-tuning that teaches the decoder to paint what is missing; 0: it is not taught."""
+    upsample: int = 2
+    """How often the picture's sides can be doubled, each time by an up-sampler of its own: 0 to 2."""
+    upsample_steps: int = 400
+    """Training steps of each up-sampler."""
+    upsample_batch: int = 16
+    """Crops a step of the up-samplers."""
+
+
+@dataclass(frozen=True)
+class Sampling(sampling.Sampling):
+    """Settings of sampling; --steps says how many levels of its chain the decoder visits."""
+
+    prompt: str | None = None
+    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
+    prior: Priors = "diffusion"
+    """Where the embedding comes from: a prior; "text", the prompt's own vector in place of a picture's; "none", the decoder is told the prompt alone."""
+    prior_guidance: float = 1.0
+    """s in prior(nothing) + s (prior(prompt) - prior(nothing))."""
+    guidance: float = 2.0
+    """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
+    size: int = 32
+    """Side of the pictures: 32, or what the up-samplers lead to."""
+
+
+@dataclass(frozen=True)
+class Editing:
+    """Settings of editing: an IMAGE with --mask and --prompt, or one of the other three."""
+
+    variations: Picture | None = None
+    """Other pictures with the same CLIP embedding."""
+    interpolate: tuple[Picture, Picture] | None = None
+    """Two pictures: --n pictures on the way from one to the other."""
+    text_diff: tuple[Picture, str, str] | None = None
+    """A picture, a text that says what it shows, and one that says what it shall show: --n pictures, led further and further."""
+    prompt: str = ""
+    """What the WHOLE picture shall show in the end, the kept part included, where IMAGE is painted into."""
+    eta: float | None = None
+    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. 0.5 for variations and text diffs, 0 for interpolations, if left out."""
+    theta: float = dalle2_edits.THETA
+    """How far a text diff goes at the most, as a share of the arc from the picture's embedding to the difference of the texts."""
+    noise: Literal["arc", "fixed"] = "arc"
+    """The noise that interpolations begin with: on the arc between the two pictures' own, or the same for all and drawn."""
+    guidance: float | None = None
+    """s in f(nothing) + s (f(embedding) - f(nothing)): 2 for painting and text diffs, 1 for the others, if left out."""
+    steps: int | None = None
+    """Levels that are visited, on both ways: 25 for pictures that go back to noise, the decoder's own choice for painting, if left out."""
+
+
+# --- the chain ---------------------------------------------------------------------------------------------------------
+
+
+def unclip(prior: Callable[..., Any], decoder: Callable[..., Any], prompts: Any, *, rng: Any) -> Any:
+    r"""Eq. 1: $z_i \sim p(z_i \mid y)$ by ``prior(prompts, rng=)``, then $x \sim p(x \mid z_i, y)$ by ``decoder(z, prompts, rng=)``."""
+    z = prior(prompts, rng=rng)
+    return decoder(z, prompts, rng=rng)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The trained networks as distributions of plain arrays."""
+
+    config: Config
+    shape: tuple[int, ...]
+    text: clip.Embedder
+    decoder: Decoder
+    prior: DiffusionPrior
+    ar_prior: ARPrior | None = None
+    upsamplers: dict[int, Upsampler] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of all the diffusion models of the chain."""
+        return schedules.cosine(self.config.T)
+
+    def device(self, a: Any) -> Any:
+        """An array where the networks are."""
+        return array_module(self.decoder.unet.conv_in.w.data).asarray(a)
+
+    def noise(self, n: int, rng: Any) -> Any:
+        r"""$x_T$ of n pictures."""
+        return self.device(rng.standard_normal((n, *self.shape)).astype(np.float32))
+
+    def embeddings(
+        self, prompts: Sequence[str], *, rng: Any, prior: str = Sampling.prior, guidance: float = 1.0
+    ) -> Any:
+        r"""$p(z_i \mid y)$: an embedding for each prompt (n, d), of length 1; or what stands in for it, see `Sampling`."""
+        said, null = dalle2_prior.read(self.text, prompts), dalle2_prior.read(self.text, [""])
+        if prior == "diffusion":
+            steps = min(self.config.prior_sample_steps, self.config.T)
+            how = {"steps": steps, "guidance": guidance, "null": null, "rng": rng}
+            return dalle2_prior.draw(self.prior, said, self.schedule, **how)
+        if prior == "autoregressive":
+            if self.ar_prior is None:
+                raise ValueError("these weights were trained without ar_steps: they have no autoregressive prior")
+            return dalle2_ar_prior.draw(self.ar_prior, said, guidance=guidance, null=null, rng=rng)
+        if prior not in ("text", "none"):
+            raise ValueError(f"prior must be 'diffusion', 'autoregressive', 'text' or 'none', got {prior!r}")
+        return said.z if prior == "text" else 0 * said.z
+
+    def told(self, z: Any, prompts: Sequence[str] | None = None) -> Told:
+        """What the decoder is told: embeddings (n, d), and prompts or, without any, nothing in words."""
+        said = dalle2_prior.read(self.text, [""] * len(z) if prompts is None else list(prompts))
+        return Told(z, glide.Told(said.vector, said.words, said.mask))
+
+    def decode(
+        self,
+        z: Any,
+        prompts: Sequence[str] | None,
+        *,
+        rng: Any,
+        steps: int | None = None,
+        guidance: float = Sampling.guidance,
+        **how: Any,
+    ) -> Any:
+        r"""$p(x \mid z_i, y)$: a picture of the decoder's size for each row of ``z``; ``how`` is that of `dalle2_decoder.decode`."""
+        steps = min(self.config.sample_steps, self.config.T) if steps is None else steps
+        return dalle2_decoder.decode(
+            self.decoder,
+            self.told(z, prompts),
+            self.told(0 * z),
+            self.noise(len(z), rng),
+            self.schedule,
+            steps=steps,
+            guidance=guidance,
+            rng=rng,
+            **how,
+        )
+
+    def enlarge(self, images: Any, size: int, *, rng: Any) -> Any:
+        """``images`` through the up-samplers until their side is ``size``."""
+        sides = [self.shape[0], *self.upsamplers]
+        if size not in sides:
+            raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
+        for side in sides[1 : sides.index(size) + 1]:
+            images = dalle2_upsampler.upsample(self.upsamplers[side], images, self.schedule, rng=rng)
+        return images
+
+    def paint(
+        self,
+        prompts: Sequence[str],
+        *,
+        rng: Any,
+        prior: str = Sampling.prior,
+        prior_guidance: float = Sampling.prior_guidance,
+        size: int = Sampling.size,
+        **settings: Any,
+    ) -> Any:
+        """A picture in [-1, 1] for each prompt, by `unclip`. What a prompt leaves open is drawn."""
+        first = partial(self.embeddings, prior=prior, guidance=prior_guidance)
+        images = unclip(first, partial(self.decode, **settings), completed(prompts, rng=rng), rng=rng)
+        return to_numpy(self.enlarge(images, size, rng=rng))
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def build(config: Config, dataset: Dataset, *, seed: int) -> System:
+    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    check(config, dataset)
+    rng = np.random.default_rng(seed)
+    of_clip = clip.Config(steps=config.clip_steps)
+    clip_net = clip.CLIP(dataset.shape, of_clip, rng=rng)
+    width, c_text, length = of_clip.width, of_clip.text_width, clip_net.tokenizer.length
+    sizes: dict[str, Any] = {"channels": config.channels, "layers": config.layers, "heads": config.heads, "rng": rng}
+    prior = DiffusionPrior(width, c_text, length, **sizes)
+    cut: dict[str, int] = {"dims": config.dims, "buckets": config.buckets, "dots": config.dots}
+    ar_prior = ARPrior(width, c_text, length, **cut, **sizes) if config.ar_steps else None
+    side, _, c = dataset.shape
+    decoder = Decoder(
+        c,
+        size=side,
+        width=width,
+        c_text=c_text,
+        patch=config.patch,
+        base=config.base,
+        multipliers=config.multipliers,
+        attention=config.attention,
+        heads=config.heads,
+        rng=rng,
+    )
+    larger = [side * 2**k for k in range(1, config.upsample + 1)]
+    upsamplers = {size: Upsampler(c, size, rng=rng) for size in larger}
+    chain = Chain(config, dataset.shape, clip.Embedder(clip_net), decoder, prior, ar_prior, upsamplers)
+    modules: dict[str, Module] = {"clip": clip_net, "prior": prior}
+    modules |= {"ar_prior": ar_prior} if ar_prior is not None else {}
+    modules |= {"decoder": decoder, **{f"upsampler_{size}": net for size, net in upsamplers.items()}}
+
+    def stages() -> list[Stage]:
+        found = [clip.stage(clip_net, of_clip, dataset)] if config.clip_steps else []
+        return found + stages_after_clip(chain, dataset)
+
+    def sample(n: int, *, rng: Any, prompt: str | None = None, **settings: Any) -> Any:
+        """``n`` pictures in [-1, 1], of ``prompt`` or of `prompts_for(n)`."""
+        return chain.paint(prompts_for(n) if prompt is None else [prompt] * n, rng=rng, **settings)
+
+    def notes(images: Any, *, prompt: str | None = None, **settings: Any) -> list[str]:
+        """What was asked for, and whether it came."""
+        return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
+
+    return System(
+        config=config,
+        dataset_name=dataset.name,
+        image_shape=dataset.shape,
+        modules=modules,
+        stages=stages,
+        sample=sample,
+        figures=partial(dalle2_edits.figures, chain),
+        pictures=dalle2_edits.pictures(chain, dataset),
+        notes=notes,
+        paint=chain.paint,
+        edit=partial(dalle2_edits.edit, chain),
+        notes_of_edits=dalle2_edits.notes_of_edits,
+    )
+
+
+def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
+    """How the priors, the decoder and the up-samplers are trained, in this order."""
+    config, text, tokenizer, schedule = chain.config, chain.text, WordTokenizer(), chain.schedule
+
+    def pictures(batch: Split) -> Any:
+        return chain.device(dataset.scale(batch.images))
+
+    def captions(batch: Split, left_out: Any) -> Caption:
+        tokens, _ = tokenizer.batch(list(batch.captions or ()))
+        return dalle2_prior.read(text, without_captions(tokens, tokenizer.null, left_out))
+
+    def prior_loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
+        said = captions(batch, rng.random(len(batch)) < config.no_caption)
+        z = text.encode_image(pictures(batch))
+        return dalle2_prior.training_loss(lambda z_t, t: chain.prior(z_t, t, said), z, schedule, rng), {}
+
+    def ar_loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
+        net: Any = chain.ar_prior
+        if step == 0:
+            some = dataset.train.take(slice(0, FITTED))
+            net.fit(text.encode_image(pictures(some)), text.encode_text(list(some.captions or ())))
+        left_out = rng.random(len(batch)) < config.no_caption
+        z, said = text.encode_image(pictures(batch)), captions(batch, left_out)
+        dot = np.where(left_out, net.dots, net.dot(z, said.z))
+        tokens = net.tokens(z)
+        return dalle2_ar_prior.negative_log_likelihood(net.logits(tokens, said, dot), tokens), {}
+
+    def decoder_loss(batch: Split, rng: Any, step: int, masks: bool = False) -> tuple[Any, dict[str, float]]:
+        x_0 = pictures(batch)
+        no_image, no_text = (rng.random(len(batch)) < share for share in (config.no_image, config.no_text))
+        z, said = dalle2_decoder.without_embeddings(text.encode_image(x_0), no_image), captions(batch, no_text)
+        beside = glide.known_pixels(x_0, glide.random_masks(len(x_0), chain.shape[0], rng=rng)) if masks else None
+        told = Told(z, glide.Told(said.vector, said.words, said.mask, beside))
+        return glide.training_loss(lambda x_t, t: chain.decoder(x_t, t, told), x_0, schedule, config, rng), {}
+
+    def upsampling_loss(size: int) -> Callable[..., Any]:
+        spoilt = dalle2_upsampler.softened if size == SIDES[1] else dalle2_upsampler.degraded
+
+        def of_batch(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
+            large, low = (chain.device(dataset.scale(shapes.render(batch.scenes, s))) for s in (size, size // 2))
+            large, low = dalle2_upsampler.cropped(large, spoilt(low, rng=rng), rng=rng)
+            net = chain.upsamplers[size]
+            return glide.training_loss(lambda x_t, t: net(x_t, t, low), large, schedule, config, rng), {}
+
+        return of_batch
+
+    def stage(name: str, net: Any, loss: Any, steps: int, **different: Any) -> Stage:
+        return Stage(
+            **{
+                "name": name,
+                "objectives": [Objective("x_0", net, loss)],
+                "steps": steps,
+                "batch_size": config.batch_size,
+                "lr": config.lr,
+                "warmup": min(100, steps // 10),
+                "ema": config.ema,
+                "clip": config.largest_gradient,
+                "weight_decay": config.weight_decay,
+                "betas": (0.9, 0.99),
+                "schedule": "cosine",
+                **different,
+            }
+        )
+
+    of_decoder = {
+        "optimiser": "muon",
+        "apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside"),
+    }
+    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, lr=config.prior_lr)]
+    if chain.ar_prior is not None:
+        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, lr=config.prior_lr))
+    found.append(stage("decoder", chain.decoder, decoder_loss, config.steps, **of_decoder))
+    if config.paint_steps:
+        painting = partial(decoder_loss, masks=True)
+        found.append(stage("paint", chain.decoder, painting, config.paint_steps, lr=config.lr / 2, **of_decoder))
+    ends = ("unet.conv_in", "unet.conv_out")
+    for size, net in chain.upsamplers.items():
+        how: dict[str, Any] = {"batch_size": config.upsample_batch, "optimiser": "muon", "apart": ends}
+        found.append(stage(f"upsampler_{size}", net, upsampling_loss(size), config.upsample_steps, **how))
+    return found
+
+
+def check(config: Config, dataset: Dataset) -> None:
+    """Raise ValueError for the first setting that does not fit."""
+    if dataset.name != "shapes":
+        raise ValueError(f"this model draws what captions say, data set 'shapes', and '{dataset.name}' has none")
+    names = "T sample_steps prior_sample_steps channels layers prior_steps patch base heads steps upsample_batch"
+    for name in names.split():
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    for name in ("no_caption", "no_image", "no_text"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be a share from 0 to below 1, got {getattr(config, name)}")
+    leasts = {"clip_steps": 0, "ar_steps": 0, "paint_steps": 0, "edges": 0, "most": 1, "buckets": 2, "dots": 2}
+    for name, least in leasts.items():
+        if not getattr(config, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    width = clip.Config().width
+    if not 1 <= config.dims <= width:
+        raise ValueError(f"dims must be from 1 to {width}, the numbers of an embedding, got {config.dims}")
+    if config.upsample not in (0, 1, 2):
+        raise ValueError(f"upsample must be 0, 1 or 2 doublings, got {config.upsample}")
+    if config.upsample and config.upsample_steps < 1:
+        raise ValueError(f"upsample_steps must be at least 1, got {config.upsample_steps}")
+    if dataset.shape[0] * 2**config.upsample not in SIDES:
+        raise ValueError(
+            f"pictures can be drawn up to {SIDES[-1]} pixels: {config.upsample} doublings of {dataset.shape[0]} are more"
+        )

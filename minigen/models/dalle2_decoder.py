@@ -1,0 +1,202 @@
+r"""DALL-E 2's decoder: CLIP turned around. Ramesh et al. 2022, "Hierarchical text-conditional image generation with CLIP
+latents", arXiv 2204.06125, sections 2.1 and 3.
+
+A GLIDE that is shown, beside the caption, what CLIP sees in the picture: one unit vector $z_i$. CLIP forgets where exactly a
+thing stands and which pixel has which tint, so many pictures have the same $z_i$; the decoder draws one of them. What the
+embedding does not say is in the noise $x_T$, which DDIM finds for any picture: the pair $(z_i, x_T)$ is a picture, and
+moving one of the two while holding the other is an edit.
+
+| symbol | code | shape |
+|---|---|---|
+| $z_i$, $\lvert z_i \rvert = 1$; 0: not told | ``Told.z`` | (n, d) |
+| the caption, as GLIDE reads it | ``Told.text``, a `glide.Told` | |
+| $f(x_t, t, z_i, y)$, the guess of $x_0$ | `Decoder` | like $x_t$ |
+| $x_T$ | ``x_T`` of `invert` | (n, h, w, c) |
+| $z_t$, $z_{t_0}$: texts after and before | ``after``, ``before`` | (n, d) |
+| $\theta$ | ``theta``, a share of the arc | |
+
+The paper numbers no equations here; the numbers are this file's.
+
+$$\hat x_0 = f(x_t, t, z_i, y), \quad z_i \to 0 \text{ with probability } 0.1, \; y \to \varnothing \text{ with } 0.5 \text{, independently} \qquad (1, \text{ section 2.1})$$
+$$\text{variations: } x' \sim \mathrm{DDIM}_\eta(x_T \mid z_i) \qquad (2, \text{ section 3.1})$$
+$$\text{interpolations: } z_\theta = \mathrm{slerp}(z_1, z_2, \theta), \; x_T = \mathrm{slerp}(x_{T_1}, x_{T_2}, \theta) \text{ or fixed} \qquad (3, \text{ section 3.2})$$
+$$\text{text diffs: } z_d = \frac{z_t - z_{t_0}}{\lvert z_t - z_{t_0} \rvert}, \quad z_\theta = \mathrm{slerp}(z_i, z_d, \theta), \; \theta \in [0.25, 0.5] \qquad (4, \text{ section 3.3})$$
+
+$z_i$ comes in twice, as the paper has it: beside the caption's vector, which joins the time, and as four tokens more behind
+the words. Its numbers are of size $1 / \sqrt d$; they are brought to size 1 first.
+
+You need: `models/glide.py` (the loss, the text, known pixels), `samplers/ddim.py` (there and back), `maths/interpolation.py`.
+New here: a picture's meaning as a condition.
+
+Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_decoder.py):
+- the embedding and the caption are left out apart from each other and sample by sample, in new arrays;
+- nothing is learnt by CLIP: its embeddings are numbers, and no gradient reaches it;
+- with $\eta = 0$ the way down undoes the way up: same levels, same condition, no guidance, nothing clipped;
+- both ends of an interpolation are the round trips of the two pictures;
+- $z_d$ of equal texts is 0 / 0 and refused.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import autograd as ag
+from kernels.backend import array_module
+from minigen.maths.interpolation import slerp
+from minigen.maths.schedules import Schedule
+from minigen.nn import Linear, Module, TextUNet
+from minigen.samplers import ddim
+from minigen.samplers.classifier_free import classifier_free
+from minigen.samplers.inpaint import check_mask
+
+from . import glide, sampling
+
+TOKENS = 4  # that an embedding becomes
+OUTPUT = "x_0"  # what the network predicts
+
+
+class Told(NamedTuple):
+    """What the decoder is told besides the time, with a row a sample."""
+
+    z: Any  # (n, d), rows of length 1, or 0 where no picture's embedding is told
+    text: glide.Told
+
+
+class Decoder(Module):
+    """GLIDE's network with an embedding of ``width`` numbers beside the text of ``c_text``."""
+
+    def __init__(
+        self,
+        c: int,
+        *,
+        size: int,
+        width: int,
+        c_text: int,
+        patch: int = 4,
+        base: int = 64,
+        multipliers: tuple[int, ...] = (1, 1),
+        attention: tuple[int, ...] = (0, 1),
+        heads: int = 4,
+        rng: Any,
+    ):
+        self.tokens = Linear(width, TOKENS * c_text, rng=rng)
+        self.unet = TextUNet(
+            c,
+            c,
+            size=size,
+            c_vector=c_text + width,
+            c_words=c_text,
+            c_beside=c + 1,
+            patch=patch,
+            base=base,
+            multipliers=multipliers,
+            attention=attention,
+            heads=heads,
+            rng=rng,
+        )
+
+    def forward(self, x_t: Any, t: Any, told: Told) -> Any:
+        """The guess of the clean picture, like ``x_t`` (n, h, w, c)."""
+        z, (vector, words, mask, beside) = told
+        n, width = z.shape
+        z = z * width**0.5
+        more = ag.reshape(self.tokens(z), (n, TOKENS, -1))
+        mask = array_module(mask).concatenate([mask, np.ones((n, TOKENS), bool)], axis=1)
+        return self.unet(x_t, t, ag.concat([vector, z], 1), ag.concat([words, more], 1), mask, beside)
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def without_embeddings(z: Any, left_out: Any) -> Any:
+    """``z`` (n, d) with 0 in the rows that are ``left_out`` (n,), as a new array."""
+    return z * array_module(z).asarray(~left_out, z.dtype)[:, None]
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def guided(net: Decoder, null: Told, guidance: float) -> Callable[..., Any]:
+    r"""``model(x_t, t, told)``: $f(\varnothing) + s\, (f(z_i, y) - f(\varnothing))$ with ``guidance`` s; ``null`` tells of neither, with a row a sample."""
+
+    def model(x_t: Any, t: Any, told: Told) -> Any:
+        return net(x_t, t, told)
+
+    return classifier_free(model, guidance, null)
+
+
+def decode(
+    net: Decoder,
+    told: Told,
+    null: Told,
+    x_T: Any,
+    schedule: Schedule,
+    *,
+    steps: int,
+    guidance: float,
+    rng: Any,
+    image: Any = None,
+    keep: Any = None,
+    callback: Any = None,
+    **how: Any,
+) -> Any:
+    """Pictures from ``x_T`` (n, h, w, c): exactly ``image`` where ``keep`` (n or 1, h, w, 1) is 1. ``how``: fields of `sampling.Sampling`."""
+    xp, chosen = array_module(x_T), False
+    if keep is not None:
+        chosen, beside = check_mask(keep, image.shape), glide.known_pixels(image, keep)
+        told, null = (Told(z, text._replace(beside=beside)) for z, text in (told, null))
+
+    def limit(x_0: Any) -> Any:
+        x_0 = np.clip(x_0, -1, 1)
+        return x_0 if keep is None else xp.where(chosen, image, x_0)
+
+    model = guided(net, null, guidance)
+    settings = {"steps": steps, "rng": rng, "clip": limit, "cond": told, "kind": OUTPUT, "callback": callback}
+    return limit(sampling.draw(model, x_T, schedule, **settings, **how))
+
+
+# --- pictures as pairs (z_i, x_T) ----------------------------------------------------------------------------------------
+
+
+def invert(net: Decoder, x_0: Any, told: Told, levels: Schedule, *, iterations: int = 1) -> Any:
+    r"""$x_T$ of pictures (n, h, w, c) whose embeddings are told: `ddim.encode` over all ``levels``, without guidance."""
+    return ddim.encode(lambda x, t, cond: net(x, t, cond), x_0, levels, iterations=iterations, cond=told, kind=OUTPUT)
+
+
+def walk(
+    net: Decoder, x_T: Any, told: Told, null: Told, levels: Schedule, *, guidance: float, eta: float, rng: Any
+) -> Any:
+    r"""Eq. 2: DDIM down the ``levels`` from ``x_T``, with as much noise as $\eta$ says. Only the picture at the end is limited to [-1, 1]."""
+    model = guided(net, null, guidance)
+    return np.clip(ddim.sample(model, x_T, levels, rng=rng, eta=eta, cond=told, kind=OUTPUT), -1, 1)
+
+
+def between(z: Any, x_T: Any, shares: Any, noise: Any = None) -> tuple[Any, Any]:
+    r"""Eq. 3: $z_\theta$ (k, d) and $x_T$ (k, h, w, c) on the way from one picture to the other, at the k ``shares`` of the other.
+
+    ``z`` (2, d) and ``x_T`` (2, h, w, c) are the pictures'; ``noise`` (h, w, c) is held all the way instead of the arc of
+    ``x_T``. Raises ValueError for two pictures that are one.
+    """
+    xp, k = array_module(x_T), len(shares)
+    if xp.array_equal(x_T[0], x_T[1]):
+        raise ValueError("interpolation needs two different pictures, got the same one twice")
+    z_theta = slerp(z[0], z[1], shares)
+    if noise is not None:
+        return z_theta, xp.broadcast_to(noise, (k, *noise.shape))
+    a, b = x_T.reshape(2, -1)
+    return z_theta, slerp(a, b, shares).reshape(k, *x_T.shape[1:])
+
+
+def difference(after: Any, before: Any) -> Any:
+    r"""Eq. 4: $z_d$ (d,) of the embeddings (d,) of two texts. Raises ValueError where they are the same: there is no direction."""
+    d = after - before
+    length = float((d * d).sum() ** 0.5)
+    if length < 1e-6:
+        raise ValueError("a text diff needs two texts that say different things: these two have the same embedding")
+    return d / length
+
+
+def towards(z: Any, z_d: Any, shares: Any) -> Any:
+    r"""Eq. 4: $z_\theta$ (k, d), the picture's embedding ``z`` (d,) turned by the ``shares`` of the arc to ``z_d`` (d,)."""
+    return slerp(z, z_d, shares)
