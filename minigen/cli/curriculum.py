@@ -97,6 +97,9 @@ CURRICULUM = [
         "part",
     ),
     Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip"),
+    Entry(
+        17, "diffusionclip_losses", "Its losses", "Kim et al. 2110.02711", "minigen.models.diffusionclip_losses", "part"
+    ),
     Entry(18, "dalle2", "DALL-E 2 (unCLIP)", "Ramesh et al. 2204.06125", "minigen.models.dalle2"),
     Entry(18, "dalle2_prior", "Its diffusion prior", "Ramesh et al. 2204.06125", "minigen.models.dalle2_prior", "part"),
     Entry(

@@ -73,7 +73,7 @@ third line's edits are. The rest is on the CLIP of `minigen train clip` and a di
 Backgrounds are harder: made white without (6), .46 are right, .92 of the gray ones and none of the black ones, which stay black; with (6), which is
 for things alone, all grounds met at black. Blue and white at once: .03.
 
-You need: `samplers/ddim.py` (both walks), `models/clip.py`. New here: a loss that is a direction, and a gradient through a sampler.
+You need: `samplers/ddim.py` (both walks), `models/clip.py`, `diffusionclip_losses.py` (the equations). New here: a gradient through a sampler.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_diffusionclip.py):
 - the walk up visits the levels of the walk down, and is not clipped: else the round trip is not one;
@@ -103,6 +103,7 @@ from minigen.nn import Module, UNet, fold, unfold
 from minigen.samplers import ddim
 
 from . import clip, glide, sampling
+from .diffusionclip_losses import Still, l_edit, of_two_colours, untouched
 from .system import Objective, Stage, System
 
 TITLE = "DiffusionCLIP"
@@ -120,7 +121,6 @@ SHOWN = 128  # pictures an edit in the figures
 BLOCK = 64  # pictures that are walked at once
 WEIGHTS = ("l1", "identity", "far", "outline", "contrast", "same", "prior")
 RISING = ("outline", "contrast", "same")  # weights that rise from 0 along tuning
-FLOOR = 1e-4  # the shortest length that a direction is divided by
 
 
 @dataclass(frozen=True)
@@ -222,114 +222,6 @@ def told(embedder: clip.Embedder, scenes: Sequence[Scene]) -> Any:
     """$E_T$ (n, d) of the scenes' captions, each the ensemble of the openings."""
     texts = [opening + canonical(scene) for scene in scenes for opening in captions.OPENINGS]
     return clip.ensemble(embedder.encode_text(texts).reshape(len(scenes), len(captions.OPENINGS), -1))
-
-
-class Still(NamedTuple):
-    """What an edit has no business with, told by the picture alone. Edges, which are ground and thing, belong to neither."""
-
-    ground: Any  # (n, h, w, 1), 1 where the picture has the colour of its frame
-    pixels: Any  # (n, h, w, 1), 1 where it stays as it is: on the ground, or inside the thing
-    coloured: Any  # (n, h, w, 1), 1 inside the thing if that gets the asked colour, or None
-    outline: Any  # (n, h, w, 1), the silhouette, or None where the edit changes it
-
-
-def untouched(x_0: Any, word: str) -> Still:
-    """What of the pictures ``x_0`` the edit ``word`` leaves alone: all but things, or all but the background; and, of colours, the outline."""
-    xp = array_module(x_0)
-    frame = xp.concatenate([x_0[:, 0], x_0[:, -1], x_0[:, :, 0], x_0[:, :, -1]], axis=1)
-    away = abs(x_0 - xp.median(frame, axis=1)[:, None, None]).max(-1, keepdims=True)
-    ground = (away < 0.1).astype(x_0.dtype)
-    thing = (away > 0.8 * away.max((1, 2), keepdims=True)).astype(x_0.dtype)
-    name = attribute(word)
-    outline = silhouette(x_0, ground, thing) if name in ("colour", "background") else None
-    return Still(ground, thing if name == "background" else ground, thing if name == "colour" else None, outline)
-
-
-def mean_colour(x: Any, where: Any) -> Any:
-    """The mean (n, 1, 1, c) of the pixels of ``x`` at which ``where`` is 1."""
-    return ag.sum(x * where, (1, 2), keepdims=True) / (ag.sum(where, (1, 2), keepdims=True) + 1e-6)
-
-
-def silhouette(x_0: Any, ground: Any, thing: Any) -> Any:
-    r"""$\alpha$ (n, h, w, 1): distances from the ground's mean colour in units of the thing's mean one, at most 1.
-
-    For a picture $(1 - \alpha)\, g + \alpha c$ it is $\alpha$, whatever the colours g and c.
-    """
-    away = np.sqrt(np.square(x_0 - mean_colour(x_0, ground)).sum(-1, keepdims=True))
-    return np.minimum(away / (mean_colour(away, thing) + 1e-6), 1)
-
-
-def of_two_colours(x: Any, still: Still) -> tuple[Any, Any]:
-    r"""Eq. 4: the thing's contrast $c$ (n, 1, 1, ch), and what of ``x`` is not $g + \alpha\, c$ with $g$ the mean colour of the ground."""
-    alpha, off = still.outline, x - mean_colour(x, still.ground)
-    c = ag.sum(off * alpha, (1, 2), keepdims=True) / (alpha * alpha).sum((1, 2), keepdims=True)
-    return c, off - alpha * c
-
-
-# --- the losses --------------------------------------------------------------------------------------------------------
-
-
-def directional_loss(d_image: Any, d_text: Any) -> Any:
-    r"""Eq. 1 (n,): 0 for parallel directions, 1 for orthogonal and 2 for opposite ones, whatever their lengths.
-
-    A length below ``FLOOR`` counts as ``FLOOR``: no change at all has the loss 1 and a finite gradient, along the text.
-    """
-
-    def length(d: Any) -> Any:
-        return ag.maximum(ag.sqrt(ag.sum(d * d, -1) + 1e-30), FLOOR)
-
-    return 1 - ag.sum(d_image * d_text, -1) / (length(d_image) * length(d_text))
-
-
-def shortfall(d_image: Any, d_text: Any) -> Any:
-    r"""Eq. 3 (n,): 0 where the picture has gone as far along the text as the text does, or further; 1 where it has not moved."""
-    return ag.maximum(1 - ag.sum(d_image * d_text, -1) / (ag.sum(d_text * d_text, -1) + FLOOR**2), 0.0)
-
-
-def l_edit(
-    x_0: Any,
-    x_hat: Any,
-    d_image: Any,
-    d_text: Any,
-    still: Still,
-    natural: Any,
-    *,
-    l1: float,
-    identity: float,
-    far: float,
-    outline: float,
-    contrast: float,
-    same: float,
-    prior: float,
-    least: float,
-) -> tuple[Any, dict[str, Any]]:
-    r"""Eq. 2: a scalar, and its terms without their weights. ``natural`` is $f_{base}(x_t, t)$, a constant, or None if ``prior`` is 0."""
-    change = ag.abs(x_hat - x_0)
-    terms = {
-        "direction": ag.mean(directional_loss(d_image, d_text)),
-        "l1": ag.mean(change),
-        "identity": ag.sum(change * still.pixels) * (1 / max(float(still.pixels.sum()) * x_0.shape[-1], 1.0)),
-        "short": ag.mean(shortfall(d_image, d_text)),
-    }
-    value = terms["direction"] + l1 * terms["l1"] + identity * terms["identity"] + far * terms["short"]
-    if still.outline is not None:
-        c, rest = of_two_colours(x_hat, still)
-        strength = ag.sum(c * c, (1, 2, 3)) * (1 / least**2)
-        wrong = ag.sum(rest * rest * (1 - still.pixels), (1, 2, 3))
-        area = (still.outline**2).sum((1, 2, 3)) * least**2
-        terms["outline"] = ag.mean(wrong / (ag.maximum(strength, 1.0) * area))
-        terms["faint"] = ag.mean(ag.maximum(1 - strength, 0.0))
-        value = value + outline * terms["outline"] + contrast * terms["faint"]
-    if still.coloured is not None:
-        colour = mean_colour(x_hat, still.coloured)
-        apart = colour - ag.mean(colour, 0, keepdims=True)
-        terms["apart"] = ag.sum(apart * apart) * (1 / len(x_0))
-        value = value + same * terms["apart"]
-    if prior:
-        d = x_hat - natural
-        terms["prior"] = ag.mean(d * d)
-        value = value + prior * terms["prior"]
-    return value, terms
 
 
 # --- there and back ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from minigen.claims import edits as claims
 from minigen.claims.ledger import Setting
 from minigen.data import load
 from minigen.models import diffusionclip as dc
+from minigen.models import diffusionclip_losses as losses
 from minigen.train.loop import Trainer
 
 TINY = dc.Config(
@@ -27,7 +28,9 @@ def test_the_global_loss_is_one_minus_the_cosine_of_picture_and_target():
     rng = np.random.default_rng(0)
     e_hat, e_0, e_ref, e_tar = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.standard_normal((4, 3, 5)))
     of = dc.Lesson(None, None, e_0, e_ref, e_tar, dc.Still(None, None, None, None), 1.0)
-    np.testing.assert_allclose(dc.directional_loss(*claims.globally(e_hat, of)), 1 - (e_hat * e_tar).sum(1), atol=1e-12)
+    np.testing.assert_allclose(
+        losses.directional_loss(*claims.globally(e_hat, of)), 1 - (e_hat * e_tar).sum(1), atol=1e-12
+    )
 
 
 def test_both_copies_learn_alike_but_for_what_is_compared(both):

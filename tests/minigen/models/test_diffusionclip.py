@@ -15,6 +15,7 @@ from minigen.data.oracle import read as read_pictures
 from minigen.maths import schedules
 from minigen.models import clip
 from minigen.models import diffusionclip as dc
+from minigen.models import diffusionclip_losses as losses
 from minigen.samplers import ddim
 from minigen.train.loop import Trainer
 
@@ -89,31 +90,31 @@ def run(data):
 def test_diffusionclip_eq1_parallel_orthogonal_and_opposite():
     text = np.array([[3.0, 4.0, 0.0]] * 3)
     image = np.array([[0.6, 0.8, 0.0], [-4.0, 3.0, 7.0], [-6.0, -8.0, 0.0]])
-    np.testing.assert_allclose(dc.directional_loss(image, text), [0, 1, 2], atol=1e-15)
-    np.testing.assert_allclose(dc.shortfall(image, text), [0.8, 1, 3], rtol=1e-8)
-    np.testing.assert_array_equal(dc.shortfall(text * 1.5, text), 0.0)
+    np.testing.assert_allclose(losses.directional_loss(image, text), [0, 1, 2], atol=1e-15)
+    np.testing.assert_allclose(losses.shortfall(image, text), [0.8, 1, 3], rtol=1e-8)
+    np.testing.assert_array_equal(losses.shortfall(text * 1.5, text), 0.0)
 
 
 @given(st.integers(0, 999), st.floats(1e-2, 1e3), st.floats(1e-2, 1e3))
 def test_diffusionclip_eq1_is_zero_only_if_parallel_and_knows_no_lengths(seed, a, b):
     image, text = np.random.default_rng(seed).standard_normal((2, 4, 6))
-    loss = dc.directional_loss(image, text)
+    loss = losses.directional_loss(image, text)
     assert ((loss > 1e-6) & (loss < 2 - 1e-6)).all(), "two random directions are neither parallel nor opposite"
-    np.testing.assert_allclose(dc.directional_loss(a * image, b * text), loss, rtol=1e-12)
-    np.testing.assert_allclose(dc.directional_loss(-image, text), 2 - loss, rtol=1e-12)
-    np.testing.assert_allclose(dc.directional_loss(a * text, text), 0.0, atol=1e-15)
+    np.testing.assert_allclose(losses.directional_loss(a * image, b * text), loss, rtol=1e-12)
+    np.testing.assert_allclose(losses.directional_loss(-image, text), 2 - loss, rtol=1e-12)
+    np.testing.assert_allclose(losses.directional_loss(a * text, text), 0.0, atol=1e-15)
 
 
 def test_diffusionclip_eq1_no_change_and_no_text_are_finite(rng):
     text = rng.standard_normal((2, 5))
     d = ag.Tensor(np.zeros((2, 5)), requires_grad=True)
-    loss = dc.directional_loss(d, text)
+    loss = losses.directional_loss(d, text)
     np.testing.assert_array_equal(loss.data, 1.0)
     slope = ag.raw(ag.grad(ag.sum(loss), d))
-    expected = -text / (np.linalg.norm(text, axis=1, keepdims=True) * dc.FLOOR)
+    expected = -text / (np.linalg.norm(text, axis=1, keepdims=True) * losses.FLOOR)
     np.testing.assert_allclose(slope, expected, rtol=1e-12)
-    np.testing.assert_array_equal(dc.directional_loss(text, 0 * text), 1.0)
-    np.testing.assert_array_equal(dc.shortfall(text, 0 * text), 1.0)
+    np.testing.assert_array_equal(losses.directional_loss(text, 0 * text), 1.0)
+    np.testing.assert_array_equal(losses.shortfall(text, 0 * text), 1.0)
 
 
 def test_diffusionclip_eq2_by_hand_and_by_differences(rng):
@@ -158,7 +159,7 @@ def test_diffusionclip_linear_world_moves_along_the_text(rng):
     b = ag.Tensor(rng.standard_normal((1, 6)), requires_grad=True)
     for k in range(800):
         d_image = (x_0 + b) @ A.T - x_0 @ A.T
-        loss = ag.sum(dc.directional_loss(d_image, text[None]) + dc.shortfall(d_image, text[None]))
+        loss = ag.sum(losses.directional_loss(d_image, text[None]) + losses.shortfall(d_image, text[None]))
         b.data -= 0.3 * (1 - k / 800) * ag.raw(ag.grad(loss + 0.02 * ag.sum(b * b), b))
     np.testing.assert_allclose(b.data[0], A.T @ text, atol=0.02 * np.linalg.norm(text))
 
