@@ -7,6 +7,7 @@ A model's file has these flags by importing ``Sampling``, or by a dataclass of i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -66,19 +67,27 @@ def draw(
     cond: Any = None,
     kind: str = "eps",
     callback: Callable[[float, Any], None] | None = None,
+    strength: float | None = None,
 ) -> Any:
     r"""$x_0$ from ``x_T`` (n, ...) over ``steps`` levels of the training schedule, by the settings of `Sampling`.
 
     ``own`` is the variance where none is asked for. The result is limited as $\hat x_0$ is if ``clip`` is a number.
     ``callback(t, x_t)`` is told the network's time, which is a fraction under the spacing "karras". Raises ValueError,
-    before the network is asked, for settings that do not exist or do not go together.
+    before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and at most 1,
+    ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
     """
     uniform_times(schedule.T, steps)  # raises for a number of steps that is out of range, whatever the spacing
     name = with_variance(sampler, variance, own)
     choose.find(name, eta)
     grid = levels(schedule, steps, sampler, spacing)
     see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
-    x_0 = choose.draw(name, model, x_T, grid, rng=rng, eta=eta, clip=clip, cond=cond, kind=kind, callback=see)
+    how: dict[str, Any] = {"rng": rng, "eta": eta, "clip": clip, "cond": cond, "kind": kind, "callback": see}
+    if strength is None:
+        x_0 = choose.draw(name, model, x_T, grid, **how)
+    elif 0 < strength <= 1:
+        x_0 = inpaint.img2img(model, x_T, grid, strength, sampler=partial(choose.draw, name), **how)
+    else:
+        raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
     return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
 
 
@@ -99,12 +108,11 @@ def edit(
     Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are painted; None draws the whole picture anew.
     Raises ValueError for settings that are out of range.
     """
-    xp, grid = array_module(image), spaced(schedule, steps)
+    xp = array_module(image)
     x_0 = xp.repeat(image[None], n, 0)
     if keep is None:
-        if not 0 < strength <= 1:
-            raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
-        return inpaint.img2img(model, x_0, grid, strength, rng=rng, eta=1.0, clip=1.0)
+        return draw(model, x_0, schedule, steps=steps, rng=rng, sampler="ddim", eta=1.0, strength=strength)
+    grid = levels(schedule, steps)
     x_T = xp.asarray(rng.standard_normal(x_0.shape), x_0.dtype)
     return inpaint.replace(model, x_T, x_0, xp.asarray(keep), grid, rng=rng, resample=resample, clip=1.0)
 

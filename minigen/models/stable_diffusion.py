@@ -77,7 +77,6 @@ from minigen.maths.parametrisation import check_kind, target
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
 from minigen.nn import TextUNet
-from minigen.samplers import choose, inpaint
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.inpaint import check_mask
 
@@ -279,28 +278,14 @@ def walk(
     """
     see = None if callback is None else (lambda t, z_t: callback(t, codec.decode(z_t)))
     clip_z = codec.bound if limit is None else limit
+    how: dict[str, Any] = {"sampler": sampler, "spacing": spacing, "eta": eta, "variance": variance, "callback": see}
     if start is None:
         z_T = xp.asarray(rng.standard_normal((shape[0], *codec.shape(shape[1:]))), np.float32)
-        how: dict[str, Any] = {"sampler": sampler, "spacing": spacing, "eta": eta, "variance": variance}
-        z = sampling.draw(
-            model, z_T, schedule, steps=steps, rng=rng, clip=clip_z, cond=cond, kind=kind, callback=see, **how
-        )
-        return codec.decode(z)
-    if not 0 < strength <= 1:
+    elif 0 < strength <= 1:
+        z_T, how["strength"] = codec.encode(start), strength
+    else:
         raise ValueError(f"strength must be above 0, which is the picture itself, and at most 1, got {strength}")
-    grid = sampling.levels(schedule, steps, sampler, spacing)
-    name = sampling.with_variance(sampler, variance, "small")
-    seen = None if see is None else (lambda t, z_t, z_0: see(grid.times[t].item(), z_t))
-    z = inpaint.img2img(
-        *(model, codec.encode(start), grid, strength),
-        rng=rng,
-        sampler=partial(choose.draw, name),
-        eta=eta,
-        clip=clip_z,
-        cond=cond,
-        kind=kind,
-        callback=seen,
-    )
+    z = sampling.draw(model, z_T, schedule, steps=steps, rng=rng, clip=clip_z, cond=cond, kind=kind, **how)
     return codec.decode(z)
 
 
