@@ -182,7 +182,11 @@ def _setting(text: str) -> tuple[str, Any]:
 def _sweep(text: str) -> tuple[str, list[Any]]:
     key, _, values = text.partition("=")
     span = re.fullmatch(r"(\d+)\.\.(\d+)", values)
-    found = [*range(int(span[1]), int(span[2]) + 1)] if span else [_value(v) for v in values.split(",") if v]
+    if span:
+        first, last = int(span[1]), int(span[2])
+        found = [*range(first, min(last, first + MANY) + 1)]  # one more than MANY is refused as any more are
+    else:
+        found = [_value(v) for v in values.split(",") if v]
     sound = key.isidentifier() and found and len(found) <= MANY
     if not sound or (key == "N" and not all(type(n) is int and n > 0 for n in found)):
         raise UserError(f"--sweep must be N=1..100, N=2,5,10 or a setting's values with commas between, got '{text}'")
