@@ -136,6 +136,7 @@ def test_shrinking_keeps_the_kind_of_failure():
         (["json:JSONDecoder", "--config", "no_such=1"], "cannot make a sampler of 'json:JSONDecoder'"),
         (["ddim", "--sweep", "N=0..3"], "--sweep must be N=1..100"),
         (["ddim", "--sweep", "N=a"], "--sweep must be N=1..100"),
+        (["ddim", "--sweep", "N=1..100000000000"], "--sweep must be N=1..100"),
         (["ddim", "--law", "L2", "--html", "/no/such/folder/x.html"], "cannot write /no/such/folder/x.html"),
         (["shrink"], "name one sampler to shrink"),
         (["shrink", "ours"], "name one sampler to shrink"),
