@@ -18,9 +18,8 @@ from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
 
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
-OWN_SPACING = {
-    "heun": "karras"
-}  # a schedule's last levels are far apart in sigma, which a mean of two slopes does not survive
+# A schedule's last levels are far apart in sigma, which a mean of two slopes does not survive.
+OWN_SPACING = {"heun": "karras"}
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,18 @@ def test_the_same_seed_draws_the_same_pictures():
         system.sample(1, rng=np.random.default_rng(0), steps=11)
 
 
+def test_interpolations_lie_between_the_pictures_they_join():
+    """A network that says nothing walks there and back exactly, so the path begins and ends with the pictures themselves."""
+    digits = load("digits")
+    system = ddpm.build(ddpm.Config(base=8, heads=1, T=10), digits, seed=0)
+    rows = system.pictures["interpolation"](digits.test, rng=np.random.default_rng(0))
+    ends = digits.scale(digits.test.images[:8])
+    assert rows.shape == (4, 9, 8, 8, 1)
+    np.testing.assert_array_equal(rows[:, [0, -1]], np.stack([ends[:4], ends[4:]], axis=1))
+    np.testing.assert_allclose(rows[:, [1, -2]], rows[:, [0, -1]], atol=1e-3)  # float32, divided by sqrt(abar_T)
+    assert np.abs(rows[:, 4] - rows[:, 0]).max() > 0.1 < np.abs(rows[:, 4] - rows[:, -1]).max()
+
+
 def test_a_network_that_is_not_told_the_time_does_not_see_it():
     """Its guess is a function of x_t alone, in the loss and in sampling; with the time it is not."""
     digits = load("digits")

@@ -236,6 +236,22 @@ def test_glide_clip_pulls_towards_the_prompt(system):
     assert scores(pulled, PROMPTS * 4).mean() > scores(plain, PROMPTS * 4).mean()
 
 
+def test_glide_clip_pulls_between_two_times_alone(system, rng):
+    """Above them it would pull the background, below them it frays what is there."""
+    schedule = schedules.cosine(TINY.T)
+    x_t = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
+
+    def still(x, t, cond=None):
+        return 0.5 * x
+
+    pulled = glide.pulled_by_clip(still, system, PROMPTS, schedule, 30.0)
+    assert glide.pulled_by_clip(still, system, PROMPTS, schedule, 0.0) is still
+    low, high = (share * TINY.T for share in glide.PULLED)
+    for t in range(1, TINY.T + 1):
+        moved = abs(ag.raw(pulled(x_t, np.full(2, t), None)) - 0.5 * x_t).max()
+        assert (moved > 0) == (low <= t <= high), t
+
+
 def test_glide_noise_aware_clip_pulls_as_well(data):
     config = dataclasses.replace(TINY, noisy_clip=True, upsample=0)
     found = glide.build(config, data, seed=1)
