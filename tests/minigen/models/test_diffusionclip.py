@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import gaussian
 
@@ -237,6 +237,7 @@ def test_diffusionclip_silhouette_is_the_coverage_whatever_the_colours():
 
 
 @given(st.integers(0, 999), st.floats(0.6, 1.5))
+@example(890, 0.609375)  # torn by shares of 1 instead of its own, this thing lost more contrast than the floor allows
 def test_diffusionclip_eq4_two_colours_are_found_and_nothing_is_left(seed, k):
     rng = np.random.default_rng(seed)
     alpha = np.zeros((1, 6, 6, 1))
@@ -248,10 +249,10 @@ def test_diffusionclip_eq4_two_colours_are_found_and_nothing_is_left(seed, k):
     np.testing.assert_allclose(rest, 0, atol=1e-5)
 
     def outline(x):  # the share of the thing that is wrong, whatever its contrast, while that is large enough
-        least = WEIGHTS | {"least": 0.5 * np.linalg.norm(c)}
+        least = WEIGHTS | {"least": 0.4 * np.linalg.norm(c)}  # the least that is left of it is 0.6 * 0.7
         return dc.l_edit(x, x, np.ones((1, 2)), np.ones((1, 2)), still, None, **least)[1]["outline"]
 
-    torn = rng.uniform(-0.3, 0.3, alpha.shape) * (alpha > 0)
+    torn = rng.uniform(-0.3, 0.3, alpha.shape) * alpha
     assert outline(g + (alpha + torn) * c) > 1e-3
     np.testing.assert_allclose(outline(g + (alpha + torn) * k * c), outline(g + (alpha + torn) * c), rtol=1e-4)
 
