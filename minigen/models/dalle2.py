@@ -146,7 +146,7 @@ class Config:
     """Share of the embeddings that the decoder is not told in training."""
     no_text: float = 0.5
     """Share of the captions that the decoder is not told in training."""
-    steps: int = 4300
+    steps: int = 3600
     """Training steps of the decoder."""
     batch_size: int = 64
     """Pictures a step, of the priors and the decoder."""

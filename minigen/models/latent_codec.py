@@ -33,6 +33,20 @@ CLIP, its feature maps after each norm. Its scale is one number, $1 / s$ over th
 mean; here there is one for each channel, over many pictures of the training split. Its discriminator joins late in one long
 stage; here it has a stage of its own.
 
+**How much KL.** The paper has just enough to keep the maps from growing. Here it is 20,000 times as much, because the map is decoded
+from what a small diffusion model draws, which is never quite right: with more noise in training the decoder learns to draw clean
+shapes from maps that are not. Share of 143 test pictures of one thing / 157 of two that the oracle reads right after the codec (600 steps of
+32 pictures, the first row 800; f = 4, d = 4), when noise is added to the map, in units of its deviation:
+
+| weight of the KL | no noise | 0.2 | 0.3 | 0.5 |
+|---|---|---|---|---|
+| 1e-4 | 1.00 / .99 | .91 / .87 | .71 / .43 | |
+| 3e-3 | 1.00 / .99 | .97 / .91 | .87 / .67 | .23 / .05 |
+| 2e-2 | .99 / .99 | .99 / .96 | .97 / .87 | .70 / .43 |
+| 1e-1 | .97 / .92 | .97 / .92 | .97 / .89 | .86 / .64 |
+
+Diffusion of 900 steps in these maps met .34 of the prompts for one thing with 1e-4 (32 prompts), .52 with 2e-2 and with 1e-1 (64 prompts).
+
 You need: `models/vae.py` (the KL), `vq_vae.py` (the codebook), `gan.py` (the hinge loss), `clip.py`. New here: judges besides the
 pixels, and a weight that balances two gradients.
 
@@ -85,8 +99,8 @@ class Config:
     """Channels of both networks."""
     blocks: int = 2
     """Residual blocks at the map's resolution, of encoder and decoder each."""
-    kl: float = 1e-4
-    """Weight of the KL; the paper has 1e-6, whose maps are as good to decode."""
+    kl: float = 2e-2
+    """Weight of the KL. The paper has 1e-6; here more makes maps that forgive what a small diffusion model gets wrong, see above."""
     codes: int = 512
     """Vectors of the codebook ("vq")."""
     beta: float = 0.25

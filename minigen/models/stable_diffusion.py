@@ -82,9 +82,10 @@ from minigen.samplers.inpaint import check_mask
 
 from . import clip, glide, latent_codec, latent_figures, latent_upscaler, sampling
 from .dalle import without_captions
-from .glide import Told, random_masks
+from .glide import random_masks
 from .latent_beside import LAYOUT, Boxes, boxes_of, known_places, layout_map, parse_layout
 from .latent_codec import Codec, Identity
+from .latent_text import LatentUNet, Told, Words, read
 from .system import Objective, Picture, Stage, System
 
 TITLE = "Stable Diffusion"
@@ -122,7 +123,7 @@ class Config:
     """f: how many pixels a place of the map is wide: 2, 4 or 8."""
     channels: int = 4
     """Numbers a place of the map."""
-    codec_steps: int = 800
+    codec_steps: int = 1000
     """Training steps of the codec."""
     adversarial_steps: int = 0
     """Its further steps against a discriminator."""
@@ -136,6 +137,8 @@ class Config:
     """Levels that sampling visits; T visits all. Few draw cleaner here, as in `glide`."""
     penultimate: bool = False
     """Read the text one block before the end of CLIP's network, as Stable Diffusion 2 does."""
+    text_layers: int = 2
+    """Blocks of the text network that learns with the U-Net what CLIP's does not say; 0: there is none."""
     patch: int = 1
     """Side of the squares of places that become one place with more channels; take 4 for the codec "identity"."""
     base: int = 64
@@ -148,7 +151,7 @@ class Config:
     """Attention heads."""
     null: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
-    steps: int = 8000
+    steps: int = 7000
     """Training steps of the latent diffusion model."""
     batch_size: int = 32
     """Pictures a step of it and of the up-scaler."""
@@ -209,23 +212,6 @@ class Editing(sampling.Sampling):
     """As in sampling."""
     steps: int | None = None
     """Levels of the chain, of which img2img visits the share ``strength``; the model's own choice if left out."""
-
-
-# --- the text ----------------------------------------------------------------------------------------------------------
-
-
-def read(text: clip.Embedder, prompts: Any, *, penultimate: bool = False, beside: Any = None) -> Told:
-    """Prompts (strings, or rows of tokens) as CLIP's text network reads them, after its last block or the one before, and its last norm."""
-    if not penultimate:
-        return glide.read(text, prompts, beside)
-    tower, tokens = text.net.text, text.net.read(prompts)
-    with ag.no_grad():
-        h = tower.embed(tokens) + tower.positions[: tokens.shape[1]]
-        for block in tower.transformer.blocks[:-1]:
-            h = block(h, causal=True)
-        words = ag.raw(tower.transformer.norm(h))
-    mask = tokens != text.net.tokenizer.pad
-    return Told(words[np.arange(len(words)), to_numpy(mask).sum(1) - 1], words, mask, beside)
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------------
@@ -309,7 +295,12 @@ def draw(
     ``layouts`` has their boxes. ``how``: fields of `sampling.Sampling`.
     """
     config, net, text = system.config, system.modules["unet"], clip.Embedder(system.modules["clip"])
-    codec, n, (side, _, _), xp = codec_of(system), len(prompts), system.image_shape, array_module(net.conv_in.w.data)
+    codec, n, (side, _, _), xp = (
+        codec_of(system),
+        len(prompts),
+        system.image_shape,
+        array_module(net.unet.conv_in.w.data),
+    )
     z_side = codec.shape(system.image_shape)[0]
     limit = None
     if keep is not None:
@@ -327,8 +318,12 @@ def draw(
         shown = known if keep is not None else np.zeros((n, z_side, z_side, codec.shape(system.image_shape)[2] + 1))
         where = np.zeros((n, z_side, z_side, LAYOUT)) if layouts is None else layout_map(layouts, side, side // z_side)
         beside = xp.concatenate([xp.asarray(shown, np.float32), xp.asarray(where, np.float32)], axis=3)
-    vector, words, mask, _ = read(text, [*prompts, *[negative] * n], penultimate=config.penultimate)
-    cond, null = Told(vector[:n], words[:n], mask[:n], beside), Told(vector[n:], words[n:], mask[n:], beside)
+    said = read(
+        text, [*prompts, *[negative] * n], penultimate=config.penultimate
+    )  # of one length, so that they make one batch
+    vector, words, mask, _, tokens = said
+    cond = Told(vector[:n], words[:n], mask[:n], beside, tokens[:n])
+    null = Told(vector[n:], words[n:], mask[n:], beside, tokens[n:])
 
     def base(z_t: Any, t: Any, said: Told) -> Any:
         return net(z_t, t, *said)
@@ -387,12 +382,13 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         if of_codec.adversarial_steps:
             modules["discriminator"] = latent_codec.Discriminator(c, rng=rng)
     z_side, _, d = codec.shape(dataset.shape)
-    net = modules["unet"] = TextUNet(
+    c_text = of_clip.text_width
+    unet = TextUNet(
         d,
         d,
         size=z_side,
-        c_vector=of_clip.text_width,
-        c_words=of_clip.text_width,
+        c_vector=c_text,
+        c_words=c_text,
         c_beside=d + 1 + LAYOUT,
         patch=config.patch,
         base=config.base,
@@ -401,13 +397,14 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         heads=config.heads,
         rng=rng,
     )
+    layers, size = config.text_layers, (len(tokenizer), tokenizer.length)
+    words = Words(*size, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
+    net = modules["unet"] = LatentUNet(unet, words)
     if config.upscale_steps:
-        modules["upscaler"] = latent_upscaler.Upscaler(
-            c, d, side=side, f=config.factor, c_text=of_clip.text_width, rng=rng
-        )
+        modules["upscaler"] = latent_upscaler.Upscaler(c, d, side=side, f=config.factor, c_text=c_text, rng=rng)
 
     def device(a: Any) -> Any:
-        return array_module(net.conv_in.w.data).asarray(a, np.float32)
+        return array_module(unet.conv_in.w.data).asarray(a, np.float32)
 
     def captions(batch: Split, rng: Any, beside: Any = None) -> Told:
         tokens, _ = tokenizer.batch(list(batch.captions or ()))
@@ -417,7 +414,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
         if step == 0 and isinstance(codec, Codec):
             latent_codec.measure(codec.net, dataset.scale(dataset.train.take(slice(0, latent_codec.MEASURED)).images))
-        z_0 = codec.encode(device(dataset.scale(batch.images)), rng=rng)
+        z_0 = codec.encode(device(dataset.scale(batch.images)))
         said = captions(batch, rng)
         return training_loss(lambda z_t, t: net(z_t, t, *said), z_0, schedule, config, rng), {}
 
@@ -429,7 +426,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         where *= (rng.random(n) < 0.5)[:, None, None, None]  # half of the pictures come without a layout
         beside = array_module(x).concatenate([known, device(where)], axis=3)
         said = captions(batch, rng, beside)
-        z_0 = codec.encode(x, rng=rng)
+        z_0 = codec.encode(x)
         return training_loss(lambda z_t, t: net(z_t, t, *said), z_0, schedule, config, rng), {}
 
     def upscale_loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
@@ -440,7 +437,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         def model(z_t: Any, t: Any) -> Any:
             return modules["upscaler"](z_t, t, said, low, level)
 
-        return training_loss(model, codec.encode(large, rng=rng), schedule, config, rng), {}
+        return training_loss(model, codec.encode(large), schedule, config, rng), {}
 
     def stage(name: str, module: Any, loss: Any, steps: int, lr: float, apart: tuple[str, ...]) -> Stage:
         return Stage(
@@ -460,7 +457,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         )
 
     def stages() -> list[Stage]:
-        ends = ("conv_in", "conv_out", "conv_beside")
+        ends = ("unet.conv_in", "unet.conv_out", "unet.conv_beside")
         found = [clip.stage(clip_net, of_clip, dataset)] if config.clip_steps else []
         if of_codec is not None:
             judge, features = modules.get("discriminator"), latent_codec.clip_features(clip_net)
@@ -578,7 +575,7 @@ def check(config: Config, dataset: Dataset) -> None:
     for name in ("T", "sample_steps", "patch", "base", "heads", "steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name, least in (("clip_steps", 0), ("beside_steps", 0), ("upscale_steps", 0), ("most", 1)):
+    for name, least in (("clip_steps", 0), ("text_layers", 0), ("beside_steps", 0), ("upscale_steps", 0), ("most", 1)):
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     if not 0 <= config.null < 1:

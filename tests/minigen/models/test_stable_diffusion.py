@@ -111,8 +111,8 @@ def test_ldm_with_the_identity_is_pixel_diffusion_in_training_bit_for_bit(rng):
 @pytest.mark.parametrize("how", [{"sampler": "ancestral"}, {"sampler": "ddim", "eta": 0.5}, {"sampler": "plms"}])
 def test_ldm_with_the_identity_is_pixel_diffusion_in_sampling_bit_for_bit(pixels, how):
     drawn = sd.draw(pixels, PROMPTS, rng=np.random.default_rng(3), guidance=2.5, **how)
-    told = glide.read(clip.Embedder(pixels.modules["clip"]), [*PROMPTS, "", ""])
-    cond, null = (sd.Told(*(part[rows] for part in told[:3])) for rows in (slice(2), slice(2, 4)))
+    told = sd.read(clip.Embedder(pixels.modules["clip"]), [*PROMPTS, "", ""])._replace(beside=np.zeros(4))
+    cond, null = (sd.Told(*(part[rows] for part in told))._replace(beside=None) for rows in (slice(2), slice(2, 4)))
     model = classifier_free(lambda x, t, said: pixels.modules["unet"](x, t, *said), 2.5, null)
     rng = np.random.default_rng(3)
     x_T = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
@@ -291,6 +291,27 @@ def test_ldm_null_prompt_is_the_empty_caption_read_and_the_layer_can_be_the_last
             np.testing.assert_array_equal(ag.raw(tower.features(tokens)), before.words)
     finally:
         tower.transformer.blocks = blocks
+
+
+def test_ldm_words_of_its_own_are_added_to_clips_and_no_row_hears_of_its_neighbours_padding(system):
+    """Eq. 1 of `latent_text`; a caption told alone, and beside a longer one, is told the same."""
+    net, text = system.modules["unet"], clip.Embedder(system.modules["clip"])
+    together, alone = sd.read(text, PROMPTS), sd.read(text, PROMPTS[:1])
+    assert together.tokens.shape[1] > alone.tokens.shape[1]
+    z, t = np.random.default_rng(0).standard_normal((2, 8, 8, 4)).astype(np.float32), np.array([3, 7])
+    with ag.no_grad():
+        e = ag.raw(net.words(together.tokens, together.mask))
+        long, short = ag.raw(net(z, t, *together)), ag.raw(net(z[:1], t[:1], *alone))
+        np.testing.assert_allclose(short[0], long[0], atol=1e4 * unit_roundoff(np.float32))
+        last = [len(prompt.split()) for prompt in PROMPTS]
+        vector = together.vector + e[[0, 1], last]
+        np.testing.assert_array_equal(ag.raw(net.unet(z, t, vector, together.words + e, together.mask)), long)
+        net.words, kept = None, net.words
+        try:
+            np.testing.assert_array_equal(ag.raw(net(z, t, *together)), ag.raw(net.unet(z, t, *together[:3])))
+        finally:
+            net.words = kept
+    assert abs(e).max() > 0.1
 
 
 def test_ldm_guidance_and_negative_prompts(system):
@@ -536,7 +557,7 @@ def test_sd_frozen_parts_stay_as_they_are_through_the_later_stages(data, monkeyp
         trainer.advance(data.train)
     trainer.advance(data.train)  # hands over, and measures the maps
     kept = {name: {k: a.copy() for k, a in found.modules[name].arrays().items()} for name in ("clip", "codec")}
-    beside = found.modules["unet"].conv_beside.w.data
+    beside = found.modules["unet"].unet.conv_beside.w.data
     assert not beside.any()
     while trainer.done < trainer.total:
         trainer.advance(data.train)
