@@ -15,7 +15,14 @@ from minigen.metrics.prompts import prompts_of
 from minigen.models import glide
 
 PROMPTS = 100
-SYSTEM: dict[str, Any] = {"clip_steps": 400, "noisy_clip": True, "steps": 700, "paint_steps": 0, "upsample": 0}
+SYSTEM: dict[str, Any] = {
+    "clip_steps": 400,
+    "noisy_clip": True,
+    "text_layers": 0,
+    "steps": 700,
+    "paint_steps": 0,
+    "upsample": 0,
+}
 SCALES = (1.5, 2.0, 3.0)  # of classifier-free guidance, 1 being the model
 CLIP_SCALES = (30.0, 100.0, 300.0)
 ATTRIBUTES = ("colour", "size", "shape", "place")

@@ -51,7 +51,7 @@ from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
-from minigen.nn import Module
+from minigen.nn import Module, Words
 
 from . import clip, dalle2_ar_prior, dalle2_decoder, dalle2_edits, dalle2_prior, dalle2_upsampler, glide, sampling
 from .dalle import without_captions
@@ -138,6 +138,8 @@ class Config:
     """Levels that attend to pixels, words and the embedding's tokens; 0 is the first resolution."""
     heads: int = 4
     """Attention heads of all networks."""
+    text_layers: int = 2
+    """Blocks of the text network that learns with the decoder what CLIP's does not say; 0: there is none."""
     edges: float = 4.0
     """Weight of the error in the differences of neighbouring pixels, which is where shapes are."""
     most: float = 5.0
@@ -262,7 +264,7 @@ class Chain:
     def told(self, z: Any, prompts: Sequence[str] | None = None) -> Told:
         """What the decoder is told: embeddings (n, d), and prompts or, without any, nothing in words."""
         said = dalle2_prior.read(self.text, [""] * len(z) if prompts is None else list(prompts))
-        return Told(z, glide.Told(said.vector, said.words, said.mask))
+        return Told(z, glide.Told(said.vector, said.words, said.mask, tokens=said.tokens))
 
     def decode(
         self,
@@ -328,6 +330,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     cut: dict[str, int] = {"dims": config.dims, "buckets": config.buckets, "dots": config.dots}
     ar_prior = ARPrior(width, c_text, length, **cut, **sizes) if config.ar_steps else None
     side, _, c = dataset.shape
+    vocabulary, layers = (len(clip_net.tokenizer), length), config.text_layers
+    words = Words(*vocabulary, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
     decoder = Decoder(
         c,
         size=side,
@@ -338,6 +342,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         multipliers=config.multipliers,
         attention=config.attention,
         heads=config.heads,
+        words=words,
         rng=rng,
     )
     larger = [side * 2**k for k in range(1, config.upsample + 1)]
@@ -407,7 +412,7 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
         no_image, no_text = (rng.random(len(batch)) < share for share in (config.no_image, config.no_text))
         z, said = dalle2_decoder.without_embeddings(text.encode_image(x_0), no_image), captions(batch, no_text)
         beside = glide.known_pixels(x_0, glide.random_masks(len(x_0), chain.shape[0], rng=rng)) if masks else None
-        told = Told(z, glide.Told(said.vector, said.words, said.mask, beside))
+        told = Told(z, glide.Told(said.vector, said.words, said.mask, beside, said.tokens))
         return glide.training_loss(lambda x_t, t: chain.decoder(x_t, t, told), x_0, schedule, config, rng), {}
 
     def upsampling_loss(size: int) -> Callable[..., Any]:
@@ -468,7 +473,16 @@ def check(config: Config, dataset: Dataset) -> None:
     for name in ("no_caption", "no_image", "no_text"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must be a share from 0 to below 1, got {getattr(config, name)}")
-    leasts = {"clip_steps": 0, "ar_steps": 0, "paint_steps": 0, "edges": 0, "most": 1, "buckets": 2, "dots": 2}
+    leasts = {
+        "clip_steps": 0,
+        "ar_steps": 0,
+        "text_layers": 0,
+        "paint_steps": 0,
+        "edges": 0,
+        "most": 1,
+        "buckets": 2,
+        "dots": 2,
+    }
     for name, least in leasts.items():
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")

@@ -45,7 +45,7 @@ import autograd as ag
 from kernels.backend import array_module
 from minigen.maths.interpolation import slerp
 from minigen.maths.schedules import Schedule
-from minigen.nn import Linear, Module, TextUNet
+from minigen.nn import Linear, Module, TextUNet, Words
 from minigen.samplers import ddim
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.inpaint import check_mask
@@ -64,7 +64,7 @@ class Told(NamedTuple):
 
 
 class Decoder(Module):
-    """GLIDE's network with an embedding of ``width`` numbers beside the text of ``c_text``."""
+    """GLIDE's network with an embedding of ``width`` numbers beside the text of ``c_text``; ``words`` are those that learn with it, if any do."""
 
     def __init__(
         self,
@@ -78,8 +78,10 @@ class Decoder(Module):
         multipliers: tuple[int, ...] = (1, 1),
         attention: tuple[int, ...] = (0, 1),
         heads: int = 4,
+        words: Words | None = None,
         rng: Any,
     ):
+        self.words = words
         self.tokens = Linear(width, TOKENS * c_text, rng=rng)
         self.unet = TextUNet(
             c,
@@ -98,8 +100,10 @@ class Decoder(Module):
 
     def forward(self, x_t: Any, t: Any, told: Told) -> Any:
         """The guess of the clean picture, like ``x_t`` (n, h, w, c)."""
-        z, (vector, words, mask, beside) = told
+        z, (vector, words, mask, beside, tokens) = told
         n, width = z.shape
+        if self.words is not None:
+            vector, words = self.words(vector, words, mask, tokens)
         z = z * width**0.5
         more = ag.reshape(self.tokens(z), (n, TOKENS, -1))
         mask = array_module(mask).concatenate([mask, np.ones((n, TOKENS), bool)], axis=1)

@@ -61,18 +61,20 @@ class Caption(NamedTuple):
     words: Any  # (n, length, c), 0 behind <eos>
     mask: Any  # (n, length), which of them are words
     z: Any  # (n, d), CLIP's vector of the whole, of length 1
+    tokens: Any = None  # (n, length), padding behind <eos>: the decoder's own text network reads them
 
 
 def read(text: clip.Embedder, prompts: Any) -> Caption:
     """Prompts (strings, or rows of tokens) as CLIP's text network reads them, filled up to the longest that there can be."""
-    vector, words, mask, _ = glide.read(text, prompts)
+    vector, words, mask, _, tokens = glide.read(text, prompts)
     n, t, c = words.shape
     xp, rest = array_module(words), text.net.tokenizer.length - t
     words = xp.concatenate([xp.where(mask[..., None], words, 0), xp.zeros((n, rest, c), words.dtype)], axis=1)
     mask = xp.concatenate([mask, xp.zeros((n, rest), bool)], axis=1)
+    tokens = xp.concatenate([tokens, xp.full((n, rest), text.net.tokenizer.pad, tokens.dtype)], axis=1)
     with ag.no_grad():
         z = ag.raw(clip.normalise(text.net.text.out(vector)))
-    return Caption(vector, words, mask, z)
+    return Caption(vector, words, mask, z, tokens)
 
 
 class CaptionTokens(Module):

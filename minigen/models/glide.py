@@ -9,8 +9,8 @@ what the caption asks for there.
 | symbol | code | shape |
 |---|---|---|
 | $x_0$, $x_t$ | ``x_0``, ``x_t`` | (n, h, w, c), data in $[-1, 1]$ |
-| the caption | ``Told``: a vector (n, c), words (n, t, c), and their mask (n, t) | |
-| $f(x_t, t, y)$, the guess of $x_0$ | ``net(x_t, t, *told)``, a `TextUNet` | like $x_t$ |
+| the caption | ``Told``: a vector (n, c), words (n, t, c), their mask and the tokens (n, t) | |
+| $f(x_t, t, y)$, the guess of $x_0$ | ``net(x_t, t, *told)``, a `ReadingUNet` | like $x_t$ |
 | $w_t$, $\lambda$ | ``weights``, ``edges`` | (n,), a number |
 | $m$, what is kept of a picture | ``keep``, 1 = keep, 0 = paint | (n, h, w, 1) |
 | $s$ | ``guidance`` | |
@@ -83,7 +83,7 @@ from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import GROUPS, notes_for, prompt_report, prompts_for, prompts_of
-from minigen.nn.text_unet import TextUNet
+from minigen.nn import ReadingUNet, TextUNet, Words
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.guidance import by_gradient, by_x_0_gradient, clip_log_p, interval
 from minigen.samplers.inpaint import check_mask
@@ -153,6 +153,8 @@ class Config:
     """Decay of the averaged weights that everything but training uses."""
     clip: float = 1.0
     """Largest global norm of the gradient."""
+    text_layers: int = 2
+    """Blocks of the text network that learns with the U-Net what CLIP's does not say; 0: there is none."""
     clip_steps: int = 1000
     """Training steps of CLIP, whose text network, frozen, reads the captions, and which guides on request."""
     noisy_clip: bool = False
@@ -207,13 +209,22 @@ class Told(NamedTuple):
     words: Any  # (n, t, c)
     mask: Any  # (n, t), which of them are words
     beside: Any = None  # (n, h, w, 4), the known pixels and their mask
+    tokens: Any = None  # (n, t), for a text network that learns with the U-Net
 
 
-def read(text: clip.Embedder, prompts: Any, beside: Any = None) -> Told:
-    """Prompts (strings, or rows of tokens) as CLIP's text network reads them; the vector is that of <eos>, which has seen all words."""
-    words, mask = text.text_features(prompts)
-    n = len(words)
-    return Told(words[np.arange(n), to_numpy(mask).sum(1) - 1], words, mask, beside)
+def read(text: clip.Embedder, prompts: Any, beside: Any = None, *, penultimate: bool = False) -> Told:
+    """Prompts (strings, or rows of tokens) as CLIP's text network reads them; the vector is that of <eos>, which has seen all words.
+
+    They are what its last block says, or, with ``penultimate``, the one before; its last norm follows.
+    """
+    tower, tokens = text.net.text, text.net.read(prompts)
+    with ag.no_grad():
+        h = tower.embed(tokens) + tower.positions[: tokens.shape[1]]
+        for block in tower.transformer.blocks[: -1 if penultimate else None]:
+            h = block(h, causal=True)
+        words = ag.raw(tower.transformer.norm(h))
+    mask = tokens != text.net.tokenizer.pad
+    return Told(words[np.arange(len(words)), to_numpy(mask).sum(1) - 1], words, mask, beside, tokens)
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------------
@@ -287,7 +298,7 @@ def draw(
     """A picture of the base model's size for each prompt; exactly ``image`` (n, h, w, c) where ``keep`` is 1. ``how``: fields of `sampling.Sampling`."""
     config, net, text = system.config, system.modules["glide"], clip.Embedder(system.modules["clip"])
     schedule = schedules.cosine(config.T)
-    n, xp = len(prompts), array_module(net.conv_in.w.data)
+    n, xp = len(prompts), array_module(net.unet.conv_in.w.data)
     beside, chosen = None, False
     if keep is not None:
         chosen, beside = check_mask(keep, image.shape), known_pixels(image, keep)
@@ -296,8 +307,10 @@ def draw(
         x_0 = np.clip(x_0, -1, 1)
         return x_0 if keep is None else xp.where(chosen, image, x_0)
 
-    vector, words, mask, _ = read(text, [*prompts, *[negative] * n])  # of one length, so that they make one batch
-    cond, null = Told(vector[:n], words[:n], mask[:n], beside), Told(vector[n:], words[n:], mask[n:], beside)
+    vector, words, mask, _, tokens = read(
+        text, [*prompts, *[negative] * n]
+    )  # of one length, so that they make one batch
+    cond, null = (Told(vector[i], words[i], mask[i], beside, tokens[i]) for i in (slice(n), slice(n, None)))
 
     def base(x_t: Any, t: Any, said: Told) -> Any:
         return net(x_t, t, *said)
@@ -411,12 +424,13 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     clip_net = clip.CLIP(dataset.shape, of_clip, rng=rng)
     text, tokenizer, schedule = clip.Embedder(clip_net), WordTokenizer(), schedules.cosine(config.T)
     side, _, c = dataset.shape
-    net = TextUNet(
+    c_text = of_clip.text_width
+    unet = TextUNet(
         c,
         c,
         size=side,
-        c_vector=of_clip.text_width,
-        c_words=of_clip.text_width,
+        c_vector=c_text,
+        c_words=c_text,
         c_beside=c + 1,
         patch=config.patch,
         base=config.base,
@@ -425,11 +439,14 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         heads=config.heads,
         rng=rng,
     )
+    vocabulary, layers = (len(tokenizer), tokenizer.length), config.text_layers
+    words = Words(*vocabulary, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
+    net = ReadingUNet(unet, words)
     sizes = [side * 2**k for k in range(1, config.upsample + 1)]
-    upsamplers = {size: glide_upsampler.Upsampler(c, size, of_clip.text_width, rng=rng) for size in sizes}
+    upsamplers = {size: glide_upsampler.Upsampler(c, size, c_text, rng=rng) for size in sizes}
 
     def device(a: Any) -> Any:
-        return array_module(net.conv_in.w.data).asarray(a)
+        return array_module(unet.conv_in.w.data).asarray(a)
 
     def captions(batch: Split, rng: Any, beside: Any = None) -> Told:
         tokens, _ = tokenizer.batch(list(batch.captions or ()))
@@ -458,7 +475,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return of_batch
 
     def stages() -> list[Stage]:
-        ends: tuple[str, ...] = ("conv_in", "conv_out", "conv_beside")
+        ends: tuple[str, ...] = ("unet.conv_in", "unet.conv_out", "unet.conv_beside")
         base = stage("glide", net, loss, config, steps=config.steps, lr=config.lr, apart=ends)
         found = [clip.stage(clip_net, of_clip, dataset), base]
         if config.paint_steps:
@@ -560,7 +577,7 @@ def check(config: Config, dataset: Dataset) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if not 0 <= config.null < 1:
         raise ValueError(f"null must be a share from 0 to below 1, got {config.null}")
-    for name, least in (("paint_steps", 0), ("edges", 0), ("most", 1)):
+    for name, least in (("text_layers", 0), ("paint_steps", 0), ("edges", 0), ("most", 1)):
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     if config.upsample not in (0, 1, 2):

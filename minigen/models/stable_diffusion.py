@@ -76,16 +76,15 @@ from minigen.maths.diffusion import q_sample
 from minigen.maths.parametrisation import check_kind, target
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
-from minigen.nn import TextUNet
+from minigen.nn import ReadingUNet, TextUNet, Words
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.inpaint import check_mask
 
 from . import clip, glide, latent_codec, latent_figures, latent_upscaler, sampling
 from .dalle import without_captions
-from .glide import random_masks
+from .glide import Told, random_masks, read
 from .latent_beside import LAYOUT, Boxes, boxes_of, known_places, layout_map, parse_layout
 from .latent_codec import Codec, Identity
-from .latent_text import LatentUNet, Told, Words, read
 from .system import Objective, Picture, Stage, System
 
 TITLE = "Stable Diffusion"
@@ -318,12 +317,9 @@ def draw(
         shown = known if keep is not None else np.zeros((n, z_side, z_side, codec.shape(system.image_shape)[2] + 1))
         where = np.zeros((n, z_side, z_side, LAYOUT)) if layouts is None else layout_map(layouts, side, side // z_side)
         beside = xp.concatenate([xp.asarray(shown, np.float32), xp.asarray(where, np.float32)], axis=3)
-    said = read(
-        text, [*prompts, *[negative] * n], penultimate=config.penultimate
-    )  # of one length, so that they make one batch
-    vector, words, mask, _, tokens = said
-    cond = Told(vector[:n], words[:n], mask[:n], beside, tokens[:n])
-    null = Told(vector[n:], words[n:], mask[n:], beside, tokens[n:])
+    said = [*prompts, *[negative] * n]  # of one length, so that they make one batch
+    vector, words, mask, _, tokens = read(text, said, penultimate=config.penultimate)
+    cond, null = (Told(vector[i], words[i], mask[i], beside, tokens[i]) for i in (slice(n), slice(n, None)))
 
     def base(z_t: Any, t: Any, said: Told) -> Any:
         return net(z_t, t, *said)
@@ -397,9 +393,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         heads=config.heads,
         rng=rng,
     )
-    layers, size = config.text_layers, (len(tokenizer), tokenizer.length)
-    words = Words(*size, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
-    net = modules["unet"] = LatentUNet(unet, words)
+    vocabulary, layers = (len(tokenizer), tokenizer.length), config.text_layers
+    words = Words(*vocabulary, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
+    net = modules["unet"] = ReadingUNet(unet, words)
     if config.upscale_steps:
         modules["upscaler"] = latent_upscaler.Upscaler(c, d, side=side, f=config.factor, c_text=c_text, rng=rng)
 

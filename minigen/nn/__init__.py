@@ -15,7 +15,7 @@ from .layers import (
 )
 from .module import Module, parameter
 from .resnet import Downsample, ResBlock, Upsample, fold, unfold
-from .text_unet import TextAttention, TextUNet
+from .text_unet import ReadingUNet, TextAttention, TextUNet, Words
 from .time import TimeEmbedding, sinusoidal
 from .transformer import Block, Transformer
 from .unet import UNet
@@ -35,6 +35,7 @@ __all__ = [
     "Linear",
     "Module",
     "PixelAttention",
+    "ReadingUNet",
     "ResBlock",
     "Sequential",
     "TextAttention",
@@ -43,6 +44,7 @@ __all__ = [
     "Transformer",
     "UNet",
     "Upsample",
+    "Words",
     "fold",
     "parameter",
     "sinusoidal",

@@ -4,6 +4,10 @@ The text comes in twice: as one vector, which joins the time in every residual b
 whose keys and values stand beside the pixels' own in every attention layer. Pixels are folded into channels at the door
 (``patch``) and every resolution has a learned map of positions: convolutions alone hardly know where they are, and
 half of what a caption says is where.
+
+`Words` is a text network that learns with the U-Net, beside a frozen one that reads the caption: the frozen one (CLIP's) knows from the
+first step what goes together, but its vectors were made to tell pictures apart, and which word carries which attribute is
+blurred in them; what is missing is learnt from the loss of the pictures.
 """
 
 from collections.abc import Sequence
@@ -12,13 +16,15 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
+from kernels.backend import to_numpy
 
 from . import init
 from .attention import merge_heads, split_heads
-from .layers import Conv2d, GroupNorm, Linear
+from .layers import Conv2d, Embedding, GroupNorm, Linear
 from .module import Module, parameter
 from .resnet import Downsample, ResBlock, Upsample, fold, unfold
 from .time import TimeEmbedding
+from .transformer import Transformer
 
 
 class TextAttention(Module):
@@ -167,3 +173,33 @@ class TextStack(Module):
             else:
                 x = part(x, words, mask) if isinstance(part, TextAttention) else part(x)
         return x
+
+
+class Words(Module):
+    r"""$c(y) + e(y)$: words $c$ as a frozen network reads them, and $e$, a transformer of its own over the tokens $y$, which sees both ways."""
+
+    def __init__(self, vocabulary: int, length: int, channels: int, *, layers: int, heads: int = 4, rng: Any):
+        self.embed = Embedding(vocabulary, channels, rng=rng)
+        self.positions = parameter(init.normal((length, channels), 0.5, rng))
+        self.transformer = Transformer(channels, layers, heads, rng=rng)
+
+    def forward(self, vector: Any, words: Any, mask: Any, tokens: Any) -> tuple[Any, Any]:
+        """(n, c) of the last word, (n, t, c), (n, t) bool, (n, t) -> the first two with $e$ added."""
+        e = self.transformer(self.embed(tokens) + self.positions[: tokens.shape[1]], key_mask=mask)
+        last = to_numpy(mask).sum(1) - 1
+        return vector + e[np.arange(len(last)), last], words + e
+
+
+class ReadingUNet(Module):
+    """A `TextUNet` and the `Words` that learn with it; None: it is told what the frozen network says alone."""
+
+    def __init__(self, unet: TextUNet, words: Words | None):
+        self.unet, self.words = unet, words
+
+    def forward(
+        self, x: Any, t: Any, vector: Any, words: Any, mask: Any, beside: Any = None, tokens: Any = None
+    ) -> Any:
+        """As `TextUNet`, and the caption's ``tokens`` (n, t)."""
+        if self.words is not None:
+            vector, words = self.words(vector, words, mask, tokens)
+        return self.unet(x, t, vector, words, mask, beside)

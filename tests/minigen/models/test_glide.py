@@ -112,6 +112,28 @@ def test_glide_the_vector_is_that_of_eos_and_has_seen_the_last_word(system):
     assert (abs(changed.vector - told.vector).max(1) > 1e-6).all()
 
 
+def test_glide_words_of_its_own_are_added_to_clips_and_no_row_hears_of_its_neighbours_padding(system):
+    """A caption told alone is told what it is told beside a longer one; without the words of its own it is the U-Net alone."""
+    net, text = system.modules["glide"], clip.Embedder(system.modules["clip"])
+    together, alone = glide.read(text, PROMPTS), glide.read(text, PROMPTS[:1])
+    assert together.tokens.shape[1] > alone.tokens.shape[1]
+    x, t = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32), np.array([3, 7])
+    with ag.no_grad():
+        vector, words = net.words(*together[:3], together.tokens)
+        long, short = ag.raw(net(x, t, *together)), ag.raw(net(x[:1], t[:1], *alone))
+        np.testing.assert_array_equal(ag.raw(net.unet(x, t, vector, words, together.mask)), long)
+        e, last = ag.raw(words) - together.words, [len(prompt.split()) for prompt in PROMPTS]
+        np.testing.assert_allclose(ag.raw(vector) - together.vector, e[[0, 1], last], atol=1e-5)
+        net.words, kept = None, net.words
+        try:
+            bare = ag.raw(net(x, t, *together))
+        finally:
+            net.words = kept
+        np.testing.assert_array_equal(bare, ag.raw(net.unet(x, t, *together[:3])))
+    np.testing.assert_allclose(short[0], long[0], atol=1e-4)
+    assert abs(e).max() > 0.1 and abs(bare - long).max() > 1e-4
+
+
 def test_glide_captions_are_left_out_sample_by_sample(rng):
     tokens, null = frozen(rng.integers(3, 9, (5, 4))), frozen([2, 0, 0, 0])
     left_out = np.array([True, False, False, True, False])
@@ -127,7 +149,7 @@ def test_glide_first_stage_leaves_them_zero_and_the_second_does_not(data):
     """Weight decay and Muon have nothing to do with a weight that no gradient reaches."""
     found = glide.build(dataclasses.replace(TINY, upsample=0), data, seed=0)
     trainer, sums = Trainer(found, seed=0), []
-    w = found.modules["glide"].conv_beside.w.data
+    w = found.modules["glide"].unet.conv_beside.w.data
     for _ in range(trainer.total):
         trainer.advance(data.train)
         sums.append((trainer.stage.name, float(abs(w).sum())))
