@@ -19,6 +19,7 @@ SYSTEM: dict[str, Any] = {
     "clip_steps": 400,
     "noisy_clip": True,
     "text_layers": 0,
+    "shift": 1.0,
     "steps": 700,
     "paint_steps": 0,
     "upsample": 0,

@@ -15,6 +15,7 @@ class Entry:
     """One line of the curriculum. ``name`` is what the command line calls it, ``module`` where Python finds it.
 
     ``kind`` is "system" for a model that can be trained, "engine", "sampler" or "part" for what the models stand on.
+    ``draws`` is False for a system whose samples are pictures that it found, not pictures that it made.
     """
 
     chapter: int
@@ -23,6 +24,7 @@ class Entry:
     paper: str
     module: str
     kind: str = "system"
+    draws: bool = True
 
     @property
     def exists(self) -> bool:
@@ -59,7 +61,7 @@ CURRICULUM = [
     Entry(5, "vq_vae", "Vector-quantised VAE", "van den Oord et al. 1711.00937", "minigen.models.vq_vae"),
     Entry(6, "pixelcnn", "PixelCNN", "van den Oord et al. 1606.05328", "minigen.models.pixelcnn"),
     Entry(7, "gpt", "GPT on pixels and text", "Radford et al. 2019; Vaswani et al. 1706.03762", "minigen.models.gpt"),
-    Entry(8, "clip", "CLIP", "Radford et al. 2103.00020", "minigen.models.clip"),
+    Entry(8, "clip", "CLIP", "Radford et al. 2103.00020", "minigen.models.clip", draws=False),
     Entry(
         9,
         "dvae",

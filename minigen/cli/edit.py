@@ -100,7 +100,8 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str | N
     """The picture's name, the flags of every system, and the model's own settings."""
     weights, own = arguments.default_weights(entry), picture_fields(model)
     parts: list[tuple[str, Any, Any]] = [("run", EditFlags, EditFlags(weights))]
-    parts.append(("settings", model.Editing, model.Editing()))
+    settings_of = with_names_for_pictures(model.Editing)
+    parts.append(("settings", settings_of, settings_of()))
     together = dataclasses.make_dataclass("Flags", [(name, kind) for name, kind, _ in parts], frozen=True)
     name, positional = None, "[IMAGE]" if own else "IMAGE"
     if args and not args[0].startswith("-"):
@@ -125,6 +126,31 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str | N
 def picture_fields(model: Any) -> dict[str, Any]:
     """The fields of the model's ``Editing`` that hold pictures, and their types."""
     return {name: kind for name, kind in get_type_hints(model.Editing).items() if holds_picture(kind)}
+
+
+def with_names_for_pictures(editing: Any) -> Any:
+    """The dataclass ``Editing`` of a model with words for its help: what a flag that names pictures is followed by.
+
+    It goes by its parent's name, by which the texts below the fields are found in the source.
+    """
+    default = editing()
+    fields = [
+        (name, Annotated[kind, arg(metavar=metavar(kind))], getattr(default, name))
+        for name, kind in get_type_hints(editing).items()
+        if holds_picture(kind)
+    ]
+    same = {"__module__": editing.__module__, "__doc__": editing.__doc__, "__qualname__": editing.__qualname__}
+    return dataclasses.make_dataclass(editing.__name__, fields, bases=(editing,), namespace=same, frozen=True)
+
+
+def metavar(kind: Any) -> str:
+    """IMAGE for a `Picture`, TEXT for words, IMAGE TEXT for a pair of both, as the help shows a setting."""
+    if kind is Picture:
+        return "IMAGE"
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is tuple:
+        return " ".join("..." if part is Ellipsis else metavar(part) for part in parts)
+    return "|".join(map(metavar, parts)) or ("TEXT" if kind is str else kind.__name__.upper())
 
 
 def holds_picture(kind: Any) -> bool:

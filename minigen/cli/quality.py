@@ -1,23 +1,20 @@
-"""The bridge from the tour to the rulers of `minigen.metrics`: figures as text, ready for the page."""
+"""The bridge from the commands to the rulers of `minigen.metrics`: what `minigen sample` prints and the tour's page shows."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 SAMPLES = 512  # figures of quality are over this many samples
 RINGS = "rings"  # the data set whose samples are points: they are set against its density, without a ruler
+OURS = "these samples"
 
 
-def rows(dataset: Any, samples: Any, *, seed: int) -> list[dict[str, Any]]:
-    """``{"label", "figures": {heading: text}}`` of the samples and of what is known.
-
-    For labelled images and for points on a ring; of anything else no figure is known, and there are no rows.
-    """
-    if dataset.name != RINGS and (len(dataset.shape) != 3 or dataset.train.labels is None):
-        return []
-    found = figures(dataset, samples, seed=seed)
-    return [{"label": label, "figures": as_text(row)} for label, row in found.items()]
+def ruled(dataset: Any) -> bool:
+    """Whether samples of a data set can be measured by `figures`: labelled images, and points on a ring."""
+    return dataset.name == RINGS or (len(dataset.shape) == 3 and dataset.train.labels is not None)
 
 
 def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, float]]:
@@ -26,10 +23,10 @@ def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, flo
     from minigen.metrics.report import quality, quality_of_points
 
     if dataset.name == RINGS:
-        pair = {"these samples": samples, "test split": dataset.test.images}
+        pair = {OURS: samples, "test split": dataset.test.images}
         return {label: quality_of_points(Rings(), points) for label, points in pair.items()}
     ruler, references = known(dataset.name, dataset)
-    return {"these samples": quality(dataset, samples, ruler, rng=np.random.default_rng(seed)), **references}
+    return {OURS: quality(dataset, samples, ruler, rng=np.random.default_rng(seed)), **references}
 
 
 def known(name: str, dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
@@ -46,9 +43,65 @@ def known(name: str, dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
 _known: dict[str, Any] = {}
 
 
-def as_text(figures: dict[str, float]) -> dict[str, str]:
+def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
+    """The spread of the samples' ``fd_ratio``; and its mean and spread for training images drawn with replacement (worked out once a tour)."""
+    from minigen.metrics import report
+
+    ruler, name = known(dataset.name, dataset)[0], f"chance of {dataset.name}"
+    if name not in _known:
+        _known[name] = report.chance(dataset, ruler)
+    return report.spread(dataset, samples, ruler), _known[name]
+
+
+def classes_of(dataset: Any, samples: Any) -> Any:
+    """(n,) integers: the class that the ruler's plain classifier takes each sample for."""
+    ruler = known(dataset.name, dataset)[0]
+    return ruler.probabilities(dataset.scale(dataset.unscale(samples))).argmax(axis=1)
+
+
+def prompts(
+    paint: Callable[..., Any], n: int, *, seed: int, settings: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """The report of `minigen.metrics.prompts` over ``n`` prompts a group, painted with these settings but for the prompt."""
+    from minigen.metrics.prompts import prompt_report
+
+    others = {name: value for name, value in settings.items() if name != "prompt"}
+    return prompt_report(functools.partial(paint, rng=np.random.default_rng(seed), **others), n)
+
+
+def captioned(dataset: Any, samples: Any, real: Any, other: Any, what: str) -> dict[str, dict[str, float]]:
+    """label -> figures of captioned pictures, which have no ruler: the share that the oracle can read, and the clouds in pixels.
+
+    ``real`` are the pictures that all are set against, ``other`` (called ``what``) as many of the same kind, both grey levels. Those
+    stand beside the samples, and so do what is left of them without the things on them, and noise with their levels.
+    """
+    from minigen.data.oracle import readings
+    from minigen.metrics.baselines import pixel_noise
+    from minigen.metrics.clouds import overlap
+
+    def row(pictures: Any) -> dict[str, float]:
+        clouds = overlap(*(x.reshape(len(x), -1).astype(np.float32) for x in (real, dataset.unscale(pictures))))
+        return {"valid": float(np.mean([not reading.fault for reading in readings(pictures)])), **asdict(clouds)}
+
+    known = {
+        what: other,
+        "their backgrounds alone": np.broadcast_to(other[:, :1, :1], other.shape),
+        "pixel noise": pixel_noise(other, len(other), rng=np.random.default_rng(0)),
+    }
+    return {OURS: row(samples), **{label: row(dataset.scale(levels)) for label, levels in known.items()}}
+
+
+def drawn_again(prompts: Sequence[str], *, seed: int) -> Any:
+    """A real picture for each prompt, grey levels: what it leaves open (places to the pixel, shades) is drawn from ``seed``."""
+    from minigen.data import shapes
+    from minigen.data.captions import parse
+
+    return shapes.render(shapes.arrange([parse(text) for text in prompts], rng=np.random.default_rng(seed)))
+
+
+def as_text(figures: Mapping[str, float]) -> dict[str, str]:
     """Heading -> number, in the order and with the digits that `minigen.metrics` gives them."""
-    return {c.heading: f"{figures[key]:.{c.digits}f}" for key, c in columns().items() if key in figures}
+    return {c.heading: f"{figures[key]:.{c.digits}f}" for key, c in columns().items() if figures.get(key) is not None}
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """`minigen sample SYSTEM`: draw from trained weights into a picture."""
 
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -152,14 +151,13 @@ def print_quality(system: Any, about: Any, samples: Any, flags: SampleFlags) -> 
 
 def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> None:
     """How often the system draws what it is asked for, with these settings."""
-    from minigen.metrics.prompts import format_report, prompt_report
+    from minigen.cli import quality
+    from minigen.metrics.prompts import format_report
 
     if system.paint is None:
         raise UserError("--prompts is for systems that draw what a prompt says")
-    others = {name: value for name, value in settings.items() if name != "prompt"}
     with said_in_one_sentence("--prompts"):
-        paint = functools.partial(system.paint, rng=np.random.default_rng(flags.seed), **others)
-        print(format_report(prompt_report(paint, flags.prompts or 0)))
+        print(format_report(quality.prompts(system.paint, flags.prompts or 0, seed=flags.seed, settings=settings)))
 
 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:

@@ -1,24 +1,22 @@
-"""`minigen tour`: every system trained for a short while, one after another, and all of them on one page."""
+"""`minigen tour`: every system trained for a short while, one after another, and all of them on one page: the family portrait."""
 
 import dataclasses
 import datetime
 import json
 import sys
-import time
 import traceback
-import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import arg
 
-from minigen.cli import arguments, curriculum, page, quality
+from minigen.cli import arguments, curriculum, portrait, portrait_page, tour_page
 from minigen.cli.train import default_data
 from minigen.errors import Interrupted, UserError, os_reason, said_in_one_sentence
 
 FACTS = "tour.json"  # beside a system's pictures: what the page says about it
-FORMAT = 2  # of those facts
+FORMAT = 3  # of those facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +31,8 @@ class TourFlags:
     """cpu or cuda."""
     seed: int = 0
     """Initial weights, batches and noise all follow from this number."""
+    resume: bool = False
+    """Go on with a tour that was stopped: systems that are done with this seed are neither trained nor measured again, and one that was training goes on from its checkpoint."""
 
 
 def main(args: list[str]) -> int:
@@ -51,6 +51,9 @@ def main(args: list[str]) -> int:
     write_page(flags.out)  # before any time is spent: the folder can be written to, and there is a page to look at
     for number, entry in enumerate(entries, start=1):
         print(f"[{number}/{len(entries)}] {entry.name}: {entry.title} ({entry.paper})", flush=True)
+        if flags.resume and done(entry, flags):
+            print(f"{entry.name} is done already: {flags.out / entry.name}")
+            continue
         try:
             facts = visit(entry, flags)
         except Interrupted as error:
@@ -78,33 +81,47 @@ def chosen(only: str | None) -> list[curriculum.Entry]:
     return running
 
 
+def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
+    """Whether the folder holds what this tour would find: the same settings and seed, visited to the end."""
+    facts = read_facts(flags.out / entry.name)
+    if facts is None or "failed" in facts:
+        return False
+    return bool(facts["seed"] == flags.seed and facts["config"] == config_of(curriculum.load(entry)))
+
+
+def config_of(model: Any) -> dict[str, Any]:
+    """The settings of a model on the tour, for JSON."""
+    from minigen.train.checkpoint import config_to_json
+
+    return config_to_json(tour_config(model))
+
+
 def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     """Train one system on its tour budget, sample from the file it left, measure, and return what to tell about it."""
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
     from minigen.train.log import curves, read_log
-    from minigen.train.run import LOG, Run, train
+    from minigen.train.run import CHECKPOINT, LOG, Run, train
 
     model = curriculum.load(entry)
     out = flags.out / entry.name
     dataset = arguments.load_data(default_data(model))
     system = arguments.build(model, tour_config(model), dataset, seed=flags.seed, device=flags.device)
     run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
-    result = train(system, dataset, run)
+    result = train(system, dataset, run, resume=flags.resume and (out / CHECKPOINT).exists())
 
     system, _ = arguments.load_weights(result.weights, entry, device=flags.device)
-    rng = np.random.default_rng((flags.seed, zlib.crc32(b"tour")))
-    start = time.monotonic()
-    samples = system.sample(quality.SAMPLES, rng=rng)
-    sampling = time.monotonic() - start
-    notes = [] if system.notes is None else system.notes(samples)
-    picture = pictures.noted(dataset, samples[:24], notes[:24]) if notes else pictures.grid(dataset, samples[:64])
+    print("sampling and measuring (the first time on a data set, the ruler itself is trained)", flush=True)
+    sitting = portrait.sit(entry, model, system, dataset, seed=flags.seed)
+    notes = [] if system.notes is None else system.notes(sitting.samples)
+    few = sitting.samples[:24] if notes else sitting.samples[:64]
+    picture = pictures.noted(dataset, few, notes[:24]) if notes else pictures.grid(dataset, few)
     pictures.save_png(out / "samples.png", picture)
+    if len(sitting.shown):  # side by side, pixel by pixel: the page cuts them apart
+        pictures.save_png(out / portrait_page.SHOWN, np.concatenate(list(dataset.to_rgb8(sitting.shown)), axis=1))
     has_strip = draw_strip(system, dataset, out / "trajectory.png", flags.seed)
     captions = draw_pictures(system, model, dataset, out, flags.seed)
     own = {} if system.figures is None else system.figures(dataset, rng=np.random.default_rng(flags.seed))
-    print("measuring the samples (the first time on a data set, the ruler itself is trained)", flush=True)
-    measured = quality.rows(dataset, samples, seed=flags.seed)
     found = curves(read_log(out / LOG))
     losses = {name: float(np.mean(y[-max(1, len(y) // 20) :])) for name, (_, y) in found.items()}
     svg = pictures.curve_svg(found, title=f"loss of {model.TITLE} over the steps")
@@ -114,17 +131,17 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
         "paper": model.PAPER,
         "equation": model.EQUATION,
         "data": dataset.name,
+        "seed": flags.seed,
+        "config": config_of(model),
         "steps": result.steps,
         "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
         "parameters": result.parameters,
         "losses": losses,
-        "own": own,
-        "samples": len(samples),
-        "sampling_seconds": sampling,
+        "own": portrait.without_nan(own),
         "trajectory": has_strip,
         "pictures": captions,
-        "quality": measured,
-        "meanings": quality.meanings() if measured else {},
+        **sitting.facts,
     }
 
 
@@ -166,7 +183,6 @@ def about(entry: curriculum.Entry) -> dict[str, Any]:
         "title": entry.title,
         "paper": entry.paper,
         "file": entry.file,
-        "source": str(curriculum.source_file(curriculum.load(entry))),
         "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     }
 
@@ -180,13 +196,17 @@ def keep(out: Path, entry: curriculum.Entry, facts: dict[str, Any]) -> None:
     write_atomically(out / entry.name / FACTS, json.dumps(facts, indent=1).encode())
 
 
-def read_facts(path: Path) -> dict[str, Any] | None:
-    """The facts of a system that was visited, or None if there are none that this version understands."""
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """The facts of a system that was visited, or None if there are none that this version understands, or no pictures to them."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        return None
+    return (
+        facts if "failed" in facts or all((folder / name).exists() for name in tour_page.pictures_of(facts)) else None
+    )
 
 
 def write_page(out: Path) -> None:
@@ -199,8 +219,17 @@ def write_page(out: Path) -> None:
         raise UserError(f"cannot write to the folder {out}: {os_reason(error)}") from error
     visited = []
     for entry in curriculum.systems().values():
-        path = out / entry.name / FACTS
-        facts = read_facts(path)
+        facts = read_facts(out / entry.name)
         if facts is not None:
-            visited.append(facts)
-    write_atomically(out / "index.html", page.render(visited, out).encode())
+            visited.append(facts | known(entry))
+    write_atomically(out / "index.html", tour_page.render(visited, out).encode())
+
+
+def known(entry: curriculum.Entry) -> dict[str, Any]:
+    """What the page says of a system by its source: where that is, what is new in it, and which systems it needs."""
+    model = curriculum.load(entry)
+    return {
+        "source": str(curriculum.source_file(model)),
+        "new": portrait.news(model.__doc__),
+        "from": portrait.parents(entry),
+    }

@@ -279,6 +279,18 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     return Schedule(np.concatenate([[1.0], moved[1:] ** 2]), schedule.times)
 
 
+def shifted(schedule: Schedule, s: float) -> Schedule:
+    r"""The same with SNR / $s^2$: as much is left of an average over $s \times s$ pixels as was of one pixel (Hoogeboom, Heek & Salimans 2023, "simple diffusion", 2301.11093, on adjusting the noise schedule).
+
+    Neighbouring pixels say nearly the same. Under the noise of a schedule made for small pictures a large one can be read from
+    itself at nearly all times, and a network has little reason to look at what it is told besides. Raises ValueError unless s > 0.
+    """
+    if not 0 < s < np.inf:
+        raise ValueError(f"s must be a positive number, got {s}")
+    a = schedule.alpha_bar
+    return Schedule(a / (a + s**2 * (1 - a)), schedule.times)
+
+
 def min_snr_weight(t: Any, schedule: Schedule, kind: str = "eps", gamma: float = 5.0) -> Any:
     r"""The weight of $\| y - \hat y \|^2$ that clips the weight of $\| x_0 - \hat x_0 \|^2$ at $\gamma$ (Hang et al. 2023, 2303.09556, eq. 10).
 

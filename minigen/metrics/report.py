@@ -177,11 +177,21 @@ def chance(dataset: Dataset, ruler: Ruler, *, draws: int = 40) -> tuple[float, f
     """
     n = min(SAMPLES, len(dataset.train.images))
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
-    unit = frechet_distance(of_train[:n], of_test)
-    rng = np.random.default_rng(0)
-    picks = [rng.choice(len(of_train), n) for _ in range(draws)]
-    ratios = [frechet_distance(of_train[rows], of_test) / unit for rows in picks]
+    ratios = _redrawn(of_train, n, of_train, of_test, draws)
     return float(np.mean(ratios)), float(np.std(ratios, ddof=1))
+
+
+def spread(dataset: Dataset, images: Float[Array, "n h w c"], ruler: Ruler, *, draws: int = 40) -> float:
+    """The error of ``fd_ratio`` of some image samples: its spread over samples drawn from them with replacement (fixed seed)."""
+    of_train, of_test = (ruler.features(x) for x in _references(dataset))
+    ours = ruler.features(dataset.scale(dataset.unscale(images)))
+    return float(np.std(_redrawn(ours, len(ours), of_train, of_test, draws), ddof=1))
+
+
+def _redrawn(features: Array, n: int, of_train: Array, of_test: Array, draws: int) -> list[float]:
+    """``fd_ratio`` of ``n`` rows of features drawn with replacement, so many times."""
+    unit, rng = frechet_distance(of_train[:n], of_test), np.random.default_rng(0)
+    return [frechet_distance(features[rng.choice(len(features), n)], of_test) / unit for _ in range(draws)]
 
 
 def format_tables(rows: dict[str, dict[str, float]]) -> list[Table]:

@@ -121,6 +121,8 @@ class Config:
     """Tell the image network the time t and train it on noisy pictures, for guidance."""
     T: int = 200
     """Length of the noising chain of noise_aware."""
+    shift: float = 1.0
+    """Its SNR is that of the cosine schedule over shift^2, see `schedules.shifted`."""
     steps: int = 1200
     """Training steps."""
     batch_size: int = 128
@@ -419,6 +421,8 @@ def check(config: Config, shape: tuple[int, ...]) -> None:
     for name in ("width", "patch", "text_width", "layers", "heads", "T"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if not 0 < config.shift < np.inf:
+        raise ValueError(f"shift must be a positive number, got {config.shift}")
     if config.false < 0:
         raise ValueError(f"false must be at least 0, got {config.false}")
     if not config.channels or min(config.channels) < 8 or any(c % 8 for c in config.channels):
@@ -432,7 +436,7 @@ def check(config: Config, shape: tuple[int, ...]) -> None:
 
 def stage(net: CLIP, config: Config, dataset: Dataset, name: str = "clip") -> Stage:
     """The training of a CLIP, for the systems that have one."""
-    schedule = schedules.cosine(config.T)
+    schedule = schedules.shifted(schedules.cosine(config.T), config.shift)
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
         xp = array_module(net.log_scale.data)
@@ -546,7 +550,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             what = f"zero-shot colour and shape of one thing, of {len(PAIRS)}{name}"
             found[what] = float((named(x[one]) == want).mean())
             for t in (net.T // 4, net.T // 2, 3 * net.T // 4) if config.noise_aware else ():
-                x_t = q_sample(x[one], t, rng.standard_normal(x[one].shape).astype(np.float32), schedules.cosine(net.T))
+                noisy = schedules.shifted(schedules.cosine(net.T), config.shift)
+                x_t = q_sample(x[one], t, rng.standard_normal(x[one].shape).astype(np.float32), noisy)
                 found[f"{what}, at t = {t} of {net.T}"] = float((named(x_t, t) == want).mean())
             for number, which in (("one thing", one), ("two things", ~one)):
                 some = [scene for scene, is_one in zip(scenes, which) if is_one]

@@ -104,6 +104,8 @@ class Config:
 
     T: int = 200
     """Length of the noising chains."""
+    shift: float = 4.0
+    """s: the decoder's chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see `schedules.shifted`. 1: as it is."""
     sample_steps: int = 10
     """Levels that the decoder visits in sampling; T visits all."""
     prior_sample_steps: int = 20
@@ -126,6 +128,8 @@ class Config:
     """Buckets of the product of the two vectors."""
     ar_steps: int = 600
     """Training steps of the autoregressive prior; 0: there is none."""
+    prior_batch: int = 64
+    """Pictures a step of the priors."""
     prior_lr: float = 2e-3
     """Peak learning rate of the priors (AdamW); falls along a cosine."""
     patch: int = 4
@@ -148,10 +152,10 @@ class Config:
     """Share of the embeddings that the decoder is not told in training."""
     no_text: float = 0.5
     """Share of the captions that the decoder is not told in training."""
-    steps: int = 3600
+    steps: int = 4500
     """Training steps of the decoder."""
-    batch_size: int = 64
-    """Pictures a step, of the priors and the decoder."""
+    batch_size: int = 32
+    """Pictures a step of the decoder."""
     lr: float = 4e-3
     """Peak learning rate of the decoder and the up-samplers (Muon and AdamW); falls along a cosine."""
     weight_decay: float = 0.01
@@ -233,8 +237,13 @@ class Chain:
 
     @property
     def schedule(self) -> Schedule:
-        """That of all the diffusion models of the chain."""
+        """That of the prior and the up-samplers."""
         return schedules.cosine(self.config.T)
+
+    @property
+    def of_pixels(self) -> Schedule:
+        """That of the decoder."""
+        return glide.schedule_of(self.config)
 
     def device(self, a: Any) -> Any:
         """An array where the networks are."""
@@ -283,7 +292,7 @@ class Chain:
             self.told(z, prompts),
             self.told(0 * z),
             self.noise(len(z), rng),
-            self.schedule,
+            self.of_pixels,
             steps=steps,
             guidance=guidance,
             rng=rng,
@@ -413,7 +422,7 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
         z, said = dalle2_decoder.without_embeddings(text.encode_image(x_0), no_image), captions(batch, no_text)
         beside = glide.known_pixels(x_0, glide.random_masks(len(x_0), chain.shape[0], rng=rng)) if masks else None
         told = Told(z, glide.Told(said.vector, said.words, said.mask, beside, said.tokens))
-        return glide.training_loss(lambda x_t, t: chain.decoder(x_t, t, told), x_0, schedule, config, rng), {}
+        return glide.training_loss(lambda x_t, t: chain.decoder(x_t, t, told), x_0, chain.of_pixels, config, rng), {}
 
     def upsampling_loss(size: int) -> Callable[..., Any]:
         spoilt = dalle2_upsampler.softened if size == SIDES[1] else dalle2_upsampler.degraded
@@ -448,9 +457,10 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
         "optimiser": "muon",
         "apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside"),
     }
-    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, lr=config.prior_lr)]
+    of_prior: dict[str, Any] = {"lr": config.prior_lr, "batch_size": config.prior_batch}
+    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, **of_prior)]
     if chain.ar_prior is not None:
-        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, lr=config.prior_lr))
+        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, **of_prior))
     found.append(stage("decoder", chain.decoder, decoder_loss, config.steps, **of_decoder))
     if config.paint_steps:
         painting = partial(decoder_loss, masks=True)
@@ -466,10 +476,12 @@ def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
     if dataset.name != "shapes":
         raise ValueError(f"this model draws what captions say, data set 'shapes', and '{dataset.name}' has none")
-    names = "T sample_steps prior_sample_steps channels layers prior_steps patch base heads steps upsample_batch"
+    names = "T prior_batch sample_steps prior_sample_steps channels layers prior_steps patch base heads steps upsample_batch"
     for name in names.split():
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if not 0 < config.shift < np.inf:
+        raise ValueError(f"shift must be a positive number, got {config.shift}")
     for name in ("no_caption", "no_image", "no_text"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must be a share from 0 to below 1, got {getattr(config, name)}")

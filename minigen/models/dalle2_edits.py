@@ -61,7 +61,7 @@ PRIORS = ("diffusion", "autoregressive", "text", "none")
 
 def levels_of(chain: Any, steps: int | None) -> Schedule:
     """The levels of the way to the noise and back."""
-    return schedules.spaced(chain.schedule, min(LEVELS, chain.config.T) if steps is None else steps)
+    return schedules.spaced(chain.of_pixels, min(LEVELS, chain.config.T) if steps is None else steps)
 
 
 def walked(chain: Any, x_T: Any, z: Any, levels: Schedule, *, guidance: float, eta: float, rng: Any) -> Any:

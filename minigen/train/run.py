@@ -48,13 +48,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run leaves: the paths of its files, the steps, the seconds spent, the size."""
+    """What a finished run leaves: the paths of its files, the steps, the seconds of training (earlier parts included), the size.
+
+    ``cpu_seconds`` are those of all threads; None where an earlier part of the run was saved without them.
+    """
 
     out: Path
     steps: int
     seconds: float
     parameters: int
     picture: Path
+    cpu_seconds: float | None = None
 
     @property
     def weights(self) -> Path:
@@ -83,6 +87,7 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
             _steps(trainer, keeper, log, progress, stop, dataset)
             log.flush()
             keeper.save()
+        seconds, cpu_seconds = keeper.seconds(), keeper.cpu_seconds()
         picture = keeper.draw()
     except NonFinite as error:
         raise NonFinite(
@@ -92,7 +97,7 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     finally:
         log.close()
     parameters = sum(module.flat.size for module in system.modules.values())
-    return Result(run.out, trainer.done, keeper.seconds(), parameters, picture)
+    return Result(run.out, trainer.done, seconds, parameters, picture, cpu_seconds)
 
 
 def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, stop: "Stop", dataset: Any) -> None:
@@ -130,11 +135,17 @@ class Keeper:
             "seed": run.seed,
         }
         self.earlier, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
+        self.earlier_cpu: float | None = 0.0
+        self.started_cpu = time.process_time()
         self.saved_step = 0
 
     def seconds(self) -> float:
         """Time spent on this run, earlier parts included."""
         return self.earlier + time.monotonic() - self.started
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time of all threads spent on this run, earlier parts included; None if one of those did not keep it."""
+        return None if self.earlier_cpu is None else self.earlier_cpu + time.process_time() - self.started_cpu
 
     def begin(self) -> None:
         """Make the folder and its first checkpoint. A run that is there already is not touched."""
@@ -154,7 +165,9 @@ class Keeper:
     def save(self) -> None:
         """Write the checkpoint, then the weights. Both are whole at every moment, the old ones or the new."""
         trainer = self.trainer
-        about = {"kind": "checkpoint", **self.identity, **trainer.position, "seconds": round(self.seconds(), 3)}
+        cpu = self.cpu_seconds()
+        spent = {"seconds": round(self.seconds(), 3), "cpu_seconds": None if cpu is None else round(cpu, 3)}
+        about = {"kind": "checkpoint", **self.identity, **trainer.position, **spent}
         try:
             checkpoint.save(self.run.out / CHECKPOINT, trainer.arrays(), about)
             self.saved_step = trainer.done
@@ -184,7 +197,9 @@ class Keeper:
             about = reader.about
             refuse_difference(path, about, self.identity)
             self.trainer.load(position_of(path, about, self.trainer), reader.arrays)
+        cpu = about.get("cpu_seconds")
         self.earlier = float(about.get("seconds", 0.0))
+        self.earlier_cpu = float(cpu) if isinstance(cpu, int | float) else None
         self.saved_step = self.trainer.done
         try:
             (self.run.out / SAMPLES).mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from minigen.__main__ import main
-from minigen.cli import edit
+from minigen.cli import curriculum, edit
 from minigen.data import load
 from minigen.errors import UserError
 from minigen.models.system import Picture
@@ -109,6 +109,39 @@ class Blending:
     """Any number of pictures."""
     large: int = 1
     """How many times larger the edits are."""
+
+
+def test_the_help_says_image_where_a_picture_is_named_and_keeps_every_explanation(
+    toy_system: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(toy_system, "Editing", Blending)
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["edit", "toy", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for flag, help_text in {
+        "--blend IMAGE IMAGE": "Two pictures, whose mean is drawn.",
+        "--other IMAGE": "A picture that is drawn.",
+        "--told IMAGE TEXT": "A picture and a word.",
+        "--some IMAGE ...": "Any number of pictures.",
+        "--large INT": "How many times larger the edits are.",
+        "[IMAGE]": "Settings of edits that are made of several pictures.",
+    }.items():
+        assert f"{flag} " in said and help_text in said, flag
+    assert "{None}|" not in said
+
+
+@pytest.mark.parametrize("name", edit.editors())
+def test_no_flag_for_a_picture_of_any_system_is_called_a_string(name: str, capsys: Any):
+    model = curriculum.load(curriculum.find(name))
+    named = edit.with_names_for_pictures(model.Editing)
+    assert named() == named(**vars(model.Editing())) and vars(named()) == vars(model.Editing())
+    assert list(vars(named())) == list(vars(model.Editing()))  # in the same order
+    with pytest.raises(SystemExit):
+        main(["edit", name, "--help"])
+    said = capsys.readouterr().out
+    for field in edit.picture_fields(model):
+        assert f"--{field.replace('_', '-')} IMAGE" in said
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +14,19 @@ import pytest
 from PIL import Image
 
 from minigen.__main__ import main
-from minigen.cli import curriculum, page, quality, tour
+from minigen.cli import curriculum, portrait, quality, tour, tour_page
 from minigen.data import Split, load
 from minigen.train.loop import Trainer
 from tests.minigen.train import toy
-
-FIGURES = [{"label": "these samples", "figures": {"FD x": "0.91"}}, {"label": "pixel noise", "figures": {"FD x": "24"}}]
+from tests.support.pages import Page, read
 
 
 @pytest.fixture
-def two(toy_system: Any, inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def two(without_ruler: None, inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A curriculum of two toys and a ruler that needs no training; the folder of their tour."""
     second = dataclasses.replace(toy.ENTRY, name="toy_two", chapter=100)
     monkeypatch.setattr(curriculum, "CURRICULUM", [toy.ENTRY, second])
-    monkeypatch.setattr(quality, "SAMPLES", 64)
-    monkeypatch.setattr(quality, "rows", lambda dataset, samples, *, seed: FIGURES)
     return inside / "out" / "tour"
-
-
-class Page(HTMLParser):
-    """What a browser would look at."""
-
-    VOID = ("meta", "img", "path", "link", "br")
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open, f"left open: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-
-def read(out: Path) -> tuple[str, Page]:
-    text = (out / "index.html").read_text(encoding="utf-8")
-    return text, Page(text)
 
 
 def test_the_page_shows_every_system_and_needs_no_network(two: Path, capsys: pytest.CaptureFixture[str]):
@@ -71,7 +35,7 @@ def test_the_page_shows_every_system_and_needs_no_network(two: Path, capsys: pyt
     assert "[1/2] toy: Toy" in said and "[2/2] toy_two" in said and "the tour: out/tour/index.html" in said
     text, seen = read(two)
     assert "http" not in text and not seen.all("script") and not seen.all("link")
-    assert [s["id"] for s in seen.all("section")] == ["toy", "toy_two"]
+    assert [s["id"] for s in seen.all("section") if "id" in s] == ["portrait", "toy", "toy_two"]
     assert "trained for" in text and "16 steps on digits" in text and "1,177" in text and "loss generator" in text
     assert "L = |x - f(x + e)|^2 &lt;for tests&gt;" in text and "Nobody 2026" in text
     assert "0.91" in text and "pixel noise" in text
@@ -96,7 +60,7 @@ def test_the_page_suits_a_phone_and_the_dark(two: Path):
 def test_the_link_to_the_source_leads_there(two: Path):
     assert main(["tour", "--only", "toy", "--out", "deep/er"]) == 0
     _, seen = read(Path("deep/er"))
-    (link,) = [a["href"] for a in seen.all("a")]
+    (link,) = [a["href"] for a in seen.all("a") if not str(a["href"]).startswith("#")]
     assert (Path("deep/er") / str(link)).resolve() == Path(toy.__file__).resolve()
 
 
@@ -112,7 +76,7 @@ def test_a_later_tour_keeps_what_an_earlier_one_found(two: Path):
     before = (two / "toy_two" / tour.FACTS).read_bytes()
     assert main(["tour", "--only", " toy ,"]) == 0
     _, seen = read(two)
-    assert [s["id"] for s in seen.all("section")] == ["toy", "toy_two"]
+    assert [s["id"] for s in seen.all("section") if "id" in s] == ["portrait", "toy", "toy_two"]
     assert (two / "toy_two" / tour.FACTS).read_bytes() == before
 
 
@@ -131,7 +95,7 @@ def test_ctrl_c_leaves_the_systems_that_are_done(
     assert main(["tour"]) == 130
     assert "stopped; the tour so far is in out/tour/index.html" in capsys.readouterr().err
     _, seen = read(two)
-    assert [s["id"] for s in seen.all("section")] == ["toy"]
+    assert [s["id"] for s in seen.all("section") if "id" in s] == ["portrait", "toy"]
 
 
 def test_a_page_is_there_from_the_beginning(two: Path, monkeypatch: pytest.MonkeyPatch):
@@ -151,7 +115,7 @@ def test_a_system_that_fails_is_told_and_the_next_is_visited(
     assert main(["tour"]) == 2
     assert "minigen: toy: the loss 'generator' became nan at step 8" in capsys.readouterr().err
     text, seen = read(two)
-    assert text.count("It did not get to the end") == 2 and len(seen.all("section")) == 2
+    assert text.count("It did not get to the end") == 2 and len(seen.all("section")) == 2 + 2
 
 
 def test_a_mistake_in_a_model_does_not_end_the_tour(
@@ -183,26 +147,103 @@ def test_figures_of_quality_come_with_headings_and_meanings():
     assert all(quality.meanings().values())
     assert [heading for names in quality.groups().values() for heading in names] == list(quality.meanings())
     unlabelled = dataclasses.replace(load("digits"), train=Split(load("digits").train.images))
-    assert quality.rows(unlabelled, None, seed=0) == []
+    assert quality.ruled(load("digits")) and not quality.ruled(unlabelled)
 
 
 def test_points_on_a_ring_have_their_modes_counted():
     rings = load("rings")
-    ours, test = quality.rows(rings, rings.train.images[:512], seed=0)
-    assert (ours["label"], test["label"]) == ("these samples", "test split")
-    assert list(ours["figures"]) == quality.groups()["modes"]
-    assert ours["figures"]["modes"] == test["figures"]["modes"] == "8"
+    found = quality.figures(rings, rings.train.images[:512], seed=0)
+    assert list(found) == ["these samples", "test split"] and quality.ruled(rings)
+    ours, test = (quality.as_text(row) for row in found.values())
+    assert list(ours) == quality.groups()["modes"]
+    assert ours["modes"] == test["modes"] == "8"
 
 
 def test_figures_of_quality_stand_in_the_tables_of_their_groups(two: Path, monkeypatch: pytest.MonkeyPatch):
-    figures = {"FD x": "0.91", "precision": "0.42", "recall": "0.52"}
-    monkeypatch.setattr(quality, "rows", lambda dataset, samples, *, seed: [{"label": "these", "figures": figures}])
+    figures = {"fd_ratio": 0.91, "precision": 0.42, "recall": 0.52}
+    monkeypatch.setattr(quality, "figures", lambda dataset, samples, *, seed: {"these": figures})
     assert main(["tour", "--only", "toy"]) == 0
     written, seen = read(two)
     assert "<th>fidelity</th><th>FD x</th></tr><tr><td>these</td><td>0.91</td>" in written
     assert "<th>fidelity and diversity</th><th>precision</th><th>recall</th></tr>" in written
-    assert "classes and memory" not in written and len(seen.all("dt")) == 3
+    assert "<td>0.420</td><td>0.520</td>" in written
+    assert "classes and memory" not in written and len(seen.all("dt")) == 3 + len(portrait.COLUMNS)
 
 
 def test_an_empty_page_is_a_page(tmp_path: Path):
-    Page(page.render([], tmp_path))
+    Page(tour_page.render([], tmp_path))
+
+
+# --- going on -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that are trained from here on."""
+    real, found = Trainer.advance, []
+
+    def advance(self: Trainer, split: Any) -> Any:
+        found.append(self.done)
+        return real(self, split)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    return found
+
+
+def test_a_resumed_tour_neither_trains_nor_measures_what_is_done(
+    two: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["tour", "--only", "toy"]) == 0
+    before = (two / "toy" / tour.FACTS).read_bytes()
+    steps.clear()
+    sat: list[str] = []
+    real = portrait.sit
+    monkeypatch.setattr(
+        portrait, "sit", lambda entry, *args, **how: sat.append(entry.name) or real(entry, *args, **how)
+    )
+    assert main(["tour", "--resume"]) == 0
+    assert "toy is done already" in capsys.readouterr().out
+    assert (two / "toy" / tour.FACTS).read_bytes() == before
+    assert len(steps) == 16 and sat == ["toy_two"]
+    steps.clear(), sat.clear()
+    assert main(["tour", "--resume"]) == 0
+    assert not steps and not sat
+    assert main(["tour"]) == 0  # without the flag everything is done anew
+    assert len(steps) == 32 and sat == ["toy", "toy_two"]
+
+
+def test_a_system_that_was_training_goes_on_from_its_checkpoint(two: Path, steps: list[int], monkeypatch: Any):
+    real = Trainer.advance
+
+    def advance(self: Trainer, split: Any) -> Any:
+        if len(steps) == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, split)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    assert main(["tour", "--only", "toy"]) == 130
+    assert steps == list(range(10))
+    assert main(["tour", "--only", "toy", "--resume"]) == 0
+    assert steps == list(range(16))
+    assert main(["tour", "--only", "toy", "--out", "whole"]) == 0
+    assert (two / "toy" / "weights.safetensors").read_bytes() == Path("whole/toy/weights.safetensors").read_bytes()
+    assert (two / "toy" / "portrait.png").read_bytes() == Path("whole/toy/portrait.png").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["seed", "config", "failed", "format", "picture"])
+def test_what_is_not_what_this_tour_would_find_is_visited_again(two: Path, steps: list[int], change: str):
+    assert main(["tour", "--only", "toy"]) == 0
+    path = two / "toy" / tour.FACTS
+    facts = json.loads(path.read_text())
+    if change == "picture":
+        (two / "toy" / "portrait.png").unlink()
+    elif change == "config":
+        facts["config"]["hidden"] = 4
+    else:
+        facts[change] = {"seed": 5, "failed": "for a reason", "format": 1}[change]
+    path.write_text(json.dumps(facts))
+    steps.clear()
+    assert main(["tour", "--only", "toy", "--resume"]) == 0
+    assert not steps  # it was trained to the end: only the rest is done again
+    assert json.loads(path.read_text())["seed"] == 0 and (two / "toy" / "portrait.png").exists()
+    assert "for a reason" not in path.read_text()

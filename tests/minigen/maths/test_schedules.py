@@ -230,6 +230,23 @@ def test_lin_2023_algorithm_1_zero_terminal_snr(s):
     assert np.all(np.isfinite(z.beta_tilde)) and z.beta[-1] == 1
 
 
+@given(st.integers(2, 300).map(schedules.cosine), st.floats(0.25, 8), st.floats(0.25, 8))
+def test_hoogeboom_2023_a_shift_divides_the_snr_and_shifts_add_up(s, a, b):
+    moved = schedules.shifted(s, a)
+    np.testing.assert_allclose(moved.snr[1:], s.snr[1:] / a**2, rtol=1e-9)
+    np.testing.assert_allclose(schedules.shifted(moved, b).alpha_bar, schedules.shifted(s, a * b).alpha_bar, rtol=1e-9)
+    np.testing.assert_array_equal(schedules.shifted(s, 1.0).alpha_bar, s.alpha_bar)
+    np.testing.assert_array_equal(moved.times, s.times)
+
+
+def test_hoogeboom_2023_the_mean_of_a_patch_keeps_its_snr():
+    """16 equal pixels under the noise of the schedule that is shifted by 4: their mean is as noisy as one pixel was under the old one."""
+    s = schedules.cosine(50)
+    moved = schedules.shifted(s, 4.0)
+    mean_snr = moved.alpha_bar[1:] / ((1 - moved.alpha_bar[1:]) / 16)
+    np.testing.assert_allclose(mean_snr, s.snr[1:], rtol=1e-9)
+
+
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
 def test_hang_2023_min_snr_is_the_weight_of_the_picture_clipped(gamma):
     """|x_0 - guess|^2 is |eps - guess|^2 / SNR and |v - guess|^2 / (SNR + 1), so each weight gives min(SNR, gamma) of it."""
@@ -247,6 +264,7 @@ def test_hang_2023_min_snr_is_the_weight_of_the_picture_clipped(gamma):
         (lambda: schedules.scaled_linear(12), "scaled-linear schedule needs more than 12"),
         (lambda: schedules.sigmoid(0), "at least one"),
         (lambda: schedules.zero_terminal_snr(schedules.cosine(1)), "at least 2 steps"),
+        (lambda: schedules.shifted(schedules.cosine(5), 0.0), "s must be a positive number, got 0.0"),
         (lambda: schedules.min_snr_weight(1, schedules.cosine(3), "score"), "kind must be 'eps', 'x_0' or 'v'"),
         (lambda: quadratic_times(10, 11), "from 1 to 10"),
         (lambda: section_times(10, []), "counts must be"),

@@ -19,6 +19,7 @@ from minigen.metrics.report import (
     quality,
     quality_of_points,
     reference_rows,
+    spread,
 )
 
 OF_IMAGES = [key for key, column in COLUMNS.items() if column.group != POINTS]
@@ -150,3 +151,11 @@ def test_the_chance_of_the_distance_is_around_one(few, tiny_ruler):
     mean, spread = chance(few, tiny_ruler, draws=6)
     assert 0.5 < mean < 3 and 0 < spread < mean
     assert chance(few, tiny_ruler, draws=6) == (mean, spread), "the seed is fixed"
+
+
+def test_the_error_of_the_distance_is_the_spread_over_samples_drawn_again(few, tiny_ruler):
+    train = few.scale(few.train.images)
+    assert spread(few, np.repeat(train[:1], 20, axis=0), tiny_ruler, draws=3) < 1e-6, "nothing to draw but one picture"
+    error = spread(few, train, tiny_ruler)
+    assert error == pytest.approx(chance(few, tiny_ruler)[1]), "the same draws of the same pictures"
+    assert spread(few, train[:60], tiny_ruler) > error, "few samples are less certain"

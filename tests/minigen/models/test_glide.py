@@ -19,7 +19,17 @@ from minigen.samplers.classifier_free import classifier_free
 from minigen.train.loop import Trainer
 
 TINY = glide.Config(
-    T=20, sample_steps=3, base=16, clip_steps=2, steps=2, paint_steps=2, upsample_steps=2, batch_size=4, upsample=2
+    T=20,
+    shift=4.0,
+    sample_steps=3,
+    base=16,
+    text_layers=1,
+    clip_steps=2,
+    steps=2,
+    paint_steps=2,
+    upsample_steps=2,
+    batch_size=4,
+    upsample=2,
 )
 PROMPTS = ["a small red circle in the middle", "a large blue ring above a small cyan cross on a gray background"]
 

@@ -16,7 +16,7 @@ from minigen.errors import Interrupted, NonFinite, UserError
 from minigen.train import checkpoint
 from minigen.train.log import read_log
 from minigen.train.loop import Trainer
-from minigen.train.run import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Run, Stop, summary, train
+from minigen.train.run import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Keeper, Run, Stop, summary, train
 from tests.minigen.train import toy
 
 DIGITS = load("digits")
@@ -84,6 +84,40 @@ def test_the_result_and_its_two_lines(tmp_path: Path):
     result = go(tmp_path / "run")
     assert result.steps == 16 and result.parameters == 1177 and result.picture.exists() and result.weights.exists()
     assert re.match(r"trained 16 steps in \d+:\d\d \(1,177 parameters\)\n", summary(result))
+
+
+def test_seconds_and_cpu_seconds_are_those_of_the_training_with_its_earlier_parts(tmp_path: Path, monkeypatch: Any):
+    out, now = tmp_path / "run", {"wall": 100.0, "cpu": 7.0}
+    real_advance, real_draw = Trainer.advance, Keeper.draw
+
+    def advance(self: Trainer, split: Any) -> Any:
+        if self.done == 10 and not stopped:
+            stopped.append(True)
+            raise Boom
+        now["wall"], now["cpu"] = now["wall"] + 2.0, now["cpu"] + 3.0
+        return real_advance(self, split)
+
+    def draw(self: Keeper, most: int | None = None) -> Any:  # the last picture is no training
+        now["wall"], now["cpu"] = now["wall"] + 1000.0, now["cpu"] + 1000.0
+        return real_draw(self, most)
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(Keeper, "draw", draw)
+    monkeypatch.setattr("minigen.train.run.time.monotonic", lambda: now["wall"])
+    monkeypatch.setattr("minigen.train.run.time.process_time", lambda: now["cpu"])
+    with pytest.raises(Boom):
+        go(out, save_seconds=0.0, samples_every=0)
+    result = go(out, resume=True, save_seconds=0.0, samples_every=0)
+    assert (result.steps, result.seconds, result.cpu_seconds) == (16, 32.0, 48.0)
+
+
+def test_cpu_seconds_are_unknown_where_an_earlier_part_did_not_keep_them(tmp_path: Path, monkeypatch: Any):
+    out, real = tmp_path / "run", Keeper.cpu_seconds
+    monkeypatch.setattr(Keeper, "cpu_seconds", lambda self: None)
+    go(out)
+    monkeypatch.setattr(Keeper, "cpu_seconds", real)
+    assert go(out, resume=True).cpu_seconds is None
 
 
 def test_how_often_it_is_saved_does_not_matter(whole: Path, tmp_path: Path):
@@ -272,7 +306,8 @@ def test_settings_that_cannot_be_trained_are_one_sentence(tmp_path: Path):
 def test_the_checkpoint_holds_no_random_state_and_no_time_in_its_weights(whole: Path):
     with checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as reader:
         names = set(reader.handle.keys())
-        assert set(reader.about) == {"format", "kind", "system", "config", "data", "seed", "stage", "step", "seconds"}
+        about = {"format", "kind", "system", "config", "data", "seed", "stage", "step", "seconds", "cpu_seconds"}
+        assert set(reader.about) == about
     assert {name.split("/")[0] for name in names} == {"net", "critic", "average", "moment"}
     with checkpoint.opened(whole / WEIGHTS, kind="weights") as reader:
         assert "seconds" not in json.dumps(reader.about)

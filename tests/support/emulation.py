@@ -1,0 +1,62 @@
+"""What the tests of emulated kernels share: one problem under two schedules, and a kernel with a mistake in it."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from kernels import emulator
+from kernels.emulator import Emulator, NoCompiler
+from kernels.source import ROOT, cache_directory
+
+
+def _no_compiler():
+    try:
+        return not emulator.compiler()
+    except NoCompiler:
+        return True
+
+
+needs_compiler = pytest.mark.skipif(_no_compiler(), reason="emulating a kernel needs a C++ compiler (g++)")
+
+
+def emulated(function, seed, expected):
+    """Run ``function(device)`` under two schedules: no findings, right values, the same bits.
+
+    ``function`` returns an array or a tuple of them; ``expected`` is a list of (want, allowed error, name) for these.
+    """
+    results = []
+    for s in (seed, seed + 1):
+        device = Emulator(s % 2**32)
+        got = function(device)
+        results.append(got if isinstance(got, tuple) else (got,))
+        for array, (want, allowed, name) in zip(results[-1], expected, strict=True):
+            assert array.shape == want.shape
+            device.expect(array, want, allowed, name)
+        device.check()
+    for first, second in zip(*results):
+        assert first.tobytes() == second.tobytes()
+    return results[0]
+
+
+class Mistaken(Emulator):
+    """An emulator that, for one source file, takes a copy in which ``old`` has become ``new``.
+
+    With ``header`` (as in "matmul/mma.cuh") the mistake is in that header, which the copy has in the place of its #include.
+    """
+
+    def __init__(self, source: Path, old: str, new: str, seed: int = 3, header: str | None = None):
+        super().__init__(seed)
+        text = source.read_text(encoding="utf-8")
+        if header is not None:
+            assert f'#include "{header}"' in text
+            text = text.replace(f'#include "{header}"', (ROOT / header).read_text(encoding="utf-8"))
+        assert old in text
+        text = text.replace(old, new)
+        folder = cache_directory() / "planted" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)  # always the same for the same text, so it is compiled once
+        self.source, self.copy = source, folder / source.name
+        self.copy.write_text(text, encoding="utf-8")
+
+    def run(self, source, *args, **settings):
+        super().run(self.copy if source == self.source else source, *args, **settings)

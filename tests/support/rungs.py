@@ -1,0 +1,98 @@
+"""Running CUDA kernels in the emulator: two schedules, no findings, the same bits; and kernels with a planted mistake."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernels import backend, emulator, launch
+from kernels.emulator import Emulator, NoCompiler
+from kernels.launch import NoCuda, compile_for
+from kernels.source import kernels_of
+
+
+def _lacks(find, error):
+    try:
+        return not find()
+    except error:
+        return True
+
+
+needs_compiler = pytest.mark.skipif(
+    _lacks(emulator.compiler, NoCompiler), reason="emulating a kernel needs a C++ compiler (g++)"
+)
+needs_nvrtc = pytest.mark.skipif(
+    _lacks(launch.nvrtc, NoCuda), reason="compiling needs NVRTC (pip install nvidia-cuda-nvrtc)"
+)
+
+
+def emulated(function, seed=0):
+    """``function(device)`` under two schedules: without findings and with the same bits. Its results, as a tuple."""
+    results = []
+    for s in (seed, seed + 1):
+        device = Emulator(s % 2**32)
+        result = function(device)
+        device.check()
+        results.append(result if isinstance(result, tuple) else (result,))
+    for a, b in zip(*results):
+        assert (a is None and b is None) or a.tobytes() == b.tobytes(), "the result depends on the schedule"
+    return results[0]
+
+
+def kinds(function, seed=3):
+    """What is found while ``function(device)`` runs: the set of the kinds."""
+    device = Emulator(seed)
+    function(device)
+    return {f.kind for f in device.findings}
+
+
+def plant(monkeypatch, tmp_path, module, name, old, new):
+    """Let ``module`` (an operation's ``cuda.py``) use a copy of the kernel file ``name`` with ``old`` changed to ``new``."""
+    folder = Path(module.__file__).parent
+    text = (folder / name).read_text()
+    assert old in text, f"{name} has no {old!r}"
+    for file in folder.glob("*.cu"):
+        (tmp_path / file.name).write_text(file.read_text() if file.name != name else text.replace(old, new))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "cuda.py"))
+
+
+def assert_lean(file, architecture, defines=None):
+    """A kernel file compiles for the architecture, and none of its kernels spills or uses local memory."""
+    resources = compile_for(file, architecture, defines).resources()
+    assert set(resources) == set(kernels_of(file.read_text()))
+    for kernel, r in resources.items():
+        assert 0 < r.registers <= 255 and r.local_bytes == r.spill_bytes == 0, (kernel, architecture, r)
+
+
+def normal(seed, *shapes):
+    """Float32 arrays of standard normal numbers."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+class ThroughHost:
+    """A GPU for problems whose arrays are NumPy's: every launch moves its arrays there and back. Slow, and only for tests."""
+
+    def __init__(self, device, xp):
+        self.device, self.xp = device, xp
+        self.architecture = getattr(device, "architecture", "90a")
+        self.judge = Emulator()
+
+    def empty(self, shape, dtype):
+        return np.full(shape, 255, np.uint8 if np.dtype(dtype).itemsize == 1 else dtype).astype(dtype)
+
+    def result(self, array, name="the result"):
+        return array
+
+    def run(self, source, kernel, grid, threads, arguments, *, shared_bytes=0, defines=None):
+        there = {k: self.xp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+        self.device.run(source, kernel, grid, threads, there, shared_bytes=shared_bytes, defines=defines)
+        for name, value in arguments.items():
+            if isinstance(value, np.ndarray):
+                value[...] = backend.to_numpy(there[name])
+
+    def expect(self, array, want, allowed=0.0, name="the result"):
+        self.judge.expect(array, want, allowed, name)
+
+    def check(self):
+        self.judge.check()
