@@ -76,9 +76,18 @@ def check_at_least(lowest: int, **values: int | None) -> None:
 
 
 def check_device(device: str) -> Any:
-    """NumPy or CuPy for ``--device``; UserError, with the reason, where there is no GPU."""
+    """NumPy or CuPy for ``--device``; UserError, with the reason, where there is no GPU that can run the kernels."""
     with said_in_one_sentence("--device"):
-        return module_for(device)
+        xp = module_for(device)
+    if xp is not np:
+        from kernels import launch
+
+        try:
+            launch.nvrtc()
+            launch.Device()
+        except launch.NoCuda as error:
+            raise UserError(str(error)) from error
+    return xp
 
 
 def default_weights(entry: curriculum.Entry) -> Path:

@@ -104,7 +104,7 @@ class Config:
 
     T: int = 200
     """Length of the noising chains."""
-    shift: float = 4.0
+    shift: float = 1.0
     """s: the decoder's chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see `schedules.shifted`. 1: as it is."""
     sample_steps: int = 10
     """Levels that the decoder visits in sampling; T visits all."""
@@ -128,8 +128,6 @@ class Config:
     """Buckets of the product of the two vectors."""
     ar_steps: int = 600
     """Training steps of the autoregressive prior; 0: there is none."""
-    prior_batch: int = 64
-    """Pictures a step of the priors."""
     prior_lr: float = 2e-3
     """Peak learning rate of the priors (AdamW); falls along a cosine."""
     patch: int = 4
@@ -152,10 +150,10 @@ class Config:
     """Share of the embeddings that the decoder is not told in training."""
     no_text: float = 0.5
     """Share of the captions that the decoder is not told in training."""
-    steps: int = 4500
+    steps: int = 3600
     """Training steps of the decoder."""
-    batch_size: int = 32
-    """Pictures a step of the decoder."""
+    batch_size: int = 64
+    """Pictures a step, of the priors and the decoder."""
     lr: float = 4e-3
     """Peak learning rate of the decoder and the up-samplers (Muon and AdamW); falls along a cosine."""
     weight_decay: float = 0.01
@@ -184,7 +182,7 @@ class Sampling(sampling.Sampling):
     """Where the embedding comes from: a prior; "text", the prompt's own vector in place of a picture's; "none", the decoder is told the prompt alone."""
     prior_guidance: float = 1.0
     """s in prior(nothing) + s (prior(prompt) - prior(nothing))."""
-    guidance: float = 2.0
+    guidance: float = 1.5
     """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
     size: int = 32
     """Side of the pictures: 32, or what the up-samplers lead to."""
@@ -457,10 +455,9 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
         "optimiser": "muon",
         "apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside"),
     }
-    of_prior: dict[str, Any] = {"lr": config.prior_lr, "batch_size": config.prior_batch}
-    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, **of_prior)]
+    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, lr=config.prior_lr)]
     if chain.ar_prior is not None:
-        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, **of_prior))
+        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, lr=config.prior_lr))
     found.append(stage("decoder", chain.decoder, decoder_loss, config.steps, **of_decoder))
     if config.paint_steps:
         painting = partial(decoder_loss, masks=True)
@@ -476,7 +473,7 @@ def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
     if dataset.name != "shapes":
         raise ValueError(f"this model draws what captions say, data set 'shapes', and '{dataset.name}' has none")
-    names = "T prior_batch sample_steps prior_sample_steps channels layers prior_steps patch base heads steps upsample_batch"
+    names = "T sample_steps prior_sample_steps channels layers prior_steps patch base heads steps upsample_batch"
     for name in names.split():
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")

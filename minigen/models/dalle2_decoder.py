@@ -9,7 +9,7 @@ moving one of the two while holding the other is an edit.
 | symbol | code | shape |
 |---|---|---|
 | $z_i$, $\lvert z_i \rvert = 1$; 0: not told | ``Told.z`` | (n, d) |
-| the caption, as GLIDE reads it | ``Told.text``, a `glide.Told` | |
+| the caption, as GLIDE reads it; what is added to it | ``Told.text``, a `glide.Told`; ``words`` | |
 | $f(x_t, t, z_i, y)$, the guess of $x_0$ | `Decoder` | like $x_t$ |
 | $x_T$ | ``x_T`` of `invert` | (n, h, w, c) |
 | $z_t$, $z_{t_0}$: texts after and before | ``after``, ``before`` | (n, d) |
@@ -24,6 +24,12 @@ $$\text{text diffs: } z_d = \frac{z_t - z_{t_0}}{\lvert z_t - z_{t_0} \rvert}, \
 
 $z_i$ comes in twice, as the paper has it: beside the caption's vector, which joins the time, and as four tokens more behind
 the words. Its numbers are of size $1 / \sqrt d$; they are brought to size 1 first.
+
+**What it took.** The decoder's prompts met for one thing / two (500 each, after 3,600 steps of 64 pictures, guidance 1.5): .95 and .25, held out .60
+and .10. With the frozen words of CLIP alone, after 1,800 steps: .90 and .09, held out .45 and .02; with the text network that learns beside it
+(`nn.Words`), after 2,200: .92 and .20, .60 and .06 (100 prompts each, guidance 2). What still fails is which colour goes with which shape: of two things both
+colours are right in .65 (128 prompts, guidance 2), with the embedding of a true picture in .83 (96, after 2,200 steps). More noise (``shift`` 4, 4,500 steps of 32) learns that sooner
+and draws less cleanly: .92 and .13.
 
 You need: `models/glide.py` (the loss, the text, known pixels), `samplers/ddim.py` (there and back), `maths/interpolation.py`.
 New here: a picture's meaning as a condition.

@@ -347,9 +347,9 @@ def logistics(levels: int, mixtures: int) -> Token:
     spread = np.linspace(-1, 1, mixtures + 2)[1:-1]
 
     def log_p(level: Any, out: Any) -> Any:
-        m = mixtures
+        m, xp, dtype = mixtures, array_module(ag.raw(out)), ag.raw(out).dtype
         # means go beyond the ends, so that black can be certain; scales from one level of 256 to all alike, and no further
-        mean = 1.2 * ag.tanh(out[..., m : 2 * m] + spread.astype(ag.raw(out).dtype))
+        mean = 1.2 * ag.tanh(out[..., m : 2 * m] + xp.asarray(spread, dtype))
         log_scale = 5 * ag.tanh(0.2 * out[..., 2 * m :]) - 2
         return logistic_mixture_log_likelihood(level, out[..., :m], mean, log_scale, levels, uniform=UNIFORM)
 

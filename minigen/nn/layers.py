@@ -142,8 +142,8 @@ class Embedding(Module):
         self.table = parameter(init.normal((rows, channels), std, rng))
 
     def forward(self, indices: Any) -> Any:
-        """Integers of any shape (...) -> (..., c)."""
-        return ag.embedding(self.table, indices)
+        """Integers of any shape (...), on any device -> (..., c)."""
+        return ag.embedding(self.table, array_module(self.table.data).asarray(ag.raw(indices)))
 
 
 class Dropout(Module):
