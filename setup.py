@@ -29,7 +29,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["minigen*", "autograd*", "kernels*"]),
-    package_data={"kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp"]},
+    package_data={"kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.hpp"]},
     install_requires=[
         "numpy>=2.0",
         "scipy>=1.13",

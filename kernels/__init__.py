@@ -13,6 +13,10 @@ package's functions check their arguments and pick the way by array type and sha
     embedding      gather and its scatter
     resample       nearest up-sampling, average pooling and their gradients
     adam           one optimiser step over a flat buffer
+    codebook       the moving average of a VQ-VAE's codebook
+    random         the counter-based random stream: words, uniform and normal numbers
+    sampler_step   a step of DDIM with classifier-free guidance
+    eight_bit      int8 and fp8 numbers with a scale a channel, linear layers on them
 """
 
 __part_of__ = "minigen"

@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import cache_directory, check_arguments, check_grid, headers_of, kernels_of, three
+from .source import cache_directory, check_arguments, check_grid, headers_of, kernels_of, needs, three
+from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "90a", "100", "103", "110", "120", "121")
+# Kilobytes of shared memory that a block may ask for (CUDA C++ Programming Guide, table of technical specifications).
+SHARED_KILOBYTES = {"75": 64, "80": 163, "87": 163, "90": 227, "90a": 227, "100": 227, "103": 227, "110": 227}
 OPTIONS = ("-std=c++17", "-lineinfo", "-Xptxas=-v")
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
@@ -110,14 +113,25 @@ def _do(function: str, *arguments: Any) -> None:
         raise CompileError(f"{function}: {message(code).decode()}")
 
 
+def architectures(text: str) -> tuple[str, ...]:
+    """Those of ``ARCHITECTURES`` that a source is for: all, or what its line ``// Needs sm_80`` leaves."""
+    least = needs(text) or "0"
+    if least.endswith("a"):
+        return (least,)
+    return tuple(a for a in ARCHITECTURES if int(a.rstrip("a")) >= int(least))
+
+
 def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | None = None) -> Binary:
     """Compile a .cu file for ``architecture`` ("75" to "121", "90a"), or take what was compiled before from the same.
 
-    No GPU is needed. Raises NoCuda where NVRTC is missing, ValueError for another architecture and CompileError.
+    No GPU is needed. Raises NoCuda where NVRTC is missing or the source needs a newer card, ValueError for another
+    architecture and CompileError.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
     text = source.read_text(encoding="utf-8")
+    if architecture not in architectures(text):
+        raise NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{architecture}")
     headers = headers_of(text)
     options = [f"-arch=sm_{architecture}", *OPTIONS, *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))]
     parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
@@ -227,6 +241,8 @@ def _for_cupy(value: Any) -> Any:
     """A ctypes scalar as a NumPy one, which CuPy passes by its dtype; a null pointer as a pointer-sized zero."""
     if value is None:
         return np.uintp(0)
+    if isinstance(value, TensorMap):
+        return value.encoded()
     if isinstance(value, ctypes._SimpleCData):
         return np.dtype(type(value)).type(value.value)
     return value
@@ -237,6 +253,11 @@ def architecture_of(capability: str) -> str:
     if capability not in ARCHITECTURES:
         raise NoCuda(f"the GPU has compute capability {capability}, supported are {', '.join(ARCHITECTURES)}")
     return "90a" if capability == "90" else capability
+
+
+def fits_on_chip(device: Any, shared_bytes: int) -> bool:
+    """Whether a block on ``device`` may have so much dynamic shared memory beside 1 KiB of its own. The emulator has Hopper's."""
+    return shared_bytes + 1024 <= SHARED_KILOBYTES.get(getattr(device, "architecture", "90a"), 99) << 10
 
 
 def _usable_cupy() -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .tensor_map import TensorMap
+
 ROOT = Path(__file__).parent  # what #include "lib/cuda.cuh" is relative to
 
 _TYPES: dict[
@@ -26,10 +28,14 @@ _TYPES: dict[
     "unsigned int": (ctypes.c_uint32, np.uint32),
     "long long": (ctypes.c_int64, np.int64),
     "unsigned char": (ctypes.c_uint8, np.uint8),
+    "signed char": (ctypes.c_int8, np.int8),
+    "bf16": (ctypes.c_uint16, np.uint16),  # the bits: see lib/ptx.cuh and bfloat16.py
+    "fp16": (ctypes.c_uint16, np.uint16),
     "bool": (ctypes.c_bool, np.bool_),
 }
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+_NEEDS = re.compile(r"^// Needs sm_(\d+a?)\b", re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -55,9 +61,11 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
 
 
 def _parameter(kernel: str, text: str) -> Parameter:
-    words = re.sub(r"__restrict__", " ", text).replace("*", " * ").split()
+    words = re.sub(r"__restrict__|__grid_constant__", " ", text).replace("*", " * ").split()
     name, pointer, const = words[-1], "*" in words, "const" in words
     type_ = " ".join(w for w in words[:-1] if w not in ("*", "const"))
+    if type_ == "TensorMap" and not pointer:
+        return Parameter(name, type_, pointer, const)
     if type_ not in _TYPES:
         raise ValueError(f"kernel {kernel}: parameter {name} has the type {type_!r}, allowed are {', '.join(_TYPES)}")
     return Parameter(name, type_, pointer, const)
@@ -73,6 +81,15 @@ def headers_of(text: str) -> dict[str, str]:
             found[name] = (ROOT / name).read_text(encoding="utf-8")
             left += _INCLUDE.findall(found[name])
     return found
+
+
+def needs(text: str) -> str | None:
+    """The least architecture that a source or one of its headers says it needs, "80" or "90a" (then only that one).
+
+    It is said in a line that begins with ``// Needs sm_80``.
+    """
+    found = [n for t in (text, *headers_of(text).values()) for n in _NEEDS.findall(t)]
+    return max(found, key=lambda n: (int(n.rstrip("a")), n), default=None)
 
 
 def cache_directory() -> Path:
@@ -96,8 +113,12 @@ def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Map
 
 
 def _argument(kernel: str, p: Parameter, value: Any) -> Any:
-    scalar, dtype = _TYPES[p.type]
     where = f"kernel {kernel}: {p.name}"
+    if p.type == "TensorMap":
+        if not isinstance(value, TensorMap):
+            raise TypeError(f"{where} must be a TensorMap, got {type(value).__name__}")
+        return value
+    scalar, dtype = _TYPES[p.type]
     if p.pointer:
         if value is None:
             return None  # a null pointer

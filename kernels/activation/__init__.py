@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same, check_shape
+from ..device import contiguous, device_of
 from . import numpy_tiles, reference
 
 __all__ = ["gelu", "gelu_backward", "gelu_forward", "gelu_grad", "silu", "silu_grad", "softplus"]
@@ -30,12 +31,20 @@ def silu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     Raises TypeError unless ``x`` is float32 or float64.
     """
     check_float("x", x)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        return cuda.silu(device, contiguous(x))
     return reference.silu(x) if is_cuda(x) else numpy_tiles.run(numpy_tiles.silu, x)
 
 
 def silu_grad(g: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     r"""$g\,\sigma(x)\,(1 + x\,(1 - \sigma(x)))$. ``g`` has the shape of ``x``."""
     _check_pair(g, x)
+    if (device := device_of(g, x)) is not None:
+        from . import cuda
+
+        return cuda.silu_grad(device, contiguous(g), contiguous(x))
     return reference.silu_grad(g, x) if is_cuda(x) else numpy_tiles.run(numpy_tiles.silu_grad, g, x)
 
 
@@ -45,12 +54,20 @@ def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     Raises TypeError unless ``x`` is float32 or float64.
     """
     check_float("x", x)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        return cuda.gelu(device, contiguous(x))
     return reference.gelu(x) if is_cuda(x) else numpy_tiles.run(numpy_tiles.gelu, x)
 
 
 def gelu_grad(g: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     r"""$\tfrac12 g\,\big(1 + \tanh u + x\,(1 - \tanh^2 u)\,u'\big)$ with $u' = \sqrt{2/\pi}\,(1 + 3 \cdot 0.044715\, x^2)$."""
     _check_pair(g, x)
+    if (device := device_of(g, x)) is not None:
+        from . import cuda
+
+        return cuda.gelu_grad(device, contiguous(g), contiguous(x))
     return reference.gelu_grad(g, x) if is_cuda(x) else numpy_tiles.run(numpy_tiles.gelu_grad, g, x)
 
 
@@ -61,8 +78,8 @@ def gelu_forward(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Any]:
     ``gelu`` and ``gelu_grad``; forward alone is slower.
     """
     check_float("x", x)
-    if is_cuda(x):
-        return reference.gelu(x), x
+    if is_cuda(x) or device_of(x) is not None:
+        return gelu(x), x
     y, slope = numpy_tiles.run_two(numpy_tiles.gelu_and_slope, x)
     return y, slope
 
@@ -70,7 +87,9 @@ def gelu_forward(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Any]:
 def gelu_backward(g: Float[Array, "*s"], saved: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """As ``gelu_grad``, with what ``gelu_forward`` saved in place of ``x``."""
     _check_pair(g, saved, "saved")
-    return reference.gelu_grad(g, saved) if is_cuda(g) else numpy_tiles.run(np.multiply, g, saved)
+    if is_cuda(g) or device_of(g) is not None:
+        return gelu_grad(g, saved)
+    return numpy_tiles.run(np.multiply, g, saved)
 
 
 def softplus(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -79,6 +98,10 @@ def softplus(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     Raises TypeError unless ``x`` is float32 or float64.
     """
     check_float("x", x)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        return cuda.softplus(device, contiguous(x))
     return reference.softplus(x) if is_cuda(x) else numpy_tiles.run(numpy_tiles.softplus, x)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same, check_shape
+from ..device import device_of
 from . import numpy_pieces, reference
 
 __all__ = ["adam_step"]
@@ -46,12 +47,19 @@ def adam_step(
     for name, x in (("g", g), ("m", m), ("v", v)):
         check_shape(name, x, p.shape, "the shape of p")
     _check_settings(step, lr, beta1, beta2, eps, weight_decay)
+    for name, x in (("p", p), ("m", m), ("v", v)):
+        if not is_cuda(x) and not x.flags.writeable:
+            raise ValueError(f"{name} is updated in place and must be writable, got a read-only array")
+    if (device := device_of(p)) is not None and all(x.flags.c_contiguous for x in (p, g, m, v)):
+        from . import cuda
+
+        cuda.adam_step(
+            device, p, g, m, v, step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
+        )
+        return
     if is_cuda(p):
         reference.adam_step(p, g, m, v, step, lr, beta1, beta2, eps, weight_decay)
         return
-    for name, x in (("p", p), ("m", m), ("v", v)):
-        if not x.flags.writeable:
-            raise ValueError(f"{name} is updated in place and must be writable, got a read-only array")
     rate = lr * (1 - beta2**step) ** 0.5 / (1 - beta1**step)
     floor = eps * (1 - beta2**step) ** 0.5
     numpy_pieces.run(p, g, m, v, (beta1, beta2, rate, floor, 1 - lr * weight_decay))

@@ -3,13 +3,17 @@ r"""Scaled dot-product attention, $o_i = \sum_j \mathrm{softmax}_j(\mathrm{scale
 import math
 from typing import Any
 
+import numpy as np
 from jaxtyping import Bool, Float
 
 from ..backend import Array, array_module, is_cuda
 from ..checks import check_float, check_same, check_shape
+from ..device import contiguous, device_of
 from . import numpy_tiles, reference
 
 __all__ = ["attention", "attention_backward", "attention_forward"]
+
+LARGEST_HEAD = 256  # numbers of a head, from which on the rungs' registers and shared memory do not suffice
 
 
 def attention(
@@ -70,12 +74,19 @@ def attention_backward(
     check_same("g, q, o", g, q, o)
     for name, x in (("g", g), ("o", o)):
         check_shape(name, x, (*q.shape[:3], v.shape[3]), "q's n, heads, t_q and v's last axis")
+    if (device := _device(q, v)) is not None:
+        from . import cuda_backward
+
+        settings = {"causal": causal, "key_mask": contiguous(key_mask), "scale": scale}
+        g, q, k, v, o = (contiguous(x) for x in (g, q, k, v, o))
+        log_sum = cuda_backward.log_sums(device, q, k, **settings)
+        return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=2)
     if saved is not None:
         try:
             return numpy_tiles.backward(g, q, k, v, o, saved, causal=causal, scale=scale)
         except numpy_tiles.NotFinite:
             pass
-    with _quiet(q):
+    with np.errstate(all="ignore"):
         return reference.backward(g, q, k, v, causal=causal, key_mask=key_mask, scale=scale)
 
 
@@ -83,17 +94,22 @@ def _forward(
     q: Array, k: Array, v: Array, causal: bool, key_mask: Array | None, scale: float | None, keep: bool
 ) -> tuple[Array, Any]:
     scale = _check(q, k, v, key_mask, scale)
+    if (device := _device(q, v)) is not None:
+        from . import cuda
+
+        settings = {"causal": causal, "key_mask": contiguous(key_mask), "scale": scale}
+        return cuda.attention(device, contiguous(q), contiguous(k), contiguous(v), **settings, rung=2), None
     if not is_cuda(q):
         try:
             return numpy_tiles.forward(q, k, v, causal=causal, key_mask=key_mask, scale=scale, keep=keep)
         except numpy_tiles.NotFinite:
             pass
-    with _quiet(q):
+    with np.errstate(all="ignore"):
         return reference.forward(q, k, v, causal=causal, key_mask=key_mask, scale=scale), None
 
 
-def _quiet(x: Array) -> Any:
-    return array_module(x).errstate(all="ignore")
+def _device(q: Array, v: Array) -> Any:
+    return device_of(q) if max(q.shape[3], v.shape[3]) <= LARGEST_HEAD else None
 
 
 def _check(q: Array, k: Array, v: Array, key_mask: Array | None, scale: float | None) -> float:

@@ -3,6 +3,7 @@
 //     y[n, i, j, o] = b[o] + sum_{u, v, c} x[n, i * stride + u - padding, j * stride + v - padding, c] * w[u, v, c, o]
 //
 // with x (n, height, width, c_in), w (kernel_h, kernel_w, c_in, c_out); outside of the image x is 0, and b may be null.
+// (A 0 outside of the image times a weight that is Inf is NaN, as in the definition.) What may follow is in epilogue.cuh.
 // Threads next to each other have neighbouring o, so they read neighbouring weights and the same pixel. Still every
 // weight and every pixel is read from memory for each product that it is part of; the next rung shares them.
 //
@@ -12,27 +13,27 @@
 //     dx[n, r, s, c] = sum_{u, v, o} g[n, i, j, o] * w[u, v, c, o]     where i * stride + u - padding = r, likewise j
 //     dw[u, v, c, o] = sum_{n, i, j} x[n, i * stride + u - padding, j * stride + v - padding, c] * g[n, i, j, o]
 #include "lib/cuda.cuh"
+#include "conv2d/epilogue.cuh"
+#include "conv2d/pixel.cuh"
 
-extern "C" __global__ void conv2d(const float* x, const float* w, const float* b, float* y, long long count, int height,
-                                  int width, int c_in, int h_out, int w_out, int c_out, int kernel_h, int kernel_w,
-                                  int stride_h, int stride_w, int padding_h, int padding_w) {
+extern "C" __global__ void conv2d(const float* x, const float* w, const float* b, const float* time,
+                                  const float* residual, float* y, long long count, int height, int width, int c_in,
+                                  int h_out, int w_out, int c_out, int kernel_h, int kernel_w, int stride_h,
+                                  int stride_w, int padding_h, int padding_w) {
     const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (at >= count) return;
     const int o = at % c_out, j = at / c_out % w_out, i = at / c_out / w_out % h_out;
     const long long n = at / c_out / w_out / h_out;
-    float sum = 0;
-    for (int u = 0; u < kernel_h; u++) {
-        const int row = i * stride_h + u - padding_h;
-        if (row < 0 || row >= height) continue;
+    float sum = b ? b[o] : 0.0f;
+    for (int u = 0; u < kernel_h; u++)
         for (int v = 0; v < kernel_w; v++) {
-            const int column = j * stride_w + v - padding_w;
-            if (column < 0 || column >= width) continue;
+            const int row = i * stride_h + u - padding_h, column = j * stride_w + v - padding_w;
+            const bool outside = row < 0 || row >= height || column < 0 || column >= width;
             const float* pixel = x + ((n * height + row) * width + column) * c_in;
             const float* weight = w + (long long)(u * kernel_w + v) * c_in * c_out + o;
-            for (int c = 0; c < c_in; c++) sum += pixel[c] * weight[(long long)c * c_out];
+            for (int c = 0; c < c_in; c++) sum += (outside ? 0.0f : pixel[c]) * weight[(long long)c * c_out];
         }
-    }
-    y[at] = b ? sum + b[o] : sum;
+    y[at] = finish(sum, time, residual, n, at, c_out, o);
 }
 
 extern "C" __global__ void conv2d_grad_x(const float* g, const float* w, float* dx, long long count, int height,
@@ -42,19 +43,8 @@ extern "C" __global__ void conv2d_grad_x(const float* g, const float* w, float* 
     if (at >= count) return;
     const int c = at % c_in, column = at / c_in % width, row = at / c_in / width % height;
     const long long n = at / c_in / width / height;
-    float sum = 0;
-    for (int u = 0; u < kernel_h; u++) {
-        const int i = (row + padding_h - u) / stride_h;
-        if (i * stride_h != row + padding_h - u || i < 0 || i >= h_out) continue;
-        for (int v = 0; v < kernel_w; v++) {
-            const int j = (column + padding_w - v) / stride_w;
-            if (j * stride_w != column + padding_w - v || j < 0 || j >= w_out) continue;
-            const float* gradient = g + ((n * h_out + i) * w_out + j) * c_out;
-            const float* weight = w + ((long long)(u * kernel_w + v) * c_in + c) * c_out;
-            for (int o = 0; o < c_out; o++) sum += gradient[o] * weight[o];
-        }
-    }
-    dx[at] = sum;
+    dx[at] = gradient_of_pixel(g, w, n, row, column, c, c_in, h_out, w_out, c_out, kernel_h, kernel_w, stride_h,
+                               stride_w, padding_h, padding_w);
 }
 
 extern "C" __global__ void conv2d_grad_w(const float* x, const float* g, float* dw, long long count, int n_images,
@@ -66,14 +56,12 @@ extern "C" __global__ void conv2d_grad_w(const float* x, const float* g, float* 
     const int v = at / c_out / c_in % kernel_w, u = at / c_out / c_in / kernel_w;
     float sum = 0;
     for (long long n = 0; n < n_images; n++)
-        for (int i = 0; i < h_out; i++) {
-            const int row = i * stride_h + u - padding_h;
-            if (row < 0 || row >= height) continue;
+        for (int i = 0; i < h_out; i++)
             for (int j = 0; j < w_out; j++) {
-                const int column = j * stride_w + v - padding_w;
-                if (column < 0 || column >= width) continue;
-                sum += x[((n * height + row) * width + column) * c_in + c] * g[((n * h_out + i) * w_out + j) * c_out + o];
+                const int row = i * stride_h + u - padding_h, column = j * stride_w + v - padding_w;
+                const bool outside = row < 0 || row >= height || column < 0 || column >= width;
+                const float value = outside ? 0.0f : x[((n * height + row) * width + column) * c_in + c];
+                sum += value * g[((n * h_out + i) * w_out + j) * c_out + o];
             }
-        }
     dw[at] = sum;
 }

@@ -1,45 +1,68 @@
 // The convolution as a product of matrices whose left one is never stored (an implicit GEMM; Chetlur et al. 2014,
-// arXiv 1410.0759, section 3). Definition and shapes are those of rung 1.
+// arXiv 1410.0759, section 3). Definition, shapes and epilogue are those of rung 1.
 //
 //     y[pixel, o] = sum_r patch[pixel, r] * w[r, o]        pixel = (n, i, j),  r = (u, v, c)
 //
-// New here: a block computes a square of TILE pixels by TILE channels, one number for each thread, and walks along r in
-// steps of TILE. In each step a thread brings one number of the patches, looked up in the image where r says, and one of
-// the weights into shared memory; then each of them is used TILE times. So TILE times less comes from memory.
-//
-// The columns of `patches` are one longer than they need be: without that, the threads of a warp that write different
-// pixels at one r would meet in one bank of shared memory and have to queue.
+// New here: all that a convolution adds to a matrix product is where the numbers of the left tile are found. A block
+// computes TILE_M pixels by TILE_N channels and walks along r in steps of DEPTH. In each step its threads look up a strip
+// of the patches in the image and bring it to shared memory beside a strip of the weights; the rest is matmul/tile.cuh.
+// Where each pixel's window begins takes two divisions of large numbers, so it is worked out once and kept.
 #include "lib/cuda.cuh"
+#include "conv2d/epilogue.cuh"
+#include "matmul/tile.cuh"
 
-#define TILE 16
+struct Window {
+    long long image;  // the first number of the pixel's image
+    int top, left;    // its window's first row and column, which may lie outside of the image
+};
 
-extern "C" __global__ void __launch_bounds__(TILE* TILE)
-    conv2d(const float* x, const float* w, const float* b, float* y, long long pixels, int height, int width, int c_in,
-           int h_out, int w_out, int c_out, int kernel_h, int kernel_w, int stride_h, int stride_w, int padding_h,
-           int padding_w) {
-    __shared__ float patches[TILE][TILE + 1];
-    __shared__ float weights[TILE][TILE];
-    const int tx = threadIdx.x % TILE, ty = threadIdx.x / TILE;
-    const int tiles_o = (c_out + TILE - 1) / TILE;
-    const int o = blockIdx.x % tiles_o * TILE + tx;
-    const long long pixel = blockIdx.x / tiles_o * (long long)TILE + ty;
-    const int j = pixel % w_out, i = pixel / w_out % h_out;
-    const long long n = pixel / w_out / h_out;
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    conv2d(const float* x, const float* w, const float* b, const float* time, const float* residual, float* y,
+           long long pixels, int height, int width, int c_in, int h_out, int w_out, int c_out, int kernel_h,
+           int kernel_w, int stride_h, int stride_w, int padding_h, int padding_w) {
+    __shared__ Tile<TILE_M> patches;
+    __shared__ Tile<TILE_N> weights;
+    __shared__ Window windows[TILE_M];
+    const int thread = threadIdx.x, tiles_o = (c_out + TILE_N - 1) / TILE_N;
+    const int first_o = blockIdx.x % tiles_o * TILE_N, columns = min(TILE_N, c_out - first_o);
+    const long long first_pixel = blockIdx.x / tiles_o * (long long)TILE_M;
     const int depth = kernel_h * kernel_w * c_in;
 
-    float sum = 0;
-    for (int first = 0; first < depth; first += TILE) {
-        const int r = first + tx;  // this thread brings patch[pixel, r] ...
+    for (int at = thread; at < TILE_M; at += THREADS) {
+        const long long pixel = first_pixel + at;
+        const int j = pixel % w_out, i = pixel / w_out % h_out;
+        windows[at].image = pixel / w_out / h_out * height * width * c_in;
+        windows[at].top = pixel < pixels ? i * stride_h - padding_h : height;  // below the image there are only zeros
+        windows[at].left = j * stride_w - padding_w;
+    }
+    __syncthreads();  // the windows are there
+
+    float sum[8][8];
+    begin(sum, b ? b + first_o : nullptr, columns);
+    for (int first = 0; first < depth; first += DEPTH) {
+        const int r = first + thread % DEPTH;
         const int c = r % c_in, v = r / c_in % kernel_w, u = r / c_in / kernel_w;
-        const int row = i * stride_h + u - padding_h, column = j * stride_w + v - padding_w;
-        const bool inside = r < depth && pixel < pixels && row >= 0 && row < height && column >= 0 && column < width;
-        patches[ty][tx] = inside ? x[((n * height + row) * width + column) * c_in + c] : 0.0f;
-        const bool there = first + ty < depth && o < c_out;  // ... and w[first + ty, o]
-        weights[ty][tx] = there ? w[(long long)(first + ty) * c_out + o] : 0.0f;
+#pragma unroll 4
+        for (int at = thread / DEPTH; at < TILE_M; at += THREADS / DEPTH) {
+            const Window& window = windows[at];
+            const int row = window.top + u, column = window.left + v;
+            const bool inside = r < depth && row >= 0 && row < height && column >= 0 && column < width;
+            const long long place = window.image + ((long long)row * width + column) * c_in + c;
+            patches.at[thread % DEPTH][at] = inside ? x[place] : 0.0f;
+        }
+        bring_columns(weights, w + (long long)first * c_out + first_o, c_out, columns, depth - first);
         __syncthreads();  // the tiles are there
-        const int steps = min(TILE, depth - first);
-        for (int step = 0; step < steps; step++) sum += patches[ty][step] * weights[step][tx];
+        add_products(sum, patches, weights);
         __syncthreads();  // all are done with them
     }
-    if (pixel < pixels && o < c_out) y[pixel * c_out + o] = b ? sum + b[o] : sum;
+#pragma unroll
+    for (int r = 0; r < 8; r++) {
+        const long long pixel = first_pixel + tile_row(r), n = TIME ? pixel / w_out / h_out : 0;
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const int o = first_o + tile_column(c);
+            const long long at = pixel * c_out + o;
+            if (pixel < pixels && o < c_out) y[at] = finish(sum[r][c], time, residual, n, at, c_out, o);
+        }
+    }
 }

@@ -5,7 +5,7 @@ $$y[n, i, j, o] = b[o] + \sum_{u, v, c} \hat x[n, i s_h + u, j s_w + v, c]\, w[u
 ``reference`` is the definition. NumPy arrays take one of two ways, whichever is faster for the sizes at hand
 (``choice``): ``numpy_direct`` (im2col in tiles; float64 always) or ``numpy_winograd`` (float32, kernels of 2 or 3 taps
 for each step of the stride). Data gradients and transposed convolutions are small stride-1 convolutions, one for each
-phase of the stride (``numpy_transposed``). CuPy arrays take the definition.
+phase of the stride (``numpy_transposed``). Arrays on a GPU take rung 2 of the CUDA ladder if they are float32, else the definition.
 
 Every way has NaN and Inf where the definition has them, and gives the same bits for any number of threads.
 """
@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same, check_shape, pair
+from ..device import contiguous, device_of
 from . import choice, reference
 from .numpy_transposed import transposed
 
@@ -51,6 +52,8 @@ def conv2d(
     """
     s, p = _operands("x", x, w, "c_in", x_axis=2, b=b, stride=stride, padding=padding)
     size = _out_size("x", x.shape, w.shape, s, p)
+    if (device := device_of(x)) is not None:
+        return _conv2d(device, x, w, b, s, p)
     if is_cuda(x):
         return _by_definition(reference.conv2d, x, w, b, s, p)
     y = np.empty((x.shape[0], *size, w.shape[3]), x.dtype)
@@ -75,6 +78,8 @@ def conv2d_grad_x(
     if x_shape[3] != w.shape[2]:
         raise ValueError(f"x_shape must end in w's {w.shape[2]} input channels, got {x_shape}")
     _check_output("g", g, (x_shape[0], *_out_size("x", x_shape, w.shape, s, p), w.shape[3]), x_shape)
+    if (device := device_of(g)) is not None:
+        return _grad_x(device, g, w, x_shape, s, p)
     if is_cuda(g) or not _finite(w):
         return _by_definition(reference.conv2d_grad_x, g, w, x_shape, s, p)
     dx = np.empty(x_shape, g.dtype)
@@ -99,6 +104,8 @@ def conv2d_grad_w(
     if (x.shape[3], g.shape[3]) != w_shape[2:]:
         raise ValueError(f"w_shape must end in the channels of x and g, {(x.shape[3], g.shape[3])}, got {w_shape}")
     _check_output("g", g, (x.shape[0], *_out_size("x", x.shape, w_shape, s, p), w_shape[3]), x.shape)
+    if (device := device_of(x)) is not None:
+        return _grad_w(device, x, g, w_shape, s, p)
     if is_cuda(x):
         return _by_definition(reference.conv2d_grad_w, x, g, w_shape, s, p)
     return choice.correlate_grad_w(x, g, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
@@ -126,6 +133,9 @@ def conv_transpose2d(
     height, width = ((x.shape[1 + a] - 1) * s[a] - 2 * p[a] + w.shape[a] + extra[a] for a in (0, 1))
     if height < 1 or width < 1:
         raise ValueError(f"padding {p} leaves an output of {height} x {width} pixels from x of shape {x.shape}")
+    if (device := device_of(x)) is not None:
+        y = _grad_x(device, x, w.transpose(0, 1, 3, 2), (x.shape[0], height, width, w.shape[3]), s, p)
+        return y if b is None else y + b
     if is_cuda(x) or not _finite(w):
         return _by_definition(reference.conv_transpose2d, x, w, b, s, p, extra)
     y = np.empty((x.shape[0], height, width, w.shape[3]), x.dtype)
@@ -143,6 +153,8 @@ def conv_transpose2d_grad_x(
     r"""$dx[i] = \sum_u \hat g[i s + u]\, w[u]^T$: an ordinary convolution of ``g``. Raises as ``conv2d`` does."""
     s, p = _operands("g", g, w, "c_out", x_axis=3, stride=stride, padding=padding)
     size = _out_size("g", g.shape, w.shape, s, p)
+    if (device := device_of(g)) is not None:
+        return _conv2d(device, g, w.transpose(0, 1, 3, 2), None, s, p)
     if is_cuda(g):
         return _by_definition(reference.conv_transpose2d_grad_x, g, w, s, p)
     dx = np.empty((g.shape[0], *size, w.shape[2]), g.dtype)
@@ -164,10 +176,31 @@ def conv_transpose2d_grad_w(
     if (x.shape[3], g.shape[3]) != w_shape[2:]:
         raise ValueError(f"w_shape must end in the channels of x and g, {(x.shape[3], g.shape[3])}, got {w_shape}")
     _check_output("x", x, (g.shape[0], *_out_size("g", g.shape, w_shape, s, p), w_shape[2]), g.shape)
+    if (device := device_of(x)) is not None:
+        dw = _grad_w(device, g, x, (*w_shape[:2], w_shape[3], w_shape[2]), s, p)
+        return contiguous(dw.transpose(0, 1, 3, 2))
     if is_cuda(x):
         return _by_definition(reference.conv_transpose2d_grad_w, x, g, w_shape, s, p)
     dw = choice.correlate_grad_w(g, x, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
     return np.ascontiguousarray(dw.transpose(0, 1, 3, 2))
+
+
+def _conv2d(device: Any, x: Array, w: Array, b: Array | None, s: Pair, p: Pair) -> Array:
+    from . import cuda
+
+    return cuda.conv2d(device, contiguous(x), contiguous(w), contiguous(b), stride=s, padding=p, rung=2)
+
+
+def _grad_x(device: Any, g: Array, w: Array, x_shape: Shape, s: Pair, p: Pair) -> Array:
+    from . import cuda
+
+    return cuda.conv2d_grad_x(device, contiguous(g), contiguous(w), x_shape, stride=s, padding=p, rung=2)
+
+
+def _grad_w(device: Any, x: Array, g: Array, w_shape: Shape, s: Pair, p: Pair) -> Array:
+    from . import cuda
+
+    return cuda.conv2d_grad_w(device, contiguous(x), contiguous(g), w_shape, stride=s, padding=p, rung=2)
 
 
 def _by_definition(function: Callable[..., Array], *args: Any) -> Array:

@@ -1,51 +1,159 @@
-"""The rungs of the convolution in CUDA: which file, which grid. ``device`` is a GPU or the emulator."""
+"""The rungs of the convolution and its gradients in CUDA: which file, which grid. ``device`` is a GPU or the emulator."""
 
 from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..matmul.cuda import (
+    Tile,
+    add_parts,
+    aligned,
+    as_bf16,
+    cut,
+    defines_of,
+    mma_tile_for,
+    run_mma,
+    threads_of,
+    tile_for,
+)
 
-RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu"}
+RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu", 3: "3_mma.cu"}
+GRADIENT_RUNGS = {1: "1_direct.cu", 2: "2_tiled_gradients.cu", 3: "3_mma_gradients.cu"}
 THREADS = 128  # of a block of rung 1
-TILE = 16  # pixels and channels of a block of rung 2
+WINDOWS = 64  # pixels whose windows a block of the weight gradient works out at a time: a part is a multiple
 
+HERE = Path(__file__).parent
 Pair = tuple[int, int]
 
 
-def conv2d(device: Any, x: Array, w: Array, b: Array | None, *, stride: Pair, padding: Pair, rung: int) -> Array:
-    """As ``conv2d.conv2d``, for contiguous float32 arrays on the device."""
+def conv2d(
+    device: Any,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    *,
+    stride: Pair,
+    padding: Pair,
+    rung: int,
+    time: Array | None = None,
+    residual: Array | None = None,
+    silu: bool = False,
+    precision: str = "bf16",
+    tile: Tile | None = None,
+) -> Array:
+    """As ``conv2d.conv2d``, for contiguous float32 arrays on the device, and what may follow in the same launch.
+
+    That is f(conv2d + time[n, o] + residual[n, i, j, o]) with ``time`` (n, c_out), ``residual`` of y's shape and f the
+    SiLU if ``silu``. ``tile`` is chosen by the shapes unless given. Rung 3 rounds x and w to bfloat16, unless they are that
+    already (uint16 arrays of the bits, see ``bfloat16``), or to tf32 if ``precision`` says so; all else is float32.
+    """
     sizes = _sizes(x.shape, w.shape, stride, padding)
     y = device.empty((x.shape[0], sizes["h_out"], sizes["w_out"], sizes["c_out"]), "float32")
-    arguments = {"x": x, "w": w, "b": b, "y": y, **sizes}
+    arguments = {"x": x, "w": w, "b": b, "time": time, "residual": residual, "y": y, **sizes}
+    asked = {"TIME": time is not None, "RESIDUAL": residual is not None, "SILU": silu}
+    defines: dict[str, Any] = {name: "true" for name, is_asked in asked.items() if is_asked}
     if rung == 1:
-        _run(device, rung, "conv2d", y.size, {**arguments, "count": y.size})
+        blocks = -(-y.size // THREADS)
+        device.run(HERE / RUNGS[1], "conv2d", blocks, THREADS, {**arguments, "count": y.size}, defines=defines)
     elif y.size:
         pixels = y.size // sizes["c_out"]
-        blocks = -(-pixels // TILE) * -(-sizes["c_out"] // TILE)
-        source = Path(__file__).parent / RUNGS[rung]
-        device.run(source, "conv2d", blocks, TILE * TILE, {**arguments, "pixels": pixels})
+        tile = tile or (tile_for if rung == 2 else mma_tile_for)(pixels, sizes["c_out"])
+        blocks = -(-pixels // tile[0]) * -(-sizes["c_out"] // tile[1])
+        arguments["pixels"] = pixels
+        defines |= defines_of(tile)
+        if rung == 2:
+            device.run(HERE / RUNGS[2], "conv2d", blocks, threads_of(tile), arguments, defines=defines)
+        else:
+            arguments |= _rounded(precision, x=x, w=w)
+            defines |= _alignment(X=aligned(arguments["x"]), W=aligned(arguments["w"]))
+            run_mma(device, HERE / RUNGS[3], f"conv2d_{precision}", blocks, tile, arguments, defines)
     return device.result(y, "y")
 
 
-def conv2d_grad_x(device: Any, g: Array, w: Array, x_shape: tuple[int, ...], *, stride: Pair, padding: Pair) -> Array:
-    """As ``conv2d.conv2d_grad_x``; rung 1 is all there is."""
+def conv2d_grad_x(
+    device: Any,
+    g: Array,
+    w: Array,
+    x_shape: tuple[int, ...],
+    *,
+    stride: Pair,
+    padding: Pair,
+    rung: int = 2,
+    precision: str = "bf16",
+    tile: Tile | None = None,
+) -> Array:
+    """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. Of rung 3: see ``conv2d``."""
     dx = device.empty(x_shape, "float32")
-    arguments = {"g": g, "w": w, "dx": dx, "count": dx.size, **_sizes(x_shape, w.shape, stride, padding)}
-    _run(device, 1, "conv2d_grad_x", dx.size, arguments)
+    arguments = {"g": g, "w": w, "dx": dx, **_sizes(x_shape, w.shape, stride, padding)}
+    source = HERE / GRADIENT_RUNGS[rung]
+    if rung == 1:
+        device.run(source, "conv2d_grad_x", -(-dx.size // THREADS), THREADS, {**arguments, "count": dx.size})
+    else:
+        n, height, width, c_in = x_shape
+        pixels = n * -(-height // stride[0]) * -(-width // stride[1])  # of the largest phase
+        tile = tile or (tile_for if rung == 2 else mma_tile_for)(pixels, c_in)
+        blocks = stride[0] * stride[1] * -(-pixels // tile[0]) * -(-c_in // tile[1])
+        arguments["n_images"] = n
+        if rung == 2:
+            device.run(source, "conv2d_grad_x", blocks, threads_of(tile), arguments, defines=defines_of(tile))
+        else:
+            arguments |= _rounded(precision, g=g, w=w)
+            defines = defines_of(tile) | _alignment(G=aligned(arguments["g"]) and aligned(arguments["w"]))
+            run_mma(device, source, f"conv2d_grad_x_{precision}", blocks, tile, arguments, defines)
     return device.result(dx, "dx")
 
 
-def conv2d_grad_w(device: Any, x: Array, g: Array, w_shape: tuple[int, ...], *, stride: Pair, padding: Pair) -> Array:
-    """As ``conv2d.conv2d_grad_w``; rung 1 is all there is."""
+def conv2d_grad_w(
+    device: Any,
+    x: Array,
+    g: Array,
+    w_shape: tuple[int, ...],
+    *,
+    stride: Pair,
+    padding: Pair,
+    rung: int = 2,
+    precision: str = "bf16",
+    tile: Tile | None = None,
+    parts: int | None = None,
+) -> Array:
+    """As ``conv2d.conv2d_grad_w``, for contiguous float32 arrays on the device; the same bits every time.
+
+    ``tile`` and the number of ``parts`` that the pixels are cut into are chosen by the shapes alone unless given. Of rung
+    3: see ``conv2d``.
+    """
     dw = device.empty(w_shape, "float32")
-    sizes = _sizes(x.shape, w_shape, stride, padding)
-    arguments = {"x": x, "g": g, "dw": dw, "count": dw.size, "n_images": x.shape[0], **sizes}
-    _run(device, 1, "conv2d_grad_w", dw.size, arguments)
+    arguments = {"x": x, "g": g, "dw": dw, **_sizes(x.shape, w_shape, stride, padding)}
+    source = HERE / GRADIENT_RUNGS[rung]
+    if rung == 1:
+        arguments |= {"count": dw.size, "n_images": x.shape[0]}
+        device.run(source, "conv2d_grad_w", -(-dw.size // THREADS), THREADS, arguments)
+        return device.result(dw, "dw")
+    c_out = w_shape[3]
+    rows, pixels = dw.size // c_out, g.size // c_out
+    tile = tile or (tile_for if rung == 2 else mma_tile_for)(rows, c_out)
+    blocks = -(-rows // tile[0]) * -(-c_out // tile[1])
+    parts, part_size = cut(pixels, blocks, WINDOWS, parts)
+    if parts > 1:
+        arguments["dw"] = device.empty((parts, *w_shape), "float32")
+    arguments |= {"pixels": pixels, "part_size": part_size}
+    defines: dict[str, Any] = defines_of(tile)
+    if rung == 2:
+        device.run(source, "conv2d_grad_w", parts * blocks, threads_of(tile), arguments, defines=defines)
+    else:
+        arguments |= _rounded(precision, x=x, g=g)
+        defines |= _alignment(X=aligned(arguments["x"]), G=aligned(arguments["g"]))
+        run_mma(device, source, f"conv2d_grad_w_{precision}", parts * blocks, tile, arguments, defines)
+    if parts > 1:
+        add_parts(device, arguments["dw"], dw)
     return device.result(dw, "dw")
 
 
-def _run(device: Any, rung: int, kernel: str, count: int, arguments: dict[str, Any]) -> None:
-    device.run(Path(__file__).parent / RUNGS[rung], kernel, -(-count // THREADS), THREADS, arguments)
+def _rounded(precision: str, **arrays: Array) -> dict[str, Array]:
+    return {name: as_bf16(x) if precision == "bf16" else x for name, x in arrays.items()}
+
+
+def _alignment(**factors: bool) -> dict[str, str]:
+    return {f"ALIGNED_{name}": str(is_aligned).lower() for name, is_aligned in factors.items()}
 
 
 def _sizes(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> dict[str, int]:

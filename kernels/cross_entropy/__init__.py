@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_index, check_same, check_shape
+from ..device import contiguous, device_of
 from . import numpy_rows, reference
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
@@ -23,6 +24,10 @@ def cross_entropy_forward(logits: Float[Array, "m k"], targets: Integer[Array, "
     Raises TypeError for dtypes, ValueError for shapes and for a target outside of 0..k-1 (negative ones too).
     """
     _check(logits, targets)
+    if (device := device_of(logits)) is not None and logits.size:
+        from . import cuda
+
+        return cuda.cross_entropy_forward(device, contiguous(logits), contiguous(targets.astype("int64")))
     if is_cuda(logits):
         return reference.cross_entropy(logits, targets), None
     return numpy_rows.forward(logits, targets)
@@ -35,6 +40,11 @@ def cross_entropy_backward(
     _check(logits, targets)
     check_same("g, logits", g, logits)
     check_shape("g", g, logits.shape[:1], "one value a row of logits")
+    if (device := device_of(logits)) is not None and logits.size:
+        from . import cuda
+
+        g, logits, targets = (contiguous(x) for x in (g, logits, targets.astype("int64")))
+        return cuda.cross_entropy_backward(device, g, logits, targets, saved)
     if is_cuda(logits):
         return reference.cross_entropy_backward(g, logits, targets)
     return numpy_rows.backward(g, logits, targets, saved)

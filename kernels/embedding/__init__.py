@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer
 
 from ..backend import Array, array_module, is_cuda
 from ..checks import check_float, check_index
+from ..device import contiguous, device_of
 from . import numpy_scatter, reference
 
 __all__ = ["embedding", "embedding_grad"]
@@ -41,6 +42,10 @@ def embedding_grad(g: Float[Array, "*s d"], indices: Integer[Array, "*s"], rows:
             f"g must have shape {(*indices.shape, 'd')} (that of indices and one more axis), got {g.shape}"
         )
     g, flat = g.reshape(indices.size, g.shape[-1]), indices.reshape(-1)
+    if (device := device_of(g)) is not None and max(flat.size, rows) < 2**31:
+        from . import cuda
+
+        return cuda.scatter_add(device, contiguous(g), contiguous(flat.astype("int32")), rows, rung=2)
     return reference.scatter_add(g, flat, rows) if is_cuda(g) else numpy_scatter.scatter_add(g, flat, rows)
 
 

@@ -13,11 +13,18 @@ without its library) that ``runtime.cpp`` answers. Read that file for how a GPU'
 * ``deadlock``: threads wait at a barrier that another one never reaches, because it has returned or waits elsewhere;
 * ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
 * ``lane``: a shuffle whose mask leaves out the caller or the lane that is read;
+* ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may still
+  be reading, or a copy or product that nobody waits for;
+* ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made visible to
+  it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
+* ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
+* ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32);
 * ``endless``: a kernel that makes more than 400 million accesses;
 * ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
 
-Each finding names file and line (of both accesses if there are two), except what no line has written. Blocks and threads run in a random order that the
-seed decides: a kernel whose result depends on the order gives different results for different seeds.
+Each finding names file and line (of both accesses if there are two), except what no line has written. Blocks and
+threads run in a random order that the seed decides: a kernel whose result depends on the order gives different results
+for different seeds.
 
 What it cannot find, and where it is not a GPU:
 
@@ -26,11 +33,20 @@ What it cannot find, and where it is not a GPU:
 * Blocks run one after another, and a thread runs until it must wait: a spin lock between threads, or a flag that
   another block sets, never comes to an end ("endless").
 * ``__threadfence`` orders nothing here, so a pattern that is right because of fences and flags is called a race.
-* Memory below the granularity of whole bytes, bank conflicts, coalescing, caches, registers and time do not exist.
+* Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
+  counted for ``ldmatrix`` only (``bank_conflicts``).
+* The sums inside ``mma.sync`` and ``wgmma`` are exact and then cut off to float32; a GPU cuts off too, but in other
+  places, so the last bits differ. Sums that are exact in float32 (of small integers, say) agree.
+* Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
+* Of ``wgmma`` each warp's lanes must come together, but not that all four warps of a group do; that its sums are touched
+  before the wait is seen only in their values. Operands are K-major tiles of bf16 with the swizzle of 128 bytes.
+* TMA copies tiles from global to shared memory (no im2col, no stores, no multicast); an array that a TensorMap describes is
+  only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does nothing.
+* A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
+* ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
   contracted to fused multiply-adds.
 * ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 64 KiB a thread.
-* Asynchronous copies, tensor cores, clusters and named barriers are not there yet.
 """
 
 import ctypes
@@ -42,6 +58,7 @@ from typing import Any
 import numpy as np
 
 from ..source import check_arguments, check_grid, three
+from ..tensor_map import TensorMap
 from .build import Library, NoCompiler, build, compiler
 
 __all__ = ["Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler"]
@@ -52,8 +69,9 @@ POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it 
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
+    "missing wait", "misaligned", "bad operand", "missing fence",
 )  # fmt: skip
-_ACCESSES = ("read", "write", "atomic operation")
+_ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
 
 
 class EmulatorError(AssertionError):
@@ -106,6 +124,30 @@ class _SharedArray(ctypes.Structure):
     _fields_ = (("offset", ctypes.c_uint64), ("bytes", ctypes.c_uint64), ("name", ctypes.c_char_p))
 
 
+class _TensorMap(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rank", ctypes.c_uint),
+        ("item_bytes", ctypes.c_uint),
+        ("swizzle", ctypes.c_uint),
+        ("box", ctypes.c_uint * 5),
+        ("sizes", ctypes.c_uint64 * 5),
+        ("strides", ctypes.c_uint64 * 5),
+        ("rest", ctypes.c_uint8 * 8),
+    )
+
+    @classmethod
+    def of(cls, given: TensorMap, address: int) -> "_TensorMap":
+        made = cls(address, given.array.ndim, given.array.dtype.itemsize, given.swizzle)
+        for field, values in zip((made.sizes, made.strides, made.box), given.axes()):
+            field[: len(values)] = values
+        return made
+
+
+class _BankUse(ctypes.Structure):
+    _fields_ = (("where", ctypes.c_uint32), ("reads", ctypes.c_int64), ("passes", ctypes.c_int64))
+
+
 class Emulator:
     """Runs kernels under one seed and collects what is wrong with them in ``findings``.
 
@@ -117,12 +159,13 @@ class Emulator:
         self.most_accesses = most_accesses
         self.findings: list[Finding] = []
         self.accesses = 0
+        self.bank_conflicts: dict[str, tuple[int, int]] = {}  # line -> (reads of 8 rows, passes more than one for each)
         self._fresh: list[_Fresh] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Memory for a result. Reading it before it is written is a finding."""
         array = np.empty(shape, dtype)
-        array.view(np.uint8).reshape(-1)[:] = POISON
+        array.reshape(-1).view(np.uint8)[:] = POISON
         self._fresh.append(_Fresh(array, np.full(array.nbytes, NOBODY, np.uint32)))
         return array
 
@@ -145,9 +188,11 @@ class Emulator:
         check_grid(kernel, blocks, block)
         parameters = library.kernels[kernel]
         values = check_arguments(kernel, parameters, arguments)
+        maps = [v for v in values if isinstance(v, TensorMap)]
+        values = [v.array if isinstance(v, TensorMap) else v for v in values]
         if 0 in blocks:
             return
-        guarded = [_Guarded(v) if p.pointer and v is not None else None for p, v in zip(parameters, values)]
+        guarded = [_Guarded(v) if isinstance(v, np.ndarray) else None for p, v in zip(parameters, values)]
         fresh = [self._record(v) for v in values]
         buffers = [
             _Buffer(
@@ -155,7 +200,7 @@ class Emulator:
                 g.array.nbytes,
                 RED_ZONE,
                 None if f is None else f.writers.ctypes.data,
-                p.const,
+                p.const or not p.pointer,  # a TensorMap is only read through
                 p.name.encode(),
             )
             for p, g, f in zip(parameters, guarded, fresh)
@@ -165,9 +210,12 @@ class Emulator:
             ctypes.c_void_p(0 if g is None else g.array.ctypes.data) if p.pointer else v
             for p, v, g in zip(parameters, values, guarded)
         ]
+        for i, (p, g) in enumerate(zip(parameters, guarded)):
+            if p.type == "TensorMap" and g is not None:
+                cells[i] = _TensorMap.of(maps.pop(0), g.array.ctypes.data)
         self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers)
         for p, v, g, f in zip(parameters, values, guarded, fresh):
-            if g is not None and not p.const:
+            if g is not None and p.pointer and not p.const:
                 v[...] = g.array
                 if f is not None:
                     f.library = library
@@ -247,6 +295,7 @@ class Emulator:
         )
         handle.emulator_accesses.restype = ctypes.c_long
         self.accesses += handle.emulator_accesses()
+        self._count_banks(library)
         if not count:
             return
         handle.emulator_findings.restype = ctypes.POINTER(_Finding)
@@ -257,6 +306,14 @@ class Emulator:
             if _KINDS[f.kind] == "divergence" and where == other:
                 continue  # one line of the source, of which the compiler made two copies
             self._add(_describe(f, where, other if f.other_where else ""))
+
+    def _count_banks(self, library: Library) -> None:
+        count = ctypes.c_int()
+        library.handle.emulator_bank_use.restype = ctypes.POINTER(_BankUse)
+        uses = [u for u in library.handle.emulator_bank_use(ctypes.byref(count))[: count.value] if u.passes > u.reads]
+        for use, line in zip(uses, library.lines([u.where for u in uses])):
+            reads, more = self.bank_conflicts.get(line, (0, 0))
+            self.bank_conflicts[line] = (reads + use.reads, more + use.passes - use.reads)
 
 
 @dataclass
@@ -284,7 +341,7 @@ def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _describe(f: _Finding, where: str, other: str) -> Finding:
     kind, array, note = _KINDS[f.kind], f.array.decode(), f.note.decode()
-    me = f"thread {f.thread} of block {tuple(f.block)}"
+    me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
     if kind == "race":
         who = f"thread {f.other_thread}" + (" of another block" if f.other_block >= 0 else "")
@@ -294,11 +351,18 @@ def _describe(f: _Finding, where: str, other: str) -> Finding:
         )
     elif kind == "deadlock":
         missing = f"thread {f.other_thread} " + (f"waits at {other}" if other else "has returned")
-        text = f"{me} waits for threads that never come ({note}; {missing})"
+        text = f"{me} waits for threads that never come ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}"
-    elif kind == "lane":
+    elif note and kind in ("lane", "missing wait", "misaligned", "bad operand", "missing fence", "uninitialised"):
         text = f"{note} ({me})"
+    elif kind == "missing fence":
+        text = (
+            f"{access} at byte {f.offset} of {array} by the async proxy for {me}, and a write by thread {f.other_thread} at "
+            f"{other} that no fence_proxy_async has made visible to it"
+        )
+    elif kind == "missing wait":
+        text = f"{access} at byte {f.offset} of {array} by {me}, where a copy begun at {other} is not waited for"
     elif kind == "endless":
         text = f"{me} goes on and on"
     elif kind == "wild address":

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..source import ROOT, Parameter, cache_directory, headers_of, kernels_of
 
 HERE = Path(__file__).parent
+WRAPPERS = ("ptx.cuh", "ptx90.cuh")  # headers whose lines nobody wants to hear of
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-g", "-fPIC", "-w", "-ffp-contract=off")
 # Two barriers in two branches must stay two, and their order in the file that of the source.
@@ -45,12 +46,19 @@ class Library:
     shared: tuple[SharedArray, ...]
 
     def lines(self, places: list[int]) -> list[str]:
-        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known."""
+        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known.
+
+        For a place inside of an instruction's wrapper it is the line that uses the wrapper.
+        """
         if not places:
             return []
-        command = ["addr2line", "-e", str(self.file), *(hex(p) for p in places)]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        return [Path(f.partition(" ")[0]).name if not f.startswith("??") else "?" for f in found]
+        command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in places)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        lines = []
+        for part in re.split(r"^0x\w+\n", found, flags=re.MULTILINE)[1:]:  # the line, and the lines it was inlined into
+            names = [Path(f.partition(" ")[0]).name if not f.startswith("??") else "?" for f in part.splitlines()]
+            lines.append(next((n for n in names if not n.startswith(WRAPPERS)), names[0]))
+        return lines
 
 
 @functools.cache
@@ -93,7 +101,7 @@ def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
 
 
 def _own_files() -> list[str]:
-    return [(HERE / name).read_text(encoding="utf-8") for name in ("device.cuh", "runtime.cpp")]
+    return [f.read_text(encoding="utf-8") for f in sorted(HERE.iterdir()) if f.suffix in (".cpp", ".hpp", ".cuh")]
 
 
 def _cached(kind: str, parts: list[str], make: Callable[[Path], None]) -> Path:

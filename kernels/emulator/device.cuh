@@ -21,7 +21,7 @@ struct Lane {  // what a thread knows about itself
     int lane;  // its place in its warp of 32
 };
 
-enum Access { READ, WRITE, ATOMIC };
+enum Access { READ, WRITE, ATOMIC, COPY, BULK };
 
 extern Lane* self;  // the thread that runs now
 extern Index block, block_size, grid_size;
@@ -35,7 +35,46 @@ void* dynamic_shared();
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* where);
 void check_source_lane(unsigned mask, int source, const void* where);
 
+// What lib/ptx.cuh is made of here: copies.hpp, matrices.hpp.
+void copy(void* shared, const void* global, int bytes, int valid, const void* where);
+void commit_copies();
+void wait_for_copies(int groups);
+void load_matrices(unsigned* result, int count, bool trans, const void* row, const void* where);
+void store_matrices(void* row, const unsigned* values, int count, const void* where);
+void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp.
+struct TensorMap;
+void named_barrier_sync(int number, int count, const void* where);
+void named_barrier_arrive(int number, int count, const void* where);
+void mbarrier_init(void* address, int count, const void* where);
+void mbarrier_arrive(void* address, int bytes, const void* where);
+void mbarrier_wait(void* address, unsigned parity, const void* where);
+void fence_mbarrier_init();
+void fence_proxy_async();
+void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* where);
+unsigned long long wgmma_descriptor(const void* tile, const void* where);
+void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
+           const void* where);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int groups, const void* where);
+float from_bf16(unsigned short bits);
+float from_fp16(unsigned short bits);
+unsigned short to_bf16(float x);  // rounded to the nearest, to the even one of two; NaN is 0x7fff
+unsigned short to_fp16(float x);
+unsigned to_tf32(float x);        // rounded to the nearest, away from 0 of two
+
 }  // namespace emulator
+
+struct alignas(64) emulator::TensorMap {  // what a GPU keeps in 128 bytes of its own format
+    void* data;
+    unsigned rank, item_bytes, swizzle;
+    unsigned box[5];
+    unsigned long long sizes[5], strides[5];  // the first axis is the one whose elements lie next to each other
+};
+typedef emulator::TensorMap TensorMap;
 
 #define threadIdx (emulator::self->thread)
 #define blockIdx (emulator::block)
@@ -44,10 +83,11 @@ void check_source_lane(unsigned mask, int source, const void* where);
 #define warpSize 32
 
 #define __global__
+#define __grid_constant__
 #define __device__ inline
 #define __forceinline__
 #define __launch_bounds__(...)
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 // Blocks run one after the other, so a static variable is exactly a block's shared memory. All of it goes into one
 // section of the program, which the emulator finds and poisons; a guard before each array catches what runs over.
@@ -151,6 +191,21 @@ template <class T>
 inline T max(T a, T b) { return a < b ? b : a; }
 inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+
+struct __attribute__((aligned(8))) float2 { float x, y; };
+struct __attribute__((aligned(16))) float4 { float x, y, z, w; };
+struct __attribute__((aligned(16))) uint4 { unsigned x, y, z, w; };
+
+template <class To, class From>
+inline To emulator_bits(From x) {
+    To y;
+    memcpy(&y, &x, sizeof y);
+    return y;
+}
+inline float __int_as_float(int x) { return emulator_bits<float>(x); }
+inline float __uint_as_float(unsigned x) { return emulator_bits<float>(x); }
+inline int __float_as_int(float x) { return emulator_bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return emulator_bits<unsigned>(x); }
 
 // The door through which the emulator enters a kernel: arguments come as pointers to their values.
 namespace emulator {

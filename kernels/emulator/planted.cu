@@ -2,7 +2,7 @@
 // first one does: reverse every 64 numbers, y[64 b + t] = x[64 b + 63 - t], with blocks of 64 threads; n is a multiple.
 //
 // "FINDS kind, kind" marks the line of a finding; the tests check that exactly these lines and kinds are found.
-#include "lib/cuda.cuh"
+#include "lib/ptx.cuh"
 
 #define SIZE 64
 
@@ -204,4 +204,209 @@ extern "C" __global__ void wrong_index(const float* x, float* y, int n) {
     tile[t] = x[i];
     __syncthreads();
     y[i] = tile[(SIZE - t) % SIZE];  // FINDS wrong value
+}
+
+// --- copies that run on their own: cp.async ---------------------------------------------------------------------------
+
+extern "C" __global__ void copied(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    cp_async<4>(&tile[t], &x[i]);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    y[i] = tile[SIZE - 1 - t];
+}
+
+// On most cards the numbers are there in time, on most days.
+extern "C" __global__ void missing_wait(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    tile[t] = 0;
+    cp_async<4>(&tile[t], &x[i]);  // FINDS missing wait
+    cp_async_commit();
+    __syncthreads();
+    y[i] = tile[SIZE - 1 - t];     // FINDS missing wait
+}
+
+// A copy that is in no group is waited for by nobody.
+extern "C" __global__ void dropped_commit(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    tile[t] = 0;
+    cp_async<4>(&tile[t], &x[i]);  // FINDS missing wait
+    cp_async_wait<0>();
+    __syncthreads();
+    y[i] = tile[SIZE - 1 - t];     // FINDS missing wait
+}
+
+// A wait is for a thread's own copies only.
+extern "C" __global__ void no_barrier_after_the_wait(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    tile[t] = 0;
+    __syncthreads();
+    cp_async<4>(&tile[t], &x[i]);  // FINDS race
+    cp_async_commit();
+    cp_async_wait<0>();
+    y[i] = tile[SIZE - 1 - t];     // FINDS race
+}
+
+// The barrier stands before the wait, where it orders nothing that matters.
+extern "C" __global__ void wait_after_the_barrier(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    tile[t] = 0;
+    cp_async<4>(&tile[t], &x[i]);
+    cp_async_commit();
+    __syncthreads();
+    cp_async_wait<0>();
+    y[i] = tile[SIZE - 1 - t];     // FINDS race, missing wait
+}
+
+// Two groups are under way, and the wait allows one of them to stay so: the one that is read.
+extern "C" __global__ void waits_for_the_other_group(const float* x, float* y, int n) {
+    __shared__ float tile[2][SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    tile[1][t] = 0;
+    for (int part = 0; part < 2; part++) {
+        cp_async<4>(&tile[part][t], &x[i]);  // FINDS missing wait
+        cp_async_commit();
+    }
+    cp_async_wait<1>();  // should be 0
+    __syncthreads();
+    y[i] = tile[1][SIZE - 1 - t];            // FINDS missing wait
+}
+
+// The next copy into the tile begins while others still read it.
+extern "C" __global__ void copied_too_early(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    cp_async<4>(&tile[t], &x[i]);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    y[i] = tile[SIZE - 1 - t];     // FINDS race
+    cp_async<4>(&tile[t], &x[i]);  // FINDS race
+    cp_async_commit();
+    cp_async_wait<0>();
+}
+
+extern "C" __global__ void copies_from_between_two_numbers(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE;
+    if (t < 15) cp_async<16>(&tile[4 * t], &x[i + 4 * t + 1]);  // FINDS misaligned
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    y[i + t] = tile[SIZE - 1 - t];
+}
+
+// --- what a warp does together: ldmatrix, mma.sync --------------------------------------------------------------------
+
+// ldmatrix moves 8 rows of 16 bytes as they are, here of 4 floats: lane 4 r + c gets the float at row r, column c.
+extern "C" __global__ void loaded(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE, lane = t % 32, warp = t / 32;
+    tile[t] = x[i + t];
+    __syncthreads();
+    unsigned number[1];
+    ldmatrix(number, &tile[4 * (8 * warp + 7 - lane % 8)]);  // the lowest row first
+    const int at = i + 32 * (1 - warp) + lane / 4 * 4 + 3 - lane % 4;
+    y[at] = __int_as_float(number[0]);
+}
+
+extern "C" __global__ void loaded_without_a_barrier(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE, lane = t % 32, warp = t / 32;
+    tile[t] = x[i + t];
+    unsigned number[1];
+    ldmatrix(number, &tile[4 * (8 * warp + 7 - lane % 8)]);  // FINDS race
+    const int at = i + 32 * (1 - warp) + lane / 4 * 4 + 3 - lane % 4;
+    y[at] = __int_as_float(number[0]);
+}
+
+extern "C" __global__ void loads_half_a_row(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE, lane = t % 32;
+    tile[t] = x[i + t];
+    __syncthreads();
+    unsigned number[1];
+    ldmatrix(number, &tile[2 * (lane % 8)]);  // FINDS misaligned
+    y[i + t] = __int_as_float(number[0]);
+}
+
+// A wrong swizzle: the row's place was moved when it was written, and is looked for where it was.
+extern "C" __global__ void loads_the_wrong_row(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE, lane = t % 32, warp = t / 32;
+    tile[t ^ (t / 16 % 2 * 4)] = x[i + t];
+    __syncthreads();
+    unsigned number[1];
+    ldmatrix(number, &tile[4 * (8 * warp + 7 - lane % 8)]);
+    const int at = i + 32 * (1 - warp) + lane / 4 * 4 + 3 - lane % 4;
+    y[at] = __int_as_float(number[0]);  // FINDS wrong value
+}
+
+extern "C" __global__ void half_a_warp_loads(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE, lane = t % 32, warp = t / 32;
+    tile[t] = x[i + t];
+    __syncthreads();
+    unsigned number[1] = {0};
+    if (lane < 16) ldmatrix(number, &tile[4 * (8 * warp + 7 - lane % 8)]);  // FINDS deadlock
+    y[i + t] = __int_as_float(number[0]);
+}
+
+// y as a matrix product: the 64 numbers are a matrix X of 8 rows, J has ones from corner to corner and zeros elsewhere,
+// and J X are X's rows in reverse. x goes in as three numbers of 11 bits each, which lose none of its 24.
+__device__ void multiply_by_j(const float* x, float (&d)[4], int lane) {
+    unsigned a[4] = {0, 0, 0, 0};
+    a[0] = to_tf32(lane / 4 + lane % 4 == 7);
+    a[2] = to_tf32(lane / 4 + lane % 4 + 4 == 7);
+    float rest[2] = {x[lane % 4 * 8 + lane / 4], x[(lane % 4 + 4) * 8 + lane / 4]};
+    for (int part = 0; part < 3; part++) {
+        const unsigned b0 = to_tf32(rest[0]), b1 = to_tf32(rest[1]);
+        mma_tf32(d, a, b0, b1);
+        rest[0] -= __int_as_float(b0);
+        rest[1] -= __int_as_float(b1);
+    }
+}
+
+extern "C" __global__ void multiplied(const float* x, float* y, int n) {
+    const int i = blockIdx.x * SIZE, lane = threadIdx.x % 32;
+    if (threadIdx.x >= 32) return;
+    float d[4] = {0, 0, 0, 0};
+    multiply_by_j(x + i, d, lane);
+    y[i + lane / 4 * 8 + 7 - lane % 4 * 2] = d[0];
+    y[i + lane / 4 * 8 + 6 - lane % 4 * 2] = d[1];
+}
+
+// Each lane holds two numbers of a row, not of a column.
+extern "C" __global__ void wrong_fragment(const float* x, float* y, int n) {
+    const int i = blockIdx.x * SIZE, lane = threadIdx.x % 32;
+    if (threadIdx.x >= 32) return;
+    float d[4] = {0, 0, 0, 0};
+    multiply_by_j(x + i, d, lane);
+    for (int e = 0; e < 2; e++) y[i + (lane % 4 * 2 + e) * 8 + 7 - lane / 4] = d[e];  // FINDS wrong value
+}
+
+extern "C" __global__ void no_tf32(const float* x, float* y, int n) {
+    const int t = threadIdx.x, i = blockIdx.x * SIZE;
+    const unsigned a[4] = {0, 0, 0, 0};
+    float d[4] = {0, 0, 0, 0};
+    mma_tf32(d, a, __float_as_int(x[i + t]), 0);  // FINDS bad operand
+    y[i + t] = d[0];
+}
+
+// Half of the warp multiplies with one matrix and half with another: an instruction of a warp cannot.
+extern "C" __global__ void mma_in_a_branch(const float* x, float* y, int n) {
+    const int t = threadIdx.x, i = blockIdx.x * SIZE;
+    const unsigned a[4] = {0, 0, 0, 0};
+    float d[4] = {0, 0, 0, 0};
+    if (t % 2)
+        mma_tf32(d, a, 0, 0);    // FINDS divergence
+    else
+        mma_bf16(d, a, 0, 0);    // FINDS divergence
+    y[i + t] = d[0];
 }

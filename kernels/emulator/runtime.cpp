@@ -10,24 +10,30 @@
 // Shadow.    For every few bytes of memory there is a cell that remembers the last write and all reads that a later
 //            write would have to come after (Flanagan & Freund 2009, FastTrack).
 // Blocks.    Nothing orders two blocks of one launch, so what one wrote no other may touch, except atomically.
+// Copies.    What runs on its own (cp.async) has an effect only when it is waited for: the last moment that the rules
+//            allow. From its start until then nobody may touch its target. See copies.hpp.
+// Together.  What the lanes of a warp do in one instruction (mma.sync, ldmatrix) the last lane to come does for all of
+//            them. See matrices.hpp.
 //
 // g++ -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
 // usually answers them; the functions at the end of this file do.
 
 #include <dlfcn.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device.cuh"
+#include "fibers.hpp"
 
 extern "C" {
 extern char __ehdr_start[] __attribute__((visibility("hidden")));  // this library, from its first byte
@@ -42,7 +48,10 @@ using std::vector;
 
 // --- what Python sees --------------------------------------------------------------------------------------------------
 
-enum Kind { RACE, OUT_OF_RANGE, UNINITIALISED, DEADLOCK, DIVERGENCE, WILD, READ_ONLY, BAD_LANE, ENDLESS };
+enum Kind {
+    RACE, OUT_OF_RANGE, UNINITIALISED, DEADLOCK, DIVERGENCE, WILD, READ_ONLY, BAD_LANE, ENDLESS, MISSING_WAIT, MISALIGNED,
+    BAD_OPERAND, MISSING_FENCE,
+};
 
 struct Finding {
     int kind;
@@ -91,6 +100,8 @@ struct Cell {
     vector<Event> reads;    // since that write, at most the last of each thread
     Foreign plain, atomic, read;  // of earlier blocks: a plain write, an atomic operation, a read
     uint32_t writer = NOBODY;
+    uint32_t copy = 0;      // 1 + the number of the copy that is on its way to here
+    uint32_t readers = 0;   // how many products of warps are still to read it
 };
 
 struct Region {
@@ -117,21 +128,31 @@ struct Region {
 
 // --- threads -----------------------------------------------------------------------------------------------------------
 
+// A clock has two halves. clock[t]: all that thread t did up to this step of its happened before now. The second half is the
+// same of what besides is visible to the async proxy, the engines that copy tiles and multiply them. Behind the threads come
+// the engines' own steps.
 typedef vector<uint32_t> Clock;
+const int ENGINES = 8;
 
-enum State { READY, AT_BLOCK_BARRIER, AT_WARP, DONE };
+enum State { READY, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_WARP, DONE };
 
 struct Fiber {
-    ucontext_t context;
+    Context context;
     State state;
     uint32_t where;  // it waits there
     unsigned mask;   // with these lanes
-    Clock clock;     // clock[t]: all that thread t did up to this step of its happened before now
+    Clock clock;
+    int missing;     // arrivals, where it waits at an mbarrier
+    vector<uint32_t> open;                // copies since the last commit
+    std::deque<vector<uint32_t>> groups;  // of copies that nobody has waited for, the oldest first
 };
+
+typedef void (*Together)(void* const* lanes);  // what a warp does at once; lanes[i] is what lane i handed in
 
 struct Meeting {  // of the lanes of one mask of one warp
     unsigned mask, arrived = 0;
     uint32_t round = 0, where = 0;
+    Together body = nullptr;
     Clock known;
     alignas(16) char values[2][32][16];  // of this round and, until everybody has read them, of the one before
 };
@@ -145,7 +166,7 @@ Lane* self = nullptr;
 Index block, block_size, grid_size;
 
 static vector<Fiber> fibers;
-static ucontext_t scheduler;
+static Context scheduler;
 static char* stacks;
 static int threads, alive, waiting;
 static Clock known;                     // at the block's barrier
@@ -166,10 +187,14 @@ static long accesses, switches, most_accesses;
 static vector<char> dynamic_memory;
 static char* dynamic_begin;
 
+static uint32_t engine_clock[ENGINES];
+static bool async_proxy;                // who touches memory now
+
 static int current() { return int(self - lanes); }
+static size_t clock_size() { return 2 * size_t(threads + ENGINES); }
 static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - __ehdr_start - 1); }
 
-static void wait_for_scheduler() { switches++; swapcontext(&fibers[current()].context, &scheduler); }
+static void wait_for_scheduler() { switches++; switch_context(fibers[current()].context, scheduler); }
 
 static void abandon() {
     abandoned = true;
@@ -208,9 +233,29 @@ static void report_access(Kind kind, uint32_t where, const Region& region, Acces
     f->other_block = other_block;
 }
 
+template <class... A>
+static void report_note(Kind kind, uint32_t where, const char* format, A... values) {
+    if (Finding* f = report(kind, where, 0, "")) snprintf(f->note, sizeof f->note, format, values...);
+}
+
+struct Copy {  // of cp.async, on its way
+    char* target;
+    const char* source;
+    int bytes, valid;
+    Event start;
+    struct Region* region;
+    char seen[16];  // what the source held at the start
+};
+
+static vector<Copy> copies;
+static vector<uint32_t> free_copies;  // places in it
+
 // --- one access --------------------------------------------------------------------------------------------------------
 
 static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
+static bool visible_to_async_proxy(const Event& e) {
+    return e.kind == BULK || e.clock <= fibers[current()].clock[threads + ENGINES + e.thread];
+}
 
 static void enter_block(Cell& cell) {  // what earlier blocks did becomes foreign
     if (cell.block == block_number) return;
@@ -226,6 +271,19 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
     const int me = current();
     const Event now{fibers[me].clock[me], where, me, kind};
 
+    if (cell.copy) {  // whoever knows of its start had to wait for its end; the others should not be here at all
+        const Event& start = copies[cell.copy - 1].start;
+        report_access(before_now(start) ? MISSING_WAIT : RACE, where, region, kind, address, bytes, &start);
+        return;
+    }
+
+    if (cell.readers && kind != READ) {
+        if (Finding* f = report(MISSING_WAIT, where, 0, region.name))
+            snprintf(f->note, sizeof f->note, "a write to byte %ld of %s, which a product may still be reading",
+                     long(address - region.begin), region.name.c_str());
+    }
+    if (async_proxy && cell.write && before_now(cell.write) && !visible_to_async_proxy(cell.write))
+        report_access(MISSING_FENCE, where, region, kind, address, bytes, &cell.write);
     if (kind == READ && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
 
     // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
@@ -269,11 +327,9 @@ static bool in_shared_section(const char* address) {
     return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
 }
 
-void access(const void* pointer, size_t bytes, Access kind, const void* return_address) {
-    if (!self) return;
-    const char* address = static_cast<const char*>(pointer);
-    if (address >= stacks && address < stacks + STACK * MOST_THREADS) return;  // a thread's own variables
-    const uint32_t where = place(return_address);
+// Checks an access and returns its region, or null if nothing is to be done there.
+static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
+    if (address >= stacks && address < stacks + STACK * MOST_THREADS) return nullptr;  // a thread's own variables
     if (++accesses > most_accesses) {
         report(ENDLESS, where, 0, "");
         stopped = true;
@@ -282,32 +338,45 @@ void access(const void* pointer, size_t bytes, Access kind, const void* return_a
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {
-            if (address >= __ehdr_start && address < _end && !in_shared_section(address)) return;  // constants
+            if (address >= __ehdr_start && address < _end && !in_shared_section(address)) return nullptr;  // constants
             found = find(address, true);
             if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
             else if (Finding* f = report(WILD, where, 0, "")) {
                 f->access = kind;
                 f->bytes = bytes;
-                snprintf(f->note, sizeof f->note, "%p", pointer);
+                snprintf(f->note, sizeof f->note, "%p", static_cast<const void*>(address));
             }
             if (!found) abandon();  // it would have been a fault
-            return;
+            return nullptr;
         }
         latest = found;
     }
     Region& region = *latest;
     if (address + bytes > region.end) {
         report_access(OUT_OF_RANGE, where, region, kind, address, bytes);
-        return;
+        return nullptr;
     }
     if (region.read_only) {
         if (kind != READ) report_access(READ_ONLY, where, region, kind, address, bytes);
-        return;
+        return &region;
     }
     const size_t offset = address - region.begin;
     while (region.grain > 1 && (offset % region.grain || bytes % region.grain)) region.refine(region.grain / 2);
     for (size_t i = offset / region.grain; i < (offset + bytes) / region.grain; i++)
         watch(region, region.cells[i], kind, address, bytes, where);
+    return &region;
+}
+
+void access(const void* address, size_t bytes, Access kind, const void* where) {
+    if (self) touch(static_cast<const char*>(address), bytes, kind, place(where));
+}
+
+static void aligned_access(const void* pointer, size_t bytes, Access kind, const void* where) {
+    if (!self) return;
+    const Region* region = touch(static_cast<const char*>(pointer), bytes, kind, place(where));
+    if (!region || !(reinterpret_cast<uintptr_t>(pointer) & (std::min<size_t>(bytes, 8) - 1))) return;
+    report_access(MISALIGNED, place(where), *region, kind, static_cast<const char*>(pointer), bytes);
+    abandon();  // it would have been a fault
 }
 
 // --- waiting for each other --------------------------------------------------------------------------------------------
@@ -321,11 +390,16 @@ static void learn(int thread, const Clock& all) {  // and begin a new step, whic
     fibers[thread].clock[thread]++;
 }
 
+static void wake(int thread) {
+    fibers[thread].state = READY;
+    ready.push_back(thread);
+}
+
 void block_barrier(const void* return_address) {
     Fiber& me = fibers[current()];
     me.where = place(return_address);
     if (waiting == 0) {
-        known.assign(threads, 0);
+        known.assign(clock_size(), 0);
         barrier_where = me.where;
     } else if (barrier_where != me.where) {
         report(DIVERGENCE, me.where, barrier_where, "");
@@ -340,14 +414,12 @@ void block_barrier(const void* return_address) {
     for (int t = 0; t < threads; t++) {
         fibers[t].clock = known;
         fibers[t].clock[t]++;
-        if (t != current()) {
-            fibers[t].state = READY;
-            ready.push_back(t);
-        }
+        if (t != current()) wake(t);
     }
 }
 
-static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory) {
+static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory,
+                     Together body = nullptr) {
     const int thread = current(), warp = thread / 32, lane = thread % 32;
     const int lanes_here = std::min(32, threads - warp * 32);
     const unsigned here = lanes_here == 32 ? ~0u : (1u << lanes_here) - 1;
@@ -369,9 +441,11 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
     }
     if (!meeting->arrived) {
         meeting->where = where;
-        meeting->known.assign(threads, 0);
+        meeting->body = body;
+        meeting->known.assign(clock_size(), 0);
     } else if (meeting->where != where) {
         report(DIVERGENCE, where, meeting->where, "");
+        if (meeting->body != body) abandon();
     }
     if (bytes) memcpy(meeting->values[meeting->round & 1][lane], value, bytes);
     if (orders_memory) join(meeting->known, fibers[thread].clock);
@@ -383,14 +457,17 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
         wait_for_scheduler();
         return *meeting;
     }
+    if (body) {
+        void* handed_in[32];
+        for (int i = 0; i < 32; i++) memcpy(&handed_in[i], meeting->values[meeting->round & 1][i], sizeof handed_in[i]);
+        body(handed_in);
+        self = &lanes[thread];
+    }
     for (int other = 0; other < 32; other++) {
         if (!(full >> other & 1)) continue;
         const int t = warp * 32 + other;
         if (orders_memory) learn(t, meeting->known);
-        if (t != thread) {
-            fibers[t].state = READY;
-            ready.push_back(t);
-        }
+        if (t != thread) wake(t);
     }
     meeting->arrived = 0;
     meeting->round++;
@@ -416,10 +493,18 @@ void check_source_lane(unsigned mask, int source, const void* return_address) {
 
 void* dynamic_shared() { return dynamic_begin; }
 
+#include "copies.hpp"
+#include "matrices.hpp"
+#include "barriers.hpp"
+#include "bulk.hpp"
+#include "warpgroups.hpp"
+
 // --- one block ---------------------------------------------------------------------------------------------------------
 
 static void run_fiber() {
     entry(values);
+    check_copies_at_exit();
+    check_products_at_exit();
     fibers[current()].state = DONE;
     alive--;
     wait_for_scheduler();
@@ -438,16 +523,21 @@ static void start_block(Index index) {
         if (r.shared) r.fresh(NOBODY);
     meetings.assign((threads + 31) / 32, {});
     ready.clear();
+    copies.clear();
+    free_copies.clear();
+    for (NamedBarrier& b : named_barriers) b = NamedBarrier();
+    barriers.clear();
+    bulks.clear();
+    async_proxy = false;
+    warpgroups.assign(threads, Warpgroup());
     for (int t = 0; t < threads; t++) {
         Fiber& f = fibers[t];
         f.state = READY;
-        f.clock.assign(threads, 0);
+        f.clock.assign(clock_size(), 0);
         f.clock[t] = 1;
-        getcontext(&f.context);
-        f.context.uc_stack.ss_sp = stacks + STACK * t;
-        f.context.uc_stack.ss_size = STACK;
-        f.context.uc_link = nullptr;
-        makecontext(&f.context, run_fiber, 0);
+        f.open.clear();
+        f.groups.clear();
+        make_context(f.context, stacks + STACK * t, STACK, run_fiber);
         const unsigned i = t;
         lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
         lanes[t].lane = t % 32;
@@ -479,19 +569,28 @@ static void report_deadlock() {
         finding->thread = t;
         finding->other_thread = missing;
         if (missing >= 0 && fibers[missing].state != DONE) finding->other_where = fibers[missing].where;
-        snprintf(finding->note, sizeof finding->note, "%d wait here, %d have returned, %d wait elsewhere", here, done,
-                 elsewhere);
+        if (f.state == AT_MBARRIER)
+            snprintf(finding->note, sizeof finding->note, "%d wait here for the end of an mbarrier's phase, %d arrivals missing",
+                     here, f.missing);
+        else
+            snprintf(finding->note, sizeof finding->note, "%d wait here, %d have returned, %d wait elsewhere", here, done,
+                     elsewhere);
     }
 }
 
 static void run_block(Index index) {
     start_block(index);
-    while (!ready.empty() && !abandoned) {
+    while (!(ready.empty() && bulks.empty()) && !abandoned) {
+        if (ready.empty()) {  // nobody can go on: the last moment for a copy to arrive
+            if (!alive) report_note(MISSING_WAIT, copies[bulks[0].copy].start.where, "nobody waits for this copy");
+            finish_a_bulk();
+            continue;
+        }
         std::swap(ready[random_number() % ready.size()], ready.back());
         const int next = ready.back();
         ready.pop_back();
         self = &lanes[next];
-        swapcontext(&scheduler, &fibers[next].context);
+        switch_context(scheduler, fibers[next].context);
         self = nullptr;
     }
     if (alive && !abandoned) report_deadlock();
@@ -515,6 +614,7 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     findings.clear();
     findings.reserve(MOST_FINDINGS);
     accesses = switches = 0;
+    bank_use.clear();
     most_accesses = limit;
     block_number = 0;
     if (!stacks)
@@ -564,13 +664,17 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
 extern "C" const Finding* emulator_findings() { return findings.data(); }
 extern "C" long emulator_accesses() { return accesses; }
 extern "C" long emulator_switches() { return switches; }
+extern "C" const BankUse* emulator_bank_use(int* count) {
+    *count = int(bank_use.size());
+    return bank_use.data();
+}
 
 // --- the calls that -fsanitize=thread puts before every load and store -------------------------------------------------
 
 #define HERE __builtin_return_address(0)
 #define ANSWER(size)                                                                               \
-    void __tsan_read##size(void* p) { access(p, size, READ, HERE); }                               \
-    void __tsan_write##size(void* p) { access(p, size, WRITE, HERE); }                             \
+    void __tsan_read##size(void* p) { aligned_access(p, size, READ, HERE); }                       \
+    void __tsan_write##size(void* p) { aligned_access(p, size, WRITE, HERE); }                     \
     void __tsan_unaligned_read##size(void* p) { access(p, size, READ, HERE); }                     \
     void __tsan_unaligned_write##size(void* p) { access(p, size, WRITE, HERE); }                   \
     void __tsan_volatile_read##size(void* p) { access(p, size, READ, HERE); }                      \

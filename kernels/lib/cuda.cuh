@@ -6,9 +6,10 @@
 
 #define INFINITY __int_as_float(0x7f800000)
 
-// Shared memory whose size is given at the launch: DYNAMIC_SHARED(float, row); declares `float* row`.
+// Shared memory whose size is given at the launch: DYNAMIC_SHARED(float, row); declares `float* row`. It begins at a multiple
+// of 1024 bytes, which tiles that TMA swizzles need.
 #define DYNAMIC_SHARED(type, name) \
-    extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+    extern __shared__ __align__(1024) unsigned char name##_bytes[]; \
     type* const name = reinterpret_cast<type*>(name##_bytes)
 
 #else  // for the emulator

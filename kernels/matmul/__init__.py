@@ -1,10 +1,14 @@
 r"""Matrix products: $a b$, the affine layer $x w + b$ and the sum over rows that is the gradient of its bias."""
 
+import math
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
 from ..backend import Array, array_module, is_cuda
 from ..checks import check_float, check_same, check_shape
+from ..device import contiguous, device_of
 from . import numpy_split
 
 __all__ = ["linear", "matmul", "sum_rows"]
@@ -16,7 +20,7 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
     Large products are spread over the threads; transposed views are read as they lie. Raises TypeError for other
     dtypes than float32 and float64, ValueError for shapes that do not fit.
     """
-    if _plain(a, b) and a.ndim == 2 == b.ndim and a.shape[1] == b.shape[0]:
+    if _plain(a, b) and a.ndim == 2 == b.ndim and a.shape[1] == b.shape[0] and device_of(a) is None:
         (m, k), n = a.shape, b.shape[1]
         if numpy_split.direct(m, k, n):
             return np.matmul(a, b)
@@ -24,6 +28,8 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
         numpy_split.product_2d(a, b, y)
         return y
     _check_matmul(a, b)
+    if (device := device_of(a)) is not None:
+        return _on_device(device, a, b)
     if is_cuda(a):
         return array_module(a).matmul(a, b)
     return numpy_split.held(a, b) if a.ndim == 1 or b.ndim == 1 else numpy_split.product(a, b)
@@ -68,10 +74,38 @@ def linear(
         if not _plain(x, b):
             check_same("x, b", x, b)
         check_shape("b", b, (w.shape[1],), "one number for each column of w")
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        rows = contiguous(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        w, transposed = _as_it_lies(w)
+        y = cuda.matmul(device, rows, w, contiguous(b), transpose_b=transposed, rung=2)
+        return y.reshape(*x.shape[:-1], y.shape[1])
     if is_cuda(x):
         y = x @ w
         return y if b is None else y + b
     return numpy_split.linear(x, w, b)
+
+
+def _on_device(device: Any, a: Array, b: Array) -> Array:
+    """``matmul`` by a rung, which takes arrays of at least two axes and the same leading ones, or none."""
+    from . import cuda
+
+    row, column = a.ndim == 1, b.ndim == 1
+    a, b = a[None] if row else a, b[:, None] if column else b
+    if a.ndim > 2 < b.ndim:
+        xp, leading = array_module(a, b), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (xp.broadcast_to(x, (*leading, *x.shape[-2:])) for x in (a, b))
+    (a, transpose_a), (b, transpose_b) = _as_it_lies(a), _as_it_lies(b)
+    y = cuda.matmul(device, a, b, transpose_a=transpose_a, transpose_b=transpose_b, rung=2)
+    y = y[..., 0] if column else y
+    return (y[..., 0] if column else y[..., 0, :]) if row else y
+
+
+def _as_it_lies(x: Array) -> tuple[Array, bool]:
+    """A contiguous array and whether it is ``x`` transposed; a copy only of what is neither."""
+    turned = x.swapaxes(-1, -2)
+    return (turned, True) if turned.flags.c_contiguous and not x.flags.c_contiguous else (contiguous(x), False)
 
 
 def sum_rows(g: Float[Array, "*batch c"]) -> Float[Array, " c"]:

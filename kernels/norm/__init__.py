@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same, check_shape
+from ..device import contiguous, device_of
 from . import numpy_group, numpy_layer, reference
 
 __all__ = ["group_norm_backward", "group_norm_forward", "layer_norm_backward", "layer_norm_forward"]
@@ -42,6 +43,12 @@ def group_norm_forward(
     Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, ``groups`` or ``eps``.
     """
     _check_group(x, gamma, beta, groups, eps)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        gamma, beta = contiguous(gamma), contiguous(beta)
+        y, saved = cuda.group_norm_forward(device, _pixels(x), gamma, beta, groups, eps=eps, silu=silu, rung=2)
+        return y.reshape(x.shape), saved
     if is_cuda(x):
         return reference.group_norm(x, gamma, beta, groups, eps, silu), None
     y, saved = numpy_group.forward(_pixels(x), gamma, beta, groups, eps, silu)
@@ -66,6 +73,12 @@ def group_norm_backward(
     """
     _check_group(x, gamma, beta, groups, eps)
     _check_gradient(g, x)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        arrays = _pixels(g), _pixels(x), contiguous(gamma), contiguous(beta)
+        dx, dgamma, dbeta = cuda.group_norm_backward(device, *arrays, saved, groups, silu=silu, rung=2)
+        return dx.reshape(x.shape), dgamma, dbeta
     if is_cuda(x):
         return reference.group_norm_backward(g, x, gamma, beta, groups, eps, silu)
     dx, dgamma, dbeta = numpy_group.backward(_pixels(g), _pixels(x), gamma, beta, saved, groups, silu)
@@ -82,6 +95,11 @@ def layer_norm_forward(
     _check_layer(x, gamma, eps)
     check_same("x, beta", x, beta)
     check_shape("beta", beta, x.shape[-1:], "the last axis of x")
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        y, saved = cuda.layer_norm_forward(device, _rows(x), contiguous(gamma), contiguous(beta), eps=eps)
+        return y.reshape(x.shape), saved
     if is_cuda(x):
         return reference.layer_norm(x, gamma, beta, eps), None
     y, saved = numpy_layer.forward(_rows(x), gamma, beta, eps)
@@ -97,6 +115,11 @@ def layer_norm_backward(
     """
     _check_layer(x, gamma, eps)
     _check_gradient(g, x)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        dx, dgamma, dbeta = cuda.layer_norm_backward(device, _rows(g), _rows(x), contiguous(gamma), saved)
+        return dx.reshape(x.shape), dgamma, dbeta
     if is_cuda(x):
         return reference.layer_norm_backward(g, x, gamma, eps)
     dx, dgamma, dbeta = numpy_layer.backward(_rows(g), _rows(x), gamma, saved)
@@ -138,11 +161,11 @@ def _check_eps(eps: float) -> None:
 
 def _pixels(x: Any) -> Any:
     """(n, ..., c) -> (n, pixels, c), contiguous; a reshape cannot infer an axis of an empty array."""
-    return np.ascontiguousarray(x).reshape(x.shape[0], int(np.prod(x.shape[1:-1])), x.shape[-1])
+    return contiguous(x).reshape(x.shape[0], int(np.prod(x.shape[1:-1])), x.shape[-1])
 
 
 def _rows(x: Any) -> Any:
-    return np.ascontiguousarray(x).reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
+    return contiguous(x).reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
 
 
 def _like(gradient: Any, p: Any) -> Any:

@@ -4,6 +4,7 @@ from jaxtyping import Float, Int
 
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same
+from ..device import contiguous, device_of
 from . import numpy_bounds, reference
 
 __all__ = ["nearest_code"]
@@ -24,4 +25,8 @@ def nearest_code(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Int[A
         raise ValueError(f"codebook must have rows of length {z.shape[1]} as z has, got shape {codebook.shape}")
     if codebook.shape[0] == 0:
         raise ValueError(f"codebook must hold at least one code, got shape {codebook.shape}")
+    if (device := device_of(z, codebook)) is not None:
+        from . import cuda
+
+        return cuda.nearest_code(device, contiguous(z), contiguous(codebook), rung=2)
     return (reference if is_cuda(z) else numpy_bounds).nearest_code(z, codebook)

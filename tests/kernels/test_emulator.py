@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import emulator
+from kernels import bfloat16, emulator, launch
 from kernels.emulator import Emulator, EmulatorError, NoCompiler
+from kernels.launch import NoCuda, compile_for
 from kernels.source import kernels_of
+from kernels.tensor_map import TensorMap
 
 
 def _no_compiler():
@@ -20,21 +22,31 @@ def _no_compiler():
         return True
 
 
+def _no_nvrtc():
+    try:
+        return not launch.nvrtc()
+    except NoCuda:
+        return True
+
+
 pytestmark = pytest.mark.skipif(_no_compiler(), reason="emulating a kernel needs a C++ compiler (g++)")
 
 PLANTED = Path(emulator.__file__).parent / "planted.cu"
-CLEAN = {"clean", "atomic_sum", "warp_barriers"}
+PLANTED90, PLANTED90A = PLANTED.with_name("planted90.cu"), PLANTED.with_name("planted90a.cu")
+REVERSING = {"clean", "copied", "loaded", "multiplied"}
+CLEAN = REVERSING | {"atomic_sum", "warp_barriers"}
+WRONG_VALUE = {"wrong_index", "loads_the_wrong_row", "wrong_fragment"}  # no rule is broken
 SEEDS = range(5)
 
 
-def marks():
+def marks(file=PLANTED):
     """kernel -> the (line, kind) pairs that the file says are found in it."""
     found, kernel = {}, set()
-    for number, line in enumerate(PLANTED.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_text().splitlines(), 1):
         if match := re.search(r"__global__ void (\w+)\(", line):
             kernel = found.setdefault(match[1], set())
         elif match := re.search(r"FINDS (.*)", line):
-            kernel |= {(f"planted.cu:{number}", kind.strip()) for kind in match[1].split(",")}
+            kernel |= {(f"{file.name}:{number}", kind.strip()) for kind in match[1].split(",")}
     return found
 
 
@@ -47,7 +59,7 @@ def run(kernel, seed, n=128, **options):
     return device, x, y
 
 
-@pytest.mark.parametrize("kernel", [k for k, lines in marks().items() if lines and k != "wrong_index"])
+@pytest.mark.parametrize("kernel", [k for k, lines in marks().items() if lines and k not in WRONG_VALUE])
 def test_finds_exactly_what_is_planted(kernel):
     found = set()
     for seed in SEEDS:
@@ -63,8 +75,163 @@ def test_finds_nothing_where_nothing_is_planted(kernel):
     for seed in range(20):
         device, x, y = run(kernel, seed)
         device.check()
-        if kernel == "clean":
+        if kernel in REVERSING:
             np.testing.assert_array_equal(y, x.reshape(2, 64)[:, ::-1].reshape(-1))
+
+
+def run90(kernel, seed):
+    device = Emulator(seed)
+    x = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+    y = device.empty((128,), np.float32)
+    device.run(PLANTED90, kernel, 2, 64, {"x": TensorMap(x, (1, 64)), "y": y})
+    return device, x[:, ::-1].reshape(-1), y
+
+
+@pytest.mark.parametrize("kernel", marks(PLANTED90))
+def test_what_came_with_hopper(kernel):
+    found = set()
+    for seed in SEEDS:
+        device, want, y = run90(kernel, seed)
+        found |= {(f.where, f.kind) for f in device.findings}
+        if not marks(PLANTED90)[kernel]:
+            np.testing.assert_array_equal(y, want)
+        else:
+            assert device.findings, f"nothing found with seed {seed}"
+    assert found == marks(PLANTED90)[kernel]
+
+
+@pytest.mark.parametrize("kernel", marks(PLANTED90A))
+def test_products_of_warp_groups(kernel):
+    x = bfloat16.rounded(np.random.default_rng(0).standard_normal((128, 64)).astype(np.float32))
+    for seed in range(2):
+        device = Emulator(seed)
+        y = device.empty(x.shape, np.float32)
+        map_ = TensorMap(bfloat16.to_bits(x), (64, 64), 128)
+        device.run(PLANTED90A, kernel, 2, 128, {"x": map_, "y": y}, shared_bytes=2 * 64 * 64 * 2)
+        assert {(f.where, f.kind) for f in device.findings} == marks(PLANTED90A)[kernel]
+        if kernel == "products":
+            np.testing.assert_array_equal(y, x[:, ::-1])
+
+
+# The left operand from registers, and all widths; on small whole numbers, whose sums are exact.
+WIDTHS = """
+    DYNAMIC_SHARED(bf16, tile);
+    const int t = threadIdx.x, g = t % 32 / 4, q = t % 4, first = t / 32 * 16;
+    for (int at = t; at < COLUMNS * 64; at += 128) {
+        const int row = at / 64, column = at % 64;
+        tile[row * 64 + (column / 8 ^ row % 8) * 8 + column % 8] = b[at];
+    }
+    fence_proxy_async();
+    __syncthreads();
+    float d[COLUMNS / 2];
+    for (int i = 0; i < COLUMNS / 2; i++) d[i] = i;
+    wgmma_fence();
+    for (int k = 0; k < 64; k += 16) {
+        unsigned r[4];
+        for (int i = 0; i < 4; i++) memcpy(&r[i], a + (first + g + i % 2 * 8) * 64 + k + i / 2 * 8 + 2 * q, 4);
+        wgmma_bf16(d, r, wgmma_descriptor(tile + k));
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int i = 0; i < COLUMNS / 2; i++)
+        y[(first + g + i / 2 % 2 * 8) * COLUMNS + i / 4 * 8 + 2 * q + i % 2] = d[i] - i;
+"""
+
+
+@pytest.mark.parametrize("columns", [64, 128, 256])
+def test_products_with_registers(columns, tmp_path):
+    file = write(tmp_path, WIDTHS, "const bf16* a, const bf16* b, float* y")
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx90.cuh"))
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-9, 10, (n, 64)).astype(np.float32) for n in (64, columns))
+    device = Emulator()
+    y = device.empty((64, columns), np.float32)
+    arguments = {"a": bfloat16.to_bits(a), "b": bfloat16.to_bits(b), "y": y}
+    device.run(file, "k", 1, 128, arguments, shared_bytes=columns * 128, defines={"COLUMNS": columns})
+    device.check()
+    np.testing.assert_array_equal(y, a @ b.T)
+
+
+@pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
+@pytest.mark.parametrize("architecture", ["80", "90a", "120"])
+def test_the_planted_kernels_compile_for_a_gpu(architecture):
+    for file in (PLANTED, PLANTED90, PLANTED90A):
+        if architecture in launch.architectures(file.read_text()):
+            binary = compile_for(file, architecture)
+            assert set(binary.resources()) == set(kernels_of(file.read_text()))
+            assert "C7510" not in binary.log  # "wgmma instructions are serialized"
+
+
+@pytest.mark.gpu
+def test_a_gpu_does_what_the_emulator_does_with_kernels_that_are_right():
+    device = launch.Device()
+    xp, generation = device.xp, int(device.architecture.rstrip("a"))
+    x = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+    for file, least in ((PLANTED, 80), (PLANTED90, 90)):
+        clean = [k for k, found in marks(file).items() if not found and (file != PLANTED or k in REVERSING)]
+        for kernel in clean if generation >= least else []:
+            given = (
+                {"x": xp.asarray(x).reshape(-1), "n": 128} if least == 80 else {"x": TensorMap(xp.asarray(x), (1, 64))}
+            )
+            y = device.empty((128,), np.float32)
+            device.run(file, kernel, 2, 64, {"y": y, **given})
+            np.testing.assert_array_equal(y.get(), x[:, ::-1].reshape(-1), err_msg=kernel)
+    if device.architecture == "90a":
+        x = bfloat16.rounded(np.random.default_rng(0).standard_normal((128, 64)).astype(np.float32))
+        map_, y = TensorMap(xp.asarray(bfloat16.to_bits(x)), (64, 64), 128), device.empty((128, 64), np.float32)
+        device.run(PLANTED90A, "products", 2, 128, {"x": map_, "y": y}, shared_bytes=2 * 64 * 64 * 2)
+        np.testing.assert_array_equal(y.get(), x[:, ::-1])
+
+
+TILES = """
+    DYNAMIC_SHARED(float, tile);
+    __shared__ mbarrier full;
+    if (threadIdx.x == 0) {
+        mbarrier_init(&full, 1);
+        fence_mbarrier_init();
+        mbarrier_arrive_expect(&full, 8 * 32 * 4);
+        tma_load(tile, &x, &full, at_x, at_y AT_Z);
+    }
+    __syncthreads();
+    mbarrier_wait(&full, 0);
+    for (int i = threadIdx.x; i < 8 * 32; i += 32) y[i] = tile[i];
+"""
+
+
+@pytest.mark.parametrize("swizzle", [0, 128])
+@pytest.mark.parametrize("at", [(0, 0), (0, 5), (16, -3), (-4, 13), (40, 0)])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_tiles_with_zeros_around_and_a_swizzle(swizzle, at, axes, tmp_path):
+    file = write(tmp_path, TILES, "const __grid_constant__ TensorMap x, float* y, int at_x, int at_y, int at_z")
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx90.cuh"))
+    x = np.random.default_rng(0).standard_normal((3, 15, 40)[-axes:]).astype(np.float32)
+    map_ = TensorMap(x, (1, 8, 32)[-axes:], swizzle)
+    device = Emulator()
+    y = device.empty((8, 32), np.float32)
+    arguments = {"x": map_, "y": y, "at_x": at[0], "at_y": at[1], "at_z": 2}
+    device.run(file, "k", 1, 32, arguments, shared_bytes=1024, defines={"AT_Z": ", at_z" if axes == 3 else ""})
+    device.check()
+    around = np.pad(x[2] if axes == 3 else x, 64)
+    want = around[64 + at[1] : 72 + at[1], 64 + at[0] : 96 + at[0]].copy()
+    if swizzle:  # piece p of row r lies at p ^ r
+        pieces = want.reshape(8, 8, 4)
+        want = np.stack([pieces[r, np.arange(8) ^ r] for r in range(8)]).reshape(8, 32)
+    np.testing.assert_array_equal(y, want)
+
+
+def test_tensor_maps_that_cannot_be():
+    x = np.zeros((4, 64), np.float32)
+    for message, array, box, swizzle in [
+        (r"2 to 5 axes and a box of as many, got \(4, 64\) and \(64,\)", x, (64,), 0),
+        (r"a contiguous array that is not empty, got shape \(64, 4\)", x.T, (1, 4), 0),
+        ("1 to 256 elements along each axis", x, (0, 64), 0),
+        ("multiples of 16 bytes", x, (1, 63), 0),
+        ("a swizzle of 128 bytes needs a box that is so wide, got 256", x, (1, 64), 128),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TensorMap(array, box, swizzle)
+    with pytest.raises(TypeError, match="kernel tiled: x must be a TensorMap, got ndarray"):
+        Emulator().run(PLANTED90, "tiled", 1, 64, {"x": x, "y": np.zeros(64, np.float32)})
 
 
 def test_every_kernel_is_planted_or_clean():
@@ -72,12 +239,13 @@ def test_every_kernel_is_planted_or_clean():
     assert set(marks()) == set(kernels_of(PLANTED.read_text()))
 
 
-def test_a_wrong_value_names_the_line_that_wrote_it():
-    device, x, y = run("wrong_index", 0)
+@pytest.mark.parametrize("kernel", sorted(WRONG_VALUE))
+def test_a_wrong_value_names_the_line_that_wrote_it(kernel):
+    device, x, y = run(kernel, 0)
     device.check()  # no rule was broken
     device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1), 0, "y")
-    assert {(f.where, f.kind) for f in device.findings} == marks()["wrong_index"]
-    with pytest.raises(EmulatorError, match=r"wrong value: 128 of 128 elements of y are off; the worst is"):
+    assert {(f.where, f.kind) for f in device.findings} == marks()[kernel]
+    with pytest.raises(EmulatorError, match=r"wrong value: \d+ of 128 elements of y are off; the worst is"):
         device.check()
 
 
@@ -248,6 +416,113 @@ def test_bad_calls_are_named(tmp_path):
     (tmp_path / "none.cu").write_text("int x;\n")
     with pytest.raises(ValueError, match=r"none\.cu has no kernel"):
         run_(tmp_path / "none.cu", "k", 1, 1, good)
+
+
+# Every instruction of lib/ptx.cuh on numbers whose products and sums are exact, against what NumPy makes of whole matrices.
+PRODUCTS = """
+    __shared__ __align__(16) TYPE left[16][COLUMNS], right[DEPTH][8];
+    const int lane = threadIdx.x;
+    for (int at = lane; at < 16 * DEPTH; at += 32) left[at / DEPTH][at % DEPTH] = a[at];
+    for (int at = lane; at < DEPTH * 8; at += 32) right[at / 8][at % 8] = b[at];
+    __syncwarp();
+    unsigned r[4], s[2];
+    ldmatrix(r, &left[lane % 16][lane / 16 * 16 / sizeof(TYPE)]);
+    if (DEPTH == 16)
+        ldmatrix_trans(s, &right[lane % 16][0]);
+    else
+        for (int i = 0; i < 2; i++) memcpy(&s[i], &right[lane % 4 + 4 * i][lane / 4], 4);
+    float product[4];
+    for (int i = 0; i < 4; i++) product[i] = d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2];
+    MULTIPLY(product, r, s[0], s[1]);
+    for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = product[i];
+"""
+NUMBERS = {"bf16": bfloat16.to_bits, "fp16": lambda x: x.astype(np.float16).view(np.uint16), "tf32": lambda x: x}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_products_of_fragments(kind, tmp_path):
+    type_, depth = {"tf32": ("float", 8)}.get(kind, (kind, 16))
+    file = write(tmp_path, PRODUCTS, f"const {type_}* a, const {type_}* b, float* d")
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx.cuh"))
+    rng = np.random.default_rng(0)
+    a, b, d = (rng.integers(-9, 10, s).astype(np.float32) for s in ((16, depth), (depth, 8), (16, 8)))
+    want = d + a @ b
+    device = Emulator()
+    columns = depth + 16 // (4 if kind == "tf32" else 2)  # a row more than a multiple of 128 bytes: no bank conflicts
+    defines = {"TYPE": type_, "DEPTH": depth, "COLUMNS": columns, "MULTIPLY": f"mma_{kind}"}
+    device.run(file, "k", 1, 32, {"a": NUMBERS[kind](a), "b": NUMBERS[kind](b), "d": d}, defines=defines)
+    device.check()
+    np.testing.assert_array_equal(d, want)
+    assert not device.bank_conflicts
+    device.run(
+        file, "k", 1, 32, {"a": NUMBERS[kind](a), "b": NUMBERS[kind](b), "d": d}, defines={**defines, "COLUMNS": 64}
+    )
+    assert list(device.bank_conflicts.values()) == [(4, 28)]  # 8 rows at the same banks, in each of 4 matrices
+
+
+def test_sums_of_products_are_cut_off_and_not_rounded(tmp_path):
+    body = """
+    unsigned r[4] = {0, 0, 0, 0};
+    if (threadIdx.x == 0) r[0] = pack_bf16(a[0], a[1]);
+    float product[4] = {0, 0, 0, 0};
+    mma_bf16(product, r, pack_bf16(1, 1), 0);
+    if (threadIdx.x == 0) d[0] = product[0];
+    """
+    file = write(tmp_path, body, "const float* a, float* d")
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx.cuh"))
+    up, down = 1 + 2.0**-23, 1 - 2.0**-24
+    for left, right, want in [
+        (1, 1.5 * 2**-24, 1),
+        (1, 2**-23, up),
+        (-1, -1.5 * 2**-24, -1),
+        (1, -(2.0**-26), down),
+        (2.0**127, 2.0**127, np.inf),
+        (np.inf, 1, np.inf),
+    ]:
+        d = np.zeros(1, np.float32)
+        Emulator().run(file, "k", 1, 32, {"a": np.float32([left, right]), "d": d})
+        assert d[0] == np.float32(want), (left, right)
+
+
+def test_numbers_of_16_and_19_bits(tmp_path):
+    body = """
+    const int t = threadIdx.x;
+    b[t] = to_bf16(x[t]);
+    h[t] = to_fp16(x[t]);
+    both[t] = pack_bf16(x[t], -x[t]);
+    tf[t] = __int_as_float(to_tf32(x[t]));
+    back[t] = to_float(h[t]);
+    """
+    file = write(tmp_path, body, "const float* x, bf16* b, fp16* h, unsigned* both, float* tf, float* back")
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx.cuh"))
+    rng = np.random.default_rng(0)
+    x = np.float32([0, -0.0, 1, 65519, 65520, 1e38, 3.4e38, np.inf, -np.inf, 2**-24, 2**-25, 3 * 2**-25, 6.1e-5, 1e-41])
+    ties = np.float32([1 + k * 2**-12 for k in range(33)])
+    x = np.concatenate([x, ties, (rng.standard_normal(977) * 10.0 ** rng.integers(-9, 9, 977)).astype("f")])
+    n = len(x)
+    b, h = np.zeros(n, np.uint16), np.zeros(n, np.uint16)
+    both, tf, back = np.zeros(n, np.uint32), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    device = Emulator()
+    device.run(file, "k", 1, n, {"x": x, "b": b, "h": h, "both": both, "tf": tf, "back": back})
+    device.check()
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(back, x.astype(np.float16).astype("f"))
+    np.testing.assert_array_equal(h, back.astype(np.float16).view(np.uint16))
+    np.testing.assert_array_equal(b, bfloat16.to_bits(x))
+    np.testing.assert_array_equal(both & 0xFFFF, b)
+    np.testing.assert_array_equal(both >> 16, bfloat16.to_bits(-x))
+    nearest = np.ldexp(np.floor(np.abs(np.frexp(x)[0].astype(float)) * 2048 + 0.5) / 2048, np.frexp(x)[1])
+    normal = np.isfinite(x) & (np.abs(x) > 1e-37) & (np.abs(x) < 3e38)
+    np.testing.assert_array_equal(np.abs(tf)[normal], nearest[normal].astype("f"))
+    assert (np.float32([np.inf, -np.inf]) == tf[7:9]).all()
+    exact = bfloat16.from_bits(b)
+    finite = np.isfinite(exact) & normal
+    assert (np.abs(exact[finite] - x[finite]) <= bfloat16.UNIT_ROUNDOFF * np.abs(x[finite])).all()
+    assert (bfloat16.to_bits(exact) == b).all() and np.isnan(bfloat16.rounded(np.float32([np.nan]))).all()
+    with pytest.raises(TypeError, match="x must be float32, got float64"):
+        bfloat16.to_bits(np.ones(3))
+    with pytest.raises(TypeError, match="bits must be uint16, got float32"):
+        bfloat16.from_bits(np.ones(3, "f"))
 
 
 def test_no_compiler_is_one_clear_sentence(monkeypatch):

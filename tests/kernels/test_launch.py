@@ -2,19 +2,15 @@
 
 import ctypes
 import inspect
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import kernels
-from kernels import backend, launch, source
+from kernels import backend, check, launch, source
 from kernels.launch import ARCHITECTURES, CompileError, NoCuda, compile_for
 
-ROOT = Path(kernels.__file__).parent
-SOURCES = sorted(p for p in ROOT.glob("*/*.cu") if p.parent.name != "emulator")
-DEFINES = {"2_online_softmax.cu": {"D": 64, "D_V": 64}}  # a common head, to compile
+SOURCES = list(check.sources().values())
 
 
 def _no_nvrtc():
@@ -28,15 +24,30 @@ needs_nvrtc = pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (pip
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")
-def test_every_kernel_compiles_for_every_architecture_without_spills(file):
-    for architecture in ARCHITECTURES:
-        binary = compile_for(file, architecture, DEFINES.get(file.name))
-        assert binary.code[:4] == b"\x7fELF"
-        resources = binary.resources()
-        assert set(resources) == set(source.kernels_of(file.read_text()))
-        for kernel, r in resources.items():
-            assert 0 < r.registers <= 255 and r.local_bytes == r.spill_bytes == 0, (kernel, architecture, r)
+@pytest.mark.parametrize("name", check.sources())
+def test_every_kernel_compiles_without_spills(name):
+    """For three architectures; ``python -m kernels.check`` has all of them. Sizes that a file needs: ``check.VARIANTS``."""
+    file = check.sources()[name]
+    for architecture in set(check.QUICK) & set(launch.architectures(file.read_text())):
+        for defines in check.VARIANTS.get(name, ({},)):
+            binary = compile_for(file, architecture, defines)
+            assert binary.code[:4] == b"\x7fELF"
+            resources = binary.resources()
+            assert set(resources) == set(source.kernels_of(file.read_text()))
+            for kernel, r in resources.items():
+                assert 0 < r.registers <= 255 and r.local_bytes == r.spill_bytes == 0, (kernel, architecture, r)
+
+
+def test_a_source_says_which_architectures_it_is_for(cache):
+    file = write(cache, "y[0] = a;")
+    assert launch.architectures(file.read_text()) == ARCHITECTURES
+    text = '#include "lib/ptx.cuh"\n' + file.read_text()
+    assert launch.architectures(text) == ARCHITECTURES[1:]  # the header says so
+    assert launch.architectures("// Needs sm_90 (TMA)\n" + text) == ("90", "90a", "100", "103", "110", "120", "121")
+    assert launch.architectures(text + "// Needs sm_90a.\n") == ("90a",)
+    file.write_text(text)
+    with pytest.raises(NoCuda, match=r"k\.cu is for sm_80, it cannot run on sm_75"):
+        compile_for(file, "75")
 
 
 def test_there_are_kernels_to_compile():

@@ -1,0 +1,187 @@
+"""``python -m kernels.check``: compile every kernel for every card, and compare what each needs with a committed table.
+
+No GPU is needed. For each .cu file and each architecture that it is for, NVRTC's assembler says how many registers a thread
+has, how much shared memory a block, and whether registers found no place (spills) or arrays went to local memory, which is
+memory off the chip. A change that costs registers is seen in ``results/resources.json``, which ``--update`` writes anew, so it
+happens on purpose. Exit status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated
+reason or is serialised by the compiler, 2 the request makes no sense or NVRTC is missing.
+
+A table is right for the version of NVRTC that made it. With another one, registers are shown but not compared.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from . import launch
+from .launch import ARCHITECTURES, CompileError, NoCuda, Resources, architectures, compile_for
+from .source import ROOT, kernels_of
+
+TABLE = ROOT / "results" / "resources.json"
+QUICK = ("75", "90a", "120")  # three that differ most; what the tests compile for
+
+# Files whose sizes are given at compile time -> the settings that are checked. All others are compiled as they are.
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "attention/2_online_softmax.cu": ({"D": 64, "D_V": 64},),
+    "attention/2_recomputed_backward.cu": ({"D": 64, "D_V": 64}, {"D": 128, "D_V": 128}),
+    "attention/3_mma.cu": (
+        {"D": 40, "D_V": 40, "KEYS": 64},
+        {"D": 64, "D_V": 64, "KEYS": 64},
+        {"D": 128, "D_V": 128, "KEYS": 64},
+        {"D": 256, "D_V": 256, "KEYS": 32},
+    ),
+    "norm/layer_norm.cu": ({"PER": 1, "WARPS": 1}, {"PER": 8, "WARPS": 1}, {"PER": 8, "WARPS": 32}),
+    "quantize/3_mma.cu": ({"D": 64, "CODES": 64},),
+}
+# (file, kernel) -> why it may use local memory or spill. Empty is how it should be.
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+Table = dict[
+    str, dict[str, Resources]
+]  # "norm/layer_norm.cu PER=8 WARPS=1: layer_norm" -> architecture -> what it needs
+
+
+def sources() -> dict[str, Path]:
+    """The kernel files of the project by their place in it."""
+    found = sorted(p for p in ROOT.glob("*/*.cu") if p.parent.name != "emulator")
+    return {p.relative_to(ROOT).as_posix(): p for p in found}
+
+
+def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, list[str]]:
+    """What each kernel needs on the ``wanted`` architectures, and what is wrong with it whatever the table says."""
+    table: Table = {}
+    wrong: list[str] = []
+    for name, file in files.items():
+        text = file.read_text(encoding="utf-8")
+        for defines in VARIANTS.get(name, ({},)):
+            title = " ".join([name, *(f"{k}={v}" for k, v in defines.items())])
+            for architecture in (a for a in architectures(text) if a in wanted):
+                try:
+                    binary = compile_for(file, architecture, defines)
+                except CompileError as error:
+                    wrong.append(str(error))
+                    break  # the others would say the same
+                found = binary.resources()
+                for kernel in kernels_of(text):
+                    if kernel not in found:
+                        wrong.append(f'{title}: {kernel} is not in what the compiler made: is it extern "C"?')
+                        continue
+                    table.setdefault(f"{title}: {kernel}", {})[architecture] = found[kernel]
+                    wrong += _faults(name, f"{title}: {kernel} on sm_{architecture}", kernel, found[kernel])
+                if "C7510" in binary.log:
+                    wrong.append(
+                        f"{title} on sm_{architecture}: the compiler serialises its wgmma instructions (C7510)"
+                    )
+    return table, wrong
+
+
+def _faults(name: str, where: str, kernel: str, r: Resources) -> list[str]:
+    if not (r.local_bytes or r.spill_bytes) or (name, kernel) in EXCEPTIONS:
+        return []
+    return [f"{where}: {r.local_bytes} bytes of local memory, {r.spill_bytes} bytes of spills, and no reason is stated"]
+
+
+def differences(found: Table, table: Table, wanted: Iterable[str]) -> list[str]:
+    """Where ``found`` is not what ``table`` says of the ``wanted`` architectures."""
+    said = []
+    for kernel in sorted(found.keys() | table.keys()):
+        for architecture in wanted:
+            new, old = found.get(kernel, {}).get(architecture), table.get(kernel, {}).get(architecture)
+            if new == old:
+                continue
+            where = f"{kernel} on sm_{architecture}"
+            if old is None or new is None:
+                said.append(f"{where}: {'not in the table' if old is None else 'only in the table'}")
+            else:
+                said.append(f"{where}: {_words(new)}, the table says {_words(old)}")
+    return said
+
+
+def _words(r: Resources) -> str:
+    extra = f", {r.local_bytes} bytes local, {r.spill_bytes} bytes spilled" if r.local_bytes or r.spill_bytes else ""
+    return f"{r.registers} registers, {r.shared_bytes} bytes shared{extra}"
+
+
+def read(file: Path) -> tuple[str, Table]:
+    """(version of NVRTC, table) of a file; ("none", {}) if there is none."""
+    if not file.exists():
+        return "none", {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    kernels = content["kernels"]
+    return content["nvrtc"], {k: {a: Resources(*r) for a, r in row.items()} for k, row in kernels.items()}
+
+
+def write(file: Path, version: str, table: Table) -> None:
+    """One line a kernel, so that a change is a line in a comparison of two versions."""
+    rows = [
+        f"  {json.dumps(kernel)}: {json.dumps({a: list(astuple(r)) for a, r in row.items()})}"
+        for kernel, row in sorted(table.items())
+    ]
+    legend = '"each": "[registers of a thread, shared bytes of a block, local bytes, spilled bytes] by architecture"'
+    text = f'{{\n "nvrtc": {json.dumps(version)},\n {legend},\n "kernels": {{\n' + ",\n".join(rows) + "\n }\n}\n"
+    file.write_text(text, encoding="utf-8")
+
+
+def show(table: Table, wanted: Sequence[str]) -> str:
+    """The table as text: a file's kernels under its name, registers by architecture, then shared memory."""
+    lines = [f"{'registers of a thread on sm_':42}" + "".join(f"{a:>5}" for a in wanted) + "   shared bytes"]
+    for title, rows in itertools.groupby(sorted(table), key=lambda kernel: kernel.partition(": ")[0]):
+        lines.append(title)
+        for kernel in rows:
+            row = table[kernel]
+            cells = "".join(f"{row[a].registers:5}" if a in row else f"{'-':>5}" for a in wanted)
+            shared = sorted({r.shared_bytes for r in row.values()})
+            line = f"  {kernel.partition(': ')[2]:40}{cells}   {' or '.join(map(str, shared))}"
+            for a, r in row.items():
+                if r.local_bytes or r.spill_bytes:
+                    line += f"; sm_{a}: {r.local_bytes} local, {r.spill_bytes} spilled"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.check", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--update", action="store_true", help="write the table instead of comparing with it")
+    parser.add_argument(
+        "--architecture", nargs="+", metavar="SM", help=f"some of {' '.join(ARCHITECTURES)}; default all"
+    )
+    given = parser.parse_args(arguments)
+    wanted = tuple(given.architecture or ARCHITECTURES)
+    if unknown := [a for a in wanted if a not in ARCHITECTURES]:
+        parser.error(f"--architecture must be some of {', '.join(ARCHITECTURES)}, got {', '.join(unknown)}")
+    if given.update and set(wanted) != set(ARCHITECTURES):
+        parser.error("--update writes the whole table, so it does not go with --architecture")
+    try:
+        version = launch.nvrtc_version()
+    except NoCuda as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found, wrong = measure(sources(), wanted)
+    print(show(found, wanted))
+    compiled = sum(map(len, found.values()))
+    print(f"{len(found)} kernels, {compiled} binaries of them by NVRTC {version}")
+    of, table = read(TABLE)
+    if given.update:
+        if wrong:
+            print("not updated, because of what follows")
+        else:
+            write(TABLE, version, found)
+            print(f"written to {TABLE.relative_to(ROOT.parent)}")
+    elif of == version:
+        wrong += differences(found, table, wanted)
+    else:
+        print(f"registers were not compared: the table is that of NVRTC {of}")
+    for line in wrong:
+        print(f"WRONG {line}")
+    print(f"wrong: {len(wrong)}" if wrong else "nothing spills, nothing is wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

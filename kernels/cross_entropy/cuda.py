@@ -1,0 +1,46 @@
+"""The cross-entropy in CUDA: which file, which grid. ``device`` is a GPU or the emulator."""
+
+from pathlib import Path
+from typing import Any
+
+from ..backend import Array
+from ..launch import fits_on_chip
+
+RUNGS = {1: "1_online.cu", 2: "2_on_chip.cu"}
+PER_THREAD = 8  # numbers of a row, from which on a row gets a warp more
+MOST_THREADS = 512
+
+
+def cross_entropy_forward(device: Any, logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    """As ``cross_entropy.cross_entropy_forward``, for contiguous float32 logits and int64 targets on the device."""
+    m, k = logits.shape
+    loss, largest, total = (device.empty((m,), "float32") for _ in range(3))
+    arguments = {"x": logits, "targets": targets, "loss": loss, "largest": largest, "total": total, "k": k}
+    _run(device, 1, "cross_entropy", m, k, arguments)
+    return device.result(loss, "loss"), (device.result(largest, "largest"), device.result(total, "total"))
+
+
+def cross_entropy_backward(device: Any, g: Array, logits: Array, targets: Array, saved: tuple[Array, Array]) -> Array:
+    """As ``cross_entropy.cross_entropy_backward``."""
+    m, k = logits.shape
+    dx = device.empty((m, k), "float32")
+    arguments = {"g": g, "x": logits, "targets": targets, "largest": saved[0], "total": saved[1], "dx": dx, "k": k}
+    _run(device, 1, "cross_entropy_backward", m, k, arguments)
+    return device.result(dx, "dlogits")
+
+
+def loss_and_gradient(device: Any, g: Array, logits: Array, targets: Array, *, rung: int) -> tuple[Array, Array]:
+    """The loss of each row, and the gradient of ``sum(g * loss)``. Rung 2 is taken for rows that fit on the chip, else rung 1."""
+    m, k = logits.shape
+    if rung == 1 or not fits_on_chip(device, 4 * k):
+        loss, saved = cross_entropy_forward(device, logits, targets)
+        return loss, cross_entropy_backward(device, g, logits, targets, saved)
+    loss, dx = device.empty((m,), "float32"), device.empty((m, k), "float32")
+    arguments = {"g": g, "x": logits, "targets": targets, "loss": loss, "dx": dx, "k": k}
+    _run(device, 2, "loss_and_gradient", m, k, arguments, 4 * k)
+    return device.result(loss, "loss"), device.result(dx, "dlogits")
+
+
+def _run(device: Any, rung: int, kernel: str, m: int, k: int, arguments: dict[str, Any], shared: int = 0) -> None:
+    threads = min(MOST_THREADS, 32 * -(-k // (32 * PER_THREAD)))
+    device.run(Path(__file__).parent / RUNGS[rung], kernel, m, threads, arguments, shared_bytes=shared)

@@ -1,0 +1,139 @@
+r"""Numbers in eight bits with one scale a channel: int8 and the two fp8 formats, and linear layers on them.
+
+A channel, a row or a column of a matrix, gets the scale that maps its largest absolute value to the largest of the format,
+
+$$s = \max_i |x_i| / L, \qquad q_i = \mathrm{round}(x_i / s), \qquad x_i \approx s\, q_i,$$
+
+| ``form`` | values | $L$ | rounding is off by at most |
+|---|---|---|---|
+| ``"int8"`` | -127 to 127, symmetric: -128 is not used | 127 | $s/2$ |
+| ``"e4m3"`` | 1 sign, 4 exponent, 3 mantissa bits; no infinity | 448 | $2^{-4}$ of the number, and $2^{-10} s$ below $2^{-6} s$ |
+| ``"e5m2"`` | 1 sign, 5 exponent, 2 mantissa bits | 57344 | $2^{-3}$ of the number, and $2^{-17} s$ below $2^{-14} s$ |
+
+(Micikevicius et al. 2022, arXiv 2209.05433, for fp8.) All rounding is to the nearest, ties to even, and a number beyond the
+largest becomes the largest. A channel of zeros has the scale 1. A channel with NaN or infinity has that for a scale and
+comes back as NaN.
+
+The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only`` has x in
+float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too, with a scale a
+row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits everywhere.
+"""
+
+import numbers
+from typing import Any
+
+from jaxtyping import Float, Int8, Integer
+
+from ..backend import Array, is_cuda
+from ..checks import check_float, check_shape
+from ..device import contiguous, device_of
+from . import numpy_products, reference
+from .formats import FORMS, LARGEST, check_form, decode, encode
+
+__all__ = ["FORMS", "LARGEST", "decode", "dequantize", "encode", "linear_int8", "linear_weight_only", "quantize"]
+
+MOST_TERMS = (2**31 - 1) // 128**2  # products of two int8 numbers that a sum of 32 bits can hold
+
+
+def quantize(
+    x: Float[Array, "m n"], *, axis: int, form: str = "int8"
+) -> tuple[Integer[Array, "m n"], Float[Array, " channels"]]:
+    """(codes, scale): ``axis`` is that of the channels, 0 a scale for each row, 1 a scale for each column.
+
+    Codes are int8, or uint8 bit patterns for fp8. Raises TypeError unless ``x`` is float32, ValueError for shapes, ``axis``
+    and ``form``.
+    """
+    check_float("x", x, 2)
+    if x.dtype.char != "f":
+        raise TypeError(f"x must be float32, got {x.dtype}")
+    _check_axis(axis)
+    check_form(form)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        return cuda.quantize(device, contiguous(x), axis=axis, form=form)
+    return reference.quantize(x, axis, form)
+
+
+def dequantize(
+    codes: Integer[Array, "m n"], scale: Float[Array, " channels"], *, axis: int, form: str = "int8"
+) -> Float[Array, "m n"]:
+    """Each code's value times the scale of its channel, float32. Arguments as ``quantize`` takes and gives them."""
+    check_form(form)
+    _check_axis(axis)
+    _check_codes("codes", codes, form)
+    _check_scale("scale", scale, codes.shape[axis], f"one scale along axis {axis} of codes")
+    if (device := device_of(codes, scale)) is not None:
+        from . import cuda
+
+        return cuda.dequantize(device, contiguous(codes), contiguous(scale), axis=axis, form=form)
+    return reference.dequantize(codes, scale, axis, form)
+
+
+def linear_weight_only(
+    x: Float[Array, "m k"], codes: Int8[Array, "k n"], scale: Float[Array, " n"], bias: Float[Array, " n"] | None = None
+) -> Float[Array, "m n"]:
+    r"""$y_{ij} = s_j \sum_l x_{il}\, q_{lj} + b_j$, float32: the weights are ``quantize(w, axis=1)``."""
+    check_float("x", x, 2)
+    if x.dtype.char != "f":
+        raise TypeError(f"x must be float32, got {x.dtype}")
+    _check_weights(x, codes, scale, bias)
+    if (device := device_of(x)) is not None:
+        from . import cuda
+
+        x, codes, scale, bias = (contiguous(a) for a in (x, codes, scale, bias))
+        return cuda.linear_weight_only(device, x, codes, scale, bias, rung=2)
+    return (reference if is_cuda(x) else numpy_products).linear_weight_only(x, codes, scale, bias)
+
+
+def linear_int8(
+    x_codes: Int8[Array, "m k"],
+    x_scale: Float[Array, " m"],
+    codes: Int8[Array, "k n"],
+    scale: Float[Array, " n"],
+    bias: Float[Array, " n"] | None = None,
+) -> Float[Array, "m n"]:
+    r"""$y_{ij} = (\sum_l p_{il}\, q_{lj})\; t_i\, s_j + b_j$, float32, with the sum exact: x is ``quantize(x, axis=0)``.
+
+    Raises ValueError for k above 131,071, from which on a sum might not fit into 32 bits.
+    """
+    _check_codes("x_codes", x_codes, "int8")
+    _check_weights(x_codes, codes, scale, bias)
+    _check_scale("x_scale", x_scale, x_codes.shape[0], "one scale a row of x_codes")
+    if codes.shape[0] > MOST_TERMS:
+        raise ValueError(f"a sum of int8 products has at most {MOST_TERMS} terms in 32 bits, got k = {codes.shape[0]}")
+    if (device := device_of(codes)) is not None:
+        from . import cuda
+
+        arrays = (contiguous(a) for a in (x_codes, x_scale, codes, scale, bias))
+        return cuda.linear_int8(device, *arrays, rung=2)
+    return (reference if is_cuda(codes) else numpy_products).linear_int8(x_codes, x_scale, codes, scale, bias)
+
+
+def _check_axis(axis: int) -> None:
+    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral) or axis not in (0, 1):
+        raise ValueError(f"axis must be 0 (a scale for each row) or 1 (for each column), got {axis!r}")
+
+
+def _check_codes(name: str, codes: Any, form: str) -> None:
+    dtype = "int8" if form == "int8" else "uint8"
+    if codes.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype} for the form {form!r}, got {codes.dtype}")
+    if codes.ndim != 2:
+        raise ValueError(f"{name} must have 2 axes, got shape {tuple(codes.shape)}")
+
+
+def _check_scale(name: str, scale: Any, count: int, why: str) -> None:
+    check_float(name, scale, 1)
+    if scale.dtype.char != "f":
+        raise TypeError(f"{name} must be float32, got {scale.dtype}")
+    check_shape(name, scale, (count,), why)
+
+
+def _check_weights(x: Any, codes: Any, scale: Any, bias: Any) -> None:
+    _check_codes("codes", codes, "int8")
+    if codes.shape[0] != x.shape[1]:
+        raise ValueError(f"codes must have {x.shape[1]} rows as x has columns, got shape {tuple(codes.shape)}")
+    _check_scale("scale", scale, codes.shape[1], "one scale a column of codes")
+    if bias is not None:
+        _check_scale("bias", bias, codes.shape[1], "one number a column of codes")

@@ -1,0 +1,85 @@
+"""Eight-bit numbers in CUDA: which file, which grid. ``device`` is a GPU or the emulator.
+
+The functions have the contracts of ``eight_bit``'s, for contiguous arrays on the device.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ..backend import Array
+from .formats import LARGEST
+
+RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu"}  # of the linear layers
+THREADS = 128
+SIDE = 64  # of the square that a block of 256 threads computes in rung 2
+FP8 = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}  # bits of the mantissa, the exponent's bias, the largest pattern
+
+
+def quantize(device: Any, x: Array, *, axis: int, form: str = "int8") -> tuple[Array, Array]:
+    """(codes, scale)."""
+    m, n = x.shape
+    codes, scale = (
+        device.empty((m, n), "int8" if form == "int8" else "uint8"),
+        device.empty((x.shape[axis],), "float32"),
+    )
+    arguments: dict[str, Any] = {"x": x, "scale": scale, "n": n, "limit": LARGEST[form]}
+    if axis == 0:
+        device.run(_file("quantize.cu"), "row_scales", m, 32, arguments)
+    else:
+        device.run(_file("quantize.cu"), "column_scales", -(-n // 32), 256, {**arguments, "m": m})
+    device.result(scale, "scale")
+    _elementwise(device, "to", form, axis, {"x": x, "scale": scale, "codes": codes, "n": n, "count": x.size})
+    return device.result(codes, "codes"), scale
+
+
+def dequantize(device: Any, codes: Array, scale: Array, *, axis: int, form: str = "int8") -> Array:
+    """The values, float32."""
+    x = device.empty(codes.shape, "float32")
+    arguments = {"codes": codes, "scale": scale, "x": x, "n": codes.shape[1], "count": x.size}
+    _elementwise(device, "from", form, axis, arguments)
+    return device.result(x, "x")
+
+
+def linear_weight_only(
+    device: Any, x: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
+) -> Array:
+    """y (m, n), float32."""
+    return _linear(device, "weight_only", rung, x, codes, {"x": x, "scale": scale, "bias": bias})
+
+
+def linear_int8(
+    device: Any, x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
+) -> Array:
+    """y (m, n), float32."""
+    arguments = {"p": x_codes, "x_scale": x_scale, "scale": scale, "bias": bias}
+    if rung == 2:
+        arguments["words"] = codes.shape[0] % 4 == 0 and _address(x_codes) % 4 == 0
+    return _linear(device, "int8", rung, x_codes, codes, arguments)
+
+
+def _linear(device: Any, kernel: str, rung: int, x: Array, codes: Array, arguments: dict[str, Any]) -> Array:
+    (m, k), n = x.shape, codes.shape[1]
+    y = device.empty((m, n), "float32")
+    arguments |= {"q": codes, "y": y, "k": k, "n": n}
+    if rung == 1:
+        device.run(_file(RUNGS[1]), kernel, -(-y.size // THREADS), THREADS, {**arguments, "count": y.size})
+    else:
+        blocks = -(-m // SIDE) * -(-n // SIDE)
+        device.run(_file(RUNGS[2]), kernel, blocks, 256, {**arguments, "m": m})
+    return device.result(y, "y")
+
+
+def _elementwise(device: Any, way: str, form: str, axis: int, arguments: dict[str, Any]) -> None:
+    arguments["rows"] = axis == 0
+    kernel = f"{way}_int8" if form == "int8" else f"{way}_fp8"
+    if form != "int8":
+        arguments |= dict(zip(("mantissa", "bias", "most"), FP8[form]))
+    device.run(_file("quantize.cu"), kernel, -(-arguments["count"] // THREADS), THREADS, arguments)
+
+
+def _address(x: Array) -> int:
+    return x.ctypes.data if hasattr(x, "ctypes") else x.data.ptr
+
+
+def _file(name: str) -> Path:
+    return Path(__file__).parent / name

@@ -1,0 +1,103 @@
+// Quantization with a scale for each channel, and back (definition: __init__.py): scale = max |x| / largest of the format.
+//
+// x (m, n), with channels along rows or columns. Three steps: the largest absolute value of each row or column gives its
+// scale (a maximum is the same in any order, NaN wins), then every number is divided by its channel's and rounded. The
+// quotient is IEEE's, so codes and scales are NumPy's bit for bit.
+//
+// fp8 is done by hand, on the bits of the float, because it then runs everywhere (sm_89 and later have an instruction for
+// it): add to the mantissa what rounds its last kept bit to even, cut off the rest, move the exponent's bias. Below the
+// smallest normal number the code is simply a count of the smallest steps. Not yet run on hardware.
+#include "lib/cuda.cuh"
+
+__device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
+
+__device__ float scale_of(float largest, float limit) {
+    const float scale = largest / limit;
+    return scale == 0 ? 1 : scale;
+}
+
+// One block of one warp for each row.
+extern "C" __global__ void row_scales(const float* x, float* scale, int n, float limit) {
+    const long long row = blockIdx.x;
+    float largest = 0;
+    for (int j = threadIdx.x; j < n; j += 32) largest = larger(largest, fabsf(x[row * n + j]));
+#pragma unroll
+    for (int bit = 16; bit; bit /= 2) largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, bit));
+    if (threadIdx.x == 0) scale[row] = scale_of(largest, limit);
+}
+
+// One block of 32 columns by 8 rows for each 32 columns.
+extern "C" __global__ void __launch_bounds__(256)
+    column_scales(const float* x, float* scale, long long m, int n, float limit) {
+    __shared__ float tile[8][32];
+    const int column = threadIdx.x % 32, line = threadIdx.x / 32;
+    const long long j = blockIdx.x * 32LL + column;
+    float largest = 0;
+    if (j < n)
+        for (long long i = line; i < m; i += 8) largest = larger(largest, fabsf(x[i * n + j]));
+    tile[line][column] = largest;
+    __syncthreads();
+    if (line || j >= n) return;
+    for (int i = 1; i < 8; i++) largest = larger(largest, tile[i][column]);
+    scale[j] = scale_of(largest, limit);
+}
+
+__device__ unsigned bits_of(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+__device__ float float_of(unsigned bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+// The nearest pattern with `mantissa` bits and this bias; `most` is that of the largest finite number.
+__device__ unsigned char encode(float x, int mantissa, int bias, unsigned most) {
+    const unsigned sign = bits_of(x) >> 31 << 7, size = bits_of(x) & 0x7fffffffu;
+    if (x != x) return sign | 0x7f;
+    if (size < unsigned(128 - bias) << 23)  // below the smallest normal number
+        return sign | unsigned(rintf(float_of(size) * float_of(unsigned(126 + bias + mantissa) << 23)));
+    const int cut = 23 - mantissa;
+    const unsigned rounded = size + (1u << (cut - 1)) - 1 + (size >> cut & 1);
+    return sign | min((rounded >> cut) - (unsigned(127 - bias) << mantissa), most);
+}
+
+__device__ float decode(unsigned char code, int mantissa, int bias, unsigned most) {
+    const unsigned size = code & 0x7f, exponent = size >> mantissa, rest = size & ((1u << mantissa) - 1);
+    float x = float_of((exponent + 127 - bias) << 23 | rest << (23 - mantissa));
+    if (exponent == 0) x = rest * float_of(unsigned(128 - bias - mantissa) << 23);
+    if (size > most) x = size == most + 1 && mantissa == 2 ? INFINITY : float_of(0x7fc00000u);
+    return code & 0x80 ? -x : x;
+}
+
+__device__ float scale_at(const float* scale, long long at, int n, bool rows) { return scale[rows ? at / n : at % n]; }
+
+extern "C" __global__ void to_int8(const float* x, const float* scale, signed char* codes, long long count, int n,
+                                   bool rows) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    const float whole = rintf(x[at] / scale_at(scale, at, n, rows));
+    codes[at] = whole != whole ? 0 : int(fminf(fmaxf(whole, -127), 127));
+}
+
+extern "C" __global__ void from_int8(const signed char* codes, const float* scale, float* x, long long count, int n,
+                                     bool rows) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at < count) x[at] = codes[at] * scale_at(scale, at, n, rows);
+}
+
+// mantissa, bias and most are 3, 7, 0x7e for e4m3 and 2, 15, 0x7b for e5m2.
+extern "C" __global__ void to_fp8(const float* x, const float* scale, unsigned char* codes, long long count, int n,
+                                  bool rows, int mantissa, int bias, unsigned most) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at < count) codes[at] = encode(x[at] / scale_at(scale, at, n, rows), mantissa, bias, most);
+}
+
+extern "C" __global__ void from_fp8(const unsigned char* codes, const float* scale, float* x, long long count, int n,
+                                    bool rows, int mantissa, int bias, unsigned most) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at < count) x[at] = decode(codes[at], mantissa, bias, most) * scale_at(scale, at, n, rows);
+}

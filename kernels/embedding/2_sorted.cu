@@ -1,0 +1,125 @@
+// The gradient of an embedding by sorted segments: work for m indices, not for m * rows, and still no float atomics.
+//
+// New here: sort first. When the positions i are in the order of their indices, each row of the table has one segment of
+// them, and its sum can be taken in a fixed order. (atomicAdd would need no sorting, but adds in the order in which threads
+// happen to arrive, and each order rounds differently.)
+//
+// Sorting: eight bits of the index at a time, from the lowest, each pass keeping the order of equals (a radix sort).
+//   digit_counts   each block of CHUNK positions counts its 256 digits; integers, so the order of counting is no matter
+//   prefix_sum     turns counts, by digit and then by block, into the places where each block's digits begin
+//   place          moves every position there, after those of its block that are before it and have the same digit
+//
+// Adding: segments may be long (a padding token) or short, so the sorted positions are cut into tiles of TILE.
+//   starts         where each row's segment begins
+//   tile_sums      adds a tile from left to right; a segment inside one tile is done, of others the tile keeps its part:
+//                  the first run of a tile is its `head`, the last one its `tail`
+//   join           adds the parts of the segments that cross tiles, from left to right, and puts 0 into rows that nobody
+//                  named
+//
+// Not yet run on hardware.
+#include "lib/cuda.cuh"
+
+#define CHUNK 256
+#define TILE 64
+
+extern "C" __global__ void __launch_bounds__(CHUNK)
+    digit_counts(const int* keys, int* counts, long long m, int shift, long long chunks) {
+    __shared__ int count[256];
+    const long long i = blockIdx.x * (long long)CHUNK + threadIdx.x;
+    count[threadIdx.x] = 0;
+    __syncthreads();
+    if (i < m) atomicAdd(&count[keys[i] >> shift & 255], 1);
+    __syncthreads();
+    counts[threadIdx.x * chunks + blockIdx.x] = count[threadIdx.x];
+}
+
+// counts[i] becomes the sum of those before i. One block: each thread has a run of them, and the runs' sums are scanned.
+// How many threads it has is a choice of the launch.
+extern "C" __global__ void __launch_bounds__(1024) prefix_sum(int* counts, long long n) {
+    __shared__ int sums[1024];
+    const int thread = threadIdx.x, threads = blockDim.x;
+    const long long each = (n + threads - 1) / threads, first = thread * each, end = min(first + each, n);
+    int sum = 0;
+    for (long long i = first; i < end; i++) sum += counts[i];
+    sums[thread] = sum;
+    for (int distance = 1; distance < threads; distance *= 2) {  // afterwards sums[t] is over the threads up to t
+        __syncthreads();
+        const int before = thread >= distance ? sums[thread - distance] : 0;
+        __syncthreads();
+        sums[thread] += before;
+    }
+    int place = sums[thread] - sum;
+    for (long long i = first; i < end; i++) {
+        const int count = counts[i];
+        counts[i] = place;
+        place += count;
+    }
+}
+
+// order may be null in the first pass: then position i is at place i.
+extern "C" __global__ void __launch_bounds__(CHUNK)
+    place(const int* keys, const int* order, const int* counts, int* sorted_keys, int* sorted_order, long long m,
+          int shift, long long chunks) {
+    __shared__ int digits[CHUNK];
+    const int thread = threadIdx.x;
+    const long long i = blockIdx.x * (long long)CHUNK + thread;
+    const int key = i < m ? keys[i] : 0, digit = key >> shift & 255;
+    digits[thread] = digit;
+    __syncthreads();
+    if (i >= m) return;
+    int before = 0;
+    for (int t = 0; t < thread; t++) before += digits[t] == digit;
+    const int to = counts[digit * chunks + blockIdx.x] + before;
+    sorted_keys[to] = key;
+    sorted_order[to] = order ? order[i] : int(i);
+}
+
+extern "C" __global__ void starts(const int* keys, int* start, long long m, int rows) {
+    const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (row > rows) return;
+    long long low = 0, high = m;  // the first place whose key is not below `row` is in [low, high]
+    while (low < high) {
+        const long long middle = (low + high) / 2;
+        if (keys[middle] < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    start[row] = low;
+}
+
+// One thread for each tile and column.
+extern "C" __global__ void tile_sums(const float* g, const int* keys, const int* order, const int* start, float* y,
+                                     float* head, float* tail, long long m, long long tiles, int d) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at >= tiles * d) return;
+    const int j = at % d;
+    const long long begin = at / d * TILE, end = min(begin + TILE, m);
+    for (long long i = begin; i < end;) {
+        const int row = keys[i];
+        const long long from = i, until = min((long long)start[row + 1], end);
+        float sum = 0;
+        for (; i < until; i++) sum += g[(long long)order[i] * d + j];
+        if (start[row] >= begin && start[row + 1] <= end) {
+            y[(long long)row * d + j] = sum;
+        } else {
+            if (from == begin) head[at] = sum;
+            if (until == end) tail[at] = sum;
+        }
+    }
+}
+
+// One thread for each number of y.
+extern "C" __global__ void join(const int* start, const float* head, const float* tail, float* y, long long count,
+                                int d) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    const int j = at % d;
+    const int begin = start[at / d], end = start[at / d + 1];
+    if (begin == end) y[at] = 0;
+    const int first = begin / TILE, last = (end - 1) / TILE;
+    if (begin == end || first == last) return;
+    float sum = tail[(long long)first * d + j];
+    for (int tile = first + 1; tile <= last; tile++) sum += head[(long long)tile * d + j];
+    y[at] = sum;
+}

@@ -1,0 +1,154 @@
+// Barriers in shared memory and named barriers: part of runtime.cpp.
+
+// --- bar.sync, bar.arrive: 16 barriers of a block, each for as many threads as its callers say ----------------------------
+
+struct NamedBarrier {
+    int expected = 0, arrived = 0;
+    uint32_t where = 0;
+    Clock known;
+    vector<int> waiting;
+};
+
+static NamedBarrier named_barriers[16];
+
+static void meet_at(int number, int count, bool wait, const void* return_address) {
+    const uint32_t where = place(return_address);
+    if (number < 1 || number > 15 || count % 32 || count < 32 || count > (threads + 31) / 32 * 32) {
+        report_note(BAD_OPERAND, where, "barrier %d for %d threads: it must be one of 1 to 15, for whole warps", number, count);
+        abandon();
+    }
+    NamedBarrier& b = named_barriers[number];
+    Fiber& me = fibers[current()];
+    if (!b.arrived) {
+        b.expected = count;
+        b.where = where;
+        b.known.assign(clock_size(), 0);
+    } else if (b.expected != count) {
+        report(DIVERGENCE, where, b.where, "");
+        abandon();
+    }
+    join(b.known, me.clock);
+    if (++b.arrived == b.expected) {
+        b.arrived = 0;
+        for (int t : b.waiting) {
+            learn(t, b.known);
+            wake(t);
+        }
+        b.waiting.clear();
+        if (wait) learn(current(), b.known);
+        else me.clock[current()]++;
+        return;
+    }
+    if (!wait) {
+        me.clock[current()]++;
+        return;
+    }
+    b.waiting.push_back(current());
+    me.state = AT_NAMED_BARRIER;
+    me.where = where;
+    wait_for_scheduler();
+}
+
+void named_barrier_sync(int number, int count, const void* where) { meet_at(number, count, true, where); }
+void named_barrier_arrive(int number, int count, const void* where) { meet_at(number, count, false, where); }
+
+// --- mbarrier: arrivals and bytes are counted; threads wait for the end of a phase ----------------------------------------
+
+struct Barrier {
+    const void* address;
+    int count, pending;     // arrivals of each phase, and of this one that are missing
+    int64_t bytes;          // that copies of this phase still have to bring
+    uint32_t phase;         // how many have ended
+    Clock gathering, released;  // what is known to those who arrive in this phase, and who did in the last one
+    Event made;
+    bool fenced;            // the maker has told the engine that copies (the async proxy)
+    int engine;             // the clock of what arrives by copies
+    vector<int> waiting;
+};
+
+static std::deque<Barrier> barriers;  // of this block
+
+static Barrier& barrier_at(const void* address, uint32_t where) {
+    for (Barrier& b : barriers)
+        if (b.address == address) {
+            if (!before_now(b.made)) {
+                const Region* r = find(static_cast<const char*>(address), false);
+                report_access(RACE, where, *r, ATOMIC, static_cast<const char*>(address), 8, &b.made);
+            }
+            return b;
+        }
+    report_note(UNINITIALISED, where, "an mbarrier that nobody has initialised");
+    abandon();
+    return barriers.front();  // never reached
+}
+
+void mbarrier_init(void* address, int count, const void* return_address) {
+    const uint32_t where = place(return_address);
+    if (!in_shared(static_cast<char*>(address)) || reinterpret_cast<uintptr_t>(address) % 8 || count < 1) {
+        report_note(BAD_OPERAND, where, "an mbarrier is 8 aligned bytes of shared memory, for at least 1 arrival");
+        abandon();
+    }
+    touch(static_cast<char*>(address), 8, WRITE, where);
+    const int me = current();
+    barriers.erase(std::remove_if(barriers.begin(), barriers.end(), [&](Barrier& b) { return b.address == address; }),
+                   barriers.end());
+    barriers.push_back({address, count, count, 0, 0, Clock(clock_size(), 0), Clock(clock_size(), 0),
+                        Event{fibers[me].clock[me], where, me, WRITE}, false, int(barriers.size()) % ENGINES, {}});
+}
+
+static void end_phase_if_complete(Barrier& b) {
+    if (b.pending || b.bytes) return;
+    b.phase++;
+    b.pending = b.count;
+    b.released = b.gathering;
+    b.gathering.assign(clock_size(), 0);
+    for (int t : b.waiting) wake(t);
+    b.waiting.clear();
+}
+
+void mbarrier_arrive(void* address, int bytes, const void* return_address) {
+    const uint32_t where = place(return_address);
+    Barrier& b = barrier_at(address, where);
+    const int me = current();
+    if (!b.pending) {
+        report_note(BAD_OPERAND, where, "more arrivals at an mbarrier than the %d that it was made for", b.count);
+        abandon();
+    }
+    join(b.gathering, fibers[me].clock);
+    fibers[me].clock[me]++;
+    b.bytes += bytes;
+    b.pending--;
+    end_phase_if_complete(b);
+}
+
+void mbarrier_wait(void* address, unsigned parity, const void* return_address) {
+    const uint32_t where = place(return_address);
+    Fiber& me = fibers[current()];
+    for (;;) {
+        Barrier& b = barrier_at(address, where);
+        if (parity > 1) {
+            report_note(BAD_OPERAND, where, "an mbarrier's parity is 0 or 1, not %u", parity);
+            abandon();
+        }
+        if ((b.phase & 1) != parity) {
+            learn(current(), b.released);
+            return;
+        }
+        b.waiting.push_back(current());
+        me.state = AT_MBARRIER;
+        me.where = where;
+        me.missing = b.pending;
+        wait_for_scheduler();
+    }
+}
+
+void fence_mbarrier_init() {
+    for (Barrier& b : barriers)
+        if (b.made.thread == current()) b.fenced = true;
+}
+
+// What this thread knows to be written becomes visible to the async proxy, and that knowledge goes on with every barrier.
+void fence_proxy_async() {
+    Clock& c = fibers[current()].clock;
+    std::copy(c.begin(), c.begin() + c.size() / 2, c.begin() + c.size() / 2);
+}

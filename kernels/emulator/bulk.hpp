@@ -1,0 +1,114 @@
+// TMA: copies of whole tiles between global and shared memory: part of runtime.cpp.
+//
+// One thread starts the copy of a box out of an array whose shape, strides and box a TensorMap describes; an engine of its
+// own (the "async proxy") carries it out and then tells an mbarrier how many bytes have come. Here that happens as late as it
+// can: when no thread can go on without it. What lies outside of the array is 0. With the swizzle of 128 bytes, the 16-byte
+// pieces of a row of 128 bytes are exchanged: piece p of row r goes to piece p ^ r % 8.
+//
+// What ordinary stores have written, the engine need not see before a fence.proxy.async of a thread that knows of them.
+
+struct Bulk {
+    uint32_t copy;    // its entry in `copies`, which marks the cells of the target
+    char* target;
+    TensorMap map;
+    int at[5];
+    const void* barrier;
+    Clock known;      // to whoever started it
+};
+
+static vector<Bulk> bulks;  // on their way
+
+static char* swizzled(char* address, unsigned swizzle) {  // in a tile that begins at a multiple of 1024
+    const uintptr_t a = reinterpret_cast<uintptr_t>(address);
+    return reinterpret_cast<char*>(swizzle == 128 ? a ^ (a >> 7 & 7) << 4 : a);
+}
+
+// Calls act(offset of an element's run in the box, its address in the array or null) for each run along the first axis.
+template <class Act>
+static void each_row(const TensorMap& map, const int* at, Act act) {
+    int rows = 1;
+    for (unsigned a = 1; a < map.rank; a++) rows *= map.box[a];
+    for (int row = 0; row < rows; row++) {
+        int rest = row;
+        bool inside = true;
+        char* address = static_cast<char*>(map.data);
+        for (unsigned a = 1; a < map.rank; a++) {
+            const long long i = at[a] + rest % int(map.box[a]);
+            rest /= int(map.box[a]);
+            inside &= i >= 0 && i < (long long)map.sizes[a];
+            address += i * (long long)map.strides[a];
+        }
+        act(size_t(row) * map.box[0] * map.item_bytes, inside ? address : nullptr);
+    }
+}
+
+static size_t box_bytes(const TensorMap& map) {
+    size_t bytes = map.item_bytes;
+    for (unsigned a = 0; a < map.rank; a++) bytes *= map.box[a];
+    return bytes;
+}
+
+void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* return_address) {
+    const uint32_t where = place(return_address);
+    char* const target = static_cast<char*>(shared);
+    const unsigned align = map->swizzle == 128 ? 1024 : 128;
+    if (int(map->rank) != rank) {
+        report_note(BAD_OPERAND, where, "a copy with %d coordinates of an array with %u axes", rank, map->rank);
+        abandon();
+    }
+    if (reinterpret_cast<uintptr_t>(target) % align) {
+        report_note(MISALIGNED, where, "the target of this copy must be a multiple of %u bytes in shared memory", align);
+        abandon();
+    }
+    Barrier& b = barrier_at(barrier, where);
+    if (!b.fenced) report_note(MISSING_FENCE, where, "an mbarrier that was made without fence_mbarrier_init after it");
+    async_proxy = true;
+    each_row(*map, at, [&](size_t, char* row) {
+        if (!row) return;
+        const long long first = std::max(at[0], 0), end = std::min<long long>(at[0] + (long long)map->box[0], map->sizes[0]);
+        if (first < end) touch(row + first * map->item_bytes, (end - first) * map->item_bytes, READ, where);
+    });
+    Region* region = touch(target, box_bytes(*map), WRITE, where);
+    async_proxy = false;
+    if (!region) abandon();
+    if (!region->shared) {
+        report_note(BAD_OPERAND, where, "the target of this copy is not in shared memory");
+        abandon();
+    }
+    const int me = current();
+    const uint32_t number = new_copy();
+    copies[number] = {target, nullptr, int(box_bytes(*map)), 0, Event{fibers[me].clock[me], where, me, BULK}, region, {}};
+    mark(copies[number], number + 1);
+    Bulk bulk{number, target, *map, {}, barrier, fibers[me].clock};
+    std::copy(at, at + rank, bulk.at);
+    bulks.push_back(bulk);
+    fibers[me].clock[me]++;
+}
+
+static void finish_a_bulk() {  // any of them
+    std::swap(bulks[random_number() % bulks.size()], bulks.back());
+    const Bulk bulk = bulks.back();
+    bulks.pop_back();
+    const TensorMap& map = bulk.map;
+    each_row(map, bulk.at, [&](size_t offset, char* row) {
+        for (unsigned i = 0; i < map.box[0]; i++) {
+            const long long x = bulk.at[0] + (long long)i;
+            char* to = swizzled(bulk.target + offset + i * map.item_bytes, map.swizzle);
+            if (row && x >= 0 && x < (long long)map.sizes[0]) memcpy(to, row + x * map.item_bytes, map.item_bytes);
+            else memset(to, 0, map.item_bytes);
+        }
+    });
+    for (Barrier& b : barriers) {
+        if (b.address != bulk.barrier) continue;
+        const int slot = threads + b.engine;
+        const Copy& c = copies[bulk.copy];
+        engine_clock[b.engine]++;
+        arrive_as(c, Event{engine_clock[b.engine], c.start.where, slot, BULK});
+        free_copies.push_back(bulk.copy);
+        join(b.gathering, bulk.known);
+        b.gathering[slot] = std::max(b.gathering[slot], engine_clock[b.engine]);
+        b.bytes -= int64_t(box_bytes(map));
+        end_phase_if_complete(b);
+        return;
+    }
+}

@@ -1,0 +1,116 @@
+"""Products and gradients as problems for ``python -m kernels.emulate``: inputs from sizes, the definition, what may be off.
+
+Each function takes the sizes and returns what runs one rung on a device and tells it what to expect.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import bfloat16
+from .attention import cuda_backward as attention_cuda
+from .attention import reference as attention_reference
+from .compare import bound
+from .conv2d import cuda as conv2d_cuda
+from .conv2d import reference as conv2d_reference
+from .matmul import cuda as matmul_cuda
+from .matmul import reference as matmul_reference
+
+Run = Callable[[Any, int], None]  # of a device and a rung
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [a.astype(np.float64) for a in arrays]
+
+
+def _near(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [bfloat16.rounded(np.ascontiguousarray(a)).astype(np.float64) for a in arrays]  # what rung 3 multiplies
+
+
+def _product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> dict[bool, tuple[np.ndarray, Any]]:
+    """(a b + bias, the allowed error) of rung 3, True, and of the others, False."""
+    found = {}
+    for near in (False, True):
+        a64, b64 = _near(a, b) if near else _wide(a, b)
+        sizes = matmul_reference.linear(abs(a64), abs(b64), None if bias is None else abs(bias))
+        allowed = bound(a.shape[1] + 1, sizes, np.float32, 2 if near else 1)
+        found[near] = matmul_reference.linear(a64, b64, bias), allowed
+    return found
+
+
+def _matmul(m: int, k: int, n: int) -> Run:
+    x, w, b, g = _normal(m, k), _normal(k, n), _normal(n), _normal(m, n)
+    y, dx, dw = _product(x, w, b), _product(g, w.T), _product(x.T, g)
+
+    def run(device: Any, rung: int) -> None:
+        device.expect(matmul_cuda.linear(device, x, w, b, rung=rung), *y[rung == 3], "y")
+        device.expect(matmul_cuda.linear_grad_x(device, g, w, rung=rung), *dx[rung == 3], "dx")
+        device.expect(matmul_cuda.linear_grad_w(device, x, g, rung=rung), *dw[rung == 3], "dw")
+
+    return run
+
+
+def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int) -> Run:
+    settings: dict[str, Any] = {"stride": (stride, stride), "padding": (1, 1)}
+    out = (size - 1) // stride + 1
+    x, w, g = _normal(n, size, size, c_in), _normal(3, 3, c_in, c_out), _normal(n, out, out, c_out)
+
+    def expected(near: bool) -> tuple[tuple[np.ndarray, Any], tuple[np.ndarray, Any]]:
+        x64, w64, g64 = _near(x, w, g) if near else _wide(x, w, g)
+        factor = 2 if near else 1
+        want_x = conv2d_reference.conv2d_grad_x(g64, w64, x.shape, **settings)
+        sizes_x = conv2d_reference.conv2d_grad_x(abs(g64), abs(w64), x.shape, **settings)
+        want_w = conv2d_reference.conv2d_grad_w(x64, g64, w.shape, **settings)
+        sizes_w = conv2d_reference.conv2d_grad_w(abs(x64), abs(g64), w.shape, **settings)
+        allowed_x = bound(9 * c_out, sizes_x, np.float32, factor)
+        return (want_x, allowed_x), (want_w, bound(n * out * out, sizes_w, np.float32, factor))
+
+    both = {near: expected(near) for near in (False, True)}
+
+    def run(device: Any, rung: int) -> None:
+        dx = conv2d_cuda.conv2d_grad_x(device, g, w, x.shape, **settings, rung=rung)
+        device.expect(dx, *both[rung == 3][0], "dx")
+        dw = conv2d_cuda.conv2d_grad_w(device, x, g, w.shape, **settings, rung=rung)
+        device.expect(dw, *both[rung == 3][1], "dw")
+
+    return run
+
+
+def _attention_grad(n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
+    q, k, v, g = (_normal(n, heads, t, d) for t in (t_q, t_k, t_k, t_q))
+    k, g = k[:, :, ::-1].copy(), g[..., ::-1].copy()
+    settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
+    q64, k64, v64, g64 = _wide(q, k, v, g)
+    o = attention_reference.forward(q64, k64, v64, **settings)
+    want = attention_reference.backward(g64, q64, k64, v64, **settings)
+    # A score's error, and that of the row's sum, go through exp into p; dp and g o have the error of their sums.
+    size = d**-0.5 * (abs(q64) @ abs(k64).swapaxes(2, 3))
+    p = np.exp(d**-0.5 * (q64 @ k64.swapaxes(2, 3)))
+    p /= p.sum(axis=3, keepdims=True)
+    relative = bound(d + t_k, 3 * size.max(initial=0) + np.log(t_k) + 4, np.float32)
+    ds = p * (abs(g64) @ abs(v64).swapaxes(2, 3) + (abs(g64) * abs(o)).sum(axis=3, keepdims=True))
+    off = relative + bound(max(d + 2, t_q, t_k), 2, np.float32)
+    scale = d**-0.5 * off
+    allowed = (scale * (ds @ abs(k64)), scale * (ds.swapaxes(2, 3) @ abs(q64)), off * (p.swapaxes(2, 3) @ abs(g64)))
+
+    def run(device: Any, rung: int) -> None:
+        log_sum = attention_cuda.log_sums(device, q, k, **settings)
+        kept = o.astype(np.float32), log_sum
+        got = attention_cuda.attention_backward(device, g, q, k, v, *kept, **settings, rung=rung)
+        for array, w, a, name in zip(got, want, allowed, ("dq", "dk", "dv")):
+            device.expect(array, w, a, name)
+
+    return run
+
+
+# As OPERATIONS in emulate.py: what makes the problem, the names of its sizes, sizes that take a second, its rungs.
+GRADIENTS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
+    "attention-grad": (_attention_grad, "n,heads,t_q,t_k,d", (1, 2, 40, 77, 16), attention_cuda.RUNGS),
+    "conv2d-grad": (_conv2d_grad, "n,size,c_in,c_out,stride", (2, 9, 8, 20, 2), conv2d_cuda.GRADIENT_RUNGS),
+    "matmul": (_matmul, "m,k,n", (70, 50, 90), matmul_cuda.RUNGS),
+}

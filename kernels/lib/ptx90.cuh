@@ -1,0 +1,251 @@
+// What came with Hopper: copies of whole tiles (TMA), barriers in shared memory that count bytes (mbarrier), stmatrix, and on
+// sm_90a products of whole warp groups (wgmma). Two bodies for every function, as in lib/ptx.cuh.
+//
+// Needs sm_90. Not yet run on hardware.
+//
+// Two proxies. Ordinary loads and stores and cp.async belong to the generic proxy, TMA and wgmma to the async proxy, and what
+// one has written the other need not see, barrier or not. Before the async proxy touches what ordinary stores have written,
+// a thread that knows of them (its own, or others' after a barrier) must execute fence_proxy_async(). The other direction
+// needs none: whoever has waited at the mbarrier sees what a copy brought.
+#pragma once
+#include "lib/ptx.cuh"
+
+struct mbarrier { unsigned long long state; };  // in shared memory
+
+#ifdef __CUDACC__
+
+struct alignas(64) TensorMap { unsigned long long bits[16]; };  // as the driver writes it; passed by value, __grid_constant__
+
+// --- mbarrier ----------------------------------------------------------------------------------------------------------
+//
+// A phase ends when `count` threads have arrived and all bytes that were expected have come. Phases alternate between the
+// parities 0 and 1; mbarrier_wait(b, p) waits until the current phase is not of parity p, so p = 0 is the end of the first
+// phase and p = 1 is true at once. Whoever waits must flip p each time.
+
+PTX void mbarrier_init(mbarrier* b, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(shared_address(b)), "r"(count) : "memory");
+}
+
+PTX void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+PTX void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+PTX void mbarrier_arrive(mbarrier* b) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(shared_address(b)) : "memory");
+}
+
+// Arrive and say how many bytes of copies belong to this phase.
+PTX void mbarrier_arrive_expect(mbarrier* b, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(shared_address(b)), "r"(bytes) : "memory");
+}
+
+PTX void mbarrier_wait(mbarrier* b, unsigned parity) {
+    unsigned over = 0;
+    while (!over)
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(over) : "r"(shared_address(b)), "r"(parity) : "memory");
+}
+
+// --- TMA ---------------------------------------------------------------------------------------------------------------
+//
+// One thread starts the copy of the map's box at (x, y, ...), x along the axis whose elements lie next to each other, to
+// `shared`: a multiple of 128 bytes, of 1024 with the swizzle. Its bytes count at the mbarrier. What is outside becomes 0.
+// (For sm_120 and sm_121 the assembler of NVRTC 13.5 gives a kernel with such a copy 8 bytes of stack.)
+
+PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4}], [%2];"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(shared_address(b)), "r"(x), "r"(y) : "memory");
+}
+
+PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y, int z) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4, %5}], [%2];"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z) : "memory");
+}
+
+PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y, int z, int w) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4, %5, %6}], [%2];"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+
+// --- stmatrix: the opposite of ldmatrix --------------------------------------------------------------------------------
+
+template <int N>
+PTX void stmatrix(void* row, const unsigned (&r)[N]) {
+    static_assert(N == 1 || N == 2 || N == 4, "stmatrix stores 1, 2 or 4 matrices");
+    const unsigned address = shared_address(row);
+    if constexpr (N == 1)
+        asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" :: "r"(address), "r"(r[0]) : "memory");
+    else if constexpr (N == 2)
+        asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};"
+                     :: "r"(address), "r"(r[0]), "r"(r[1]) : "memory");
+    else
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                     :: "r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+
+#else
+
+PTX void mbarrier_init(mbarrier* b, int count) { emulator::mbarrier_init(b, count, EMULATOR_WHERE); }
+PTX void fence_mbarrier_init() { emulator::fence_mbarrier_init(); }
+PTX void fence_proxy_async() { emulator::fence_proxy_async(); }
+PTX void mbarrier_arrive(mbarrier* b) { emulator::mbarrier_arrive(b, 0, EMULATOR_WHERE); }
+PTX void mbarrier_arrive_expect(mbarrier* b, int bytes) { emulator::mbarrier_arrive(b, bytes, EMULATOR_WHERE); }
+PTX void mbarrier_wait(mbarrier* b, unsigned parity) { emulator::mbarrier_wait(b, parity, EMULATOR_WHERE); }
+
+PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y) {
+    const int at[] = {x, y};
+    emulator::bulk_load(shared, map, b, 2, at, EMULATOR_WHERE);
+}
+
+PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y, int z) {
+    const int at[] = {x, y, z};
+    emulator::bulk_load(shared, map, b, 3, at, EMULATOR_WHERE);
+}
+
+PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y, int z, int w) {
+    const int at[] = {x, y, z, w};
+    emulator::bulk_load(shared, map, b, 4, at, EMULATOR_WHERE);
+}
+
+template <int N>
+PTX void stmatrix(void* row, const unsigned (&r)[N]) {
+    static_assert(N == 1 || N == 2 || N == 4, "stmatrix stores 1, 2 or 4 matrices");
+    emulator::store_matrices(row, r, N, EMULATOR_WHERE);
+}
+
+#endif
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
+
+// --- wgmma: D += A B^T by a warp group, sm_90a only --------------------------------------------------------------------
+//
+// Four warps, the first of them a multiple of 4, multiply 64 rows of A by N rows of B, 16 numbers of each. B, and A if it is
+// no registers, lie in dynamic shared memory as TMA brings them with the swizzle of 128 bytes: rows of 64 bf16 numbers, the
+// tile at a multiple of 1024 bytes. The next 16 numbers begin 32 bytes further on. d[4 j + i] of lane 4 g + t of warp w is
+// D[16 w + g + i / 2 * 8][8 j + 2 t + i % 2]; registers of A as those of mma_bf16.
+//
+// The products run on their own: wgmma_fence() first, then products, wgmma_commit(), wgmma_wait<N>() until at most N
+// groups are under way. Meanwhile neither their sums nor their operands may be touched.
+
+#ifdef __CUDACC__
+
+PTX void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+PTX void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int N>
+PTX void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
+
+// Bits 0-13 the address, 16-29 not used with this swizzle, 32-45 from 8 rows to the next 8, all in 16 bytes; 62 the swizzle.
+PTX unsigned long long wgmma_descriptor(const void* tile) {
+    return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+
+#define PTX_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+                 "+f"(d[i + 6]), "+f"(d[i + 7])
+#define PTX_32(i) PTX_8(i), PTX_8(i + 8), PTX_8(i + 16), PTX_8(i + 24)
+
+PTX void wgmma_bf16(float (&d)[32], unsigned long long a, unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, 1, 1, 1, 0, 0;"
+                 : PTX_32(0) : "l"(a), "l"(b));
+}
+
+PTX void wgmma_bf16(float (&d)[32], const unsigned (&a)[4], unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+                 : PTX_32(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+PTX void wgmma_bf16(float (&d)[64], unsigned long long a, unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "%64, %65, 1, 1, 1, 0, 0;"
+                 : PTX_32(0), PTX_32(32) : "l"(a), "l"(b));
+}
+
+PTX void wgmma_bf16(float (&d)[64], const unsigned (&a)[4], unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+                 : PTX_32(0), PTX_32(32) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+PTX void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+                 "%128, %129, 1, 1, 1, 0, 0;"
+                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96) : "l"(a), "l"(b));
+}
+
+PTX void wgmma_bf16(float (&d)[128], const unsigned (&a)[4], unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+                 "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// Registers of each thread of the warp group from here on, a multiple of 8: a producer gives away what consumers take.
+template <int N>
+PTX void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
+
+template <int N>
+PTX void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N)); }
+
+#else
+
+PTX void wgmma_fence() { emulator::wgmma_fence(); }
+PTX void wgmma_commit() { emulator::wgmma_commit(); }
+
+template <int N>
+PTX void wgmma_wait() { emulator::wgmma_wait(N, EMULATOR_WHERE); }
+
+PTX unsigned long long wgmma_descriptor(const void* tile) { return emulator::wgmma_descriptor(tile, EMULATOR_WHERE); }
+
+template <int SUMS>
+PTX void wgmma_bf16(float (&d)[SUMS], unsigned long long a, unsigned long long b) {
+    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
+    emulator::wgmma(d, 2 * SUMS, nullptr, a, b, EMULATOR_WHERE);
+}
+
+template <int SUMS>
+PTX void wgmma_bf16(float (&d)[SUMS], const unsigned (&a)[4], unsigned long long b) {
+    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
+    emulator::wgmma(d, 2 * SUMS, a, 0, b, EMULATOR_WHERE);
+}
+
+template <int N>
+inline void registers_up() { static_assert(N % 8 == 0 && N >= 24 && N <= 256, "24, 32, ... 256 registers"); }
+
+template <int N>
+inline void registers_down() { static_assert(N % 8 == 0 && N >= 24 && N <= 256, "24, 32, ... 256 registers"); }
+
+#endif
+#endif

@@ -1,0 +1,81 @@
+// The part that all tiled products in float32 share: two tiles in shared memory, and threads that multiply them.
+//
+// A block computes TILE_M x TILE_N numbers of the result and each of its THREADS an 8 x 8 square of them (register
+// blocking; Volkov & Demmel 2008, doi 10.1109/SC.2008.5214359). For one step along the inner axis a thread reads 8 numbers
+// of each tile and makes 64 products of these 16: shared memory, which gives an SM 32 numbers a cycle while it could
+// multiply 128 pairs, is no longer what everybody waits for.
+//
+// Both tiles have the inner axis first, so that the 8 numbers lie in two runs of 4 that one instruction each can read. The
+// two runs are half a tile apart: threads next to each other then read runs next to each other, and their banks differ.
+// The rows of a tile are 4 numbers longer than they need be: threads that write 4 rows of the matrix, 8 numbers of each,
+// meet in no bank either.
+#pragma once
+#include "lib/fours.cuh"
+
+#ifndef TILE_M
+#define TILE_M 64
+#endif
+#ifndef TILE_N
+#define TILE_N 64
+#endif
+#define DEPTH 8  // steps along the inner axis in a tile
+#define THREADS (TILE_M / 8 * (TILE_N / 8))
+#define BLOCKS_OF_AN_SM (384 / THREADS)  // at least: so many threads leave each of them 168 registers
+
+template <int SIZE>
+struct __align__(16) Tile {
+    float at[DEPTH][SIZE + 4];
+};
+
+// How a tile is filled from a matrix whose rows are neighbours along the inner axis: a thread has one place there, l, and
+// every HIGH-th row. `from` points at its number of the tile's row 0; numbers beyond `rows` or not `there` become 0.
+template <int SIZE>
+__device__ __forceinline__ void bring_rows(Tile<SIZE>& tile, const float* from, long long pitch, int rows, bool there) {
+    const int high = THREADS / DEPTH, l = threadIdx.x % DEPTH, first = threadIdx.x / DEPTH;
+    from += first * pitch;
+#pragma unroll
+    for (int i = first; i < SIZE; i += high, from += high * pitch) tile.at[l][i] = there && i < rows ? *from : 0.0f;
+}
+
+// The same from a matrix that lies across: `corner` points at row 0 and place 0, places are `pitch` apart.
+template <int SIZE>
+__device__ __forceinline__ void bring_columns(Tile<SIZE>& tile, const float* corner, long long pitch, int rows, int depth) {
+    const int wide = THREADS < SIZE ? THREADS : SIZE, high = THREADS / wide;
+    const int first = threadIdx.x % wide, first_l = threadIdx.x / wide;
+    const float* from = corner + first_l * pitch + first;
+#pragma unroll
+    for (int l = first_l; l < DEPTH; l += high, from += high * pitch)
+#pragma unroll
+        for (int i = 0; i < SIZE; i += wide) tile.at[l][first + i] = l < depth && first + i < rows ? from[i] : 0.0f;
+}
+
+// Where in the block's tile the r-th row, or the c-th column, of this thread's square is.
+__device__ int tile_row(int r) { return r / 4 * (TILE_M / 2) + threadIdx.x / (TILE_N / 8) * 4 + r % 4; }
+__device__ int tile_column(int c) { return c / 4 * (TILE_N / 2) + threadIdx.x % (TILE_N / 8) * 4 + c % 4; }
+
+// A sum begins with what is added to it: 0, or a number for each column.
+__device__ __forceinline__ void begin(float (&sum)[8][8], const float* bias, int columns) {
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+        const float first = bias && tile_column(c) < columns ? bias[tile_column(c)] : 0.0f;
+#pragma unroll
+        for (int r = 0; r < 8; r++) sum[r][c] = first;
+    }
+}
+
+// sum[r][c] += sum_l a[l][row r] * b[l][column c]
+__device__ __forceinline__ void add_products(float (&sum)[8][8], const Tile<TILE_M>& a, const Tile<TILE_N>& b) {
+#pragma unroll 2
+    for (int l = 0; l < DEPTH; l++) {
+        Four rows[2], columns[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            rows[half] = *reinterpret_cast<const Four*>(&a.at[l][tile_row(4 * half)]);
+            columns[half] = *reinterpret_cast<const Four*>(&b.at[l][tile_column(4 * half)]);
+        }
+#pragma unroll
+        for (int r = 0; r < 8; r++)
+#pragma unroll
+            for (int c = 0; c < 8; c++) sum[r][c] += rows[r / 4].v[r % 4] * columns[c / 4].v[c % 4];
+    }
+}

@@ -1,0 +1,194 @@
+"""Rung 3 of attention, emulated: tensor cores on bfloat16, copies that run meanwhile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import bfloat16, emulator, launch
+from kernels.attention import cuda, reference
+from kernels.compare import bound
+from kernels.emulator import Emulator, NoCompiler
+from kernels.launch import NoCuda, compile_for
+
+SOURCE = Path(cuda.__file__).parent / cuda.RUNGS[3]
+
+
+def _lacks(find, error):
+    try:
+        return not find()
+    except error:
+        return True
+
+
+needs_compiler = pytest.mark.skipif(
+    _lacks(emulator.compiler, NoCompiler), reason="emulating needs a C++ compiler (g++)"
+)
+needs_nvrtc = pytest.mark.skipif(_lacks(launch.nvrtc, NoCuda), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
+
+
+def allowed_error(q, k, v, want, scale, causal, mask):
+    """Of an output: what scores and sums in float32 may be off, and 2^-8 of every |p v| for p's rounding to bfloat16."""
+    t_k, d = k.shape[2:]
+    size = abs(scale) * np.abs(q) @ np.abs(k).swapaxes(2, 3)
+    relative = bound(d + 1, 4 * size[np.isfinite(size)].max(initial=0) + 4, np.float32) + bound(2 * t_k, 4, np.float32)
+    finite = np.where(np.isfinite(v), np.abs(v), 0)
+    with np.errstate(all="ignore"):
+        weighed = reference.forward(q, k, finite, causal=causal, key_mask=mask, scale=scale)
+    weighed = np.where(np.isfinite(weighed), weighed, 0)
+    return bfloat16.UNIT_ROUNDOFF * weighed + relative * finite.max(initial=0)
+
+
+def attend(q, k, v, causal, mask, scale, seeds):
+    """Under several schedules: no findings, right values, the same bits."""
+    q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
+    wide = [x.astype(np.float64) for x in (q, k, v)]
+    with np.errstate(all="ignore"):
+        want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
+    allowed = allowed_error(*wide, want, scale, causal, mask)
+    results = []
+    for seed in seeds:
+        device = Emulator(seed % 2**32)
+        results.append(cuda.attention(device, q, k, v, causal=causal, key_mask=mask, scale=scale, rung=3))
+        device.expect(results[-1], want, allowed, "o")
+        device.check()
+        assert not device.bank_conflicts
+        assert results[-1].tobytes() == results[0].tobytes()
+    return results[0]
+
+
+@needs_compiler
+@settings(max_examples=12)
+@given(
+    n=st.integers(1, 2),
+    heads=st.integers(1, 2),
+    t_q=st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65]),
+    t_k=st.sampled_from([0, 1, 15, 63, 64, 65, 77, 129]),
+    sizes=st.sampled_from([(8, 8), (24, 40)]),  # each is compiled on its own
+    causal=st.booleans(),
+    masked=st.booleans(),
+    spread=st.sampled_from([1.0, 10.0]),
+    scale=st.sampled_from([0.3, -0.2, 0.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_attention(n, heads, t_q, t_k, sizes, causal, masked, spread, scale, seed):
+    rng = np.random.default_rng(seed)
+    q, k, v = (
+        (spread * rng.standard_normal((n, heads, t, d))).astype(np.float32)
+        for t, d in ((t_q, sizes[0]), (t_k, sizes[0]), (t_k, sizes[1]))
+    )
+    mask = rng.random((n, t_k)) < 0.6 if masked else None
+    if masked:  # what is hidden must not matter
+        hidden = np.broadcast_to(~mask[:, None], (n, heads, t_k))
+        k[hidden], v[hidden] = np.nan, np.inf
+    attend(q, k, v, causal, mask, scale, (seed, seed + 1))
+
+
+@needs_compiler
+@pytest.mark.parametrize("d", [128, 136, 256])  # one of the two tile sizes, and the other
+def test_large_heads(d):
+    rng = np.random.default_rng(d)
+    q, k, v = (rng.standard_normal((1, 1, t, d)).astype(np.float32) for t in (5, 70, 70))
+    attend(q, k, v, True, None, d**-0.5, (0,))
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, 6, 19])
+def test_nan_and_inf_reach_whoever_sees_them_and_nobody_else(value, where):
+    for which in range(3):
+        arrays = [np.random.default_rng(i).standard_normal((1, 1, 20, 8)).astype(np.float32) for i in range(3)]
+        arrays[which][0, 0, where, 2] = value
+        attend(*arrays, True, None, 0.3, (5,))
+
+
+@needs_compiler
+def test_scores_of_minus_infinity():
+    """Alone they make NaN, as 0 / 0 in the definition; beside others they weigh nothing."""
+    q, k, v = (np.ones((1, 1, t, 8), np.float32) for t in (2, 3, 3))
+    k[0, 0, :2] = -np.inf
+    o = attend(q, k, v, True, None, 1.0, (0,))  # query 0 sees two of them, query 1 also the third key
+    assert np.isnan(o[0, 0, 0]).all() and (o[0, 0, 1] == 1).all()
+
+
+@needs_compiler
+def test_bits_or_numbers_and_which_heads():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, 9, 16)).astype(np.float32) for _ in range(3))
+    settings = {"causal": False, "key_mask": None, "scale": 0.25, "rung": 3}
+    one = cuda.attention(Emulator(), q, k, v, **settings)
+    two = cuda.attention(Emulator(), *(bfloat16.to_bits(x) for x in (q, k, v)), **settings)
+    np.testing.assert_array_equal(one, two)
+    for d in (12, 264):
+        with pytest.raises(
+            ValueError, match=rf"rung 3 takes heads of 8, 16, ... 256 numbers, got d = {d} and d_v = {d}"
+        ):
+            cuda.attention(Emulator(), *(np.ones((1, 1, 3, d), "f") for _ in range(3)), **settings)
+    assert cuda.attention(Emulator(), q[:, :, :0], k, v, **settings).shape == (1, 2, 0, 16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("d", [8, 40, 128, 256])
+@pytest.mark.parametrize("causal", [False, True])
+def test_on_a_gpu_as_in_the_emulator(d, causal):
+    device = launch.Device()
+    rng = np.random.default_rng(d)
+    q, k, v = (bfloat16.rounded(rng.standard_normal((2, 2, t, d)).astype(np.float32)) for t in (70, 150, 150))
+    mask, scale = rng.random((2, 150)) < 0.7, d**-0.5
+    there = [device.xp.asarray(x) for x in (q, k, v)]
+    got = cuda.attention(device, *there, causal=causal, key_mask=device.xp.asarray(mask), scale=scale, rung=3).get()
+    wide = [x.astype(np.float64) for x in (q, k, v)]
+    want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
+    host = Emulator()
+    host.expect(got, want, allowed_error(*wide, want, scale, causal, mask), "o")
+    host.check()
+
+
+PLANTED = [  # what is changed into what, and what must be found
+    ("        cp_async_wait<0>();\n", "", "missing wait"),
+    ("        cp_async_commit();\n        const", "        const", "missing wait"),
+    ("        __syncthreads();  // the tile is there for all, and all are done with the tile before\n", "", "race"),
+    ("n * 8 + lane / 16 * 8 + lane % 8", "n * 8 + lane % 16", "wrong value"),  # another matrix's order of lanes
+    ("ldmatrix_trans(b", "ldmatrix(b", "wrong value"),
+    ("#define PITCH (DEPTH + 8)", "#define PITCH (DEPTH + 4)", "misaligned"),
+    ("total[h] *= correction;", "", "wrong value"),
+    ("const bool whole = !cut && !mask && first + KEYS <= t_k;", "const bool whole = !cut && !mask;", "wrong value"),
+    ("if (cut && any_odd(values, lane)) {", "if (false) {", "wrong value"),
+    ("if (i[h] >= t_q) continue;", "if (i[h] > t_q) continue;", "race"),
+    ("column < COLUMNS_THERE && ", "", "out of range"),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("old, new, kind", PLANTED)
+def test_a_mistake_is_found(old, new, kind, tmp_path, monkeypatch):
+    text = SOURCE.read_text()
+    assert text.count(old) == 1
+    (tmp_path / SOURCE.name).write_text(text.replace(old, new))
+    monkeypatch.setattr(cuda, "__file__", str(tmp_path / "cuda.py"))
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, t, 24)).astype(np.float32) for t in (66, 140, 140))
+    v[0, 1, 139] = np.nan  # only the last query sees it
+    q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
+    wide = [x.astype(np.float64) for x in (q, k, v)]
+    found = []
+    for causal in (True, False):
+        device = Emulator(3)
+        got = cuda.attention(device, q, k, v, causal=causal, key_mask=None, scale=0.5, rung=3)
+        want = reference.forward(*wide, causal=causal, key_mask=None, scale=0.5)
+        device.expect(got, want, allowed_error(*wide, want, 0.5, causal, None), "o")
+        found += device.findings
+    assert kind in {f.kind for f in found}, found
+    assert all(f.where.startswith(SOURCE.name) or f.where == "o" for f in found), [
+        str(f) for f in found if ":" not in f.where or "3_mma" not in f.where
+    ]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ["80", "90a", "120"])
+@pytest.mark.parametrize("d, keys", [(40, 64), (128, 64), (256, 32)])
+def test_every_head_size_compiles_without_spills(architecture, d, keys):
+    (resources,) = compile_for(SOURCE, architecture, {"D": d, "D_V": d, "KEYS": keys}).resources().values()
+    assert resources.registers <= 255 and resources.local_bytes == resources.spill_bytes == 0

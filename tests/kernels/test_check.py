@@ -1,0 +1,113 @@
+"""The check of all kernels: no spills, the committed table, and what the command says of each kind of trouble."""
+
+import json
+
+import pytest
+from rungs import needs_nvrtc
+
+from kernels import check, launch
+from kernels.launch import NoCuda, Resources
+
+KERNEL = '#include "lib/cuda.cuh"\nextern "C" __global__ void k(float* y, float a) {{ {} }}\n'
+LOCAL = "float b[99]; for (int i = 0; i < 99; i++) b[i] = y[i]; b[(int)y[0]] += a; y[0] = b[(int)a] + b[(int)y[1]];"
+
+
+@needs_nvrtc
+def test_every_kernel_is_as_the_table_says():
+    found, wrong = check.measure(check.sources(), check.QUICK)
+    version, table = check.read(check.TABLE)
+    assert not wrong
+    assert found.keys() == table.keys(), "python -m kernels.check --update writes the table anew"
+    if version == launch.nvrtc_version():
+        assert not check.differences(found, table, check.QUICK)
+
+
+def test_settings_belong_to_files_that_there_are():
+    assert check.sources().keys() >= check.VARIANTS.keys() | {name for name, _ in check.EXCEPTIONS}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one kernel in place of this one; ``write(body)`` changes it."""
+    monkeypatch.setenv("MINIGEN_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "k.cu"
+    monkeypatch.setattr(check, "sources", lambda: {"some/k.cu": file})
+    monkeypatch.setattr(check, "TABLE", check.ROOT / "results" / "none.json")
+    monkeypatch.setattr(check, "ARCHITECTURES", ("75", "90"))
+    file.write_text(KERNEL.format("y[0] = a;"))
+    return file
+
+
+@needs_nvrtc
+def test_the_table_is_compared_and_updated_on_purpose(project, monkeypatch, tmp_path, capsys):
+    table = tmp_path / "resources.json"
+    monkeypatch.setattr(check, "TABLE", table)
+    monkeypatch.setattr(check, "ROOT", tmp_path / "kernels")
+    assert (
+        check.main([]) == 0
+        and "registers were not compared: the table is that of NVRTC none" in capsys.readouterr().out
+    )
+    assert check.main(["--update"]) == 0 and "written to resources.json" in capsys.readouterr().out
+    assert check.main([]) == 0 and check.main(["--architecture", "90"]) == 0
+    out = capsys.readouterr().out
+    assert "some/k.cu\n  k  " in out and "1 kernels, 2 binaries" in out and "nothing spills, nothing is wrong" in out
+    content = json.loads(table.read_text())
+    assert content["nvrtc"] == launch.nvrtc_version() and content["kernels"]["some/k.cu: k"].keys() == {"75", "90"}
+
+    project.write_text(KERNEL.format("__shared__ float s[32]; s[threadIdx.x] = a; __syncthreads(); y[0] = s[1];"))
+    assert check.main([]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG some/k.cu: k on sm_75: " in out and "128 bytes shared, the table says " in out
+    project.write_text(project.read_text().replace("void k(", "void other("))
+    assert check.main([]) == 1
+    out = capsys.readouterr().out
+    assert "other on sm_90: not in the table" in out and "k on sm_90: only in the table" in out
+    table.write_text(table.read_text().replace(launch.nvrtc_version(), "1.0"))
+    assert check.main([]) == 0 and "the table is that of NVRTC 1.0" in capsys.readouterr().out
+
+
+@needs_nvrtc
+def test_local_memory_needs_a_reason(project, monkeypatch, capsys):
+    project.write_text(KERNEL.format(LOCAL))
+    assert check.main(["--update"]) == 1
+    out = capsys.readouterr().out
+    assert "not updated" in out and "bytes of local memory, 0 bytes of spills, and no reason is stated" in out
+    assert "; sm_75: 400 local, 0 spilled" in out
+    monkeypatch.setattr(check, "EXCEPTIONS", {("some/k.cu", "k"): "a test"})
+    assert check.main([]) == 0
+
+
+@needs_nvrtc
+def test_what_does_not_compile_is_told(project, capsys):
+    project.write_text(KERNEL.format("y[0] = nothing;"))
+    assert check.main([]) == 1
+    assert "WRONG k.cu does not compile with -arch=sm_75" in capsys.readouterr().out
+
+
+def test_serialised_wgmma_is_wrong(project, monkeypatch):
+    class Binary:
+        log = "info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized"
+
+        def resources(self):
+            return {"k": Resources(32, 0, 0, 0)}
+
+    monkeypatch.setattr(check, "compile_for", lambda *_: Binary())
+    _, wrong = check.measure(check.sources(), ("90",))
+    assert wrong == ["some/k.cu on sm_90: the compiler serialises its wgmma instructions (C7510)"]
+
+
+def test_bad_requests_and_a_missing_compiler(project, monkeypatch, capsys):
+    for arguments, message in [
+        (["--architecture", "70"], "--architecture must be some of 75, 90, got 70"),
+        (["--architecture", "90", "--update"], "--update writes the whole table"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            check.main(arguments)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+    def missing():
+        raise NoCuda("NVRTC, which compiles CUDA kernels, was not found: pip install nvidia-cuda-nvrtc")
+
+    monkeypatch.setattr(launch, "nvrtc_version", missing)
+    assert check.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: NVRTC, which compiles CUDA kernels, was not found: pip install")

@@ -1,0 +1,66 @@
+"""The memory-bound operations as problems of ``kernels.emulate``: every rung right, here and (with a GPU) on a GPU."""
+
+import numpy as np
+import pytest
+from rungs import ThroughHost, needs_compiler
+
+from kernels import emulate
+from kernels.companions import COMPANIONS
+from kernels.emulator import Emulator, EmulatorError
+from kernels.launch import Device
+
+SMALL = {
+    "random": (2, 5), "group_norm": (1, 5, 2, 3), "layer_norm": (3, 5), "cross_entropy": (3, 5), "adam": (7,), "activation": (7,),
+    "sampler_step": (2, 5), "embedding": (9, 4, 2), "codebook": (9, 4, 2), "eight_bit": (3, 5, 4),
+}  # fmt: skip
+every_rung = pytest.mark.parametrize(("op", "rung"), [(op, r) for op, (*_, rungs) in COMPANIONS.items() for r in rungs])
+
+
+@needs_compiler
+def test_the_command_runs_every_companion(capsys):
+    assert SMALL.keys() == COMPANIONS.keys() <= emulate.OPERATIONS.keys()
+    for op, sizes in SMALL.items():
+        assert emulate.main([op, "--shape", ",".join(map(str, sizes)), "--seeds", "2"]) == 0
+    rungs = sum(len(rungs) for *_, rungs in COMPANIONS.values())
+    assert capsys.readouterr().out.count("right, nothing found (2 schedules") == rungs
+
+
+@needs_compiler
+@every_rung
+def test_a_result_that_is_a_little_off_is_noticed(op, rung, monkeypatch):
+    """The allowed errors are not so wide that anything would pass: a thousandth more of every number is too much."""
+    found = []
+
+    def expect(array, want, allowed=0.0, name="the result"):
+        other = Emulator()
+        other.expect(array * np.float32(1.001) if array.dtype == np.float32 else array ^ 1, want, allowed, name)
+        found.append(bool(other.findings))
+
+    device, sizes = Emulator(), COMPANIONS[op][2]
+    monkeypatch.setattr(device, "expect", expect)
+    COMPANIONS[op][0](*sizes)(device, rung)
+    assert found and all(found)
+
+
+@needs_compiler
+def test_the_way_through_the_host_changes_nothing():
+    for op, sizes in SMALL.items():
+        for rung in COMPANIONS[op][3]:
+            inner = Emulator()
+            device = ThroughHost(inner, np)
+            COMPANIONS[op][0](*sizes)(device, rung)
+            inner.check()
+            device.check()
+    with pytest.raises(EmulatorError, match="wrong value"):
+        device.expect(np.ones(3), np.zeros(3))
+        device.check()
+
+
+@pytest.mark.gpu
+@every_rung
+def test_on_a_gpu(op, rung):
+    gpu = Device()
+    device = ThroughHost(gpu, gpu.xp)
+    for sizes in (SMALL[op], COMPANIONS[op][2]):
+        COMPANIONS[op][0](*sizes)(device, rung)
+    device.check()

@@ -1,0 +1,107 @@
+"""The cross-entropy in CUDA, emulated: the definition's values, NaN and infinity, planted mistakes."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rungs import emulated, kinds, needs_compiler, plant
+
+from kernels.compare import assert_close, bound
+from kernels.cross_entropy import cuda, reference
+
+pytestmark = needs_compiler
+rungs = pytest.mark.parametrize("rung", cuda.RUNGS)
+
+
+def problem(seed, m, k, scale=3.0, offset=0.0):
+    rng = np.random.default_rng(seed)
+    x = (scale * rng.standard_normal((m, k)) + offset).astype(np.float32)
+    return rng.standard_normal(m).astype(np.float32), x, rng.integers(0, k, m)
+
+
+def check(rung, g, x, targets, seed=0):
+    """exp(x - largest) is off by u |x - largest| of itself, so its terms carry that factor."""
+    loss, dx = emulated(lambda device: cuda.loss_and_gradient(device, g, x, targets, rung=rung), seed)
+    wide, g8, k = x.astype(np.float64), g.astype(np.float64), x.shape[1]
+    with np.errstate(all="ignore"):
+        log_p = reference._log_softmax(wide)
+        p = np.exp(log_p)
+        depth = np.where(p > 0, np.where(np.isfinite(log_p), np.abs(log_p), 0) + 3, 1)
+        spread = np.nan_to_num((p * depth).sum(1))
+        want = reference.cross_entropy(wide, targets)
+        grad = reference.cross_entropy_backward(g8, wide, targets)
+        size = np.abs(g8[:, None]) * (p * (depth + spread[:, None]) + (np.arange(k) == targets[:, None]))
+    size, known = np.nan_to_num(size), np.nan_to_num(np.abs(want), posinf=0)
+    factor = 2 if rung == 1 else 1  # an online sum is rescaled on its way
+    assert_close(loss, want, bound(factor * k, spread + known + math.log(k) + 1, np.float32), "loss")
+    assert_close(dx, grad, bound(factor * k, size, np.float32), "dlogits")
+    return loss, dx
+
+
+@rungs
+@settings(max_examples=12)
+@given(
+    m=st.sampled_from([1, 2, 5]),
+    k=st.sampled_from([1, 2, 31, 32, 33, 257, 600]),
+    scale=st.sampled_from([0.0, 1.0, 10.0, 1e4]),
+    offset=st.sampled_from([0.0, 1e4, -1e4]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(2, 5000, 3.0, 0.0, 0)
+def test_cross_entropy(rung, m, k, scale, offset, seed):
+    check(rung, *problem(seed, m, k, scale, offset), seed)
+
+
+@rungs
+@pytest.mark.parametrize("k", [5, 300])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf(rung, k, value):
+    g, x, targets = problem(1, 4, k)
+    x[1, 3] = x[2] = value
+    x[3, targets[3]] = value
+    loss, dx = check(rung, g, x, targets)
+    assert np.isnan(loss[2]) and np.isnan(dx[2]).all() and np.isfinite(loss[0])
+    assert np.isfinite(loss[1]) == (value == -np.inf)
+
+
+@rungs
+def test_no_rows(rung):
+    _, dx = emulated(lambda d: cuda.loss_and_gradient(d, *problem(0, 0, 7), rung=rung))
+    assert dx.shape == (0, 7)
+
+
+def test_rows_that_do_not_fit_on_the_chip_take_rung_1(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cuda, "_run", lambda device, rung, *rest: seen.append(rung))
+
+    class Card:
+        architecture = "75"
+        empty, result = staticmethod(np.empty), staticmethod(lambda array, name: array)
+
+    for k in (15_000, 17_000):
+        cuda.loss_and_gradient(Card, *problem(0, 1, k), rung=2)
+    assert seen == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "kind"),
+    [
+        ("1_online.cu", "    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = s;\n    __syncthreads();\n", "    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = s;\n", "race"),
+        ("1_online.cu", "a.total * share(a.largest, largest)", "a.total", "wrong value"),
+        ("1_online.cu", "j < k; j += blockDim.x) s =", "j <= k; j += blockDim.x) s =", "wrong value"),
+        ("2_on_chip.cu", "    __syncthreads();  // all have read the warps' largest and the target's logit\n", "", "race"),
+        ("2_on_chip.cu", "j == target ? p - upper : p;", "p - upper;", "wrong value"),
+    ],
+)  # fmt: skip
+def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path):
+    plant(monkeypatch, tmp_path, cuda, file, old, new)
+    g, x, targets = problem(2, 3, 300)
+
+    def run(device):
+        loss, dx = cuda.loss_and_gradient(device, g, x, targets, rung=int(file[0]))
+        device.expect(loss, reference.cross_entropy(x.astype("f8"), targets), 1e-4)
+        device.expect(dx, reference.cross_entropy_backward(g.astype("f8"), x.astype("f8"), targets), 1e-4)
+
+    assert kind in kinds(run)

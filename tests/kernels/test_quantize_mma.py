@@ -1,0 +1,177 @@
+"""Rung 3 of the nearest code, emulated: bounds that hold, and through them the indices of rung 1, always."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import bfloat16, emulator, launch
+from kernels.emulator import Emulator, NoCompiler
+from kernels.launch import NoCuda, compile_for
+from kernels.quantize import cuda
+
+SOURCE = Path(cuda.__file__).parent / cuda.RUNGS[3]
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def _lacks(find, error):
+    try:
+        return not find()
+    except error:
+        return True
+
+
+needs_compiler = pytest.mark.skipif(
+    _lacks(emulator.compiler, NoCompiler), reason="emulating needs a C++ compiler (g++)"
+)
+needs_nvrtc = pytest.mark.skipif(_lacks(launch.nvrtc, NoCuda), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
+
+
+def halfway(rng, rows, d):
+    """Numbers that bfloat16 rounds by almost half a unit of its last place, all of a row up or all of it down."""
+    return 1 + rng.integers(0, 2, (rows, d)) / 128 + rng.choice([0.49, 0.51], (rows, 1)) / 128
+
+
+def problem(kind, m, codes, d, seed):
+    rng = np.random.default_rng(seed)
+    z, codebook = rng.standard_normal((m, d)), rng.standard_normal((codes, d))
+    match kind:
+        case "far":
+            z, codebook = z + 300, codebook + 300
+        case "equal codes":
+            codebook = codebook[rng.integers(0, min(3, codes), codes)]
+        case "near ties":  # which bfloat16 cannot tell apart, and float32 can
+            codebook = codebook[rng.integers(0, codes // 9 + 1, codes)] * (1 + rng.integers(0, 9, (codes, 1)) * 1e-6)
+        case "halfway":
+            z, codebook = halfway(rng, m, d), halfway(rng, codes, d)
+        case "scales":
+            z *= 10.0 ** rng.integers(-30, 30, (m, 1))
+            codebook *= 10.0 ** rng.integers(-22, 20, (codes, 1))
+        case "zeros":
+            z[::3], codebook[::5] = 0, 0
+        case "nan":
+            z = codebook[rng.integers(0, min(codes, 60), m)] + 0.1 * z
+            z[::7], codebook[codes // 2] = np.nan, np.inf
+            codebook[codes - 1, 0] = np.nan if seed % 2 else 1
+        case "trained":  # rows lie near their codes
+            z = codebook[rng.integers(0, codes, m)] + 0.3 * z
+    with np.errstate(over="ignore"):
+        return z.astype(np.float32), codebook.astype(np.float32)
+
+
+KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "zeros", "nan", "trained"]
+
+
+@needs_compiler
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from(KINDS),
+    m=st.sampled_from([1, 15, 17, 63, 65]),
+    codes=st.sampled_from([1, 2, 63, 64, 65, 150]),
+    d=st.sampled_from([3, 32]),  # each is compiled on its own
+    seed=SEEDS,
+)
+def test_the_indices_of_rung_1(kind, m, codes, d, seed):
+    z, codebook = problem(kind, m, codes, d, seed)
+    want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
+    for s in (seed, seed + 1):
+        device = Emulator(s % 2**32)
+        np.testing.assert_array_equal(cuda.nearest_code(device, z, codebook, rung=3), want)
+        device.check()
+        assert not device.bank_conflicts
+
+
+@needs_compiler
+def test_large_rows_use_the_other_tile_and_larger_ones_are_refused():
+    z, codebook = problem("trained", 20, 70, 200, 0)
+    device = Emulator()
+    got = cuda.nearest_code(device, z, codebook, rung=3)
+    device.check()
+    np.testing.assert_array_equal(got, cuda.nearest_code(Emulator(), z, codebook, rung=1))
+    with pytest.raises(ValueError, match="rung 3 takes rows of at most 256 numbers, got d = 257"):
+        cuda.nearest_code(Emulator(), np.ones((1, 257), "f"), np.ones((2, 257), "f"), rung=3)
+
+
+@needs_compiler
+@settings(max_examples=20)
+@given(kind=st.sampled_from(["normal", "far", "halfway", "scales", "trained"]), seed=SEEDS)
+def test_the_bounds_hold(kind, seed):
+    """t <= U and U - 2 E <= t for all pairs, with products as a GPU makes them: of bfloat16, summed in float32."""
+    d, depth = 32, 32
+    z, codebook = problem(kind, 40, 50, d, seed)
+    rounded, bounds = np.zeros((50, depth), np.uint16), np.zeros((50, 4), np.float32)
+    arrays = {"codebook": codebook, "rounded": rounded, "bounds": bounds, "codes": 50}
+    Emulator().run(SOURCE, "prepare", 13, 128, arrays, defines={"D": d, "CODES": 64})
+    np.testing.assert_array_equal(rounded, bfloat16.to_bits(codebook))
+    length = np.linalg.norm(z.astype(np.float64), axis=1, keepdims=True)
+    there = np.isfinite(bounds[:, 1]) & (length < 2.0**62)  # else there is no bound, and the distances are computed
+    with np.errstate(all="ignore"):
+        near = bfloat16.rounded(z)[:, None] * bfloat16.from_bits(rounded)  # exact
+        sums = bounds[:, 1] + near.cumsum(axis=2, dtype=np.float32)[..., -1]
+        t = z.astype(np.float64) @ codebook.T.astype(np.float64) - np.square(codebook.astype(np.float64)).sum(1) / 2
+        upper = sums.astype(np.float64) + length * bounds[:, 0]
+        lower = upper - 2 * (length * bounds[:, 0] + bounds[:, 2])
+    assert (upper >= t)[there].all() and (lower <= t)[there].all()
+    assert there.any()
+
+
+@needs_compiler
+def test_few_distances_are_computed():
+    """Rung 3 looks at far fewer numbers: the lists hold a handful of codes."""
+    z, codebook = problem("trained", 64, 512, 32, 0)
+    accesses = []
+    for rung in (2, 3):
+        device = Emulator()
+        cuda.nearest_code(device, z, codebook, rung=rung)
+        accesses.append(device.accesses)
+    assert accesses[1] < accesses[0] / 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [3, 64, 200])
+def test_on_a_gpu_as_rung_1(kind, d):
+    device = launch.Device()
+    z, codebook = (device.xp.asarray(x) for x in problem(kind, 700, 1000, d, d))
+    want, got = (cuda.nearest_code(device, z, codebook, rung=rung).get() for rung in (1, 3))
+    np.testing.assert_array_equal(got, want)
+
+
+PLANTED = [  # what is changed into what, the kind of problem, and what must be found
+    ("(2 * u + u * u + g) * length", "0.2 * u * length", "halfway", "wrong value"),
+    ("reached |= !(s[n][e] < best[e / 2]);", "reached |= s[n][e] >= best[e / 2];", "nan", "wrong value"),
+    ("if (place >= LIST) continue;", "if (place > LIST) continue;", "equal codes", "out of range"),
+    ("count[row] = before > LIST ? LIST + 1 : kept;", "count[row] = kept;", "equal codes", "wrong value"),
+    ("a.code < b.code ? a : b", "a.code > b.code ? a : b", "equal codes", "wrong value"),
+    ("        __syncwarp();\n        // Then sweep", "        // Then sweep", "normal", "race"),
+    ("        __syncwarp();\n#pragma unroll\n", "#pragma unroll\n", "normal", "race"),
+    ("        cp_async_wait<0>();\n        __syncthreads();", "        __syncthreads();", "normal", "missing wait"),
+    ("        cp_async_wait<0>();\n        __syncthreads();", "        cp_async_wait<0>();", "normal", "race"),
+    ("best[h] = first_row + row < m && bounded", "best[h] = bounded", "normal", "nothing"),  # only slower
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("old, new, kind, found", PLANTED)
+def test_a_mistake_is_found(old, new, kind, found, tmp_path, monkeypatch):
+    text = SOURCE.read_text()
+    assert text.count(old) == 1
+    z, codebook = problem(kind, 70, 14 if kind == "halfway" else 150, 32, 1)  # 14: few enough for a list
+    want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
+    (tmp_path / SOURCE.name).write_text(text.replace(old, new))
+    monkeypatch.setattr(cuda, "__file__", str(tmp_path / "cuda.py"))
+    device = Emulator(3)
+    device.expect(cuda.nearest_code(device, z, codebook, rung=3), want, 0, "indices")
+    kinds = {f.kind for f in device.findings}
+    assert found in kinds or (found == "nothing" and not kinds), device.findings
+    assert all(f.where.startswith(SOURCE.name) or f.where == "indices" for f in device.findings), device.findings
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ["80", "90a", "120"])
+@pytest.mark.parametrize("d, tile", [(8, 64), (128, 64), (256, 32)])
+def test_it_compiles_without_spills(architecture, d, tile):
+    for resources in compile_for(SOURCE, architecture, {"D": d, "CODES": tile}).resources().values():
+        assert resources.registers <= 255 and resources.local_bytes == resources.spill_bytes == 0

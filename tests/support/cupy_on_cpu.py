@@ -1,0 +1,189 @@
+"""In CuPy's place where there is no GPU: arrays that refuse what CuPy's refuse, kernels on the emulator.
+
+An array is a NumPy array that nobody can reach by accident: it does not turn into a NumPy array, does not mix with one,
+and NumPy's functions go to this module's function of the same name, as CuPy's arrays have it (``__array_ufunc__`` and
+``__array_function__`` of cupy/_core/core.pyx). What CuPy lacks is not known here, except for the names in ``LACKS``.
+"""
+
+import sys
+import types
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
+
+import numpy as np
+
+from kernels import device as dispatch
+from kernels import launch
+from kernels.emulator import Emulator
+
+LACKS = ("errstate", "ndindex", "nditer", "matrix", "testing")
+SCALARS = (bool, int, float, complex, np.generic)
+
+
+class Ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    def __init__(self, array):
+        assert type(array) is np.ndarray
+        self.on_host = array
+
+    device = SimpleNamespace(id=0)
+    shape = property(lambda self: self.on_host.shape)
+    dtype = property(lambda self: self.on_host.dtype)
+    ndim = property(lambda self: self.on_host.ndim)
+    size = property(lambda self: self.on_host.size)
+    nbytes = property(lambda self: self.on_host.nbytes)
+    itemsize = property(lambda self: self.on_host.itemsize)
+    strides = property(lambda self: self.on_host.strides)
+    T = property(lambda self: Ndarray(self.on_host.T))
+    data = property(lambda self: SimpleNamespace(ptr=self.on_host.ctypes.data))
+
+    @property
+    def flags(self):
+        flags = self.on_host.flags  # CuPy's arrays have no flag writeable
+        return SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous, owndata=flags.owndata)
+
+    def get(self):
+        return self.on_host.copy()
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        return call(ufunc, inputs, kwargs) if method == "__call__" else NotImplemented
+
+    def __array_function__(self, func, kinds, args, kwargs):
+        return call(func, args, kwargs) if hasattr(module, func.__name__) else NotImplemented
+
+    def __len__(self):
+        return len(self.on_host)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self):
+        return bool(self.on_host)
+
+    def __int__(self):
+        return int(self.on_host)
+
+    def __float__(self):
+        return float(self.on_host)
+
+    def __index__(self):
+        return self.on_host.__index__()
+
+    def __getitem__(self, index):
+        return there(self.on_host[here(index)])
+
+    def __setitem__(self, index, value):
+        self.on_host[here(index)] = here(value)
+
+
+Ndarray.__module__, Ndarray.__name__, Ndarray.__qualname__ = "cupy", "ndarray", "ndarray"
+
+
+def _method(name):
+    return lambda self, *args, **kwargs: call(getattr(self.on_host, name), args, kwargs)
+
+
+METHODS = """all any argmax argmin argsort astype clip copy cumsum dot fill item max mean min prod ravel repeat reshape round
+squeeze std sum swapaxes take tolist transpose var view"""
+for _name in METHODS.split():
+    setattr(Ndarray, _name, _method(_name))
+
+
+def here(x):
+    """What lies in the arrays of an argument; TypeError for NumPy's."""
+    if isinstance(x, Ndarray):
+        return x.on_host
+    if isinstance(x, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    if isinstance(x, tuple | list):
+        return type(x)(here(part) for part in x)
+    if isinstance(x, dict):
+        return {key: here(part) for key, part in x.items()}
+    return x
+
+
+def there(x):
+    """A result of NumPy's as CuPy gives it: numbers are arrays without axes."""
+    if isinstance(x, tuple | list):
+        return type(x)(there(part) for part in x)
+    return Ndarray(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
+
+
+def call(function, args, kwargs):
+    return there(function(*here(args), **here(kwargs)))
+
+
+def asarray(x, dtype=None):
+    return Ndarray(np.array(here(x) if isinstance(x, Ndarray) else x, dtype))  # a copy, as going to a GPU is one
+
+
+class Module(types.ModuleType):
+    """The module ``cupy``: NumPy's functions for these arrays, NumPy's types and constants as they are."""
+
+    def __getattr__(self, name):
+        if name in LACKS or name.startswith("__"):
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+        found = getattr(np, name)
+        if isinstance(found, type) or not callable(found):
+            return found
+        function = lambda *args, **kwargs: call(found, args, kwargs)  # noqa: E731
+        if name == "add":
+            function.at = lambda *args: call(np.add.at, args, {})
+        return function
+
+
+module = Module("cupy")
+module.__spec__ = ModuleSpec("cupy", None)
+module.ndarray, module.asarray, module.array = Ndarray, asarray, asarray
+module.cuda = SimpleNamespace(
+    Device=lambda *number: SimpleNamespace(id=0, compute_capability="90"),
+    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+)
+
+
+class Gpu:
+    """In ``launch.Device``'s place: a fresh emulator for each launch, so that nothing is kept of what it ran."""
+
+    architecture = "90a"
+
+    def __init__(self):
+        self.launched, self.findings = {}, []
+
+    def empty(self, shape, dtype):
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[:] = 0xFF
+        return Ndarray(array)
+
+    def result(self, array, name="the result"):
+        return array
+
+    def run(self, source, kernel, grid, threads, arguments, **settings):
+        for name, value in arguments.items():
+            if isinstance(value, np.ndarray):
+                raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
+        emulator = Emulator()
+        emulator.run(source, kernel, grid, threads, {k: here(v) for k, v in arguments.items()}, **settings)
+        self.findings += emulator.findings
+        folder = source.parent.name
+        self.launched[folder] = self.launched.get(folder, 0) + 1
+
+
+@contextmanager
+def installed():
+    """Within it ``cupy`` is this module; gives the GPU, which counts launches by folder and collects findings."""
+    gpu = Gpu()
+    before, device, nvrtc = sys.modules.get("cupy"), launch.Device, launch.nvrtc
+    sys.modules["cupy"], launch.Device, launch.nvrtc = module, lambda: gpu, lambda: None
+    dispatch._gpu.cache_clear()
+    try:
+        yield gpu
+    finally:
+        launch.Device, launch.nvrtc = device, nvrtc
+        dispatch._gpu.cache_clear()
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
