@@ -3,7 +3,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
 .PHONY: check format lint types imports kernels test slow bench
 
-check: format lint types imports test
+check: format lint types imports kernels test
 
 format:
 	$(PYTHON) -m ruff format --check .
