@@ -58,6 +58,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_cl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -286,9 +287,12 @@ class TextTower(Module):
         self.transformer = Transformer(config.text_width, config.layers, config.heads, rng=rng)
         self.out = Linear(config.text_width, config.width, rng=rng)
 
-    def features(self, tokens: Any) -> Any:
-        """Tokens (n, t) -> a vector for each of them (n, t, c)."""
-        return self.transformer(self.embed(tokens) + self.positions[: tokens.shape[1]], causal=True)
+    def features(self, tokens: Any, *, penultimate: bool = False) -> Any:
+        """Tokens (n, t) -> a vector for each of them (n, t, c): what the last block says, or the one before; the last norm follows."""
+        h = self.embed(tokens) + self.positions[: tokens.shape[1]]
+        for block in self.transformer.blocks[: -1 if penultimate else None]:
+            h = block(h, causal=True)
+        return self.transformer.norm(h)
 
     def forward(self, tokens: Any) -> Any:
         """Tokens (n, t) -> (n, d). The shorter half of the texts goes through on its own: a row costs what its longest neighbour does."""
@@ -365,10 +369,11 @@ class Embedder:
         """Prompts, strings or rows of tokens (n, t) -> unit vectors (n, d). "" is the null prompt: no caption is, so its vector says nothing."""
         return self._in_blocks(len(prompts), lambda rows: self.net.embed_text(self.net.read(prompts[rows])))
 
-    def text_features(self, prompts: Any) -> tuple[Any, Any]:
+    def text_features(self, prompts: Any, *, penultimate: bool = False) -> tuple[Any, Any]:
         """A vector for every word of the prompts (n, t, c), before any projection, and which of them are words or <eos> (n, t)."""
         tokens = self.net.read(prompts)
-        features = self._in_blocks(len(tokens), lambda rows: self.net.text.features(tokens[rows]))
+        read = partial(self.net.text.features, penultimate=penultimate)
+        features = self._in_blocks(len(tokens), lambda rows: read(tokens[rows]))
         return features, tokens != self.net.tokenizer.pad
 
     def scores(self, images: Any, prompts: Any) -> Any:

@@ -51,7 +51,7 @@ from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
-from minigen.nn import Module, Words
+from minigen.nn import Module
 
 from . import clip, dalle2_ar_prior, dalle2_decoder, dalle2_edits, dalle2_prior, dalle2_upsampler, glide, sampling
 from .dalle import without_captions
@@ -337,8 +337,6 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     cut: dict[str, int] = {"dims": config.dims, "buckets": config.buckets, "dots": config.dots}
     ar_prior = ARPrior(width, c_text, length, **cut, **sizes) if config.ar_steps else None
     side, _, c = dataset.shape
-    vocabulary, layers = (len(clip_net.tokenizer), length), config.text_layers
-    words = Words(*vocabulary, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
     decoder = Decoder(
         c,
         size=side,
@@ -349,7 +347,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         multipliers=config.multipliers,
         attention=config.attention,
         heads=config.heads,
-        words=words,
+        words=glide.own_words(config, c_text, rng=rng),
         rng=rng,
     )
     larger = [side * 2**k for k in range(1, config.upsample + 1)]

@@ -219,13 +219,8 @@ def read(text: clip.Embedder, prompts: Any, beside: Any = None, *, penultimate: 
 
     They are what its last block says, or, with ``penultimate``, the one before; its last norm follows.
     """
-    tower, tokens = text.net.text, text.net.read(prompts)
-    with ag.no_grad():
-        h = tower.embed(tokens) + tower.positions[: tokens.shape[1]]
-        for block in tower.transformer.blocks[: -1 if penultimate else None]:
-            h = block(h, causal=True)
-        words = ag.raw(tower.transformer.norm(h))
-    mask = tokens != text.net.tokenizer.pad
+    tokens = text.net.read(prompts)
+    words, mask = text.text_features(tokens, penultimate=penultimate)
     return Told(words[np.arange(len(words)), to_numpy(mask).sum(1) - 1], words, mask, beside, tokens)
 
 
@@ -423,6 +418,15 @@ def stage(name: str, net: Any, loss: Any, config: Any, *, steps: int, lr: float,
     )
 
 
+def own_words(config: Any, channels: int, *, rng: Any) -> Words | None:
+    """The text network that learns with the U-Net; None where ``text_layers`` is 0."""
+    if not config.text_layers:
+        return None
+    tokenizer = WordTokenizer()
+    size = (len(tokenizer), tokenizer.length, channels)
+    return Words(*size, layers=config.text_layers, heads=config.heads, rng=rng)
+
+
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them. Raises ValueError for settings that do not fit."""
     check(config, dataset)
@@ -446,9 +450,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         heads=config.heads,
         rng=rng,
     )
-    vocabulary, layers = (len(tokenizer), tokenizer.length), config.text_layers
-    words = Words(*vocabulary, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
-    net = ReadingUNet(unet, words)
+    net = ReadingUNet(unet, own_words(config, c_text, rng=rng))
     sizes = [side * 2**k for k in range(1, config.upsample + 1)]
     upsamplers = {size: glide_upsampler.Upsampler(c, size, c_text, rng=rng) for size in sizes}
 

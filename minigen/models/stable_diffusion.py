@@ -84,13 +84,13 @@ from minigen.maths.diffusion import q_sample
 from minigen.maths.parametrisation import check_kind, target
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
-from minigen.nn import ReadingUNet, TextUNet, Words
+from minigen.nn import ReadingUNet, TextUNet
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.inpaint import check_mask
 
 from . import clip, glide, latent_codec, latent_figures, latent_upscaler, sampling
 from .dalle import without_captions
-from .glide import Told, random_masks, read
+from .glide import Told, own_words, random_masks, read
 from .latent_beside import LAYOUT, Boxes, boxes_of, known_places, layout_map, parse_layout
 from .latent_codec import Codec, Identity
 from .system import Objective, Picture, Stage, System
@@ -401,9 +401,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         heads=config.heads,
         rng=rng,
     )
-    vocabulary, layers = (len(tokenizer), tokenizer.length), config.text_layers
-    words = Words(*vocabulary, c_text, layers=layers, heads=config.heads, rng=rng) if layers else None
-    net = modules["unet"] = ReadingUNet(unet, words)
+    net = modules["unet"] = ReadingUNet(unet, own_words(config, c_text, rng=rng))
     if config.upscale_steps:
         modules["upscaler"] = latent_upscaler.Upscaler(c, d, side=side, f=config.factor, c_text=c_text, rng=rng)
 
