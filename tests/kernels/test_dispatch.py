@@ -595,13 +595,13 @@ def test_a_run_with_device_cuda_is_one_on_the_cpu():
     assert moved.max() <= 2.1 * got["lr"]  # where a gradient is 0 but for rounding, Adam goes either way by the rate
 
 
-def test_a_gpu_that_cannot_run_the_kernels_is_refused_in_one_sentence(monkeypatch):
+def test_a_gpu_that_cannot_run_the_kernels_is_refused_in_one_sentence():
     def lacks():
         raise launch.NoCuda("NVRTC was not found")
 
-    with cupy_on_cpu.installed():
+    with cupy_on_cpu.installed():  # which puts launch.nvrtc back
         assert arguments.check_device("cuda") is cupy_on_cpu.module
-        monkeypatch.setattr(launch, "nvrtc", lacks)
+        launch.nvrtc = lacks
         with pytest.raises(UserError, match=r"^NVRTC was not found$"):
             arguments.check_device("cuda")
 
