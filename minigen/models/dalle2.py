@@ -106,7 +106,7 @@ class Config:
     """Length of the noising chains."""
     shift: float = 1.0
     """s: the decoder's chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see `schedules.shifted`. 1: as it is."""
-    sample_steps: int = 10
+    sample_steps: int = 8
     """Levels that the decoder visits in sampling; T visits all."""
     prior_sample_steps: int = 20
     """Levels that the diffusion prior visits."""
@@ -118,7 +118,7 @@ class Config:
     """Their transformer blocks."""
     no_caption: float = 0.1
     """Share of the captions that are left out in training them, for guidance."""
-    prior_steps: int = 1000
+    prior_steps: int = 3000
     """Training steps of the diffusion prior."""
     dims: int = 24
     """Principal axes of the embeddings that the autoregressive prior keeps."""
@@ -128,8 +128,8 @@ class Config:
     """Buckets of the product of the two vectors."""
     ar_steps: int = 600
     """Training steps of the autoregressive prior; 0: there is none."""
-    prior_lr: float = 2e-3
-    """Peak learning rate of the priors (AdamW); falls along a cosine."""
+    prior_lr: float = 4e-3
+    """Peak learning rate of the priors (Muon and AdamW); falls along a cosine."""
     patch: int = 4
     """Side of the squares of pixels that become one pixel with more channels before the decoder's first convolution."""
     base: int = 64
@@ -150,7 +150,7 @@ class Config:
     """Share of the embeddings that the decoder is not told in training."""
     no_text: float = 0.5
     """Share of the captions that the decoder is not told in training."""
-    steps: int = 3600
+    steps: int = 3000
     """Training steps of the decoder."""
     batch_size: int = 64
     """Pictures a step, of the priors and the decoder."""
@@ -184,6 +184,8 @@ class Sampling(sampling.Sampling):
     """s in prior(nothing) + s (prior(prompt) - prior(nothing))."""
     guidance: float = 1.5
     """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
+    spacing: sampling.Spacing | None = "karras"
+    """Which levels the decoder visits; see above. Even ones ("uniform") leave outlines less clean."""
     size: int = 32
     """Side of the pictures: 32, or what the up-samplers lead to."""
 
@@ -201,13 +203,13 @@ class Editing:
     prompt: str = ""
     """What the WHOLE picture shall show in the end, the kept part included, where IMAGE is painted into."""
     eta: float | None = None
-    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. 0.5 for variations and text diffs, 0 for interpolations, if left out."""
-    theta: float = dalle2_edits.THETA
-    """How far a text diff goes at the most, as a share of the arc from the picture's embedding to the difference of the texts."""
+    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. 0.5 for variations, 1 for text diffs, 0 for interpolations, if left out."""
+    theta: float | None = None
+    """How far a text diff goes at the most, as a share of the arc from the picture's embedding to the difference of the texts. If left out, to where the picture's embedding plus that difference points."""
     noise: Literal["arc", "fixed"] = "arc"
     """The noise that interpolations begin with: on the arc between the two pictures' own, or the same for all and drawn."""
     guidance: float | None = None
-    """s in f(nothing) + s (f(embedding) - f(nothing)): 2 for painting and text diffs, 1 for the others, if left out."""
+    """s in f(nothing) + s (f(embedding) - f(nothing)): 1 for variations, 2 for the others, if left out."""
     steps: int | None = None
     """Levels that are visited, on both ways: 25 for pictures that go back to noise, the decoder's own choice for painting, if left out."""
 
@@ -281,6 +283,7 @@ class Chain:
         rng: Any,
         steps: int | None = None,
         guidance: float = Sampling.guidance,
+        spacing: str | None = Sampling.spacing,
         **how: Any,
     ) -> Any:
         r"""$p(x \mid z_i, y)$: a picture of the decoder's size for each row of ``z``; ``how`` is that of `dalle2_decoder.decode`."""
@@ -293,6 +296,7 @@ class Chain:
             self.of_pixels,
             steps=steps,
             guidance=guidance,
+            spacing=spacing,
             rng=rng,
             **how,
         )
@@ -443,26 +447,25 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
                 "ema": config.ema,
                 "clip": config.largest_gradient,
                 "weight_decay": config.weight_decay,
+                "optimiser": "muon",
                 "betas": (0.9, 0.99),
                 "schedule": "cosine",
                 **different,
             }
         )
 
-    of_decoder = {
-        "optimiser": "muon",
-        "apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside"),
-    }
-    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, lr=config.prior_lr)]
+    of_prior: dict[str, Any] = {"lr": config.prior_lr, "apart": ("caption", "time", "noised", "out")}
+    of_decoder = {"apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside")}
+    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, **of_prior)]
     if chain.ar_prior is not None:
-        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, lr=config.prior_lr))
+        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, **of_prior))
     found.append(stage("decoder", chain.decoder, decoder_loss, config.steps, **of_decoder))
     if config.paint_steps:
         painting = partial(decoder_loss, masks=True)
         found.append(stage("paint", chain.decoder, painting, config.paint_steps, lr=config.lr / 2, **of_decoder))
     ends = ("unet.conv_in", "unet.conv_out")
     for size, net in chain.upsamplers.items():
-        how: dict[str, Any] = {"batch_size": config.upsample_batch, "optimiser": "muon", "apart": ends}
+        how: dict[str, Any] = {"batch_size": config.upsample_batch, "apart": ends}
         found.append(stage(f"upsampler_{size}", net, upsampling_loss(size), config.upsample_steps, **how))
     return found
 

@@ -50,7 +50,6 @@ from . import clip, dalle2_decoder, glide
 SHOWN = 32  # prompts a group, and pictures a use, in the figures
 LEVELS = 25  # that a picture goes through to its noise and back
 ITERATIONS = 1  # corrections of each step up
-THETA = 0.55  # share of the arc that a text diff goes
 PATH = 9  # pictures of an interpolation in the figures
 BLOCK = 64  # pictures that are walked at once
 PRIORS = ("diffusion", "autoregressive", "text", "none")
@@ -108,7 +107,7 @@ def interpolated(
     shares: Any,
     *,
     noise: str = "arc",
-    guidance: float = 1.0,
+    guidance: float = 2.0,
     eta: float = 0.0,
     steps: int | None = None,
     rng: Any = None,
@@ -154,7 +153,7 @@ def filled(asked: Scene, like: Scene) -> Scene:
 
 
 def direction(text: clip.Embedder, z: Any, before: str, after: str) -> Any:
-    r"""Eq. 4 for a picture with the embedding ``z`` (d,): $z_d$ (d,) from ``before`` to ``after``.
+    r"""$z_t - z_{t_0}$ (d,) from ``before`` to ``after`` for a picture with the embedding ``z`` (d,).
 
     A text that leaves something open has many readings $y_k$. CLIP says which of them the picture shows,
     $p_k \propto e^{s\, z_i \cdot z(y_k)}$ over those of ``before``, and the difference is the mean over them, with the open things of ``after``
@@ -176,17 +175,22 @@ def led(
     after: Sequence[str],
     shares: Any,
     *,
+    theta: float | None = None,
     guidance: float = 2.0,
-    eta: float = 0.5,
+    eta: float = 1.0,
     steps: int | None = None,
     rng: Any = None,
 ) -> Any:
-    """Pictures ``x_0`` (n, h, w, c) led from ``before`` to ``after``, two texts a picture, by the k ``shares`` of the arc: (n, k, h, w, c)."""
+    r"""Pictures ``x_0`` (n, h, w, c) led from ``before`` to ``after``, two texts a picture, by the k ``shares`` of $\theta$: (n, k, h, w, c).
+
+    $\theta$ is $\theta^*$ (eq. 5), each picture's own, where no ``theta`` is given.
+    """
     x_0, levels = chain.device(x_0), levels_of(chain, steps)
-    z, k = chain.text.encode_image(x_0), len(shares)
-    z_d = [direction(chain.text, own, *texts) for own, *texts in zip(z, before, after)]
+    z, k, shares = chain.text.encode_image(x_0), len(shares), np.asarray(shares, np.float64)
+    d = [direction(chain.text, own, *texts) for own, *texts in zip(z, before, after)]
     x_T = inverted(chain, x_0, z, levels).repeat(k, axis=0)
-    moved = [dalle2_decoder.towards(own, towards, shares) for own, towards in zip(z, z_d)]
+    thetas = [dalle2_decoder.own_theta(own, way) if theta is None else theta for own, way in zip(z, d)]
+    moved = [dalle2_decoder.towards(own, way, far * shares) for own, way, far in zip(z, d, thetas)]
     z = chain.device(np.concatenate([to_numpy(part) for part in moved]))
     images = walked(chain, x_T, z, levels, guidance=guidance, eta=eta, rng=rng)
     return images.reshape(len(x_0), k, *chain.shape)
@@ -218,7 +222,7 @@ def edit(
     text_diff: Any = None,
     prompt: str = "",
     eta: float | None = None,
-    theta: float = THETA,
+    theta: float | None = None,
     noise: str = "arc",
     guidance: float | None = None,
     steps: int | None = None,
@@ -247,10 +251,9 @@ def edit(
         a, b = interpolate
         return interpolated(chain, a, b, np.linspace(0, 1, n), noise=noise, **how)
     picture, before, after = text_diff
-    if not 0 < theta <= 1:
+    if theta is not None and not 0 < theta <= 1:
         raise ValueError(f"theta must be above 0 and at most 1, a share of the arc, got {theta}")
-    shares = theta * np.arange(1, n + 1) / n
-    return led(chain, picture[None], [before], [after], shares, **how)[0]
+    return led(chain, picture[None], [before], [after], np.arange(1, n + 1) / n, theta=theta, **how)[0]
 
 
 def notes_of_edits(
@@ -390,7 +393,7 @@ def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
     once = [flip for i in range(0, SHOWN // 2, 2) for flip in path_flips(chain, x[i], x[i + 1])]
     found["attributes that flip once in an interpolation"] = float(np.mean(once)) if once else float("nan")
     images, before, after, wanted = diff_tasks(SHOWN, rng=rng)
-    y = led(chain, dataset.scale(images), before, after, [THETA], rng=rng)[:, 0]
+    y = led(chain, dataset.scale(images), before, after, [1.0], rng=rng)[:, 0]
     found["text diffs that succeed"] = prompt_accuracy(wanted, y)["all"]
     if chain.config.paint_steps:
         images, keep, prompts = glide.edit_tasks(SHOWN, rng=rng)
@@ -438,7 +441,7 @@ def pictures(chain: Any, dataset: Dataset) -> dict[str, Callable[..., Any]]:
         """Rows: a picture, and further and further from it."""
         images, before, after, _ = diff_tasks(6, rng=rng)
         x = dataset.scale(images)
-        return np.concatenate([x[:, None], led(chain, x, before, after, np.linspace(0.1, 0.6, 6), rng=rng)], axis=1)
+        return np.concatenate([x[:, None], led(chain, x, before, after, np.linspace(0.2, 1.2, 6), rng=rng)], axis=1)
 
     def show_paintings(split: Split, *, rng: Any) -> Any:
         """Rows: a picture, what is kept of it, four paintings."""

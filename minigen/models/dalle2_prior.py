@@ -39,8 +39,6 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_da
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import autograd as ag
 from kernels.backend import array_module
 from minigen.maths.diffusion import q_sample
@@ -108,7 +106,7 @@ class DiffusionPrior(Module):
         """(n, d), (n,) -> (n, d)."""
         n = len(z_t)
         one = [ag.reshape(a, (n, 1, -1)) for a in (self.time(t), self.noised(z_t))]
-        query = self.query + np.zeros((n, 1, 1), z_t.dtype)
+        query = self.query + array_module(self.query.data).zeros((n, 1, 1), z_t.dtype)
         x = ag.concat([self.caption(said), *one, query], axis=1) + self.positions
         return self.out(self.transformer(x, causal=True)[:, -1])
 

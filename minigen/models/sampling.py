@@ -17,6 +17,7 @@ from minigen.maths.schedules import Schedule, spaced, uniform_times
 from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
 
+Spacing = Literal["uniform", "quadratic", "karras"]
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
 # A schedule's last levels are far apart in sigma, which a mean of two slopes does not survive.
 OWN_SPACING = {"heun": "karras"}
@@ -30,7 +31,7 @@ class Sampling:
         "ancestral"
     )
     """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others)."""
-    spacing: Literal["uniform", "quadratic", "karras"] | None = None
+    spacing: Spacing | None = None
     """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise. If left out, "karras" for "heun", "uniform" for all others."""
     eta: float | None = None
     """Noise of "ddim" (0 if left out) and "euler-ancestral" (1), from 0, none, to 1, as much as "ancestral"."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
-from kernels.backend import to_numpy
+from kernels.backend import array_module, to_numpy
 
 from . import init
 from .attention import merge_heads, split_heads
@@ -48,7 +48,8 @@ class TextAttention(Module):
         qkv = self.qkv(ag.reshape(self.norm(x), (n, h * w, c)))
         kv = ag.concat([qkv[..., c:], self.words(words)], axis=1)  # (n, h w + t, 2 c)
         q, k, v = (split_heads(a, self.heads) for a in (qkv[..., :c], kv[..., :c], kv[..., c:]))
-        seen = np.concatenate([np.ones((n, h * w), bool), np.asarray(mask, bool)], axis=1)
+        xp = array_module(self.words.w.data)
+        seen = xp.concatenate([xp.ones((n, h * w), bool), xp.asarray(mask, bool)], axis=1)
         return x + ag.reshape(self.out(merge_heads(ag.attention(q, k, v, key_mask=seen))), (n, h, w, c))
 
 

@@ -211,23 +211,31 @@ def test_unclip_eq3_noise_may_be_held_and_two_pictures_must_be_two():
         dd.between(z[[0, 0]], x_T[[0, 0]], np.array([0.5]))
 
 
-def test_unclip_eq4_difference_is_a_direction_and_equal_texts_have_none():
+def test_unclip_eq4_equal_texts_have_no_difference():
     after, before = units(2, D)
-    z_d = dd.difference(after, before)
-    assert np.linalg.norm(z_d) == pytest.approx(1)
-    np.testing.assert_allclose(z_d * np.linalg.norm(after - before), after - before)
-    np.testing.assert_allclose(dd.difference(before, after), -z_d)
+    np.testing.assert_array_equal(dd.difference(after, before), after - before)
     with pytest.raises(ValueError, match="two texts that say different things"):
         dd.difference(after, after.copy())
 
 
 def test_unclip_eq4_turns_towards_the_difference_by_a_share_of_the_arc():
     z, z_d = units(2, D, 3)
-    found = dd.towards(z, z_d, np.array([0.0, 0.25, 0.5, 1.0]))
+    found = dd.towards(z, 3 * z_d, np.array([0.0, 0.25, 0.5, 1.0]))
     np.testing.assert_array_equal(found[0], z)
-    np.testing.assert_array_equal(found[3], z_d)
+    np.testing.assert_allclose(found[3], z_d, atol=1e-12)
     angle = np.arccos(z @ z_d)
     np.testing.assert_allclose(np.arccos(np.clip(found @ z, -1, 1)), angle * np.array([0, 0.25, 0.5, 1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0.1, 1.0, 1.9])
+@pytest.mark.parametrize("seed", range(4))
+def test_unclip_eq5_own_theta_leads_to_the_sum(length, seed):
+    z, z_d = units(2, D, seed)
+    for way in (z_d, -z_d):  # ahead and behind
+        d = length * way
+        (found,) = dd.towards(z, d, [dd.own_theta(z, d)])
+        np.testing.assert_allclose(found, (z + d) / np.linalg.norm(z + d), atol=1e-9)
+    assert dd.own_theta(z, 0.5 * z) == 1.0  # there already
 
 
 def test_unclip_walk_is_what_the_equations_say_for_one_level():
