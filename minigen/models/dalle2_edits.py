@@ -7,7 +7,7 @@ this world says exactly what came of it:
 | use | what should be | figure |
 |---|---|---|
 | variations | all attributes stay, pixels change | share kept, mean change of a pixel |
-| interpolation | what differs changes from the one to the other, once, and nothing comes in between | share of attributes that flip once |
+| interpolation | what differs changes from the one to the other, once, and nothing comes in between; at least it never goes back | shares of the attributes |
 | text diff | what the texts differ in is as the second says, all else stays | share that succeed |
 | painting | the prompt is met, known pixels stay | share met, largest change of a known pixel |
 
@@ -354,8 +354,14 @@ def flips_once(values: Sequence[Any]) -> bool:
     return values[0] != values[-1] and steps == 1
 
 
-def flips(path: Sequence[Scene | None]) -> list[bool]:
-    """For each attribute in which the ends of a path of scenes of one thing differ, whether it flips once along it.
+def goes_on(values: Sequence[Any]) -> bool:
+    """Whether a path goes from its first to its last, which differ, and never back to what it has left: others may come between."""
+    runs = [b for a, b in zip([None, *values], [*values]) if a != b]
+    return values[0] != values[-1] and len(runs) == len(set(runs))
+
+
+def flips(path: Sequence[Scene | None], test: Callable[[Sequence[Any]], bool] = flips_once) -> list[bool]:
+    """For each attribute in which the ends of a path of scenes of one thing differ, whether it passes the ``test``.
 
     Pictures in which nothing can be read, or another number of things, have no attributes: they are a value of their own.
     """
@@ -364,7 +370,7 @@ def flips(path: Sequence[Scene | None]) -> list[bool]:
     if first is None or last is None:
         return []
     differing = [name for name in first if first[name] != last[name]]
-    return [flips_once([None if a is None else a[name] for a in read]) for name in differing]
+    return [test([None if a is None else a[name] for a in read]) for name in differing]
 
 
 def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
@@ -390,8 +396,10 @@ def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
         y = varied(chain, x, eta=eta, rng=rng)
         found[f"variations, eta {eta:g}, with all attributes kept"] = prompt_accuracy(scenes, y)["all"]
         found[f"variations, eta {eta:g}, mean change of a pixel"] = float(abs(y - x).mean())
-    once = [flip for i in range(0, SHOWN // 2, 2) for flip in path_flips(chain, x[i], x[i + 1])]
-    found["attributes that flip once in an interpolation"] = float(np.mean(once)) if once else float("nan")
+    paths = [path_between(chain, x[i], x[i + 1]) for i in range(0, SHOWN // 2, 2)]
+    for name, test in (("flip once", flips_once), ("never go back", goes_on)):
+        kept = [passed for path in paths for passed in flips(path, test)]
+        found[f"attributes that {name} in an interpolation"] = float(np.mean(kept)) if kept else float("nan")
     images, before, after, wanted = diff_tasks(SHOWN, rng=rng)
     y = led(chain, dataset.scale(images), before, after, [1.0], rng=rng)[:, 0]
     found["text diffs that succeed"] = prompt_accuracy(wanted, y)["all"]
@@ -408,10 +416,10 @@ def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
     return found
 
 
-def path_flips(chain: Any, a: Any, b: Any, **how: Any) -> list[bool]:
-    """`flips` along the interpolation between two pictures of one thing."""
+def path_between(chain: Any, a: Any, b: Any, **how: Any) -> list[Scene | None]:
+    """The scenes that are read along the interpolation between two pictures."""
     path = readings_of(interpolated(chain, a, b, np.linspace(0, 1, PATH), **how))
-    return flips([reading.scene for reading in path])
+    return [reading.scene for reading in path]
 
 
 # --- pictures for the tour -----------------------------------------------------------------------------------------------

@@ -415,6 +415,21 @@ def test_unclip_an_attribute_that_flips_once(values, once):
     assert edits.flips_once(list(values)) is once
 
 
+@pytest.mark.parametrize(
+    ("values", "on"),
+    [
+        (["a", "b"], True),
+        (["black", "gray", "gray", "white"], True),
+        (["a", "b", "a", "c"], False),
+        (["a", None, None, "c"], True),
+        (["a", "b", "a"], False),
+        (["a", "a"], False),
+    ],
+)
+def test_unclip_an_attribute_that_never_goes_back(values, on):
+    assert edits.goes_on(values) is on
+
+
 def test_unclip_flips_count_what_the_ends_differ_in():
     def at(shape, colour):
         return Scene((Thing(shape, colour, "small"),), "top", None, "black")
@@ -422,6 +437,7 @@ def test_unclip_flips_count_what_the_ends_differ_in():
     path = [at("ring", "red"), at("ring", "blue"), None, at("circle", "blue")]
     assert edits.flips(path) == [False, False], "shape and colour differ, and one picture shows neither"
     assert edits.flips([path[0], path[1], path[3]]) == [True, True]
+    assert edits.flips(path, edits.goes_on) == [True, False]
     assert edits.flips([path[0], path[0]]) == [] and edits.flips([None, path[0]]) == []
 
 
