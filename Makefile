@@ -1,7 +1,7 @@
 # The checks of this project, in the order of their speed. CI runs the same: `make check`.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
-.PHONY: check format lint types imports kernels test slow bench
+.PHONY: check format lint types imports kernels test slow bench gpu
 
 check: format lint types imports kernels test
 
@@ -28,5 +28,42 @@ slow:
 	$(PYTHON) -m pytest -q -m "slow or peer"
 
 bench:
-	$(PYTHON) -m kernels.bench
+	$(PYTHON) -m kernels.bench --device cpu
 	$(PYTHON) -m minigen.bench
+
+# What only a GPU can show, in the order that tells the most first. Needs CuPy; torch is the peer; compute-sanitizer comes
+# with CUDA's toolkit. Each step ends by itself in the minutes beside it, 25 in all; nobody has run them yet. A step that
+# fails does not stop the others. A part of them: make gpu-rungs gpu-bench; to go on with a benchmark that was cut off: make
+# gpu-bench MISSING=--missing.
+GPU_STEPS = gpu-rungs gpu-bench gpu-models gpu-beside gpu-sanitize
+SANITIZERS = memcheck racecheck synccheck initcheck
+WITHIN = timeout --kill-after=20
+ON_GPU = $(PYTHON) -m pytest -q -rs -W default
+
+.PHONY: $(GPU_STEPS) $(SANITIZERS)
+
+gpu:
+	$(MAKE) --keep-going $(GPU_STEPS)
+
+# 4 minutes: does every rung run, is it right, are its bits the emulator's.
+gpu-rungs:
+	$(WITHIN) 240 $(ON_GPU) -n 8 -m gpu tests/kernels -k "not model and not ddpm"
+
+# 8 minutes: every rung beside its peers, all shapes; results, tables and plots are written as it goes.
+gpu-bench:
+	$(WITHIN) 520 $(PYTHON) -m kernels.bench --device cuda --record --minutes 7 $(MISSING)
+
+# 4 minutes: DDPM follows its run on the CPU; every model trains and samples.
+gpu-models:
+	$(WITHIN) 240 $(ON_GPU) -n 4 -m gpu tests/kernels/test_gpu.py -k "model or ddpm"
+
+# 5 minutes: all that the emulator is tested with, launch by launch on the GPU too (tests/support/beside.py).
+gpu-beside:
+	$(WITHIN) 300 $(ON_GPU) -n 12 --beside gpu tests/kernels
+
+# 4 minutes: NVIDIA's own checks, side by side.
+gpu-sanitize:
+	$(MAKE) --keep-going -j4 $(SANITIZERS)
+
+$(SANITIZERS):
+	$(WITHIN) 240 compute-sanitizer --tool $@ --error-exitcode 9 $(PYTHON) -m kernels.emulate all --device cuda --seeds 1

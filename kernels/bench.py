@@ -1,8 +1,11 @@
 """How fast is each kernel, beside a peer and beside the machine's own limits?
 
-    python -m kernels.bench [op ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE] [--list] [--fresh-memory]
+    python -m kernels.bench [op ...] [--device cpu|cuda] [--peer torch|none] [--rounds N] [--json FILE] [--list]
+                            [--threads N] [--fresh-memory]                on a CPU
+                            [--rung all|none|N] [--dtype D] [--minutes M] [--missing] [--record] [--tables]
+                                                                          on a GPU: see gpu_bench
 
-Ours and the peer's are timed in turn, round by round, in one process, so that whatever disturbs the machine disturbs
+Without ``--device`` it runs on a GPU if one can be used or a rung is asked for, else on the CPU. On the CPU, ours and the peer's are timed in turn, round by round, in one process, so that whatever disturbs the machine disturbs
 both; figures are medians. As in `minigen train`, freed memory is kept (kernels/memory.py), for both; with
 --fresh-memory it is not, and whoever allocates more pays more. The limits are measured first: a large matrix product (GFLOP/s) and a large copy (GB/s).
 """
@@ -22,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from . import memory, threads
+from . import backend, launch, memory, threads
 from .problems import Problem, problems
 
 MINIMUM = 0.1  # seconds that one round of one contestant takes at least, so that short calls are averaged
@@ -155,34 +158,80 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``python -m kernels.bench``."""
-    everything = problems()
-    known = list(dict.fromkeys(p.op for p in everything))
+    on_cpu, on_gpu = problems(), gpu_problems()
+    known = sorted({op for p in (*on_cpu, *on_gpu) for op in (p.op, p.op.partition("-")[0])})
     parser = argparse.ArgumentParser(prog="python -m kernels.bench", description="Time the kernels beside a peer.")
     parser.add_argument("ops", nargs="*", metavar="op", help=f"which operations (default all): {', '.join(known)}")
+    parser.add_argument("--op", action="append", default=[], metavar="op", help="the same")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if a GPU can be used, else cpu")
     parser.add_argument("--peer", default="torch", choices=["torch", "none"], help="what to compare with")
-    parser.add_argument("--threads", type=int, help="threads for both (default: all cores)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds; figures are medians over them")
+    parser.add_argument("--rounds", type=int, help="rounds; figures are medians over them (default 7, on a GPU 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions there")
-    parser.add_argument("--fresh-memory", action="store_true", help="leave the C library's memory settings alone")
     parser.add_argument("--list", action="store_true", help="only list the problems")
+    cpu = parser.add_argument_group("on a CPU")
+    cpu.add_argument("--threads", type=int, help="threads for both (default: all cores)")
+    cpu.add_argument("--fresh-memory", action="store_true", help="leave the C library's memory settings alone")
+    gpu = parser.add_argument_group("on a GPU")
+    gpu.add_argument("--rung", help="a number, all (default), or none: the peers only")
+    gpu.add_argument("--dtype", choices=["float32", "tf32", "bf16", "int8", "fp8"], help="only this number format")
+    gpu.add_argument("--minutes", type=float, help="begin no further problem after so many")
+    gpu.add_argument("--missing", action="store_true", help="only what has not been kept of this card yet")
+    gpu.add_argument("--record", action="store_true", help="keep the rows in kernels/results, write tables and plots")
+    gpu.add_argument("--tables", action="store_true", help="only write tables and plots, of what has been kept")
     options = parser.parse_args(arguments)
-    unknown = [op for op in options.ops if op not in known]
-    if unknown:
+    options.ops += options.op
+    if unknown := [op for op in options.ops if op not in known]:
         parser.error(f"unknown operation {unknown[0]!r}: use {', '.join(known)}")
-    if options.rounds < 1 or (options.threads is not None and options.threads < 1):
+    if any(n is not None and n < 1 for n in (options.rounds, options.threads)):
         parser.error("--rounds and --threads must be at least 1")
-    chosen = [p for p in everything if not options.ops or p.op in options.ops]
+    if options.rung not in (None, "all", "none") and not options.rung.isdecimal():
+        parser.error(f"--rung must be a number, all or none, got {options.rung!r}")
+
+    def chosen(listed: list[Any]) -> list[Any]:
+        """An operation's problems with those of its parts: conv2d-grad-x is one of conv2d."""
+        return [p for p in listed if not options.ops or any(f"{p.op}-".startswith(f"{op}-") for op in options.ops)]
+
+    if options.tables:
+        return write_pages()
+    on_cpu, on_gpu = chosen(on_cpu), [p for p in chosen(on_gpu) if options.dtype in (None, p.dtype)]
+    for_gpu = options.rung is not None or options.dtype is not None or options.record
+    device = options.device or ("cuda" if for_gpu else None)
     if options.list:
-        for p in chosen:
-            print(f"{p.op:14} {p.name:60} {p.flop / 1e9:8.3f} GFLOP {p.bytes / 1e6:9.1f} MB")
+        list_problems([] if device == "cuda" else on_cpu, [] if device == "cpu" else on_gpu)
         return 0
+    if device == "cpu" and for_gpu:
+        parser.error("--rung, --dtype and --record are for a GPU")
+    if device == "cuda" or (device is None and gpu_can_be_used()):
+        if options.threads or options.fresh_memory:
+            parser.error("--threads and --fresh-memory are for the CPU")
+        return run_on_gpu(on_gpu, options)
+    return run_on_cpu(on_cpu, options)
+
+
+def list_problems(on_cpu: list[Problem], on_gpu: list[Any]) -> None:
+    """What would be measured: the work, and on a GPU the rungs that can do it and the peers."""
+    from .gpu_bench.problem import rungs_that_can
+
+    for p in on_cpu:
+        print(f"cpu  {p.op:15} {p.name:63} float32 {p.flop / 1e9:9.3f} GFLOP {p.bytes / 1e6:8.1f} MB  peer: torch")
+    for p in on_gpu:
+        able, unable = rungs_that_can(p)
+        names = [str(r) if file == p.rungs[r] else f"{r} by {file}" for r, file in able.items()]
+        rungs = ", ".join([*names, *(f"not {r} ({why})" for r, why in unable.items())]) or "none"
+        peers = "; ".join(name for name, _ in p.peers) or "none"
+        work = f"{p.flop / 1e9:9.3f} GFLOP {p.bytes / 1e6:8.1f} MB"
+        print(f"cuda {p.op:15} {p.name:63} {p.dtype:7} {work}  rungs: {rungs}  peers: {peers}")
+
+
+def run_on_cpu(chosen: list[Problem], options: argparse.Namespace) -> int:
+    """The NumPy paths beside torch on the CPU."""
     if options.threads:
         threads.set_threads(options.threads)
     kept = not options.fresh_memory and memory.keep_freed_memory()  # for both sides
     peer = load_peer(options.peer)
     limits, state = measured_limits(), {**conditions(), "freed memory": "kept" if kept else "given back"}
     print(f"matrix product {limits['gflop_per_s']:.0f} GFLOP/s, copy {limits['gb_per_s']:.0f} GB/s; {state}")
-    rows = [measure(p, peer, options.rounds, limits) for p in chosen]
+    rows = [measure(p, peer, options.rounds or 7, limits) for p in chosen]
     print_table(
         rows,
         f"kernels on {state['threads']} threads; peer: {peer.__name__ + ' ' + peer.__version__ if peer else 'none'}",
@@ -193,6 +242,120 @@ def main(arguments: list[str] | None = None) -> int:
         options.json.write_text(
             json.dumps({**state, "peer": peer_name, "limits": limits, "rows": rows}, indent=1) + "\n"
         )
+    return 0
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+def gpu_problems() -> list[Any]:
+    """The problems of gpu_bench."""
+    from .gpu_bench import companions, products
+
+    return products.problems() + companions.problems()
+
+
+def gpu_can_be_used() -> bool:
+    """Whether CuPy finds a card."""
+    try:
+        backend.module_for("cuda")
+    except ValueError:
+        return False
+    return True
+
+
+def run_on_gpu(chosen: list[Any], options: argparse.Namespace) -> int:
+    """Rungs and peers; the exit status is 1 if a rung is wrong or fails, 2 if there is no GPU."""
+    from .gpu_bench import measure as on_gpu
+    from .gpu_bench import pages
+    from .gpu_bench.problem import Source
+
+    try:
+        device = launch.Device()
+        launch.nvrtc()
+    except launch.NoCuda as error:
+        print(f"error: the benchmark of the CUDA rungs needs a GPU, CuPy and NVRTC: {error}", file=sys.stderr)
+        return 2
+    xp, torch = device.xp, load_torch(options.peer)
+    start = time.monotonic()
+    state = on_gpu.conditions(device, xp, torch)
+    file = pages.file_of(state["device"])
+    before, status = pages.read(file), 0
+    if options.missing:
+        kept = {pages.key(row) for row in pages.rows_of(before)}
+        chosen = [p for p in chosen if (p.op, p.name, p.dtype) not in kept]
+    if options.rung != "none":
+        print(f"{on_gpu.compile_ahead(chosen, device.architecture)} kernels compiled, {time.monotonic() - start:.0f} s")
+    clock, source = on_gpu.Clock(xp), Source(device, xp)
+    limits = on_gpu.limits(clock, source, torch)
+    print("; ".join(f"{name} {value}" for name, value in state.items()))
+    for name, limit in limits.items():
+        print(f"limit of {name}: " + ", ".join(f"{v:.0f} {k}" if k != "by" else f"by {v}" for k, v in limit.items()))
+    run: dict[str, Any] = {"conditions": state, "limits": limits, "rows": []}
+    for i, problem in enumerate(chosen):
+        if options.minutes is not None and time.monotonic() - start > 60 * options.minutes:
+            print(f"\nthe time is up: {len(chosen) - i} problems were not begun (--missing goes on with them)")
+            break
+        rungs = [r for r in problem.rungs if options.rung in (None, "all", str(r))]
+        if options.rung not in (None, "all", "none") and not rungs:
+            continue
+        try:
+            row = on_gpu.measure(problem, clock, source, torch, rungs=rungs, rounds=options.rounds or on_gpu.ROUNDS)
+            clock.wait()
+        except Exception as error:  # after some errors a card answers nothing more in this process
+            print(f"\n{problem.title}: stopped, and {len(chosen) - i - 1} problems not begun: {error}", file=sys.stderr)
+            status = 1
+            break
+        run["rows"].append(on_gpu.placed(row, limits))
+        status |= print_row(run["rows"][-1])
+        if options.json:
+            pages.write(options.json, [run])
+        if options.record:
+            pages.write(file, pages.merged(before, run))
+    return write_pages() or status if options.record else status
+
+
+def load_torch(name: str) -> Any:
+    """Torch for a GPU, or None where it is not installed, has no GPU or is not wanted."""
+    if name == "none" or importlib.util.find_spec("torch") is None:
+        return None
+    torch = importlib.import_module("torch")
+    importlib.import_module("torch.nn.attention")
+    return torch if torch.cuda.is_available() else None
+
+
+def print_row(row: dict[str, Any]) -> int:
+    """A problem's contestants, a line each; 1 if a rung of ours is wrong or has failed."""
+    print(f"\n{row['op']} {row['problem']}, {row['dtype']}: {row['flop'] / 1e9:.3f} GFLOP, {row['bytes'] / 1e6:.1f} MB")
+    status = 0
+    for c in row["contestants"]:
+        if "cold_ms" not in c:
+            what = next(w for w in ("not run", "wrong", "failed") if w in c)
+            status |= not c.get("peer") and what != "not run"
+            print(f"  {c['name']:32} {what}: {c[what]}")
+            continue
+        shares = ", ".join(
+            f"{c[share]:.0%} of the {word}"
+            for share, word in (("of_product", "product"), ("of_copy", "copy"), ("of_roofline", "roofline"))
+            if c.get(share) is not None
+        )
+        print(
+            f"  {c['name']:32} {c['cold_ms']:9.4f} ms cold, {c['hot_ms']:9.4f} hot, +-{c['cold_spread']:.1%}, "
+            f"host {c['host_ms']:.3f}; {c['tflop_per_s']:7.2f} TFLOP/s, {c['gb_per_s']:6.0f} GB/s; {shares}"
+        )
+    if row["ratio"] is not None:
+        goal = "" if row["goal"] is None else f", goal {row['goal']}"
+        print(f"  ours over the best peer: {row['ratio']:.2f}{goal}")
+    return int(status)
+
+
+def write_pages() -> int:
+    """Tables and plots of all that has been kept."""
+    from .gpu_bench import pages
+
+    rows = pages.all_rows()
+    for file in (*pages.write_tables(gpu_problems(), rows), *pages.write_plots(rows)):
+        print(f"written: {file}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""``python -m kernels.check``: compile every kernel for every card, and compare what each needs with a committed table.
+"""``python -m kernels.check [attention/3_mma ...]``: compile kernels for every card, compare what each needs with a table.
 
 No GPU is needed. For each .cu file and each architecture that it is for, NVRTC's assembler says how many registers a thread
 has, how much shared memory a block, and whether registers found no place (spills) or arrays went to local memory, which is
 memory off the chip. A change that costs registers is seen in ``results/resources.json``, which ``--update`` writes anew, so it
-happens on purpose. Exit status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated
+happens on purpose. Names of files, or what names begin with, choose some of them. Exit status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated
 reason or is serialised by the compiler, 2 the request makes no sense or NVRTC is missing.
 
 A table is right for the version of NVRTC that made it. With another one, registers are shown but not compared.
@@ -12,6 +12,7 @@ A table is right for the version of NVRTC that made it. With another one, regist
 import argparse
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
@@ -29,14 +30,38 @@ QUICK = ("75", "90a", "120")  # three that differ most; what the tests compile f
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "attention/2_online_softmax.cu": ({"D": 64, "D_V": 64},),
     "attention/2_recomputed_backward.cu": ({"D": 64, "D_V": 64}, {"D": 128, "D_V": 128}),
+    "attention/2_short.cu": tuple({"D": d, "D_V": d, "KEYS": 80} for d in (40, 64, 128)),
+    "attention/3_short.cu": tuple({"D": d, "D_V": d, "KEYS": 80} for d in (40, 64, 128)),
+    "attention/3_mma_backward.cu": tuple({"D": d, "D_V": d} for d in (40, 64, 128, 256)),
     "attention/3_mma.cu": (
         {"D": 40, "D_V": 40, "KEYS": 64},
         {"D": 64, "D_V": 64, "KEYS": 64},
         {"D": 128, "D_V": 128, "KEYS": 64},
         {"D": 256, "D_V": 256, "KEYS": 32},
     ),
+    "attention/4_wgmma_backward.cu": tuple({"D": d, "D_V": d} for d in (40, 64, 128)),
+    "attention/4_wgmma.cu": (
+        {"D": 40, "D_V": 40, "KEYS": 128},
+        {"D": 64, "D_V": 64, "KEYS": 128},
+        {"D": 128, "D_V": 128, "KEYS": 128},
+        {"D": 256, "D_V": 256, "KEYS": 64},
+    ),
+    "conv2d/3_first_layer.cu": ({"DEPTH": 27}, {"DEPTH": 75}, {"DEPTH": 147}),
+    "conv2d/4_wgmma.cu": (
+        {"TILE_N": 64},
+        {"TILE_N": 128, "TIME": "true", "RESIDUAL": "true", "SILU": "true"},
+        {"TILE_N": 256},
+    ),
+    "conv2d/4_wgmma_gradients.cu": ({"TILE_N": 64}, {"TILE_N": 128}, {"TILE_N": 256}),
+    "matmul/4_wgmma.cu": (
+        {"TILE_N": 64},
+        {"TILE_N": 128},
+        {"TILE_N": 256},
+        {"TILE_N": 256, "TRANSPOSE_A": "true", "TRANSPOSE_B": "true"},
+    ),
     "norm/layer_norm.cu": ({"PER": 1, "WARPS": 1}, {"PER": 8, "WARPS": 1}, {"PER": 8, "WARPS": 32}),
     "quantize/3_mma.cu": ({"D": 64, "CODES": 64},),
+    "quantize/4_wgmma.cu": ({"D": 64}, {"D": 256}),
 }
 # (file, kernel) -> why it may use local memory or spill. Empty is how it should be.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
@@ -50,6 +75,14 @@ def sources() -> dict[str, Path]:
     """The kernel files of the project by their place in it."""
     found = sorted(p for p in ROOT.glob("*/*.cu") if p.parent.name != "emulator")
     return {p.relative_to(ROOT).as_posix(): p for p in found}
+
+
+def choose(files: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
+    """Those ``files`` that begin with one of ``names``, all if there are none. Raises ValueError for a name of none."""
+    for name in names:
+        if not any(file.startswith(name) for file in files):
+            raise ValueError(f"no kernel file begins with {name!r}; there are {', '.join(files)}")
+    return {file: path for file, path in files.items() if not names or file.startswith(tuple(names))}
 
 
 def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, list[str]]:
@@ -73,9 +106,9 @@ def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, li
                         continue
                     table.setdefault(f"{title}: {kernel}", {})[architecture] = found[kernel]
                     wrong += _faults(name, f"{title}: {kernel} on sm_{architecture}", kernel, found[kernel])
-                if "C7510" in binary.log:
+                if serialised := re.search(r"\((C75\d\d)\)[^\n]*serialized", binary.log):
                     wrong.append(
-                        f"{title} on sm_{architecture}: the compiler serialises its wgmma instructions (C7510)"
+                        f"{title} on sm_{architecture}: the compiler serialises its wgmma instructions ({serialised[1]})"
                     )
     return table, wrong
 
@@ -147,6 +180,7 @@ def show(table: Table, wanted: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.check", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="FILE", help="as attention/3_mma or norm; default all")
     parser.add_argument("--update", action="store_true", help="write the table instead of comparing with it")
     parser.add_argument(
         "--architecture", nargs="+", metavar="SM", help=f"some of {' '.join(ARCHITECTURES)}; default all"
@@ -156,22 +190,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [a for a in wanted if a not in ARCHITECTURES]:
         parser.error(f"--architecture must be some of {', '.join(ARCHITECTURES)}, got {', '.join(unknown)}")
     if given.update and set(wanted) != set(ARCHITECTURES):
-        parser.error("--update writes the whole table, so it does not go with --architecture")
+        parser.error("--update writes all architectures of a kernel, so it does not go with --architecture")
+    try:
+        files = choose(sources(), given.names)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         version = launch.nvrtc_version()
     except NoCuda as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    found, wrong = measure(sources(), wanted)
+    found, wrong = measure(files, wanted)
     print(show(found, wanted))
     compiled = sum(map(len, found.values()))
     print(f"{len(found)} kernels, {compiled} binaries of them by NVRTC {version}")
-    of, table = read(TABLE)
+    of, whole = read(TABLE)
+    table = {kernel: row for kernel, row in whole.items() if kernel.startswith(tuple(given.names) or "")}
+    others = {kernel: row for kernel, row in whole.items() if kernel not in table}
     if given.update:
+        if others and of != version:
+            wrong.append(f"the table is that of NVRTC {of}, and {version} is here: update the whole of it")
         if wrong:
             print("not updated, because of what follows")
         else:
-            write(TABLE, version, found)
+            write(TABLE, version, others | found)
             print(f"written to {TABLE.relative_to(ROOT.parent)}")
     elif of == version:
         wrong += differences(found, table, wanted)

@@ -55,7 +55,7 @@ def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
         1 + _normal(c),
         _normal(n, c),
     )
-    want, want_dx, allowed, allowed_dx = _norm(g, x, gamma, beta, groups, True)
+    want, want_dx, allowed, allowed_dx = norm_expected(g, x, gamma, beta, groups, True)
 
     def run(device: Any, rung: int) -> None:
         y, saved = norm_cuda.group_norm_forward(device, x, gamma, beta, groups, eps=1e-5, silu=True, rung=rung)
@@ -68,7 +68,7 @@ def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
 
 def _layer_norm(rows: int, c: int) -> Run:
     g, x, gamma, beta = _normal(rows, c), _normal(c, rows).reshape(rows, c), 1 + _normal(c), _normal(c + 1)[1:]
-    expected = _norm(g[:, None], x[:, None], gamma, beta, 1, False)
+    expected = norm_expected(g[:, None], x[:, None], gamma, beta, 1, False)
     want, want_dx, allowed, allowed_dx = (a.reshape(rows, c) for a in expected)
 
     def run(device: Any, rung: int) -> None:
@@ -79,7 +79,7 @@ def _layer_norm(rows: int, c: int) -> Run:
     return run
 
 
-def _norm(g: Any, x: Any, gamma: Any, beta: Any, groups: int, silu: bool) -> tuple[Any, Any, Any, Any]:
+def norm_expected(g: Any, x: Any, gamma: Any, beta: Any, groups: int, silu: bool) -> tuple[Any, Any, Any, Any]:
     """y, dx and what each may be off: x_hat and every sum are rounded relative to the absolute values in them."""
     n, pixels, c = x.shape
     grouped = (n, pixels, groups, c // groups)

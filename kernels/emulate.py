@@ -2,25 +2,29 @@
 
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
 would be wrong on a GPU is reported with file and line (``kernels.emulator``). ``--planted`` shows what that looks like
-for kernels with one mistake each. Exit status: 0 nothing was found, 1 something was, 2 the request makes no sense.
+for kernels with one mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU,
+where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found, 1
+something was, 2 the request makes no sense.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import attention, bfloat16, conv2d, emulator, quantize
+from . import attention, bfloat16, conv2d, emulator, launch, quantize
 from .attention import cuda as attention_cuda
 from .companions import COMPANIONS
 from .compare import bound
 from .conv2d import cuda as conv2d_cuda
 from .emulator import Emulator, Finding, NoCompiler
 from .gradients import GRADIENTS
+from .launch import NoCuda
 from .quantize import cuda as quantize_cuda
 from .source import kernels_of
 
@@ -42,16 +46,24 @@ def _quantize(m: int, codes: int, d: int) -> Run:
 
 
 def _attention(n: int, heads: int, t: int, d: int) -> Run:
-    q, k, v = _normal(n, heads, t, d), _normal(n, heads, t, d)[:, :, ::-1].copy(), _normal(n, heads, t, d)
+    return _attend(partial(attention_cuda.attention_forward, causal=False), n, heads, t, t, d)
+
+
+def _attention_short(n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
+    return _attend(attention_cuda.short_forward, n, heads, t_q, t_k, d)
+
+
+def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
+    q, k, v = _normal(n, heads, t_q, d), _normal(n, heads, t_k, d)[:, :, ::-1].copy(), _normal(n, heads, t_k, d)
     settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
     want = attention.reference.forward(*(x.astype(np.float64) for x in (q, k, v)), **settings)
     near = [bfloat16.rounded(x).astype(np.float64) for x in (q, k, v)]  # what rung 3 multiplies
     want_near = attention.reference.forward(*near, **settings)
     size = d**-0.5 * float((np.abs(q) @ np.abs(k).swapaxes(2, 3)).max(initial=0))
-    allowed = (bound(d + 1, 4 * size + 4, np.float32) + bound(2 * t, 4, np.float32)) * np.abs(v).max(initial=0)
+    allowed = (bound(d + 1, 4 * size + 4, np.float32) + bound(2 * t_k, 4, np.float32)) * np.abs(v).max(initial=0)
 
     def run(device: Emulator, rung: int) -> None:
-        o = attention_cuda.attention(device, q, k, v, **settings, rung=rung)
+        o, _ = forward(device, q, k, v, key_mask=None, scale=d**-0.5, rung=rung, keep=False)
         if rung < 3:
             device.expect(o, want, allowed, "o")
         else:
@@ -82,6 +94,7 @@ def _conv2d(n: int, size: int, c_in: int, c_out: int) -> Run:
 # operation -> (what makes its problem, the names of its sizes, sizes that take a second, its rungs)
 OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
     "attention": (_attention, "n,heads,t,d", (1, 2, 77, 16), attention_cuda.RUNGS),
+    "attention-short": (_attention_short, "n,heads,t_q,t_k,d", (1, 2, 200, 77, 16), attention_cuda.SHORT),
     "conv2d": (_conv2d, "n,size,c_in,c_out", (1, 12, 8, 20), conv2d_cuda.RUNGS),
     "quantize": (_quantize, "m,codes,d", (200, 50, 20), quantize_cuda.RUNGS),
     **COMPANIONS,
@@ -89,29 +102,45 @@ OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, 
 }
 
 
-def _ladder(op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int) -> list[Finding]:
+def _ladder(
+    op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int, banks: bool = False, on_gpu: Any = None
+) -> list[Finding]:
     make, _, _, files = OPERATIONS[op]
     run = make(*shape)
     found: list[Finding] = []
     for rung in rungs:
-        start, accesses = time.process_time(), 0
+        start, accesses, ran = time.process_time(), 0, [files[rung]]
         here: list[Finding] = []
         try:
             for seed in range(seeds):
-                device = Emulator(seed)
+                device = on_gpu() if on_gpu else Emulator(seed, banks=banks)
                 run(device, rung)
                 accesses += device.accesses
+                ran = device.ran or ran
                 here += [f for f in device.findings if str(f) not in map(str, here)]
-        except ValueError as error:  # not every rung takes every size
+        except (ValueError, NoCuda) as error:  # not every rung takes every size, nor every card
             print(f"{op} {files[rung]}: not run: {error}")
             continue
         seconds = time.process_time() - start
         verdict = f"{len(here)} findings" if here else "right, nothing found"
-        print(f"{op} {files[rung]}: {verdict} ({seeds} schedules, {accesses} accesses, {seconds:.2f} s)")
+        other = "" if files[rung] in ran else f"; these sizes were left to {', '.join(dict.fromkeys(ran))}"
+        how = f"{seeds} runs on a GPU" if on_gpu else f"{seeds} schedules, {accesses} accesses"
+        print(f"{op} {files[rung]}: {verdict} ({how}, {seconds:.2f} s){other}")
         for finding in here:
             print(f"  {finding}")
+        if banks:
+            _print_banks(device)
         found += here
     return found
+
+
+def _print_banks(device: Emulator) -> None:
+    """How often each line asked for shared memory in the last schedule, the worst first."""
+    if not device.bank_uses:
+        print("  no shared memory was asked for")
+    for line, use in sorted(device.bank_uses.items(), key=lambda item: (item[1].least - item[1].passes, item[0])):
+        at_once = f", at worst {use.worst} for one" if use.passes > use.least else ""
+        print(f"  {line}: {use.passes} passes, without bank conflicts {use.least}{at_once}")
 
 
 def _planted() -> list[Finding]:
@@ -134,11 +163,15 @@ def _planted() -> list[Finding]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.emulate", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("op", nargs="?", choices=sorted(OPERATIONS), help="the operation")
+    parser.add_argument("op", nargs="?", choices=["all", *sorted(OPERATIONS)], help="the operation")
     parser.add_argument("--rung", default="all", help="a number, or all (default)")
     shapes = ", ".join(f"{op}: {names}" for op, (_, names, _, _) in OPERATIONS.items())
     parser.add_argument("--shape", help=f"sizes with commas between ({shapes})")
     parser.add_argument("--seeds", type=int, default=3, help="how many schedules (default 3)")
+    parser.add_argument("--banks", action="store_true", help="count the passes through shared memory, line by line")
+    parser.add_argument(
+        "--device", choices=["emulator", "cuda"], default="emulator", help="cuda: on a GPU, only values"
+    )
     parser.add_argument("--planted", action="store_true", help="kernels with one mistake each")
     given = parser.parse_args(arguments)
     try:
@@ -146,21 +179,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1 if _planted() else 0
         if given.op is None:
             parser.error("name an operation, or give --planted")
-        _, names, shape, files = OPERATIONS[given.op]
-        if given.shape is not None:
-            parts = given.shape.split(",")
-            if len(parts) != len(shape) or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-                parser.error(f"--shape must be {len(shape)} sizes of at least 1 ({names}), got {given.shape!r}")
-            shape = tuple(map(int, parts))
-        if given.rung != "all" and given.rung not in map(str, files):
-            parser.error(f"--rung must be all or one of {', '.join(map(str, files))}, got {given.rung!r}")
+        ops = sorted(OPERATIONS) if given.op == "all" else [given.op]
+        known = sorted({rung for op in ops for rung in OPERATIONS[op][3]})
+        if given.rung != "all" and given.rung not in map(str, known):
+            parser.error(f"--rung must be all or one of {', '.join(map(str, known))}, got {given.rung!r}")
         if given.seeds < 1:
             parser.error(f"--seeds must be at least 1, got {given.seeds}")
-        rungs = list(files) if given.rung == "all" else [int(given.rung)]
-        return 1 if _ladder(given.op, rungs, shape, given.seeds) else 0
-    except NoCompiler as error:
+        if given.shape is not None and given.op == "all":
+            parser.error("--shape is for one operation")
+        on_gpu = _gpu() if given.device == "cuda" else None
+        found: list[Finding] = []
+        for op in ops:
+            _, names, shape, files = OPERATIONS[op]
+            if given.shape is not None:
+                parts = given.shape.split(",")
+                if len(parts) != len(shape) or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+                    parser.error(f"--shape must be {len(shape)} sizes of at least 1 ({names}), got {given.shape!r}")
+                shape = tuple(map(int, parts))
+            rungs = [r for r in files if given.rung in ("all", str(r))]
+            found += _ladder(op, rungs, shape, given.seeds, given.banks, on_gpu)
+        return 1 if found else 0
+    except (NoCompiler, NoCuda) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _gpu() -> Callable[[], Any]:
+    """What makes a device on the card, without a pool of memory: a tool should see each array by itself."""
+    from .gpu_bench.through_host import ThroughHost
+
+    gpu = launch.Device()
+    launch.nvrtc()
+    gpu.xp.cuda.set_allocator(None)
+    return lambda: ThroughHost(gpu, gpu.xp)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import cache_directory, check_arguments, check_grid, headers_of, kernels_of, needs, three
+from .source import Parameter, cache_directory, check_arguments, check_grid, headers_of, kernels_of, needs, three
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -208,7 +208,7 @@ class Device:
         defines: Mapping[str, Any] | None = None,
     ) -> None:
         """Launch ``kernel`` of the file ``source`` on a grid of blocks, on CuPy's current stream; no launch if it is empty."""
-        kernels = kernels_of(source.read_text(encoding="utf-8"))
+        kernels = _kernels(source)
         if kernel not in kernels:
             raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
         blocks, block = three(grid), three(threads)
@@ -226,6 +226,12 @@ class Device:
 
     def _function(self, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
         return _loaded(self.xp.cuda.Device().id, self.architecture, source, kernel, defines)
+
+
+@functools.cache
+def _kernels(source: Path) -> dict[str, tuple[Parameter, ...]]:
+    """Those of a file, read once like the file's binary: reading it again takes as long as several launches."""
+    return kernels_of(source.read_text(encoding="utf-8"))
 
 
 @functools.cache

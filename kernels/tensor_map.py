@@ -1,4 +1,9 @@
-"""Descriptions of arrays for TMA: which box of which array a copy brings (``TensorMap`` in lib/ptx90.cuh)."""
+"""Descriptions of arrays for TMA: what a copy brings of which array (``TensorMap`` in lib/ptx90.cuh).
+
+``TensorMap`` is of boxes, ``Im2colMap`` of windows of images. What the hardware asks for is taken from the documentation of
+``cuTensorMapEncodeTiled`` and ``cuTensorMapEncodeIm2col`` (CUDA 13.0) and from sections 5.5.3 and 5.5.4 of the PTX manual.
+Not yet run on hardware.
+"""
 
 import ctypes
 from dataclasses import dataclass
@@ -6,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array
+from .backend import Array, is_cuda
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
 _SWIZZLES = {0: 0, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _128B
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,16 @@ class TensorMap:
         shape, item = self.array.shape, self.array.dtype.itemsize
         if not 2 <= len(shape) <= 5 or len(self.box) != len(shape):
             raise ValueError(f"a TensorMap has 2 to 5 axes and a box of as many, got {shape} and {self.box}")
-        if not self.array.flags.c_contiguous or 0 in shape:
-            raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
         if any(not 1 <= b <= 256 for b in self.box):
             raise ValueError(f"a TensorMap's box has 1 to 256 elements along each axis, got {self.box}")
+        self._check(item)
+
+    def _check(self, item: int) -> None:
+        shape = self.array.shape
+        if not self.array.flags.c_contiguous or 0 in shape:
+            raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
+        if _address(self.array) % 16:
+            raise ValueError("a TensorMap's array must begin at a multiple of 16 bytes, and this one does not")
         if shape[-1] * item % 16 or self.box[-1] * item % 16:
             raise ValueError(
                 f"rows of a TensorMap and its box must be multiples of 16 bytes, got {shape} and {self.box}"
@@ -49,26 +61,87 @@ class TensorMap:
 
     def encoded(self) -> Any:
         """For a GPU: the driver's 128 bytes, as an array of size one, which CuPy passes by value. Not yet run on hardware."""
+        return self._encoded("cuTensorMapEncodeTiled", (ctypes.c_uint32 * len(self.box))(*self.axes()[2]))
+
+    def _encoded(self, function: str, *box: Any, steps: Pair = (1, 1)) -> Any:
         memory = np.zeros(256, np.uint8)
         start = -memory.ctypes.data % 64
-        sizes, strides, box = self.axes()
+        sizes, strides, _ = self.axes()
         rank = len(sizes)
-        code = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled(
+        code = getattr(ctypes.CDLL("libcuda.so.1"), function)(
             ctypes.c_void_p(memory.ctypes.data + start),
             _ITEMS[self.array.dtype.itemsize],
             ctypes.c_uint32(rank),
-            ctypes.c_void_p(self.array.data.ptr),
+            ctypes.c_void_p(_address(self.array)),
             (ctypes.c_uint64 * rank)(*sizes),
             (ctypes.c_uint64 * (rank - 1))(*strides[1:]),
-            (ctypes.c_uint32 * rank)(*box),
-            (ctypes.c_uint32 * rank)(*([1] * rank)),
+            *box,
+            (ctypes.c_uint32 * rank)(1, *steps[: rank - 1], *([1] * (rank - 3))),
             0,  # not interleaved
             _SWIZZLES[self.swizzle],
             2,  # fetch 128 bytes into the second-level cache
             0,  # zeros outside
         )
         if code:
-            raise ValueError(
-                f"the driver refuses the TensorMap of {self.array.shape} with box {self.box} (error {code})"
-            )
+            raise ValueError(f"the driver refuses {function} of {self.array.shape} with {self.box} (error {code})")
         return memory[start : start + 128].copy().view("V128")
+
+
+@dataclass(frozen=True)
+class Im2colMap(TensorMap):
+    """The pixels of NHWC images (n, height, width, channels) that windows begin at, and those ``offset`` from there.
+
+    Windows begin at row ``start[0] + stride[0] * i`` and column ``start[1] + stride[1] * j`` of every image, for i and j
+    below ``windows``. A copy brings ``box = (pixels, channels)``: from a window that the kernel names on, as many windows,
+    along the row, then the next row, then the next image; of each the pixel at an offset (the same for all, also given
+    by the kernel: the place within the window), of which as many channels. So the tile that an implicit GEMM multiplies by
+    the weights of one place comes in one instruction. Whatever is outside of the image (the padding), beyond the last
+    channel or beyond the last image is 0.
+
+    The driver calls ``start`` the lower corner of the box and the last window's start, counted from the image's last pixel,
+    the upper one; both have to be -128 to 127. That the box ends with the last window (inclusively), that rows and images are
+    gone through in this order also with strides, and that the offset comes on top of it all, is from the PTX manual and agrees
+    with what programs that have run on hardware do (CUTLASS's convolutions, Triton's tutorial on im2col).
+    """
+
+    start: Pair = (0, 0)
+    windows: Pair = (1, 1)
+    stride: Pair = (1, 1)
+
+    def __post_init__(self) -> None:
+        """Check what the hardware asks for."""
+        shape = self.array.shape
+        if len(shape) != 4 or len(self.box) != 2:
+            raise ValueError(f"an Im2colMap has 4 axes and a box (pixels, channels), got {shape} and {self.box}")
+        if not (1 <= self.box[0] <= 1024 and 1 <= self.box[1] <= 256):
+            raise ValueError(f"an Im2colMap's box has 1 to 1024 pixels and 1 to 256 channels, got {self.box}")
+        if any(not 1 <= s <= 8 for s in self.stride) or any(w < 1 for w in self.windows):
+            raise ValueError(f"an Im2colMap has strides of 1 to 8 and windows, got {self.stride} and {self.windows}")
+        self._check(self.array.dtype.itemsize)
+        if any(not -128 <= corner <= 127 for corner in (*self.start, *self.upper)):
+            raise ValueError(
+                f"an Im2colMap's windows begin and end at most 128 pixels beside the image, got {self.windows} of them "
+                f"from {self.start} in steps of {self.stride} for {shape}"
+            )
+
+    @property
+    def upper(self) -> Pair:
+        """Where the last window begins, counted from the image's last row and column."""
+        (top, left), (down, right), (rows, columns) = self.start, self.stride, self.windows
+        _, height, width, _ = self.array.shape
+        return top + (rows - 1) * down - (height - 1), left + (columns - 1) * right - (width - 1)
+
+    def axes(self) -> tuple[list[int], list[int], list[int]]:
+        """Sizes, strides in bytes and the box (channels, pixels, 1, 1), the fastest axis first."""
+        sizes, strides, _ = super().axes()
+        return sizes, strides, [self.box[1], self.box[0], 1, 1]
+
+    def encoded(self) -> Any:
+        """For a GPU, as that of TensorMap. The driver wants columns before rows."""
+        lower, upper = ((ctypes.c_int32 * 2)(*corner[::-1]) for corner in (self.start, self.upper))
+        channels, pixels = ctypes.c_uint32(self.box[1]), ctypes.c_uint32(self.box[0])
+        return self._encoded("cuTensorMapEncodeIm2col", lower, upper, channels, pixels, steps=self.stride[::-1])
+
+
+def _address(array: Array) -> int:
+    return int(array.data.ptr if is_cuda(array) else array.ctypes.data)

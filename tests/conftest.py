@@ -40,6 +40,40 @@ for _info in pkgutil.iter_modules(kernels.__path__):
                 setattr(_module, _name, jaxtyped(_function, typechecker=check))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--beside", choices=["gpu", "stand-in"], help="run emulated kernels on a GPU too: see beside.py")
+
+
+def pytest_configure(config):
+    if config.getoption("--beside"):
+        import beside
+
+        beside.install(config.getoption("--beside"))
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--beside") and hasattr(session.config, "workeroutput"):  # one of several processes
+        import beside
+
+        session.config.workeroutput["beside"] = beside.collected()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if node.config.getoption("--beside"):
+        import beside
+
+        beside.add(*getattr(node, "workeroutput", {}).get("beside", ({}, {})))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--beside"):
+        import beside
+
+        for line in beside.report():
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

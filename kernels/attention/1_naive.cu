@@ -8,6 +8,9 @@
 // With `causal`, query i sees the keys j <= i + t_k - t_q; key_mask (n, t_k), if it is not null, says which keys exist.
 // Keys and values that are hidden are never touched, so a NaN in them does not matter. A query that sees nothing gets 0.
 //
+// Who will want the gradients asks for log_sum (n, heads, t_q), L[i] = log sum_j exp(s[i, j]), -inf for a query that sees
+// nothing: with it p[i, j] = exp(s[i, j] - L[i]) can be had again. Null otherwise.
+//
 // s and p are one matrix of t_q * t_k numbers for each pair, which goes to memory and back between the steps: with 4096
 // queries and keys that is 64 MB written and read for each of them. The next rung needs no such matrix.
 #include "lib/cuda.cuh"
@@ -32,9 +35,9 @@ extern "C" __global__ void scores(const float* q, const float* k, const bool* ke
     s[at] = scale * sum;
 }
 
-// One thread for each row of s, which it turns into a row of p.
-extern "C" __global__ void softmax(const bool* key_mask, float* s, long long pairs, int heads, int t_q, int t_k,
-                                   bool causal) {
+// One thread for each row of s, which it turns into a row of p; L on the way.
+extern "C" __global__ void softmax(const bool* key_mask, float* s, float* log_sum, long long pairs, int heads,
+                                   int t_q, int t_k, bool causal) {
     const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (row >= pairs * t_q) return;
     const int i = row % t_q;
@@ -51,6 +54,7 @@ extern "C" __global__ void softmax(const bool* key_mask, float* s, long long pai
         }
     for (int j = 0; j < t_k; j++)
         if (sees(key_mask, sample, i, j, t_q, t_k, causal)) scores[j] /= sum;
+    if (log_sum) log_sum[row] = largest + logf(sum);
 }
 
 // One thread for each number of the result.

@@ -6,19 +6,20 @@
 //     l = sum_j exp(s_j - m)            o = sum_j exp(s_j - m) v_j
 //
 // A key with a score above m makes it the new m', and both sums are corrected by the one factor exp(m - m'). After the
-// last key the result is o / l. Nothing of size t_q * t_k exists.
+// last key the result is o / l, and L = m + log l. Nothing of size t_q * t_k exists.
 //
 // A block has QUERIES threads, one query each, whose q and o lie in registers: D and D_V are compile-time sizes. The
 // block's threads carry tiles of KEYS keys and values into shared memory, where all of them read the same number at the
-// same time.
+// same time. A thread has at most 255, so heads of 128 numbers, q and o together 256, overflow into local memory: right, and
+// slower. Rung 3, whose sums are spread over a warp, has room.
 #include "lib/cuda.cuh"
 
 #define QUERIES 64
 #define KEYS 16
 
 extern "C" __global__ void __launch_bounds__(QUERIES) attention(const float* q, const float* k, const float* v,
-                                                                const bool* key_mask, float* o, int heads, int t_q,
-                                                                int t_k, float scale, bool causal) {
+                                                                const bool* key_mask, float* o, float* log_sum,
+                                                                int heads, int t_q, int t_k, float scale, bool causal) {
     __shared__ float keys[KEYS][D];
     __shared__ float values[KEYS][D_V];
     const int thread = threadIdx.x;
@@ -61,5 +62,6 @@ extern "C" __global__ void __launch_bounds__(QUERIES) attention(const float* q, 
         }
     }
     if (i >= t_q) return;
+    if (log_sum) log_sum[pair * t_q + i] = largest + logf(total);
     for (int c = 0; c < D_V; c++) o[(pair * t_q + i) * D_V + c] = any ? sum[c] / total : 0.0f;
 }

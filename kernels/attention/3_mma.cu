@@ -18,54 +18,31 @@
 // they multiply v, each by at most 2^-8 of itself; their own sum is made before. D, D_V: multiples of 8 up to 256.
 //
 // Not yet run on hardware.
-#include "lib/ptx.cuh"
+#include "attention/rows.cuh"
 
 #define WARPS 4
 #define THREADS (32 * WARPS)
 #define QUERIES (16 * WARPS)
-#define ALL 0xffffffffu
 
 #define DEPTH ((D + 15) / 16 * 16)         // of the first product: D, filled up with 0
 #define PITCH (DEPTH + 8)                  // numbers from a row of q or k to the next in shared memory
 #define PITCH_V ((D_V + 15) / 16 * 16 + 8)
-
-// Start to copy `count` rows of `columns` numbers from row `first` on. What lies outside of the `rows` rows, in columns up
-// to `depth`, or in a row that `mask` hides becomes 0.
-template <int COUNT, int COLUMNS, int COLUMNS_THERE, int ROW>
-__device__ void start_tile(bf16* tile, const bf16* x, int first, int rows, const bool* mask) {
-    for (int at = threadIdx.x; at < COUNT * (COLUMNS / 8); at += THREADS) {
-        const int row = at / (COLUMNS / 8), column = at % (COLUMNS / 8) * 8;
-        const bool there = first + row < rows && column < COLUMNS_THERE && (!mask || mask[first + row]);
-        const long long from = there ? (first + row) * (long long)COLUMNS_THERE + column : 0;
-        cp_async<16>(tile + row * ROW + column, x + from, there ? 16 : 0);
-    }
-}
 
 // Whether a tile of values has a NaN or Inf; the same answer for all lanes.
 __device__ bool any_odd(const bf16* values, int lane) {
     bool odd = false;
     for (int at = lane; at < KEYS * (D_V / 8); at += 32) {
         const uint4 eight = *reinterpret_cast<const uint4*>(values + at / (D_V / 8) * PITCH_V + at % (D_V / 8) * 8);
-        const unsigned pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-        for (int i = 0; i < 4; i++) odd |= (pairs[i] & 0x7f80) == 0x7f80 || (pairs[i] & 0x7f800000) == 0x7f800000;
+        odd |= any_odd(eight);
     }
     return __any_sync(ALL, odd);
 }
 
-__device__ float over_4_lanes_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL, x, 2));
-}
-
-__device__ float over_4_lanes_sum(float x) {
-    x += __shfl_xor_sync(ALL, x, 1);
-    return x + __shfl_xor_sync(ALL, x, 2);
-}
-
 // At least 2 blocks to a multiprocessor: without that number the assembler spills registers to fit more of them.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const bf16* q, const bf16* k, const bf16* v,
-                                                                   const bool* key_mask, float* o, int heads, int t_q,
-                                                                   int t_k, float scale, bool causal) {
+                                                                   const bool* key_mask, float* o, float* log_sum,
+                                                                   int heads, int t_q, int t_k, float scale,
+                                                                   bool causal) {
     DYNAMIC_SHARED(bf16, queries);                   // QUERIES rows
     bf16* const tiles = queries + QUERIES * PITCH;   // twice KEYS rows of keys and KEYS rows of values
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -83,8 +60,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const bf16* q
 
     auto start = [&](int tile) {
         bf16* const keys = tiles + tile % 2 * KEYS * (PITCH + PITCH_V);
-        start_tile<KEYS, DEPTH, D, PITCH>(keys, k + pair * t_k * D, tile * KEYS, t_k, mask);
-        start_tile<KEYS, PITCH_V - 8, D_V, PITCH_V>(keys + KEYS * PITCH, v + pair * t_k * D_V, tile * KEYS, t_k, mask);
+        start_tile<THREADS, KEYS, DEPTH, D, PITCH>(keys, k + pair * t_k * D, tile * KEYS, t_k, mask);
+        start_tile<THREADS, KEYS, PITCH_V - 8, D_V, PITCH_V>(keys + KEYS * PITCH, v + pair * t_k * D_V, tile * KEYS, t_k, mask);
     };
     auto sees = [&](int query, int key) {
         return key < t_k && (!causal || key <= query + ahead) && (!mask || mask[key]);
@@ -97,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const bf16* q
     bool any[2] = {false, false};
 
     if (tiles_end > 0) {
-        start_tile<QUERIES, DEPTH, D, PITCH>(queries, q + pair * t_q * D, first_query, t_q, nullptr);
+        start_tile<THREADS, QUERIES, DEPTH, D, PITCH>(queries, q + pair * t_q * D, first_query, t_q, nullptr);
         start(0);
         cp_async_commit();
     }
@@ -202,6 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const bf16* q
         total[h] = over_4_lanes_sum(total[h]);
         const bool seen = (__ballot_sync(ALL, any[h]) >> 4 * g & 15) != 0;
         if (i[h] >= t_q) continue;
+        if (log_sum && t == 0) log_sum[pair * t_q + i[h]] = (largest[h] + log2f(total[h])) * 0.6931471805599453f;
         float* row = o + (pair * t_q + i[h]) * D_V + 2 * t;
 #pragma unroll
         for (int n = 0; n < D_V / 8; n++) {

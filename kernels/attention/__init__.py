@@ -47,7 +47,8 @@ def attention_forward(
 ) -> tuple[Float[Array, "n heads t_q d_v"], Any]:
     """``attention`` and what ``attention_backward`` needs besides the arguments.
 
-    The probabilities are kept up to ``numpy_tiles.KEEP_BYTES``; above, only each row's log-sum-exp.
+    On NumPy the probabilities are kept up to ``numpy_tiles.KEEP_BYTES``; above, and on a device, only each row's
+    log-sum-exp.
     """
     return _forward(q, k, v, causal, key_mask, scale, keep=True)
 
@@ -79,9 +80,13 @@ def attention_backward(
 
         settings = {"causal": causal, "key_mask": contiguous(key_mask), "scale": scale}
         g, q, k, v, o = (contiguous(x) for x in (g, q, k, v, o))
-        log_sum = cuda_backward.log_sums(device, q, k, **settings)
+        log_sum = saved
+        if saved is None or isinstance(saved, numpy_tiles.Saved):  # the forward pass was not on this device
+            log_sum = cuda_backward.log_sums(device, q, k, **settings)
+        elif saved.shape != q.shape[:3]:
+            raise ValueError("saved belongs to a forward pass of other shapes")
         return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=2)
-    if saved is not None:
+    if isinstance(saved, numpy_tiles.Saved):
         try:
             return numpy_tiles.backward(g, q, k, v, o, saved, causal=causal, scale=scale)
         except numpy_tiles.NotFinite:
@@ -98,7 +103,7 @@ def _forward(
         from . import cuda
 
         settings = {"causal": causal, "key_mask": contiguous(key_mask), "scale": scale}
-        return cuda.attention(device, contiguous(q), contiguous(k), contiguous(v), **settings, rung=2), None
+        return cuda.best(device, *(contiguous(x) for x in (q, k, v)), **settings, keep=keep)
     if not is_cuda(q):
         try:
             return numpy_tiles.forward(q, k, v, causal=causal, key_mask=key_mask, scale=scale, keep=keep)

@@ -1,31 +1,79 @@
-"""The rungs of attention in CUDA: which file, which grid. ``device`` is a GPU or the emulator."""
+"""The rungs of attention in CUDA: which file, which grid, and which of them a product takes. ``device`` is a GPU or the emulator."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import bfloat16
-from ..backend import Array, is_cuda
+from ..backend import Array
+from ..launch import fits_on_chip
+from ..tensor_map import TensorMap
+from .cuda_backward import bits, check_heads, log_sums
 
-RUNGS = {1: "1_naive.cu", 2: "2_online_softmax.cu", 3: "3_mma.cu"}
-THREADS = 128  # of a block of rung 1
+RUNGS = {1: "1_naive.cu", 2: "2_online_softmax.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
+SHORT = {2: "2_short.cu", 3: "3_short.cu"}  # beside these rungs, for FEW keys that every query may see
+FEW = 128
+BUSY = 512  # blocks from which on a block of SHORT rather goes along more queries
+THREADS = 128  # of a block of rung 1 and of SHORT
 QUERIES = 64  # of a block of rung 2, one thread each, and of rung 3, 16 to a warp
-LARGEST = 256  # head size of rung 3
+WGMMA_QUERIES, WGMMA_STAGES, WGMMA_THREADS = 128, 2, 384  # of a block of rung 4
 
 
-def attention(
-    device: Any, q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None, scale: float, rung: int
-) -> Array:
-    """As ``attention.attention``, for contiguous float32 arrays on the device.
+def best(
+    device: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool,
+    key_mask: Array | None,
+    scale: float,
+    keep: bool = True,
+    precision: str = "float32",
+) -> tuple[Array, Array | None]:
+    """As ``attention_forward`` by the rung that is meant for this problem, exact ("float32") or with products of "bf16".
 
-    Rung 3 rounds q, k and v to bfloat16, unless they are that already (uint16 arrays of the bits, see ``bfloat16``), and
-    takes heads whose sizes are multiples of 8 up to 256; it raises ValueError for others.
+    Few keys, if none is hidden by ``causal`` and the chip has room for them and their values, have a path of their own.
+    Others take rung 2, or with "bf16" rung 4 on Hopper and rung 3 elsewhere.
+    """
+    n_keys, d_v = v.shape[2:]
+    how: dict[str, Any] = {"key_mask": key_mask, "scale": scale, "keep": keep}
+    rung = 2 if precision == "float32" else 3
+    if not causal and d_v and 0 < n_keys <= FEW and fits_on_chip(device, _short_bytes(rung, n_keys, q.shape[3], d_v)):
+        return short_forward(device, q, k, v, **how, rung=rung)
+    if rung == 3 and getattr(device, "architecture", "90a") == "90a":  # the emulator is a Hopper
+        rung = 4
+    return attention_forward(device, q, k, v, **how, causal=causal, rung=rung)
+
+
+def attention(device: Any, q: Array, k: Array, v: Array, **settings: Any) -> Array:
+    """``attention_forward`` for those who want no gradients."""
+    return attention_forward(device, q, k, v, **settings, keep=False)[0]
+
+
+def attention_forward(
+    device: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool,
+    key_mask: Array | None,
+    scale: float,
+    rung: int,
+    keep: bool = True,
+) -> tuple[Array, Array | None]:
+    """As ``attention.attention_forward``, for contiguous float32 arrays on the device: the output, and L if ``keep``.
+
+    L (n, heads, t_q) is the logarithm of each query's sum of exp(score), which ``cuda_backward`` wants.
+    Rungs 3 and 4 round q, k and v to bfloat16, unless they are that already (uint16 arrays of the bits, see
+    ``bfloat16``), and take heads whose sizes are multiples of 8 up to 256; they raise ValueError for others.
     """
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs, source = n * heads, Path(__file__).parent / RUNGS[rung]
     o = device.empty((n, heads, t_q, d_v), "float32")
+    log_sum = device.empty((n, heads, t_q), "float32") if keep else None
     common = {"key_mask": key_mask, "heads": heads, "t_q": t_q, "t_k": t_k, "causal": causal}
     if rung == 1:
         s = device.empty((n, heads, t_q, t_k), "float32")
@@ -34,31 +82,86 @@ def attention(
             device.run(source, kernel, -(-count // THREADS), THREADS, {**common, "pairs": pairs, **arguments})
 
         run("scores", pairs * t_q * t_k, q=q, k=k, s=s, d=d, scale=scale)
-        run("softmax", pairs * t_q, s=s)
+        run("softmax", pairs * t_q, s=s, log_sum=log_sum)
         run("weighted_sum", pairs * t_q * d_v, p=s, v=v, o=o, d_v=d_v)
-    elif rung == 3:
-        _mma(device, source, q, k, v, o, {"scale": scale, **common})
+    elif rung >= 3:
+        check_heads(rung, d, d_v)
+        # What rung 4 cannot take rung 3 does: TMA has no map of an empty array, and a hidden score is -inf, times scale.
+        launch = _wgmma if rung == 4 and o.size and t_k and scale else _mma
+        launch(device, q, k, v, {"o": o, "log_sum": log_sum, "scale": scale, **common})
     elif d_v:
-        arguments = {"q": q, "k": k, "v": v, "o": o, "scale": scale, **common}
+        arguments = {"q": q, "k": k, "v": v, "o": o, "log_sum": log_sum, "scale": scale, **common}
         blocks = pairs * -(-t_q // QUERIES)
         device.run(source, "attention", blocks, QUERIES, arguments, defines={"D": d, "D_V": d_v})
-    return device.result(o, "o")
+    elif keep:
+        log_sum = log_sums(device, q, k, causal=causal, key_mask=key_mask, scale=scale)
+    return device.result(o, "o"), None if log_sum is None else device.result(log_sum, "log_sum")
 
 
-def _mma(device: Any, source: Path, q: Array, k: Array, v: Array, o: Array, common: dict[str, Any]) -> None:
+def short_forward(
+    device: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    key_mask: Array | None,
+    scale: float,
+    rung: int,
+    keep: bool = True,
+) -> tuple[Array, Array | None]:
+    """``attention_forward`` by the files of ``SHORT``: 1 to ``FEW`` keys, not causal."""
+    n, heads, t_q, d = q.shape
+    t_k, d_v = v.shape[2:]
+    if not 0 < t_k <= FEW:
+        raise ValueError(f"{SHORT[rung]} takes 1 to {FEW} keys, got {t_k}")
+    if rung == 3:
+        check_heads(rung, d, d_v)
+        q, k, v = bits(q), bits(k), bits(v)
+    o = device.empty((n, heads, t_q, d_v), "float32")
+    log_sum = device.empty((n, heads, t_q), "float32") if keep else None
+    times = max(1, min(16, n * heads * -(-t_q // 64) // BUSY))  # 16 queries for each of a block's four warps
+    arguments = {"q": q, "k": k, "v": v, "key_mask": key_mask, "o": o, "log_sum": log_sum, "heads": heads}
+    arguments |= {"t_q": t_q, "t_k": t_k, "tiles": 4 * times, "scale": scale}
+    defines = {"D": d, "D_V": d_v, "KEYS": -(-t_k // 16) * 16}
+    blocks, shared_bytes = n * heads * -(-t_q // (64 * times)), _short_bytes(rung, t_k, d, d_v)
+    source = Path(__file__).parent / SHORT[rung]
+    device.run(source, "attention", blocks, THREADS, arguments, shared_bytes=shared_bytes, defines=defines)
+    return device.result(o, "o"), None if log_sum is None else device.result(log_sum, "log_sum")
+
+
+def _short_bytes(rung: int, t_k: int, d: int, d_v: int) -> int:
+    """Shared memory of a block of ``SHORT``: the keys, the values, and for rung 2 the queries of its warps."""
+    keys = -(-t_k // 16) * 16
+    if rung == 3:
+        return 2 * keys * sum(-(-size // 16) * 16 + 8 for size in (d, d_v))
+    pitch = (-(-d // 4) | 1) * 4
+    row = (-(-max(pitch, keys) // 16) | 1) * 16
+    return 4 * (keys * (pitch + -(-d_v // 64) * 64) + 64 * row)
+
+
+def _mma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -> None:
     d, d_v = q.shape[3], v.shape[3]
-    if d % 8 or d_v % 8 or not 8 <= d <= LARGEST or not 8 <= d_v <= LARGEST:
-        raise ValueError(f"rung 3 takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
     keys = 64 if max(d, d_v) <= 128 else 32  # of a tile: the registers for sums and scores must suffice
     defines = {"D": d, "D_V": d_v, "KEYS": keys}
     pitch, pitch_v = (-(-size // 16) * 16 + 8 for size in (d, d_v))
     shared_bytes = 2 * (QUERIES * pitch + 2 * keys * (pitch + pitch_v))
     blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // QUERIES)
-    arguments = {"q": _bits(q), "k": _bits(k), "v": _bits(v), "o": o, **common}
-    device.run(source, "attention", blocks, 32 * QUERIES // 16, arguments, shared_bytes=shared_bytes, defines=defines)
+    arguments = {"q": bits(q), "k": bits(k), "v": bits(v), **arguments}
+    source, threads = Path(__file__).parent / RUNGS[3], 32 * QUERIES // 16
+    device.run(source, "attention", blocks, threads, arguments, shared_bytes=shared_bytes, defines=defines)
 
 
-def _bits(x: Array) -> Array:
-    """bfloat16 bits at an address that 16-byte copies can start from."""
-    bits = x if x.dtype == np.uint16 else bfloat16.to_bits(x)
-    return bits.copy() if is_cuda(bits) and bits.data.ptr % 16 else bits
+def _wgmma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -> None:
+    d, d_v = q.shape[3], v.shape[3]
+    keys = 128 if max(d, d_v) <= 128 else 64  # of a tile, as in rung 3
+    panels, panels_v = -(-d // 64), -(-d_v // 64)
+    numbers = 64 * (panels * WGMMA_QUERIES + WGMMA_STAGES * keys * (panels + panels_v))
+    arrays = {"q": bits(q), "k": bits(k), "v": bits(v)}
+    if arguments["scale"] < 0:  # the kernel's is positive
+        arrays["q"], arguments["scale"] = arrays["q"] ^ np.uint16(0x8000), -arguments["scale"]
+    for (name, x), rows in zip(tuple(arrays.items()), (WGMMA_QUERIES, keys, keys), strict=True):
+        arrays[f"{name}_map"] = TensorMap(x.reshape(-1, *x.shape[2:]), (1, rows, 64), swizzle=128)
+    blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // WGMMA_QUERIES)
+    source, defines = Path(__file__).parent / RUNGS[4], {"D": d, "D_V": d_v, "KEYS": keys}
+    arguments = {**arrays, **arguments}
+    device.run(source, "attention", blocks, WGMMA_THREADS, arguments, shared_bytes=2 * numbers, defines=defines)

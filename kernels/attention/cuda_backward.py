@@ -3,12 +3,35 @@
 from pathlib import Path
 from typing import Any
 
-from ..backend import Array
+import numpy as np
 
-RUNGS = {1: "1_naive_backward.cu", 2: "2_recomputed_backward.cu"}
+from .. import bfloat16
+from ..backend import Array, is_cuda
+from ..tensor_map import TensorMap
+
+RUNGS = {
+    1: "1_naive_backward.cu",
+    2: "2_recomputed_backward.cu",
+    3: "3_mma_backward.cu",
+    4: "4_wgmma_backward.cu",
+}
 THREADS = 128  # of a block
 
 HERE = Path(__file__).parent
+
+LARGEST = 256  # head size of the rungs in bfloat16
+
+
+def check_heads(rung: int, d: int, d_v: int) -> None:
+    """Raise ValueError for head sizes that the rungs in bfloat16 do not take."""
+    if d % 8 or d_v % 8 or not 8 <= d <= LARGEST or not 8 <= d_v <= LARGEST:
+        raise ValueError(f"rung {rung} takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
+
+
+def bits(x: Array) -> Array:
+    """bfloat16 bits at an address that 16-byte copies can start from."""
+    x = x if x.dtype == np.uint16 else bfloat16.to_bits(x)
+    return x.copy() if is_cuda(x) and x.data.ptr % 16 else x
 
 
 def log_sums(device: Any, q: Array, k: Array, *, causal: bool, key_mask: Array | None, scale: float) -> Array:
@@ -38,14 +61,20 @@ def attention_backward(
     """(dq, dk, dv) as ``attention.attention_backward``, for contiguous float32 arrays on the device.
 
     ``o`` and ``log_sum``, L (n, heads, t_q), are what the forward pass has kept. Keys that are hidden never matter.
+    Rungs 3 and 4 round g, q, k and v to bfloat16, or take their bits; their head sizes are those of the forward pass'.
     """
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs = n * heads
+    if rung >= 3:
+        check_heads(rung, d, d_v)
+        g, q, k, v = (bits(x) for x in (g, q, k, v))
     dq, dk, dv = (device.empty(x.shape, "float32") for x in (q, k, v))
     delta = device.empty((n, heads, t_q), "float32")
     inputs = {"q": q, "k": k, "v": v, "g": g, "log_sum": log_sum, "delta": delta}
     common = {"key_mask": key_mask, "heads": heads, "t_q": t_q, "t_k": t_k, "causal": causal}
+    if rung == 4 and (max(d, d_v) > 128 or not q.size or not k.size):
+        rung = 3  # there are no registers for the sums of larger heads, and TMA has no map of an empty array
     source = HERE / RUNGS[rung]
     if rung == 1 or d_v == 0:
         source = HERE / RUNGS[1]
@@ -61,12 +90,25 @@ def attention_backward(
         run("over_queries", dk.size, weight=ds, x=q, result=dk, d=d, factor=scale)
         run("over_queries", dv.size, weight=p, x=g, result=dv, d=d_v, factor=1.0)
     else:
-        defines = {"D": d, "D_V": d_v}
-        rows = THREADS // (8 if max(d, d_v) > 128 else 4)  # queries, or keys, of a block
+        defines, large = {"D": d, "D_V": d_v}, max(d, d_v) > 128
+        if rung == 2:  # threads and rows, queries or keys, of a block; blocks that share the columns of dk and dv
+            threads, rows, parts, how = THREADS, THREADS // (8 if large else 4), 1, {}
+        elif rung == 4:
+            maps = {f"{name}_map": TensorMap(inputs[name].reshape(pairs, -1, size), (1, 64, 64), swizzle=128)
+                    for name, size in (("q", d), ("k", d), ("v", d_v), ("g", d_v))}  # fmt: skip
+            inputs |= maps
+            threads, rows, parts = 384, 128, 1
+            how = {"shared_bytes": 2 * 64 * (-(-d // 64) + -(-d_v // 64)) * (rows + 2 * 64)}
+        else:
+            threads, rows, parts = (64, 32, 2) if large else (128, 64, 1)
+            pitches = sum(-(-size // 16) * 16 + 8 for size in (d, d_v))
+            how = {"shared_bytes": 2 * pitches * (rows + 2 * (16 if large else 32))}
         deltas = {"g": g, "o": o, "delta": delta, "rows": delta.size}
-        device.run(source, "deltas", -(-delta.size // (THREADS // 32)), THREADS, deltas, defines=defines)
+        of_deltas = HERE / RUNGS[min(rung, 3)]
+        device.run(of_deltas, "deltas", -(-delta.size // (THREADS // 32)), THREADS, deltas, defines=defines)
         arguments = {**inputs, **common, "scale": scale}
-        device.run(source, "grad_q", pairs * -(-t_q // rows), THREADS, {**arguments, "dq": dq}, defines=defines)
+        blocks = pairs * -(-t_q // rows)
+        device.run(source, "grad_q", blocks, threads, {**arguments, "dq": dq}, defines=defines, **how)
         arguments |= {"dk": dk, "dv": dv}
-        device.run(source, "grad_kv", pairs * -(-t_k // rows), THREADS, arguments, defines=defines)
+        device.run(source, "grad_kv", pairs * -(-t_k // rows) * parts, threads, arguments, defines=defines, **how)
     return device.result(dq, "dq"), device.result(dk, "dk"), device.result(dv, "dv")

@@ -9,12 +9,8 @@
 // Where each pixel's window begins takes two divisions of large numbers, so it is worked out once and kept.
 #include "lib/cuda.cuh"
 #include "conv2d/epilogue.cuh"
+#include "conv2d/pixel.cuh"
 #include "matmul/tile.cuh"
-
-struct Window {
-    long long image;  // the first number of the pixel's image
-    int top, left;    // its window's first row and column, which may lie outside of the image
-};
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d(const float* x, const float* w, const float* b, const float* time, const float* residual, float* y,
@@ -30,10 +26,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
 
     for (int at = thread; at < TILE_M; at += THREADS) {
         const long long pixel = first_pixel + at;
-        const int j = pixel % w_out, i = pixel / w_out % h_out;
-        windows[at].image = pixel / w_out / h_out * height * width * c_in;
-        windows[at].top = pixel < pixels ? i * stride_h - padding_h : height;  // below the image there are only zeros
-        windows[at].left = j * stride_w - padding_w;
+        windows[at] = window_of(pixel, pixel < pixels, height, width, c_in, h_out, w_out, stride_h, stride_w, padding_h,
+                                padding_w);
     }
     __syncthreads();  // the windows are there
 

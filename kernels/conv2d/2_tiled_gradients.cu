@@ -5,13 +5,8 @@
 //
 // Both are the loop of 2_tiled.cu; what is new is below.
 //
-// Data gradient: phases. With a stride of s a pixel of x meets only those u for which s divides row + padding - u: one in
-// s. So the rows fall into s phases by the remainder of row + padding, and all pixels of a phase meet the same u, every
-// s-th from the phase on. Within a phase the gradient is a convolution of stride 1 by these weights alone:
-//
-//     row + padding = s * above + phase,   u = phase + s * t   =>   i = above - t
-//
-// and likewise for columns. Blocks have pixels of one phase; a stride of 2 makes 4 phases with 1/4 of the products each.
+// Data gradient: phases. Pixels of x fall into stride x stride phases, each of which meets its own places of the kernel only
+// (pixel.cuh). Blocks have pixels of one phase; a stride of 2 makes 4 phases with 1/4 of the products each.
 //
 // Weight gradient: parts. The inner axis is all pixels, the result is small: without more there would be a block for each
 // 64 x 64 of it. So the pixels are cut into parts, each with blocks and a dw of its own, and matmul/add_parts.cu adds
@@ -19,11 +14,6 @@
 #include "lib/cuda.cuh"
 #include "conv2d/pixel.cuh"
 #include "matmul/tile.cuh"
-
-struct Window {
-    long long image;
-    int top, left;
-};
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d_grad_x(const float* g, const float* w, float* dx, long long n_images, int height, int width, int c_in,
@@ -36,25 +26,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     const int first_c = blockIdx.x % tiles_c * TILE_N, columns = min(TILE_N, c_in - first_c);
     const int phase_w = blockIdx.x / tiles_c % stride_w, phase_h = blockIdx.x / tiles_c / stride_w % stride_h;
     const long long first_pixel = blockIdx.x / tiles_c / stride_w / stride_h * (long long)TILE_M;
-
-    // The phase's rows are first_row, first_row + stride, ...: so many, and likewise its columns, of each image.
-    const int first_row = ((phase_h - padding_h) % stride_h + stride_h) % stride_h;
-    const int first_column = ((phase_w - padding_w) % stride_w + stride_w) % stride_w;
-    const int phase_height = (height - first_row + stride_h - 1) / stride_h;
-    const int phase_width = (width - first_column + stride_w - 1) / stride_w;
-    const long long pixels = first_row < height && first_column < width ? n_images * phase_height * phase_width : 0;
-    if (first_pixel >= pixels) return;
-    const int taps_h = max(0, (kernel_h - phase_h + stride_h - 1) / stride_h);
-    const int taps_w = max(0, (kernel_w - phase_w + stride_w - 1) / stride_w);
-    const int depth = taps_h * taps_w * c_out;
+    const Phase phase = phase_of(phase_h, phase_w, n_images, height, width, kernel_h, kernel_w, stride_h, stride_w,
+                                 padding_h, padding_w);
+    if (first_pixel >= phase.pixels) return;
+    const int depth = phase.taps_h * phase.taps_w * c_out;
 
     for (int at = thread; at < TILE_M; at += THREADS) {
-        const long long pixel = first_pixel + at;
-        const int row = first_row + pixel / phase_width % phase_height * stride_h;
-        const int column = first_column + pixel % phase_width * stride_w;
-        windows[at].image = pixel / phase_width / phase_height * h_out * w_out * c_out;
-        windows[at].top = pixel < pixels ? (row + padding_h - phase_h) / stride_h : -1;  // above g there are only zeros
-        windows[at].left = (column + padding_w - phase_w) / stride_w;
+        windows[at] = window_in_g(phase, first_pixel + at, h_out, w_out, c_out, stride_h, stride_w, padding_h, padding_w);
     }
     __syncthreads();  // the windows are there
 
@@ -62,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     begin(sum, nullptr, 0);
     for (int first = 0; first < depth; first += DEPTH) {
         const int r = first + thread % DEPTH;
-        const int o = r % c_out, t_w = r / c_out % taps_w, t_h = r / c_out / taps_w;
+        const int o = r % c_out, t_w = r / c_out % phase.taps_w, t_h = r / c_out / phase.taps_w;
 #pragma unroll 4
         for (int at = thread / DEPTH; at < TILE_M; at += THREADS / DEPTH) {
             const Window& window = windows[at];
@@ -71,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
             const long long place = window.image + ((long long)i * w_out + j) * c_out + o;
             patches.at[thread % DEPTH][at] = inside ? g[place] : 0.0f;
         }
-        const int u = phase_h + t_h * stride_h, v = phase_w + t_w * stride_w;
+        const int u = phase.h + t_h * stride_h, v = phase.w + t_w * stride_w;
         const long long weight = ((long long)(u * kernel_w + v) * c_in + first_c) * c_out + o;
         bring_rows(weights, w + weight, c_out, columns, r < depth);
         __syncthreads();  // the tiles are there
@@ -81,13 +59,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     bool any_nan = false;
 #pragma unroll
     for (int r = 0; r < 8; r++) {
-        const long long pixel = first_pixel + tile_row(r);
-        const int row = first_row + pixel / phase_width % phase_height * stride_h;
-        const int column = first_column + pixel % phase_width * stride_w;
-        const long long at = ((pixel / phase_width / phase_height * height + row) * width + column) * c_in;
+        const long long number = first_pixel + tile_row(r);
+        const Pixel pixel = pixel_of(phase, number, stride_h, stride_w);
+        const long long at = ((pixel.n * height + pixel.row) * width + pixel.column) * c_in;
 #pragma unroll
         for (int c = 0; c < 8; c++)
-            if (pixel < pixels && first_c + tile_column(c) < c_in) {
+            if (number < phase.pixels && first_c + tile_column(c) < c_in) {
                 dx[at + first_c + tile_column(c)] = sum[r][c];
                 any_nan |= sum[r][c] != sum[r][c];
             }
@@ -96,15 +73,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     if (!any_nan) return;
 #pragma unroll 1
     for (int square = 0; square < 64; square++) {
-        const long long pixel = first_pixel + tile_row(square / 8);
+        const long long number = first_pixel + tile_row(square / 8);
         const int c = first_c + tile_column(square % 8);
-        if (pixel >= pixels || c >= c_in) continue;
-        const int row = first_row + pixel / phase_width % phase_height * stride_h;
-        const int column = first_column + pixel % phase_width * stride_w;
-        const long long n = pixel / phase_width / phase_height, at = ((n * height + row) * width + column) * c_in + c;
+        if (number >= phase.pixels || c >= c_in) continue;
+        const Pixel pixel = pixel_of(phase, number, stride_h, stride_w);
+        const long long at = ((pixel.n * height + pixel.row) * width + pixel.column) * c_in + c;
         if (dx[at] != dx[at])
-            dx[at] = gradient_of_pixel(g, w, n, row, column, c, c_in, h_out, w_out, c_out, kernel_h, kernel_w, stride_h,
-                                       stride_w, padding_h, padding_w);
+            dx[at] = gradient_of_pixel(g, w, pixel.n, pixel.row, pixel.column, c, c_in, h_out, w_out, c_out, kernel_h,
+                                       kernel_w, stride_h, stride_w, padding_h, padding_w);
     }
 }
 
@@ -141,10 +117,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         if (step == 0) {
             for (int at = thread; at < WINDOWS; at += THREADS) {
                 const long long pixel = first + at;
-                const int j = pixel % w_out, i = pixel / w_out % h_out;
-                windows[at].image = pixel / w_out / h_out * height * width * c_in;
-                windows[at].top = pixel < end ? i * stride_h - padding_h : height;  // below the image are only zeros
-                windows[at].left = j * stride_w - padding_w;
+                windows[at] = window_of(pixel, pixel < end, height, width, c_in, h_out, w_out, stride_h, stride_w,
+                                        padding_h, padding_w);
             }
             __syncthreads();  // the windows are there
         }

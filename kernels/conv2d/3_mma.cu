@@ -6,6 +6,7 @@
 // image becomes 0 without being read. For other numbers of channels (ALIGNED_X or ALIGNED_W is false; the first layer,
 // which has 3) the block brings numbers one by one: right, and far from the speed that such a layer could have.
 #include "conv2d/epilogue.cuh"
+#include "conv2d/pixel.cuh"
 #include "matmul/mma.cuh"
 
 #ifndef ALIGNED_X
@@ -14,11 +15,6 @@
 #ifndef ALIGNED_W
 #define ALIGNED_W true
 #endif
-
-struct Window {
-    long long image;  // the first number of the pixel's image
-    int top, left;    // its window's first row and column, which may lie outside of the image
-};
 
 template <class T>
 __device__ __forceinline__ void convolution(T* tiles, Window* windows, const T* x, const T* w, const float* b,
@@ -32,10 +28,8 @@ __device__ __forceinline__ void convolution(T* tiles, Window* windows, const T* 
 
     for (int at = threadIdx.x; at < TILE_M; at += THREADS) {
         const long long pixel = first_pixel + at;
-        const int j = pixel % w_out, i = pixel / w_out % h_out;
-        windows[at].image = pixel / w_out / h_out * height * width * c_in;
-        windows[at].top = pixel < pixels ? i * stride_h - padding_h : height;  // below the image there are only zeros
-        windows[at].left = j * stride_w - padding_w;
+        windows[at] = window_of(pixel, pixel < pixels, height, width, c_in, h_out, w_out, stride_h, stride_w, padding_h,
+                                padding_w);
     }
     __syncthreads();  // the windows are there
 

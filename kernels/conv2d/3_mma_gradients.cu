@@ -1,5 +1,5 @@
 // The two gradients of the convolution on tensor cores, with bfloat16 or tf32 factors. Formulas and shapes: 1_direct.cu;
-// phases, parts and what is done about NaN: 2_tiled_gradients.cu; tiles, copies and products: matmul/mma.cuh.
+// phases: pixel.cuh; parts and what is done about NaN: 2_tiled_gradients.cu; tiles, copies and products: matmul/mma.cuh.
 //
 // New here, for the weight gradient: windows in a ring. Its inner axis is the pixels, so each step needs the windows of
 // other ones, and they must be known when its copies start, STAGES - 1 steps before it is multiplied. One thread for
@@ -15,11 +15,6 @@
 #define ALIGNED_G true
 #endif
 
-struct Window {
-    long long image;
-    int top, left;
-};
-
 template <class T>
 __device__ __forceinline__ void data_gradient(T* tiles, Window* windows, const T* g, const T* w, float* dx,
                                               long long n_images, int height, int width, int c_in, int h_out, int w_out,
@@ -29,38 +24,27 @@ __device__ __forceinline__ void data_gradient(T* tiles, Window* windows, const T
     const int first_c = blockIdx.x % tiles_c * TILE_N, columns = min(TILE_N, c_in - first_c);
     const int phase_w = blockIdx.x / tiles_c % stride_w, phase_h = blockIdx.x / tiles_c / stride_w % stride_h;
     const long long first_pixel = blockIdx.x / tiles_c / stride_w / stride_h * (long long)TILE_M;
-
-    const int first_row = ((phase_h - padding_h) % stride_h + stride_h) % stride_h;
-    const int first_column = ((phase_w - padding_w) % stride_w + stride_w) % stride_w;
-    const int phase_height = (height - first_row + stride_h - 1) / stride_h;
-    const int phase_width = (width - first_column + stride_w - 1) / stride_w;
-    const long long pixels = first_row < height && first_column < width ? n_images * phase_height * phase_width : 0;
-    if (first_pixel >= pixels) return;
-    const int taps_h = max(0, (kernel_h - phase_h + stride_h - 1) / stride_h);
-    const int taps_w = max(0, (kernel_w - phase_w + stride_w - 1) / stride_w);
-    const int depth = taps_h * taps_w * c_out;
+    const Phase phase = phase_of(phase_h, phase_w, n_images, height, width, kernel_h, kernel_w, stride_h, stride_w,
+                                 padding_h, padding_w);
+    if (first_pixel >= phase.pixels) return;
+    const int depth = phase.taps_h * phase.taps_w * c_out;
 
     for (int at = threadIdx.x; at < TILE_M; at += THREADS) {
-        const long long pixel = first_pixel + at;
-        const int row = first_row + pixel / phase_width % phase_height * stride_h;
-        const int column = first_column + pixel % phase_width * stride_w;
-        windows[at].image = pixel / phase_width / phase_height * h_out * w_out * c_out;
-        windows[at].top = pixel < pixels ? (row + padding_h - phase_h) / stride_h : -1;  // above g there are only zeros
-        windows[at].left = (column + padding_w - phase_w) / stride_w;
+        windows[at] = window_in_g(phase, first_pixel + at, h_out, w_out, c_out, stride_h, stride_w, padding_h, padding_w);
     }
     __syncthreads();  // the windows are there
 
     auto start = [&](int step, T* patches, T* weights) {
         // Both factors lie along o, so a thread looks for one r = (t_h, t_w, o) in both.
         const int r = step * STEP<T> + column_of_thread<T, false, ALIGNED_G, TILE_M>();
-        const int o = r % c_out, t_w = r / c_out % taps_w, t_h = r / c_out / taps_w;
+        const int o = r % c_out, t_w = r / c_out % phase.taps_w, t_h = r / c_out / phase.taps_w;
         start_found<T, false, ALIGNED_G, TILE_M>(patches, g, [&](int at, int) {
             const Window& window = windows[at];
             const int i = window.top - t_h, j = window.left - t_w;
             const bool inside = r < depth && i >= 0 && i < h_out && j >= 0 && j < w_out;
             return inside ? g + window.image + ((long long)i * w_out + j) * c_out + o : nullptr;
         });
-        const int tap = (phase_h + t_h * stride_h) * kernel_w + phase_w + t_w * stride_w;
+        const int tap = (phase.h + t_h * stride_h) * kernel_w + phase.w + t_w * stride_w;
         start_found<T, false, ALIGNED_G, TILE_N>(weights, w, [&](int c, int) {
             return r < depth && c < columns ? w + ((long long)tap * c_in + first_c + c) * c_out + o : nullptr;
         });
@@ -69,22 +53,21 @@ __device__ __forceinline__ void data_gradient(T* tiles, Window* windows, const T
     begin(sums, nullptr, 0);
     add_all_products<T, false, false>(sums, tiles, (depth + STEP<T> - 1) / STEP<T>, start);
 
-    auto place_of = [&](long long pixel) {
-        const int row = first_row + pixel / phase_width % phase_height * stride_h;
-        const int column = first_column + pixel % phase_width * stride_w;
-        return ((pixel / phase_width / phase_height * height + row) * width + column) * c_in;
+    auto place_of = [&](const Pixel& pixel) {
+        return ((pixel.n * height + pixel.row) * width + pixel.column) * c_in;
     };
     bool any_nan = false;
 #pragma unroll
     for (int m = 0; m < TILE_M / 32; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const long long pixel = first_pixel + row_of(m, 2 * half), at = place_of(pixel);
+            const long long number = first_pixel + row_of(m, 2 * half);
+            const long long at = place_of(pixel_of(phase, number, stride_h, stride_w));
 #pragma unroll
             for (int k = 0; k < 8; k++) {
                 const int c = first_c + column_of(k / 2, k % 2);
                 const float sum = sums.of[m][k / 2][2 * half + k % 2];
-                if (pixel >= pixels || c >= c_in) continue;
+                if (number >= phase.pixels || c >= c_in) continue;
                 dx[at + c] = sum;
                 any_nan |= sum != sum;
             }
@@ -93,15 +76,14 @@ __device__ __forceinline__ void data_gradient(T* tiles, Window* windows, const T
     if (!any_nan) return;
 #pragma unroll 1
     for (int e = 0; e < TILE_M / 2; e++) {
-        const long long pixel = first_pixel + row_of(e / 16, e % 4);
+        const long long number = first_pixel + row_of(e / 16, e % 4);
         const int c = first_c + column_of(e / 4 % 4, e % 4);
-        if (pixel >= pixels || c >= c_in) continue;
-        const long long at = place_of(pixel) + c, n = pixel / phase_width / phase_height;
-        const int row = first_row + pixel / phase_width % phase_height * stride_h;
-        const int column = first_column + pixel % phase_width * stride_w;
+        if (number >= phase.pixels || c >= c_in) continue;
+        const Pixel pixel = pixel_of(phase, number, stride_h, stride_w);
+        const long long at = place_of(pixel) + c;
         if (dx[at] != dx[at])
-            dx[at] = gradient_of_pixel(g, w, n, row, column, c, c_in, h_out, w_out, c_out, kernel_h, kernel_w, stride_h,
-                                       stride_w, padding_h, padding_w);
+            dx[at] = gradient_of_pixel(g, w, pixel.n, pixel.row, pixel.column, c, c_in, h_out, w_out, c_out, kernel_h,
+                                       kernel_w, stride_h, stride_w, padding_h, padding_w);
     }
 }
 

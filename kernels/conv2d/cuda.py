@@ -16,9 +16,10 @@ from ..matmul.cuda import (
     threads_of,
     tile_for,
 )
+from . import cuda_wgmma
 
-RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu", 3: "3_mma.cu"}
-GRADIENT_RUNGS = {1: "1_direct.cu", 2: "2_tiled_gradients.cu", 3: "3_mma_gradients.cu"}
+RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: cuda_wgmma.FORWARD}
+GRADIENT_RUNGS = {1: "1_direct.cu", 2: "2_tiled_gradients.cu", 3: "3_mma_gradients.cu", 4: cuda_wgmma.GRADIENTS}
 THREADS = 128  # of a block of rung 1
 WINDOWS = 64  # pixels whose windows a block of the weight gradient works out at a time: a part is a multiple
 
@@ -45,7 +46,9 @@ def conv2d(
 
     That is f(conv2d + time[n, o] + residual[n, i, j, o]) with ``time`` (n, c_out), ``residual`` of y's shape and f the
     SiLU if ``silu``. ``tile`` is chosen by the shapes unless given. Rung 3 rounds x and w to bfloat16, unless they are that
-    already (uint16 arrays of the bits, see ``bfloat16``), or to tf32 if ``precision`` says so; all else is float32.
+    already (uint16 arrays of the bits, see ``bfloat16``), or to tf32 if ``precision`` says so; all else is float32. Rung 4
+    is for bfloat16, of ``tile`` it takes only the columns (64, 128 or 256), and what TMA cannot take (channels that are no
+    multiple of 8, strides of more than 8) it leaves to rung 3, or to a kernel for 1 to 4 channels.
     """
     sizes = _sizes(x.shape, w.shape, stride, padding)
     y = device.empty((x.shape[0], sizes["h_out"], sizes["w_out"], sizes["c_out"]), "float32")
@@ -57,9 +60,13 @@ def conv2d(
         device.run(HERE / RUNGS[1], "conv2d", blocks, THREADS, {**arguments, "count": y.size}, defines=defines)
     elif y.size:
         pixels = y.size // sizes["c_out"]
+        arguments["pixels"] = pixels
+        columns = tile[1] if tile else None
+        if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d(device, arguments, defines, columns):
+            return device.result(y, "y")
+        rung = min(rung, 3)
         tile = tile or (tile_for if rung == 2 else mma_tile_for)(pixels, sizes["c_out"])
         blocks = -(-pixels // tile[0]) * -(-sizes["c_out"] // tile[1])
-        arguments["pixels"] = pixels
         defines |= defines_of(tile)
         if rung == 2:
             device.run(HERE / RUNGS[2], "conv2d", blocks, threads_of(tile), arguments, defines=defines)
@@ -85,6 +92,10 @@ def conv2d_grad_x(
     """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. Of rung 3: see ``conv2d``."""
     dx = device.empty(x_shape, "float32")
     arguments = {"g": g, "w": w, "dx": dx, **_sizes(x_shape, w.shape, stride, padding)}
+    columns = tile[1] if tile else None
+    if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d_grad_x(device, arguments, columns):
+        return device.result(dx, "dx")
+    rung = min(rung, 3)
     source = HERE / GRADIENT_RUNGS[rung]
     if rung == 1:
         device.run(source, "conv2d_grad_x", -(-dx.size // THREADS), THREADS, {**arguments, "count": dx.size})
@@ -123,6 +134,10 @@ def conv2d_grad_w(
     """
     dw = device.empty(w_shape, "float32")
     arguments = {"x": x, "g": g, "dw": dw, **_sizes(x.shape, w_shape, stride, padding)}
+    columns = tile[1] if tile else None
+    if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d_grad_w(device, arguments, parts, columns):
+        return device.result(dw, "dw")
+    rung = min(rung, 3)
     source = HERE / GRADIENT_RUNGS[rung]
     if rung == 1:
         arguments |= {"count": dw.size, "n_images": x.shape[0]}

@@ -14,7 +14,7 @@ without its library) that ``runtime.cpp`` answers. Read that file for how a GPU'
 * ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
 * ``lane``: a shuffle whose mask leaves out the caller or the lane that is read;
 * ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may still
-  be reading, or a copy or product that nobody waits for;
+  be reading or to its sums, or a copy or product that nobody waits for;
 * ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made visible to
   it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
@@ -34,13 +34,15 @@ What it cannot find, and where it is not a GPU:
   another block sets, never comes to an end ("endless").
 * ``__threadfence`` orders nothing here, so a pattern that is right because of fences and flags is called a race.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
-  counted for ``ldmatrix`` only (``bank_conflicts``).
+  counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
+  (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left out, and
+  what g++ makes one load of, or none, a GPU's compiler may not.
 * The sums inside ``mma.sync`` and ``wgmma`` are exact and then cut off to float32; a GPU cuts off too, but in other
   places, so the last bits differ. Sums that are exact in float32 (of small integers, say) agree.
 * Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
-* Of ``wgmma`` each warp's lanes must come together, but not that all four warps of a group do; that its sums are touched
-  before the wait is seen only in their values. Operands are K-major tiles of bf16 with the swizzle of 128 bytes.
-* TMA copies tiles from global to shared memory (no im2col, no stores, no multicast); an array that a TensorMap describes is
+* Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That its
+  sums are read before the wait is seen only in their values. Operands are tiles of bf16 with the swizzle of 128 bytes.
+* TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap describes is
   only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does nothing.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4.
@@ -53,15 +55,15 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..source import check_arguments, check_grid, three
-from ..tensor_map import TensorMap
+from ..tensor_map import Im2colMap, TensorMap
 from .build import Library, NoCompiler, build, compiler
 
-__all__ = ["Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler"]
+__all__ = ["BankUse", "Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler"]
 
 RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
 NOBODY, OUTSIDE = 0, 2**32 - 1  # instead of a place in a program: see runtime.cpp
@@ -133,7 +135,11 @@ class _TensorMap(ctypes.Structure):
         ("box", ctypes.c_uint * 5),
         ("sizes", ctypes.c_uint64 * 5),
         ("strides", ctypes.c_uint64 * 5),
-        ("rest", ctypes.c_uint8 * 8),
+        ("lower", ctypes.c_int8 * 2),
+        ("upper", ctypes.c_int8 * 2),
+        ("step", ctypes.c_uint8 * 2),
+        ("of_windows", ctypes.c_uint8),
+        ("rest", ctypes.c_uint8),
     )
 
     @classmethod
@@ -141,11 +147,27 @@ class _TensorMap(ctypes.Structure):
         made = cls(address, given.array.ndim, given.array.dtype.itemsize, given.swizzle)
         for field, values in zip((made.sizes, made.strides, made.box), given.axes()):
             field[: len(values)] = values
+        if isinstance(given, Im2colMap):
+            made.lower[:], made.upper[:], made.step[:] = given.start[::-1], given.upper[::-1], given.stride[::-1]
+            made.of_windows = 1
         return made
 
 
 class _BankUse(ctypes.Structure):
-    _fields_ = (("where", ctypes.c_uint32), ("reads", ctypes.c_int64), ("passes", ctypes.c_int64))
+    _fields_ = (
+        ("where", ctypes.c_uint32),
+        ("reads", ctypes.c_int64),
+        ("passes", ctypes.c_int64),
+        ("worst", ctypes.c_int64),
+    )
+
+
+class BankUse(NamedTuple):
+    """How often a line asked for shared memory: passes without conflicts, passes that it took, and the most at once."""
+
+    least: int
+    passes: int
+    worst: int
 
 
 class Emulator:
@@ -154,12 +176,15 @@ class Emulator:
     It has the methods of ``launch.Device``, so an operation's host code runs on either.
     """
 
-    def __init__(self, seed: int = 0, *, most_accesses: int = 400_000_000) -> None:
+    def __init__(self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False) -> None:
         self.seed = seed
+        self.banks = banks
         self.most_accesses = most_accesses
         self.findings: list[Finding] = []
         self.accesses = 0
+        self.ran: list[str] = []  # the file of each launch
         self.bank_conflicts: dict[str, tuple[int, int]] = {}  # line -> (reads of 8 rows, passes more than one for each)
+        self.bank_uses: dict[str, BankUse] = {}  # all lines, if `banks`
         self._fresh: list[_Fresh] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -182,6 +207,7 @@ class Emulator:
     ) -> None:
         """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place."""
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
+        self.ran.append(source.name)
         if kernel not in library.kernels:
             raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(library.kernels)}")
         blocks, block = three(grid), three(threads)
@@ -280,6 +306,7 @@ class Emulator:
         handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
         door = ctypes.cast(getattr(handle, f"emulator_enter_{kernel}"), ctypes.c_void_p)
+        handle.emulator_count_plain_banks(int(self.banks))
         count = handle.emulator_run(
             door,
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
@@ -308,12 +335,18 @@ class Emulator:
             self._add(_describe(f, where, other if f.other_where else ""))
 
     def _count_banks(self, library: Library) -> None:
-        count = ctypes.c_int()
-        library.handle.emulator_bank_use.restype = ctypes.POINTER(_BankUse)
-        uses = [u for u in library.handle.emulator_bank_use(ctypes.byref(count))[: count.value] if u.passes > u.reads]
-        for use, line in zip(uses, library.lines([u.where for u in uses])):
-            reads, more = self.bank_conflicts.get(line, (0, 0))
-            self.bank_conflicts[line] = (reads + use.reads, more + use.passes - use.reads)
+        for kind in ("bank_use", "plain_bank_use"):
+            count, uses = ctypes.c_int(), getattr(library.handle, f"emulator_{kind}")
+            uses.restype = ctypes.POINTER(_BankUse)
+            found = uses(ctypes.byref(count))[: count.value]
+            found = found if self.banks else [u for u in found if u.passes > u.reads]
+            for use, line in zip(found, library.lines([u.where for u in found])):
+                if kind == "bank_use" and use.passes > use.reads:
+                    reads, more = self.bank_conflicts.get(line, (0, 0))
+                    self.bank_conflicts[line] = (reads + use.reads, more + use.passes - use.reads)
+                if self.banks:
+                    least, passes, worst = self.bank_uses.get(line, (0, 0, 0))
+                    self.bank_uses[line] = BankUse(least + use.reads, passes + use.passes, max(worst, use.worst))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..source import ROOT, Parameter, cache_directory, headers_of, kernels_of
 
 HERE = Path(__file__).parent
-WRAPPERS = ("ptx.cuh", "ptx90.cuh")  # headers whose lines nobody wants to hear of
+WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-g", "-fPIC", "-w", "-ffp-contract=off")
 # Two barriers in two branches must stay two, and their order in the file that of the source.

@@ -11,7 +11,7 @@ struct Bulk {
     uint32_t copy;    // its entry in `copies`, which marks the cells of the target
     char* target;
     TensorMap map;
-    int at[5];
+    int at[5], offset[2];
     const void* barrier;
     Clock known;      // to whoever started it
 };
@@ -23,9 +23,33 @@ static char* swizzled(char* address, unsigned swizzle) {  // in a tile that begi
     return reinterpret_cast<char*>(swizzle == 128 ? a ^ (a >> 7 & 7) << 4 : a);
 }
 
+// Windows of images begin at every step[]-th column and row between two corners. A copy of them goes through the windows of
+// a row, then of the next row, then of the next image, whatever the steps, and brings the pixel `offset` from each start.
+template <class Act>
+static void each_window(const TensorMap& map, const int* at, const int* offset, Act act) {
+    long long place[] = {at[1], at[2], at[3]};  // column, row, image
+    for (unsigned pixel = 0; pixel < map.box[1]; pixel++) {
+        char* address = static_cast<char*>(map.data);
+        bool inside = true;
+        for (int a = 0; a < 3; a++) {
+            const long long i = place[a] + (a < 2 ? offset[a] : 0);
+            inside &= i >= 0 && i < (long long)map.sizes[a + 1];
+            address += i * (long long)map.strides[a + 1];
+        }
+        act(size_t(pixel) * map.box[0] * map.item_bytes, inside ? address : nullptr);
+        for (int a = 0; a < 2; a++) {
+            place[a] += map.step[a];
+            if (place[a] < (long long)map.sizes[a + 1] + map.upper[a]) break;
+            place[a] = map.lower[a];
+            if (a == 1) place[2]++;
+        }
+    }
+}
+
 // Calls act(offset of an element's run in the box, its address in the array or null) for each run along the first axis.
 template <class Act>
-static void each_row(const TensorMap& map, const int* at, Act act) {
+static void each_row(const TensorMap& map, const int* at, const int* offset, Act act) {
+    if (map.of_windows) return each_window(map, at, offset, act);
     int rows = 1;
     for (unsigned a = 1; a < map.rank; a++) rows *= map.box[a];
     for (int row = 0; row < rows; row++) {
@@ -48,14 +72,9 @@ static size_t box_bytes(const TensorMap& map) {
     return bytes;
 }
 
-void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* return_address) {
-    const uint32_t where = place(return_address);
+static void start_bulk(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset, uint32_t where) {
     char* const target = static_cast<char*>(shared);
     const unsigned align = map->swizzle == 128 ? 1024 : 128;
-    if (int(map->rank) != rank) {
-        report_note(BAD_OPERAND, where, "a copy with %d coordinates of an array with %u axes", rank, map->rank);
-        abandon();
-    }
     if (reinterpret_cast<uintptr_t>(target) % align) {
         report_note(MISALIGNED, where, "the target of this copy must be a multiple of %u bytes in shared memory", align);
         abandon();
@@ -63,7 +82,7 @@ void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, cons
     Barrier& b = barrier_at(barrier, where);
     if (!b.fenced) report_note(MISSING_FENCE, where, "an mbarrier that was made without fence_mbarrier_init after it");
     async_proxy = true;
-    each_row(*map, at, [&](size_t, char* row) {
+    each_row(*map, at, offset, [&](size_t, char* row) {
         if (!row) return;
         const long long first = std::max(at[0], 0), end = std::min<long long>(at[0] + (long long)map->box[0], map->sizes[0]);
         if (first < end) touch(row + first * map->item_bytes, (end - first) * map->item_bytes, READ, where);
@@ -79,10 +98,43 @@ void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, cons
     const uint32_t number = new_copy();
     copies[number] = {target, nullptr, int(box_bytes(*map)), 0, Event{fibers[me].clock[me], where, me, BULK}, region, {}};
     mark(copies[number], number + 1);
-    Bulk bulk{number, target, *map, {}, barrier, fibers[me].clock};
-    std::copy(at, at + rank, bulk.at);
+    Bulk bulk{number, target, *map, {}, {offset[0], offset[1]}, barrier, fibers[me].clock};
+    std::copy(at, at + map->rank, bulk.at);
     bulks.push_back(bulk);
     fibers[me].clock[me]++;
+}
+
+void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* return_address) {
+    const uint32_t where = place(return_address);
+    if (int(map->rank) != rank || map->of_windows) {
+        report_note(BAD_OPERAND, where, "a copy of a tile with %d coordinates of %s with %u axes", rank,
+                    map->of_windows ? "a map of windows" : "an array", map->rank);
+        abandon();
+    }
+    const int no_offset[] = {0, 0};
+    start_bulk(shared, map, barrier, at, no_offset, where);
+}
+
+// What the manual does not allow, or does not say the result of: a start that is no window's, an offset of more than 8 bits.
+void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
+                       const void* return_address) {
+    const uint32_t where = place(return_address);
+    if (!map->of_windows) {
+        report_note(BAD_OPERAND, where, "a copy of windows by a map of tiles");
+        abandon();
+    }
+    for (int a = 0; a < 2; a++) {
+        const int from_first = at[a + 1] - map->lower[a];
+        if (from_first < 0 || from_first % map->step[a] || at[a + 1] >= (long long)map->sizes[a + 1] + map->upper[a]) {
+            report_note(BAD_OPERAND, where, "no window begins at %s %d", a ? "row" : "column", at[a + 1]);
+            abandon();
+        }
+        if (offset[a] < 0 || offset[a] > 255) {
+            report_note(BAD_OPERAND, where, "an offset of %d within the window: it must be 0 to 255", offset[a]);
+            abandon();
+        }
+    }
+    start_bulk(shared, map, barrier, at, offset, where);
 }
 
 static void finish_a_bulk() {  // any of them
@@ -90,7 +142,7 @@ static void finish_a_bulk() {  // any of them
     const Bulk bulk = bulks.back();
     bulks.pop_back();
     const TensorMap& map = bulk.map;
-    each_row(map, bulk.at, [&](size_t offset, char* row) {
+    each_row(map, bulk.at, bulk.offset, [&](size_t offset, char* row) {
         for (unsigned i = 0; i < map.box[0]; i++) {
             const long long x = bulk.at[0] + (long long)i;
             char* to = swizzled(bulk.target + offset + i * map.item_bytes, map.swizzle);

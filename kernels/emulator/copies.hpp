@@ -61,6 +61,7 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* re
         report_note(BAD_OPERAND, where, "the target of cp.async is not in shared memory");
         return;
     }
+    if (count_plain_banks) note_plain_access(target, bytes, where);
     const uint32_t number = new_copy();
     const int me = current();
     Copy& c = copies[number];

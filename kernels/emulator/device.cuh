@@ -54,9 +54,11 @@ void mbarrier_wait(void* address, unsigned parity, const void* where);
 void fence_mbarrier_init();
 void fence_proxy_async();
 void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* where);
-unsigned long long wgmma_descriptor(const void* tile, const void* where);
+void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
+                       const void* where);
+unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where);
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
-           const void* where);
+           bool across_a, bool across_b, const void* where);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int groups, const void* where);
@@ -73,7 +75,10 @@ struct alignas(64) emulator::TensorMap {  // what a GPU keeps in 128 bytes of it
     unsigned rank, item_bytes, swizzle;
     unsigned box[5];
     unsigned long long sizes[5], strides[5];  // the first axis is the one whose elements lie next to each other
+    signed char lower[2], upper[2];           // of windows, columns and rows: see Im2colMap in tensor_map.py
+    unsigned char step[2], of_windows;
 };
+static_assert(sizeof(emulator::TensorMap) == 128, "as large as a GPU's");
 typedef emulator::TensorMap TensorMap;
 
 #define threadIdx (emulator::self->thread)
@@ -192,9 +197,26 @@ inline T max(T a, T b) { return a < b ? b : a; }
 inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
-struct __attribute__((aligned(8))) float2 { float x, y; };
-struct __attribute__((aligned(16))) float4 { float x, y, z, w; };
-struct __attribute__((aligned(16))) uint4 { unsigned x, y, z, w; };
+// CUDA's short vectors. They are copied by one load and one store, as on a GPU (left to itself g++ makes one for each number).
+#define EMULATOR_VECTOR(name, type, size, bytes, ...)                                                    \
+    struct __attribute__((aligned(bytes))) name {                                                        \
+        typedef type Whole __attribute__((vector_size(bytes)));                                          \
+        union {                                                                                          \
+            Whole whole;                                                                                 \
+            struct { type __VA_ARGS__; };                                                                \
+        };                                                                                               \
+        name() = default;                                                                                \
+        template <class... T>                                                                            \
+        name(type first, T... rest) : whole{first, type(rest)...} {                                      \
+            static_assert(sizeof...(T) < size, "too many numbers");                                      \
+        }                                                                                                \
+        name(const name& other) : whole(other.whole) {}                                                  \
+        name& operator=(const name& other) { whole = other.whole; return *this; }                        \
+    };
+EMULATOR_VECTOR(float2, float, 2, 8, x, y)
+EMULATOR_VECTOR(float4, float, 4, 16, x, y, z, w)
+EMULATOR_VECTOR(uint2, unsigned, 2, 8, x, y)
+EMULATOR_VECTOR(uint4, unsigned, 4, 16, x, y, z, w)
 
 template <class To, class From>
 inline To emulator_bits(From x) {

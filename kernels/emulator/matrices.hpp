@@ -3,26 +3,6 @@
 // All 32 lanes of a warp hand in where their registers are; the last one to come does the work of all. Where an element of
 // a matrix lies is written here from the figures of the PTX manual and not from the comments in lib/ptx.cuh.
 
-struct BankUse {  // of one line that reads matrices from shared memory
-    uint32_t where;
-    int64_t reads, passes;  // of 8 rows; each takes one pass, and one more for each further row at the same banks
-};
-
-static vector<BankUse> bank_use;
-
-static void count_banks(uint32_t where, char* const* rows) {
-    auto place = std::find_if(bank_use.begin(), bank_use.end(), [&](const BankUse& u) { return u.where == where; });
-    if (place == bank_use.end()) place = bank_use.insert(place, BankUse{where, 0, 0});
-    int rows_at[8] = {}, most = 0;  // 32 banks of 4 bytes: 8 places for a row of 16 bytes
-    for (int r = 0; r < 8; r++) {
-        bool again = false;  // the same row twice is read once
-        for (int s = 0; s < r; s++) again |= rows[s] == rows[r];
-        if (!again) most = std::max(most, ++rows_at[reinterpret_cast<uintptr_t>(rows[r]) / 16 % 8]);
-    }
-    place->reads++;
-    place->passes += most;
-}
-
 static void together(void* mine, Together body, uint32_t where) {
     const int warp = current() / 32, here = std::min(32, threads - warp * 32);
     if (here < 32) {
@@ -93,7 +73,10 @@ static void store_for_all(void* const* handed_in) {
     Load* lane[32];
     for (int i = 0; i < 32; i++) lane[i] = static_cast<Load*>(handed_in[i]);
     Lane* const warp = self - current() % 32;
-    for (int m = 0; m < lane[0]->count; m++)
+    for (int m = 0; m < lane[0]->count; m++) {
+        char* rows[8];
+        for (int r = 0; r < 8; r++) rows[r] = lane[8 * m + r]->row;
+        count_banks(lane[0]->where, rows);
         for (int i = 0; i < 32; i++) {
             char* const row = lane[8 * m + i / 4]->row;
             self = warp + i;
@@ -105,6 +88,7 @@ static void store_for_all(void* const* handed_in) {
             touch(row + i % 4 * 4, 4, WRITE, lane[i]->where);
             memcpy(row + i % 4 * 4, &lane[i]->result[m], 4);
         }
+    }
 }
 
 void store_matrices(void* row, const unsigned* values, int count, const void* where) {

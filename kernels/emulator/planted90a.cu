@@ -65,3 +65,21 @@ extern "C" __global__ void waits_too_late(const __grid_constant__ TensorMap x, f
 extern "C" __global__ void products_not_waited_for(const __grid_constant__ TensorMap x, float* y) {
     PRODUCTS(fence_proxy_async(), wgmma_fence(), __syncthreads(), (void)0)  // FINDS missing wait
 }
+
+// The sums are doubled while products are still to be added to them.
+extern "C" __global__ void sums_changed_before_the_wait(const __grid_constant__ TensorMap x, float* y) {
+    PRODUCTS(fence_proxy_async(), wgmma_fence(), d[7] = 1; wgmma_wait<0>(); __syncthreads(), (void)0)  // FINDS missing wait
+}
+
+#define ALONE                                                                                    \
+    if (warp == 0) {                                                                             \
+        wgmma_fence();                                                                           \
+        wgmma_bf16(d, wgmma_descriptor(j), wgmma_descriptor(j));                                 \
+        wgmma_commit();                                                                          \
+        wgmma_wait<0>();                                                                         \
+    }
+
+// A product is of four warps.
+extern "C" __global__ void a_warp_alone(const __grid_constant__ TensorMap x, float* y) {
+    PRODUCTS(fence_proxy_async(), wgmma_fence(), wgmma_wait<0>(); __syncthreads(), ALONE)  // FINDS bad operand
+}

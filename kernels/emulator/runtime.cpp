@@ -12,6 +12,7 @@
 // Blocks.    Nothing orders two blocks of one launch, so what one wrote no other may touch, except atomically.
 // Copies.    What runs on its own (cp.async) has an effect only when it is waited for: the last moment that the rules
 //            allow. From its start until then nobody may touch its target. See copies.hpp.
+// Banks.     Which words of shared memory a warp wants at once, and how many passes that takes. See banks.hpp.
 // Together.  What the lanes of a warp do in one instruction (mma.sync, ldmatrix) the last lane to come does for all of
 //            them. See matrices.hpp.
 //
@@ -29,6 +30,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -250,6 +252,8 @@ struct Copy {  // of cp.async, on its way
 static vector<Copy> copies;
 static vector<uint32_t> free_copies;  // places in it
 
+#include "banks.hpp"
+
 // --- one access --------------------------------------------------------------------------------------------------------
 
 static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
@@ -367,13 +371,19 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     return &region;
 }
 
+static const Region* plain_access(const char* address, size_t bytes, Access kind, uint32_t where) {
+    const Region* region = touch(address, bytes, kind, where);
+    if (count_plain_banks && region && region->shared && kind != ATOMIC) note_plain_access(address, int(bytes), where);
+    return region;
+}
+
 void access(const void* address, size_t bytes, Access kind, const void* where) {
-    if (self) touch(static_cast<const char*>(address), bytes, kind, place(where));
+    if (self) plain_access(static_cast<const char*>(address), bytes, kind, place(where));
 }
 
 static void aligned_access(const void* pointer, size_t bytes, Access kind, const void* where) {
     if (!self) return;
-    const Region* region = touch(static_cast<const char*>(pointer), bytes, kind, place(where));
+    const Region* region = plain_access(static_cast<const char*>(pointer), bytes, kind, place(where));
     if (!region || !(reinterpret_cast<uintptr_t>(pointer) & (std::min<size_t>(bytes, 8) - 1))) return;
     report_access(MISALIGNED, place(where), *region, kind, static_cast<const char*>(pointer), bytes);
     abandon();  // it would have been a fault
@@ -411,6 +421,7 @@ void block_barrier(const void* return_address) {
         return;
     }
     waiting = 0;
+    for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
     for (int t = 0; t < threads; t++) {
         fibers[t].clock = known;
         fibers[t].clock[t]++;
@@ -463,6 +474,7 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
         body(handed_in);
         self = &lanes[thread];
     }
+    if (full == here) the_warp_is_together(warp);
     for (int other = 0; other < 32; other++) {
         if (!(full >> other & 1)) continue;
         const int t = warp * 32 + other;
@@ -593,6 +605,7 @@ static void run_block(Index index) {
         switch_context(scheduler, fibers[next].context);
         self = nullptr;
     }
+    for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
     if (alive && !abandoned) report_deadlock();
 }
 
@@ -615,6 +628,8 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     findings.reserve(MOST_FINDINGS);
     accesses = switches = 0;
     bank_use.clear();
+    plain_bank_use.clear();
+    sites.assign((threads + 31) / 32, {});
     most_accesses = limit;
     block_number = 0;
     if (!stacks)
@@ -667,6 +682,11 @@ extern "C" long emulator_switches() { return switches; }
 extern "C" const BankUse* emulator_bank_use(int* count) {
     *count = int(bank_use.size());
     return bank_use.data();
+}
+extern "C" void emulator_count_plain_banks(int yes) { count_plain_banks = yes; }
+extern "C" const BankUse* emulator_plain_bank_use(int* count) {
+    *count = int(plain_bank_use.size());
+    return plain_bank_use.data();
 }
 
 // --- the calls that -fsanitize=thread puts before every load and store -------------------------------------------------

@@ -1,11 +1,13 @@
 // wgmma: products of a warp group, four warps, that read shared memory by themselves: part of runtime.cpp.
 //
 // Like a copy, a product has its effect at the wait: only then are its operands read and its sums changed. Until then nobody
-// may write to the operands (`readers` in a cell). It reads by the async proxy, so what ordinary stores have written must
-// be made visible by fence_proxy_async.
+// may write to the operands (`readers` in a cell) or change the sums (`Sums` remembers them). It reads by the async proxy, so
+// what ordinary stores have written must be made visible by fence_proxy_async.
 //
-// An operand is rows of 64 bf16 numbers, 128 bytes, in the swizzle of TMA; 8 rows follow each other, then the next 8. One
-// product takes 16 numbers of each row, 32 bytes from where the descriptor points to.
+// An operand is rows of 64 bf16 numbers, 128 bytes, in the swizzle of TMA; 8 rows follow each other, and the descriptor says
+// where the next 8 are. One product takes 16 numbers of each row, 32 bytes from where the descriptor points to. If the
+// operand lies across it takes 16 rows, with a number for each of 64 rows of the matrix, and the descriptor says where the
+// next 64 are.
 
 struct Product {
     float* sums;
@@ -13,38 +15,54 @@ struct Product {
     bool from_registers;
     unsigned a[4];
     unsigned long long a_tile, b_tile;
+    bool across_a, across_b;
     uint32_t where;
+};
+
+struct Sums {  // of a thread, with products that are still to be added
+    int products = 0;
+    vector<float> values;  // that they must have until the next product is added
 };
 
 struct Warpgroup {  // what a thread has begun
     vector<Product> open;
     std::deque<vector<Product>> groups;
+    std::unordered_map<float*, Sums> sums;
     bool fenced = false;
+    uint32_t operands = 0, last = 0;  // a digest of all, which the three other warps must share; the last product's place
 };
 
 static vector<Warpgroup> warpgroups;  // of each thread
 
-unsigned long long wgmma_descriptor(const void* tile, const void* where) {
+unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where) {
     const long long offset = static_cast<const char*>(tile) - dynamic_begin;
-    if (offset < 0 || offset >= 1 << 18 || offset % 16) {
+    if (offset < 0 || offset >= 1 << 18 || offset % 16 || panel < 0 || panel >= 1 << 18 || panel % 16) {
         report_note(BAD_OPERAND, place(where), "an operand of wgmma must be aligned dynamic shared memory");
         abandon();
     }
-    return offset >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+    return offset >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
-static char* piece(unsigned long long tile, int row, int half) {  // 8 numbers of a row
-    return swizzled(dynamic_begin + ((tile & 0x3fff) << 4) + row / 8 * 1024 + row % 8 * 128 + half * 16, 128);
+// 8 numbers, 16 bytes: of a row of the matrix, the first or second half of its 16; if it lies across, of a place on the inner
+// axis those for rows 8 i to 8 i + 7.
+static char* piece(unsigned long long tile, bool across, int row, int i) {
+    const long long panels = (tile >> 16 & 0x3fff) << 4, eights = (tile >> 32 & 0x3fff) << 4;
+    const long long at = row / 8 * eights + row % 8 * 128 + (across ? i / 8 * panels + i % 8 * 16 : i * 16);
+    return swizzled(dynamic_begin + ((tile & 0x3fff) << 4) + at, 128);
+}
+
+// Calls act(piece) for what a product reads of the operand's rows from `first` on.
+template <class Act>
+static void each_piece(unsigned long long tile, bool across, int first, int rows, Act act) {
+    for (int row = across ? 0 : first; row < (across ? 16 : first + rows); row++)
+        for (int i = across ? first / 8 : 0; i < (across ? (first + rows) / 8 : 2); i++) act(piece(tile, across, row, i));
 }
 
 // The pieces that the warp of the current thread reads for a product.
 template <class Act>
 static void each_piece(const Product& p, Act act) {
-    const int first = current() / 32 % 4 * 16;
-    for (int half = 0; half < 2; half++) {
-        for (int row = 0; row < 16 && !p.from_registers; row++) act(piece(p.a_tile, first + row, half));
-        for (int row = 0; row < p.columns; row++) act(piece(p.b_tile, row, half));
-    }
+    if (!p.from_registers) each_piece(p.a_tile, p.across_a, current() / 32 % 4 * 16, 16, act);
+    each_piece(p.b_tile, p.across_b, 0, p.columns, act);
 }
 
 static void each_cell(char* address, int change) {
@@ -54,8 +72,18 @@ static void each_cell(char* address, int change) {
         r->cells[i].readers += change;
 }
 
+static void check_sums(const Sums& sums, const Product& p) {
+    if (memcmp(sums.values.data(), p.sums, p.columns / 2 * sizeof(float)))
+        report_note(MISSING_WAIT, p.where, "the sums of this product were changed before the wait for it");
+}
+
 static void begin_for_all(void* const* handed_in) {  // the warp's lanes are together
     const Product& p = *static_cast<Product*>(handed_in[0]);
+    for (int l = 1; l < 32; l++) {
+        const Product& other = *static_cast<Product*>(handed_in[l]);
+        if (other.b_tile != p.b_tile || other.a_tile != p.a_tile)
+            report_note(BAD_OPERAND, p.where, "lanes of a warp name different operands for one wgmma");
+    }
     async_proxy = true;
     each_piece(p, [&](char* address) {
         touch(address, 16, READ, p.where);
@@ -65,11 +93,20 @@ static void begin_for_all(void* const* handed_in) {  // the warp's lanes are tog
 }
 
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
-           const void* where) {
+           bool across_a, bool across_b, const void* where) {
     Warpgroup& me = warpgroups[current()];
-    Product p{sums, columns, a != nullptr, {}, a_tile, b_tile, place(where)};
+    Product p{sums, columns, a != nullptr, {}, a_tile, b_tile, across_a, across_b, place(where)};
     if (a) std::copy(a, a + 4, p.a);
     if (!me.fenced) report_note(MISSING_FENCE, p.where, "wgmma with no wgmma_fence since its sums were last touched");
+    if (threads < current() / 128 * 128 + 128) {
+        report_note(BAD_OPERAND, p.where, "wgmma is for four warps, and this group has only %d threads", threads % 128);
+        abandon();
+    }
+    me.operands = (me.operands * 31 + uint32_t(a_tile)) * 31 + uint32_t(b_tile);
+    me.last = p.where;
+    Sums& mine = me.sums[sums];
+    if (mine.products++) check_sums(mine, p);
+    mine.values.assign(sums, sums + columns / 2);
     me.open.push_back(p);
     together(&p, begin_for_all, p.where);
 }
@@ -82,35 +119,46 @@ void wgmma_commit() {
     me.open.clear();
 }
 
-static float bf16_at(const char* address) {
-    unsigned short bits;
-    memcpy(&bits, address, 2);
-    return from_bf16(bits);
+// The operand's rows from `first` on as out[place on the inner axis][row].
+static void read_operand(unsigned long long tile, bool across, int first, int rows, double out[16][256]) {
+    for (int i = 0; i < 2 * rows; i++) {
+        const int row = across ? i % 16 : first + i / 2, eight = across ? first / 8 + i / 16 : i % 2;
+        unsigned short bits[8];
+        memcpy(bits, piece(tile, across, row, eight), sizeof bits);
+        for (int e = 0; e < 8; e++)
+            (across ? out[row][i / 16 * 8 + e] : out[eight * 8 + e][i / 2]) = from_bf16(bits[e]);
+    }
 }
 
 static void finish_for_all(void* const* handed_in) {
     Product* lane[32];
     for (int l = 0; l < 32; l++) lane[l] = static_cast<Product*>(handed_in[l]);
-    const int first = current() / 32 % 4 * 16;
-    double a[16][16];
-    for (int row = 0; row < 16; row++)
-        for (int k = 0; k < 16; k++) {
-            const unsigned* registers = lane[row % 8 * 4 + k % 8 / 2]->a;
-            a[row][k] = lane[0]->from_registers
-                            ? from_bf16((unsigned short)(registers[row / 8 + k / 8 * 2] >> 16 * (k % 2)))
-                            : bf16_at(piece(lane[0]->a_tile, first + row, k / 8) + k % 8 * 2);
-        }
-    for (int column = 0; column < lane[0]->columns; column++) {
-        double b[16];
-        for (int k = 0; k < 16; k++) b[k] = bf16_at(piece(lane[0]->b_tile, column, k / 8) + k % 8 * 2);
-        for (int row = 0; row < 16; row++) {
-            float& d = lane[row % 8 * 4 + column % 8 / 2]->sums[column / 8 * 4 + row / 8 * 2 + column % 2];
-            double sum = d;
-            for (int k = 0; k < 16; k++) sum += a[row][k] * b[k];
-            d = cut(sum);
-        }
+    const Product& p = *lane[0];
+    static double a[16][256], b[16][256];
+    if (!p.from_registers) read_operand(p.a_tile, p.across_a, current() / 32 % 4 * 16, 16, a);
+    else
+        for (int row = 0; row < 16; row++)
+            for (int k = 0; k < 16; k++)
+                a[k][row] = from_bf16((unsigned short)(lane[row % 8 * 4 + k % 8 / 2]->a[row / 8 + k / 8 * 2] >> 16 * (k % 2)));
+    read_operand(p.b_tile, p.across_b, 0, p.columns, b);
+    Warpgroup* const warp = &warpgroups[current() / 32 * 32];
+    for (int l = 0; l < 32; l++) check_sums(warp[l].sums[lane[l]->sums], *lane[l]);
+    for (int row = 0; row < 16; row++) {
+        double sum[256];
+        auto d = [&](int column) -> float& {
+            return lane[row % 8 * 4 + column % 8 / 2]->sums[column / 8 * 4 + row / 8 * 2 + column % 2];
+        };
+        for (int column = 0; column < p.columns; column++) sum[column] = d(column);
+        for (int k = 0; k < 16; k++)
+            for (int column = 0; column < p.columns; column++) sum[column] += a[k][row] * b[k][column];
+        for (int column = 0; column < p.columns; column++) d(column) = cut(sum[column]);
     }
-    each_piece(*lane[0], [](char* address) { each_cell(address, -1); });
+    for (int l = 0; l < 32; l++) {
+        Sums& sums = warp[l].sums[lane[l]->sums];
+        sums.values.assign(lane[l]->sums, lane[l]->sums + p.columns / 2);
+        sums.products--;
+    }
+    each_piece(p, [](char* address) { each_cell(address, -1); });
 }
 
 void wgmma_wait(int groups, const void* where) {
@@ -128,4 +176,8 @@ static void check_products_at_exit() {
     for (const vector<Product>& group : me.groups)
         for (const Product& p : group)
             report_note(MISSING_WAIT, p.where, "nobody waits for this product before the thread returns");
+    const int first = current() / 128 * 128;
+    for (int other = first + current() % 32; other < std::min(threads, first + 128); other += 32)
+        if (fibers[other].state == DONE && warpgroups[other].operands != me.operands)
+            report_note(BAD_OPERAND, std::max(me.last, warpgroups[other].last), "not begun by all four warps of a group");
 }

@@ -71,6 +71,18 @@ PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y,
                  : "memory");
 }
 
+// The same by windows of images (Im2colMap in tensor_map.py): from the window on that begins at `row` and `column` of image
+// n, which must be one of the map's, the pixels `down` rows and `right` columns further (0 to 255), from channel c on.
+
+PTX void tma_load_windows(void* shared, const TensorMap* map, mbarrier* b, int c, int column, int row, int n, int right,
+                          int down) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(shared_address(b)), "r"(c), "r"(column), "r"(row), "r"(n),
+                    "h"((unsigned short)right), "h"((unsigned short)down)
+                 : "memory");
+}
+
 // --- stmatrix: the opposite of ldmatrix --------------------------------------------------------------------------------
 
 template <int N>
@@ -111,6 +123,12 @@ PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y,
     emulator::bulk_load(shared, map, b, 4, at, EMULATOR_WHERE);
 }
 
+PTX void tma_load_windows(void* shared, const TensorMap* map, mbarrier* b, int c, int column, int row, int n, int right,
+                          int down) {
+    const int at[] = {c, column, row, n}, offset[] = {right, down};
+    emulator::bulk_load_windows(shared, map, b, at, offset, EMULATOR_WHERE);
+}
+
 template <int N>
 PTX void stmatrix(void* row, const unsigned (&r)[N]) {
     static_assert(N == 1 || N == 2 || N == 4, "stmatrix stores 1, 2 or 4 matrices");
@@ -128,8 +146,13 @@ PTX void stmatrix(void* row, const unsigned (&r)[N]) {
 // tile at a multiple of 1024 bytes. The next 16 numbers begin 32 bytes further on. d[4 j + i] of lane 4 g + t of warp w is
 // D[16 w + g + i / 2 * 8][8 j + 2 t + i % 2]; registers of A as those of mma_bf16.
 //
+// An operand may lie ACROSS: a row of 128 bytes for each of the 16 places on the inner axis, with a number for each of 64
+// rows of A (or B); the next 16 places begin 16 such rows, 2048 bytes, further on. More than 64 rows are several such tiles,
+// `panel` bytes apart (a multiple of 1024), which the descriptor says.
+//
 // The products run on their own: wgmma_fence() first, then products, wgmma_commit(), wgmma_wait<N>() until at most N
-// groups are under way. Meanwhile neither their sums nor their operands may be touched.
+// groups are under way. Meanwhile neither their sums nor their operands may be touched. Given the sums, the fence and the
+// wait besides keep the compiler from moving work on these registers over them.
 
 #ifdef __CUDACC__
 
@@ -139,51 +162,75 @@ PTX void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "m
 template <int N>
 PTX void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
 
-// Bits 0-13 the address, 16-29 not used with this swizzle, 32-45 from 8 rows to the next 8, all in 16 bytes; 62 the swizzle.
-PTX unsigned long long wgmma_descriptor(const void* tile) {
-    return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+template <int SUMS>
+PTX void wgmma_hold(float (&d)[SUMS]) {
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(d[i]) :: "memory");
+}
+
+template <int N>
+PTX void wgmma_hold(unsigned (&a)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i]) :: "memory");
+}
+
+template <int SUMS>
+PTX void wgmma_fence(float (&d)[SUMS]) { wgmma_hold(d); wgmma_fence(); }
+
+template <int N, int SUMS>
+PTX void wgmma_wait(float (&d)[SUMS]) { wgmma_wait<N>(); wgmma_hold(d); }
+
+// In units of 16 bytes: bits 0-13 the address, 16-29 from panel to panel of an operand that lies across, 32-45 from 8 rows of
+// the tile to the next 8. Bit 62 is the swizzle.
+PTX unsigned long long wgmma_descriptor(const void* tile, int panel = 16) {
+    return (shared_address(tile) & 0x3ffff) >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
 #define PTX_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
                  "+f"(d[i + 6]), "+f"(d[i + 7])
 #define PTX_32(i) PTX_8(i), PTX_8(i + 8), PTX_8(i + 16), PTX_8(i + 24)
 
+template <bool ACROSS_A = false, bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[32], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "%32, %33, 1, 1, 1, 0, 0;"
-                 : PTX_32(0) : "l"(a), "l"(b));
+                 "%32, %33, 1, 1, 1, %34, %35;"
+                 : PTX_32(0) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
 }
 
+template <bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[32], const unsigned (&a)[4], unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-                 : PTX_32(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+                 : PTX_32(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));
 }
 
+template <bool ACROSS_A = false, bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[64], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
                  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                 "%64, %65, 1, 1, 1, 0, 0;"
-                 : PTX_32(0), PTX_32(32) : "l"(a), "l"(b));
+                 "%64, %65, 1, 1, 1, %66, %67;"
+                 : PTX_32(0), PTX_32(32) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
 }
 
+template <bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[64], const unsigned (&a)[4], unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
                  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-                 : PTX_32(0), PTX_32(32) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 "{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
+                 : PTX_32(0), PTX_32(32) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));
 }
 
+template <bool ACROSS_A = false, bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -194,10 +241,11 @@ PTX void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b)
                  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
                  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
                  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, 1, 1, 1, 0, 0;"
-                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96) : "l"(a), "l"(b));
+                 "%128, %129, 1, 1, 1, %130, %131;"
+                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
 }
 
+template <bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[128], const unsigned (&a)[4], unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -208,8 +256,9 @@ PTX void wgmma_bf16(float (&d)[128], const unsigned (&a)[4], unsigned long long 
                  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
                  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
                  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
-                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 "{%128, %129, %130, %131}, %132, 1, 1, 1, %133;"
+                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));
 }
 
 // Registers of each thread of the warp group from here on, a multiple of 8: a producer gives away what consumers take.
@@ -227,18 +276,29 @@ PTX void wgmma_commit() { emulator::wgmma_commit(); }
 template <int N>
 PTX void wgmma_wait() { emulator::wgmma_wait(N, EMULATOR_WHERE); }
 
-PTX unsigned long long wgmma_descriptor(const void* tile) { return emulator::wgmma_descriptor(tile, EMULATOR_WHERE); }
+template <class T, int N>
+inline void wgmma_hold(T (&)[N]) {}
 
 template <int SUMS>
-PTX void wgmma_bf16(float (&d)[SUMS], unsigned long long a, unsigned long long b) {
-    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
-    emulator::wgmma(d, 2 * SUMS, nullptr, a, b, EMULATOR_WHERE);
+PTX void wgmma_fence(float (&)[SUMS]) { emulator::wgmma_fence(); }
+
+template <int N, int SUMS>
+PTX void wgmma_wait(float (&)[SUMS]) { emulator::wgmma_wait(N, EMULATOR_WHERE); }
+
+PTX unsigned long long wgmma_descriptor(const void* tile, int panel = 16) {
+    return emulator::wgmma_descriptor(tile, panel, EMULATOR_WHERE);
 }
 
-template <int SUMS>
+template <bool ACROSS_A = false, bool ACROSS_B = false, int SUMS>
+PTX void wgmma_bf16(float (&d)[SUMS], unsigned long long a, unsigned long long b) {
+    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
+    emulator::wgmma(d, 2 * SUMS, nullptr, a, b, ACROSS_A, ACROSS_B, EMULATOR_WHERE);
+}
+
+template <bool ACROSS_B = false, int SUMS>
 PTX void wgmma_bf16(float (&d)[SUMS], const unsigned (&a)[4], unsigned long long b) {
     static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
-    emulator::wgmma(d, 2 * SUMS, a, 0, b, EMULATOR_WHERE);
+    emulator::wgmma(d, 2 * SUMS, a, 0, b, false, ACROSS_B, EMULATOR_WHERE);
 }
 
 template <int N>

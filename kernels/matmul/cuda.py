@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from .. import bfloat16
-from ..backend import Array, is_cuda
+from ..backend import Array, array_module, is_cuda
+from ..tensor_map import TensorMap
 
-RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu"}
+RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
 THREADS = 128  # of a block of rung 1 and of add_parts
 DEPTH = 8  # steps along the inner axis in a tile of rung 2
 STAGES = 3  # tiles of each factor that a block of rung 3 has in shared memory
 BLOCKS = 264  # two for each of the 132 multiprocessors of an H100: fewer, and a long inner axis is cut
 PART = 512  # of the inner axis: a part is not cut finer
+MULTIPROCESSORS = 132  # of an H100; rung 4 has no more blocks than run at a time
 
 HERE = Path(__file__).parent
 Tile = tuple[int, int]
@@ -31,7 +33,7 @@ def matmul(
     *,
     transpose_a: bool = False,
     transpose_b: bool = False,
-    rung: int,
+    rung: int | None = None,
     precision: str = "bf16",
     tile: Tile | None = None,
     parts: int | None = None,
@@ -39,9 +41,15 @@ def matmul(
     """``a @ b + bias`` over the last two axes of contiguous float32 arrays; each may lie transposed.
 
     Leading axes are those of both, or of one if the other is a matrix. ``tile`` and ``parts`` are chosen by the shapes
-    alone unless given. Rung 3 rounds the factors to bfloat16, unless they are that already (uint16 arrays of the bits, see
-    ``bfloat16``), or to tf32 if ``precision`` says so; y is float32 always.
+    alone unless given. Rungs 3 and 4 round the factors to bfloat16, unless they are that already (uint16 arrays of the bits,
+    see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. Without a ``rung`` it is the last one that
+    the device has. Rung 4 leaves tf32 and empty factors to rung 3.
     """
+    rung = rung or last_rung(device)
+    if rung > 2 and precision == "bf16":
+        a, b = as_bf16(a), as_bf16(b)
+    if rung == 4 and not (precision == "bf16" and takes_wgmma(a) and takes_wgmma(b)):
+        rung, tile = 3, None  # whose tiles are square
     (m, k), n = a.shape[-2:], b.shape[-2 if transpose_b else -1]
     if transpose_a:
         m, k = k, m
@@ -62,19 +70,22 @@ def matmul(
         arguments = {"a": a, "b": b, "bias": bias, "y": y, "count": y.size, **shape, **turned}
         device.run(HERE / RUNGS[1], "matmul", -(-y.size // THREADS), THREADS, arguments)
         return device.result(y, "y")
-    tile = tile or (tile_for(m, n) if rung == 2 else mma_tile_for(m, n))
+    tile = tile or {2: tile_for, 3: mma_tile_for, 4: wgmma_tile_for}[rung](m, n)
     blocks = batches * -(-m // tile[0]) * -(-n // tile[1])
     numbers = 32 if precision == "tf32" else 64  # of 128 bytes
-    parts, part_size = cut(k, blocks, DEPTH if rung == 2 else numbers, parts)
+    parts, part_size = cut(
+        k, blocks, DEPTH if rung == 2 else numbers, parts, wanted=MULTIPROCESSORS if rung == 4 else BLOCKS
+    )
     target = y if parts == 1 else device.empty((parts, *y.shape), "float32")
     arguments = {"bias": bias if parts == 1 else None, "y": target, "batches": batches, **shape, "part_size": part_size}
     defines = defines_of(tile) | {name.upper(): str(value).lower() for name, value in turned.items()}
     if rung == 2:
         arguments |= {"a": a, "b": b}
         device.run(HERE / RUNGS[2], "matmul", parts * blocks, threads_of(tile), arguments, defines=defines)
+    elif rung == 4:
+        a = a.reshape(-1, k) if b.ndim == 2 and not transpose_a else a  # as in `shape`
+        run_wgmma(device, parts * blocks, tile, a, b, arguments, defines)
     else:
-        if precision == "bf16":
-            a, b = as_bf16(a), as_bf16(b)
         arguments |= {"a": a, "b": b}
         defines |= {f"ALIGNED_{name}": str(aligned(x)).lower() for name, x in (("A", a), ("B", b))}
         run_mma(device, HERE / RUNGS[3], f"matmul_{precision}", parts * blocks, tile, arguments, defines)
@@ -83,17 +94,19 @@ def matmul(
     return device.result(y, "y")
 
 
-def linear(device: Any, x: Array, w: Array, b: Array | None, *, rung: int, precision: str = "bf16") -> Array:
+def linear(
+    device: Any, x: Array, w: Array, b: Array | None, *, rung: int | None = None, precision: str = "bf16"
+) -> Array:
     """As ``matmul.linear``, for contiguous float32 arrays on the device."""
     return matmul(device, x, w, b, rung=rung, precision=precision)
 
 
-def linear_grad_x(device: Any, g: Array, w: Array, *, rung: int, precision: str = "bf16") -> Array:
+def linear_grad_x(device: Any, g: Array, w: Array, *, rung: int | None = None, precision: str = "bf16") -> Array:
     """``g @ w.T``: the gradient of ``x`` in ``x @ w``."""
     return matmul(device, g, w, transpose_b=True, rung=rung, precision=precision)
 
 
-def linear_grad_w(device: Any, x: Array, g: Array, *, rung: int, precision: str = "bf16") -> Array:
+def linear_grad_w(device: Any, x: Array, g: Array, *, rung: int | None = None, precision: str = "bf16") -> Array:
     """``x.T @ g`` over all the rows of ``x`` (..., c_in) and ``g`` (..., c_out): the gradient of ``w`` in ``x @ w``."""
     x, g = (a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) for a in (x, g))
     return matmul(device, x, g, transpose_a=True, rung=rung, precision=precision)
@@ -113,6 +126,26 @@ def mma_tile_for(m: int, n: int) -> Tile:
     return (128, 128) if m * n >= 128 * 128 * BLOCKS // 2 else (64, 64)
 
 
+def wgmma_tile_for(m: int, n: int) -> Tile:
+    """The same for rung 4: with which width the last multiprocessor is done first, if a step takes the time of its columns."""
+
+    def time(columns: int) -> int:
+        tiles = -(-m // 128) * -(-n // columns)
+        return -(-tiles // MULTIPROCESSORS) * (columns + 16)
+
+    return 128, min((256, 128, 64), key=time)
+
+
+def last_rung(device: Any) -> int:
+    """The last rung for bfloat16 on this device: wgmma is Hopper's alone, which the emulator stands for."""
+    return 4 if getattr(device, "architecture", "90a") == "90a" else 3
+
+
+def takes_wgmma(x: Array) -> bool:
+    """Whether TMA can bring this factor for rung 4, or a copy of it: it has 1 to 2^31 - 1 rows, and columns."""
+    return 0 < x.size < 2**31 * x.shape[-1] and x.shape[-1] < 2**31
+
+
 def threads_of(tile: Tile) -> int:
     """The threads of a block of rung 2: each has 8 x 8 numbers."""
     return tile[0] // 8 * (tile[1] // 8)
@@ -123,10 +156,10 @@ def defines_of(tile: Tile) -> dict[str, Any]:
     return {"TILE_M": tile[0], "TILE_N": tile[1]}
 
 
-def cut(k: int, blocks: int, multiple: int, parts: int | None = None) -> tuple[int, int]:
-    """How many parts an inner axis of k has, and the size of each: as many as make ``BLOCKS`` blocks, no smaller than ``PART``."""
+def cut(k: int, blocks: int, multiple: int, parts: int | None = None, wanted: int = BLOCKS) -> tuple[int, int]:
+    """How many parts an inner axis of k has, and the size of each: as many as make ``wanted`` blocks, no smaller than ``PART``."""
     if parts is None:
-        parts = max(1, min(BLOCKS // max(blocks, 1), k // PART))
+        parts = max(1, min(wanted // max(blocks, 1), k // PART))
     size = max(-(-k // parts), 1)
     size = -(-size // multiple) * multiple
     return max(-(-k // size), 1), size
@@ -144,6 +177,51 @@ def run_mma(
     """Launch a kernel that is made of ``mma.cuh``: 16 columns of the tile to a warp, STAGES tiles with rows of 128 bytes."""
     shared_bytes, threads = STAGES * sum(tile) * 128, 2 * tile[1]
     device.run(source, kernel, blocks, threads, arguments, shared_bytes=shared_bytes, defines=defines)
+
+
+def run_wgmma(
+    device: Any, tiles: int, tile: Tile, a: Array, b: Array, arguments: dict[str, Any], defines: dict[str, Any]
+) -> None:
+    """Launch rung 4 for so many tiles of the result."""
+    maps = {}
+    for name, x, size, across in (
+        ("a", a, tile[0], defines["TRANSPOSE_A"] == "true"),
+        ("b", b, tile[1], defines["TRANSPOSE_B"] == "false"),
+    ):
+        matrices = rows_of_16_bytes(x.reshape(-1, *x.shape[-2:]))
+        maps[name] = TensorMap(matrices, (1, 64, 64) if across else (1, size, 64), 128)
+    batched = {f"{name}_batches": arguments.pop(f"{name}_batch") > 0 for name in maps}
+    blocks = min(tiles, MULTIPROCESSORS * (1 if tile[1] > 128 else 2))
+    turned = {name: value for name, value in defines.items() if name.startswith("TRANSPOSE")}
+    run_ring(device, HERE / RUNGS[4], "matmul_bf16", blocks, tile[1], {**arguments, **maps, **batched}, turned)
+
+
+def rows_of_16_bytes(x: Array) -> Array:
+    """An array of 2-byte numbers as TMA takes it: each row begins at a multiple of 16 bytes. A copy, zeros behind, if need be."""
+    if aligned(x):
+        return x
+    wide = array_module(x).zeros((*x.shape[:-1], -(-x.shape[-1] // 8) * 8), x.dtype)
+    wide[..., : x.shape[-1]] = x
+    return wide
+
+
+def run_ring(
+    device: Any,
+    source: Path,
+    kernel: str,
+    blocks: int,
+    columns: int,
+    arguments: dict[str, Any],
+    defines: dict[str, Any],
+) -> None:
+    """Launch a kernel that is made of ``ring.cuh``: two warp groups that multiply, a warp that copies, a ring of tiles."""
+    shared_bytes, defines = ring_stages(columns) * (128 + columns) * 128, {"TILE_N": columns, **defines}
+    device.run(source, kernel, blocks, 2 * 128 + 32, arguments, shared_bytes=shared_bytes, defines=defines)
+
+
+def ring_stages(columns: int) -> int:
+    """The places of a ring: two blocks with 128 columns have room for 3 each."""
+    return 3 if columns == 128 else 4
 
 
 def as_bf16(x: Array) -> Array:

@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..tensor_map import TensorMap
 
-RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu"}
+RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
 ROWS = 128  # rows of z, one thread each, in a block
 WARPS, WARP_ROWS = 4, 16  # of a block of rung 3, and rows of z for each warp
-LARGEST = 256  # d of rung 3
+WGMMA_TILE, WGMMA_THREADS = 128, 288  # rows, and codes, of a block of rung 4
+LARGEST = 256  # d of rungs 3 and 4
 
 
 def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     """As ``quantize.nearest_code``, for contiguous float32 arrays on the device.
 
-    All rungs give the same indices. Rung 3 raises ValueError for rows of more than 256 numbers.
+    All rungs give the same indices. Rungs 3 and 4 raise ValueError for rows of more than 256 numbers.
     """
     m, d = z.shape
     indices = device.empty((m,), "int64")
@@ -22,21 +24,53 @@ def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     source = Path(__file__).parent / RUNGS[rung]
     if rung < 3:
         device.run(source, "nearest_code", -(-m // ROWS), ROWS, {**arguments, "d": d})
+    elif d > LARGEST:
+        raise ValueError(f"rung {rung} takes rows of at most {LARGEST} numbers, got d = {d}")
     else:
-        _mma(device, source, arguments, d)
+        (_mma if rung == 3 else _wgmma)(device, source, arguments, d)
     return device.result(indices, "indices")
 
 
 def _mma(device: Any, source: Path, arguments: dict[str, Any], d: int) -> None:
-    if d > LARGEST:
-        raise ValueError(f"rung 3 takes rows of at most {LARGEST} numbers, got d = {d}")
-    m, codes, codebook = (arguments[name] for name in ("m", "codes", "codebook"))
-    depth, tile = -(-d // 16) * 16, 64 if d <= 128 else 32
-    defines, threads = {"D": d, "CODES": tile}, 32 * WARPS
-    rounded, bounds = device.empty((codes, depth), "uint16"), device.empty((codes, 4), "float32")
-    arrays = {"codebook": codebook, "rounded": rounded, "bounds": bounds, "codes": codes}
-    device.run(source, "prepare", -(-codes // WARPS), threads, arrays, defines=defines)
-    rows = WARPS * WARP_ROWS
+    tile = 64 if d <= 128 else 32
+    defines, depth, rows = {"D": d, "CODES": tile}, _depth(d), WARPS * WARP_ROWS
+    rounded, bounds = _prepared(device, source, arguments["codebook"], d, defines)
     shared_bytes = 2 * (rows + 2 * tile) * (depth + 8) + 2 * tile * 16
-    arrays |= {"z": arguments["z"], "indices": arguments["indices"], "m": m}
-    device.run(source, "nearest_code", -(-m // rows), threads, arrays, shared_bytes=shared_bytes, defines=defines)
+    arrays = {**arguments, "rounded": rounded, "bounds": bounds}
+    grid = -(-arguments["m"] // rows)
+    device.run(source, "nearest_code", grid, 32 * WARPS, arrays, shared_bytes=shared_bytes, defines=defines)
+
+
+def _wgmma(device: Any, source: Path, arguments: dict[str, Any], d: int) -> None:
+    rounded, bounds = _prepared(device, source, arguments["codebook"], d, {"D": d})
+    panels = -(-_depth(d) // 64)
+    stages = {1: 4, 2: 4, 3: 3, 4: 2}[panels]
+    shared_bytes = (1 + stages) * panels * WGMMA_TILE * 128 + stages * WGMMA_TILE * 16
+    maps = {
+        "rounded": TensorMap(rounded, (WGMMA_TILE, 64), 128),
+        "bounds": TensorMap(bounds, (WGMMA_TILE, 4)),
+    }
+    grid = -(-arguments["m"] // WGMMA_TILE)
+    device.run(
+        source,
+        "nearest_code",
+        grid,
+        WGMMA_THREADS,
+        {**arguments, **maps},
+        shared_bytes=shared_bytes,
+        defines={"D": d},
+    )
+
+
+def _prepared(device: Any, source: Path, codebook: Array, d: int, defines: dict[str, Any]) -> tuple[Array, Array]:
+    """The codebook rounded to bfloat16, and what bounds the error of products with it."""
+    codes = len(codebook)
+    rounded, bounds = device.empty((codes, _depth(d)), "uint16"), device.empty((codes, 4), "float32")
+    arrays = {"codebook": codebook, "rounded": rounded, "bounds": bounds, "codes": codes}
+    device.run(source, "prepare", -(-codes // WARPS), 32 * WARPS, arrays, defines=defines)
+    return rounded, bounds
+
+
+def _depth(d: int) -> int:
+    """The numbers of a row as tensor cores multiply them: a multiple of 16."""
+    return max(16, -(-d // 16) * 16)

@@ -101,16 +101,7 @@ EQUATION = "L = E_{E(x), y, ε, t} ‖ε − ε_θ(z_t, t, τ(y))‖², z_t a no
 DATA = "shapes"
 REUSES_CLIP = True
 TOUR: dict[str, Any] = {"clip_steps": 200, "codec_steps": 200, "steps": 400, "beside_steps": 100, "upscale_steps": 60}
-PRESETS: dict[str, dict[str, Any]] = {
-    "long": {
-        "clip_steps": 4000,
-        "codec_steps": 6000,
-        "base": 96,
-        "steps": 30_000,
-        "beside_steps": 6000,
-        "upscale_steps": 4000,
-    }
-}
+PRESETS: dict[str, dict[str, Any]] = {"long": {"steps": 7000}}
 PICTURES = {
     "codec": "test pictures above, what the codec makes of their maps below",
     "strengths": "a test picture a row; img2img to another caption with strength 0.2, 0.4, 0.6, 0.8, 1",

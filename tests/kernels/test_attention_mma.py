@@ -4,59 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attending import allowed_error
+from attending import attend as attend_on
+from emulation import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rungs import needs_nvrtc
 
-from kernels import bfloat16, emulator, launch
+from kernels import bfloat16, launch
 from kernels.attention import cuda, reference
-from kernels.compare import bound
-from kernels.emulator import Emulator, NoCompiler
-from kernels.launch import NoCuda, compile_for
+from kernels.emulator import Emulator
+from kernels.launch import compile_for
 
 SOURCE = Path(cuda.__file__).parent / cuda.RUNGS[3]
 
 
-def _lacks(find, error):
-    try:
-        return not find()
-    except error:
-        return True
-
-
-needs_compiler = pytest.mark.skipif(
-    _lacks(emulator.compiler, NoCompiler), reason="emulating needs a C++ compiler (g++)"
-)
-needs_nvrtc = pytest.mark.skipif(_lacks(launch.nvrtc, NoCuda), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
-
-
-def allowed_error(q, k, v, want, scale, causal, mask):
-    """Of an output: what scores and sums in float32 may be off, and 2^-8 of every |p v| for p's rounding to bfloat16."""
-    t_k, d = k.shape[2:]
-    size = abs(scale) * np.abs(q) @ np.abs(k).swapaxes(2, 3)
-    relative = bound(d + 1, 4 * size[np.isfinite(size)].max(initial=0) + 4, np.float32) + bound(2 * t_k, 4, np.float32)
-    finite = np.where(np.isfinite(v), np.abs(v), 0)
-    with np.errstate(all="ignore"):
-        weighed = reference.forward(q, k, finite, causal=causal, key_mask=mask, scale=scale)
-    weighed = np.where(np.isfinite(weighed), weighed, 0)
-    return bfloat16.UNIT_ROUNDOFF * weighed + relative * finite.max(initial=0)
-
-
 def attend(q, k, v, causal, mask, scale, seeds):
-    """Under several schedules: no findings, right values, the same bits."""
-    q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
-    wide = [x.astype(np.float64) for x in (q, k, v)]
-    with np.errstate(all="ignore"):
-        want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
-    allowed = allowed_error(*wide, want, scale, causal, mask)
-    results = []
-    for seed in seeds:
-        device = Emulator(seed % 2**32)
-        results.append(cuda.attention(device, q, k, v, causal=causal, key_mask=mask, scale=scale, rung=3))
-        device.expect(results[-1], want, allowed, "o")
-        device.check()
-        assert not device.bank_conflicts
-        assert results[-1].tobytes() == results[0].tobytes()
-    return results[0]
+    return attend_on(q, k, v, causal, mask, scale, seeds, rung=3)
 
 
 @needs_compiler
@@ -157,7 +121,7 @@ PLANTED = [  # what is changed into what, and what must be found
     ("const bool whole = !cut && !mask && first + KEYS <= t_k;", "const bool whole = !cut && !mask;", "wrong value"),
     ("if (cut && any_odd(values, lane)) {", "if (false) {", "wrong value"),
     ("if (i[h] >= t_q) continue;", "if (i[h] > t_q) continue;", "race"),
-    ("column < COLUMNS_THERE && ", "", "out of range"),
+    ("first + KEYS <= t_k;", "first + KEYS <= t_k + 1;", "wrong value"),
 ]
 
 

@@ -67,6 +67,29 @@ def test_the_table_is_compared_and_updated_on_purpose(project, monkeypatch, tmp_
 
 
 @needs_nvrtc
+def test_some_files_are_compared_and_updated_alone(project, monkeypatch, tmp_path, capsys):
+    table, other = tmp_path / "resources.json", tmp_path / "other.cu"
+    other.write_text(KERNEL.format("y[1] = a;"))
+    monkeypatch.setattr(check, "TABLE", table)
+    monkeypatch.setattr(check, "ROOT", tmp_path / "kernels")
+    monkeypatch.setattr(check, "sources", lambda: {"some/k.cu": project, "other/k.cu": other})
+    assert check.main(["--update"]) == 0
+    before = json.loads(table.read_text())["kernels"]
+    for file in (project, other):
+        file.write_text(file.read_text().replace("void k(", "void renamed("))
+    assert check.main(["some"]) == 1  # its old row is wrong, the other file's is not looked at
+    out = capsys.readouterr().out
+    assert "some/k.cu: k on sm_75: only in the table" in out and "other/k.cu" not in out.split("wrong")[-1]
+    assert check.main(["some/k", "--update"]) == 0 and check.main(["some"]) == 0
+    after = json.loads(table.read_text())["kernels"]
+    assert after.keys() == {"some/k.cu: renamed", "other/k.cu: k"}
+    assert after["other/k.cu: k"] == before["other/k.cu: k"]
+    table.write_text(table.read_text().replace(launch.nvrtc_version(), "1.0"))
+    assert check.main(["some", "--update"]) == 1
+    assert "the table is that of NVRTC 1.0" in capsys.readouterr().out and "1.0" in table.read_text()
+
+
+@needs_nvrtc
 def test_local_memory_needs_a_reason(project, monkeypatch, capsys):
     project.write_text(KERNEL.format(LOCAL))
     assert check.main(["--update"]) == 1
@@ -84,22 +107,24 @@ def test_what_does_not_compile_is_told(project, capsys):
     assert "WRONG k.cu does not compile with -arch=sm_75" in capsys.readouterr().out
 
 
-def test_serialised_wgmma_is_wrong(project, monkeypatch):
+@pytest.mark.parametrize("number", ["C7510", "C7515"])  # one for each reason
+def test_serialised_wgmma_is_wrong(project, monkeypatch, number):
     class Binary:
-        log = "info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized"
+        log = f"info    : ({number}) Potential Performance Loss: wgmma.mma_async instructions are serialized"
 
         def resources(self):
             return {"k": Resources(32, 0, 0, 0)}
 
     monkeypatch.setattr(check, "compile_for", lambda *_: Binary())
     _, wrong = check.measure(check.sources(), ("90",))
-    assert wrong == ["some/k.cu on sm_90: the compiler serialises its wgmma instructions (C7510)"]
+    assert wrong == [f"some/k.cu on sm_90: the compiler serialises its wgmma instructions ({number})"]
 
 
 def test_bad_requests_and_a_missing_compiler(project, monkeypatch, capsys):
     for arguments, message in [
         (["--architecture", "70"], "--architecture must be some of 75, 90, got 70"),
-        (["--architecture", "90", "--update"], "--update writes the whole table"),
+        (["--architecture", "90", "--update"], "--update writes all architectures"),
+        (["conv3d"], "no kernel file begins with 'conv3d'; there are some/k.cu"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             check.main(arguments)

@@ -1,13 +1,13 @@
-"""The memory-bound operations as problems of ``kernels.emulate``: every rung right, here and (with a GPU) on a GPU."""
+"""The memory-bound operations as problems of ``kernels.emulate``: every rung right. On a GPU: test_gpu.py."""
 
 import numpy as np
 import pytest
-from rungs import ThroughHost, needs_compiler
+from rungs import needs_compiler
 
 from kernels import emulate
 from kernels.companions import COMPANIONS
 from kernels.emulator import Emulator, EmulatorError
-from kernels.launch import Device
+from kernels.gpu_bench.through_host import ThroughHost
 
 SMALL = {
     "random": (2, 5), "group_norm": (1, 5, 2, 3), "layer_norm": (3, 5), "cross_entropy": (3, 5), "adam": (7,), "activation": (7,),
@@ -54,13 +54,3 @@ def test_the_way_through_the_host_changes_nothing():
     with pytest.raises(EmulatorError, match="wrong value"):
         device.expect(np.ones(3), np.zeros(3))
         device.check()
-
-
-@pytest.mark.gpu
-@every_rung
-def test_on_a_gpu(op, rung):
-    gpu = Device()
-    device = ThroughHost(gpu, gpu.xp)
-    for sizes in (SMALL[op], COMPANIONS[op][2]):
-        COMPANIONS[op][0](*sizes)(device, rung)
-    device.check()

@@ -2,27 +2,21 @@
 
 import numpy as np
 import pytest
+from convolutions import Convolution, normal
 from emulation import Mistaken, emulated, needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import bfloat16
-from kernels.activation import reference as activation_reference
 from kernels.attention import cuda_backward as attention_cuda
 from kernels.attention import reference as attention_reference
 from kernels.compare import bound
 from kernels.conv2d import cuda as conv_cuda
-from kernels.conv2d import reference as conv_reference
 from kernels.emulator import Emulator
 from kernels.launch import NoCuda, compile_for, nvrtc
 
 SEEDS = st.integers(0, 2**32 - 1)
 TILES = st.sampled_from([None, None, (128, 64), (16, 128)])
 few = settings(max_examples=15)
-
-
-def normal(rng, *shape):
-    return rng.standard_normal(shape).astype(np.float32)
 
 
 def _no_nvrtc():
@@ -37,7 +31,8 @@ needs_nvrtc = pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (pip
 
 # --- convolution ------------------------------------------------------------------------------------------------------
 
-rungs_of_conv2d = pytest.mark.parametrize("rung", conv_cuda.GRADIENT_RUNGS)
+RUNGS = (1, 2, 3)  # of rung 4: test_conv2d_wgmma.py
+rungs_of_conv2d = pytest.mark.parametrize("rung", RUNGS)
 
 convolutions = given(
     n=st.integers(1, 2),
@@ -50,62 +45,6 @@ convolutions = given(
     precision=st.sampled_from(["bf16", "tf32"]),
     seed=SEEDS,
 )
-
-
-def rounded(x, rung, precision):
-    """What a rung multiplies: rung 3 rounds its factors, to bfloat16 or to tf32 (halves away from 0)."""
-    if rung < 3:
-        return x
-    if precision == "bf16":
-        return bfloat16.rounded(x)
-    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
-
-
-def square(tile):
-    """For rung 3, whose tiles are square."""
-    return None if tile is None else (64, 64) if tile[0] == 16 else (128, 128)
-
-
-class Convolution:
-    """Random operands, and the definition's results in float64 with the error of a float32 sum in any order."""
-
-    def __init__(self, n, size, channels, kernel, stride, padding, seed):
-        rng = np.random.default_rng(seed)
-        self.settings = {"stride": stride, "padding": padding}
-        self.x, self.w = normal(rng, n, *size, channels[0]), normal(rng, *kernel, *channels)
-        out = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip(size, padding, kernel, stride)]
-        self.g, self.b = normal(rng, n, *out, channels[1]), normal(rng, channels[1])
-        self.time, self.residual = normal(rng, n, channels[1]), normal(rng, *self.g.shape)
-        self.rung, self.precision, self.tile = 1, "bf16", None
-
-    def on(self, rung, precision="bf16", tile=None):
-        """The same to be computed by a rung."""
-        self.rung, self.precision, self.tile = rung, precision, square(tile) if rung == 3 else tile
-        return self
-
-    def how(self):
-        return {**self.settings, "rung": self.rung, "tile": self.tile, "precision": self.precision}
-
-    def expected(self, function, terms, name, *arrays, **shape):
-        near = [rounded(a, self.rung, self.precision) for a in arrays[:2]] + list(arrays[2:])
-        wide = [None if a is None else a.astype(np.float64) for a in near]
-        finite = [None if a is None else np.where(np.isfinite(a), np.abs(a), 0) for a in wide]
-        with np.errstate(all="ignore"):
-            want = function(*wide, **shape, **self.settings)
-        sizes = function(*finite, **shape, **self.settings)
-        return want, bound(terms, sizes, np.float32, 2 if self.rung == 3 else 1), name  # tensor cores: lib/ptx.cuh
-
-    def y(self):
-        terms = self.w[..., 0].size + 1
-        return self.expected(conv_reference.conv2d, terms, "y", self.x, self.w, self.b)
-
-    def dx(self):
-        terms = self.w[:, :, 0].size
-        return self.expected(conv_reference.conv2d_grad_x, terms, "dx", self.g, self.w, x_shape=self.x.shape)
-
-    def dw(self):
-        terms = self.g[..., 0].size
-        return self.expected(conv_reference.conv2d_grad_w, terms, "dw", self.x, self.g, w_shape=self.w.shape)
 
 
 @needs_compiler
@@ -136,7 +75,7 @@ def test_the_weight_gradient_of_conv2d(rung, n, size, channels, kernel, stride, 
 
 
 @needs_compiler
-@pytest.mark.parametrize("rung", conv_cuda.RUNGS)
+@rungs_of_conv2d
 @few
 @convolutions
 def test_what_follows_a_convolution_in_the_same_launch(
@@ -146,22 +85,15 @@ def test_what_follows_a_convolution_in_the_same_launch(
     c.tile = None  # each combination is compiled on its own: a few are enough
     bias, (time, residual, silu) = seed % 2 == 0, [(0, 0, 0), (1, 0, 1), (1, 1, 1)][seed % 3]
     c.b, c.time, c.residual = c.b if bias else None, c.time if time else None, c.residual if residual else None
-    want, allowed, _ = c.y()
-    for more in (None if c.time is None else c.time[:, None, None], c.residual):
-        if more is not None:
-            want, allowed = want + more, allowed + bound(2, np.abs(want) + np.abs(more), np.float32)
-    if silu:  # its slope is at most 1.1; exp is right to 2 units in the last place, and so is what is made of it
-        want = activation_reference.silu(want)
-        allowed = 1.1 * allowed + bound(4, np.abs(want), np.float32)
 
     def run(device):
         return conv_cuda.conv2d(device, c.x, c.w, c.b, **c.how(), time=c.time, residual=c.residual, silu=bool(silu))
 
-    emulated(run, seed, [(want, allowed, "y")])
+    emulated(run, seed, [c.finished(silu)])
 
 
 @needs_compiler
-@pytest.mark.parametrize("rung", conv_cuda.RUNGS)
+@rungs_of_conv2d
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
 def test_nan_and_inf_of_a_convolution_come_out_where_the_definition_has_them(rung, value, stride):
@@ -231,13 +163,13 @@ PLANTED = [  # what is computed, the file, what is changed into what, what must 
     ("y", "2_tiled.cu", "        __syncthreads();  // the tiles are there\n", "\n", "race"),
     ("y", "2_tiled.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
     ("y", "2_tiled.cu", "    __syncthreads();  // the windows are there\n", "\n", "race"),
-    ("y", "2_tiled.cu", "pixel < pixels ? i * stride_h", "pixel <= pixels ? i * stride_h", "out of range"),
+    ("y", "2_tiled.cu", "pixel, pixel < pixels,", "pixel, pixel <= pixels,", "out of range"),
     ("y", "2_tiled.cu", "row >= 0 && row < height", "row < height", "out of range"),
     ("dx", "2_tiled_gradients.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
-    ("dx", "2_tiled_gradients.cu", "phase_h + t_h * stride_h", "phase_h + t_h", "wrong value"),
+    ("dx", "2_tiled_gradients.cu", "phase.h + t_h * stride_h", "phase.h + t_h", "wrong value"),
     ("dx with Inf", "2_tiled_gradients.cu", "if (!any_nan) return;", "return;", "wrong value"),
     ("dw", "2_tiled_gradients.cu", "            __syncthreads();  // the windows are there\n", "\n", "race"),
-    ("dw", "2_tiled_gradients.cu", "pixel < end ? i * stride_h", "pixel <= end ? i * stride_h", "out of range"),
+    ("dw", "2_tiled_gradients.cu", "pixel, pixel < end,", "pixel, pixel <= end,", "out of range"),
     ("dw", "2_tiled_gradients.cu", "(part * rows_of_dw + row)", "row", "race"),
     ("y", "3_mma.cu", "row >= 0 && row < height", "row < height", "out of range"),
     ("y", "3_mma.cu", "    __syncthreads();  // the windows are there\n", "\n", "race"),
@@ -276,7 +208,7 @@ def test_a_mistake_in_conv2d_is_found(what, file, old, new, kind):
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
-rungs_of_attention = pytest.mark.parametrize("rung", attention_cuda.RUNGS)
+rungs_of_attention = pytest.mark.parametrize("rung", [1, 2])  # in float32; rung 3: test_attention_mma_backward.py
 
 
 class Attention:

@@ -283,7 +283,7 @@ def test_the_command_reports_and_refuses(capsys, monkeypatch):
         ([], "name an operation"),
         (["quantize", "--shape", "1,2"], r"--shape must be 3 sizes of at least 1 (m,codes,d), got '1,2'"),
         (["quantize", "--shape", "1,2,0"], "--shape must be"),
-        (["quantize", "--rung", "9"], "--rung must be all or one of 1, 2, 3, got '9'"),
+        (["quantize", "--rung", "9"], "--rung must be all or one of 1, 2, 3, 4, got '9'"),
         (["quantize", "--seeds", "0"], "--seeds must be at least 1, got 0"),
     ]:
         with pytest.raises(SystemExit) as stopped:

@@ -159,7 +159,7 @@ def test_the_planted_kernels_compile_for_a_gpu(architecture):
         if architecture in launch.architectures(file.read_text()):
             binary = compile_for(file, architecture)
             assert set(binary.resources()) == set(kernels_of(file.read_text()))
-            assert "C7510" not in binary.log  # "wgmma instructions are serialized"
+            assert "serialized" not in binary.log  # wgmma: C7510, C7515, ...
 
 
 @pytest.mark.gpu

@@ -4,64 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import Mistaken, needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nearest import KINDS, problem
+from rungs import needs_nvrtc
 
-from kernels import bfloat16, emulator, launch
-from kernels.emulator import Emulator, NoCompiler
-from kernels.launch import NoCuda, compile_for
+from kernels import bfloat16, launch
+from kernels.emulator import Emulator
+from kernels.launch import compile_for
 from kernels.quantize import cuda
 
 SOURCE = Path(cuda.__file__).parent / cuda.RUNGS[3]
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def _lacks(find, error):
-    try:
-        return not find()
-    except error:
-        return True
-
-
-needs_compiler = pytest.mark.skipif(
-    _lacks(emulator.compiler, NoCompiler), reason="emulating needs a C++ compiler (g++)"
-)
-needs_nvrtc = pytest.mark.skipif(_lacks(launch.nvrtc, NoCuda), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
-
-
-def halfway(rng, rows, d):
-    """Numbers that bfloat16 rounds by almost half a unit of its last place, all of a row up or all of it down."""
-    return 1 + rng.integers(0, 2, (rows, d)) / 128 + rng.choice([0.49, 0.51], (rows, 1)) / 128
-
-
-def problem(kind, m, codes, d, seed):
-    rng = np.random.default_rng(seed)
-    z, codebook = rng.standard_normal((m, d)), rng.standard_normal((codes, d))
-    match kind:
-        case "far":
-            z, codebook = z + 300, codebook + 300
-        case "equal codes":
-            codebook = codebook[rng.integers(0, min(3, codes), codes)]
-        case "near ties":  # which bfloat16 cannot tell apart, and float32 can
-            codebook = codebook[rng.integers(0, codes // 9 + 1, codes)] * (1 + rng.integers(0, 9, (codes, 1)) * 1e-6)
-        case "halfway":
-            z, codebook = halfway(rng, m, d), halfway(rng, codes, d)
-        case "scales":
-            z *= 10.0 ** rng.integers(-30, 30, (m, 1))
-            codebook *= 10.0 ** rng.integers(-22, 20, (codes, 1))
-        case "zeros":
-            z[::3], codebook[::5] = 0, 0
-        case "nan":
-            z = codebook[rng.integers(0, min(codes, 60), m)] + 0.1 * z
-            z[::7], codebook[codes // 2] = np.nan, np.inf
-            codebook[codes - 1, 0] = np.nan if seed % 2 else 1
-        case "trained":  # rows lie near their codes
-            z = codebook[rng.integers(0, codes, m)] + 0.3 * z
-    with np.errstate(over="ignore"):
-        return z.astype(np.float32), codebook.astype(np.float32)
-
-
-KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "zeros", "nan", "trained"]
 
 
 @needs_compiler
@@ -141,28 +96,24 @@ def test_on_a_gpu_as_rung_1(kind, d):
 
 PLANTED = [  # what is changed into what, the kind of problem, and what must be found
     ("(2 * u + u * u + g) * length", "0.2 * u * length", "halfway", "wrong value"),
-    ("reached |= !(s[n][e] < best[e / 2]);", "reached |= s[n][e] >= best[e / 2];", "nan", "wrong value"),
+    ("|= !(score(s, n, e) < rows.best[e / 2]);", "|= score(s, n, e) >= rows.best[e / 2];", "nan", "wrong value"),
     ("if (place >= LIST) continue;", "if (place > LIST) continue;", "equal codes", "out of range"),
     ("count[row] = before > LIST ? LIST + 1 : kept;", "count[row] = kept;", "equal codes", "wrong value"),
     ("a.code < b.code ? a : b", "a.code > b.code ? a : b", "equal codes", "wrong value"),
-    ("        __syncwarp();\n        // Then sweep", "        // Then sweep", "normal", "race"),
-    ("        __syncwarp();\n#pragma unroll\n", "#pragma unroll\n", "normal", "race"),
+    ("    __syncwarp();\n    // Then sweep", "    // Then sweep", "normal", "race"),
+    ("    __syncwarp();\n#pragma unroll\n", "#pragma unroll\n", "normal", "race"),
     ("        cp_async_wait<0>();\n        __syncthreads();", "        __syncthreads();", "normal", "missing wait"),
     ("        cp_async_wait<0>();\n        __syncthreads();", "        cp_async_wait<0>();", "normal", "race"),
-    ("best[h] = first_row + row < m && bounded", "best[h] = bounded", "normal", "nothing"),  # only slower
+    ("best[h] = row < m && bounded", "best[h] = bounded", "normal", "nothing"),  # only slower
 ]
 
 
 @needs_compiler
 @pytest.mark.parametrize("old, new, kind, found", PLANTED)
-def test_a_mistake_is_found(old, new, kind, found, tmp_path, monkeypatch):
-    text = SOURCE.read_text()
-    assert text.count(old) == 1
+def test_a_mistake_is_found(old, new, kind, found):
     z, codebook = problem(kind, 70, 14 if kind == "halfway" else 150, 32, 1)  # 14: few enough for a list
     want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
-    (tmp_path / SOURCE.name).write_text(text.replace(old, new))
-    monkeypatch.setattr(cuda, "__file__", str(tmp_path / "cuda.py"))
-    device = Emulator(3)
+    device = Mistaken(SOURCE, old, new, header="quantize/candidates.cuh")
     device.expect(cuda.nearest_code(device, z, codebook, rung=3), want, 0, "indices")
     kinds = {f.kind for f in device.findings}
     assert found in kinds or (found == "nothing" and not kinds), device.findings

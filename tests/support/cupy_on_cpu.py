@@ -5,6 +5,7 @@ and NumPy's functions go to this module's function of the same name, as CuPy's a
 ``__array_function__`` of cupy/_core/core.pyx). What CuPy lacks is not known here, except for the names in ``LACKS``.
 """
 
+import dataclasses
 import sys
 import types
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 from kernels import device as dispatch
 from kernels import launch
 from kernels.emulator import Emulator
+from kernels.tensor_map import TensorMap
 
 LACKS = ("errstate", "ndindex", "nditer", "matrix", "testing")
 SCALARS = (bool, int, float, complex, np.generic)
@@ -52,7 +54,8 @@ class Ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return call(ufunc, inputs, kwargs) if method == "__call__" else NotImplemented
 
     def __array_function__(self, func, kinds, args, kwargs):
-        return call(func, args, kwargs) if hasattr(module, func.__name__) else NotImplemented
+        known = hasattr(module, func.__name__) or func.__module__ == "numpy.linalg"
+        return call(func, args, kwargs) if known else NotImplemented
 
     def __len__(self):
         return len(self.on_host)
@@ -73,10 +76,10 @@ class Ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return self.on_host.__index__()
 
     def __getitem__(self, index):
-        return there(self.on_host[here(index)])
+        return there(self.on_host[index_here(index)])
 
     def __setitem__(self, index, value):
-        self.on_host[here(index)] = here(value)
+        self.on_host[index_here(index)] = here(value)
 
 
 Ndarray.__module__, Ndarray.__name__, Ndarray.__qualname__ = "cupy", "ndarray", "ndarray"
@@ -105,8 +108,17 @@ def here(x):
     return x
 
 
+def index_here(x):
+    """As ``here``; an index may be NumPy's array, which CuPy moves (cupy/_core/_routines_indexing.pyx)."""
+    if isinstance(x, tuple):
+        return tuple(map(index_here, x))
+    return x if isinstance(x, np.ndarray) else here(x)
+
+
 def there(x):
     """A result of NumPy's as CuPy gives it: numbers are arrays without axes."""
+    if hasattr(x, "_fields"):
+        return type(x)(*map(there, x))
     if isinstance(x, tuple | list):
         return type(x)(there(part) for part in x)
     return Ndarray(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
@@ -138,16 +150,44 @@ class Module(types.ModuleType):
 module = Module("cupy")
 module.__spec__ = ModuleSpec("cupy", None)
 module.ndarray, module.asarray, module.array = Ndarray, asarray, asarray
+
+
+class Event:
+    """A card whose time goes on by a millisecond with every launch, and a little with every event."""
+
+    now = 0.0
+
+    def record(self):
+        Event.now += 0.01
+        self.at = Event.now
+
+    def synchronize(self):
+        assert self.at <= Event.now
+
+
 module.cuda = SimpleNamespace(
-    Device=lambda *number: SimpleNamespace(id=0, compute_capability="90"),
-    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+    Device=lambda *number: SimpleNamespace(id=0, compute_capability="90", synchronize=lambda: None),
+    Event=Event,
+    get_elapsed_time=lambda a, b: b.at - a.at,
+    runtime=SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        getDeviceProperties=lambda number: {
+            "name": b"A card of paper",
+            "multiProcessorCount": 1,
+            "l2CacheSize": 1 << 10,
+        },
+        driverGetVersion=lambda: 13010,
+        runtimeGetVersion=lambda: 13000,
+    ),
 )
+module.__version__ = "0.0"
+module.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=lambda: None)
 
 
 class Gpu:
     """In ``launch.Device``'s place: a fresh emulator for each launch, so that nothing is kept of what it ran."""
 
-    architecture = "90a"
+    architecture, xp = "90a", module
 
     def __init__(self):
         self.launched, self.findings = {}, []
@@ -165,8 +205,13 @@ class Gpu:
             if isinstance(value, np.ndarray):
                 raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
         emulator = Emulator()
-        emulator.run(source, kernel, grid, threads, {k: here(v) for k, v in arguments.items()}, **settings)
+        on_host = {
+            k: dataclasses.replace(v, array=here(v.array)) if isinstance(v, TensorMap) else here(v)
+            for k, v in arguments.items()
+        }
+        emulator.run(source, kernel, grid, threads, on_host, **settings)
         self.findings += emulator.findings
+        Event.now += 1
         folder = source.parent.name
         self.launched[folder] = self.launched.get(folder, 0) + 1
 

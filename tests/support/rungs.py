@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import backend, emulator, launch
+from kernels import emulator, launch
 from kernels.emulator import Emulator, NoCompiler
 from kernels.launch import NoCuda, compile_for
 from kernels.source import kernels_of
@@ -68,31 +68,3 @@ def normal(seed, *shapes):
     """Float32 arrays of standard normal numbers."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
-class ThroughHost:
-    """A GPU for problems whose arrays are NumPy's: every launch moves its arrays there and back. Slow, and only for tests."""
-
-    def __init__(self, device, xp):
-        self.device, self.xp = device, xp
-        self.architecture = getattr(device, "architecture", "90a")
-        self.judge = Emulator()
-
-    def empty(self, shape, dtype):
-        return np.full(shape, 255, np.uint8 if np.dtype(dtype).itemsize == 1 else dtype).astype(dtype)
-
-    def result(self, array, name="the result"):
-        return array
-
-    def run(self, source, kernel, grid, threads, arguments, *, shared_bytes=0, defines=None):
-        there = {k: self.xp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
-        self.device.run(source, kernel, grid, threads, there, shared_bytes=shared_bytes, defines=defines)
-        for name, value in arguments.items():
-            if isinstance(value, np.ndarray):
-                value[...] = backend.to_numpy(there[name])
-
-    def expect(self, array, want, allowed=0.0, name="the result"):
-        self.judge.expect(array, want, allowed, name)
-
-    def check(self):
-        self.judge.check()

@@ -1,0 +1,193 @@
+"""What is kept of the GPU benchmark: a file of results a card, tables in README files between markers, a plot a ladder.
+
+A file holds runs, each with its conditions and limits, and each row stays with those that it was measured under: a new run
+replaces the rows that it has measured anew, and the others remain. A table stands between ``<!-- bench: NAME -->`` and
+``<!-- bench end -->`` in any README of this project; NAME is an operation. Where nothing was measured, the table says so.
+"""
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..source import ROOT
+from .problem import Problem
+
+RESULTS = ROOT / "results"
+MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- bench end -->)", re.DOTALL)
+NOT_YET = "Not yet run on hardware."
+INK, OURS, PEER = "#7a7f87", "#3b7dd8", "#b9bec6"  # readable on white and on black
+LADDERS = (
+    "matmul", "conv2d", "conv2d-grad-x", "conv2d-grad-w", "attention", "attention-short", "attention-grad", "quantize",
+)  # fmt: skip
+Row = dict[str, Any]
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def file_of(device: str) -> Path:
+    """Where a card's results are kept."""
+    return RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+def key(row: Row) -> tuple[str, str, str]:
+    """What a row is about."""
+    return row["op"], row["problem"], row["dtype"]
+
+
+def merged(before: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs with the new one: rows that it has measured anew leave the others, and an empty run goes."""
+    fresh = {key(row) for row in run["rows"]}
+    kept = [{**old, "rows": [row for row in old["rows"] if key(row) not in fresh]} for old in before]
+    return [r for r in (*kept, dict(run)) if r["rows"]]
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The runs of a file; none if there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
+
+
+def write(file: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """All runs of a card."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps({"runs": list(runs)}, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)  # at once, so that a run that is stopped leaves a whole file
+
+
+def rows_of(runs: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """All rows, each with its device and date."""
+    found = []
+    for run in runs:
+        conditions = {"device": run["conditions"]["device"], "date": run["conditions"]["date"]}
+        found += [{**row, **conditions} for row in run["rows"]]
+    return found
+
+
+def all_rows() -> list[Row]:
+    """Those of every card that has results."""
+    return [row for file in sorted(RESULTS.glob("gpu-*.json")) for row in rows_of(read(file))]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
+    """An operation's rungs, and what has been measured of them: a line for each problem and whoever ran it."""
+    lines = ["| rung | |", "|---|---|"]
+    files = {r: p.folder / file for p in problems if p.op == op for r, file in p.rungs.items()}
+    for number, file in sorted(files.items()):
+        lines.append(f"| {number} | [`{file.name}`]({os.path.relpath(file, page.parent)}): {idea(file)} |")
+    order = {(p.op, p.name, p.dtype): i for i, p in enumerate(problems)}
+    mine = sorted((r for r in rows if r["op"] == op), key=lambda r: (order.get(key(r), len(order)), r["device"]))
+    if not mine:
+        return "\n".join([*lines, "", NOT_YET])
+    head = "| problem | | cold ms | hot ms | spread | TFLOP/s | GB/s | of the roofline | ratio |"
+    lines += ["", head, "|---|---|" + "---:|" * 7]
+    for row in mine:
+        lines += [_line(row, c) for c in sorted(row["contestants"], key=_ours_first) if "not run" not in c]
+    cards = "; ".join(sorted({f"{r['device']}, {r['date']}" for r in mine}))
+    lines += ["", f"Measured by `python -m kernels.bench --device cuda` on {cards}. Ratio: to the fastest peer, cold."]
+    return "\n".join(lines)
+
+
+def _ours_first(c: Mapping[str, Any]) -> tuple[bool, str]:
+    return bool(c.get("peer")), c["name"]
+
+
+def _line(row: Row, c: Mapping[str, Any]) -> str:
+    start = f"| {row['problem']}, {row['dtype']} | {c['name']} |"
+    if "cold_ms" not in c:
+        return f"{start} {'wrong' if 'wrong' in c else 'failed'} |" + " |" * 6
+    peers = [p["cold_ms"] for p in row["contestants"] if p.get("peer") and "cold_ms" in p]
+    share = "" if c.get("of_roofline") is None else f"{c['of_roofline']:.0%}"
+    ratio = f"{c['cold_ms'] / min(peers):.2f}" if peers and not c.get("peer") else ""
+    numbers = f"{c['cold_ms']:.3f} | {c['hot_ms']:.3f} | {c['cold_spread']:.1%} | {c['tflop_per_s']:.1f} | {c['gb_per_s']:.0f}"
+    return f"{start} {numbers} | {share} | {ratio} |"
+
+
+def idea(file: Path) -> str:
+    """The first sentence of a kernel's prose."""
+    words = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("//") or line.strip() == "//":
+            break
+        words.append(line[2:].strip())
+    text = re.sub(r"\s+", " ", " ".join(words))
+    return re.split(r"(?<=[\w)`])[.:](?= [A-Z`]|$)", text)[0].replace("|", "\\|").rstrip(" :,")
+
+
+def readmes() -> list[Path]:
+    """The README files that may have tables."""
+    return [f for f in (ROOT.parent / "README.md", ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))) if f.exists()]
+
+
+def with_tables(text: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
+    """The text of a page with every table between markers written anew."""
+    return MARKED.sub(lambda m: f"{m[1]}{table(m[2], problems, rows, page)}\n{m[3]}", text)
+
+
+def write_tables(problems: Sequence[Problem], rows: Sequence[Row]) -> list[Path]:
+    """Writes the tables into the README files; those that have changed."""
+    changed = []
+    for file in readmes():
+        before = file.read_text(encoding="utf-8")
+        after = with_tables(before, problems, rows, file)
+        if after != before:
+            file.write_text(after, encoding="utf-8")
+            changed.append(file)
+    return changed
+
+
+# --- plots ------------------------------------------------------------------------------------------------------------
+
+
+def plot(op: str, rows: Sequence[Row]) -> str | None:
+    """A ladder's SVG: for each problem the TFLOP/s of its rungs and of its peers; None if nothing was measured."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    mine = [r for r in rows if r["op"] == op and any("tflop_per_s" in c for c in r["contestants"])]
+    if not mine:
+        return None
+    bars = [[c for c in r["contestants"] if "tflop_per_s" in c] for r in mine]
+    height = sum(len(b) for b in bars) * 0.2 + len(bars) * 0.32 + 0.7
+    fig = Figure(figsize=(8.4, height), layout="constrained")
+    axes = fig.subplots()
+    at, ticks = 0.0, []
+    for row, contestants in zip(mine, bars):
+        axes.text(0, -at, f"{row['problem']}, {row['dtype']}", color=INK, fontsize=7, va="center", weight="bold")
+        for c in sorted(contestants, key=_ours_first):
+            at += 1
+            axes.barh(-at, c["tflop_per_s"], 0.8, color=PEER if c.get("peer") else OURS)
+            axes.text(c["tflop_per_s"], -at, f" {c['tflop_per_s']:.3g}", color=INK, fontsize=6, va="center")
+            ticks.append((-at, c["name"]))
+        at += 1.6
+    axes.set_yticks([y for y, _ in ticks], [name for _, name in ticks], fontsize=6)
+    axes.set_xlabel(f"TFLOP/s, cold cache; {mine[0]['device']}", color=INK, fontsize=7)
+    axes.tick_params(colors=INK, labelsize=6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": op}):
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def write_plots(rows: Sequence[Row]) -> list[Path]:
+    """A plot for each ladder and card of which something was measured."""
+    written = []
+    for device in sorted({r["device"] for r in rows}):
+        for op in LADDERS:
+            text = plot(op, [r for r in rows if r["device"] == device])
+            if text is not None:
+                file = file_of(device).with_suffix("")
+                written.append(file.with_name(f"{file.name}-{op}.svg"))
+                written[-1].write_text(text, encoding="utf-8")
+    return written

@@ -1,0 +1,126 @@
+// Products on Hopper's tensor cores of tiles that one warp brings and two warp groups multiply: what the matrix product, the
+// convolution and both its gradients share.
+//
+// Needs sm_90a. Not yet run on hardware.
+//
+// A block computes TILE_M x TILE_N numbers of the result in steps of STEP along the inner axis. In mma.cuh all warps start
+// copies, wait for them and multiply in turn. Here they have different jobs (warp specialisation). The producer, one thread of
+// a warp of its own, does nothing but start copies: two or three instructions a step. Each of the CONSUMERS warp groups does
+// nothing but multiply 64 rows by TILE_N columns, with both factors read from shared memory by the tensor cores themselves.
+//
+// The ring. Shared memory has STAGES places for a step's two tiles. Each place has two barriers: `full`, which ends a phase
+// when all bytes of the copies have come, and `empty`, when all consumers' warps are done with the place. The producer waits
+// for empty and fills, a consumer waits for full and multiplies: nobody ever waits for all. Both go round and round: a block
+// that computes one tile after the other hands the turn after one to the next.
+//
+// Tiles. A row of a tile is 64 numbers, 128 bytes, in the swizzle. A tile that lies along the inner axis has a row for each
+// row of the left factor (column of the right one); one that lies ACROSS has 64 rows, a place on the inner axis each, in
+// panels of 64 numbers. Either way what a consumer needs of the left factor begins 64 rows after what the one before needs.
+//
+// The sums. d[4 j + i] of a thread is at row_of(i) and column_of(j, i) of the block's tile: lib/ptx90.cuh.
+#pragma once
+#include "lib/ptx90.cuh"
+
+#ifndef TILE_N
+#define TILE_N 128
+#endif
+#ifndef INNER
+#define INNER 64  // of a step's places those that are multiplied, a multiple of 16, where the left factor lies along
+#endif
+#define TILE_M 128
+#define STEP 64
+#define CONSUMERS 2
+#define STAGES (TILE_N == 128 ? 3 : 4)
+#define THREADS (128 * CONSUMERS + 32)
+#define BLOCKS_OF_AN_SM (TILE_N > 128 ? 1 : 2)
+#define PANEL (64 * STEP)                             // numbers in 64 rows
+#define STAGE ((TILE_M + TILE_N) * STEP)              // numbers in both tiles
+#define STAGE_BYTES (STAGE * 2)
+
+struct Ring {
+    mbarrier full[STAGES], empty[STAGES];
+};
+
+struct Turn {  // whose turn it is: the place in the ring, and the parity of the phase in which it is full
+    int stage = 0;
+    unsigned parity = 0;
+    __device__ void next() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+__device__ __forceinline__ void make(Ring& ring) {
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int s = 0; s < STAGES; s++) {
+            mbarrier_init(&ring.full[s], 1);
+            mbarrier_init(&ring.empty[s], 4 * CONSUMERS);  // one arrival of each warp
+        }
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ bool is_producer() { return threadIdx.x >= 128 * CONSUMERS; }
+
+// The producer: start(left, right, barrier) starts the copies of the next step, STAGE_BYTES in all. Returns the turn after.
+template <class Start>
+__device__ __forceinline__ Turn produce(Ring& ring, bf16* tiles, int steps, Start start, Turn turn = {}) {
+    if (threadIdx.x % 32 != 0) return turn;
+    for (int step = 0; step < steps; step++, turn.next()) {
+        mbarrier_wait(&ring.empty[turn.stage], turn.parity ^ 1);  // at once in the first round
+        mbarrier_arrive_expect(&ring.full[turn.stage], STAGE_BYTES);
+        bf16* const left = tiles + turn.stage * STAGE;
+        start(left, left + TILE_M * STEP, &ring.full[turn.stage]);
+    }
+    return turn;
+}
+
+// A consumer: adds the products of all steps, and returns the turn after. The products of a step run while those of the next
+// are begun; when they have ended, their place is given back. (The first step stands before the loop: with products under way
+// from one turn of the loop to the next, the assembler wants only products to have written the sums, or it makes each wait for
+// the one before.)
+template <bool ACROSS_LEFT, bool ACROSS_RIGHT>
+__device__ __forceinline__ Turn consume(float (&d)[TILE_N / 2], Ring& ring, const bf16* tiles, int steps, Turn turn = {}) {
+    Turn before = turn;
+    auto begin_products = [&] {
+        mbarrier_wait(&ring.full[turn.stage], turn.parity);
+        const bf16* const left = tiles + turn.stage * STAGE + threadIdx.x / 128 * PANEL;
+        const bf16* const right = tiles + turn.stage * STAGE + TILE_M * STEP;
+        wgmma_fence(d);
+#pragma unroll
+        for (int k = 0; k < (ACROSS_LEFT ? STEP : INNER); k += 16)
+            wgmma_bf16<ACROSS_LEFT, ACROSS_RIGHT>(d, wgmma_descriptor(left + k * (ACROSS_LEFT ? 64 : 1), 2 * PANEL),
+                                                  wgmma_descriptor(right + k * (ACROSS_RIGHT ? 64 : 1), 2 * PANEL));
+        wgmma_commit();
+        turn.next();
+    };
+    auto give_back = [&] {
+        __syncwarp();  // all lanes have waited, and one speaks for them
+        if (threadIdx.x % 32 == 0) mbarrier_arrive(&ring.empty[before.stage]);
+        before.next();
+    };
+    if (steps == 0) return turn;
+    begin_products();
+    for (int step = 1; step < steps; step++) {
+        begin_products();
+        wgmma_wait<1>(d);
+        give_back();
+    }
+    wgmma_wait<0>(d);
+    give_back();
+    return turn;
+}
+
+__device__ __forceinline__ int row_of(int i) { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 * 8; }
+__device__ __forceinline__ int column_of(int j, int i) { return 8 * j + threadIdx.x % 4 * 2 + i % 2; }
+
+// Two neighbours, the first of `left` that there are, in a row of a matrix with so many columns.
+__device__ __forceinline__ void store_two(float* to, float one, float other, int left, int columns) {
+    if (columns % 2 == 0) {
+        *reinterpret_cast<float2*>(to) = float2{one, other};
+    } else {
+        to[0] = one;
+        if (left > 1) to[1] = other;
+    }
+}

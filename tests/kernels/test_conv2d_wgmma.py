@@ -1,0 +1,199 @@
+"""Rung 4 of the convolution and its gradients, emulated: TMA im2col, a ring, wgmma. As test_cuda_gradients.py does for the others."""
+
+import numpy as np
+import pytest
+from convolutions import Convolution
+from emulation import emulated, needs_compiler
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kernels.conv2d import cuda, cuda_wgmma
+from kernels.emulator import Emulator
+from kernels.launch import Device
+
+SEEDS = st.integers(0, 2**32 - 1)
+FORWARD, GRADIENTS = cuda.RUNGS[4], cuda.GRADIENT_RUNGS[4]
+
+few = settings(max_examples=12)
+some_convolutions = given(
+    n=st.integers(1, 3),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    channels=st.tuples(st.sampled_from([8, 64, 72]), st.sampled_from([8, 64, 136])),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    seed=SEEDS,
+)
+
+
+def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
+    return Convolution(n, size, channels, kernel, stride, padding, seed).on(4, tile=(128, columns))
+
+
+def only(device, *files):
+    """The device, which takes no other kernels than those of these files."""
+    run = device.run
+
+    def checked(source, *arguments, **more):
+        assert source.name in files
+        run(source, *arguments, **more)
+
+    device.run = checked
+    return device
+
+
+@needs_compiler
+@few
+@some_convolutions
+@example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(n=3, size=(9, 9), channels=(8, 3), kernel=(5, 1), stride=(2, 1), padding=(2, 0), seed=1)
+@example(n=1, size=(1, 130), channels=(8, 5), kernel=(1, 1), stride=(1, 2), padding=(0, 0), seed=2)
+def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, padding, seed):
+    c = convolution(n, size, channels, kernel, stride, padding, seed)
+    bias, (time, residual, silu) = seed % 2 == 0, [(0, 0, 0), (1, 0, 1), (1, 1, 1)][seed % 3]
+    c.b, c.time, c.residual = c.b if bias else None, c.time if time else None, c.residual if residual else None
+
+    def run(device):
+        followed = {"time": c.time, "residual": c.residual, "silu": bool(silu)}
+        return cuda.conv2d(only(device, FORWARD), c.x, c.w, c.b, **c.how(), **followed)
+
+    emulated(run, seed, [c.finished(silu)])
+
+
+@needs_compiler
+@few
+@some_convolutions
+@example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(n=3, size=(9, 9), channels=(5, 16), kernel=(3, 3), stride=(2, 2), padding=(1, 1), seed=1)  # c_in may be odd
+@example(
+    n=1, size=(7, 8), channels=(8, 8), kernel=(2, 1), stride=(3, 3), padding=(0, 0), seed=2
+)  # phases that meet nothing
+def test_the_data_gradient(n, size, channels, kernel, stride, padding, seed):
+    c = convolution(n, size, channels, kernel, stride, padding, seed)
+    emulated(lambda d: cuda.conv2d_grad_x(only(d, GRADIENTS), c.g, c.w, c.x.shape, **c.how()), seed, [c.dx()])
+
+
+@needs_compiler
+@few
+@some_convolutions
+@example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(n=5, size=(16, 5), channels=(64, 8), kernel=(1, 3), stride=(1, 1), padding=(0, 1), seed=1)
+def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
+    c = convolution(n, size, channels, kernel, stride, padding, seed)
+    parts = None if seed % 3 == 0 else 1 + seed % 3
+
+    def run(device):
+        files = (GRADIENTS, "add_parts.cu")
+        return cuda.conv2d_grad_w(only(device, *files), c.x, c.g, c.w.shape, **c.how(), parts=parts)
+
+    emulated(run, seed, [c.dw()])
+
+
+@needs_compiler
+@pytest.mark.parametrize("columns", [128, 256])
+def test_wider_tiles(columns):
+    c = convolution(2, (9, 8), (72, columns + 8), (3, 3), (2, 1), (1, 1), 3, columns)
+    swapped = convolution(2, (9, 8), (columns + 8, 72), (3, 3), (2, 1), (1, 1), 3, columns)
+    emulated(lambda d: cuda.conv2d(only(d, FORWARD), c.x, c.w, c.b, **c.how()), 0, [c.y()])
+    emulated(
+        lambda d: cuda.conv2d_grad_x(only(d, GRADIENTS), swapped.g, swapped.w, swapped.x.shape, **swapped.how()),
+        0,
+        [swapped.dx()],
+    )
+    emulated(lambda d: cuda.conv2d_grad_w(only(d, GRADIENTS), c.x, c.g, c.w.shape, **c.how(), parts=1), 0, [c.dw()])
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+def test_nan_and_inf_come_out_where_the_definition_has_them(value, stride):
+    for which in ("x", "w", "g"):
+        c = convolution(1, (5, 5), (8, 16), (3, 3), stride, (1, 1), 0)
+        getattr(c, which).flat[-1] = value  # for w: a tap that lies outside of the image at its edge
+
+        def run(device, c=c):
+            y = cuda.conv2d(device, c.x, c.w, c.b, **c.how())
+            dx = cuda.conv2d_grad_x(device, c.g, c.w, c.x.shape, **c.how())
+            return y, dx, cuda.conv2d_grad_w(device, c.x, c.g, c.w.shape, **c.how())
+
+        emulated(run, 0, [c.y(), c.dx(), c.dw()])
+
+
+@needs_compiler
+def test_the_gradients_are_the_adjoints_of_the_convolution():
+    """<conv(x, w), g> = <x, dx> = <w, dw>, with whole numbers: no rounding, so equal to the last bit."""
+    rng = np.random.default_rng(1)
+    x, w, g = (rng.integers(-3, 4, s).astype(np.float32) for s in ((2, 7, 6, 24), (3, 2, 24, 8), (2, 4, 3, 8)))
+    settings, device = {"stride": (2, 3), "padding": (1, 2), "rung": 4, "tile": (128, 64)}, Emulator()
+    y = cuda.conv2d(device, x, w, None, **settings)
+    dx = cuda.conv2d_grad_x(device, g, w, x.shape, **settings)
+    dw = cuda.conv2d_grad_w(device, x, g, w.shape, **settings)
+    assert (y * g).sum() == (x * dx).sum() == (w * dw).sum() != 0
+    device.check()
+
+
+@needs_compiler
+def test_a_convolution_of_no_images():
+    device, x, g, w = Emulator(), np.ones((0, 5, 5, 8), "f"), np.ones((0, 5, 5, 8), "f"), np.ones((3, 3, 8, 8), "f")
+    settings = {"stride": (1, 1), "padding": (1, 1), "rung": 4}
+    assert cuda.conv2d(device, x, w, None, **settings).shape == g.shape
+    assert cuda.conv2d_grad_x(device, g, w, x.shape, **settings).shape == x.shape
+    assert not cuda.conv2d_grad_w(device, x, g, w.shape, **settings).any()  # a sum over nothing
+    device.check()
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels, stride, precision", [
+    ((3, 8), (1, 1), "bf16"),  # rows that are no multiple of 16 bytes
+    ((8, 5), (1, 1), "bf16"),
+    ((8, 8), (9, 9), "bf16"),  # a step that the hardware does not have
+    ((8, 8), (1, 1), "tf32"),
+])  # fmt: skip
+def test_what_tma_cannot_take_goes_to_rung_3(channels, stride, precision):
+    c = Convolution(2, (11, 10), channels, (3, 3), stride, (1, 1), 0).on(3, precision)
+    device, how = Emulator(), {**c.how(), "rung": 4}
+    results = [
+        (cuda.conv2d(device, c.x, c.w, c.b, **how), c.y()),
+        (cuda.conv2d_grad_x(device, c.g, c.w, c.x.shape, **how), c.dx()),
+        (cuda.conv2d_grad_w(device, c.x, c.g, c.w.shape, **how), c.dw()),
+    ]
+    for result, expected in results:
+        device.expect(result, *expected)
+    device.check()
+
+
+@pytest.mark.parametrize("pixels, c_out, columns", [
+    (65536, 3, 64), (65536, 64, 64), (65536, 128, 128), (65536, 256, 256), (65536, 320, 128), (65536, 640, 128),
+    (512, 1280, 64),  # few pixels: narrow tiles for more blocks
+])  # fmt: skip
+def test_the_tile_that_is_chosen_leaves_few_columns_empty_and_few_multiprocessors_idle(pixels, c_out, columns):
+    assert cuda_wgmma.tile_columns(pixels, c_out) == columns
+
+
+@needs_compiler
+def test_a_block_computes_one_tile_after_the_other(monkeypatch):
+    c = convolution(
+        3, (11, 9), (24, 136), (3, 3), (1, 1), (1, 1), 5
+    )  # 3 x 3 tiles for 2 blocks, 9 steps in a ring of 4
+    monkeypatch.setattr(cuda_wgmma, "MULTIPROCESSORS", 1)
+    emulated(lambda d: cuda.conv2d(only(d, FORWARD), c.x, c.w, c.b, **c.how()), 0, [c.y()])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "shape", [(3, (17, 13), (72, 136), (3, 3), (1, 1), (1, 1)), (2, (16, 16), (320, 320), (3, 3), (2, 2), (1, 1))]
+)
+def test_a_gpu_computes_the_same(shape):
+    device = Device()
+    if device.architecture != "90a":
+        pytest.skip("wgmma is Hopper's")
+    for columns in (64, 128, 256):
+        c, xp = convolution(*shape, 0, columns), device.xp
+        x, w, b, g = (xp.asarray(a) for a in (c.x, c.w, c.b, c.g))
+        results = [
+            (cuda.conv2d(device, x, w, b, **c.how()), c.y()),
+            (cuda.conv2d_grad_x(device, g, w, c.x.shape, **c.how()), c.dx()),
+            (cuda.conv2d_grad_w(device, x, g, c.w.shape, **c.how()), c.dw()),
+        ]
+        for result, (want, allowed, name) in results:
+            assert (np.abs(result.get() - want) <= allowed).all(), name

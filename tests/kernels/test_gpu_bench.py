@@ -1,0 +1,567 @@
+"""The benchmark on a GPU, without one: every problem's inputs, checks, peers and times on stand-ins for the card and for torch."""
+
+import functools
+import importlib
+import json
+import re
+
+import cupy_on_cpu
+import numpy as np
+import pytest
+from rungs import needs_compiler, needs_nvrtc
+from torch_on_cpu import torch
+
+from kernels import bench, launch
+from kernels import problems as bench_problems
+from kernels.emulator import Emulator
+from kernels.gpu_bench import companions, measure, pages, peers, products
+from kernels.gpu_bench import problem as problem_module
+from kernels.gpu_bench.problem import (
+    Nothing,
+    Source,
+    as_tf32,
+    judge,
+    rehearse,
+    rungs_by_format,
+    rungs_that_can,
+    some,
+    take,
+)
+from kernels.quantize import cuda as quantize_cuda
+from kernels.source import ROOT
+
+HERE = ROOT / "quantize"
+WHOLE = products.problems() + companions.problems()
+TINY = [
+    products.matmul(20, 24, 17, "float32"),
+    products.matmul(20, 24, 24, "bf16"),
+    products.matmul(20, 24, 17, "tf32"),
+    products.conv2d(2, 5, 3, 8, "float32"),
+    products.conv2d(2, 5, 8, 8, "bf16", stride=2),
+    products.conv2d(2, 5, 8, 8, "tf32", 1),
+    products.conv2d_fused(2, 5, 8, "float32"),
+    products.conv2d_fused(2, 5, 8, "bf16"),
+    products.conv2d_grad("x", 2, 5, 8, 8, "float32", stride=2),
+    products.conv2d_grad("w", 2, 5, 3, 8, "float32"),
+    products.conv2d_grad("x", 2, 5, 8, 8, "bf16"),
+    products.conv2d_grad("w", 2, 5, 8, 8, "tf32", stride=2),
+    products.attention(2, 1, 20, 16, "float32", causal=True),
+    products.attention(1, 2, 20, 16, "bf16", t_k=7),
+    products.attention(1, 2, 20, 16, "bf16", t_k=7, short=True),
+    products.attention_grad(1, 2, 20, 16, "float32", causal=True),
+    products.attention_grad(1, 2, 20, 16, "bf16"),
+    products.quantize(40, 50, 20),
+    companions.codebook(40, 7, 3),
+    companions.group_norm(2, 3, 8, 2, False),
+    companions.group_norm(2, 3, 8, 2, True),
+    companions.layer_norm(5, 24, False),
+    companions.layer_norm(5, 24, True),
+    companions.cross_entropy(6, 30),
+    companions.adam_step(50),
+    companions.embedding(30, 9, 3),
+    companions.ddim_step(2, 12, False),
+    companions.ddim_step(2, 12, True),
+    companions.normals(2, 12),
+    companions.gelu(50, False),
+    companions.gelu(50, True),
+    companions.quantize_numbers(9, 5, "int8"),
+    companions.quantize_numbers(9, 5, "e4m3"),
+    companions.linear_weight_only(3, 20, 5),
+    companions.linear_int8(3, 20, 5),
+    companions.linear_fp8(4),
+]
+named = [pytest.param(p, id=p.title) for p in TINY]
+
+
+def small(device, xp):
+    return Source(device, xp, 1 << 12)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(launch, "nvrtc_version", lambda: "13.0")
+    monkeypatch.setattr(measure, "FLUSH", 1 << 12)
+    with cupy_on_cpu.installed() as gpu:
+        yield gpu
+    assert not gpu.findings
+
+
+@needs_compiler
+@pytest.mark.parametrize("problem", named)
+def test_every_problem_is_made_checked_timed_and_placed(problem, gpu):
+    clock = measure.Clock(gpu.xp)
+    row = measure.measure(problem, clock, small(gpu, gpu.xp), torch, rungs=problem.rungs, rounds=3)
+    row = json.loads(json.dumps(measure.placed(row, {"copy": {"gb_per_s": 1.0}, "float32": {"tflop_per_s": 1.0}})))
+    theirs = [c for c in row["contestants"] if c.get("peer")]
+    assert [c["name"] for c in theirs] == [name for name, _ in problem.peers]
+    assert len(row["contestants"]) == len(theirs) + len(problem.rungs)
+    for c in row["contestants"]:
+        if c["name"] == "SDPA cuDNN" and problem.dtype == "float32":
+            assert c["failed"] == "RuntimeError: No available kernel. Aborting execution." and "cold_ms" not in c
+            continue
+        if "not run" in c:  # such small sizes are none of the last rung's
+            continue
+        assert "failed" not in c and "wrong" not in c, c
+        assert c["samples"] == 3 and 0 < c["cold_ms"] == pytest.approx(c["hot_ms"]) and c["cold_spread"] < 1e-6, c
+        assert c["tflop_per_s"] == pytest.approx(problem.flop / c["cold_ms"] / 1e9)
+        assert c.get("peer") or c["checked"] > 0
+    assert (row["ratio"] is None) == (not theirs or not problem.rungs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("problem", [p for p in named if p.values[0].rungs])
+def test_a_result_that_is_a_little_off_is_not_timed(problem, gpu, monkeypatch):
+    """Each result by itself, a thousandth more of every number (bf16: a tenth)."""
+    inputs = problem.make(small(gpu, gpu.xp))
+    rung = max(problem.rungs)
+    result = problem.run(gpu, inputs, rung)
+    if result is None:  # Adam's, in place
+        assert not judge(problem.check(inputs, result, rung))[1]
+        as_before = iter([1.0] * 4)  # p, g, m, v before the step; what is a thousandth off comes after it
+        monkeypatch.setattr(companions, "take", lambda x, *i: take(x, *i) * next(as_before, 1.001))
+        assert len(judge(problem.check(inputs, result, rung))[1]) == 3
+        return
+    parts = result if isinstance(result, tuple) else (result,)
+    looked, wrong = judge(problem.check(inputs, result, rung))
+    assert looked and not wrong
+    for k, part in enumerate(parts):
+        factor = np.float32(1.1 if problem.dtype == "bf16" else 1.001)
+        off = cupy_on_cpu.Ndarray(part.on_host ^ 1 if part.on_host.dtype.kind in "iu" else part.on_host * factor)
+        changed = (*parts[:k], off, *parts[k + 1 :])
+        _, wrong = judge(problem.check(inputs, changed if isinstance(result, tuple) else off, rung))
+        assert wrong or (
+            problem.op.startswith("norm") and problem.name.endswith("forward") and k == 1
+        )  # statistics, not a result
+
+
+IMAGES = lambda y: y.array.transpose(0, 2, 3, 1)  # noqa: E731
+SAME = {  # how what a peer gives is brought to our layout; for those whose values the stand-in for torch knows
+    "matmul": lambda y: y.array,
+    "conv2d": IMAGES,
+    "conv2d-grad-x": IMAGES,
+    "conv2d-grad-w": lambda y: y.array.transpose(2, 3, 1, 0),
+    "attention": lambda y: y.array,
+    "attention-short": lambda y: y.array,
+    "norm-group": lambda y: IMAGES(y).reshape(y.shape[0], -1, y.shape[1]),
+    "norm-layer": lambda y: y.array,
+    "cross_entropy": lambda y: y[0].array,
+    "embedding": lambda y: y.array,
+    "codebook": lambda y: y[2].array,
+    "sampler_step": lambda y: y[0].array,
+    "activation": lambda y: y.array,
+    "eight_bit": lambda y: y.array,
+    "quantize": lambda y: y.array,
+}
+compared = [p for p in named if p.values[0].op in SAME and not p.values[0].name.endswith(("gradients", "gradient"))]
+
+
+@needs_compiler
+@pytest.mark.parametrize("problem", compared)
+def test_peers_do_the_same_work(problem, gpu):
+    """So that a ratio of times is one of the same thing: a layout, a factor or an axis may be the wrong one."""
+    if not problem.rungs or "with noise" in problem.name:
+        pytest.skip("nothing of ours to compare with, or other noise")
+    inputs = problem.make(small(gpu, gpu.xp))
+    ours = problem.run(gpu, inputs, min(problem.rungs))
+    which = 2 if problem.op == "codebook" else 0
+    ours = (ours[which] if isinstance(ours, tuple) else ours).on_host.astype(np.float64)
+    for name, make in problem.peers:
+        if "inexact" in name or (name == "SDPA cuDNN" and problem.dtype == "float32"):
+            continue
+        got = SAME[problem.op](make(torch, peers.tensors(torch, inputs))())
+        assert got.shape == ours.shape, name
+        np.testing.assert_allclose(got, ours, rtol=2e-2, atol=2e-2 * np.abs(ours).max(), err_msg=name)
+
+
+# --- the whole list, rehearsed ----------------------------------------------------------------------------------------
+
+
+def test_every_problem_of_the_list_could_be_launched():
+    """At their full sizes, in memory that is never touched: grids, arguments, shared memory."""
+    assert len({p.title for p in WHOLE}) == len(WHOLE) > 80
+    assert {p.op for p in WHOLE} == {p.op for p in TINY}
+    for p in WHOLE:
+        assert p.flop > 0 < p.bytes and (p.peers or p.op == "eight_bit-codes")
+        able, unable = rungs_that_can(p)
+        assert able.keys() | unable.keys() == p.rungs.keys() and len(set(able.values())) == len(able)
+        for why in unable.values():  # the rung below is taken, or the sizes are none of this rung's
+            assert why.startswith(("takes ", "rung ")), (p.title, why)
+
+
+def test_rungs_come_from_the_folders(tmp_path, monkeypatch):
+    """A file more in a folder's declaration is a rung more here, under the numbers that its source says it multiplies."""
+    (tmp_path / "1.cu").write_text('extern "C" __global__ void k(float* y) {}')
+    (tmp_path / "7.cu").write_text('// Needs sm_90a\nextern "C" __global__ void k_bf16(const bf16* x, float* y) {}')
+    (tmp_path / "8.cu").write_text('// Needs sm_80\nextern "C" __global__ void k_tf32(const float* x, float* y) {}')
+    found = rungs_by_format(tmp_path, {1: "1.cu", 7: "7.cu", 8: "8.cu"})
+    assert found == {"float32": {1: "1.cu"}, "bf16": {7: "7.cu", 8: "8.cu"}, "tf32": {8: "8.cu"}}
+    assert products.MATMUL["bf16"].keys() >= {3} and products.MATMUL["float32"].keys() == {1, 2}
+
+
+def test_a_rehearsal_refuses_what_a_card_would():
+    attention = products.attention(1, 1, 5, 12, "bf16")
+    with pytest.raises(ValueError, match=r"rung 3 takes heads of 8, 16, ... 256 numbers, got d = 12"):
+        rehearse(attention, 3)
+    with pytest.raises(launch.NoCuda, match=r"3_mma.cu is for sm_80, it cannot run on sm_75"):
+        rehearse(products.matmul(64, 64, 64, "bf16"), 3, "75")
+    device = problem_module.Rehearsal("75")
+    arguments = {"z": Nothing().normal(5, 3), "codebook": Nothing().normal(5, 3), "m": 5, "codes": 5, "d": 3}
+    source = quantize_cuda.RUNGS[1]
+    run = functools.partial(device.run, HERE / source, "nearest_code", 1)
+    arguments["indices"] = np.zeros(5, np.int64)
+    run(128, arguments)
+    for change, error, sentence in [
+        ({"threads": 2048}, ValueError, "a block has 1 to 1024 threads"),
+        ({"shared_bytes": 65 << 10}, ValueError, "a block has at most 65536 bytes of shared memory"),
+        ({"arguments": {**arguments, "m": 5.0}}, TypeError, "m must be a whole number"),
+    ]:
+        with pytest.raises(error, match=sentence):
+            run(**{"threads": 128, "arguments": arguments, **change})
+    with pytest.raises(ValueError, match=r"1_naive.cu has no kernel 'nearest'"):
+        device.run(HERE / source, "nearest", 1, 1, {})
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_every_kernel_of_the_list_compiles_without_spills():
+    """With the very settings that the benchmark compiles them with."""
+    wanted = {
+        (f.source, tuple(sorted(f.defines.items())), f.kernel)
+        for p in WHOLE
+        for rung in rungs_that_can(p)[0]
+        for f in rehearse(p, rung)
+    }
+    faults = []
+    for source, defines, kernel in sorted(wanted, key=str):
+        binary = launch.compile_for(source, "90a", dict(defines))
+        needs = binary.resources()[kernel]
+        if re.search(r"\(C75\d\d\)", binary.log) or needs.local_bytes or needs.spill_bytes:
+            faults.append((source.name, kernel, dict(defines), needs))
+    # A thread of this rung holds a query and its output: 2 x 128 numbers are more than 255 registers.
+    known = [f for f in faults if f[0] == "2_online_softmax.cu" and f[2]["D"] == 128]
+    assert faults == known
+
+
+def test_data_are_normal_or_whole_numbers_and_no_two_arrays_alike():
+    source = Source(None, np, 1 << 12)
+    a, b = source.normal(100, 77), source.normal(100, 77)
+    assert a.shape == (100, 77) and a.dtype == np.float32 and not np.array_equal(a, b)
+    assert abs(a.mean()) < 0.1 and abs(a.std() - 1) < 0.1
+    k = source.below(7, 5000)
+    assert k.dtype == np.int32 and set(k.tolist()) == set(range(7))
+    bits = source.normal(3, 5, dtype="bf16")
+    assert bits.dtype == np.uint16 and abs(take(bits, 1, slice(2))).max() < 6
+    empty = Nothing().normal(1 << 20, 1 << 20)
+    assert empty.shape == (1 << 20, 1 << 20) and empty[-1, -1] == 0  # 4 TB, of which a page exists
+
+
+def test_places_and_tf32():
+    assert some(3).tolist() == [0, 1, 2]
+    assert some(1000)[0] == 0 and some(1000)[-1] == 999 and len(set(some(1000))) == 16
+    x = np.array([1 + 2.0**-11, 1 + 2.0**-10, -1 - 2.0**-11, 1 + 2.0**-12], np.float32)
+    np.testing.assert_array_equal(as_tf32(x), [1 + 2.0**-10, 1 + 2.0**-10, -1 - 2.0**-10, 1])
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_cold_for_the_first_of_two_runs_and_the_card_is_busy_while_the_host_hands_them_in(gpu):
+    """The order of what is handed in: overwriting, an event, a run, an event, a run, an event."""
+    clock, order = measure.Clock(gpu.xp), []
+
+    class Event(cupy_on_cpu.Event):
+        def record(self):
+            order.append("event")
+            super().record()
+
+    class Buffer:
+        def fill(self, value):
+            order.append("overwrite")
+
+    gpu.xp.cuda.Event, before = Event, gpu.xp.cuda.Event
+    try:
+        clock.buffer, clock.flush_seconds = Buffer(), 1e-3
+        cold, hot = clock.sample(lambda: order.append("run"), 2.5e-3)
+    finally:
+        gpu.xp.cuda.Event = before
+    assert order == ["overwrite"] * 8 + ["event", "run", "event", "run", "event"]
+    assert cold == hot == pytest.approx(1e-5)
+    assert clock.buffer is not None and measure.Clock(gpu.xp).buffer.nbytes == 1 << 12
+
+
+def test_contestants_take_turns_and_a_slow_one_has_fewer(gpu, monkeypatch):
+    clock, order = measure.Clock(gpu.xp), []
+    monkeypatch.setattr(clock, "warm", lambda run: (run(), (0.1 if run is slow else 1e-3, 0.0))[1])
+
+    def fast():
+        order.append("f")
+
+    def slow():
+        order.append("s")
+
+    def broken():
+        raise MemoryError("out of memory\nand more")
+
+    def breaks_later():
+        order.append("b")
+        if order.count("b") > 2:
+            raise MemoryError("later")
+
+    found = measure.race(clock, {"fast": fast, "slow": slow, "broken": broken, "later": breaks_later}, 5)
+    assert found.pop("later") == {"failed": "MemoryError: later"}
+    order[:] = [name for name in order if name != "b"]
+    assert found["broken"] == {"failed": "MemoryError: out of memory and more"}
+    assert "".join(order) == "fs" + "ffss" * 3 + "ff" * 2
+    assert found["fast"]["samples"] == 5 and found["slow"]["samples"] == measure.LEAST
+
+
+def test_what_takes_seconds_is_timed_once_by_the_wall(gpu, monkeypatch):
+    clock, runs = measure.Clock(gpu.xp), []
+    times = iter([0.0, 2.5])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(times, 5.0))
+    found = measure.race(clock, {"slow": lambda: runs.append(1)})["slow"]
+    assert len(runs) == 2 and found["samples"] == 1 and found["cold_ms"] == found["hot_ms"] == 5000
+
+
+def test_spread():
+    assert measure.spread([1.0]) == 0.0
+    assert measure.spread([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
+
+
+# --- rows, files, tables, plots ---------------------------------------------------------------------------------------
+
+ROW = {
+    "op": "matmul", "problem": "8192 x 8192 x 8192", "dtype": "bf16", "flop": 4e12, "bytes": 1e9, "goal": None,
+    "contestants": [
+        {"name": "rung 3", "file": "3_mma.cu", "checked": 9, "samples": 3, "cold_ms": 8.0, "hot_ms": 7.0, "cold_spread": 0.01, "hot_spread": 0.0, "host_ms": 0.1},
+        {"name": "rung 4", "file": "4_wgmma.cu", "wrong": "y is off"},
+        {"name": "torch.matmul", "peer": True, "samples": 3, "cold_ms": 5.0, "hot_ms": 5.0, "cold_spread": 0.0, "hot_spread": 0.0, "host_ms": 0.1},
+    ],
+}  # fmt: skip
+LIMITS = {"bf16": {"tflop_per_s": 800.0, "by": "torch.matmul"}, "copy": {"gb_per_s": 3000.0, "by": "a copy"}}
+CONDITIONS = {"device": "A card", "date": "2001-02-03"}
+
+
+def test_a_time_is_placed_under_the_limits():
+    row = measure.placed(ROW, LIMITS)
+    rung, wrong, _ = row["contestants"]
+    assert rung["tflop_per_s"] == pytest.approx(500) and rung["gb_per_s"] == pytest.approx(125)
+    assert (
+        rung["of_product"] == rung["of_roofline"] == pytest.approx(500 / 800)
+    )  # 5 ms for the product, 0.33 for the bytes
+    assert rung["of_copy"] == pytest.approx(125 / 3000) and row["ratio"] == pytest.approx(8 / 5)
+    assert "tflop_per_s" not in wrong and "tflop_per_s" not in ROW["contestants"][0]
+    few = measure.placed({**ROW, "dtype": "int8"}, LIMITS)["contestants"][0]  # no limit is known for these
+    assert few["of_product"] is None and few["of_roofline"] == pytest.approx(1e9 / 3e9 / 8)
+
+
+def test_a_new_run_replaces_the_rows_that_it_measured(tmp_path):
+    other = {**ROW, "problem": "4096 x 4096 x 4096"}
+    first = {"conditions": CONDITIONS, "limits": LIMITS, "rows": [ROW, other]}
+    again = {"conditions": {**CONDITIONS, "date": "2001-02-04"}, "limits": LIMITS, "rows": [{**ROW, "goal": 1}]}
+    runs = pages.merged([first], again)
+    file = tmp_path / "results" / "a.json"
+    pages.write(file, runs)
+    rows = pages.rows_of(pages.read(file))
+    assert [(r["problem"], r["date"], r["goal"]) for r in rows] == [
+        (other["problem"], "2001-02-03", None),
+        (ROW["problem"], "2001-02-04", 1),
+    ]
+    assert pages.merged([{**first, "rows": [ROW]}], again) == [again] and pages.read(tmp_path / "none.json") == []
+    assert pages.file_of("NVIDIA H100 80GB HBM3").name == "gpu-nvidia-h100-80gb-hbm3.json"
+
+
+def test_tables_stand_between_their_markers_and_say_what_was_not_measured():
+    text = "before\n<!-- bench: matmul -->\nold\n<!-- bench end -->\nbetween\n<!-- bench: quantize -->\n<!-- bench end -->\nafter"
+    rows = [{**measure.placed(ROW, LIMITS), **CONDITIONS}]
+    page = ROOT / "matmul" / "README.md"
+    got = pages.with_tables(text, WHOLE, rows, page)
+    assert pages.with_tables(got, WHOLE, rows, page) == got and "\nold\n" not in got
+    start, _, end = got.partition("between")
+    assert start.startswith("before\n<!-- bench: matmul -->\n| rung | |") and end.endswith("after")
+    assert "| 1 | [`1_naive.cu`](1_naive.cu): The product of two matrices as it is defined" in start
+    assert "| 8192 x 8192 x 8192, bf16 | rung 3 | 8.000 | 7.000 | 1.0% | 500.0 | 125 | 62% | 1.60 |" in start
+    assert "| 8192 x 8192 x 8192, bf16 | rung 4 | wrong |" in start and "A card, 2001-02-03" in start
+    assert pages.NOT_YET in end and pages.NOT_YET not in start
+    table = [line for line in start.splitlines() if line.startswith(("| 8192", "| problem"))]
+    assert {line.count("|") for line in table} == {10}
+
+
+def test_the_committed_tables_are_those_of_the_committed_results():
+    """After a new rung or a new result: python -m kernels.bench --tables."""
+    rows = pages.all_rows()
+    marked = [f for f in pages.readmes() if pages.MARKED.search(f.read_text(encoding="utf-8"))]
+    assert marked
+    for file in marked:
+        text = file.read_text(encoding="utf-8")
+        assert pages.with_tables(text, WHOLE, rows, file) == text, f"{file}: python -m kernels.bench --tables"
+
+
+def test_a_plot_shows_what_was_measured_and_only_that():
+    rows = [{**measure.placed(ROW, LIMITS), **CONDITIONS}]
+    svg = pages.plot("matmul", rows)
+    assert svg.startswith("<svg") and svg == pages.plot("matmul", rows)
+    for text in ("8192 x 8192 x 8192, bf16", "rung 3", "torch.matmul", "500", "A card"):
+        assert text in svg
+    assert "rung 4" not in svg and pages.plot("conv2d", rows) is None
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Results, tables and plots go to a folder of the test's."""
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench: quantize -->\n<!-- bench end -->\n")
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    monkeypatch.setattr(pages, "readmes", lambda: [readme])
+    monkeypatch.setattr(bench, "gpu_problems", lambda: [products.quantize(40, 50, 20), companions.adam_step(50)])
+    monkeypatch.setattr(bench, "load_torch", lambda name: torch if name == "torch" else None)
+    monkeypatch.setattr(problem_module, "Source", small)
+    monkeypatch.setattr(measure, "compile_ahead", lambda problems, architecture: len(problems))
+    limits = measure.limits
+    monkeypatch.setattr(measure, "limits", lambda *args: limits(*args, size=16))
+    return tmp_path
+
+
+@needs_compiler
+def test_the_command_from_limits_to_pages(gpu, kept, capsys):
+    assert bench.main(["--device", "cuda", "--record", "--rounds", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "device A card of paper; architecture 90a" in out and "driver 13.1; runtime 13.0; nvrtc 13.0" in out
+    for limit in ("bf16", "tf32", "float32", "copy"):
+        assert f"limit of {limit}: " in out
+    assert out.count("ms cold") == len(products.quantize(4, 5, 6).rungs) + 2 + 2 and "ours over the best peer" in out
+    (run,) = pages.read(kept / "gpu-a-card-of-paper.json")
+    assert [r["op"] for r in run["rows"]] == ["quantize", "adam"] and set(run["limits"]) == {
+        "bf16",
+        "tf32",
+        "float32",
+        "copy",
+    }
+    assert run["conditions"]["torch"] == "0.0" and run["conditions"]["cudnn"] == "1"
+    assert "cdist + argmin" in (kept / "README.md").read_text()
+    assert (kept / "gpu-a-card-of-paper-quantize.svg").read_text().startswith("<svg")
+    assert bench.main(["adam", "--rung", "1", "--peer", "none", "--json", str(kept / "one.json"), "--rounds", "3"]) == 0
+    (run,) = pages.read(kept / "one.json")
+    assert [c["name"] for r in run["rows"] for c in r["contestants"]] == ["rung 1"] and run["conditions"][
+        "torch"
+    ] is None
+    assert bench.main(["--op", "quantize", "--rung", "none", "--json", str(kept / "one.json"), "--rounds", "3"]) == 0
+    assert all(c["peer"] for c in pages.read(kept / "one.json")[0]["rows"][0]["contestants"])
+
+
+@needs_compiler
+def test_a_run_that_was_cut_off_goes_on(gpu, kept, capsys):
+    assert bench.main(["--device", "cuda", "--record", "--rounds", "3", "--minutes", "0"]) == 0
+    assert "the time is up: 2 problems were not begun" in capsys.readouterr().out
+    assert bench.main(["adam", "--device", "cuda", "--record", "--rounds", "3"]) == 0
+    capsys.readouterr()
+    assert bench.main(["--device", "cuda", "--record", "--missing", "--rounds", "3", "--peer", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "1 kernels compiled" in out and "\nquantize 40" in out and "\nadam" not in out
+    first, second = pages.read(kept / "gpu-a-card-of-paper.json")
+    assert first["conditions"]["torch"] == "0.0" and second["conditions"]["torch"] is None
+    assert [r["op"] for run in (first, second) for r in run["rows"]] == ["adam", "quantize"]
+
+
+@needs_compiler
+def test_a_card_that_answers_nothing_more_ends_the_run(gpu, kept, capsys, monkeypatch):
+    """And what was measured before is kept as it is."""
+    assert bench.main(["adam", "--device", "cuda", "--record", "--rounds", "3"]) == 0
+    kept_before = (kept / "gpu-a-card-of-paper.json").read_text()
+
+    def lost(self):
+        raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    limits = measure.limits
+    monkeypatch.setattr(
+        measure, "limits", lambda *args: (limits(*args), monkeypatch.setattr(measure.Clock, "wait", lost))[0]
+    )
+    assert bench.main(["--device", "cuda", "--record", "--rounds", "3"]) == 1
+    assert "stopped, and 1 problems not begun: cudaErrorIllegalAddress" in capsys.readouterr().err
+    assert (kept / "gpu-a-card-of-paper.json").read_text() == kept_before
+
+
+@needs_nvrtc
+def test_what_will_be_launched_is_compiled_before(monkeypatch, tmp_path):
+    """The bench compiles on all cores at once what it will need; one that does not compile is left for later."""
+    monkeypatch.setenv("MINIGEN_CACHE", str(tmp_path))
+    assert measure.compile_ahead([companions.adam_step(50), companions.quantize_numbers(9, 5, "int8")], "90a") == 2
+    assert len(list(tmp_path.rglob("*.cubin"))) == 2
+    broken = tmp_path / "broken.cu"
+    broken.write_text('extern "C" __global__ void k(float* y) { nonsense }')
+    measure._compile("90a", (broken, ()))
+
+
+@needs_compiler
+def test_a_wrong_rung_is_said_and_is_the_exit_status(gpu, kept, capsys, monkeypatch):
+    right = quantize_cuda.nearest_code
+
+    def wrong(device, z, codebook, *, rung):
+        return right(device, z, codebook, rung=rung) + np.int64(rung == 2)
+
+    monkeypatch.setattr(quantize_cuda, "nearest_code", wrong)
+    assert bench.main(["quantize", "--device", "cuda", "--rounds", "3"]) == 1
+    out = capsys.readouterr().out
+    assert "rung 2                           wrong: " in out and "rung 1                            " in out
+
+
+def test_the_list_needs_no_gpu(capsys):
+    assert bench.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(WHOLE) + len(bench.problems())
+    assert any("cuda attention" in x and "4096 x 77" in x and "SDPA flash" in x and "bf16" in x for x in lines)
+    assert bench.main(["matmul", "--list", "--device", "cuda", "--dtype", "float32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all("rungs: 1, 2  peers: torch.matmul" in x for x in lines)
+
+
+def test_what_the_command_needs_is_one_sentence(capsys, monkeypatch):
+    def none(name):
+        raise ValueError("no GPU can be used: CuPy is not installed")
+
+    monkeypatch.setattr("kernels.backend.module_for", none)
+    assert bench.main(["matmul", "--rung", "all"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the benchmark of the CUDA rungs needs a GPU, CuPy and NVRTC: no GPU can be used: CuPy is not installed\n"
+    )
+    for arguments, sentence in [
+        (["--rung", "x"], "--rung must be a number, all or none, got 'x'"),
+        (["--device", "cpu", "--rung", "2"], "--rung, --dtype and --record are for a GPU"),
+        (["--device", "cuda", "--threads", "1"], "--threads and --fresh-memory are for the CPU"),
+        (["--rounds", "0"], "--rounds and --threads must be at least 1"),
+        (["--op", "nothing"], "unknown operation 'nothing'"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            bench.main(arguments)
+        assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_without_a_gpu_the_command_is_the_cpu_s(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "gpu_can_be_used", lambda: False)
+    monkeypatch.setattr(bench, "problems", lambda: [bench_problems._layer_norm(8, 16)])
+    monkeypatch.setattr(bench, "measured_limits", lambda: {"gflop_per_s": 1.0, "gb_per_s": 1.0})
+    monkeypatch.setattr(bench, "MINIMUM", 1e-4)
+    assert bench.main(["norm", "--peer", "none", "--json", str(tmp_path / "cpu.json"), "--fresh-memory"]) == 0
+    (row,) = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert row["problem"] == "layer norm 8 x 16, with gradients" and row["ms"] > 0
+
+
+# --- with torch itself ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("problem", [p for p in named if p.values[0].dtype == "float32"])
+def test_torch_itself_knows_what_the_peers_ask_for(problem):
+    """On the CPU. That a way is not there for a CPU is no mistake of the peer's."""
+    real = pytest.importorskip("torch")
+    importlib.import_module("torch.nn.attention")
+    inputs = problem.make(Source(Emulator(), np, 1 << 12))
+    theirs = peers.tensors(real, {k: v for k, v in inputs.items() if k != "device"})
+    for _name, make in problem.peers:
+        try:
+            make(real, theirs)()
+        except (RuntimeError, NotImplementedError) as error:
+            assert "TypeError" not in str(error)

@@ -1,0 +1,38 @@
+"""Nearest codes for tests: rows and codebooks of the kinds that make an inexact search go wrong."""
+
+import numpy as np
+
+
+def halfway(rng, rows, d):
+    """Numbers that bfloat16 rounds by almost half a unit of its last place, all of a row up or all of it down."""
+    return 1 + rng.integers(0, 2, (rows, d)) / 128 + rng.choice([0.49, 0.51], (rows, 1)) / 128
+
+
+def problem(kind, m, codes, d, seed):
+    rng = np.random.default_rng(seed)
+    z, codebook = rng.standard_normal((m, d)), rng.standard_normal((codes, d))
+    match kind:
+        case "far":
+            z, codebook = z + 300, codebook + 300
+        case "equal codes":
+            codebook = codebook[rng.integers(0, min(3, codes), codes)]
+        case "near ties":  # which bfloat16 cannot tell apart, and float32 can
+            codebook = codebook[rng.integers(0, codes // 9 + 1, codes)] * (1 + rng.integers(0, 9, (codes, 1)) * 1e-6)
+        case "halfway":
+            z, codebook = halfway(rng, m, d), halfway(rng, codes, d)
+        case "scales":
+            z *= 10.0 ** rng.integers(-30, 30, (m, 1))
+            codebook *= 10.0 ** rng.integers(-22, 20, (codes, 1))
+        case "zeros":
+            z[::3], codebook[::5] = 0, 0
+        case "nan":
+            z = codebook[rng.integers(0, min(codes, 60), m)] + 0.1 * z
+            z[::7], codebook[codes // 2] = np.nan, np.inf
+            codebook[codes - 1, 0] = np.nan if seed % 2 else 1
+        case "trained":  # rows lie near their codes
+            z = codebook[rng.integers(0, codes, m)] + 0.3 * z
+    with np.errstate(over="ignore"):
+        return z.astype(np.float32), codebook.astype(np.float32)
+
+
+KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "zeros", "nan", "trained"]

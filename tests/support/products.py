@@ -1,0 +1,36 @@
+"""Matrix products for tests: random factors, the definition in float64, and what a rung may be off."""
+
+import numpy as np
+
+from kernels import bfloat16
+from kernels.compare import bound
+from kernels.matmul import reference
+
+TURNS = [(False, False), (False, True), (True, False), (True, True)]  # which factors lie transposed
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def turned(x, turn):
+    return np.ascontiguousarray(x.swapaxes(-1, -2)) if turn else x
+
+
+def rounded(x, rung, precision="bf16"):
+    """What a rung multiplies: rungs 3 and 4 round their factors, to bfloat16 or to tf32 (halves away from 0)."""
+    if rung < 3:
+        return x
+    if precision == "bf16":
+        return bfloat16.rounded(x)
+    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def expected(a, b, bias, rung=1, precision="bf16"):
+    """The definition in float64 and the error of a float32 sum in any order, of tensor cores twice that of others."""
+    a, b = (rounded(np.ascontiguousarray(x), rung, precision) for x in (a, b))
+    with np.errstate(all="ignore"):
+        want = reference.linear(a, b, bias) if b.ndim == 2 else reference.matmul(a, b)
+        finite = [np.where(np.isfinite(x), np.abs(x), 0) for x in (a, b, 0 if bias is None else bias)]
+    allowed = bound(a.shape[-1] + 1, reference.matmul(*finite[:2]) + finite[2], np.float32, 2 if rung >= 3 else 1)
+    return want if bias is None or b.ndim == 2 else want + bias, allowed, "y"
