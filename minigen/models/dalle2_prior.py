@@ -27,6 +27,17 @@ would give, is $\mathbb E[z_i \mid y]$, the guess at the highest time.
 the prior's own. Behind <eos> stands a learned vector, so that all captions are of one length and none depends on its
 neighbours in the batch.
 
+**It must be trained to the end.** The decoder trusts $z_i$, and a mean that is a little off names another shape. Squared distance of the guess at
+the highest time from the mean of 24 true embeddings (128 captions of two things, seen and held-out compositions; the
+embeddings of one caption are .02 from their own mean), and what one decoder meets of 96 prompts for two things with such draws:
+
+| | seen | held out | met |
+|---|---|---|---|
+| 1,000 steps of 64, AdamW | .040 | .056 | .25 |
+| 1,000 steps, Muon | .024 | .038 | |
+| 3,000 steps, Muon | .012 | .021 | .58 |
+| embeddings of other pictures of the caption; their mean | | | .51; .67 |
+
 You need: `models/clip.py`, `nn/transformer.py`, `samplers/ancestral.py`. New here: diffusion of something that is no picture.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_prior.py):
