@@ -31,13 +31,13 @@ from minigen.models.system import System
 
 PROMPTS = 100
 CLIP_STEPS = 400
-CODEC_STEPS = 200
-STEPS = 300  # of the latent model with f = 4
+CODEC_STEPS = 300
+STEPS = 600  # of the latent model with f = 4
 SIZES: dict[str, dict[str, Any]] = {
-    "pixels": {"codec": "identity", "patch": 4, "steps": 384},
-    "f = 2": {"factor": 2, "patch": 2, "steps": 226},
+    "pixels": {"codec": "identity", "patch": 4, "steps": 720},
+    "f = 2": {"factor": 2, "patch": 2, "steps": 480},
     "f = 4": {"factor": 4, "patch": 1, "steps": STEPS},
-    "f = 8": {"factor": 8, "patch": 1, "channels": 16, "steps": 448},
+    "f = 8": {"factor": 8, "patch": 1, "channels": 16, "steps": 890},
 }
 WALKS = ("ddim", "plms", "dpmpp-2m", "dpmpp-2s")
 FEW = 10  # sampling steps

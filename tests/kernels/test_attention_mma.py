@@ -121,7 +121,6 @@ PLANTED = [  # what is changed into what, and what must be found
     ("const bool whole = !cut && !mask && first + KEYS <= t_k;", "const bool whole = !cut && !mask;", "wrong value"),
     ("if (cut && any_odd(values, lane)) {", "if (false) {", "wrong value"),
     ("if (i[h] >= t_q) continue;", "if (i[h] > t_q) continue;", "race"),
-    ("first + KEYS <= t_k;", "first + KEYS <= t_k + 1;", "wrong value"),
 ]
 
 
@@ -145,9 +144,8 @@ def test_a_mistake_is_found(old, new, kind, tmp_path, monkeypatch):
         device.expect(got, want, allowed_error(*wide, want, 0.5, causal, None), "o")
         found += device.findings
     assert kind in {f.kind for f in found}, found
-    assert all(f.where.startswith(SOURCE.name) or f.where == "o" for f in found), [
-        str(f) for f in found if ":" not in f.where or "3_mma" not in f.where
-    ]
+    places = {f.where.partition(":")[0] for f in found}
+    assert places <= {SOURCE.name, "rows.cuh", "o"}, places
 
 
 @needs_nvrtc
