@@ -32,3 +32,9 @@ def from_bits(bits: Array) -> Array:
 def rounded(x: Any) -> Array:
     """``x`` rounded to bfloat16, as float32."""
     return from_bits(to_bits(x))
+
+
+def rounded_to_tf32(x: np.ndarray) -> np.ndarray:
+    """float32 ``x`` with the 10 bits of mantissa that tensor cores keep of it as tf32, halves away from 0 (PTX's ``cvt.rna``)."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import Parameter, cache_directory, check_arguments, check_grid, headers_of, kernels_of, needs, three
+from .source import Parameter, cache_directory, check_launch, headers_of, kernels_of, needs
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -208,12 +208,7 @@ class Device:
         defines: Mapping[str, Any] | None = None,
     ) -> None:
         """Launch ``kernel`` of the file ``source`` on a grid of blocks, on CuPy's current stream; no launch if it is empty."""
-        kernels = _kernels(source)
-        if kernel not in kernels:
-            raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
-        blocks, block = three(grid), three(threads)
-        check_grid(kernel, blocks, block)
-        values = check_arguments(kernel, kernels[kernel], arguments)
+        blocks, block, values = check_launch(source, _kernels(source), kernel, grid, threads, arguments)
         for name, value in arguments.items():
             if isinstance(value, np.ndarray):  # CuPy would pass its address on the host, or its only element
                 raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
@@ -263,7 +258,7 @@ def architecture_of(capability: str) -> str:
 
 def fits_on_chip(device: Any, shared_bytes: int) -> bool:
     """Whether a block on ``device`` may have so much dynamic shared memory beside 1 KiB of its own. The emulator has Hopper's."""
-    return shared_bytes + 1024 <= SHARED_KILOBYTES.get(getattr(device, "architecture", "90a"), 99) << 10
+    return shared_bytes + 1024 <= SHARED_KILOBYTES.get(device.architecture, 99) << 10
 
 
 def _usable_cupy() -> Any:

@@ -153,6 +153,25 @@ def three(size: int | Sequence[int]) -> tuple[int, int, int]:
     return x, y, z
 
 
+def check_launch(
+    source: Path,
+    kernels: Mapping[str, tuple[Parameter, ...]],
+    kernel: str,
+    grid: int | Sequence[int],
+    threads: int | Sequence[int],
+    arguments: Mapping[str, Any],
+) -> tuple[tuple[int, int, int], tuple[int, int, int], list[Any]]:
+    """The grid and the block as three numbers each, and the arguments in order, for a kernel of the file ``source``.
+
+    Raises ValueError for a kernel that is not among its ``kernels``, and what ``check_grid`` and ``check_arguments`` raise.
+    """
+    if kernel not in kernels:
+        raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
+    blocks, block = three(grid), three(threads)
+    check_grid(kernel, blocks, block)
+    return blocks, block, check_arguments(kernel, kernels[kernel], arguments)
+
+
 def check_grid(kernel: str, grid: tuple[int, int, int], threads: tuple[int, int, int]) -> None:
     """Raise ValueError unless a GPU can launch so many blocks of so many threads."""
     limits = (2**31 - 1, 65535, 65535)

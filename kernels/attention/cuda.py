@@ -7,6 +7,7 @@ import numpy as np
 
 from ..backend import Array
 from ..launch import fits_on_chip
+from ..matmul.cuda import last_rung
 from ..tensor_map import TensorMap
 from .cuda_backward import bits, check_heads, log_sums
 
@@ -41,8 +42,8 @@ def best(
     rung = 2 if precision == "float32" else 3
     if not causal and d_v and 0 < n_keys <= FEW and fits_on_chip(device, _short_bytes(rung, n_keys, q.shape[3], d_v)):
         return short_forward(device, q, k, v, **how, rung=rung)
-    if rung == 3 and getattr(device, "architecture", "90a") == "90a":  # the emulator is a Hopper
-        rung = 4
+    if rung == 3:
+        rung = last_rung(device)
     return attention_forward(device, q, k, v, **how, causal=causal, rung=rung)
 
 

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .. import bfloat16
 from ..backend import Array, is_cuda
+from ..matmul.cuda import as_bf16
 from ..tensor_map import TensorMap
 
 RUNGS = {
@@ -30,7 +28,7 @@ def check_heads(rung: int, d: int, d_v: int) -> None:
 
 def bits(x: Array) -> Array:
     """bfloat16 bits at an address that 16-byte copies can start from."""
-    x = x if x.dtype == np.uint16 else bfloat16.to_bits(x)
+    x = as_bf16(x)
     return x.copy() if is_cuda(x) and x.data.ptr % 16 else x
 
 

@@ -59,7 +59,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..source import check_arguments, check_grid, three
+from ..source import check_launch
 from ..tensor_map import Im2colMap, TensorMap
 from .build import Library, NoCompiler, build, compiler
 
@@ -173,8 +173,10 @@ class BankUse(NamedTuple):
 class Emulator:
     """Runs kernels under one seed and collects what is wrong with them in ``findings``.
 
-    It has the methods of ``launch.Device``, so an operation's host code runs on either.
+    It has the methods of ``launch.Device``, so an operation's host code runs on either, and stands for a Hopper.
     """
+
+    architecture = "90a"
 
     def __init__(self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False) -> None:
         self.seed = seed
@@ -208,12 +210,8 @@ class Emulator:
         """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place."""
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
         self.ran.append(source.name)
-        if kernel not in library.kernels:
-            raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(library.kernels)}")
-        blocks, block = three(grid), three(threads)
-        check_grid(kernel, blocks, block)
+        blocks, block, values = check_launch(source, library.kernels, kernel, grid, threads, arguments)
         parameters = library.kernels[kernel]
-        values = check_arguments(kernel, parameters, arguments)
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [v.array if isinstance(v, TensorMap) else v for v in values]
         if 0 in blocks:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import bfloat16, launch
 from ..backend import Array, array_module, to_numpy
 from ..emulator import Emulator
-from ..source import ROOT, check_arguments, check_grid, kernels_of, needs, three
+from ..source import ROOT, check_launch, kernels_of, needs
 
 Arrays = dict[str, Any]
 Run = Callable[[], Any]
@@ -206,17 +206,11 @@ class Rehearsal:
         shared_bytes: int = 0,
         defines: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises what ``launch.Device`` raises, and ValueError for more threads or shared memory than the card has."""
+        """Raises what ``launch.Device`` raises, and ValueError for more shared memory than the card has."""
         text = source.read_text(encoding="utf-8")
-        kernels, blocks, block = kernels_of(text), three(grid), three(threads)
-        if kernel not in kernels:
-            raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
-        check_grid(kernel, blocks, block)
-        check_arguments(kernel, kernels[kernel], arguments)
+        blocks, block, _ = check_launch(source, kernels_of(text), kernel, grid, threads, arguments)
         if self.architecture not in launch.architectures(text):
             raise launch.NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{self.architecture}")
-        if not 1 <= int(np.prod(block)) <= 1024:
-            raise ValueError(f"kernel {kernel}: a block has 1 to 1024 threads, got {block}")
         most = launch.SHARED_KILOBYTES.get(self.architecture, 99) << 10
         if shared_bytes > most:
             raise ValueError(
@@ -270,12 +264,6 @@ def take(x: Array, *index: Any) -> np.ndarray:
     xp = array_module(x)
     part = to_numpy(x[tuple(xp.asarray(i) if isinstance(i, np.ndarray) else i for i in index)])
     return (bfloat16.from_bits(np.ascontiguousarray(part)) if part.dtype == np.uint16 else part).astype(np.float64)
-
-
-def as_tf32(x: np.ndarray) -> np.ndarray:
-    """Float64 values of float32 numbers, rounded to the 10 bits of mantissa of tf32, halves away from 0."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
 
 
 def judge(expected: Iterator[Expected]) -> tuple[int, list[str]]:

@@ -20,7 +20,7 @@ from ..matmul import cuda as matmul_cuda
 from ..quantize import cuda as quantize_cuda
 from ..quantize.reference import squared_distances
 from . import peers
-from .problem import ITEM, Arrays, Expected, Problem, Source, as_tf32, rungs_by_format, some, take
+from .problem import ITEM, Arrays, Expected, Problem, Source, rungs_by_format, some, take
 
 Checks = Iterator[Expected]
 MATMUL = rungs_by_format(matmul_cuda.HERE, matmul_cuda.RUNGS)
@@ -37,7 +37,7 @@ def _precision(dtype: str) -> dict[str, Any]:
 
 def _factor(dtype: str, *arrays: Any) -> list[Any]:
     """The factors as a rung of this format multiplies them."""
-    return [as_tf32(x) for x in arrays] if dtype == "tf32" else list(arrays)
+    return [bfloat16.rounded_to_tf32(x).astype(np.float64) for x in arrays] if dtype == "tf32" else list(arrays)
 
 
 def _off(terms: int, magnitude: Any, dtype: str) -> Any:

@@ -21,7 +21,7 @@ class ThroughHost:
 
     def __init__(self, device: Any, xp: Any) -> None:
         self.device, self.xp = device, xp
-        self.architecture = getattr(device, "architecture", "90a")
+        self.architecture = device.architecture
         self.judge = Emulator()
         self.ran: list[str] = []
         self.accesses = 0

@@ -138,7 +138,7 @@ def wgmma_tile_for(m: int, n: int) -> Tile:
 
 def last_rung(device: Any) -> int:
     """The last rung for bfloat16 on this device: wgmma is Hopper's alone, which the emulator stands for."""
-    return 4 if getattr(device, "architecture", "90a") == "90a" else 3
+    return 4 if device.architecture == "90a" else 3
 
 
 def takes_wgmma(x: Array) -> bool:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from attending import log_sums, operands
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rungs import needs_compiler
 
 from kernels import attention
 from kernels.attention import cuda, numpy_tiles, reference

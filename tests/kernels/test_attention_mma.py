@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from attending import allowed_error
 from attending import attend as attend_on
-from emulation import Mistaken, needs_compiler
+from emulation import Mistaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rungs import needs_nvrtc
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch
 from kernels.attention import cuda, reference

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attending import allowed_error, log_sums, operands
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rungs import needs_nvrtc
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch
 from kernels.attention import cuda, reference

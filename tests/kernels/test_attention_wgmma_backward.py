@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from attending import Gradients, low_scores, problem
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rungs import needs_nvrtc
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import launch
 from kernels.attention import cuda, cuda_backward

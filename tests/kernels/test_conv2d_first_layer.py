@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from convolutions import Convolution
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rungs import needs_compiler
 
 from kernels.conv2d import cuda, cuda_wgmma
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from convolutions import Convolution
-from emulation import emulated, needs_compiler
+from emulation import emulated
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rungs import needs_compiler
 
 from kernels.conv2d import cuda, cuda_wgmma
 from kernels.emulator import Emulator

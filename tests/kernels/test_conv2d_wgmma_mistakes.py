@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from convolutions import Convolution
-from emulation import Mistaken, needs_compiler
+from emulation import Mistaken
+from rungs import needs_compiler
 
 from kernels.conv2d import cuda, cuda_wgmma
 

@@ -3,30 +3,21 @@
 import numpy as np
 import pytest
 from convolutions import Convolution, normal
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels.attention import cuda_backward as attention_cuda
 from kernels.attention import reference as attention_reference
 from kernels.compare import bound
 from kernels.conv2d import cuda as conv_cuda
 from kernels.emulator import Emulator
-from kernels.launch import NoCuda, compile_for, nvrtc
+from kernels.launch import compile_for
 
 SEEDS = st.integers(0, 2**32 - 1)
 TILES = st.sampled_from([None, None, (128, 64), (16, 128)])
 few = settings(max_examples=15)
-
-
-def _no_nvrtc():
-    try:
-        return not nvrtc()
-    except NoCuda:
-        return True
-
-
-needs_nvrtc = pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (pip install nvidia-cuda-nvrtc)")
 
 
 # --- convolution ------------------------------------------------------------------------------------------------------

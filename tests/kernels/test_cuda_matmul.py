@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import TURNS, expected, normal, turned
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels.emulator import Emulator
-from kernels.launch import NoCuda, compile_for, nvrtc
+from kernels.launch import compile_for
 from kernels.matmul import cuda
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -106,14 +107,7 @@ def test_the_tile_fits_the_result(m, n):
     assert wasted <= 128 * (m + n + 128)
 
 
-def _no_nvrtc():
-    try:
-        return not nvrtc()
-    except NoCuda:
-        return True
-
-
-@pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (pip install nvidia-cuda-nvrtc)")
+@needs_nvrtc
 @pytest.mark.parametrize("architecture", ["75", "80", "90a", "120"])
 def test_every_tile_compiles_without_spills_and_leaves_room_for_more_blocks(architecture):
     for tile, (a, b) in zip(TILES, TURNS):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rungs import needs_compiler
 
 import kernels
 from kernels import emulate, emulator
@@ -25,14 +26,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 few = settings(max_examples=12)
 
 
-def _no_compiler():
-    try:
-        return not emulator.compiler()
-    except NoCompiler:
-        return True
-
-
-pytestmark = pytest.mark.skipif(_no_compiler(), reason="emulating a kernel needs a C++ compiler (g++)")
+pytestmark = needs_compiler
 
 
 def emulated(function, seed, want, allowed, name):

@@ -7,29 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, emulator, launch
 from kernels.emulator import Emulator, EmulatorError, NoCompiler
-from kernels.launch import NoCuda, compile_for
+from kernels.launch import compile_for
 from kernels.source import kernels_of
 from kernels.tensor_map import TensorMap
 
-
-def _no_compiler():
-    try:
-        return not emulator.compiler()
-    except NoCompiler:
-        return True
-
-
-def _no_nvrtc():
-    try:
-        return not launch.nvrtc()
-    except NoCuda:
-        return True
-
-
-pytestmark = pytest.mark.skipif(_no_compiler(), reason="emulating a kernel needs a C++ compiler (g++)")
+pytestmark = needs_compiler
 
 PLANTED = Path(emulator.__file__).parent / "planted.cu"
 PLANTED90, PLANTED90A = PLANTED.with_name("planted90.cu"), PLANTED.with_name("planted90a.cu")
@@ -152,7 +138,7 @@ def test_products_with_registers(columns, tmp_path):
     np.testing.assert_array_equal(y, a @ b.T)
 
 
-@pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
+@needs_nvrtc
 @pytest.mark.parametrize("architecture", ["80", "90a", "120"])
 def test_the_planted_kernels_compile_for_a_gpu(architecture):
     for file in (PLANTED, PLANTED90, PLANTED90A):
@@ -514,6 +500,7 @@ def test_numbers_of_16_and_19_bits(tmp_path):
     nearest = np.ldexp(np.floor(np.abs(np.frexp(x)[0].astype(float)) * 2048 + 0.5) / 2048, np.frexp(x)[1])
     normal = np.isfinite(x) & (np.abs(x) > 1e-37) & (np.abs(x) < 3e38)
     np.testing.assert_array_equal(np.abs(tf)[normal], nearest[normal].astype("f"))
+    np.testing.assert_array_equal(bfloat16.rounded_to_tf32(x)[normal], tf[normal])
     assert (np.float32([np.inf, -np.inf]) == tf[7:9]).all()
     exact = bfloat16.from_bits(b)
     finite = np.isfinite(exact) & normal

@@ -19,7 +19,6 @@ from kernels.gpu_bench import problem as problem_module
 from kernels.gpu_bench.problem import (
     Nothing,
     Source,
-    as_tf32,
     judge,
     rehearse,
     rungs_by_format,
@@ -255,11 +254,9 @@ def test_data_are_normal_or_whole_numbers_and_no_two_arrays_alike():
     assert empty.shape == (1 << 20, 1 << 20) and empty[-1, -1] == 0  # 4 TB, of which a page exists
 
 
-def test_places_and_tf32():
+def test_places():
     assert some(3).tolist() == [0, 1, 2]
     assert some(1000)[0] == 0 and some(1000)[-1] == 999 and len(set(some(1000))) == 16
-    x = np.array([1 + 2.0**-11, 1 + 2.0**-10, -1 - 2.0**-11, 1 + 2.0**-12], np.float32)
-    np.testing.assert_array_equal(as_tf32(x), [1 + 2.0**-10, 1 + 2.0**-10, -1 - 2.0**-10, 1])
 
 
 # --- the clock --------------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulation import needs_compiler
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import emulator, launch
 from kernels.emulator import Emulator
-from kernels.launch import NoCuda, compile_for
+from kernels.launch import compile_for
 from kernels.source import kernels_of
 from kernels.tensor_map import Im2colMap, TensorMap
 
@@ -34,13 +34,6 @@ extern "C" __global__ void copy(const __grid_constant__ TensorMap x, float* y, i
     for (int i = threadIdx.x; i < PIXELS * CHANNELS; i += 32) y[i] = tile[i];
 }
 """
-
-
-def _no_nvrtc():
-    try:
-        return not launch.nvrtc()
-    except NoCuda:
-        return True
 
 
 def copied(folder, map_, first, offset, channel=0):
@@ -193,7 +186,7 @@ def test_what_the_driver_is_told(monkeypatch):
     assert told["cuTensorMapEncodeTiled"][2] == 2 and told["cuTensorMapEncodeTiled"][7] == [1, 1]
 
 
-@pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (nvidia-cuda-nvrtc)")
+@needs_nvrtc
 @pytest.mark.parametrize("architecture", ["90", "90a", "120"])
 def test_copies_of_windows_compile_for_a_gpu(architecture):
     assert set(compile_for(PLANTED, architecture).resources()) == set(kernels_of(PLANTED.read_text()))

@@ -6,21 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rungs import needs_nvrtc
 
 from kernels import backend, check, launch, source
 from kernels.launch import ARCHITECTURES, CompileError, NoCuda, compile_for
 
 SOURCES = list(check.sources().values())
-
-
-def _no_nvrtc():
-    try:
-        return not launch.nvrtc()
-    except NoCuda:
-        return True
-
-
-needs_nvrtc = pytest.mark.skipif(_no_nvrtc(), reason="compiling needs NVRTC (pip install nvidia-cuda-nvrtc)")
 
 
 @needs_nvrtc

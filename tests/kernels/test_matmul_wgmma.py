@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from emulation import Mistaken, emulated, needs_compiler
+from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import TURNS, expected, normal, turned
-from rungs import needs_nvrtc
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch, tensor_map
 from kernels.emulator import Emulator

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulation import Mistaken, needs_compiler
+from emulation import Mistaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nearest import KINDS, problem
-from rungs import needs_nvrtc
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch
 from kernels.emulator import Emulator

@@ -1,24 +1,11 @@
 """Convolutions as problems for the tests of the CUDA rungs: operands, the definition's results, what they may be off."""
 
 import numpy as np
+from products import normal, rounded
 
-from kernels import bfloat16
 from kernels.activation.reference import silu as silu_reference
 from kernels.compare import bound
 from kernels.conv2d import reference as conv_reference
-
-
-def normal(rng, *shape):
-    return rng.standard_normal(shape).astype(np.float32)
-
-
-def rounded(x, rung, precision):
-    """What a rung multiplies: from rung 3 on it rounds its factors, to bfloat16 or to tf32 (halves away from 0)."""
-    if rung < 3:
-        return x
-    if precision == "bf16":
-        return bfloat16.rounded(x)
-    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def square(tile):

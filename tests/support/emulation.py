@@ -3,21 +3,8 @@
 import hashlib
 from pathlib import Path
 
-import pytest
-
-from kernels import emulator
-from kernels.emulator import Emulator, NoCompiler
+from kernels.emulator import Emulator
 from kernels.source import ROOT, cache_directory
-
-
-def _no_compiler():
-    try:
-        return not emulator.compiler()
-    except NoCompiler:
-        return True
-
-
-needs_compiler = pytest.mark.skipif(_no_compiler(), reason="emulating a kernel needs a C++ compiler (g++)")
 
 
 def emulated(function, seed, expected):

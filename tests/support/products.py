@@ -23,7 +23,7 @@ def rounded(x, rung, precision="bf16"):
         return x
     if precision == "bf16":
         return bfloat16.rounded(x)
-    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return bfloat16.rounded_to_tf32(x)
 
 
 def expected(a, b, bias, rung=1, precision="bf16"):
