@@ -2,16 +2,14 @@
 
 One small system a seed, with a CLIP that was trained on noisy pictures, as the paper's. It draws pictures of one thing,
 led by either guidance at the best of its scales, and by both together for comparison. So short a training seldom meets a whole prompt, so the
-figure counts attributes: of the count, colour, size, shape and place of the thing, the share that came, where a picture
-with another number of things has none of the other four.
+figure counts attributes (`minigen.metrics.prompts.attributes_met`).
 """
 
 from typing import Any
 
 from minigen.claims.ledger import Claim, Setting
 from minigen.claims.trained import QUICK, rng_of, trained
-from minigen.data.oracle import prompt_accuracy
-from minigen.metrics.prompts import prompts_of
+from minigen.metrics.prompts import attributes_met, prompts_of
 from minigen.models import glide
 
 PROMPTS = 100
@@ -26,15 +24,6 @@ SYSTEM: dict[str, Any] = {
 }
 SCALES = (1.5, 2.0, 3.0)  # of classifier-free guidance, 1 being the model
 CLIP_SCALES = (30.0, 100.0, 300.0)
-ATTRIBUTES = ("colour", "size", "shape", "place")
-
-
-def attributes_met(prompts: list[str], images: Any) -> float:
-    """Share of what was said of the things that came: the count, and the rest where the count is right."""
-    found = prompt_accuracy(prompts, images)
-    count = found["count"]
-    rest = sum(found[name] for name in ATTRIBUTES) if count else 0.0
-    return count * (1 + rest) / (1 + len(ATTRIBUTES))
 
 
 def guidances(setting: Setting) -> dict[str, float]:

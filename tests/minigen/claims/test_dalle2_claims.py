@@ -39,6 +39,13 @@ def test_loss_of_diversity():
     assert claim.effect(groups) == pytest.approx(0.65)
 
 
+def test_variations_speak_for_their_embedding_only_if_they_are_other_pictures():
+    (claim,) = (claim for claim in claims.CLAIMS if claim.name == "variations-keep-what-is-meant")
+    groups = {"reconstructions (eta 0)": 1.0, "variations": 0.9, "with another's embedding": 0.3}
+    assert claim.effect(groups | {"variations that are another picture": 1.0}) == pytest.approx(0.6)
+    assert claim.effect(groups | {"variations that are another picture": 0.0}) == pytest.approx(-0.3)
+
+
 @pytest.mark.slow
 def test_every_claim_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "CLIP_STEPS", 10)

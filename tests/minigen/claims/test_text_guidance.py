@@ -7,8 +7,7 @@ import pytest
 
 from minigen.claims import text_guidance as claims
 from minigen.claims.ledger import Setting
-from minigen.data import load, shapes
-from minigen.metrics.prompts import prompts_of
+from minigen.data import load
 from minigen.models import glide
 
 SETTING = Setting(seed=0, quick=True, runs=Path("unused"))
@@ -35,17 +34,6 @@ def test_the_effect_compares_either_guidance_at_its_best():
         "CLIP, 30": 0.2,
     }
     assert claims.CLAIMS[0].effect(groups) == pytest.approx(0.1)
-
-
-def test_attributes_met():
-    """Pictures of the prompts themselves have all of them, those of the next prompt a part, and blank ones none."""
-    prompts = prompts_of("val", 1, 8)
-    of = shapes.scenes("val")
-    rows = [i for i in range(64) if len(of[i].things) == 1][:8]
-    images = load("shapes").scale(load("shapes").val.take(np.array(rows)).images)
-    assert claims.attributes_met(prompts, images) == 1
-    assert 1 / 5 < claims.attributes_met(prompts, np.roll(images, 1, 0)) < 0.8
-    assert claims.attributes_met(prompts, 0 * images) == 0
 
 
 def test_the_system_is_one_of_glide():

@@ -56,6 +56,18 @@ def test_a_rate_counts_the_pictures_that_are_right():
     assert found["shape"] == found["size"] == found["place"] == 1
 
 
+def test_attributes_met():
+    """All in pictures of the prompts, some in those of the next prompt, a fifth less for a wrong colour, none in blank ones."""
+    asked = prompts.prompts_of("val", 1, 8)
+    images = painted(asked, np.random.default_rng(0))
+    assert prompts.attributes_met(asked, images) == 1
+    assert 1 / 5 < prompts.attributes_met(asked, np.roll(images, 1, 0)) < 0.8
+    recoloured = [text.replace("purple", "orange") for text in asked]
+    changed = sum(a != b for a, b in zip(asked, recoloured))
+    assert changed and prompts.attributes_met(recoloured, images) == pytest.approx(1 - changed / 8 / 5)
+    assert prompts.attributes_met(asked, 0 * images) == 0
+
+
 def test_standard_error_and_table():
     assert prompts.standard_error(0.5, 100) == 0.05 and prompts.standard_error(1.0, 9) == 0
     rates = dict.fromkeys(prompts.SHOWN, 0.5) | {"relation": math.nan, "n": 100.0}
