@@ -185,7 +185,9 @@ def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
     pixels = pixels_of(Path(name), "RGB" if c == 3 else "L")
     pixels = pixels.reshape(*pixels.shape[:2], c)
     if pixels.shape != (h, w, c):
-        raise UserError(f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the model draws {w} x {h}")
+        raise UserError(
+            f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the model draws {w} x {h}: 'minigen sample --singles' writes such pictures, test:K is one of the data set"
+        )
     return about.scale(np.round(pixels / 255 * (levels - 1)).astype(np.uint8))
 
 

@@ -11,8 +11,8 @@ from tyro.conf import arg
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 
-USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out grid.png] [--steps N] [--seed N] [--trajectory]
-           [--quality] [what the system adds]
+USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out grid.png] [--steps N] [--seed N] [--singles]
+           [--trajectory] [--quality] [what the system adds]
 
 Draws samples from weights that 'minigen train' wrote.
 'minigen sample SYSTEM --help' explains every flag; 'minigen list' shows the systems."""
@@ -34,6 +34,8 @@ class SampleFlags:
     """All draws follow from this number."""
     device: str = "cpu"
     """cpu or cuda."""
+    singles: bool = False
+    """Also write every sample as a PNG of its own, in the model's size: 'minigen edit' takes these."""
     trajectory: bool = False
     """Also write a strip that shows how the first samples came to be, and an animation of it, beside the grid."""
     quality: bool = False
@@ -57,12 +59,17 @@ def main(args: list[str]) -> int:
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
 
+    if flags.singles and len(dataset.shape) != 3:
+        raise UserError(f"--singles writes pictures, and samples of '{dataset.name}' are none")
     samples, states = draw(system, flags, settings)
     notes = [] if system.notes is None else system.notes(samples, **settings)
     out = pictures.save_samples(flags.out, dataset, samples, notes)
     for i, note in enumerate(notes, start=1):
         print(f"--- {i} ---\n{note}" if pictures.is_text(dataset) else note.replace("\n", ": "))
     print(f"{flags.n} samples: {out}")
+    if flags.singles:
+        paths = pictures.save_singles(flags.out, dataset, samples)
+        print(f"one by one: {paths[0]}" + (f" to {paths[-1]}" if len(paths) > 1 else ""))
     if flags.trajectory:
         if not states:
             raise UserError(f"'{entry.name}' draws in one step, there is no trajectory to show")

@@ -146,6 +146,14 @@ def save_samples(path: Path, dataset: Any, samples: Any, notes: Sequence[str] = 
     return path
 
 
+def save_singles(path: Path, dataset: Any, samples: Any) -> list[Path]:
+    """Write each sample as a PNG file of its own size beside ``path``: grid-1.png, grid-2.png, ... Returns the paths."""
+    paths = [path.with_name(f"{path.stem}-{i}.png") for i in range(1, len(samples) + 1)]
+    for one, image in zip(paths, dataset.to_rgb8(to_numpy(samples))):
+        save_png(one, image)
+    return paths
+
+
 def is_text(dataset: Any) -> bool:
     """Whether the items of a data set are rows of tokens, which have no picture."""
     return dataset.levels is not None and len(dataset.shape) == 1

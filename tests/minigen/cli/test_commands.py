@@ -111,6 +111,18 @@ def test_train_then_sample(toy_system: Any, inside: Path, capsys: pytest.Capture
         assert strip.size == (5 * 50 + 2, 8 * 50 + 2)
 
 
+def test_singles_are_the_samples_in_their_own_size(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sample", "toy", "--weights", str(trained), "--n", "4", "--out", "g.png", "--singles"]) == 0
+    assert "one by one: g-1.png to g-4.png" in capsys.readouterr().out
+    with Image.open("g.png") as sheet, Image.open("g-4.png") as last:
+        side = last.size[0]
+        assert last.size == (8, 8) and sheet.size == (2 * 50 + 2, 2 * 50 + 2)
+        large = np.asarray(last.convert("RGB")).repeat(48 // side, 0).repeat(48 // side, 1)
+        np.testing.assert_array_equal(np.asarray(sheet.convert("RGB"))[-50:-2, -50:-2], large)
+    assert main(["sample", "toy", "--weights", str(trained), "--n", "1", "--out", "one.png", "--singles"]) == 0
+    assert "one by one: one-1.png\n" in capsys.readouterr().out and Path("one-1.png").exists()
+
+
 def test_sampling_is_a_function_of_the_seed_and_of_the_averaged_weights(trained: Path):
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert main(["sample", "toy", "--weights", str(trained), "--out", f"{name}.png", "--seed", seed]) == 0

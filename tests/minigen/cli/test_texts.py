@@ -54,6 +54,7 @@ def test_quality_of_texts_is_their_likelihood(trained: Path, capsys: Any):
     "flags, message",
     [
         (["--trajectory"], "a text has no trajectory"),
+        (["--singles"], "--singles writes pictures, and samples of "),
         (["--completion"], "--completion does not go with these weights: they offer no picture"),
         (["--temperature", "-1"], "temperature must be a number of at least 0"),
         (["--top-k", "0"], "top_k must be at least 1"),
