@@ -72,7 +72,7 @@ def chosen(only: str | None) -> list[Claim]:
 
 
 def work(claims: list[Claim], flags: ClaimFlags, out: Path) -> list[tuple[Claim, Found]]:
-    """The groups of all seeds of the claims, from the record or measured now."""
+    """The groups of all seeds of the claims, from the record or measured now: once for claims that share an experiment."""
     from minigen.claims.record import Record
 
     with said_in_one_sentence(f"cannot write to the folder {out}"):
@@ -84,8 +84,10 @@ def work(claims: list[Claim], flags: ClaimFlags, out: Path) -> list[tuple[Claim,
     for number, (claim, seed) in enumerate(missing, start=1):
         print(f"[{number}/{len(missing)}] {claim.name}, seed {seed}: {claim.sentence}", flush=True)
         start = time.monotonic()
+        siblings = (record.get(other.name, seed) for other in claims if other.experiment is claim.experiment)
+        groups = next((found for found in siblings if found is not None), None)
         try:
-            groups = claim.experiment(Setting(seed, flags.quick, out / "runs"))
+            groups = groups or claim.experiment(Setting(seed, flags.quick, out / "runs"))
         except Interrupted as error:
             raise Interrupted(
                 "stopped; the same 'minigen claims' command goes on from here", error.status - 128

@@ -1,5 +1,6 @@
 """`minigen claims`: every experiment once, a page that grows, sentences for mistakes."""
 
+import dataclasses
 import json
 import signal
 from collections.abc import Callable
@@ -64,6 +65,14 @@ def test_the_ledger_runs_every_seed_once_and_writes_its_page(lab: Lab, capsys: p
     assert f"{low:+.3g} .. {high:+.3g}" in text
     seen = Page(text)
     assert [attrs["href"] for attrs in seen.all("a")] == ["#a-over-b", "#b_over_a"]
+
+
+def test_claims_that_share_an_experiment_share_its_runs(lab: Lab):
+    first, second = lab.claims
+    lab.claims[1] = dataclasses.replace(second, experiment=first.experiment)
+    assert main(["claims"]) == 0 and len(lab.runs) == 5
+    found = json.loads(Path("out/claims/results.json").read_text())["results"]
+    assert found["a-over-b"] == found["b_over_a"] and len(found["a-over-b"]) == 5
 
 
 def test_only_takes_claims_and_systems(lab: Lab):
