@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from attending import allowed_error
 from attending import attend as attend_on
+from attending import attend_where_scores_are_minus_infinity, hide, operands, outputs
 from emulation import Mistaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch
-from kernels.attention import cuda, reference
+from kernels.attention import cuda
 from kernels.emulator import Emulator
 from kernels.launch import compile_for
 from kernels.source import ROOT
@@ -39,23 +39,15 @@ def attend(q, k, v, causal, mask, scale, seeds):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_attention(n, heads, t_q, t_k, sizes, causal, masked, spread, scale, seed):
-    rng = np.random.default_rng(seed)
-    q, k, v = (
-        (spread * rng.standard_normal((n, heads, t, d))).astype(np.float32)
-        for t, d in ((t_q, sizes[0]), (t_k, sizes[0]), (t_k, sizes[1]))
-    )
-    mask = rng.random((n, t_k)) < 0.6 if masked else None
-    if masked:  # what is hidden must not matter
-        hidden = np.broadcast_to(~mask[:, None], (n, heads, t_k))
-        k[hidden], v[hidden] = np.nan, np.inf
+    rng, q, k, v = operands(seed, n, heads, t_q, t_k, *sizes, spread)
+    mask = hide(k, v, rng.random((n, t_k)) < 0.6) if masked else None
     attend(q, k, v, causal, mask, scale, (seed, seed + 1))
 
 
 @needs_compiler
 @pytest.mark.parametrize("d", [128, 136, 256])  # one of the two tile sizes, and the other
 def test_large_heads(d):
-    rng = np.random.default_rng(d)
-    q, k, v = (rng.standard_normal((1, 1, t, d)).astype(np.float32) for t in (5, 70, 70))
+    _, q, k, v = operands(d, 1, 1, 5, 70, d, d)
     attend(q, k, v, True, None, d**-0.5, (0,))
 
 
@@ -71,11 +63,7 @@ def test_nan_and_inf_reach_whoever_sees_them_and_nobody_else(value, where):
 
 @needs_compiler
 def test_scores_of_minus_infinity():
-    """Alone they make NaN, as 0 / 0 in the definition; beside others they weigh nothing."""
-    q, k, v = (np.ones((1, 1, t, 8), np.float32) for t in (2, 3, 3))
-    k[0, 0, :2] = -np.inf
-    o = attend(q, k, v, True, None, 1.0, (0,))  # query 0 sees two of them, query 1 also the third key
-    assert np.isnan(o[0, 0, 0]).all() and (o[0, 0, 1] == 1).all()
+    attend_where_scores_are_minus_infinity(rung=3)
 
 
 @needs_compiler
@@ -99,15 +87,12 @@ def test_bits_or_numbers_and_which_heads():
 @pytest.mark.parametrize("causal", [False, True])
 def test_on_a_gpu_as_in_the_emulator(d, causal):
     device = launch.Device()
-    rng = np.random.default_rng(d)
-    q, k, v = (bfloat16.rounded(rng.standard_normal((2, 2, t, d)).astype(np.float32)) for t in (70, 150, 150))
+    rng, q, k, v = operands(d, 2, 2, 70, 150, d, d)
     mask, scale = rng.random((2, 150)) < 0.7, d**-0.5
     there = [device.xp.asarray(x) for x in (q, k, v)]
     got = cuda.attention(device, *there, causal=causal, key_mask=device.xp.asarray(mask), scale=scale, rung=3).get()
-    wide = [x.astype(np.float64) for x in (q, k, v)]
-    want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
     host = Emulator()
-    host.expect(got, want, allowed_error(*wide, want, scale, causal, mask), "o")
+    host.expect(got, *outputs(q, k, v, causal, mask, scale), "o")
     host.check()
 
 
@@ -130,17 +115,13 @@ PLANTED = [  # what is changed into what, and what must be found
 @pytest.mark.parametrize("old, new, kind", PLANTED)
 def test_a_mistake_is_found(old, new, kind):
     assert (SOURCE.read_text() + (ROOT / HEADER).read_text()).count(old) == 1
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((1, 2, t, 24)).astype(np.float32) for t in (66, 140, 140))
+    _, q, k, v = operands(0, 1, 2, 66, 140, 24, 24)
     v[0, 1, 139] = np.nan  # only the last query sees it
-    q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
-    wide = [x.astype(np.float64) for x in (q, k, v)]
     found = []
     for causal in (True, False):
         device = Mistaken(SOURCE, old, new, header=HEADER)
         got = cuda.attention(device, q, k, v, causal=causal, key_mask=None, scale=0.5, rung=3)
-        want = reference.forward(*wide, causal=causal, key_mask=None, scale=0.5)
-        device.expect(got, want, allowed_error(*wide, want, 0.5, causal, None), "o")
+        device.expect(got, *outputs(q, k, v, causal, None, 0.5), "o")
         found += device.findings
     assert kind in {f.kind for f in found}, found
     assert all(f.where.startswith(SOURCE.name) or f.where == "o" for f in found), [

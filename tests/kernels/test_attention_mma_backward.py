@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from attending import Gradients, low_scores, operands, problem
+from attending import Gradients, low_scores, nan_and_inf_in_gradients, operands, problem
 from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,18 +61,7 @@ def test_large_heads(sizes):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [0, 6, 35])
 def test_nan_and_inf_reach_the_gradients_that_they_reach_in_the_definition(value, where):
-    for which in range(4):
-        a = problem(which, 1, 1, 38, 36, (8, 8), True, False)
-        a.arrays[which][0, 0, where, 2] = value
-        g, *others = a.arrays
-        a = Gradients(*others, g, True, None, 0.4)
-        device = Emulator(where)
-        got = a.run(device, 3)
-        device.check()
-        for array, (want, _, name) in zip(got, a.expected(), strict=True):
-            np.testing.assert_array_equal(
-                np.isfinite(array), np.isfinite(want), f"{name} for {value} in {'gqkv'[which]}"
-            )
+    nan_and_inf_in_gradients(38, 36, where, value, rung=3)
 
 
 @needs_compiler
@@ -162,9 +151,7 @@ def test_a_mistake_is_found(old, new, kind):
     for causal, masked in ((True, True), (False, False)):
         a = problem(4, 1, 2, 100, 139, (24, 8), causal, masked)
         if causal:  # only the last keys do not see it
-            a.arrays[0][0, 1, 0] = np.nan
-            g, *others = a.arrays
-            a = Gradients(*others, g, *a.settings.values())
+            a = a.changed(0, (0, 1, 0), np.nan)
         else:
             a = low_scores(a)
         device = Mistaken(SOURCE, old, new)

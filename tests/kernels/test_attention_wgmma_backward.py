@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from attending import Gradients, low_scores, problem
+from attending import low_scores, nan_and_inf_in_gradients, problem
 from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,18 +48,7 @@ def test_large_heads(sizes):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [0, 69])
 def test_nan_and_inf_reach_the_gradients_that_they_reach_in_the_definition(value, where):
-    for which in range(4):
-        a = problem(which, 1, 1, 74, 72, (8, 8), True, False)
-        a.arrays[which][0, 0, where, 2] = value
-        g, *others = a.arrays
-        a = Gradients(*others, g, True, None, 0.4)
-        device = Emulator(where)
-        got = a.run(device, 4)
-        device.check()
-        for array, (want, _, name) in zip(got, a.expected(), strict=True):
-            np.testing.assert_array_equal(
-                np.isfinite(array), np.isfinite(want), f"{name} for {value} in {'gqkv'[which]}"
-            )
+    nan_and_inf_in_gradients(74, 72, where, value, rung=4)
 
 
 @needs_compiler
@@ -129,9 +118,7 @@ def test_a_mistake_is_found(name, old, new, kind):
     causal = name in ("causal", "odd")
     a = problem(4, 1, 2, *((70, 80) if name == "odd" else (230, 260)), (24, 8), causal, name == "mask")
     if name == "odd":  # only the last keys do not see it
-        a.arrays[0][0, 1, 0] = np.nan
-        g, *others = a.arrays
-        a = Gradients(*others, g, *a.settings.values())
+        a = a.changed(0, (0, 1, 0), np.nan)
     elif name == "plain":
         a = low_scores(a)
     device = Mistaken(SOURCE, old, new)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from convolutions import Convolution
-from emulation import emulated
+from convolutions import Convolution, gradients_are_the_adjoints, no_images
+from emulation import emulated, only
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler
@@ -29,18 +29,6 @@ some_convolutions = given(
 
 def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
     return Convolution(n, size, channels, kernel, stride, padding, seed).on(4, tile=(128, columns))
-
-
-def only(device, *files):
-    """The device, which takes no other kernels than those of these files."""
-    run = device.run
-
-    def checked(source, *arguments, **more):
-        assert source.name in files
-        run(source, *arguments, **more)
-
-    device.run = checked
-    return device
 
 
 @needs_compiler
@@ -111,36 +99,17 @@ def test_nan_and_inf_come_out_where_the_definition_has_them(value, stride):
     for which in ("x", "w", "g"):
         c = convolution(1, (5, 5), (8, 16), (3, 3), stride, (1, 1), 0)
         getattr(c, which).flat[-1] = value  # for w: a tap that lies outside of the image at its edge
-
-        def run(device, c=c):
-            y = cuda.conv2d(device, c.x, c.w, c.b, **c.how())
-            dx = cuda.conv2d_grad_x(device, c.g, c.w, c.x.shape, **c.how())
-            return y, dx, cuda.conv2d_grad_w(device, c.x, c.g, c.w.shape, **c.how())
-
-        emulated(run, 0, [c.y(), c.dx(), c.dw()])
+        emulated(c.run, 0, c.all_three())
 
 
 @needs_compiler
 def test_the_gradients_are_the_adjoints_of_the_convolution():
-    """<conv(x, w), g> = <x, dx> = <w, dw>, with whole numbers: no rounding, so equal to the last bit."""
-    rng = np.random.default_rng(1)
-    x, w, g = (rng.integers(-3, 4, s).astype(np.float32) for s in ((2, 7, 6, 24), (3, 2, 24, 8), (2, 4, 3, 8)))
-    settings, device = {"stride": (2, 3), "padding": (1, 2), "rung": 4, "tile": (128, 64)}, Emulator()
-    y = cuda.conv2d(device, x, w, None, **settings)
-    dx = cuda.conv2d_grad_x(device, g, w, x.shape, **settings)
-    dw = cuda.conv2d_grad_w(device, x, g, w.shape, **settings)
-    assert (y * g).sum() == (x * dx).sum() == (w * dw).sum() != 0
-    device.check()
+    gradients_are_the_adjoints(24, 8, rung=4, tile=(128, 64))
 
 
 @needs_compiler
 def test_a_convolution_of_no_images():
-    device, x, g, w = Emulator(), np.ones((0, 5, 5, 8), "f"), np.ones((0, 5, 5, 8), "f"), np.ones((3, 3, 8, 8), "f")
-    settings = {"stride": (1, 1), "padding": (1, 1), "rung": 4}
-    assert cuda.conv2d(device, x, w, None, **settings).shape == g.shape
-    assert cuda.conv2d_grad_x(device, g, w, x.shape, **settings).shape == x.shape
-    assert not cuda.conv2d_grad_w(device, x, g, w.shape, **settings).any()  # a sum over nothing
-    device.check()
+    no_images(8, 8, rung=4)
 
 
 @needs_compiler

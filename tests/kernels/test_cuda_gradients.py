@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from convolutions import Convolution, normal
+from attending import gradients_finite_where_the_definition_has_them, hide, log_sums
+from convolutions import Convolution, gradients_are_the_adjoints, no_images, normal
 from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,38 +92,19 @@ def test_nan_and_inf_of_a_convolution_come_out_where_the_definition_has_them(run
     for which in ("x", "w", "g"):
         c = Convolution(1, (5, 5), (3, 4), (3, 3), stride, (1, 1), 0).on(rung)
         getattr(c, which).flat[-1] = value  # for w: a tap that lies outside of the image at its edge
-
-        def run(device, c=c):
-            y = conv_cuda.conv2d(device, c.x, c.w, c.b, **c.settings, rung=rung)
-            dx = conv_cuda.conv2d_grad_x(device, c.g, c.w, c.x.shape, **c.settings, rung=rung)
-            return y, dx, conv_cuda.conv2d_grad_w(device, c.x, c.g, c.w.shape, **c.settings, rung=rung)
-
-        emulated(run, 0, [c.y(), c.dx(), c.dw()])
+        emulated(c.run, 0, c.all_three())
 
 
 @needs_compiler
 @rungs_of_conv2d
 def test_the_gradients_are_the_adjoints_of_the_convolution(rung):
-    """<conv(x, w), g> = <x, dx> = <w, dw>, with whole numbers: no rounding, so equal to the last bit."""
-    rng = np.random.default_rng(1)
-    x, w, g = (rng.integers(-3, 4, s).astype(np.float32) for s in ((2, 7, 6, 3), (3, 2, 3, 5), (2, 4, 3, 5)))
-    settings, device = {"stride": (2, 3), "padding": (1, 2)}, Emulator()
-    y = conv_cuda.conv2d(device, x, w, None, **settings, rung=rung)
-    dx = conv_cuda.conv2d_grad_x(device, g, w, x.shape, **settings, rung=rung)
-    dw = conv_cuda.conv2d_grad_w(device, x, g, w.shape, **settings, rung=rung)
-    assert (y * g).sum() == (x * dx).sum() == (w * dw).sum() != 0
-    device.check()
+    gradients_are_the_adjoints(3, 5, rung)
 
 
 @needs_compiler
 @rungs_of_conv2d
 def test_a_convolution_of_no_images(rung):
-    device, x, g, w = Emulator(), np.ones((0, 5, 5, 3), "f"), np.ones((0, 5, 5, 4), "f"), np.ones((3, 3, 3, 4), "f")
-    settings = {"stride": (1, 1), "padding": (1, 1), "rung": rung}
-    assert conv_cuda.conv2d(device, x, w, None, **settings).shape == g.shape
-    assert conv_cuda.conv2d_grad_x(device, g, w, x.shape, **settings).shape == x.shape
-    assert not conv_cuda.conv2d_grad_w(device, x, g, w.shape, **settings).any()  # a sum over nothing
-    device.check()
+    no_images(3, 4, rung)
 
 
 @needs_nvrtc
@@ -214,11 +196,6 @@ class Attention:
         seen = np.ones((t_q, t_k), bool) if not causal else np.arange(t_k) <= np.arange(t_q)[:, None] + t_k - t_q
         self.seen = seen & (True if mask is None else mask[:, None, None, :])
 
-    def hide(self):
-        """What is hidden must not matter."""
-        hidden = np.broadcast_to(~self.settings["key_mask"][:, None], self.k.shape[:3])
-        self.k[hidden], self.v[hidden] = np.nan, np.inf
-
     def wide(self):
         return (x.astype(np.float64) for x in (self.g, self.q, self.k, self.v))
 
@@ -227,10 +204,7 @@ class Attention:
         _, q, k, v = self.wide()
         with np.errstate(all="ignore"):
             o = attention_reference.forward(q, k, v, **self.settings)
-            s = np.where(self.seen, self.settings["scale"] * q @ k.swapaxes(2, 3), -np.inf)
-            top = s.max(axis=3, keepdims=True, initial=-np.inf)
-            log_sum = (top + np.log(np.exp(s - top).sum(axis=3, keepdims=True)))[..., 0]
-            log_sum = np.where(self.seen.any(axis=-1), log_sum, -np.inf)
+            log_sum, _ = log_sums(q, k, *self.settings.values())
         return o.astype(np.float32), log_sum.astype(np.float32)
 
     def expected(self):
@@ -285,7 +259,7 @@ class Attention:
 def test_the_gradients_of_attention(rung, n, heads, t_q, t_k, sizes, causal, masked, spread, seed):
     a = Attention(n, heads, t_q, t_k, sizes, causal, masked, spread, seed)
     if masked:
-        a.hide()
+        hide(a.k, a.v, a.settings["key_mask"])
     emulated(lambda device: a.run(device, rung), seed, a.expected())
 
 
@@ -311,11 +285,7 @@ def test_nan_and_inf_of_attention_reach_the_gradients_that_they_reach_in_the_def
     for which in "qkvg":
         a = Attention(1, 1, 18, 20, (8, 8), True, False, 1.0, 3)
         getattr(a, which)[0, 0, where, 2] = value
-        device = Emulator(where)
-        got = a.run(device, rung)
-        device.check()
-        for array, (want, _, name) in zip(got, a.expected(), strict=True):
-            np.testing.assert_array_equal(np.isfinite(array), np.isfinite(want), f"{name} for {value} in {which}")
+        gradients_finite_where_the_definition_has_them(a, rung, where, f"{value} in {which}")
 
 
 @needs_compiler
@@ -360,7 +330,7 @@ PLANTED_IN_ATTENTION = [  # rung, what is changed into what, what must be found
 def test_a_mistake_in_attention_backward_is_found(rung, old, new, kind):
     a = Attention(1, 2, 35, 39, (24, 8), True, True, 1.0, 4)
     a.settings["key_mask"][:, 0] = True
-    a.hide()
+    hide(a.k, a.v, a.settings["key_mask"])
     device = Mistaken(attention_cuda.HERE / attention_cuda.RUNGS[rung], old, new)
     for array, expected in zip(a.run(device, rung), a.expected(), strict=True):
         device.expect(array, *expected)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attending import float32_error, hide
+from emulation import emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler
@@ -27,18 +29,6 @@ few = settings(max_examples=12)
 
 
 pytestmark = needs_compiler
-
-
-def emulated(function, seed, want, allowed, name):
-    """Run ``function(device)`` under two schedules: no findings, right values, the same bits."""
-    results = []
-    for s in (seed, seed + 1):
-        device = Emulator(s % 2**32)
-        results.append(function(device))
-        device.expect(results[-1], want, allowed, name)
-        device.check()
-    assert results[0].tobytes() == results[1].tobytes()
-    return results[0]
 
 
 # --- quantize ---------------------------------------------------------------------------------------------------------
@@ -119,20 +109,12 @@ def test_nearest_code_of_no_rows_and_no_columns(rung):
 rungs_of_attention = pytest.mark.parametrize("rung", [1, 2])  # in float32; rung 3: test_attention_mma.py
 
 
-def attend(rung, q, k, v, causal, mask, scale, seed, with_nan=False):
-    def run(device):
-        return attention_cuda.attention(device, q, k, v, causal=causal, key_mask=mask, scale=scale, rung=rung)
-
-    wide = [x.astype(np.float64) for x in (q, k, v)]
+def attend(rung, q, k, v, causal, mask, scale, seed):
+    how = {"causal": causal, "key_mask": mask, "scale": scale}
     with np.errstate(all="ignore"):
-        want = attention_reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
-    # A score's error e changes its probability by a factor of exp(e); rung 2 rescales by up to t_k such factors.
-    size = scale * np.abs(wide[0]) @ np.abs(wide[1]).swapaxes(2, 3)
-    finite = size[np.isfinite(size)]
-    t_k, d = k.shape[2:]
-    relative = bound(d + 1, 4 * finite.max(initial=0) + 4, np.float32) + bound(2 * t_k, 4, np.float32)
-    largest = np.abs(v[np.isfinite(v)]).max(initial=0)
-    return emulated(run, seed, want, relative * largest, "o")
+        want = attention_reference.forward(*(x.astype(np.float64) for x in (q, k, v)), **how)
+    expected = [(want, float32_error(q, k, v, scale), "o")]
+    emulated(lambda device: attention_cuda.attention(device, q, k, v, **how, rung=rung), seed, expected)
 
 
 @rungs_of_attention
@@ -154,10 +136,7 @@ def test_attention(rung, n, heads, t_q, t_k, sizes, causal, masked, spread, seed
         (spread * rng.standard_normal((n, heads, t, d))).astype(np.float32)
         for t, d in ((t_q, sizes[0]), (t_k, sizes[0]), (t_k, sizes[1]))
     )
-    mask = rng.random((n, t_k)) < 0.6 if masked else None
-    if masked:  # what is hidden must not matter
-        hidden = np.broadcast_to(~mask[:, None], (n, heads, t_k))
-        k[hidden], v[hidden] = np.nan, np.inf
+    mask = hide(k, v, rng.random((n, t_k)) < 0.6) if masked else None
     attend(rung, q, k, v, causal, mask, sizes[0] ** -0.5, seed)
 
 
@@ -210,7 +189,7 @@ def test_conv2d(rung, n, size, channels, kernel, stride, padding, bias, seed):
     settings = {"stride": stride, "padding": padding}
     want, magnitude = both(conv2d_reference.conv2d, x, w, b, **settings)
     allowed = bound(w[..., 0].size + 1, magnitude, np.float32)
-    emulated(lambda device: conv2d_cuda.conv2d(device, x, w, b, **settings, rung=rung), seed, want, allowed, "y")
+    emulated(lambda device: conv2d_cuda.conv2d(device, x, w, b, **settings, rung=rung), seed, [(want, allowed, "y")])
 
 
 @few
@@ -221,10 +200,10 @@ def test_conv2d_gradients(n, size, channels, kernel, stride, padding, bias, seed
     want, magnitude = both(conv2d_reference.conv2d_grad_x, g, w, x_shape=x.shape, **settings)
     allowed = bound(w[0, 0, 0].size * w[..., 0, 0].size, magnitude, np.float32)
     run = functools.partial(conv2d_cuda.conv2d_grad_x, g=g, w=w, x_shape=x.shape, **settings)
-    emulated(run, seed, want, allowed, "dx")
+    emulated(run, seed, [(want, allowed, "dx")])
     want, magnitude = both(conv2d_reference.conv2d_grad_w, x, g, w_shape=w.shape, **settings)
     run = functools.partial(conv2d_cuda.conv2d_grad_w, x=x, g=g, w_shape=w.shape, **settings)
-    emulated(run, seed, want, bound(g[..., 0].size, magnitude, np.float32), "dw")
+    emulated(run, seed, [(want, bound(g[..., 0].size, magnitude, np.float32), "dw")])
 
 
 # --- on a GPU ---------------------------------------------------------------------------------------------------------

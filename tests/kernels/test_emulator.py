@@ -1,10 +1,10 @@
 """The emulator finds what is planted, at the line where it is planted, and nothing in a kernel that is right."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import marks
 from hypothesis import given
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
@@ -25,17 +25,6 @@ WRONG_VALUE = {"wrong_index", "loads_the_wrong_row", "wrong_fragment"}  # no rul
 SEEDS = range(5)
 
 
-def marks(file=PLANTED):
-    """kernel -> the (line, kind) pairs that the file says are found in it."""
-    found, kernel = {}, set()
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        if match := re.search(r"__global__ void (\w+)\(", line):
-            kernel = found.setdefault(match[1], set())
-        elif match := re.search(r"FINDS (.*)", line):
-            kernel |= {(f"{file.name}:{number}", kind.strip()) for kind in match[1].split(",")}
-    return found
-
-
 def run(kernel, seed, n=128, **options):
     device = Emulator(seed, **options)
     x = np.random.default_rng(0).standard_normal(n).astype(np.float32)
@@ -45,7 +34,7 @@ def run(kernel, seed, n=128, **options):
     return device, x, y
 
 
-@pytest.mark.parametrize("kernel", [k for k, lines in marks().items() if lines and k not in WRONG_VALUE])
+@pytest.mark.parametrize("kernel", [k for k, lines in marks(PLANTED).items() if lines and k not in WRONG_VALUE])
 def test_finds_exactly_what_is_planted(kernel):
     found = set()
     for seed in SEEDS:
@@ -53,7 +42,7 @@ def test_finds_exactly_what_is_planted(kernel):
         here = {(f.where, f.kind) for f in device.findings if f.kind != "unwritten"}
         assert here, f"nothing found with seed {seed}"
         found |= here
-    assert found == marks()[kernel]
+    assert found == marks(PLANTED)[kernel]
 
 
 @pytest.mark.parametrize("kernel", sorted(CLEAN))
@@ -221,8 +210,8 @@ def test_tensor_maps_that_cannot_be():
 
 
 def test_every_kernel_is_planted_or_clean():
-    assert {k for k, lines in marks().items() if not lines} == CLEAN | {"skips_the_tail"}
-    assert set(marks()) == set(kernels_of(PLANTED.read_text()))
+    assert {k for k, lines in marks(PLANTED).items() if not lines} == CLEAN | {"skips_the_tail"}
+    assert set(marks(PLANTED)) == set(kernels_of(PLANTED.read_text()))
 
 
 @pytest.mark.parametrize("kernel", sorted(WRONG_VALUE))
@@ -230,7 +219,7 @@ def test_a_wrong_value_names_the_line_that_wrote_it(kernel):
     device, x, y = run(kernel, 0)
     device.check()  # no rule was broken
     device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1), 0, "y")
-    assert {(f.where, f.kind) for f in device.findings} == marks()[kernel]
+    assert {(f.where, f.kind) for f in device.findings} == marks(PLANTED)[kernel]
     with pytest.raises(EmulatorError, match=r"wrong value: \d+ of 128 elements of y are off; the worst is"):
         device.check()
 
@@ -265,7 +254,7 @@ def test_a_race_names_both_lines_and_a_deadlock_who_is_missing():
 
 
 def lines(kind, kernel="dropped_barrier"):
-    return {line for line, k in marks()[kernel] if k == kind}
+    return {line for line, k in marks(PLANTED)[kernel] if k == kind}
 
 
 def write(tmp_path, body, parameters="const float* x, float* y, int n", name="kernel.cu"):

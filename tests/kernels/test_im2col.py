@@ -1,11 +1,11 @@
 """Copies of windows of images (TMA, im2col), emulated: what they bring, what is refused, what is found."""
 
 import ctypes
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import marks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
@@ -102,18 +102,8 @@ def test_what_a_gpu_is_known_to_bring(folder, padding, first, offset, want):
     np.testing.assert_array_equal(copied(folder, map_, first, offset)[:, 0], want)
 
 
-def marks():
-    found, kernel = {}, set()
-    for number, line in enumerate(PLANTED.read_text().splitlines(), 1):
-        if match := re.search(r"__global__ void (\w+)\(", line):
-            kernel = found.setdefault(match[1], set())
-        elif match := re.search(r"FINDS (.*)", line):
-            kernel.add((f"{PLANTED.name}:{number}", match[1].strip()))
-    return found
-
-
 @needs_compiler
-@pytest.mark.parametrize("kernel", marks())
+@pytest.mark.parametrize("kernel", marks(PLANTED))
 def test_mistakes_with_windows_are_found(kernel):
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 4)).astype(np.float32)
     map_ = Im2colMap(x, (16, 4), start=(-1, -1), windows=(4, 4))
@@ -121,10 +111,10 @@ def test_mistakes_with_windows_are_found(kernel):
         device = Emulator(seed)
         y = device.empty(x.shape, np.float32)
         device.run(PLANTED, kernel, 2, 64, {"x": map_, "y": y})
-        if not marks()[kernel]:
+        if not marks(PLANTED)[kernel]:
             device.expect(y, x, 0, "y")
-        if marks()[kernel] or kernel == "windows":
-            assert {(f.where, f.kind) for f in device.findings} == marks()[kernel]
+        if marks(PLANTED)[kernel] or kernel == "windows":
+            assert {(f.where, f.kind) for f in device.findings} == marks(PLANTED)[kernel]
         else:
             assert [f.kind for f in device.findings] == ["wrong value"]
 

@@ -7,7 +7,7 @@ import pytest
 from emulation import Mistaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nearest import KINDS, problem
+from nearest import KINDS, emulated_as_rung_1, on_a_gpu_as_rung_1, problem
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch
@@ -30,21 +30,14 @@ SEEDS = st.integers(0, 2**32 - 1)
 )
 def test_the_indices_of_rung_1(kind, m, codes, d, seed):
     z, codebook = problem(kind, m, codes, d, seed)
-    want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
-    for s in (seed, seed + 1):
-        device = Emulator(s % 2**32)
-        np.testing.assert_array_equal(cuda.nearest_code(device, z, codebook, rung=3), want)
-        device.check()
+    for device in emulated_as_rung_1(z, codebook, 3, seed):
         assert not device.bank_conflicts
 
 
 @needs_compiler
 def test_large_rows_use_the_other_tile_and_larger_ones_are_refused():
     z, codebook = problem("trained", 20, 70, 200, 0)
-    device = Emulator()
-    got = cuda.nearest_code(device, z, codebook, rung=3)
-    device.check()
-    np.testing.assert_array_equal(got, cuda.nearest_code(Emulator(), z, codebook, rung=1))
+    emulated_as_rung_1(z, codebook, 3)
     with pytest.raises(ValueError, match="rung 3 takes rows of at most 256 numbers, got d = 257"):
         cuda.nearest_code(Emulator(), np.ones((1, 257), "f"), np.ones((2, 257), "f"), rung=3)
 
@@ -88,10 +81,7 @@ def test_few_distances_are_computed():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("d", [3, 64, 200])
 def test_on_a_gpu_as_rung_1(kind, d):
-    device = launch.Device()
-    z, codebook = (device.xp.asarray(x) for x in problem(kind, 700, 1000, d, d))
-    want, got = (cuda.nearest_code(device, z, codebook, rung=rung).get() for rung in (1, 3))
-    np.testing.assert_array_equal(got, want)
+    on_a_gpu_as_rung_1(launch.Device(), kind, d, 3)
 
 
 PLANTED = [  # what is changed into what, the kind of problem, and what must be found

@@ -7,7 +7,7 @@ import pytest
 from emulation import Mistaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nearest import KINDS, problem
+from nearest import KINDS, emulated_as_rung_1, on_a_gpu_as_rung_1, problem
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import launch, tensor_map
@@ -30,21 +30,14 @@ SEEDS = st.integers(0, 2**32 - 1)
 )
 def test_the_indices_of_rung_1(kind, m, codes, d, seed):
     z, codebook = problem(kind, m, codes, d, seed)
-    want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
-    for s in (seed, seed + 1):
-        device = Emulator(s % 2**32)
-        np.testing.assert_array_equal(cuda.nearest_code(device, z, codebook, rung=4), want)
-        device.check()
+    emulated_as_rung_1(z, codebook, 4, seed)
 
 
 @needs_compiler
 @pytest.mark.parametrize("d", [130, 256])
 def test_large_rows_in_shorter_rings_and_larger_ones_are_refused(d):
     z, codebook = problem("trained", 70, 400, d, 0)
-    device = Emulator()
-    got = cuda.nearest_code(device, z, codebook, rung=4)
-    device.check()
-    np.testing.assert_array_equal(got, cuda.nearest_code(Emulator(), z, codebook, rung=1))
+    emulated_as_rung_1(z, codebook, 4)
     with pytest.raises(ValueError, match="rung 4 takes rows of at most 256 numbers, got d = 257"):
         cuda.nearest_code(Emulator(), np.ones((1, 257), "f"), np.ones((2, 257), "f"), rung=4)
 
@@ -56,9 +49,7 @@ def test_on_a_gpu_as_rung_1(kind, d):
     device = launch.Device()
     if device.architecture != "90a":
         pytest.skip("rung 4 is for sm_90a")
-    z, codebook = (device.xp.asarray(x) for x in problem(kind, 700, 1000, d, d))
-    want, got = (cuda.nearest_code(device, z, codebook, rung=rung).get() for rung in (1, 4))
-    np.testing.assert_array_equal(got, want)
+    on_a_gpu_as_rung_1(device, kind, d, 4)
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------------

@@ -15,16 +15,32 @@ def operands(seed, n, heads, t_q, t_k, d, d_v, spread=1.0):
     return rng, *(bfloat16.rounded((spread * rng.standard_normal((n, heads, *s))).astype(np.float32)) for s in shapes)
 
 
-def allowed_error(q, k, v, want, scale, causal, mask):
-    """Of an output: what scores and sums in float32 may be off, and 2^-8 of every |p v| for p's rounding to bfloat16."""
+def hide(k, v, mask):
+    """What a mask hides must not matter: there k becomes NaN and v Inf, in place. Returns the mask."""
+    hidden = np.broadcast_to(~mask[:, None], k.shape[:3])
+    k[hidden], v[hidden] = np.nan, np.inf
+    return mask
+
+
+def float32_error(q, k, v, scale):
+    """Of an output: what scores and sums in float32 may be off."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
     t_k, d = k.shape[2:]
     size = abs(scale) * np.abs(q) @ np.abs(k).swapaxes(2, 3)
+    # A score's error e changes its probability by a factor of exp(e); tiles of keys rescale by up to t_k such factors.
     relative = bound(d + 1, 4 * size[np.isfinite(size)].max(initial=0) + 4, np.float32) + bound(2 * t_k, 4, np.float32)
-    finite = np.where(np.isfinite(v), np.abs(v), 0)
+    return relative * np.abs(v[np.isfinite(v)]).max(initial=0)
+
+
+def outputs(q, k, v, causal, mask, scale):
+    """o of the definition; what it may be off with weights p in bfloat16: as in float32, and 2^-8 of every |p v|."""
+    wide = [x.astype(np.float64) for x in (q, k, v)]
+    finite = np.where(np.isfinite(wide[2]), np.abs(wide[2]), 0)
     with np.errstate(all="ignore"):
-        weighed = reference.forward(q, k, finite, causal=causal, key_mask=mask, scale=scale)
+        want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
+        weighed = reference.forward(*wide[:2], finite, causal=causal, key_mask=mask, scale=scale)
     weighed = np.where(np.isfinite(weighed), weighed, 0)
-    return bfloat16.UNIT_ROUNDOFF * weighed + relative * finite.max(initial=0)
+    return want, bfloat16.UNIT_ROUNDOFF * weighed + float32_error(q, k, v, scale)
 
 
 def log_sums(q, k, causal, mask, scale):
@@ -49,23 +65,28 @@ def log_sums(q, k, causal, mask, scale):
 def attend(q, k, v, causal, mask, scale, seeds, rung):
     """A rung under several schedules: no findings, right values of o and L, the same bits. Returns o."""
     q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
-    wide = [x.astype(np.float64) for x in (q, k, v)]
-    with np.errstate(all="ignore"):
-        want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
-    allowed = allowed_error(*wide, want, scale, causal, mask)
-    finite = all(np.isfinite(x).all() for x in wide[:2])  # of others, L may be NaN or -inf: either makes p NaN again
+    expected_o, expected_log_sum = outputs(q, k, v, causal, mask, scale), log_sums(q, k, causal, mask, scale)
+    finite = np.isfinite(q).all() and np.isfinite(k).all()  # of others, L may be NaN or -inf: either makes p NaN again
     results = []
     for seed in seeds:
         device = Emulator(seed % 2**32)
         o, log_sum = cuda.attention_forward(device, q, k, v, causal=causal, key_mask=mask, scale=scale, rung=rung)
         results.append((o.tobytes(), log_sum.tobytes()))
-        device.expect(o, want, allowed, "o")
+        device.expect(o, *expected_o, "o")
         if finite:
-            device.expect(log_sum, *log_sums(q, k, causal, mask, scale), "L")
+            device.expect(log_sum, *expected_log_sum, "L")
         device.check()
         assert not device.bank_conflicts
         assert results[-1] == results[0]
     return o
+
+
+def attend_where_scores_are_minus_infinity(rung):
+    """Alone they make NaN, as 0 / 0 in the definition; beside others they weigh nothing."""
+    q, k, v = (np.ones((1, 1, t, 8), np.float32) for t in (2, 3, 3))
+    k[0, 0, :2] = -np.inf
+    o = attend(q, k, v, True, None, 1.0, (0,), rung)  # query 0 sees two of them, query 1 also the third key
+    assert np.isnan(o[0, 0, 0]).all() and (o[0, 0, 1] == 1).all()
 
 
 class Gradients:
@@ -77,6 +98,12 @@ class Gradients:
         with np.errstate(all="ignore"):
             self.o = reference.forward(*self.wide[1:], **self.settings)
             self.log_sum = log_sums(q, k, causal, mask, scale)[0]
+
+    def changed(self, which, at, value):
+        """The same with ``value`` in one of the arrays g, q, k, v."""
+        g, q, k, v = arrays = [x.copy() for x in self.arrays]
+        arrays[which][at] = value
+        return Gradients(q, k, v, g, *self.settings.values())
 
     def run(self, device, rung):
         kept = self.o.astype(np.float32), self.log_sum.astype(np.float32)
@@ -110,13 +137,10 @@ class Gradients:
 
 
 def problem(seed, n, heads, t_q, t_k, sizes, causal, masked, spread=1.0, scale=None):
-    """Random numbers; what a mask hides must not matter, so it is NaN and Inf."""
+    """Gradients of random numbers."""
     rng, q, k, v = operands(seed, n, heads, t_q, t_k, *sizes, spread)
     g = operands(seed + 1, n, heads, 1, t_q, 8, sizes[1])[3]
-    mask = rng.random((n, t_k)) < 0.6 if masked else None
-    if masked:
-        hidden = np.broadcast_to(~mask[:, None], k.shape[:3])
-        k[hidden], v[hidden] = np.nan, np.inf
+    mask = hide(k, v, rng.random((n, t_k)) < 0.6) if masked else None
     return Gradients(q, k, v, g, causal, mask, sizes[0] ** -0.5 if scale is None else scale)
 
 
@@ -125,3 +149,19 @@ def low_scores(a):
     g, q, k, v = (x.copy() for x in a.arrays)
     q[..., 0], k[..., 0] = 36, -40
     return Gradients(q, k, v, g, *a.settings.values())
+
+
+def gradients_finite_where_the_definition_has_them(a, rung, seed, what):
+    """And NaN or Inf everywhere else."""
+    device = Emulator(seed)
+    got = a.run(device, rung)
+    device.check()
+    for array, (want, _, name) in zip(got, a.expected(), strict=True):
+        np.testing.assert_array_equal(np.isfinite(array), np.isfinite(want), f"{name} for {what}")
+
+
+def nan_and_inf_in_gradients(t_q, t_k, where, value, rung):
+    """One such number in row ``where`` of g, q, k and v in turn reaches the gradients that it reaches in the definition."""
+    for which in range(4):
+        a = problem(which, 1, 1, t_q, t_k, (8, 8), True, False, scale=0.4).changed(which, (0, 0, where, 2), value)
+        gradients_finite_where_the_definition_has_them(a, rung, where, f"{value} in {'gqkv'[which]}")

@@ -5,7 +5,9 @@ from products import normal, rounded
 
 from kernels.activation.reference import silu as silu_reference
 from kernels.compare import bound
+from kernels.conv2d import cuda
 from kernels.conv2d import reference as conv_reference
+from kernels.emulator import Emulator
 
 
 def square(tile):
@@ -64,3 +66,32 @@ class Convolution:
     def dw(self):
         terms = self.g[..., 0].size
         return self.expected(conv_reference.conv2d_grad_w, terms, "dw", self.x, self.g, w_shape=self.w.shape)
+
+    def all_three(self):
+        """What to expect of `run`."""
+        return [self.y(), self.dx(), self.dw()]
+
+    def run(self, device):
+        """y, dx and dw."""
+        y = cuda.conv2d(device, self.x, self.w, self.b, **self.how())
+        dx = cuda.conv2d_grad_x(device, self.g, self.w, self.x.shape, **self.how())
+        return y, dx, cuda.conv2d_grad_w(device, self.x, self.g, self.w.shape, **self.how())
+
+
+def gradients_are_the_adjoints(c_in, c_out, rung, tile=None):
+    """<conv(x, w), g> = <x, dx> = <w, dw>, with whole numbers: no rounding, so equal to the last bit."""
+    c = Convolution(2, (7, 6), (c_in, c_out), (3, 2), (2, 3), (1, 2), 0).on(rung, tile=tile)
+    rng = np.random.default_rng(1)
+    c.x, c.w, c.g, c.b = (*(rng.integers(-3, 4, a.shape).astype(np.float32) for a in (c.x, c.w, c.g)), None)
+    device = Emulator()
+    y, dx, dw = c.run(device)
+    assert (y * c.g).sum() == (c.x * dx).sum() == (c.w * dw).sum() != 0
+    device.check()
+
+
+def no_images(c_in, c_out, rung):
+    c, device = Convolution(0, (5, 5), (c_in, c_out), (3, 3), (1, 1), (1, 1), 0).on(rung), Emulator()
+    y, dx, dw = c.run(device)
+    assert y.shape == (0, 5, 5, c_out) and dx.shape == (0, 5, 5, c_in)
+    assert dw.shape == c.w.shape and not dw.any()  # a sum over nothing
+    device.check()

@@ -1,29 +1,52 @@
 """What the tests of emulated kernels share: one problem under two schedules, and a kernel with a mistake in it."""
 
 import hashlib
+import re
 from pathlib import Path
+
+import rungs
 
 from kernels.emulator import Emulator
 from kernels.source import ROOT, cache_directory
 
 
 def emulated(function, seed, expected):
-    """Run ``function(device)`` under two schedules: no findings, right values, the same bits.
+    """Run ``function(device)`` under two schedules: no findings, right values, the same bits. Its results, as a tuple.
 
     ``function`` returns an array or a tuple of them; ``expected`` is a list of (want, allowed error, name) for these.
     """
-    results = []
-    for s in (seed, seed + 1):
-        device = Emulator(s % 2**32)
+
+    def compared(device):
         got = function(device)
-        results.append(got if isinstance(got, tuple) else (got,))
-        for array, (want, allowed, name) in zip(results[-1], expected, strict=True):
+        for array, (want, allowed, name) in zip(got if isinstance(got, tuple) else (got,), expected, strict=True):
             assert array.shape == want.shape
             device.expect(array, want, allowed, name)
-        device.check()
-    for first, second in zip(*results):
-        assert first.tobytes() == second.tobytes()
-    return results[0]
+        return got
+
+    return rungs.emulated(compared, seed)
+
+
+def only(device, *files):
+    """The device, which takes no other kernels than those of these files."""
+    run = device.run
+
+    def checked(source, *arguments, **more):
+        assert source.name in files
+        run(source, *arguments, **more)
+
+    device.run = checked
+    return device
+
+
+def marks(file):
+    """kernel -> the (line, kind) pairs that the file says are found in it."""
+    found, kernel = {}, set()
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if match := re.search(r"__global__ void (\w+)\(", line):
+            kernel = found.setdefault(match[1], set())
+        elif match := re.search(r"FINDS (.*)", line):
+            kernel |= {(f"{file.name}:{number}", kind.strip()) for kind in match[1].split(",")}
+    return found
 
 
 class Mistaken(Emulator):

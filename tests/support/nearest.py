@@ -1,6 +1,9 @@
-"""Nearest codes for tests: rows and codebooks of the kinds that make an inexact search go wrong."""
+"""Nearest codes for tests: rows and codebooks of the kinds that make an inexact search go wrong; rung 1's indices."""
 
 import numpy as np
+
+from kernels.emulator import Emulator
+from kernels.quantize import cuda
 
 
 def halfway(rng, rows, d):
@@ -36,3 +39,19 @@ def problem(kind, m, codes, d, seed):
 
 
 KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "zeros", "nan", "trained"]
+
+
+def emulated_as_rung_1(z, codebook, rung, seed=0):
+    """A rung under two schedules: no findings, and rung 1's indices. Returns the devices."""
+    want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
+    devices = [Emulator(s % 2**32) for s in (seed, seed + 1)]
+    for device in devices:
+        np.testing.assert_array_equal(cuda.nearest_code(device, z, codebook, rung=rung), want)
+        device.check()
+    return devices
+
+
+def on_a_gpu_as_rung_1(device, kind, d, rung):
+    z, codebook = (device.xp.asarray(x) for x in problem(kind, 700, 1000, d, d))
+    want, got = (cuda.nearest_code(device, z, codebook, rung=r).get() for r in (1, rung))
+    np.testing.assert_array_equal(got, want)
