@@ -76,13 +76,12 @@ TOUR: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "long": {
-        "clip_steps": 4000,
-        "prior_steps": 4000,
-        "ar_steps": 4000,
-        "base": 96,
-        "steps": 30_000,
-        "paint_steps": 3000,
-        "upsample_steps": 4000,
+        "clip_steps": 2400,
+        "prior_steps": 8000,
+        "ar_steps": 1200,
+        "steps": 10_000,
+        "paint_steps": 600,
+        "upsample_steps": 800,
     }
 }
 PICTURES = {
