@@ -1,11 +1,10 @@
 // Attention for Hopper: products of whole warp groups, tiles that come by themselves, and two groups that take turns (Shah
 // et al. 2024, FlashAttention-3, arXiv 2407.08608, section 3). Definition, masks, L and numbers are those of rung 3.
 //
-// New here: a block's warps have different work. The last warp, the producer, starts copies of tiles (TMA) and goes on; an
-// mbarrier says when a tile is there (full) and another when all who needed it are done (empty), so copies run ahead by
-// STAGES tiles. The other warps are two groups of four, the consumers, with 64 queries each. One wgmma multiplies these 64
-// rows by a tile: scores with q and k as they lie in shared memory, then weights that stay in registers by v, which lies
-// across (lib/ptx90.cuh): nobody transposes it.
+// New here: a block's warps have different work. The last warp, the producer, starts copies of tiles (TMA) into two rings, one
+// of keys and one of values (lib/ring.cuh), and goes on: copies run ahead by STAGES tiles. The other warps are two groups of
+// four, the consumers, with 64 queries each. One wgmma multiplies these 64 rows by a tile: scores with q and k as they lie in
+// shared memory, then weights that stay in registers by v, which lies across (lib/ptx90.cuh): nobody transposes it.
 //
 // New too: ping-pong. While one group computes its softmax, the other's products run. A turn is the start of the products of
 // a tile, s = q k^T, and of those of the tile before, sum += p v; a group waits for its turn at a barrier of its own, at which
@@ -27,7 +26,7 @@
 //
 // Needs sm_90a. Not yet run on hardware.
 #include "attention/rows.cuh"
-#include "lib/ptx90.cuh"
+#include "lib/ring.cuh"
 
 #define GROUPS 2                             // of consumers
 #define QUERIES (64 * GROUPS)
@@ -48,7 +47,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     DYNAMIC_SHARED(bf16, queries);                               // PANELS of QUERIES rows
     bf16* const all_keys = queries + PANELS * QUERIES * 64;      // STAGES times PANELS of KEYS rows
     bf16* const all_values = all_keys + STAGES * PANELS * TILE;  // STAGES times PANELS_V of KEYS rows
-    __shared__ mbarrier full_q, full_k[STAGES], full_v[STAGES], come_v[STAGES], empty_k[STAGES], empty_v[STAGES];
+    __shared__ Ring<STAGES> ring_k, ring_v;
+    __shared__ mbarrier full_q, come_v[STAGES];
     __shared__ int odd_values[GROUPS];
 
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -64,13 +64,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     if (threadIdx.x == 0) {
         mbarrier_init(&full_q, 1);
-        for (int s = 0; s < STAGES; s++) {
-            mbarrier_init(&full_k[s], 1);
-            mbarrier_init(&full_v[s], mask ? 32 : 1);  // with a mask the producer's lanes say so, not the copy
-            mbarrier_init(&come_v[s], 1);
-            mbarrier_init(&empty_k[s], 4 * GROUPS);    // one lane of each warp
-            mbarrier_init(&empty_v[s], 4 * GROUPS);
-        }
+        ring_k.init(1, 4 * GROUPS);
+        ring_v.init(mask ? 32 : 1, 4 * GROUPS);  // with a mask the producer's lanes say so, not the copy
+        for (int s = 0; s < STAGES; s++) mbarrier_init(&come_v[s], 1);
         fence_mbarrier_init();
         for (int other = 0; other < GROUPS; other++) odd_values[other] = 0;
     }
@@ -85,9 +81,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             for (int c = 0; c < panels; c++) tma_load(to + c * rows * 64, map, full, 64 * c, first, (int)pair);
         };
         auto clear = [&](int tile) {  // rows that the mask hides
-            const int stage = tile % STAGES;
-            bf16* const values = all_values + stage * PANELS_V * TILE;
-            mbarrier_wait(&come_v[stage], tile / STAGES % 2);
+            const Turn<STAGES> turn = tile;
+            bf16* const values = all_values + turn.place * PANELS_V * TILE;
+            mbarrier_wait(&come_v[turn.place], turn.parity);
             for (int first = 0; first < KEYS; first += 32) {
                 const int key = tile * KEYS + first + lane;
                 const unsigned hidden = __ballot_sync(ALL, key < t_k && !mask[key]);
@@ -96,16 +92,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                         reinterpret_cast<unsigned*>(values + c * TILE + (first + row) * 64)[lane] = 0;
             }
             fence_proxy_async();
-            mbarrier_arrive(&full_v[stage]);
+            mbarrier_arrive(&ring_v.full[turn.place]);
         };
         if (tiles_end > 0) bring(&q_map, queries, PANELS, QUERIES, first_query, &full_q);
         for (int tile = 0; tile < tiles_end; tile++) {
-            const int stage = tile % STAGES, parity = tile / STAGES % 2;
-            mbarrier_wait(&empty_k[stage], parity ^ 1);
-            bring(&k_map, all_keys + stage * PANELS * TILE, PANELS, KEYS, tile * KEYS, &full_k[stage]);
-            mbarrier_wait(&empty_v[stage], parity ^ 1);
+            const int stage = tile % STAGES;
+            ring_k.wait_empty(tile);
+            bring(&k_map, all_keys + stage * PANELS * TILE, PANELS, KEYS, tile * KEYS, &ring_k.full[stage]);
+            ring_v.wait_empty(tile);
             bring(&v_map, all_values + stage * PANELS_V * TILE, PANELS_V, KEYS, tile * KEYS,
-                  mask ? &come_v[stage] : &full_v[stage]);
+                  mask ? &come_v[stage] : &ring_v.full[stage]);
             if (mask && tile > 0) clear(tile - 1);
         }
         if (mask && tiles_end > 0) clear(tiles_end - 1);
@@ -117,10 +113,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int i[2] = {warps_query + g, warps_query + g + 8};  // this lane's queries
     const float scale_2 = scale * 1.4426950408889634f;        // exp(x) = 2^(x / ln 2)
     auto cut = [&](int tile) { return causal && (tile + 1) * KEYS - 1 > groups_query + ahead; };  // for some of the group
-    auto done = [&](mbarrier* empty) {
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(empty);
-    };
 
     float s[KEYS / 2], sum[PARTS][SUMS];
     unsigned p[KEYS / 16][4];
@@ -151,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const uint4* const pieces = reinterpret_cast<const uint4*>(all_values + tile % STAGES * PANELS_V * TILE);
         if (cut(tile))
             for (int at = threadIdx.x % 128; at < PANELS_V * TILE / 8; at += 128) odd |= any_odd(pieces[at]);
-        done(&empty_v[tile % STAGES]);
+        ring_v.release(tile);
     };
     // The online softmax. s[4 n + 2 h + e] is for query i[h] and key `first` + 8 n + 2 t + e. The scale comes last:
     // 2^(scale_2 s - base) is one multiply-add and the exponential.
@@ -199,30 +191,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (tiles_end > 0) {
         if (group == 1) named_barrier_arrive(1, 256);  // group 0 begins
         mbarrier_wait(&full_q, 0);
-        mbarrier_wait(&full_k[0], 0);
+        ring_k.wait_full(0);
         my_turn();
         start_scores(0);
         next_turn(0);
         wgmma_wait<0>(s);
-        done(&empty_k[0]);
+        ring_k.release(0);
         soften(0);
         correct();
         for (int tile = 1; tile < tiles_end; tile++) {
-            mbarrier_wait(&full_k[tile % STAGES], tile / STAGES % 2);
-            mbarrier_wait(&full_v[(tile - 1) % STAGES], (tile - 1) / STAGES % 2);
+            ring_k.wait_full(tile);
+            ring_v.wait_full(tile - 1);
             my_turn();
             start_scores(tile);
             start_sums(tile - 1);
             next_turn(tile);
             wgmma_wait<1>(s);
-            done(&empty_k[tile % STAGES]);
+            ring_k.release(tile);
             soften(tile);
             if (__any_sync(ALL, total[0] < 0)) break;  // never: the assembler moves the next wait up, but not over a branch
             end_sums(tile - 1);
             correct();
         }
         const int last = tiles_end - 1;
-        mbarrier_wait(&full_v[last % STAGES], last / STAGES % 2);
+        ring_v.wait_full(last);
         EACH(c, KEYS / 16) wgmma_hold(p[c]);
         EACH(n, PARTS) wgmma_fence(sum[n]);
         start_sums(last);

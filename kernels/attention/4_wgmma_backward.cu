@@ -19,7 +19,7 @@
 //
 // Needs sm_90a. Not yet run on hardware.
 #include "attention/rows.cuh"
-#include "lib/ptx90.cuh"
+#include "lib/ring.cuh"
 
 #define GROUPS 2                             // of consumers
 #define ROWS (64 * GROUPS)                   // own
@@ -30,21 +30,24 @@
 #define PANELS_V ((D_V + 63) / 64)
 #define TILE (STEP * 64)                     // numbers of a panel of the others
 #define STAGE ((PANELS + PANELS_V) * TILE)   // of a tile: a, then b
-#define BARRIERS (1 + 3 * STAGES)
+
+struct Barriers {
+    Ring<STAGES> ring;  // of tiles of the others
+    mbarrier full_own, come[STAGES];
+};
 
 // FOR_KEYS: the own rows are k and v, the others q and g. A map is of (pairs, rows, numbers) in boxes of 64 rows and numbers.
 template <bool FOR_KEYS>
-__device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* numbers, int* odd_rows,
+__device__ __forceinline__ void gradients(bf16* own, Barriers& barriers, float* numbers, int* odd_rows,
                                           const TensorMap* own_a_map, const TensorMap* own_b_map, const TensorMap* other_a_map,
                                           const TensorMap* other_b_map, const bf16* own_a, const bf16* own_b,
                                           const bf16* other_a, const bf16* other_b, const float* log_sum,
                                           const float* delta, const bool* mask, float* da, float* db, int pair,
                                           int first_own, int t_q, int t_k, float scale, bool causal) {
     bf16* const tiles = own + (PANELS + PANELS_V) * ROWS * 64;  // STAGES times a tile
-    mbarrier* const full_own = barriers;
-    mbarrier* const full = barriers + 1;
-    mbarrier* const come = full + STAGES;
-    mbarrier* const empty = come + STAGES;
+    Ring<STAGES>& ring = barriers.ring;
+    mbarrier* const full_own = &barriers.full_own;
+    mbarrier* const come = barriers.come;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int group = __shfl_sync(ALL, (int)threadIdx.x / 128, 0);  // so that the compiler sees that a warp has only one
     const int own_rows = FOR_KEYS ? t_k : t_q, other_rows = FOR_KEYS ? t_q : t_k;
@@ -57,11 +60,8 @@ __device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* 
 
     if (threadIdx.x == 0) {
         mbarrier_init(full_own, 1);
-        for (int s = 0; s < STAGES; s++) {
-            mbarrier_init(&full[s], FOR_KEYS ? 33 : clearing ? 32 : 1);  // arrivals of the producer's lanes and of copies
-            mbarrier_init(&come[s], 1);
-            mbarrier_init(&empty[s], 4 * GROUPS);        // one lane of each warp
-        }
+        ring.init(FOR_KEYS ? 33 : clearing ? 32 : 1, 4 * GROUPS);  // arrivals of the producer's lanes and of copies
+        for (int s = 0; s < STAGES; s++) mbarrier_init(&come[s], 1);
         fence_mbarrier_init();
         for (int other = 0; other < GROUPS; other++) odd_rows[other] = 0;
     }
@@ -71,16 +71,17 @@ __device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* 
         registers_down<24>();
         if (threadIdx.x >= 128 * GROUPS + 32) return;
         auto clear = [&](int n) {  // rows of k that the mask hides
-            mbarrier_wait(&come[n % STAGES], n / STAGES % 2);
+            const Turn<STAGES> turn = n;
+            mbarrier_wait(&come[turn.place], turn.parity);
             for (int first = 0; first < STEP; first += 32) {
                 const int key = begin + n * STEP + first + lane;
                 const unsigned hidden = __ballot_sync(ALL, key < t_k && !mask[key]);
                 for (int row = 0; row < 32; row++)
                     for (int c = 0; c < PANELS && hidden >> row & 1; c++)
-                        reinterpret_cast<unsigned*>(tiles + n % STAGES * STAGE + c * TILE + (first + row) * 64)[lane] = 0;
+                        reinterpret_cast<unsigned*>(tiles + turn.place * STAGE + c * TILE + (first + row) * 64)[lane] = 0;
             }
             fence_proxy_async();
-            mbarrier_arrive(&full[n % STAGES]);
+            mbarrier_arrive(&ring.full[turn.place]);
         };
         if (lane == 0 && count > 0) {
             mbarrier_arrive_expect(full_own, (PANELS + PANELS_V) * ROWS * 128);
@@ -90,9 +91,9 @@ __device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* 
                              64 * (c < PANELS ? c : c - PANELS), first_own + 64 * part, pair);
         }
         for (int n = 0; n < count; n++) {
-            mbarrier_wait(&empty[n % STAGES], n / STAGES % 2 ^ 1);
+            ring.wait_empty(n);
             if (lane == 0) {
-                mbarrier* const there = clearing ? &come[n % STAGES] : &full[n % STAGES];
+                mbarrier* const there = clearing ? &come[n % STAGES] : &ring.full[n % STAGES];
                 mbarrier_arrive_expect(there, STAGE * 2);
                 for (int c = 0; c < PANELS + PANELS_V; c++)
                     tma_load(tiles + n % STAGES * STAGE + c * TILE, c < PANELS ? other_a_map : other_b_map, there,
@@ -104,7 +105,7 @@ __device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* 
                     numbers[n % STAGES * 2 * STEP + at] = query < t_q ? log2_e * log_sum[query] : 0.0f;
                     numbers[n % STAGES * 2 * STEP + STEP + at] = query < t_q ? delta[query] : 0.0f;
                 }
-                mbarrier_arrive(&full[n % STAGES]);
+                mbarrier_arrive(&ring.full[n % STAGES]);
             }
             if (clearing && n > 0) clear(n - 1);
         }
@@ -133,7 +134,7 @@ __device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* 
         const bf16* const tile_b = tile_a + PANELS * TILE;
         // Whether `causal` hides some of this from some of the group's rows.
         const bool cut = causal && (FOR_KEYS ? groups_row + 63 > first + ahead : first + STEP - 1 > groups_row + ahead);
-        mbarrier_wait(&full[n % STAGES], n / STAGES % 2);
+        ring.wait_full(n);
 
         // s[4 n + 2 h + e] and dp are of the own row row[h] and the other `first` + 8 n + 2 t + e.
         float s[STEP / 2], dp[STEP / 2];
@@ -183,8 +184,7 @@ __device__ __forceinline__ void gradients(bf16* own, mbarrier* barriers, float* 
         if (cut)
             for (int at = threadIdx.x % 128; at < (FOR_KEYS ? STAGE : PANELS * TILE) / 8; at += 128)
                 odd |= any_odd(reinterpret_cast<const uint4*>(tile_a)[at]);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&empty[n % STAGES]);
+        ring.release(n);
     }
 
     if (causal) {
@@ -230,7 +230,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
            const bf16* v, const bf16* g, const float* log_sum, const float* delta, const bool* key_mask, float* dq,
            int heads, int t_q, int t_k, float scale, bool causal) {
     DYNAMIC_SHARED(bf16, own);
-    __shared__ mbarrier barriers[BARRIERS];
+    __shared__ Barriers barriers;
     __shared__ int odd_rows[GROUPS];
     const int blocks_per_pair = (t_q + ROWS - 1) / ROWS;
     const long long pair = blockIdx.x / blocks_per_pair, query = pair * t_q, key = pair * t_k;
@@ -247,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             const bf16* v, const bf16* g, const float* log_sum, const float* delta, const bool* key_mask, float* dk,
             float* dv, int heads, int t_q, int t_k, float scale, bool causal) {
     DYNAMIC_SHARED(bf16, own);
-    __shared__ mbarrier barriers[BARRIERS];
+    __shared__ Barriers barriers;
     __shared__ float numbers[STAGES * 2 * STEP];
     __shared__ int odd_rows[GROUPS];
     const int blocks_per_pair = (t_k + ROWS - 1) / ROWS;

@@ -1,6 +1,6 @@
 // The convolution on Hopper's tensor cores: TMA finds the patches. bfloat16 factors, float sums. Definition, shapes and epilogue
 // are those of rung 1; the matrix of patches that is never stored is that of rung 2; who copies, who multiplies and who waits
-// for whom is in matmul/ring.cuh. As in matmul/4_wgmma.cu a block computes one tile after the other.
+// for whom is in matmul/wgmma.cuh. As in matmul/4_wgmma.cu a block computes one tile after the other.
 //
 // New here: windows in one instruction. In rung 3 each thread works out where the pieces that it copies are found, and whether
 // that is inside of the image, for every step. TMA has that in hardware (im2col). The host describes the image once: where
@@ -18,18 +18,18 @@
 //
 // Needs sm_90a. Not yet run on hardware.
 #include "conv2d/epilogue.cuh"
-#include "matmul/ring.cuh"
+#include "matmul/wgmma.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d_bf16(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* b,
                 const float* time, const float* residual, float* y, long long pixels, int c_in, int h_out, int w_out,
                 int c_out, int kernel_h, int kernel_w, int stride_h, int stride_w, int padding_h, int padding_w) {
     DYNAMIC_SHARED(bf16, tiles);
-    __shared__ Ring ring;
+    __shared__ Ring<STAGES> ring;
     make(ring);
     const int tiles_o = (c_out + TILE_N - 1) / TILE_N, steps = kernel_h * kernel_w * ((c_in + STEP - 1) / STEP);
     const long long tiles_of_y = (pixels + TILE_M - 1) / TILE_M * tiles_o;
-    Turn turn;
+    Turn<STAGES> turn;
     for (long long number = blockIdx.x; number < tiles_of_y; number += gridDim.x) {
         const int first_o = number % tiles_o * TILE_N;
         const long long first_pixel = number / tiles_o * TILE_M;

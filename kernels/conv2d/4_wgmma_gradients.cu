@@ -1,5 +1,5 @@
 // The two gradients of the convolution on Hopper's tensor cores, with bfloat16 factors. Formulas and shapes: 1_direct.cu; windows
-// by TMA: 4_wgmma.cu; producer, consumers and their ring: matmul/ring.cuh; phases: pixel.cuh; parts and NaN: 2_tiled_gradients.cu.
+// by TMA: 4_wgmma.cu; producer, consumers and their ring: matmul/wgmma.cuh; phases: pixel.cuh; parts and NaN: 2_tiled_gradients.cu.
 //
 // New here: whose windows, and which way each factor lies. No factor is turned in memory; wgmma takes each ACROSS or not.
 //
@@ -13,7 +13,7 @@
 //
 // Needs sm_90a. Not yet run on hardware.
 #include "conv2d/pixel.cuh"
-#include "matmul/ring.cuh"
+#include "matmul/wgmma.cuh"
 
 // One phase (pixel.cuh); windows of its first pixels begin at `top` and `left`. g and w are given as maps, and as numbers for
 // what is said about NaN. c_in may be any number, c_out a multiple of 8.
@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
                        int width, int c_in, int h_out, int w_out, int c_out, int kernel_h, int kernel_w, int stride_h,
                        int stride_w, int padding_h, int padding_w) {
     DYNAMIC_SHARED(bf16, tiles);
-    __shared__ Ring ring;
+    __shared__ Ring<STAGES> ring;
     make(ring);
     const int tiles_c = (c_in + TILE_N - 1) / TILE_N, first_c = blockIdx.x % tiles_c * TILE_N;
     const long long first_pixel = blockIdx.x / tiles_c * (long long)TILE_M;
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
                        long long pixels, long long part_size, int c_in, int h_out, int w_out, int c_out, int kernel_h,
                        int kernel_w, int stride_h, int stride_w, int padding_h, int padding_w) {
     DYNAMIC_SHARED(bf16, tiles);
-    __shared__ Ring ring;
+    __shared__ Ring<STAGES> ring;
     make(ring);
     const int blocks_c = (c_in + 63) / 64, blocks_r = kernel_h * kernel_w * blocks_c;  // of the rows of dw
     const int tiles_o = (c_out + TILE_N - 1) / TILE_N, tiles_r = (blocks_r + CONSUMERS - 1) / CONSUMERS;

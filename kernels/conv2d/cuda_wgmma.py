@@ -15,7 +15,7 @@ from ..tensor_map import Im2colMap, TensorMap
 
 FORWARD, GRADIENTS = "4_wgmma.cu", "4_wgmma_gradients.cu"
 FIRST_LAYER = "3_first_layer.cu"
-ROWS, STEP = 128, 64  # of a tile of the left factor, and along the inner axis: matmul/ring.cuh
+ROWS, STEP = 128, 64  # of a tile of the left factor, and along the inner axis: matmul/wgmma.cuh
 FEW, MOST_DEPTH = 4, 150  # what FIRST_LAYER takes: channels, and kernel_h * kernel_w * c_in
 PIXELS = 128  # of a block of FIRST_LAYER
 
@@ -94,7 +94,7 @@ def tile_columns(rows: int, columns: int) -> int:
 def _run(
     device: Any, file: str, kernel: str, blocks: int, columns: int, arguments: dict[str, Any], defines: dict[str, Any]
 ) -> None:
-    """Launch a kernel that is made of ``ring.cuh`` with those of the arguments that it has."""
+    """Launch a kernel that is made of ``wgmma.cuh`` with those of the arguments that it has."""
     parameters = kernels_of((HERE / file).read_text(encoding="utf-8"))[kernel]
     run_ring(device, HERE / file, kernel, blocks, columns, {p.name: arguments[p.name] for p in parameters}, defines)
 

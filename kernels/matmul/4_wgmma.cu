@@ -3,7 +3,7 @@
 //
 // New here: threads that do different things. One only says which tiles shall come, TMA brings them in whole boxes, swizzled
 // and with zeros where the matrix ends, and two warp groups only multiply; a ring of barriers, not a barrier for all, says
-// who may go on. That is matmul/ring.cuh.
+// who may go on. That is matmul/wgmma.cuh.
 //
 // New too: a block computes one tile of the result after the other; there are no more blocks than run at a time. The
 // producer does not notice where one tile ends: it fills the ring for the next while the consumers still store this one.
@@ -17,7 +17,7 @@
 // of narrower tiles.
 //
 // Needs sm_90a. Not yet run on hardware.
-#include "matmul/ring.cuh"
+#include "matmul/wgmma.cuh"
 
 #ifndef TRANSPOSE_A  // given at compile time, as in the rungs before
 #define TRANSPOSE_A false
@@ -80,10 +80,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
                 long long batches, long long m, long long n, long long k, bool a_batches, bool b_batches,
                 long long part_size) {
     DYNAMIC_SHARED(bf16, tiles);
-    __shared__ Ring ring;
+    __shared__ Ring<STAGES> ring;
     make(ring);
     const Problem problem = {batches, m, n, k, part_size};
-    Turn turn;
+    Turn<STAGES> turn;
     for (long long number = blockIdx.x; number < problem.tiles(); number += gridDim.x) {
         const Tile tile(problem, number);
         if (is_producer()) {

@@ -214,7 +214,7 @@ def run_ring(
     arguments: dict[str, Any],
     defines: dict[str, Any],
 ) -> None:
-    """Launch a kernel that is made of ``ring.cuh``: two warp groups that multiply, a warp that copies, a ring of tiles."""
+    """Launch a kernel that is made of ``wgmma.cuh``: two warp groups that multiply, a warp that copies, a ring of tiles."""
     shared_bytes, defines = ring_stages(columns) * (128 + columns) * 128, {"TILE_N": columns, **defines}
     device.run(source, kernel, blocks, 2 * 128 + 32, arguments, shared_bytes=shared_bytes, defines=defines)
 

@@ -1,6 +1,6 @@
 // The nearest code by wgmma, and still exactly. The scores, their bounds and the exact decision are those of rung 3.
 //
-// New here: nobody waits for all (matmul/ring.cuh tells more of this). One thread, the producer, has TMA bring tiles of CODES
+// New here: nobody waits for all (lib/ring.cuh tells more of this). One thread, the producer, has TMA bring tiles of CODES
 // codes with their bounds into a ring of STAGES places, ahead of those who need them. Two warp groups, the consumers, have
 // 64 rows of z each, which stay in shared memory, and go through the codebook on their own: wgmma computes 64 x CODES
 // scores, ordinary arithmetic compares them. While one group compares, the other's products run; neither waits for the other
@@ -16,7 +16,7 @@
 #define CONSUMERS 2                     // warp groups
 #define ROWS (64 * CONSUMERS)
 #define THREADS (128 * CONSUMERS + 32)  // the last warp is the producer's
-#include "lib/ptx90.cuh"
+#include "lib/ring.cuh"
 #include "quantize/candidates.cuh"
 
 #define PANELS ((DEPTH + 63) / 64)  // of 64 numbers of each row, 128 bytes
@@ -32,31 +32,28 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) prepare(const float* co
     if (code < codes) prepare_code(codebook, rounded, bounds, code, threadIdx.x % 32);
 }
 
-struct Ring {
-    mbarrier full[STAGES], empty[STAGES];
-};
-
-__device__ __forceinline__ void produce(Ring& ring, bf16* tiles, float* tile_bounds, const TensorMap* rounded,
+__device__ __forceinline__ void produce(Ring<STAGES>& ring, bf16* tiles, float* tile_bounds, const TensorMap* rounded,
                                         const TensorMap* bounds, int codes) {
     for (int tile = 0; tile * CODES < codes; tile++) {
-        const int s = tile % STAGES;
-        mbarrier_wait(&ring.empty[s], tile / STAGES % 2 ^ 1);  // the first time at once
-        mbarrier_arrive_expect(&ring.full[s], PANELS * PANEL * 2 + CODES * 16);
+        const Turn<STAGES> turn = tile;
+        mbarrier* const full = &ring.full[turn.place];
+        ring.wait_empty(turn);
+        mbarrier_arrive_expect(full, PANELS * PANEL * 2 + CODES * 16);
 #pragma unroll
         for (int panel = 0; panel < PANELS; panel++)
-            tma_load(tiles + (s * PANELS + panel) * PANEL, rounded, &ring.full[s], panel * 64, tile * CODES);
-        tma_load(tile_bounds + s * CODES * 4, bounds, &ring.full[s], 0, tile * CODES);
+            tma_load(tiles + (turn.place * PANELS + panel) * PANEL, rounded, full, panel * 64, tile * CODES);
+        tma_load(tile_bounds + turn.place * CODES * 4, bounds, full, 0, tile * CODES);
     }
 }
 
-__device__ __forceinline__ void consume(Ring& ring, const Lists& lists, Rows& mine, const bf16* rows, const bf16* tiles,
-                                        const float* tile_bounds, int codes, int warps_row) {
+__device__ __forceinline__ void consume(Ring<STAGES>& ring, const Lists& lists, Rows& mine, const bf16* rows,
+                                        const bf16* tiles, const float* tile_bounds, int codes, int warps_row) {
     rows += warps_row / 64 * 64 * 64;
     for (int tile = 0; tile * CODES < codes; tile++) {
-        const int s = tile % STAGES;
-        const bf16* const code = tiles + s * PANELS * PANEL;
-        const float* const bound = tile_bounds + s * CODES * 4;
-        mbarrier_wait(&ring.full[s], tile / STAGES % 2);
+        const Turn<STAGES> turn = tile;
+        const bf16* const code = tiles + turn.place * PANELS * PANEL;
+        const float* const bound = tile_bounds + turn.place * CODES * 4;
+        ring.wait_full(turn);
         float scores[CODES / 2];
         begin_scores(scores, bound);
         wgmma_fence(scores);
@@ -68,8 +65,7 @@ __device__ __forceinline__ void consume(Ring& ring, const Lists& lists, Rows& mi
         wgmma_commit();
         wgmma_wait<0>(scores);
         list_candidates(lists, mine, scores, bound, tile * CODES, codes, warps_row);
-        __syncwarp();  // all lanes are done with the tile, and one speaks for them
-        if (threadIdx.x % 32 == 0) mbarrier_arrive(&ring.empty[s]);
+        ring.release(turn);
     }
 }
 
@@ -81,16 +77,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     bf16* const tiles = rows + PANELS * PANEL;  // STAGES times as many of codes
     float* const tile_bounds = reinterpret_cast<float*>(tiles + STAGES * PANELS * PANEL);  // STAGES times CODES times 4
     MAKE_LISTS(lists)
-    __shared__ Ring ring;
+    __shared__ Ring<STAGES> ring;
     z += blockIdx.x * (long long)ROWS * D;  // from here on all rows count from the block's first
     indices += blockIdx.x * (long long)ROWS;
     m -= blockIdx.x * (long long)ROWS;
 
     if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; s++) {
-            mbarrier_init(&ring.full[s], 1);
-            mbarrier_init(&ring.empty[s], 4 * CONSUMERS);  // a lane of each warp arrives
-        }
+        ring.init(1, 4 * CONSUMERS);
         fence_mbarrier_init();
     }
     for (int at = threadIdx.x; at < ROWS * DEPTH; at += THREADS) {

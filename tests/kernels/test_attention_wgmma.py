@@ -118,15 +118,13 @@ def test_on_a_gpu_as_the_definition(d, causal):
     host.check()
 
 
-PLANTED = [  # which problem, what is changed into what, and what must be found
-    ("plain", "            mbarrier_wait(&empty_v[stage], parity ^ 1);\n", "", "race"),  # overwritten while it is read
-    ("plain", "mbarrier_wait(&empty_v[stage], parity ^ 1);", "mbarrier_wait(&empty_v[stage], parity);", "deadlock"),
-    ("plain", "        wgmma_wait<0>(s);\n        done(&empty_k[0]);", "        done(&empty_k[0]);\n        wgmma_wait<0>(s);", "missing wait"),
-    ("plain", "mbarrier_wait(&full_k[tile % STAGES], tile / STAGES % 2);", "", "missing wait"),
+PLANTED = [  # which problem, what is changed into what, and what must be found; those in the ring are in test_ring.py
+    ("plain", "            ring_v.wait_empty(tile);\n", "", "race"),  # overwritten while it is read
+    ("plain", "        wgmma_wait<0>(s);\n        ring_k.release(0);", "        ring_k.release(0);\n        wgmma_wait<0>(s);", "missing wait"),
+    ("plain", "ring_k.wait_full(tile);", "", "missing wait"),
     ("mask", "            fence_proxy_async();\n", "", "missing fence"),
     ("mask", "mask ? 32 : 1", "1", "deadlock"),
     ("mask", "reinterpret_cast<unsigned*>(values + c * TILE + (first + row) * 64)[lane] = 0;", ";", "wrong value"),
-    ("causal", "        __syncwarp();\n", "", "race"),
     ("plain", "panels * rows * 128", "panels * rows * 64", "deadlock"),
     ("plain", "if (group == 1) named_barrier_arrive(1, 256);", "", "deadlock"),
     ("plain", "wgmma_bf16<true>(", "wgmma_bf16<false>(", "wrong value"),

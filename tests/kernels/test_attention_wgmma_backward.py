@@ -89,12 +89,11 @@ def test_on_a_gpu_as_the_definition(d, causal):
         assert first.get().tobytes() == second.get().tobytes()
 
 
-PLANTED = [  # which problem, what is changed into what, and what must be found
-    ("plain", "            mbarrier_wait(&empty[n % STAGES], n / STAGES % 2 ^ 1);\n", "", "race"),
-    ("plain", "        mbarrier_wait(&full[n % STAGES], n / STAGES % 2);\n", "", "missing wait"),
+PLANTED = [  # which problem, what is changed into what, and what must be found; those in the ring are in test_ring.py
+    ("plain", "            ring.wait_empty(n);\n", "", "race"),
+    ("plain", "        ring.wait_full(n);\n", "", "missing wait"),
     ("plain", "    if (count > 0) mbarrier_wait(full_own, 0);\n", "", "missing wait"),
     ("plain", "        wgmma_wait<0>(sum_a);\n", "", "missing wait"),
-    ("plain", "        __syncwarp();\n", "", "race"),
     ("mask", "            fence_proxy_async();\n", "", "missing fence"),
     ("mask", "FOR_KEYS ? 33 : clearing ? 32 : 1", "FOR_KEYS ? 33 : 1", "deadlock"),
     ("plain", "FOR_KEYS ? 33 : clearing", "FOR_KEYS ? 1 : clearing", "bad operand"),

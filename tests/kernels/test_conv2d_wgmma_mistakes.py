@@ -1,4 +1,4 @@
-"""Mistakes in rung 4 of the convolution and its gradients: each is found. (Those in their ring: test_matmul_wgmma.py.)"""
+"""Mistakes in rung 4 of the convolution and its gradients: each is found. (Headers: test_matmul_wgmma.py, test_ring.py.)"""
 
 import numpy as np
 import pytest

@@ -52,15 +52,16 @@ def marks(file):
 class Mistaken(Emulator):
     """An emulator that, for one source file, takes a copy in which ``old`` has become ``new``.
 
-    With ``header`` (as in "matmul/mma.cuh") the mistake is in that header, which the copy has in the place of its #include.
+    With ``header`` (as in "matmul/mma.cuh") the mistake is in that header, which the copy has in the place of its #include;
+    with several, one after the other.
     """
 
-    def __init__(self, source: Path, old: str, new: str, seed: int = 3, header: str | None = None):
+    def __init__(self, source: Path, old: str, new: str, seed: int = 3, header: str | tuple[str, ...] = ()):
         super().__init__(seed)
         text = source.read_text(encoding="utf-8")
-        if header is not None:
-            assert f'#include "{header}"' in text
-            text = text.replace(f'#include "{header}"', (ROOT / header).read_text(encoding="utf-8"))
+        for name in (header,) if isinstance(header, str) else header:
+            assert f'#include "{name}"' in text
+            text = text.replace(f'#include "{name}"', (ROOT / name).read_text(encoding="utf-8"))
         assert old in text
         text = text.replace(old, new)
         folder = cache_directory() / "planted" / hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,10 +8,9 @@
 // a warp of its own, does nothing but start copies: two or three instructions a step. Each of the CONSUMERS warp groups does
 // nothing but multiply 64 rows by TILE_N columns, with both factors read from shared memory by the tensor cores themselves.
 //
-// The ring. Shared memory has STAGES places for a step's two tiles. Each place has two barriers: `full`, which ends a phase
-// when all bytes of the copies have come, and `empty`, when all consumers' warps are done with the place. The producer waits
-// for empty and fills, a consumer waits for full and multiplies: nobody ever waits for all. Both go round and round: a block
-// that computes one tile after the other hands the turn after one to the next.
+// Between them is a ring (lib/ring.cuh) of STAGES places for a step's two tiles. The producer waits for an empty place and
+// fills it, a consumer waits for a full one and multiplies: nobody ever waits for all. Both go round and round: a block that
+// computes one tile after the other hands the turn after one to the next.
 //
 // Tiles. A row of a tile is 64 numbers, 128 bytes, in the swizzle. A tile that lies along the inner axis has a row for each
 // row of the left factor (column of the right one); one that lies ACROSS has 64 rows, a place on the inner axis each, in
@@ -19,7 +18,7 @@
 //
 // The sums. d[4 j + i] of a thread is at row_of(i) and column_of(j, i) of the block's tile: lib/ptx90.cuh.
 #pragma once
-#include "lib/ptx90.cuh"
+#include "lib/ring.cuh"
 
 #ifndef TILE_N
 #define TILE_N 128
@@ -37,25 +36,9 @@
 #define STAGE ((TILE_M + TILE_N) * STEP)              // numbers in both tiles
 #define STAGE_BYTES (STAGE * 2)
 
-struct Ring {
-    mbarrier full[STAGES], empty[STAGES];
-};
-
-struct Turn {  // whose turn it is: the place in the ring, and the parity of the phase in which it is full
-    int stage = 0;
-    unsigned parity = 0;
-    __device__ void next() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
-    }
-};
-
-__device__ __forceinline__ void make(Ring& ring) {
+__device__ __forceinline__ void make(Ring<STAGES>& ring) {
     if (threadIdx.x == 0) {
-#pragma unroll
-        for (int s = 0; s < STAGES; s++) {
-            mbarrier_init(&ring.full[s], 1);
-            mbarrier_init(&ring.empty[s], 4 * CONSUMERS);  // one arrival of each warp
-        }
+        ring.init(1, 4 * CONSUMERS);
         fence_mbarrier_init();
     }
     __syncthreads();
@@ -65,13 +48,14 @@ __device__ __forceinline__ bool is_producer() { return threadIdx.x >= 128 * CONS
 
 // The producer: start(left, right, barrier) starts the copies of the next step, STAGE_BYTES in all. Returns the turn after.
 template <class Start>
-__device__ __forceinline__ Turn produce(Ring& ring, bf16* tiles, int steps, Start start, Turn turn = {}) {
+__device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES>& ring, bf16* tiles, int steps, Start start,
+                                                Turn<STAGES> turn = {}) {
     if (threadIdx.x % 32 != 0) return turn;
     for (int step = 0; step < steps; step++, turn.next()) {
-        mbarrier_wait(&ring.empty[turn.stage], turn.parity ^ 1);  // at once in the first round
-        mbarrier_arrive_expect(&ring.full[turn.stage], STAGE_BYTES);
-        bf16* const left = tiles + turn.stage * STAGE;
-        start(left, left + TILE_M * STEP, &ring.full[turn.stage]);
+        ring.wait_empty(turn);
+        mbarrier_arrive_expect(&ring.full[turn.place], STAGE_BYTES);
+        bf16* const left = tiles + turn.place * STAGE;
+        start(left, left + TILE_M * STEP, &ring.full[turn.place]);
     }
     return turn;
 }
@@ -81,12 +65,13 @@ __device__ __forceinline__ Turn produce(Ring& ring, bf16* tiles, int steps, Star
 // from one turn of the loop to the next, the assembler wants only products to have written the sums, or it makes each wait for
 // the one before.)
 template <bool ACROSS_LEFT, bool ACROSS_RIGHT>
-__device__ __forceinline__ Turn consume(float (&d)[TILE_N / 2], Ring& ring, const bf16* tiles, int steps, Turn turn = {}) {
-    Turn before = turn;
+__device__ __forceinline__ Turn<STAGES> consume(float (&d)[TILE_N / 2], Ring<STAGES>& ring, const bf16* tiles, int steps,
+                                                Turn<STAGES> turn = {}) {
+    Turn<STAGES> before = turn;
     auto begin_products = [&] {
-        mbarrier_wait(&ring.full[turn.stage], turn.parity);
-        const bf16* const left = tiles + turn.stage * STAGE + threadIdx.x / 128 * PANEL;
-        const bf16* const right = tiles + turn.stage * STAGE + TILE_M * STEP;
+        ring.wait_full(turn);
+        const bf16* const left = tiles + turn.place * STAGE + threadIdx.x / 128 * PANEL;
+        const bf16* const right = tiles + turn.place * STAGE + TILE_M * STEP;
         wgmma_fence(d);
 #pragma unroll
         for (int k = 0; k < (ACROSS_LEFT ? STEP : INNER); k += 16)
@@ -96,8 +81,7 @@ __device__ __forceinline__ Turn consume(float (&d)[TILE_N / 2], Ring& ring, cons
         turn.next();
     };
     auto give_back = [&] {
-        __syncwarp();  // all lanes have waited, and one speaks for them
-        if (threadIdx.x % 32 == 0) mbarrier_arrive(&ring.empty[before.stage]);
+        ring.release(before);
         before.next();
     };
     if (steps == 0) return turn;
