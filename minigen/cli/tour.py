@@ -25,6 +25,8 @@ class TourFlags:
 
     only: Annotated[str | None, arg(metavar="NAMES")] = None
     """Names of systems with commas between: ddpm,gan. All that run today if left out."""
+    whole: bool = False
+    """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures of the README are about."""
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""
     device: str = "cpu"
@@ -86,29 +88,29 @@ def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
     facts = read_facts(flags.out / entry.name)
     if facts is None or "failed" in facts:
         return False
-    return bool(facts["seed"] == flags.seed and facts["config"] == config_of(curriculum.load(entry)))
+    return bool(facts["seed"] == flags.seed and facts["config"] == config_of(curriculum.load(entry), flags.whole))
 
 
-def config_of(model: Any) -> dict[str, Any]:
+def config_of(model: Any, whole: bool) -> dict[str, Any]:
     """The settings of a model on the tour, for JSON."""
     from minigen.train.checkpoint import config_to_json
 
-    return config_to_json(tour_config(model))
+    return config_to_json(tour_config(model, whole))
 
 
 def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
-    """Train one system on its tour budget, sample from the file it left, measure, and return what to tell about it."""
+    """Train one system by its budget, sample from the file it left, measure, and return what to tell about it."""
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
     from minigen.train.log import curves, read_log
-    from minigen.train.run import CHECKPOINT, LOG, Run, train
+    from minigen.train.run import LOG, Run, train
 
     model = curriculum.load(entry)
     out = flags.out / entry.name
     dataset = arguments.load_data(default_data(model))
-    system = arguments.build(model, tour_config(model), dataset, seed=flags.seed, device=flags.device)
+    system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
     run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
-    result = train(system, dataset, run, resume=flags.resume and (out / CHECKPOINT).exists())
+    result = train(system, dataset, run, resume=flags.resume and was_stopped(entry, model, flags))
 
     system, _ = arguments.load_weights(result.weights, entry, device=flags.device)
     print("sampling and measuring (the first time on a data set, the ruler itself is trained)", flush=True)
@@ -132,7 +134,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
         "equation": model.EQUATION,
         "data": dataset.name,
         "seed": flags.seed,
-        "config": config_of(model),
+        "config": config_of(model, flags.whole),
         "steps": result.steps,
         "seconds": result.seconds,
         "cpu_seconds": result.cpu_seconds,
@@ -145,10 +147,22 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     }
 
 
-def tour_config(model: Any) -> Any:
-    """The model's Config with the changes that its ``TOUR`` asks for, so that it keeps within its time on the tour."""
+def was_stopped(entry: curriculum.Entry, model: Any, flags: TourFlags) -> bool:
+    """Whether the folder holds a checkpoint of this tour, with the same settings and seed. UserError if it is broken."""
+    from minigen.train import checkpoint
+    from minigen.train.run import CHECKPOINT
+
+    path = flags.out / entry.name / CHECKPOINT
+    if not path.exists():
+        return False
+    with checkpoint.opened(path, kind="checkpoint", system=entry.name) as reader:
+        return (reader.about.get("seed"), reader.about.get("config")) == (flags.seed, config_of(model, flags.whole))
+
+
+def tour_config(model: Any, whole: bool) -> Any:
+    """The model's Config; if not ``whole``, with the changes that its ``TOUR`` asks for, so that it keeps within its time on the tour."""
     with said_in_one_sentence("TOUR"):
-        return dataclasses.replace(model.Config(), **getattr(model, "TOUR", {}))
+        return dataclasses.replace(model.Config(), **({} if whole else getattr(model, "TOUR", {})))
 
 
 def draw_strip(system: Any, dataset: Any, path: Path, seed: int) -> bool:

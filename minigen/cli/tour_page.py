@@ -14,7 +14,7 @@ def render(visited: list[dict[str, Any]], out: Path) -> str:
     sections = "\n".join(_section(facts, out) for facts in visited)
     body = sections or "<p>The first system is training; this page grows with each one that is done.</p>"
     intro = (
-        "<p>Each model below was trained from random numbers on this machine, within a small budget of time, by the code "
+        "<p>Each model below was trained from random numbers on this machine, within the time that it says, by the code "
         "that its link leads to.</p>"
     )
     parts = (intro, portrait_page.render(visited, out), body)
