@@ -26,7 +26,7 @@ class TourFlags:
     only: Annotated[str | None, arg(metavar="NAMES")] = None
     """Names of systems with commas between: ddpm,gan. All that run today if left out."""
     whole: bool = False
-    """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures of the README are about."""
+    """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures of the README are about. Its page and trainings are in the folder's own folder "whole"."""
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""
     device: str = "cpu"
@@ -47,6 +47,8 @@ def main(args: list[str]) -> int:
     )
     arguments.check_at_least(0, seed=flags.seed)
     arguments.check_device(flags.device)
+    if flags.whole:  # apart, so that neither kind of tour writes over what the other has trained
+        flags = dataclasses.replace(flags, out=flags.out / "whole")
     entries = chosen(flags.only)
     index = flags.out / "index.html"
     status = 0
@@ -103,14 +105,14 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
     from minigen.train.log import curves, read_log
-    from minigen.train.run import LOG, Run, train
+    from minigen.train.run import CHECKPOINT, LOG, Run, train
 
     model = curriculum.load(entry)
     out = flags.out / entry.name
     dataset = arguments.load_data(default_data(model))
     system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
     run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
-    result = train(system, dataset, run, resume=flags.resume and was_stopped(entry, model, flags))
+    result = train(system, dataset, run, resume=flags.resume and (out / CHECKPOINT).exists())
 
     system, _ = arguments.load_weights(result.weights, entry, device=flags.device)
     print("sampling and measuring (the first time on a data set, the ruler itself is trained)", flush=True)
@@ -145,18 +147,6 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
         "pictures": captions,
         **sitting.facts,
     }
-
-
-def was_stopped(entry: curriculum.Entry, model: Any, flags: TourFlags) -> bool:
-    """Whether the folder holds a checkpoint of this tour, with the same settings and seed. UserError if it is broken."""
-    from minigen.train import checkpoint
-    from minigen.train.run import CHECKPOINT
-
-    path = flags.out / entry.name / CHECKPOINT
-    if not path.exists():
-        return False
-    with checkpoint.opened(path, kind="checkpoint", system=entry.name) as reader:
-        return (reader.about.get("seed"), reader.about.get("config")) == (flags.seed, config_of(model, flags.whole))
 
 
 def tour_config(model: Any, whole: bool) -> Any:

@@ -71,11 +71,15 @@ def test_the_budget_is_the_tours_and_the_folder_can_be_used_on(two: Path):
     assert main(["sample", "toy", "--weights", str(two / "toy" / "weights.safetensors")]) == 0
 
 
-def test_a_whole_tour_trains_by_the_defaults(two: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_whole_tour_trains_by_the_defaults_and_leaves_the_short_one_alone(
+    two: Path, capsys: pytest.CaptureFixture[str]
+):
     assert main(["tour", "--only", "toy"]) == 0
-    assert main(["tour", "--only", "toy", "--whole", "--resume"]) == 0  # a short visit is no part of it
-    facts = json.loads((two / "toy" / tour.FACTS).read_text())
+    short = (two / "toy" / "weights.safetensors").read_bytes()
+    assert main(["tour", "--only", "toy", "--whole", "--resume"]) == 0
+    facts = json.loads((two / "whole" / "toy" / tour.FACTS).read_text())
     assert facts["steps"] == toy.Config.steps + toy.Config.first_steps
+    assert (two / "toy" / "weights.safetensors").read_bytes() == short
     capsys.readouterr()
     assert main(["tour", "--only", "toy", "--whole", "--resume"]) == 0
     assert "toy is done already" in capsys.readouterr().out
