@@ -53,6 +53,12 @@ def first_sentence(box: str) -> str:
     if rules[:1] == [1] and rows[1].startswith("-"):  # drawn with dashes: the title is a row of its own
         rows, rules = rows[2:], [i - 2 for i in rules[1:]]
     sentence = " ".join(rows[: rules[0]] if rules else rows).rstrip(".").removeprefix("Error parsing config: ")
+    # of a flag that may be left out tyro also tells what it tried, with the names of Python's types
+    sentence = re.sub(
+        r"no type matching \{None\}\|\{?([^}]*?)\}? could be instantiated from \[(.*?)\]\. Got errors.*",
+        r"it takes \1, got \2",
+        sentence,
+    )
     if "Perhaps you meant:" in rows[:-1]:
         sentence += f": did you mean '{rows[rows.index('Perhaps you meant:') + 1].split()[0]}'?"
     return sentence

@@ -268,6 +268,18 @@ SHORT = """╭─ Value error ────────────────�
 │ For full helptext, see a --help    │
 ╰────────────────────────────────────╯
 """
+OPTIONAL = """╭─ Parsing error ────────────────────────────╮
+│ Error parsing --{flag}: no type matching   │
+│ {{None}}|{kinds} could be instantiated from │
+│ [{given}].                                 │
+│                                            │
+│ Got errors:                                │
+│ - <class 'NoneType'>: no match             │
+│ - tuple[typing.Annotated[str, Crumb]]: no  │
+│ ────────────────────────────────────────── │
+│ For full helptext, see a --help            │
+╰────────────────────────────────────────────╯
+"""
 DASHES = """ Unrecognized options
  ------------------------------------
   Unrecognized options: --stps, 3
@@ -285,6 +297,8 @@ DASHES = """ Unrecognized options
         (DASHES, "Unrecognized options: --stps, 3: did you mean '--steps'?"),
         (SHORT, "too small"),
         (SHORT.replace("│", "\x1b[91m│\x1b[0m"), "too small"),
+        (OPTIONAL.format(flag="eta", kinds="FLOAT", given="'x'"), "Error parsing --eta: it takes FLOAT, got 'x'"),
+        (OPTIONAL.format(flag="ab", kinds="{STR STR}", given="'x'"), "Error parsing --ab: it takes STR STR, got 'x'"),
         ("something new\nfrom tyro", "something new from tyro"),
         ("", ""),
     ],
