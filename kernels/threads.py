@@ -54,6 +54,17 @@ def set_threads(n: int) -> None:
     _pool.resize(int(n))
 
 
+@contextmanager
+def threads_at(n: int) -> Iterator[None]:
+    """Spread tiles over ``n`` threads within it."""
+    before = get_threads()
+    set_threads(n)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
 def map_tiles(function: Callable[[T], Any], tiles: Sequence[T]) -> list[Any]:
     """``[function(tile) for tile in tiles]``, spread over the threads, with BLAS held at one thread.
 

@@ -149,7 +149,7 @@ class Config:
     """Share of the embeddings that the decoder is not told in training."""
     no_text: float = 0.5
     """Share of the captions that the decoder is not told in training."""
-    steps: int = 3000
+    steps: int = 3600
     """Training steps of the decoder."""
     batch_size: int = 64
     """Pictures a step, of the priors and the decoder."""
@@ -449,6 +449,7 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
                 "optimiser": "muon",
                 "betas": (0.9, 0.99),
                 "schedule": "cosine",
+                "shards": 2,
                 **different,
             }
         )
@@ -457,7 +458,7 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
     of_decoder = {"apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside")}
     found = [stage("prior", chain.prior, prior_loss, config.prior_steps, **of_prior)]
     if chain.ar_prior is not None:
-        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, **of_prior))
+        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, shards=1, **of_prior))
     found.append(stage("decoder", chain.decoder, decoder_loss, config.steps, **of_decoder))
     if config.paint_steps:
         painting = partial(decoder_loss, masks=True)

@@ -439,6 +439,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             objectives=[Objective(config.output, module, loss)],
             steps=steps,
             batch_size=config.batch_size,
+            shards=2,
             lr=lr,
             warmup=min(100, steps // 10),
             ema=config.ema,

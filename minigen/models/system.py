@@ -44,6 +44,10 @@ class Stage:
     decay of the averaged weights (0: none), ``clip`` the largest global gradient norm (0: no clipping). ``apart`` are
     beginnings of the names of weights that the optimiser "muon" leaves to AdamW: first and last layers. When a stage
     ends, the modules it trained take over their averaged weights, so that a later stage builds on what sampling uses.
+
+    ``shards`` are the parts that each batch is cut into (of at least one item), whose gradients are computed apart, with draws
+    of their own, and added: two take little more than half the time where there are two cores (`train/shards.py`). For
+    losses that are a mean of one term an item, and modules without buffers.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Stage:
     flat: float = 0.5
     optimiser: str = "adamw"
     apart: tuple[str, ...] = ()
+    shards: int = 1
 
 
 @dataclass(frozen=True)

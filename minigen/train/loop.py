@@ -5,7 +5,8 @@ r"""The one training loop: every system, every stage, every objective, and a run
             batch = data.batch(train split, seed, step)
             for objective in stage.objectives (those whose turn it is):
                 loss = objective.loss(batch, rng(seed, stage, objective, step), step)
-                gradient of the loss -> clip -> optimiser moves objective.module
+                gradient of the loss (of several shards of the batch: `train/shards.py`)
+                -> clip -> optimiser moves objective.module
             average <- moving average of the weights
 
 Batches and draws are functions of (seed, stage, objective, step), so no random state is saved: weights, averages,
@@ -13,9 +14,11 @@ moments and the number of the step are all there is to a run, and a resumed run 
 """
 
 import math
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from kernels.backend import array_module
 from minigen.data import Split, batch
 from minigen.errors import NonFinite
 from minigen.train import optim
+from minigen.train.shards import Shards
 
 # Systems, stages and objectives are records of minigen.models.system, a room above this one: any object with the same
 # attributes will do.
@@ -49,17 +53,35 @@ class Trainer:
         for module in system.modules.values():
             if module.flat is None:
                 module.flatten()
+        self.shards: Shards | None = None
+        self.split: Split | None = None
+        self.cpu_seconds_beside = 0.0  # of processes that have ended
         self.parameters = {id(module): module.parameters() for module in system.modules.values()}
         self.enter(0)
 
     def enter(self, index: int) -> None:
         """Stand at the beginning of a stage: moments at 0, averages at the weights."""
+        self.close()
         self.index, self.step = index, 0
         self.stage = self.stages[index]
+        self.n_shards = min(self.stage.shards, self.stage.batch_size)
         trained = {id(objective.module) for objective in self.stage.objectives}
         self.trained = {name: m for name, m in self.system.modules.items() if id(m) in trained}
         self.optimisers = {o.name: optim.make_optimiser(self.stage, o.module) for o in self.stage.objectives}
         self.averages = {name: m.flat.copy() for name, m in self.trained.items()} if self.stage.ema else {}
+
+    def close(self) -> None:
+        """End the processes that compute shards; the next step would begin new ones."""
+        if self.shards is not None:
+            self.shards.close()
+            self.cpu_seconds_beside += self.shards.cpu_seconds
+            self.shards = None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of this process, all of it, and of those that computed shards for it."""
+        beside = self.shards.cpu_seconds if self.shards is not None else 0.0
+        return time.process_time() + self.cpu_seconds_beside + beside
 
     @property
     def done(self) -> int:
@@ -74,39 +96,54 @@ class Trainer:
         if self.step == self.stage.steps:
             self._hand_over()
         stage, step = self.stage, self.step
-        items = batch(split, seed=self.seed, step=step, size=stage.batch_size)
+        if self.shards is None or self.split is not split:
+            self.close()
+            self.split = split
+            self.shards = Shards(self.n_shards, list(self.trained.values()), partial(self._gradient, split))
         lr = optim.learning_rate(
             step, steps=stage.steps, lr=stage.lr, warmup=stage.warmup, schedule=stage.schedule, flat=stage.flat
         )
         figures: dict[str, Any] = {"stage": stage.name, "lr": lr}
-        for objective in stage.objectives:
+        for i, objective in enumerate(stage.objectives):
             if step % objective.every:
                 continue
-            found = self._update(objective, items, lr)
+            found = self._update(i, self.shards, lr)
             figures |= {f"{objective.name}.{name}": value for name, value in found.items()}
         for name, average in self.averages.items():
             optim.ema_step(average, self.trained[name].flat, step=step, decay=stage.ema)
         self.step += 1
         return figures
 
-    def _update(self, objective: Objective, items: Split, lr: float) -> dict[str, Any]:
+    def _update(self, index: int, shards: Shards, lr: float) -> dict[str, Any]:
+        objective = self.stage.objectives[index]
         module = objective.module
-        rng = rng_for(self.seed, self.stage.name, objective.name, self.step)
         module.zero_grad()
-        with self._only(module):
-            loss, figures = objective.loss(items, rng, self.step)
-            value = float(loss.data)
-            if not math.isfinite(value):
-                raise NonFinite(f"the loss '{objective.name}' became {value} at step {self.done + 1}")
-            figures = {name: float(figure) for name, figure in figures.items()}  # lets go of the tape, if they held it
-            loss.backward()
+        figures = shards(index, self.step, module)
         norm = optim.clip_by_global_norm(module.flat_grad, self.stage.clip)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
         self.optimisers[objective.name].step(self.step // objective.every + 1, lr)
         if objective.after is not None:
             objective.after()
-        return {"loss": value, "norm": norm, **figures}
+        return {"loss": figures.pop("loss"), "norm": norm, **figures}
+
+    def _gradient(self, split: Split, index: int, step: int, shard: int) -> dict[str, float]:
+        """Add a shard's share of an objective's gradient to its module's; returns its share of the figures, "loss" among them."""
+        stage, n = self.stage, self.stage.batch_size
+        objective = stage.objectives[index]
+        items, share, stream = batch(split, seed=self.seed, step=step, size=n), 1.0, objective.name
+        if self.n_shards > 1:
+            start, stop = (n * s // self.n_shards for s in (shard, shard + 1))
+            items, share, stream = items.take(slice(start, stop)), (stop - start) / n, f"{objective.name}/{shard}"
+        with self._only(objective.module):
+            loss, figures = objective.loss(items, rng_for(self.seed, stage.name, stream, step), step)
+            value = float(loss.data)
+            if not math.isfinite(value):
+                number = self.done - self.step + step + 1  # self.step stands still in a shard's own process
+                raise NonFinite(f"the loss '{objective.name}' became {value} at step {number}")
+            figures = {k: share * float(v) for k, v in figures.items()}  # lets go of the tape, if they held it
+            loss.backward(share)
+        return {"loss": share * value, **figures}
 
     @contextmanager
     def _only(self, module: Module) -> Iterator[None]:
@@ -192,7 +229,7 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
     if not stages:
         raise ValueError("a system must have at least one stage")
     for stage in stages:
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "shards"):
             if getattr(stage, name) < 1:
                 raise ValueError(f"{name} of the stage '{stage.name}' must be at least 1, got {getattr(stage, name)}")
         for name in ("lr", "warmup", "clip", "weight_decay"):
@@ -208,5 +245,9 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
         for objective in stage.objectives:
             if not any(objective.module is module for module in modules.values()):
                 raise ValueError(f"the objective '{objective.name}' must train one of the modules {list(modules)}")
+            if stage.shards > 1 and any(module.BUFFERS for _, module in objective.module.named_modules()):
+                raise ValueError(
+                    f"the stage '{stage.name}' must have one shard: its module has buffers, which shards do not share"
+                )
     if any("/" in name for name in modules):
         raise ValueError(f"a module's name must not hold '/', got {list(modules)}")

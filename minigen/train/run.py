@@ -50,7 +50,7 @@ class Run:
 class Result:
     """What a finished run leaves: the paths of its files, the steps, the seconds of training (earlier parts included), the size.
 
-    ``cpu_seconds`` are those of all threads; None where an earlier part of the run was saved without them.
+    ``cpu_seconds`` are those of all threads and processes; None where an earlier part of the run was saved without them.
     """
 
     out: Path
@@ -95,6 +95,7 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
             "start again in another --out with a lower --lr"
         ) from error
     finally:
+        trainer.close()
         log.close()
     parameters = sum(module.flat.size for module in system.modules.values())
     return Result(run.out, trainer.done, seconds, parameters, picture, cpu_seconds)
@@ -136,7 +137,7 @@ class Keeper:
         }
         self.earlier, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.earlier_cpu: float | None = 0.0
-        self.started_cpu = time.process_time()
+        self.started_cpu = trainer.cpu_seconds
         self.saved_step = 0
 
     def seconds(self) -> float:
@@ -144,8 +145,8 @@ class Keeper:
         return self.earlier + time.monotonic() - self.started
 
     def cpu_seconds(self) -> float | None:
-        """CPU time of all threads spent on this run, earlier parts included; None if one of those did not keep it."""
-        return None if self.earlier_cpu is None else self.earlier_cpu + time.process_time() - self.started_cpu
+        """CPU time of all threads and processes spent on this run, earlier parts included; None if one of those did not keep it."""
+        return None if self.earlier_cpu is None else self.earlier_cpu + self.trainer.cpu_seconds - self.started_cpu
 
     def begin(self) -> None:
         """Make the folder and its first checkpoint. A run that is there already is not touched."""
