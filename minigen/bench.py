@@ -7,6 +7,7 @@
     gpt      4 layers, width 128, 4 heads, 128 tokens, batch 32, AdamW
     unet     DDPM's U-Net: 32x32x3, batch 32, base 32, multipliers 1, 2, 2, attention at 16x16, AdamW
     cache    8 samples of 256 tokens from such a GPT with its key/value cache; its peer is the same GPT without
+    shards   DALL-E 2's decoder, batch 64 in two shards with a process each; its peer is the whole batch in one process
     import   seconds to ``import minigen``
     memory   peak resident size of four U-Net steps, each side in a process of its own
 
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from kernels.bench import conditions, load_peer, time_paired
 from minigen import nn
 from minigen.samplers import autoregressive
 
-GOALS = {"chain": 1.0, "mlp": 0.7, "gpt": 0.95, "unet": 1.3, "cache": 0.2, "import": 0.35, "memory": 0.5}
+GOALS = {"chain": 1.0, "mlp": 0.7, "gpt": 0.95, "unet": 1.3, "cache": 0.2, "shards": 0.7, "import": 0.35, "memory": 0.5}
 UNET: dict[str, Any] = {"base": 32, "multipliers": (1, 2, 2), "blocks": 2, "attention": (1,), "heads": 4}
 GPT = {"vocabulary": 512, "width": 128, "layers": 4, "heads": 4, "length": 128, "batch": 32}
 
@@ -131,7 +133,25 @@ def cache() -> list[Callable[[], Any]]:
     return [lambda: autoregressive.sample_cached(net.step, u), lambda: autoregressive.sample(net.logits, u)]
 
 
+def shards() -> list[Callable[[], Any]]:
+    """Training steps of DALL-E 2's decoder with two shards and with one."""
+    from minigen.data import load
+    from minigen.models import dalle2
+    from minigen.train.loop import Trainer
+
+    data = load("shapes")
+
+    def step(n: int) -> Callable[[], Any]:
+        system = dalle2.build(dalle2.Config(), data, seed=0)
+        stage = replace(next(s for s in system.stages() if s.name == "decoder"), shards=n)
+        run = Trainer(replace(system, stages=lambda: [stage]), seed=0)
+        return lambda: run.advance(data.train)
+
+    return [step(2), step(1)]
+
+
 STEPS = {"chain": chain, "mlp": mlp, "gpt": gpt, "unet": unet}
+BESIDE_OURS = {"cache": cache, "shards": shards}  # their peers are ours too
 
 
 def import_seconds() -> float:
@@ -188,8 +208,9 @@ def measure(name: str, peer: Any, rounds: int) -> dict[str, Any]:
         theirs = peak_of(peer.__name__, threads.get_threads()) if peer else None
         ratio = ours / theirs if theirs else None
         return {"step": name, "value": ours, "unit": "MiB", "peer": theirs, "ratio": ratio, "goal": GOALS[name]}
-    runs = cache() if name == "cache" else [STEPS[name](), *([_peer_step(name, peer)] if peer else [])]
-    seconds = [1e3 * s for s in time_paired(runs, min(rounds, 3) if name == "cache" else rounds)]
+    own = BESIDE_OURS.get(name)
+    runs = own() if own else [STEPS[name](), *([_peer_step(name, peer)] if peer else [])]
+    seconds = [1e3 * s for s in time_paired(runs, min(rounds, 3) if own else rounds)]
     theirs = seconds[1] if len(runs) > 1 else None
     ratio = seconds[0] / theirs if theirs else None
     return {"step": name, "value": seconds[0], "unit": "ms", "peer": theirs, "ratio": ratio, "goal": GOALS[name]}
@@ -197,7 +218,7 @@ def measure(name: str, peer: Any, rounds: int) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``python -m minigen.bench``."""
-    known = [*STEPS, "cache", "import", "memory"]
+    known = [*STEPS, *BESIDE_OURS, "import", "memory"]
     parser = argparse.ArgumentParser(
         prog="python -m minigen.bench", description="Time whole training steps beside a peer."
     )

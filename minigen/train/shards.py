@@ -155,12 +155,13 @@ class Helper:
                     asked = None
                 if asked is None:
                     return
+                objective, step = asked
                 for shared, module in zip(self.shared, self.modules):
                     module.flat[...] = shared
                     module.flat_grad[...] = 0
                 found: Any
                 try:
-                    found = gradient(*asked, shard)
+                    found = gradient(objective, step, shard)
                 except Exception as error:
                     error.add_note(f"In the process of shard {shard}:\n{traceback.format_exc()}")
                     found = error
