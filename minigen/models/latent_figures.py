@@ -47,7 +47,11 @@ def figures(uses: Uses, paint: Callable[..., Any], dataset: Dataset, *, rng: Any
         y = uses.draw(prompts, rng=rng, start=x, strength=strength)
         found[f"img2img as asked, strength {strength:g}"] = prompt_accuracy(prompts, y)["all"]
     if uses.knows_layouts:
-        found["layouts met without words"] = layouts_met(uses, dataset.test.scenes[:SHOWN], rng=rng)
+        some = dataset.test.take(slice(0, SHOWN))
+        for how, prompts in (("without words", [""] * SHOWN), ("with captions", list(some.captions or ()))):
+            drawn = uses.draw(prompts, rng=rng, layouts=boxes_of(some.scenes))
+            found[f"layouts met {how}"] = layouts_met(some.scenes, drawn)
+        found["prompts met with layouts"] = prompt_accuracy(prompts, drawn)["all"]
     if uses.enlarges:
         prompts = prompts_of("val", 1, SHOWN)
         large = paint(prompts, size=2 * x.shape[1])
@@ -58,9 +62,8 @@ def figures(uses: Uses, paint: Callable[..., Any], dataset: Dataset, *, rng: Any
     return found
 
 
-def layouts_met(uses: Uses, scenes: Any, *, rng: Any) -> float:
-    """Share of the pictures, drawn by their layouts alone, in which the oracle reads their shapes where they shall be."""
-    drawn = uses.draw([""] * len(scenes), rng=rng, layouts=boxes_of(scenes), guidance=1.0)
+def layouts_met(scenes: Any, drawn: Any) -> float:
+    """Share of the pictures, drawn by the layouts of ``scenes``, in which the oracle reads their shapes where they shall be."""
     right = 0
     for want, seen in zip(scenes, read_pictures(drawn)):
         if seen is not None:
@@ -97,7 +100,7 @@ def pictures(uses: Uses, dataset: Dataset) -> dict[str, Callable[..., Any]]:
         boxes = boxes_of(split.scenes[:6])
         greys = layout_map(boxes, side, 1)[..., :-1] * (np.arange(1, LAYOUT) / (LAYOUT - 1))
         greys = np.repeat(2 * greys.max(-1, keepdims=True) - 1, c, axis=3).astype(np.float32)
-        return np.stack([greys, *(uses.draw([""] * 6, rng=rng, layouts=boxes, guidance=1.0) for _ in range(5))], axis=1)
+        return np.stack([greys, *(uses.draw([""] * 6, rng=rng, layouts=boxes) for _ in range(5))], axis=1)
 
     def upscaled(split: Split, *, rng: Any) -> Any:
         """Rows: the same picture at two sizes."""

@@ -465,6 +465,23 @@ def test_layout_reaches_the_picture_and_no_layout_is_told_from_an_empty_one(syst
     np.testing.assert_array_equal(by_flag, c)
 
 
+def test_guidance_leads_away_from_no_layout_as_from_no_words(system):
+    """s = 0 is the draw that is told neither, whatever the layout; what is kept of a picture stays in both."""
+
+    def drawn(**how):
+        return sd.draw(system, PROMPTS, rng=np.random.default_rng(0), guidance=0.0, **how)
+
+    layouts = [[sd.parse_layout(text, 32)] * 2 for text in ("circle 4:20,4:20", "ring 10:30,8:30")]
+    bare = sd.draw(system, ["", ""], rng=np.random.default_rng(0), guidance=1.0)
+    for layout in layouts:
+        np.testing.assert_allclose(drawn(layouts=layout), bare, atol=1e-4)
+    image, keep = np.zeros((2, 32, 32, 3), np.float32), np.zeros((2, 32, 32, 1), np.float32)
+    keep[:, :16] = 1
+    holes = [drawn(layouts=layout, image=image, keep=keep) for layout in layouts]
+    np.testing.assert_allclose(*holes, atol=1e-4)
+    assert abs(np.where(keep == 1, 0, holes[0] - bare)).max() > 1e-3
+
+
 # --- the up-scaler -----------------------------------------------------------------------------------------------------
 
 
