@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 def get_threads() -> int:
     """How many threads tiles are spread over: ``MINIGEN_THREADS`` or the cores this process may use."""
+    if _local.limit is not None:
+        return _local.limit
     if _pool.threads is None:
         _pool.threads = _default_threads()
     return _pool.threads
@@ -56,13 +58,12 @@ def set_threads(n: int) -> None:
 
 @contextmanager
 def threads_at(n: int) -> Iterator[None]:
-    """Spread tiles over ``n`` threads within it."""
-    before = get_threads()
-    set_threads(n)
+    """Within it, spread the calling thread's tiles over at most ``n`` threads."""
+    before, _local.limit = _local.limit, min(n, get_threads())
     try:
         yield
     finally:
-        set_threads(before)
+        _local.limit = before
 
 
 def map_tiles(function: Callable[[T], Any], tiles: Sequence[T]) -> list[Any]:
@@ -95,10 +96,11 @@ def blas_at_one_thread() -> Iterator[None]:
 
 
 class _Local(threading.local):
-    """What belongs to one thread: whether it is inside a tile, and its scratch arrays."""
+    """What belongs to one thread: whether it is inside a tile, a limit to its threads, and its scratch arrays."""
 
     def __init__(self) -> None:
         self.inside = False
+        self.limit: int | None = None
         self.scratch: dict[tuple[str, Any], np.ndarray] = {}
 
 
@@ -276,7 +278,7 @@ _blas = _Blas()
 
 
 def _after_fork() -> None:
-    _local.inside = False
+    _local.inside, _local.limit = False, None
     _pool.forget()
     libraries, _blas.libraries = _blas.libraries, None
     _blas.__init__()  # type: ignore[misc]  # a lock that another thread held at the fork would never open again

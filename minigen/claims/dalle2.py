@@ -42,10 +42,12 @@ SMALL: dict[str, Any] = {
     "upsample": 0,
 }
 GLIDE: dict[str, Any] = {
+    "text_layers": 0,
     "steps": 1000,
+    "batch_size": 32,
     "paint_steps": 0,
     "upsample": 0,
-}  # its batches are half as large: as many pictures
+}  # twice as many pictures as DALL-E 2's decoder sees, which is told an embedding besides
 SCALES = (1.0, 4.0)  # of guidance
 DRAWS = 8  # pictures of each prompt whose background is open
 ETA = 0.5  # noise of the variations

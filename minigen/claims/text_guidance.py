@@ -19,6 +19,7 @@ SYSTEM: dict[str, Any] = {
     "text_layers": 0,
     "shift": 1.0,
     "steps": 700,
+    "batch_size": 32,
     "paint_steps": 0,
     "upsample": 0,
 }

@@ -133,8 +133,8 @@ def _order(n: int, seed: int, epoch: int) -> Array:
     return order
 
 
-def batch(split: Split, *, seed: int, step: int, size: int) -> Split:
-    r"""Batch number ``step``: a pure function of (seed, step), so that a resumed run sees what an unbroken one sees.
+def batch(split: Split, *, seed: int, step: int, size: int, part: slice = slice(None)) -> Split:
+    r"""Batch number ``step``, or a ``part`` of it: a pure function of (seed, step), so that a resumed run sees what an unbroken one sees.
 
     Epoch $e$ visits the $n$ items in the order of the permutation drawn from ``default_rng((seed, e))``. The batches
     lie end to end on the epochs: item $i$ of batch $s$ is number $(s \cdot size + i) \bmod n$ of epoch
@@ -156,7 +156,7 @@ def batch(split: Split, *, seed: int, step: int, size: int) -> Split:
     for e in range(int(epoch[0]), int(epoch[-1]) + 1):
         here = epoch == e
         rows[here] = _order(n, seed, e)[within[here]]
-    return split.take(rows)
+    return split.take(rows[part])
 
 
 def shift(images: Array, *, rng: np.random.Generator, p: float, pixels: int = 1) -> Array:

@@ -145,7 +145,7 @@ class Config:
     """Share of the captions that are left out in training, for guidance."""
     steps: int = 3300
     """Training steps of the base model."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Pictures a step, of all stages but CLIP's."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
@@ -155,7 +155,7 @@ class Config:
     """Decay of the averaged weights that everything but training uses."""
     clip: float = 1.0
     """Largest global norm of the gradient."""
-    text_layers: int = 0
+    text_layers: int = 2
     """Blocks of the text network that learns with the U-Net what CLIP's does not say; 0: there is none."""
     clip_steps: int = 1000
     """Training steps of CLIP, whose text network, frozen, reads the captions, and which guides on request."""
@@ -406,6 +406,7 @@ def stage(name: str, net: Any, loss: Any, config: Any, *, steps: int, lr: float,
         objectives=[Objective("x_0", net, loss)],
         steps=steps,
         batch_size=config.batch_size,
+        shards=2,
         lr=lr,
         warmup=min(100, steps // 10),
         ema=config.ema,

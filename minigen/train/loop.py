@@ -96,10 +96,11 @@ class Trainer:
         if self.step == self.stage.steps:
             self._hand_over()
         stage, step = self.stage, self.step
+        gradient = partial(self._gradient, split)
         if self.shards is None or self.split is not split:
             self.close()
             self.split = split
-            self.shards = Shards(self.n_shards, list(self.trained.values()), partial(self._gradient, split))
+            self.shards = Shards(self.n_shards, list(self.trained.values()), gradient)
         lr = optim.learning_rate(
             step, steps=stage.steps, lr=stage.lr, warmup=stage.warmup, schedule=stage.schedule, flat=stage.flat
         )
@@ -107,18 +108,22 @@ class Trainer:
         for i, objective in enumerate(stage.objectives):
             if step % objective.every:
                 continue
-            found = self._update(i, self.shards, lr)
+            try:
+                found = self._update(i, partial(self.shards, gradient), lr)
+            except BaseException:
+                self.close()
+                raise
             figures |= {f"{objective.name}.{name}": value for name, value in found.items()}
         for name, average in self.averages.items():
             optim.ema_step(average, self.trained[name].flat, step=step, decay=stage.ema)
         self.step += 1
         return figures
 
-    def _update(self, index: int, shards: Shards, lr: float) -> dict[str, Any]:
+    def _update(self, index: int, gradient: Callable[..., dict[str, float]], lr: float) -> dict[str, Any]:
         objective = self.stage.objectives[index]
         module = objective.module
         module.zero_grad()
-        figures = shards(index, self.step, module)
+        figures = gradient(index, self.step, module)
         norm = optim.clip_by_global_norm(module.flat_grad, self.stage.clip)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
@@ -131,10 +136,9 @@ class Trainer:
         """Add a shard's share of an objective's gradient to its module's; returns its share of the figures, "loss" among them."""
         stage, n = self.stage, self.stage.batch_size
         objective = stage.objectives[index]
-        items, share, stream = batch(split, seed=self.seed, step=step, size=n), 1.0, objective.name
-        if self.n_shards > 1:
-            start, stop = (n * s // self.n_shards for s in (shard, shard + 1))
-            items, share, stream = items.take(slice(start, stop)), (stop - start) / n, f"{objective.name}/{shard}"
+        start, stop = (n * s // self.n_shards for s in (shard, shard + 1))
+        share, stream = (stop - start) / n, objective.name if self.n_shards == 1 else f"{objective.name}/{shard}"
+        items = batch(split, seed=self.seed, step=step, size=n, part=slice(start, stop))
         with self._only(objective.module):
             loss, figures = objective.loss(items, rng_for(self.seed, stage.name, stream, step), step)
             value = float(loss.data)

@@ -25,9 +25,9 @@ from minigen.train import checkpoint, pictures
 from minigen.train.log import Log
 from minigen.train.loop import System, Trainer
 from minigen.train.progress import Progress, clock
+from minigen.train.shards import STOPPING
 
 CHECKPOINT, WEIGHTS, LOG, SAMPLES = "checkpoint.safetensors", "weights.safetensors", "log.jsonl", "samples"
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 PREVIEW = 16  # samples in a picture on the way; the one at the end has all that were asked for
 
 

@@ -6,19 +6,22 @@ $$L(B) = \sum_s \frac{|B_s|}{|B|} L(B_s), \qquad \nabla L(B) = \sum_s \frac{|B_s
 
 Why processes: the tiles of `kernels.threads` keep two cores busy inside one long operation, but a step of a small network is a
 thousand short ones, with Python between them, of which one thread at a time can run. Two threads with a shard each are little
-faster than one for the same reason. Processes share nothing: the second one is forked when a stage's first step comes, with all
-that this one holds. Before each step it copies the weights out of memory that both see; after it, it leaves its gradient there.
+faster than one for the same reason. Processes have a Python each: the second one is forked when a stage's first step comes, with
+all that this one holds. Before each step it copies the weights out of memory that both see; after it, it leaves its gradient there.
 
 The shards' gradients are added in their order, whoever computed them: the result does not depend on the number of processes.
 """
 
+import gc
 import mmap
 import os
+import pickle
 import signal
 import sys
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -30,6 +33,8 @@ import numpy as np
 from kernels.threads import blas_at_one_thread, get_threads, set_threads, threads_at
 from minigen.errors import UserError
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 Gradient = Callable[[int, int, int], dict[str, float]]
 """``gradient(objective, step, shard)`` adds a shard's share of the gradient to its module's ``flat_grad``; returns its share of the figures."""
 
@@ -37,32 +42,32 @@ Gradient = Callable[[int, int, int], dict[str, float]]
 class Shards:
     """Computes the gradients of all shards and adds them up, in ``count`` processes or, where that cannot be, in this one.
 
-    ``modules`` are all whose weights change while this object lives. `close` ends the processes.
+    ``modules`` are all whose weights change while this object lives. Whatever else changes here in that time, the other
+    processes do not see. After an exception, an interrupt included, they are of no more use: `close`.
     """
 
     def __init__(self, count: int, modules: Sequence[Any], gradient: Gradient):
-        self.count, self.gradient = count, gradient
+        self.count, self.helpers = count, list[Helper]()
         self.threads = max(1, get_threads() // count)
-        shards = range(1, count) if can_fork(count, modules) else range(0)
-        self.helpers = [Helper(shard, self.threads, modules, gradient) for shard in shards]
+        if can_fork(count, modules):
+            try:
+                for shard in range(1, count):
+                    self.helpers.append(Helper(shard, self.threads, modules, gradient))
+            except OSError:  # no more processes or no memory for one: this one gets there too
+                self.close()
+                self.helpers = []
 
-    def __call__(self, objective: int, step: int, module: Any) -> dict[str, float]:
+    def __call__(self, gradient: Gradient, objective: int, step: int, module: Any) -> dict[str, float]:
         """Add the gradient of the whole batch to ``module.flat_grad`` and return the figures of the whole batch."""
-        if not self.helpers:
-            return added([self.gradient(objective, step, s) for s in range(self.count)])
+        here = range(1 if self.helpers else self.count)
         for helper in self.helpers:
             helper.begin(objective, step)
-        try:
-            with threads_at(self.threads), blas_at_one_thread():
-                found = [self.gradient(objective, step, 0)]
-        finally:
-            answers = [helper.answer() for helper in self.helpers]  # or they would be taken for those of the next step
-        for helper, answer in zip(self.helpers, answers):
-            if isinstance(answer, Exception):
-                raise answer
+        with threads_at(self.threads if self.helpers else get_threads()), blas_at_one_thread():
+            found = [gradient(objective, step, shard) for shard in here]
+        for helper in self.helpers:
+            found.append(helper.answer())
             module.flat_grad += helper.shared[helper.modules.index(module)]
-            found.append(answer)
-        return added(found)
+        return {name: sum(figures[name] for figures in found) for name in found[0]}
 
     @property
     def cpu_seconds(self) -> float:
@@ -72,7 +77,7 @@ class Shards:
     def close(self) -> None:
         """End the other processes."""
         for helper in self.helpers:
-            helper.close()
+            helper.end()
 
 
 def can_fork(count: int, modules: Sequence[Any]) -> bool:
@@ -81,33 +86,27 @@ def can_fork(count: int, modules: Sequence[Any]) -> bool:
     return count > 1 and host and sys.platform == "linux" and get_threads() >= count
 
 
-def added(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The sum of the shards' shares, figure by figure."""
-    return {name: sum(figures[name] for figures in found) for name in found[0]}
-
-
 class Helper:
-    """The process of one shard, seen from the one that trains."""
+    """The process of one shard, seen from the one that trains. ``end()`` ends it, and so does the end of this object."""
 
     def __init__(self, shard: int, threads: int, modules: Sequence[Any], gradient: Gradient):
         self.modules = list(modules)
         self.shared = [shared_like(module.flat) for module in modules]  # the weights go there, the gradients come back
         self.cpu_seconds = 0.0
         self.connection, theirs = Pipe()
-        with warnings.catch_warnings():
-            # Python 3.12 warns of threads that could hold a lock at the fork: ours wait for tiles, see kernels.threads
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                self.connection.close()
-                set_threads(threads)
-                self.serve(theirs, shard, gradient)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(0)  # without what is to happen once, at the end of the process that trains
+        sys.stdout.flush(), sys.stderr.flush()  # or what they hold would be written twice
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of threads that could hold a lock at the fork: ours wait for tiles, see kernels.threads
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.pid = os.fork()
+            if self.pid == 0:
+                self._live(theirs, shard, threads, gradient)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that its end is an end of file here
+        self.end = weakref.finalize(self, end, self.connection, self.pid, os.getpid())
 
     def begin(self, objective: int, step: int) -> None:
         """Set it to work on its shard, with the weights as they stand."""
@@ -116,58 +115,79 @@ class Helper:
         try:
             self.connection.send((objective, step))
         except OSError as error:
-            raise self.lost() from error
+            raise lost() from error
 
-    def answer(self) -> Any:
-        """Wait until it is done: its figures, or the exception that was raised there. Its gradients are in ``shared``."""
+    def answer(self) -> dict[str, float]:
+        """Wait until its gradients are in ``shared`` and return its figures, or raise what was raised there."""
         try:
             found, self.cpu_seconds = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise self.lost() from error
+            raise lost() from error
+        if isinstance(found, Exception):
+            raise found
         return found
 
-    @staticmethod
-    def lost() -> UserError:
-        """The error for a process that is no more."""
-        return UserError(
-            "a process that computed a part of the gradient has ended (out of memory?): --resume goes on from the last "
-            "checkpoint, with the environment variable MINIGEN_THREADS=1 in one process and to the same result"
-        )
+    def _live(self, connection: Connection, shard: int, threads: int, gradient: Gradient) -> None:
+        """The life of the process, from the fork to its end."""
+        try:
+            gc.freeze()  # what was there before is not looked at again, or every page of it would be copied
+            for (
+                number
+            ) in STOPPING:  # reach both processes: the one that trains finishes its step, saves, and ends this one
+                signal.signal(number, signal.SIG_IGN)
+            self.connection.close()
+            set_threads(threads)
+            with blas_at_one_thread(), suppress(EOFError, OSError):  # the one that trains is no more
+                while True:
+                    self._serve(connection, shard, gradient)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)  # without what is to happen once, at the end of the process that trains
 
-    def close(self) -> None:
-        """End it and wait for that. (The end of the file alone would not do: a process forked later has this end open too.)"""
-        with suppress(OSError):
-            self.connection.send(None)
-        self.connection.close()
-        with suppress(ChildProcessError):  # somebody else may have waited for it
-            os.waitpid(self.pid, 0)
+    def _serve(self, connection: Connection, shard: int, gradient: Gradient) -> None:
+        """One step: weights in, gradient out."""
+        objective, step = connection.recv()
+        for shared, module in zip(self.shared, self.modules):
+            module.flat[...] = shared
+            module.flat_grad[...] = 0
+        found: Any
+        try:
+            found = gradient(objective, step, shard)
+        except Exception as error:
+            found = sendable(error, f"In the process of shard {shard}:\n{traceback.format_exc()}")
+        for shared, module in zip(self.shared, self.modules):
+            shared[...] = module.flat_grad
+        connection.send((found, time.process_time()))
 
-    def serve(self, connection: Connection, shard: int, gradient: Gradient) -> None:
-        """The life of the process: weights in, gradient out, until the one that trains says so or is no more."""
-        # Ctrl-C reaches both processes: the one that trains finishes its step and saves, and by its end ends this one
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-        with blas_at_one_thread():
-            while True:
-                try:
-                    asked = connection.recv()
-                except EOFError:
-                    asked = None
-                if asked is None:
-                    return
-                objective, step = asked
-                for shared, module in zip(self.shared, self.modules):
-                    module.flat[...] = shared
-                    module.flat_grad[...] = 0
-                found: Any
-                try:
-                    found = gradient(objective, step, shard)
-                except Exception as error:
-                    error.add_note(f"In the process of shard {shard}:\n{traceback.format_exc()}")
-                    found = error
-                for shared, module in zip(self.shared, self.modules):
-                    shared[...] = module.flat_grad
-                connection.send((found, time.process_time()))
+
+def end(connection: Connection, pid: int, owner: int) -> None:
+    """End a process and wait for that. It holds nothing that could be lost."""
+    if os.getpid() != owner:  # a forked process has a copy of its siblings' helpers
+        return
+    connection.close()
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):  # somebody else may have waited for it
+        os.waitpid(pid, 0)
+
+
+def lost() -> UserError:
+    """The error for a process that is no more."""
+    return UserError(
+        "a process that computed a part of the gradient has ended (out of memory?): --resume goes on from the last "
+        "checkpoint, with the environment variable MINIGEN_THREADS=1 in one process and to the same result"
+    )
+
+
+def sendable(error: Exception, note: str) -> Exception:
+    """The exception with a note of where it comes from, or one that tells of it, if it cannot go through a pipe."""
+    error.add_note(note)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(note)
+    return error
 
 
 def shared_like(array: np.ndarray) -> np.ndarray:

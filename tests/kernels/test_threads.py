@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import threads
-from kernels.threads import get_threads, map_tiles, scratch, set_threads, split
+from kernels.threads import get_threads, map_tiles, scratch, set_threads, split, threads_at
 
 COUNTS = [1, 2, 3, 7]
 
@@ -36,6 +36,25 @@ def test_results_come_in_the_order_of_the_tiles(n, tiles):
     set_threads(n)
     assert map_tiles(lambda i: i * i, range(tiles)) == [i * i for i in range(tiles)]
     assert get_threads() == n
+
+
+def test_a_limit_holds_for_the_calling_thread_alone_and_for_as_long_as_it_lasts():
+    set_threads(3)
+    seen = []
+    with threads_at(2):
+        assert get_threads() == 2
+        other = threading.Thread(target=lambda: seen.append(get_threads()))
+        other.start(), other.join()
+        with threads_at(5):  # no more than there are
+            assert get_threads() == 2
+        with pytest.raises(
+            threading.BrokenBarrierError
+        ):  # two threads, so the third tile waits for one that waits for it
+            meeting = threading.Barrier(3, timeout=0.2)
+            map_tiles(lambda _: meeting.wait(), range(3))
+    assert seen == [3] and get_threads() == 3
+    meeting = threading.Barrier(3, timeout=20)
+    map_tiles(lambda _: meeting.wait(), range(3))
 
 
 def test_tiles_run_at_the_same_time():

@@ -48,6 +48,14 @@ def test_batches_of_any_size_are_the_same_stream():
     assert np.array_equal(one, six)
 
 
+@given(n=st.integers(1, 23), size=st.integers(1, 40), start=st.integers(0, 40), stop=st.integers(0, 40))
+def test_a_part_of_a_batch_is_that_part_of_it(n, size, start, stop):
+    split, part = numbered(n), slice(start, stop)
+    whole, some = (batch(split, seed=1, step=2, size=size, **how) for how in ({}, {"part": part}))
+    assert np.array_equal(some.labels, whole.labels[part]) and np.array_equal(some.images, whole.images[part])
+    assert some.captions == (whole.captions or [])[part]
+
+
 def test_seeds_and_epochs_are_shuffled_differently():
     split = numbered(20)
     orders = {tuple(batch(split, seed=seed, step=step, size=20).labels) for seed in range(3) for step in range(3)}

@@ -1,11 +1,13 @@
 """Shards of a batch: the same gradient as the whole batch's, the same bits in one process as in several, no process left behind."""
 
 import dataclasses
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,13 +158,88 @@ def test_what_a_shard_raises_is_raised_and_the_next_step_is_not_confused(where: 
     assert bool(getattr(caught.value, "__notes__", [])) == (where == "there")
     assert weights(run) == before and run.done == 1
     switch[0] = False
-    if where == "there":  # the other process has the old switch
-        run.close()
     plain.advance(DIGITS.train)
     for _ in range(2):
         assert run.advance(DIGITS.train) == plain.advance(DIGITS.train)
     assert weights(run) == weights(plain)
     run.close(), plain.close()
+
+
+class TwoWords(Exception):
+    """Cannot be made again from its message alone, as unpickling does."""
+
+    def __init__(self, one: str, other: str):
+        super().__init__(f"{one} {other}")
+
+
+@linux
+def test_what_cannot_go_through_a_pipe_is_told_in_words():
+    set_threads(2)
+    main = os.getpid()
+
+    def spoil(step: int) -> None:
+        if os.getpid() != main:
+            raise TwoWords("too", "bad")
+
+    run = trainer(2, spoil=spoil)
+    with pytest.raises(RuntimeError, match=r"(?s)In the process of shard 1:.*TwoWords: too bad"):
+        run.advance(DIGITS.train)
+
+
+@linux
+def test_an_interrupt_while_the_other_process_is_at_work_does_not_confuse_the_next_step():
+    set_threads(2)
+    main, pause = os.getpid(), [True]
+
+    def spoil(step: int) -> None:
+        if step == 1 and pause[0] and os.getpid() != main:
+            os.kill(main, signal.SIGINT)
+            time.sleep(0.5)
+
+    run, plain = trainer(2, spoil=spoil), trainer(2)
+    run.advance(DIGITS.train)
+    with pytest.raises(KeyboardInterrupt):
+        run.advance(DIGITS.train)
+    pause[0] = False
+    plain.advance(DIGITS.train)
+    for _ in range(2):
+        assert run.advance(DIGITS.train) == plain.advance(DIGITS.train)
+    run.close(), plain.close()
+
+
+@linux
+def test_where_no_process_can_be_had_one_does_it_all(monkeypatch: Any):
+    want, forks, real = trained(3, 3), [0], os.fork
+
+    def fork() -> int:
+        forks[0] += 1
+        if forks[0] == 2:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real()
+
+    set_threads(3)
+    monkeypatch.setattr(os, "fork", fork)
+    run = trainer(3)
+    figures = [run.advance(DIGITS.train) for _ in range(3)]
+    assert forks[0] == 2 and run.shards is not None and run.shards.helpers == []
+    assert figures == want[1][:3]
+
+
+@linux
+def test_a_trainer_that_is_dropped_takes_its_process_with_it():
+    set_threads(2)
+    run = trainer(2)
+    run.advance(DIGITS.train)
+    pid, alive = helper_of(run).pid, weakref.ref(run)
+    gc.collect()
+    gc.disable()
+    try:
+        del run
+        assert alive() is None
+    finally:
+        gc.enable()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @linux
@@ -228,20 +305,24 @@ def test_no_process_stays_and_its_seconds_are_counted():
 
 
 @linux
-@pytest.mark.parametrize("how", ["killed", "raises", "ends"])
+@pytest.mark.parametrize("how", ["killed", "killed in a step", "raises", "ends"])
 def test_no_process_outlives_the_one_that_trains(how: str):
-    end = {"killed": "import time; time.sleep(60)", "raises": "raise SystemExit(3)", "ends": "pass"}[how]
+    end = {"killed": "time.sleep(60)", "raises": "raise SystemExit(3)", "ends": "pass"}
+    end |= {"killed in a step": "run.advance(DIGITS.train)"}
+    slow = "lambda step: time.sleep(step) if step else None"
     code = (
-        "from tests.minigen.train.test_shards import *; set_threads(2); run = trainer(2); run.advance(DIGITS.train); "
-        f"print(helper_of(run).pid, flush=True); {end}"
+        f"from tests.minigen.train.test_shards import *; set_threads(2); run = trainer(2, spoil={slow}); "
+        f"run.advance(DIGITS.train); print(helper_of(run).pid, flush=True); {end[how]}"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    child = subprocess.Popen([sys.executable, "-c", code], text=True, **both)
     assert child.stdout is not None
     pid = int(child.stdout.readline())
-    if how == "killed":
+    if "killed" in how:
+        time.sleep(0.3)
         child.kill()
-    assert child.wait(20) == {"killed": -9, "raises": 3, "ends": 0}[how]
-    assert child.stdout.read() == ""  # the end of the file: nobody else holds it open
+    assert child.wait(20) == {"raises": 3, "ends": 0}.get(how, -9)
+    assert child.stdout.read() == ""  # no traceback, and the end of the file: nobody else holds it open
     child.stdout.close()
     assert gone(pid)
 
