@@ -12,6 +12,7 @@ from minigen.claims.ledger import SEEDS, Claim, Judgement, Setting, judge
 from minigen.cli import arguments, curriculum, page
 from minigen.errors import Interrupted, UserError, said_in_one_sentence
 
+QUICK_SEEDS = 2  # the least that an interval can be made of
 Found = dict[str, dict[str, float]]  # seed -> label -> number
 
 
@@ -24,9 +25,9 @@ class ClaimFlags:
     list: bool = False
     """Only print the claims."""
     quick: bool = False
-    """A tenth of the training: to see how it works. The verdicts are not worth much; they are kept apart."""
-    seeds: int = SEEDS
-    """Independent trainings behind each verdict, at least 5."""
+    """A tenth of the training and two seeds: to see how it works. The verdicts are not worth much; they are kept apart."""
+    seeds: int | None = None
+    """Independent trainings behind each verdict, at least 5, or 2 with --quick; the least if left out."""
     out: Path = Path("out/claims")
     """The folder for the page, index.html, the results and the trained systems; what is there is not done again."""
 
@@ -36,8 +37,11 @@ def main(args: list[str]) -> int:
     flags = arguments.parse(
         ClaimFlags, args, prog="minigen claims", description="Test what everybody says of these models."
     )
-    if flags.seeds < SEEDS:
-        raise UserError(f"--seeds must be at least {SEEDS} for a confidence interval worth its name, got {flags.seeds}")
+    least = QUICK_SEEDS if flags.quick else SEEDS
+    seeds = least if flags.seeds is None else flags.seeds
+    if seeds < least:
+        why = "" if flags.quick else " worth its name"
+        raise UserError(f"--seeds must be at least {least} for a confidence interval{why}, got {seeds}")
     claims = chosen(flags.only)
     if flags.list:
         wide = max(len(claim.name) for claim in claims)
@@ -45,7 +49,7 @@ def main(args: list[str]) -> int:
             print(f'{claim.name:{wide}}  "{claim.sentence}" ({", ".join(claim.systems)})')
         return 0
     out = flags.out / "quick" if flags.quick else flags.out
-    print_summary(work(claims, flags, out), quick=flags.quick)
+    print_summary(work(claims, seeds, out, quick=flags.quick), quick=flags.quick)
     print(f"the ledger: {out / 'index.html'}")
     return 0
 
@@ -71,7 +75,7 @@ def chosen(only: str | None) -> list[Claim]:
     return [claim for claim in CLAIMS if names & {claim.name.replace("-", "_"), *claim.systems}]
 
 
-def work(claims: list[Claim], flags: ClaimFlags, out: Path) -> list[tuple[Claim, Found]]:
+def work(claims: list[Claim], seeds: int, out: Path, *, quick: bool) -> list[tuple[Claim, Found]]:
     """The groups of all seeds of the claims, from the record or measured now: once for claims that share an experiment."""
     from minigen.claims.record import Record
 
@@ -80,14 +84,14 @@ def work(claims: list[Claim], flags: ClaimFlags, out: Path) -> list[tuple[Claim,
     record = Record(out)
     if record.stale:
         print(f"the results in {out} are of other code and are not used", flush=True)
-    missing = [(c, seed) for c in claims for seed in range(flags.seeds) if record.get(c.name, seed) is None]
+    missing = [(c, seed) for c in claims for seed in range(seeds) if record.get(c.name, seed) is None]
     for number, (claim, seed) in enumerate(missing, start=1):
         print(f"[{number}/{len(missing)}] {claim.name}, seed {seed}: {claim.sentence}", flush=True)
         start = time.monotonic()
         siblings = (record.get(other.name, seed) for other in claims if other.experiment is claim.experiment)
         groups = next((found for found in siblings if found is not None), None)
         try:
-            groups = groups or claim.experiment(Setting(seed, flags.quick, out / "runs"))
+            groups = groups or claim.experiment(Setting(seed, quick, out / "runs"))
         except Interrupted as error:
             raise Interrupted(
                 "stopped; the same 'minigen claims' command goes on from here", error.status - 128
@@ -95,9 +99,9 @@ def work(claims: list[Claim], flags: ClaimFlags, out: Path) -> list[tuple[Claim,
         record.put(claim.name, seed, groups)
         print("  " + ", ".join(f"{label} {value:.4g}" for label, value in groups.items()), end="")
         print(f" ({claim.unit}; {time.monotonic() - start:.0f} s)", flush=True)
-        write_page(out, gathered(claims, record, flags.seeds), quick=flags.quick)
-    found = gathered(claims, record, flags.seeds)
-    write_page(out, found, quick=flags.quick)
+        write_page(out, gathered(claims, record, seeds), quick=quick)
+    found = gathered(claims, record, seeds)
+    write_page(out, found, quick=quick)
     return found
 
 

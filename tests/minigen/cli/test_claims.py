@@ -83,6 +83,7 @@ def test_only_takes_claims_and_systems(lab: Lab):
 
 def test_quick_results_are_kept_apart(lab: Lab):
     assert main(["claims", "--quick", "--only", "gan"]) == 0 and all(quick for _, _, quick in lab.runs)
+    assert [seed for _, seed, _ in lab.runs] == [0, 1]
     assert "Not to be quoted" in Path("out/claims/quick/index.html").read_text(encoding="utf-8")
     assert not Path("out/claims/results.json").exists()
 
@@ -109,6 +110,7 @@ def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):
 
 def test_mistakes_have_a_sentence(lab: Lab, refused: Callable[..., str]):
     assert "--seeds must be at least 5" in refused("claims", "--seeds", "3")
+    assert "--seeds must be at least 2" in refused("claims", "--quick", "--seeds", "1")
     assert "unknown claim or system 'gam': did you mean 'gan'?" in refused("claims", "--only", "gam")
     assert "there is no claim about 'glide' yet" in refused("claims", "--only", "glide")
     assert "--only names no claim" in refused("claims", "--only", ",")
