@@ -94,7 +94,8 @@ class Helper:
         self.shared = [shared_like(module.flat) for module in modules]  # the weights go there, the gradients come back
         self.cpu_seconds = 0.0
         self.connection, theirs = Pipe()
-        sys.stdout.flush(), sys.stderr.flush()  # or what they hold would be written twice
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()  # or what it holds would be written twice
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             with warnings.catch_warnings():
