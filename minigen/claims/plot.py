@@ -1,6 +1,7 @@
 """The picture of a claim: every seed's groups side by side, with the mean and its confidence interval."""
 
 import io
+import textwrap
 from typing import Any
 
 from minigen.claims.ledger import Claim, interval
@@ -21,7 +22,7 @@ def figure(claim: Claim, found: dict[str, dict[str, float]]) -> Any:
         mean, low, high = interval([groups[label] for groups in found.values()])
         axes.errorbar(x, mean, [[mean - low], [high - mean]], fmt="_", color=MEAN, ms=16, mew=2.5, capsize=5, lw=1.5)
     axes.set_xlim(-0.5, len(labels) - 0.5)
-    axes.set_ylabel(claim.unit, color=INK)
+    axes.set_ylabel(textwrap.fill(claim.unit, 32), color=INK)  # no longer than the axis
     axes.tick_params(colors=INK)
     axes.grid(axis="y", color=INK, alpha=0.25)
     for side, spine in axes.spines.items():
