@@ -48,10 +48,11 @@ def figures(uses: Uses, paint: Callable[..., Any], dataset: Dataset, *, rng: Any
         found[f"img2img as asked, strength {strength:g}"] = prompt_accuracy(prompts, y)["all"]
     if uses.knows_layouts:
         some = dataset.test.take(slice(0, SHOWN))
-        for how, prompts in (("without words", [""] * SHOWN), ("with captions", list(some.captions or ()))):
-            drawn = uses.draw(prompts, rng=rng, layouts=boxes_of(some.scenes))
-            found[f"layouts met {how}"] = layouts_met(some.scenes, drawn)
-        found["prompts met with layouts"] = prompt_accuracy(prompts, drawn)["all"]
+        boxes, captions = boxes_of(some.scenes), list(some.captions or ())
+        found["layouts met without words"] = layouts_met(some.scenes, uses.draw([""] * SHOWN, rng=rng, layouts=boxes))
+        y = uses.draw(captions, rng=rng, layouts=boxes)
+        found["layouts met with captions"] = layouts_met(some.scenes, y)
+        found["prompts met with layouts"] = prompt_accuracy(captions, y)["all"]
     if uses.enlarges:
         prompts = prompts_of("val", 1, SHOWN)
         large = paint(prompts, size=2 * x.shape[1])

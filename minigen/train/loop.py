@@ -18,7 +18,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,17 @@ Module = Any
 def rng_for(seed: int, stage: str, objective: str, step: int) -> np.random.Generator:
     """The random stream of one loss evaluation; equal arguments give equal draws."""
     return np.random.default_rng((seed, zlib.crc32(f"{stage}/{objective}".encode()), step))
+
+
+def drawn_once(split: Split, seed: int, size: int, shards: int) -> Callable[[int, int], Split]:
+    """``draw(step, shard)``: a shard of the batch of a step. All objectives of a step get the one that was drawn first."""
+
+    @lru_cache(maxsize=shards)
+    def draw(step: int, shard: int) -> Split:
+        start, stop = (size * s // shards for s in (shard, shard + 1))
+        return batch(split, seed=seed, step=step, size=size, part=slice(start, stop))
+
+    return draw
 
 
 class Trainer:
@@ -96,11 +107,10 @@ class Trainer:
         if self.step == self.stage.steps:
             self._hand_over()
         stage, step = self.stage, self.step
-        gradient = partial(self._gradient, split)
         if self.shards is None or self.split is not split:
             self.close()
-            self.split = split
-            self.shards = Shards(self.n_shards, list(self.trained.values()), gradient)
+            self.split, self.draw = split, drawn_once(split, self.seed, stage.batch_size, self.n_shards)
+            self.shards = Shards(self.n_shards, list(self.trained.values()), self._gradient)
         lr = optim.learning_rate(
             step, steps=stage.steps, lr=stage.lr, warmup=stage.warmup, schedule=stage.schedule, flat=stage.flat
         )
@@ -109,7 +119,7 @@ class Trainer:
             if step % objective.every:
                 continue
             try:
-                found = self._update(i, partial(self.shards, gradient), lr)
+                found = self._update(i, self.shards, lr)
             except BaseException:
                 self.close()
                 raise
@@ -119,11 +129,11 @@ class Trainer:
         self.step += 1
         return figures
 
-    def _update(self, index: int, gradient: Callable[..., dict[str, float]], lr: float) -> dict[str, Any]:
+    def _update(self, index: int, shards: Shards, lr: float) -> dict[str, Any]:
         objective = self.stage.objectives[index]
         module = objective.module
         module.zero_grad()
-        figures = gradient(index, self.step, module)
+        figures = shards(self._gradient, index, self.step, module)
         norm = optim.clip_by_global_norm(module.flat_grad, self.stage.clip)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
@@ -132,13 +142,11 @@ class Trainer:
             objective.after()
         return {"loss": figures.pop("loss"), "norm": norm, **figures}
 
-    def _gradient(self, split: Split, index: int, step: int, shard: int) -> dict[str, float]:
+    def _gradient(self, index: int, step: int, shard: int) -> dict[str, float]:
         """Add a shard's share of an objective's gradient to its module's; returns its share of the figures, "loss" among them."""
-        stage, n = self.stage, self.stage.batch_size
-        objective = stage.objectives[index]
-        start, stop = (n * s // self.n_shards for s in (shard, shard + 1))
-        share, stream = (stop - start) / n, objective.name if self.n_shards == 1 else f"{objective.name}/{shard}"
-        items = batch(split, seed=self.seed, step=step, size=n, part=slice(start, stop))
+        stage, items = self.stage, self.draw(step, shard)
+        objective, share = stage.objectives[index], len(items) / stage.batch_size
+        stream = objective.name if self.n_shards == 1 else f"{objective.name}/{shard}"
         with self._only(objective.module):
             loss, figures = objective.loss(items, rng_for(self.seed, stage.name, stream, step), step)
             value = float(loss.data)

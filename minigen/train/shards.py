@@ -132,9 +132,8 @@ class Helper:
         """The life of the process, from the fork to its end."""
         try:
             gc.freeze()  # what was there before is not looked at again, or every page of it would be copied
-            for (
-                number
-            ) in STOPPING:  # reach both processes: the one that trains finishes its step, saves, and ends this one
+            # signals reach both processes: the one that trains finishes its step, saves, and ends this one
+            for number in STOPPING:
                 signal.signal(number, signal.SIG_IGN)
             self.connection.close()
             set_threads(threads)

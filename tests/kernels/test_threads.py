@@ -47,9 +47,7 @@ def test_a_limit_holds_for_the_calling_thread_alone_and_for_as_long_as_it_lasts(
         other.start(), other.join()
         with threads_at(5):  # no more than there are
             assert get_threads() == 2
-        with pytest.raises(
-            threading.BrokenBarrierError
-        ):  # two threads, so the third tile waits for one that waits for it
+        with pytest.raises(threading.BrokenBarrierError):  # of three tiles two run, and wait for the third
             meeting = threading.Barrier(3, timeout=0.2)
             map_tiles(lambda _: meeting.wait(), range(3))
     assert seen == [3] and get_threads() == 3

@@ -22,6 +22,7 @@ from minigen.data import batch, load
 from minigen.errors import NonFinite, UserError
 from minigen.models.system import Objective, Stage, System
 from minigen.nn import BatchNorm, Linear
+from minigen.train import loop
 from minigen.train.loop import Trainer
 from minigen.train.shards import Helper
 
@@ -114,6 +115,16 @@ def test_shards_draw_from_streams_of_their_own():
     noises = [x - DIGITS.scale(batch) for x, batch in zip(drawn, halves())]
     assert [len(noise) for noise in noises] == [3, 4]
     assert not np.allclose(noises[0], noises[1][:3], atol=1e-3)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_objectives_of_a_step_share_what_was_drawn_for_the_first(shards: int, monkeypatch: Any):
+    set_threads(1)
+    run, drawn = trainer(shards), []
+    monkeypatch.setattr(loop, "batch", lambda split, **how: drawn.append(how) or batch(split, **how))
+    for _ in range(run.total):
+        run.advance(DIGITS.train)
+    assert len(drawn) == shards * run.total
 
 
 def halves() -> list[Any]:
@@ -330,11 +341,10 @@ def test_no_process_outlives_the_one_that_trains(how: str):
 def gone(pid: int) -> bool:
     for _ in range(200):
         try:
-            if (
-                Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-            ):  # nobody has waited for it yet
-                return True
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
+            return True
+        if state == "Z":  # nobody has waited for it yet
             return True
         time.sleep(0.05)
     return False
