@@ -215,8 +215,6 @@ class Device:
         if 0 in blocks:
             return
         function = self._function(source, kernel, tuple(sorted((defines or {}).items())))
-        if shared_bytes > 48 << 10:  # more than that a kernel must be allowed to have
-            self.xp.cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, shared_bytes)
         function(blocks, block, [_for_cupy(v) for v in values], shared_mem=shared_bytes)
 
     def _function(self, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
@@ -231,11 +229,24 @@ def _kernels(source: Path) -> dict[str, tuple[Parameter, ...]]:
 
 @functools.cache
 def _loaded(device: int, architecture: str, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
-    """One kernel in the driver's hands: modules belong to a device, so it is part of the key."""
+    """One kernel in the driver's hands: modules belong to a device, so it is part of the key.
+
+    It may have all the shared memory of a block: without being allowed to, its own arrays and what a launch asks for
+    may not be more than 48 KiB together.
+    """
     binary = compile_for(source, architecture, dict(defines))
-    module = backend.cupy().cuda.function.Module()
+    cuda = backend.cupy().cuda
+    module = cuda.function.Module()
     module.load(binary.code)
-    return module.get_function(kernel)
+    function = module.get_function(kernel)
+    most = _shared_bytes(architecture) - binary.resources()[kernel].shared_bytes
+    cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, most)
+    return function
+
+
+def _shared_bytes(architecture: str) -> int:
+    """That a block may have."""
+    return SHARED_KILOBYTES.get(architecture, 99) << 10
 
 
 def _for_cupy(value: Any) -> Any:
@@ -258,7 +269,7 @@ def architecture_of(capability: str) -> str:
 
 def fits_on_chip(device: Any, shared_bytes: int) -> bool:
     """Whether a block on ``device`` may have so much dynamic shared memory beside 1 KiB of its own. The emulator has Hopper's."""
-    return shared_bytes + 1024 <= SHARED_KILOBYTES.get(device.architecture, 99) << 10
+    return shared_bytes + 1024 <= _shared_bytes(device.architecture)
 
 
 def _usable_cupy() -> Any:
