@@ -13,7 +13,9 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import Parameter, cache_directory, check_launch, headers_of, kernels_of, needs
+from .source import cache_directory, check_launch, headers_of, kernels_in, needs
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -30,7 +32,13 @@ ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "90a", "100", "103", "110",
 # Kilobytes of shared memory that a block may ask for (CUDA C++ Programming Guide, table of technical specifications).
 SHARED_KILOBYTES = {"75": 64, "80": 163, "87": 163, "90": 227, "90a": 227, "100": 227, "103": 227, "110": 227}
 OPTIONS = ("-std=c++17", "-lineinfo", "-Xptxas=-v")
+_OWN_SHARED = 1  # CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_SCALARS = {
+    ctypes.c_float: np.float32, ctypes.c_double: np.float64, ctypes.c_int32: np.int32, ctypes.c_uint32: np.uint32,
+    ctypes.c_int64: np.int64, ctypes.c_uint8: np.uint8, ctypes.c_int8: np.int8, ctypes.c_uint16: np.uint16,
+    ctypes.c_bool: np.bool_,
+}  # fmt: skip
 _VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
 
 
@@ -141,7 +149,7 @@ def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | No
         return Binary(code.read_bytes(), log.read_text(encoding="utf-8"))
     binary = _compile(source.name, text, headers, options)
     for file, content in ((log, binary.log.encode()), (code, binary.code)):
-        part = file.with_name(f"{file.name}.{id(binary)}")
+        part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
         part.write_bytes(content)
         part.replace(file)  # at once, so that another process never sees half a file
     return binary
@@ -208,7 +216,7 @@ class Device:
         defines: Mapping[str, Any] | None = None,
     ) -> None:
         """Launch ``kernel`` of the file ``source`` on a grid of blocks, on CuPy's current stream; no launch if it is empty."""
-        blocks, block, values = check_launch(source, _kernels(source), kernel, grid, threads, arguments)
+        blocks, block, values = check_launch(source, kernels_in(source), kernel, grid, threads, arguments)
         for name, value in arguments.items():
             if isinstance(value, np.ndarray):  # CuPy would pass its address on the host, or its only element
                 raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
@@ -218,29 +226,24 @@ class Device:
         function(blocks, block, [_for_cupy(v) for v in values], shared_mem=shared_bytes)
 
     def _function(self, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
-        return _loaded(self.xp.cuda.Device().id, self.architecture, source, kernel, defines)
+        return _loaded(self.xp.cuda, self.xp.cuda.Device().id, self.architecture, source, kernel, defines)
 
 
 @functools.cache
-def _kernels(source: Path) -> dict[str, tuple[Parameter, ...]]:
-    """Those of a file, read once like the file's binary: reading it again takes as long as several launches."""
-    return kernels_of(source.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _loaded(device: int, architecture: str, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
+def _loaded(
+    cuda: Any, device: int, architecture: str, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]
+) -> Any:
     """One kernel in the driver's hands: modules belong to a device, so it is part of the key.
 
     It may have all the shared memory of a block: without being allowed to, its own arrays and what a launch asks for
     may not be more than 48 KiB together.
     """
     binary = compile_for(source, architecture, dict(defines))
-    cuda = backend.cupy().cuda
     module = cuda.function.Module()
     module.load(binary.code)
     function = module.get_function(kernel)
-    most = _shared_bytes(architecture) - binary.resources()[kernel].shared_bytes
-    cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, most)
+    own = cuda.driver.funcGetAttribute(_OWN_SHARED, function.ptr)
+    cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, _shared_bytes(architecture) - own)
     return function
 
 
@@ -256,7 +259,7 @@ def _for_cupy(value: Any) -> Any:
     if isinstance(value, TensorMap):
         return value.encoded()
     if isinstance(value, ctypes._SimpleCData):
-        return np.dtype(type(value)).type(value.value)
+        return _SCALARS[type(value)](value.value)
     return value
 
 

@@ -5,6 +5,7 @@ text, so an argument of the wrong kind is an error before anything runs, and nev
 """
 
 import ctypes
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,12 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
         name: tuple(_parameter(name, p) for p in parameters.split(",") if p.strip())
         for name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text))
     }
+
+
+@functools.cache
+def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
+    """``kernels_of`` a file, which is read once: to read it again takes as long as several launches."""
+    return kernels_of(source.read_text(encoding="utf-8"))
 
 
 def _parameter(kernel: str, text: str) -> Parameter:

@@ -2,10 +2,11 @@
 
 ``TensorMap`` is of boxes, ``Im2colMap`` of windows of images. What the hardware asks for is taken from the documentation of
 ``cuTensorMapEncodeTiled`` and ``cuTensorMapEncodeIm2col`` (CUDA 13.0) and from sections 5.5.3 and 5.5.4 of the PTX manual.
-Not yet run on hardware.
 """
 
 import ctypes
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,35 +57,17 @@ class TensorMap:
 
     def axes(self) -> tuple[list[int], list[int], list[int]]:
         """Sizes, strides in bytes and the box, the fastest axis first."""
-        strides = [int(np.prod(self.array.shape[a + 1 :])) * self.array.dtype.itemsize for a in range(self.array.ndim)]
-        return list(self.array.shape[::-1]), strides[::-1], list(self.box[::-1])
+        shape = self.array.shape
+        strides = [math.prod(shape[a + 1 :]) * self.array.dtype.itemsize for a in range(len(shape))]
+        return list(shape[::-1]), strides[::-1], list(self.box[::-1])
 
     def encoded(self) -> Any:
-        """For a GPU: the driver's 128 bytes, as an array of size one, which CuPy passes by value. Not yet run on hardware."""
-        return self._encoded("cuTensorMapEncodeTiled", (ctypes.c_uint32 * len(self.box))(*self.axes()[2]))
+        """For a GPU: the driver's 128 bytes, as an array of size one, which CuPy passes by value."""
+        sizes, strides, box = self.axes()
+        return _encoded(self._of_array(), tuple(sizes), tuple(strides), (tuple(box),))
 
-    def _encoded(self, function: str, *box: Any, steps: Pair = (1, 1)) -> Any:
-        memory = np.zeros(256, np.uint8)
-        start = -memory.ctypes.data % 64
-        sizes, strides, _ = self.axes()
-        rank = len(sizes)
-        code = getattr(ctypes.CDLL("libcuda.so.1"), function)(
-            ctypes.c_void_p(memory.ctypes.data + start),
-            _ITEMS[self.array.dtype.itemsize],
-            ctypes.c_uint32(rank),
-            ctypes.c_void_p(_address(self.array)),
-            (ctypes.c_uint64 * rank)(*sizes),
-            (ctypes.c_uint64 * (rank - 1))(*strides[1:]),
-            *box,
-            (ctypes.c_uint32 * rank)(1, *steps[: rank - 1], *([1] * (rank - 3))),
-            0,  # not interleaved
-            _SWIZZLES[self.swizzle],
-            2,  # fetch 128 bytes into the second-level cache
-            0,  # zeros outside
-        )
-        if code:
-            raise ValueError(f"the driver refuses {function} of {self.array.shape} with {self.box} (error {code})")
-        return memory[start : start + 128].copy().view("V128")
+    def _of_array(self) -> tuple[int, int, int]:
+        return _address(self.array), self.array.dtype.itemsize, self.swizzle
 
 
 @dataclass(frozen=True)
@@ -138,9 +121,42 @@ class Im2colMap(TensorMap):
 
     def encoded(self) -> Any:
         """For a GPU, as that of TensorMap. The driver wants columns before rows."""
-        lower, upper = ((ctypes.c_int32 * 2)(*corner[::-1]) for corner in (self.start, self.upper))
-        channels, pixels = ctypes.c_uint32(self.box[1]), ctypes.c_uint32(self.box[0])
-        return self._encoded("cuTensorMapEncodeIm2col", lower, upper, channels, pixels, steps=self.stride[::-1])
+        sizes, strides, (channels, pixels, *_) = self.axes()
+        box = self.start[::-1], self.upper[::-1], channels, pixels
+        return _encoded(self._of_array(), tuple(sizes), tuple(strides), box, self.stride[::-1])
+
+
+@functools.lru_cache(4096)
+def _encoded(
+    of_array: tuple[int, int, int],
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    box: tuple[Any, ...],
+    steps: Pair | None = None,
+) -> Any:
+    """The driver's bytes; with ``steps``, of windows. Kept, because a model asks for the same at every step."""
+    (address, item, swizzle), rank = of_array, len(sizes)
+    kind = ctypes.c_int32 if steps else ctypes.c_uint32
+    memory = np.zeros(256, np.uint8)
+    start = -memory.ctypes.data % 64
+    function = "cuTensorMapEncodeIm2col" if steps else "cuTensorMapEncodeTiled"
+    code = getattr(ctypes.CDLL("libcuda.so.1"), function)(
+        ctypes.c_void_p(memory.ctypes.data + start),
+        _ITEMS[item],
+        ctypes.c_uint32(rank),
+        ctypes.c_void_p(address),
+        (ctypes.c_uint64 * rank)(*sizes),
+        (ctypes.c_uint64 * (rank - 1))(*strides[1:]),
+        *((kind * len(part))(*part) if isinstance(part, tuple) else ctypes.c_uint32(part) for part in box),
+        (ctypes.c_uint32 * rank)(1, *(steps or ()), *([1] * (rank - (3 if steps else 1)))),
+        0,  # not interleaved
+        _SWIZZLES[swizzle],
+        2,  # fetch 128 bytes into the second-level cache
+        0,  # zeros outside
+    )
+    if code:
+        raise ValueError(f"the driver refuses {function} of {sizes[::-1]} with {box} (error {code})")
+    return memory[start : start + 128].copy().view("V128")
 
 
 def _address(array: Array) -> int:

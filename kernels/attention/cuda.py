@@ -109,8 +109,12 @@ def short_forward(
     scale: float,
     rung: int,
     keep: bool = True,
+    rounded: bool = False,
 ) -> tuple[Array, Array | None]:
-    """``attention_forward`` by the files of ``SHORT``: 1 to ``FEW`` keys, not causal."""
+    """``attention_forward`` by the files of ``SHORT``: 1 to ``FEW`` keys, not causal.
+
+    With ``rounded``, rung 3 gives the output in bfloat16 (its bits), half as much to write.
+    """
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     if not 0 < t_k <= FEW:
@@ -118,11 +122,14 @@ def short_forward(
     if rung == 3:
         check_heads(rung, d, d_v)
         q, k, v = bits(q), bits(k), bits(v)
-    o = device.empty((n, heads, t_q, d_v), "float32")
+    elif rounded:
+        raise ValueError(f"{SHORT[rung]} computes in float32 alone")
+    o = device.empty((n, heads, t_q, d_v), "uint16" if rounded else "float32")
     log_sum = device.empty((n, heads, t_q), "float32") if keep else None
     times = max(1, min(16, n * heads * -(-t_q // 64) // BUSY))  # 16 queries for each of a block's four warps
-    arguments = {"q": q, "k": k, "v": v, "key_mask": key_mask, "o": o, "log_sum": log_sum, "heads": heads}
+    arguments = {"q": q, "k": k, "v": v, "key_mask": key_mask, "log_sum": log_sum, "heads": heads}
     arguments |= {"t_q": t_q, "t_k": t_k, "tiles": 4 * times, "scale": scale}
+    arguments |= {"o": None if rounded else o, "bits": o if rounded else None} if rung == 3 else {"o": o}
     defines = {"D": d, "D_V": d_v, "KEYS": -(-t_k // 16) * 16}
     blocks, shared_bytes = n * heads * -(-t_q // (64 * times)), _short_bytes(rung, t_k, d, d_v)
     source = Path(__file__).parent / SHORT[rung]
@@ -134,7 +141,7 @@ def _short_bytes(rung: int, t_k: int, d: int, d_v: int) -> int:
     """Shared memory of a block of ``SHORT``: the keys, the values, and for rung 2 the queries of its warps."""
     keys = -(-t_k // 16) * 16
     if rung == 3:
-        return 2 * keys * sum(-(-size // 16) * 16 + 8 for size in (d, d_v))
+        return 2 * keys * sum(-(-size // 32) * 32 + 8 for size in (d, d_v))
     pitch = (-(-d // 4) | 1) * 4
     row = (-(-max(pitch, keys) // 16) | 1) * 16
     return 4 * (keys * (pitch + -(-d_v // 64) * 64) + 64 * row)

@@ -16,8 +16,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d(const float* x, const float* w, const float* b, const float* time, const float* residual, float* y,
            long long pixels, int height, int width, int c_in, int h_out, int w_out, int c_out, int kernel_h,
            int kernel_w, int stride_h, int stride_w, int padding_h, int padding_w) {
-    __shared__ Tile<TILE_M> patches;
-    __shared__ Tile<TILE_N> weights;
+    __shared__ Tile<TILE_M> patches[2];
+    __shared__ Tile<TILE_N> weights[2];
     __shared__ Window windows[TILE_M];
     const int thread = threadIdx.x, tiles_o = (c_out + TILE_N - 1) / TILE_N;
     const int first_o = blockIdx.x % tiles_o * TILE_N, columns = min(TILE_N, c_out - first_o);
@@ -31,23 +31,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     }
     __syncthreads();  // the windows are there
 
-    float sum[8][8];
-    begin(sum, b ? b + first_o : nullptr, columns);
-    for (int first = 0; first < depth; first += DEPTH) {
+    Brought<TILE_M> next_patches;
+    Brought<TILE_N> next_weights;
+    auto bring_step = [&](int first) {
         const int r = first + thread % DEPTH;
         const int c = r % c_in, v = r / c_in % kernel_w, u = r / c_in / kernel_w;
-#pragma unroll 4
-        for (int at = thread / DEPTH; at < TILE_M; at += THREADS / DEPTH) {
+        bring_along(next_patches, [&](int at) {
             const Window& window = windows[at];
             const int row = window.top + u, column = window.left + v;
             const bool inside = r < depth && row >= 0 && row < height && column >= 0 && column < width;
             const long long place = window.image + ((long long)row * width + column) * c_in + c;
-            patches.at[thread % DEPTH][at] = inside ? x[place] : 0.0f;
-        }
-        bring_columns(weights, w + (long long)first * c_out + first_o, c_out, columns, depth - first);
-        __syncthreads();  // the tiles are there
-        add_products(sum, patches, weights);
-        __syncthreads();  // all are done with them
+            return inside ? x[place] : 0.0f;
+        });
+        bring_columns(next_weights, w + (long long)first * c_out + first_o, c_out, columns, depth - first);
+    };
+    float sum[8][8];
+    begin(sum, b ? b + first_o : nullptr, columns);
+    bring_step(0);
+    for (int first = 0, turn = 0; first < depth; first += DEPTH, turn ^= 1) {
+        put_along(patches[turn], next_patches);
+        put_across(weights[turn], next_weights);
+        __syncthreads();  // the tiles are there, and all are done with the others
+        if (first + DEPTH < depth) bring_step(first + DEPTH);
+        add_products(sum, patches[turn], weights[turn]);
     }
 #pragma unroll
     for (int r = 0; r < 8; r++) {

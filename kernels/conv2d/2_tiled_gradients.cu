@@ -19,8 +19,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d_grad_x(const float* g, const float* w, float* dx, long long n_images, int height, int width, int c_in,
                   int h_out, int w_out, int c_out, int kernel_h, int kernel_w, int stride_h, int stride_w,
                   int padding_h, int padding_w) {
-    __shared__ Tile<TILE_M> patches;
-    __shared__ Tile<TILE_N> weights;
+    __shared__ Tile<TILE_M> patches[2];
+    __shared__ Tile<TILE_N> weights[2];
     __shared__ Window windows[TILE_M];
     const int thread = threadIdx.x, tiles_c = (c_in + TILE_N - 1) / TILE_N;
     const int first_c = blockIdx.x % tiles_c * TILE_N, columns = min(TILE_N, c_in - first_c);
@@ -36,25 +36,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     }
     __syncthreads();  // the windows are there
 
-    float sum[8][8];
-    begin(sum, nullptr, 0);
-    for (int first = 0; first < depth; first += DEPTH) {
+    Brought<TILE_M> next_patches;
+    Brought<TILE_N> next_weights;
+    auto bring_step = [&](int first) {
         const int r = first + thread % DEPTH;
         const int o = r % c_out, t_w = r / c_out % phase.taps_w, t_h = r / c_out / phase.taps_w;
-#pragma unroll 4
-        for (int at = thread / DEPTH; at < TILE_M; at += THREADS / DEPTH) {
+        bring_along(next_patches, [&](int at) {
             const Window& window = windows[at];
             const int i = window.top - t_h, j = window.left - t_w;
             const bool inside = r < depth && i >= 0 && i < h_out && j >= 0 && j < w_out;
             const long long place = window.image + ((long long)i * w_out + j) * c_out + o;
-            patches.at[thread % DEPTH][at] = inside ? g[place] : 0.0f;
-        }
+            return inside ? g[place] : 0.0f;
+        });
         const int u = phase.h + t_h * stride_h, v = phase.w + t_w * stride_w;
         const long long weight = ((long long)(u * kernel_w + v) * c_in + first_c) * c_out + o;
-        bring_rows(weights, w + weight, c_out, columns, r < depth);
-        __syncthreads();  // the tiles are there
-        add_products(sum, patches, weights);
-        __syncthreads();  // all are done with them
+        bring_rows(next_weights, w + weight, c_out, columns, r < depth);
+    };
+    float sum[8][8];
+    begin(sum, nullptr, 0);
+    if (depth > 0) bring_step(0);
+    for (int first = 0, turn = 0; first < depth; first += DEPTH, turn ^= 1) {
+        put_along(patches[turn], next_patches);
+        put_along(weights[turn], next_weights);
+        __syncthreads();  // the tiles are there, and all are done with the others
+        if (first + DEPTH < depth) bring_step(first + DEPTH);
+        add_products(sum, patches[turn], weights[turn]);
     }
     bool any_nan = false;
 #pragma unroll
@@ -90,8 +96,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d_grad_w(const float* x, const float* g, float* dw, long long pixels, long long part_size, int height,
                   int width, int c_in, int h_out, int w_out, int c_out, int kernel_h, int kernel_w, int stride_h,
                   int stride_w, int padding_h, int padding_w) {
-    __shared__ Tile<TILE_M> patches;
-    __shared__ Tile<TILE_N> gradients;
+    __shared__ Tile<TILE_M> patches[2];
+    __shared__ Tile<TILE_N> gradients[2];
     __shared__ Window windows[WINDOWS];
     const int thread = threadIdx.x, rows_of_dw = kernel_h * kernel_w * c_in;
     const int tiles_o = (c_out + TILE_N - 1) / TILE_N, tiles_r = (rows_of_dw + TILE_M - 1) / TILE_M;
@@ -110,9 +116,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         u[e] = r < rows_of_dw ? r / c_in / kernel_w : height + padding_h;  // a row that is in no image
     }
 
-    float sum[8][8];
-    begin(sum, nullptr, 0);
-    for (long long first = part * part_size; first < end; first += DEPTH) {
+    Brought<TILE_M> next_patches;
+    Brought<TILE_N> next_gradients;
+    auto bring_step = [&](long long first) {  // all are done with the windows of the step before
         const int step = (first - part * part_size) % WINDOWS;
         if (step == 0) {
             for (int at = thread; at < WINDOWS; at += THREADS) {
@@ -122,21 +128,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
             }
             __syncthreads();  // the windows are there
         }
-#pragma unroll
-        for (int l = thread / wide; l < DEPTH; l += THREADS / wide) {
+        bring_across(next_patches, [&](int l, int at) {
             const Window& window = windows[step + l];
-#pragma unroll
-            for (int e = 0; e < TILE_M / wide; e++) {
-                const int row = window.top + u[e], column = window.left + v[e];
-                const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-                const long long place = window.image + ((long long)row * width + column) * c_in + c[e];
-                patches.at[l][e * wide + thread % wide] = inside ? x[place] : 0.0f;
-            }
-        }
-        bring_columns(gradients, g + first * c_out + first_o, c_out, columns, min(end - first, (long long)DEPTH));
-        __syncthreads();  // the tiles are there
-        add_products(sum, patches, gradients);
-        __syncthreads();  // all are done with them
+            const int e = at / wide, row = window.top + u[e], column = window.left + v[e];
+            const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+            const long long place = window.image + ((long long)row * width + column) * c_in + c[e];
+            return inside ? x[place] : 0.0f;
+        });
+        bring_columns(next_gradients, g + first * c_out + first_o, c_out, columns, min(end - first, (long long)DEPTH));
+    };
+    float sum[8][8];
+    begin(sum, nullptr, 0);
+    if (part * part_size < end) bring_step(part * part_size);
+    int turn = 0;
+    for (long long first = part * part_size; first < end; first += DEPTH, turn ^= 1) {
+        put_across(patches[turn], next_patches);
+        put_across(gradients[turn], next_gradients);
+        __syncthreads();  // the tiles are there, and all are done with the others
+        if (first + DEPTH < end) bring_step(first + DEPTH);
+        add_products(sum, patches[turn], gradients[turn]);
     }
 #pragma unroll
     for (int r = 0; r < 8; r++)

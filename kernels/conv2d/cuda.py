@@ -5,6 +5,7 @@ from typing import Any
 
 from ..backend import Array
 from ..matmul.cuda import (
+    BLOCKS,
     Tile,
     add_parts,
     aligned,
@@ -15,6 +16,7 @@ from ..matmul.cuda import (
     run_mma,
     threads_of,
     tile_for,
+    together,
 )
 from . import cuda_wgmma
 
@@ -147,7 +149,7 @@ def conv2d_grad_w(
     rows, pixels = dw.size // c_out, g.size // c_out
     tile = tile or (tile_for if rung == 2 else mma_tile_for)(rows, c_out)
     blocks = -(-rows // tile[0]) * -(-c_out // tile[1])
-    parts, part_size = cut(pixels, blocks, WINDOWS, parts)
+    parts, part_size = cut(pixels, blocks, WINDOWS, parts, together(tile) if rung == 2 else BLOCKS)
     if parts > 1:
         arguments["dw"] = device.empty((parts, *w_shape), "float32")
     arguments |= {"pixels": pixels, "part_size": part_size}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backend import Array
 from ..matmul.cuda import MULTIPROCESSORS, add_parts, aligned, as_bf16, cut, rows_of_16_bytes, run_ring
-from ..source import kernels_of
+from ..source import kernels_in
 from ..tensor_map import Im2colMap, TensorMap
 
 FORWARD, GRADIENTS = "4_wgmma.cu", "4_wgmma_gradients.cu"
@@ -95,7 +95,7 @@ def _run(
     device: Any, file: str, kernel: str, blocks: int, columns: int, arguments: dict[str, Any], defines: dict[str, Any]
 ) -> None:
     """Launch a kernel that is made of ``wgmma.cuh`` with those of the arguments that it has."""
-    parameters = kernels_of((HERE / file).read_text(encoding="utf-8"))[kernel]
+    parameters = kernels_in(HERE / file)[kernel]
     run_ring(device, HERE / file, kernel, blocks, columns, {p.name: arguments[p.name] for p in parameters}, defines)
 
 

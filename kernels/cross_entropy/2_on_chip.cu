@@ -8,17 +8,19 @@
 
 __device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
 
-extern "C" __global__ void loss_and_gradient(const float* g, const float* x, const long long* targets, float* loss,
-                                             float* dx, int k) {
+extern "C" __global__ void __launch_bounds__(1024)
+    loss_and_gradient(const float* g, const float* x, const long long* targets, float* loss, float* dx, int k) {
     __shared__ float warps[32];
     DYNAMIC_SHARED(float, kept);
     const long long row = blockIdx.x;
     const int thread = threadIdx.x, count = blockDim.x / 32;
 
     float largest = -INFINITY;
+#pragma unroll 8  // so many numbers are on their way from memory at a time
     for (int j = thread; j < k; j += blockDim.x) {
-        kept[j] = x[row * k + j];
-        largest = larger(largest, kept[j]);
+        const float logit = x[row * k + j];
+        kept[j] = logit;
+        largest = larger(largest, logit);
     }
 #pragma unroll
     for (int bit = 16; bit; bit /= 2) largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, bit));
@@ -30,9 +32,11 @@ extern "C" __global__ void loss_and_gradient(const float* g, const float* x, con
     const float own = kept[target] - largest;
     __syncthreads();  // all have read the warps' largest and the target's logit
     float sum = 0;
+#pragma unroll 4
     for (int j = thread; j < k; j += blockDim.x) {
-        kept[j] = expf(kept[j] - largest);
-        sum += kept[j];
+        const float e = expf(kept[j] - largest);
+        kept[j] = e;
+        sum += e;
     }
 #pragma unroll
     for (int bit = 16; bit; bit /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bit);
@@ -43,6 +47,7 @@ extern "C" __global__ void loss_and_gradient(const float* g, const float* x, con
 
     if (thread == 0) loss[row] = logf(total) - own;
     const float upper = g[row], slope = upper / total;
+#pragma unroll 4
     for (int j = thread; j < k; j += blockDim.x) {
         const float p = kept[j] * slope;
         dx[row * k + j] = j == target ? p - upper : p;

@@ -46,7 +46,7 @@ def decode(codes: Array, form: str) -> Array:
 
 
 def encode(x: Array, form: str) -> Array:
-    """The nearest pattern to each float32 number: of two as near the even one, the largest for what is beyond it, and NaN."""
+    """The nearest pattern to each float32 number: of two as near the even one, the largest for what is beyond it, 0x7f for NaN."""
     check_form(form, FORMS[1:])
     xp = array_module(x)
     finite = values(form)[:128]
@@ -56,5 +56,5 @@ def encode(x: Array, form: str) -> Array:
     code = xp.searchsorted(between, xp.where(xp.isnan(size), 0, size), side="left")
     tie = between[xp.minimum(code, len(between) - 1)] == size
     code = code + (tie & (code % 2 == 1))  # the search took the lower one
-    code = xp.where(xp.isnan(x), NAN, xp.minimum(code, len(finite) - 1))
-    return (code + 128 * xp.signbit(x)).astype(xp.uint8)
+    signed = xp.minimum(code, len(finite) - 1) + 128 * xp.signbit(x)
+    return xp.where(xp.isnan(x), NAN, signed).astype(xp.uint8)

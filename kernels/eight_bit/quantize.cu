@@ -57,7 +57,7 @@ __device__ float float_of(unsigned bits) {
 // The nearest pattern with `mantissa` bits and this bias; `most` is that of the largest finite number.
 __device__ unsigned char encode(float x, int mantissa, int bias, unsigned most) {
     const unsigned sign = bits_of(x) >> 31 << 7, size = bits_of(x) & 0x7fffffffu;
-    if (x != x) return sign | 0x7f;
+    if (x != x) return 0x7f;  // whatever its sign: a division keeps a NaN's on some processors
     if (size < unsigned(128 - bias) << 23)  // below the smallest normal number
         return sign | unsigned(rintf(float_of(size) * float_of(unsigned(126 + bias + mantissa) << 23)));
     const int cut = 23 - mantissa;

@@ -21,6 +21,8 @@
 
 #define CHUNK 256
 #define TILE 64
+#define AHEAD 8
+#define ALL 0xffffffffu
 
 extern "C" __global__ void __launch_bounds__(CHUNK)
     digit_counts(const int* keys, int* counts, long long m, int shift, long long chunks) {
@@ -33,26 +35,33 @@ extern "C" __global__ void __launch_bounds__(CHUNK)
     counts[threadIdx.x * chunks + blockIdx.x] = count[threadIdx.x];
 }
 
-// counts[i] becomes the sum of those before i. One block: each thread has a run of them, and the runs' sums are scanned.
-// How many threads it has is a choice of the launch.
+// counts[i] becomes the sum of those before i. One block: each warp has a run of them, adds it up, and when all sums are there
+// goes along it, AHEAD times 32 counts at a time. How many warps there are is a choice of the launch.
 extern "C" __global__ void __launch_bounds__(1024) prefix_sum(int* counts, long long n) {
-    __shared__ int sums[1024];
-    const int thread = threadIdx.x, threads = blockDim.x;
-    const long long each = (n + threads - 1) / threads, first = thread * each, end = min(first + each, n);
-    int sum = 0;
-    for (long long i = first; i < end; i++) sum += counts[i];
-    sums[thread] = sum;
-    for (int distance = 1; distance < threads; distance *= 2) {  // afterwards sums[t] is over the threads up to t
-        __syncthreads();
-        const int before = thread >= distance ? sums[thread - distance] : 0;
-        __syncthreads();
-        sums[thread] += before;
-    }
-    int place = sums[thread] - sum;
-    for (long long i = first; i < end; i++) {
-        const int count = counts[i];
-        counts[i] = place;
-        place += count;
+    __shared__ int sums[32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const long long each = (n + warps - 1) / warps, first = warp * each, end = min(first + each, n);
+    int sum = 0, place = 0;
+#pragma unroll 8
+    for (long long i = first + lane; i < end; i += 32) sum += counts[i];
+    for (int apart = 16; apart > 0; apart /= 2) sum += __shfl_xor_sync(ALL, sum, apart);
+    if (lane == 0) sums[warp] = sum;
+    __syncthreads();
+    for (int other = 0; other < warp; other++) place += sums[other];
+    for (long long i = first + lane; i - lane < end; i += 32 * AHEAD) {
+        int count[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) count[j] = i + 32 * j < end ? counts[i + 32 * j] : 0;
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            int upto = count[j];  // of the lanes up to this one
+            for (int distance = 1; distance < 32; distance *= 2) {
+                const int before = __shfl_up_sync(ALL, upto, distance);
+                if (lane >= distance) upto += before;
+            }
+            if (i + 32 * j < end) counts[i + 32 * j] = place + upto - count[j];
+            place += __shfl_sync(ALL, upto, 31);
+        }
     }
 }
 

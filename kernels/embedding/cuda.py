@@ -37,7 +37,7 @@ def sort(device: Any, keys: Array, rows: int) -> Segments:
     for shift in range(0, max(1, (rows - 1).bit_length()), 8):
         digits = {"keys": keys, "counts": counts, "m": m, "shift": shift, "chunks": chunks}
         device.run(_file(2), "digit_counts", chunks, CHUNK, digits)
-        threads = min(1024, 32 * -(-counts.size // 1024))  # runs of 32 counts, until all threads have one
+        threads = min(1024, 32 * -(-counts.size // 1024))  # runs of 1024 counts, until all warps have one
         device.run(_file(2), "prefix_sum", min(chunks, 1), max(threads, 32), {"counts": counts, "n": counts.size})
         sorted_keys, sorted_order = (device.empty((m,), "int32") for _ in range(2))
         arguments = {**digits, "order": order, "sorted_keys": sorted_keys, "sorted_order": sorted_order}

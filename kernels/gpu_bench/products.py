@@ -225,7 +225,9 @@ def attention(
     def run(device: Any, x: Arrays, rung: int) -> Any:
         settings: dict[str, Any] = {"key_mask": None, "scale": scale, "rung": rung}
         if short:
-            return attention_cuda.short_forward(device, x["q"], x["k"], x["v"], **settings, keep=False)[0]
+            return attention_cuda.short_forward(
+                device, x["q"], x["k"], x["v"], **settings, keep=False, rounded=dtype == "bf16"
+            )[0]
         return attention_cuda.attention(device, x["q"], x["k"], x["v"], **settings, causal=causal)
 
     def check(x: Arrays, o: Any, rung: int) -> Checks:
@@ -239,6 +241,8 @@ def attention(
             allowed = (bound(d + 1, 4 * size + 4, np.float32) + bound(2 * t_k, 4, np.float32)) * np.abs(v).max()
             if dtype == "bf16":  # the weights are rounded too
                 allowed = 2 * allowed + bfloat16.UNIT_ROUNDOFF * (p @ np.abs(v))
+            if short and dtype == "bf16":  # and so is the result
+                allowed = allowed + bfloat16.UNIT_ROUNDOFF * np.abs(p @ v)
             yield Expected(f"o of head {head} of sample {sample}", take(o, sample, head, i), p @ v, allowed)
 
     flop = 2 * 2 * n * heads * t * t_k * d * (0.5 if causal else 1)

@@ -18,16 +18,22 @@
 #endif
 
 template <bool ACROSS, int SIZE>
-__device__ __forceinline__ void bring(Tile<SIZE>& tile, const float* corner, long long pitch, int rows, int depth) {
-    if (ACROSS) bring_columns(tile, corner, pitch, rows, depth);
-    else bring_rows(tile, corner + threadIdx.x % DEPTH, pitch, rows, threadIdx.x % DEPTH < depth);
+__device__ __forceinline__ void bring(Brought<SIZE>& part, const float* corner, long long pitch, int rows, int depth) {
+    if (ACROSS) bring_columns(part, corner, pitch, rows, depth);
+    else bring_rows(part, corner + threadIdx.x % DEPTH, pitch, rows, threadIdx.x % DEPTH < depth);
+}
+
+template <bool ACROSS, int SIZE>
+__device__ __forceinline__ void put(Tile<SIZE>& tile, const Brought<SIZE>& part) {
+    if (ACROSS) put_across(tile, part);
+    else put_along(tile, part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     matmul(const float* a, const float* b, const float* bias, float* y, long long batches, long long m, long long n,
            long long k, long long a_batch, long long b_batch, long long part_size) {
-    __shared__ Tile<TILE_M> a_tile;
-    __shared__ Tile<TILE_N> b_tile;
+    __shared__ Tile<TILE_M> a_tiles[2];
+    __shared__ Tile<TILE_N> b_tiles[2];
     const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
     const long long first_row = blockIdx.x / tiles_n % tiles_m * TILE_M, first_column = blockIdx.x % tiles_n * TILE_N;
     const long long matrix = blockIdx.x / tiles_n / tiles_m;  // of parts * batches in y
@@ -36,17 +42,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
 
     a += matrix % batches * a_batch + (TRANSPOSE_A ? start * m + first_row : first_row * k + start);
     b += matrix % batches * b_batch + (TRANSPOSE_B ? first_column * k + start : start * n + first_column);
-    float sum[8][8];
-    begin(sum, bias ? bias + first_column : nullptr, columns);
-    for (long long l = start; l < end; l += DEPTH) {
-        const int depth = min(end - l, (long long)DEPTH);
-        bring<TRANSPOSE_A>(a_tile, a, TRANSPOSE_A ? m : k, rows, depth);
-        bring<!TRANSPOSE_B>(b_tile, b, TRANSPOSE_B ? k : n, columns, depth);
+    Brought<TILE_M> a_next;
+    Brought<TILE_N> b_next;
+    auto bring_step = [&](long long left) {
+        const int depth = min(left, (long long)DEPTH);
+        bring<TRANSPOSE_A>(a_next, a, TRANSPOSE_A ? m : k, rows, depth);
+        bring<!TRANSPOSE_B>(b_next, b, TRANSPOSE_B ? k : n, columns, depth);
         a += TRANSPOSE_A ? DEPTH * m : DEPTH;
         b += TRANSPOSE_B ? DEPTH : DEPTH * n;
-        __syncthreads();  // the tiles are there
-        add_products(sum, a_tile, b_tile);
-        __syncthreads();  // all are done with them
+    };
+    float sum[8][8];
+    begin(sum, bias ? bias + first_column : nullptr, columns);
+    if (start < end) bring_step(end - start);
+    int turn = 0;
+    for (long long l = start; l < end; l += DEPTH, turn ^= 1) {
+        put<TRANSPOSE_A>(a_tiles[turn], a_next);
+        put<!TRANSPOSE_B>(b_tiles[turn], b_next);
+        __syncthreads();  // the tiles are there, and all are done with the others
+        if (l + DEPTH < end) bring_step(end - l - DEPTH);
+        add_products(sum, a_tiles[turn], b_tiles[turn]);
     }
 #pragma unroll
     for (int r = 0; r < 8; r++)

@@ -73,9 +73,8 @@ def matmul(
     tile = tile or {2: tile_for, 3: mma_tile_for, 4: wgmma_tile_for}[rung](m, n)
     blocks = batches * -(-m // tile[0]) * -(-n // tile[1])
     numbers = 32 if precision == "tf32" else 64  # of 128 bytes
-    parts, part_size = cut(
-        k, blocks, DEPTH if rung == 2 else numbers, parts, wanted=MULTIPROCESSORS if rung == 4 else BLOCKS
-    )
+    wanted = {2: together(tile), 3: BLOCKS, 4: MULTIPROCESSORS}[rung]
+    parts, part_size = cut(k, blocks, DEPTH if rung == 2 else numbers, parts, wanted)
     target = y if parts == 1 else device.empty((parts, *y.shape), "float32")
     arguments = {"bias": bias if parts == 1 else None, "y": target, "batches": batches, **shape, "part_size": part_size}
     defines = defines_of(tile) | {name.upper(): str(value).lower() for name, value in turned.items()}
@@ -149,6 +148,11 @@ def takes_wgmma(x: Array) -> bool:
 def threads_of(tile: Tile) -> int:
     """The threads of a block of rung 2: each has 8 x 8 numbers."""
     return tile[0] // 8 * (tile[1] // 8)
+
+
+def together(tile: Tile) -> int:
+    """The blocks of rung 2 that run at a time: 384 threads to a multiprocessor (BLOCKS_OF_AN_SM in tile.cuh)."""
+    return MULTIPROCESSORS * (384 // max(threads_of(tile), 64))
 
 
 def defines_of(tile: Tile) -> dict[str, Any]:

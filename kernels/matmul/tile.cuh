@@ -9,6 +9,10 @@
 // two runs are half a tile apart: threads next to each other then read runs next to each other, and their banks differ.
 // The rows of a tile are 4 numbers longer than they need be: threads that write 4 rows of the matrix, 8 numbers of each,
 // meet in no bank either.
+//
+// There are two of each tile. What a thread brings for the next step it first has in registers (Brought), asks memory for it
+// before it multiplies and puts it into the other tile afterwards, so nobody waits for memory, and one barrier a step will do:
+// who is past it knows that all are done with the step before, whose tile comes next.
 #pragma once
 #include "lib/fours.cuh"
 
@@ -20,33 +24,67 @@
 #endif
 #define DEPTH 8  // steps along the inner axis in a tile
 #define THREADS (TILE_M / 8 * (TILE_N / 8))
-#define BLOCKS_OF_AN_SM (384 / THREADS)  // at least: so many threads leave each of them 168 registers
+#define BLOCKS_OF_AN_SM (THREADS < 64 ? 8 : 384 / THREADS)  // at least: 384 threads leave each of them 168 registers
 
 template <int SIZE>
 struct __align__(16) Tile {
     float at[DEPTH][SIZE + 4];
 };
 
-// How a tile is filled from a matrix whose rows are neighbours along the inner axis: a thread has one place there, l, and
-// every HIGH-th row. `from` points at its number of the tile's row 0; numbers beyond `rows` or not `there` become 0.
 template <int SIZE>
-__device__ __forceinline__ void bring_rows(Tile<SIZE>& tile, const float* from, long long pitch, int rows, bool there) {
-    const int high = THREADS / DEPTH, l = threadIdx.x % DEPTH, first = threadIdx.x / DEPTH;
-    from += first * pitch;
+struct Brought {  // a thread's part of a tile, on the way
+    float v[SIZE * DEPTH / THREADS];
+};
+
+// From a matrix whose rows are neighbours along the inner axis: a thread has one place there, l, and every HIGH-th row.
+// number(row) is what belongs to this place.
+template <int SIZE, class F>
+__device__ __forceinline__ void bring_along(Brought<SIZE>& part, F number) {
+    const int high = THREADS / DEPTH, first = threadIdx.x / DEPTH;
 #pragma unroll
-    for (int i = first; i < SIZE; i += high, from += high * pitch) tile.at[l][i] = there && i < rows ? *from : 0.0f;
+    for (int e = 0; e < SIZE / high; e++) part.v[e] = number(first + e * high);
 }
 
-// The same from a matrix that lies across: `corner` points at row 0 and place 0, places are `pitch` apart.
 template <int SIZE>
-__device__ __forceinline__ void bring_columns(Tile<SIZE>& tile, const float* corner, long long pitch, int rows, int depth) {
+__device__ __forceinline__ void put_along(Tile<SIZE>& tile, const Brought<SIZE>& part) {
+    const int high = THREADS / DEPTH, l = threadIdx.x % DEPTH, first = threadIdx.x / DEPTH;
+#pragma unroll
+    for (int e = 0; e < SIZE / high; e++) tile.at[l][first + e * high] = part.v[e];
+}
+
+// `from` points at the thread's number of the tile's row 0; numbers beyond `rows` or not `there` become 0.
+template <int SIZE>
+__device__ __forceinline__ void bring_rows(Brought<SIZE>& part, const float* from, long long pitch, int rows, bool there) {
+    bring_along(part, [&](int row) { return there && row < rows ? from[row * pitch] : 0.0f; });
+}
+
+// From a matrix that lies across: neighbours are rows. number(l, row) is what belongs to that place.
+template <int SIZE, class F>
+__device__ __forceinline__ void bring_across(Brought<SIZE>& part, F number) {
     const int wide = THREADS < SIZE ? THREADS : SIZE, high = THREADS / wide;
     const int first = threadIdx.x % wide, first_l = threadIdx.x / wide;
-    const float* from = corner + first_l * pitch + first;
 #pragma unroll
-    for (int l = first_l; l < DEPTH; l += high, from += high * pitch)
+    for (int e = 0; e < DEPTH / high; e++)
 #pragma unroll
-        for (int i = 0; i < SIZE; i += wide) tile.at[l][first + i] = l < depth && first + i < rows ? from[i] : 0.0f;
+        for (int i = 0; i < SIZE / wide; i++)
+            part.v[e * (SIZE / wide) + i] = number(first_l + e * high, first + i * wide);
+}
+
+template <int SIZE>
+__device__ __forceinline__ void put_across(Tile<SIZE>& tile, const Brought<SIZE>& part) {
+    const int wide = THREADS < SIZE ? THREADS : SIZE, high = THREADS / wide;
+    const int first = threadIdx.x % wide, first_l = threadIdx.x / wide;
+#pragma unroll
+    for (int e = 0; e < DEPTH / high; e++)
+#pragma unroll
+        for (int i = 0; i < SIZE / wide; i++)
+            tile.at[first_l + e * high][first + i * wide] = part.v[e * (SIZE / wide) + i];
+}
+
+// `corner` points at row 0 and place 0, places are `pitch` apart; numbers beyond `rows` and `depth` become 0.
+template <int SIZE>
+__device__ __forceinline__ void bring_columns(Brought<SIZE>& part, const float* corner, long long pitch, int rows, int depth) {
+    bring_across(part, [&](int l, int row) { return l < depth && row < rows ? corner[l * pitch + row] : 0.0f; });
 }
 
 // Where in the block's tile the r-th row, or the c-th column, of this thread's square is.

@@ -19,15 +19,15 @@
 #include "norm/norm.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    group_norm(const float* x, const float* gamma, const float* beta, float* y, float* statistics, long long pixels,
-               int c, int groups, float eps, bool with_silu, bool own_gamma, bool own_beta) {
+    group_norm(const float* x, const float* gamma, const float* beta, float* __restrict__ y, float* statistics,
+               long long pixels, int c, int groups, float eps, bool with_silu, bool own_gamma, bool own_beta) {
     __shared__ float scratch[THREADS / 32];
     const long long sample = blockIdx.x / groups;
     const int group = blockIdx.x % groups;
     const Slab slab = slab_of(sample, group, pixels, c, groups);
     const Statistics s = statistics_of((float)pixels * slab.width, eps, [&](float shift, float* sum, float* square) {
         float a = 0, b = 0;
-        each(slab, [&](long long at, int, int) {
+        each<8>(slab, [&](long long at, int, int) {
             const float value = x[at] - shift;
             a += value;
             b += value * value;
@@ -62,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const Statistics s = {kept[0], kept[1], kept[2]};
         const float scale = gamma[(own_gamma ? sample * c : 0) + k], offset = beta[(own_beta ? sample * c : 0) + k];
         const long long end = pixels * (slice + 1) / slices;
+#pragma unroll 4
         for (long long pixel = pixels * slice / slices + row; pixel < end; pixel += 8) {
             const long long at = (sample * pixels + pixel) * c + k;
             const float hat = x_hat(x[at], s);
@@ -93,8 +94,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // dx, one block for each group of each sample; sums (n, 2, c) are over all pixels.
 extern "C" __global__ void __launch_bounds__(THREADS)
     group_norm_backward(const float* g, const float* x, const float* gamma, const float* beta, const float* statistics,
-                        const float* sums, float* dx, long long pixels, int c, int groups, bool with_silu,
-                        bool own_gamma, bool own_beta) {
+                        const float* sums, float* __restrict__ dx, long long pixels, int c, int groups,
+                        bool with_silu, bool own_gamma, bool own_beta) {
     __shared__ float scratch[THREADS / 32];
     const long long sample = blockIdx.x / groups;
     const int group = blockIdx.x % groups;

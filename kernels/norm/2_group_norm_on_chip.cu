@@ -13,15 +13,15 @@
 #include "norm/norm.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    group_norm(const float* x, const float* gamma, const float* beta, float* y, float* statistics, long long pixels,
-               int c, int groups, float eps, bool with_silu, bool own_gamma, bool own_beta) {
+    group_norm(const float* x, const float* gamma, const float* beta, float* __restrict__ y, float* statistics,
+               long long pixels, int c, int groups, float eps, bool with_silu, bool own_gamma, bool own_beta) {
     __shared__ float scratch[THREADS / 32];
     DYNAMIC_SHARED(float, kept);
     const long long sample = blockIdx.x / groups;
     const int group = blockIdx.x % groups;
     const Slab slab = slab_of(sample, group, pixels, c, groups);
     const int count = int(pixels) * slab.width;
-    each(slab, [&](long long at, int place, int) { kept[place] = x[at]; });
+    each<8>(slab, [&](long long at, int place, int) { kept[place] = x[at]; });
     __syncthreads();  // the whole group is there
     const Statistics s = statistics_of(count, eps, [&](float shift, float* sum, float* square) {
         float a = 0, b = 0;
@@ -48,8 +48,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // sums (n, 2, c): of dz and of dz x_hat over the pixels of each sample.
 extern "C" __global__ void __launch_bounds__(THREADS)
     group_norm_backward(const float* g, const float* x, const float* gamma, const float* beta, const float* statistics,
-                        float* sums, float* dx, long long pixels, int c, int groups, bool with_silu, bool own_gamma,
-                        bool own_beta) {
+                        float* sums, float* __restrict__ dx, long long pixels, int c, int groups, bool with_silu,
+                        bool own_gamma, bool own_beta) {
     __shared__ float parts[2][THREADS / 32];
     DYNAMIC_SHARED(float, hats);
     const long long sample = blockIdx.x / groups;

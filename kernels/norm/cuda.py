@@ -12,6 +12,8 @@ from ..launch import fits_on_chip
 
 RUNGS = {1: "1_group_norm.cu", 2: "2_group_norm_on_chip.cu"}
 THREADS = 256
+MANY = 1024  # for a group of which a multiprocessor has room for few
+LARGE = 48 << 10  # bytes of such a group
 SLICE = 256  # pixels, or rows, that one block adds up before the slices are added in their order
 PER = 8  # numbers of a row in a thread's registers; layer norm
 WARPS = 32  # at most, for a row
@@ -28,7 +30,7 @@ def group_norm_forward(
     if x.size:
         arguments = {"x": x, "gamma": gamma, "beta": beta, "y": y, "statistics": saved, "eps": eps}
         arguments |= _settings(x, gamma, beta, groups, silu)
-        device.run(_file(file), "group_norm", n * groups, THREADS, arguments, shared_bytes=shared)
+        _run_groups(device, file, "group_norm", n * groups, shared, arguments)
         device.result(saved, "saved")
     return device.result(y, "y"), saved
 
@@ -51,7 +53,7 @@ def group_norm_backward(
         device.run(_file(file), "channel_sums", blocks, THREADS, {**arguments, "sums": parts, "slices": slices})
         _add_slices(device, parts, sums, slices)
     arguments |= {"sums": sums, "dx": dx}
-    device.run(_file(file), "group_norm_backward", n * groups, THREADS, arguments, shared_bytes=shared)
+    _run_groups(device, file, "group_norm_backward", n * groups, shared, arguments)
     total = device.result(sums, "the sums")
     if 1 in (gamma.ndim, beta.ndim):
         total = device.empty((1, 2, c), "float32")
@@ -118,6 +120,13 @@ def _run_rows(device: Any, kernel: str, rows: int, sizes: tuple[int, int], argum
     threads = (32 * warps, together)
     defines = {"PER": per, "WARPS": warps}
     device.run(_file("layer_norm.cu"), kernel, -(-rows // together), threads, arguments, defines=defines)
+
+
+def _run_groups(device: Any, file: str, kernel: str, blocks: int, shared: int, arguments: dict[str, Any]) -> None:
+    """A block for each group, of more threads if it is large."""
+    threads = MANY if shared > LARGE else THREADS
+    defines = {"THREADS": threads} if threads != THREADS else None
+    device.run(_file(file), kernel, blocks, threads, arguments, shared_bytes=shared, defines=defines)
 
 
 def _add_slices(device: Any, x: Array, y: Array, slices: int) -> None:

@@ -1,7 +1,9 @@
 // What the kernels of the norms share: the numbers of a group, its statistics, SiLU.
 #pragma once
 
-#define THREADS 256
+#ifndef THREADS
+#define THREADS 256  // or more, for a large group
+#endif
 
 // One group of one sample of x (n, pixels, c): `width` neighbouring channels of every pixel.
 struct Slab {
@@ -15,15 +17,18 @@ __device__ Slab slab_of(long long sample, int group, long long pixels, int c, in
 }
 
 // f(place in x, place in a slab on the chip, channel of the group) for all numbers of a slab, by all threads of a block.
-// Threads next to each other take neighbouring channels, then the next pixel's, and no thread has to divide in the loop.
-template <class F>
+// Threads next to each other take neighbouring channels, then the next pixel's, and no thread has to divide in the loop, of
+// which TURNS turns are one, so that as many numbers are on their way from memory at a time.
+template <int TURNS = 4, class F>
 __device__ void each(const Slab& s, F f) {
     const int across = min(s.width, THREADS), rows = THREADS / across;
     const int channel = threadIdx.x % across, row = threadIdx.x / across;
     if (row >= rows) return;
-    for (long long pixel = row; pixel < s.pixels; pixel += rows)
 #pragma unroll 1  // one turn, but for groups of more channels than there are threads
-        for (int k = channel; k < s.width; k += across) f(s.first + pixel * s.c + k, int(pixel) * s.width + k, k);
+    for (int k = channel; k < s.width; k += across)
+#pragma unroll TURNS
+        for (long long pixel = row; pixel < s.pixels; pixel += rows)
+            f(s.first + pixel * s.c + k, int(pixel) * s.width + k, k);
 }
 
 // A group's statistics: its mean is shift + mean, and r = 1 / sqrt(variance + eps).

@@ -90,5 +90,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) nearest_code(const floa
         list_candidates(lists, mine, s, bound, tile * CODES, codes, warps_row);
     }
     cp_async_wait<0>();  // the last commit was of nothing
-    decide(lists, z, codebook, indices, m, codes, warps_row);
+    decide(lists, mine, z, codebook, indices, m, codes, warps_row);
 }

@@ -101,5 +101,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     Rows mine = begin_rows(lists, z, m, warps_row);
     consume(ring, lists, mine, rows, tiles, tile_bounds, codes, warps_row);
-    decide(lists, z, codebook, indices, m, codes, warps_row);
+    decide(lists, mine, z, codebook, indices, m, codes, warps_row);
 }

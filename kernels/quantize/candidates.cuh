@@ -5,10 +5,12 @@
 #pragma once
 #include "lib/ptx.cuh"
 
-#define LIST 16
+#define LIST 24
 #define ALL 0xffffffffu
 #define DEPTH (D > 16 ? (D + 15) / 16 * 16 : 16)
 #define LONGEST 0x1p62f  // |z| |c| and |c|^2 must be finite in float
+#define TEAM (D > 64 ? 32 : D > 16 ? 8 : 2)  // lanes that compute a distance together, so that they read neighbours
+#define TEAMS (32 / TEAM)
 
 // --- the codebook, rounded, and its part of the bounds -----------------------------------------------------------------
 
@@ -36,12 +38,17 @@ __device__ __forceinline__ void prepare_code(const float* codebook, bf16* rounde
 
 // --- exact distances ---------------------------------------------------------------------------------------------------
 
-__device__ double squared_distance(const float* z, const float* code) {
+// Every lane of a team gets it, or 0 if its code is not wanted. The warp together.
+__device__ __forceinline__ double squared_distance(const float* z, const float* code, bool wanted) {
     double distance = 0;
-    for (int j = 0; j < D; j++) {
-        const double difference = (double)z[j] - code[j];
-        distance += difference * difference;
-    }
+    if (wanted)
+#pragma unroll
+        for (int j = threadIdx.x % TEAM; j < D; j += TEAM) {
+            const double difference = (double)z[j] - code[j];
+            distance += difference * difference;
+        }
+#pragma unroll
+    for (int apart = TEAM / 2; apart > 0; apart /= 2) distance += __shfl_xor_sync(ALL, distance, apart);
     return distance;
 }
 
@@ -88,17 +95,25 @@ __device__ __forceinline__ float& score(float (&s)[CODES / 2], int n, int e) { r
 // `first` is the warp's first row among the block's, `z` and `m` count from the block's first.
 __device__ __forceinline__ Rows begin_rows(const Lists& lists, const float* z, long long m, int first) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    double squares[2] = {0, 0};  // of g and g + 8
+#pragma unroll 4
+    for (int each = 0; each < 16; each++) {
+        double square = 0;
+        if (first + each < m)
+            for (int j = lane; j < D; j += 32) {
+                const double x = z[(first + each) * (long long)D + j];
+                square += x * x;
+            }
+        for (int apart = 16; apart > 0; apart /= 2) square += __shfl_xor_sync(ALL, square, apart);
+        if (each == g) squares[0] = square;
+        if (each == g + 8) squares[1] = square;
+    }
     Rows rows;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = first + g + 8 * h;
-        double square = 0;
-        if (row < m)
-            for (int j = t; j < D; j += 4) square += (double)z[row * (long long)D + j] * z[row * (long long)D + j];
-        square += __shfl_xor_sync(ALL, square, 1);
-        square += __shfl_xor_sync(ALL, square, 2);
-        rows.length[h] = (float)(1.001 * sqrt(square) + 0x1p-110);  // above |z| + 2^-118 sqrt(d)
-        rows.slack[h] = (float)(0x1p-40 * square);                  // what exact distances may be off: they are doubles
+        rows.length[h] = (float)(1.001 * sqrt(squares[h]) + 0x1p-110);  // above |z| + 2^-118 sqrt(d)
+        rows.slack[h] = (float)(0x1p-40 * squares[h]);                  // what exact distances may be off: they are doubles
         const bool bounded = rows.length[h] < LONGEST;
         rows.best[h] = row < m && bounded ? -INFINITY : INFINITY;
         if (t == 0) lists.count[row] = bounded ? 0 : LIST + 1;
@@ -116,51 +131,10 @@ __device__ __forceinline__ void begin_scores(Scores& s, const float* bound) {
         for (int e = 0; e < 4; e++) score(s, n, e) = bound[4 * (8 * n + threadIdx.x % 4 * 2 + e % 2) + 1];
 }
 
-// The scores of the tile that begins at code `begins` become U, and what they bring goes into the lists. The warp together.
-template <class Scores>
-__device__ __forceinline__ void list_candidates(const Lists& lists, Rows& rows, Scores& s, const float* bound, int begins,
-                                                int codes, int first) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, left = codes - begins;
-    bool reached = false;
-#pragma unroll
-    for (int n = 0; n < CODES / 8; n++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            score(s, n, e) += rows.length[e / 2] * bound[4 * (8 * n + 2 * t + e % 2)];
-            reached |= !(score(s, n, e) < rows.best[e / 2]);  // NaN reaches everything
-        }
-    if (!__any_sync(ALL, reached)) return;
-
-    // First the best lower bound of the tile, then the codes that reach it.
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float best = rows.best[h];
-#pragma unroll
-        for (int n = 0; n < CODES / 8; n++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int k = 8 * n + 2 * t + e;
-                const float error = rows.length[h] * bound[4 * k] + bound[4 * k + 2];
-                if (k < left) best = fmaxf(best, score(s, n, 2 * h + e) - 2 * error - rows.slack[h]);
-            }
-        best = fmaxf(best, __shfl_xor_sync(ALL, best, 1));
-        best = fmaxf(best, __shfl_xor_sync(ALL, best, 2));
-        rows.best[h] = best;
-        const int row = first + g + 8 * h;
-#pragma unroll
-        for (int n = 0; n < CODES / 8; n++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int k = 8 * n + 2 * t + e;
-                if (k >= left || score(s, n, 2 * h + e) < best) continue;
-                const int place = atomicAdd(&lists.count[row], 1);
-                if (place >= LIST) continue;
-                lists.code[row][place] = begins + k;
-                lists.upper[row][place] = score(s, n, 2 * h + e);
-            }
-    }
-    __syncwarp();
-    // Then sweep the lists: a lane for each row drops what the new bound excludes.
+// Drops what the bounds so far exclude from the warp's lists, a lane for each row. The warp together.
+__device__ __forceinline__ void sweep(const Lists& lists, Rows& rows, int first) {
+    const int lane = threadIdx.x % 32, g = lane / 4;
+    __syncwarp();  // others have read the counts
     const float low = __shfl_sync(ALL, rows.best[0], lane % 8 * 4), high = __shfl_sync(ALL, rows.best[1], lane % 8 * 4);
     if (lane < 16) {
         const int row = first + lane, before = lists.count[row];
@@ -179,28 +153,86 @@ __device__ __forceinline__ void list_candidates(const Lists& lists, Rows& rows, 
         if (lists.count[first + g + 8 * h] > LIST) rows.best[h] = INFINITY;
 }
 
-// The nearest code of each of the warp's rows; `z`, `m` and `indices` count from the block's first row.
-__device__ __forceinline__ void decide(const Lists& lists, const float* z, const float* codebook, long long* indices,
-                                       long long m, int codes, int first) {
-    const int lane = threadIdx.x % 32;
-    {  // two lanes for each row look at every second one of its list
-        const int row = first + lane % 16;
-        Nearest nearest = {0, -1};
-        if (row < m && lists.count[row] <= LIST)
-            for (int place = lane / 16; place < lists.count[row]; place += 2) {
-                const int k = lists.code[row][place];
-                nearest = nearer(nearest, {squared_distance(z + row * (long long)D, codebook + k * (long long)D), k});
-            }
-        nearest = nearer_of_lanes(nearest, 16);
-        if (lane < 16 && nearest.code >= 0) indices[row] = nearest.code;
+// The scores of the tile that begins at code `begins` become U, and what they bring goes into the lists. The warp together.
+template <class Scores>
+__device__ __forceinline__ void list_candidates(const Lists& lists, Rows& rows, Scores& s, const float* bound, int begins,
+                                                int codes, int first) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, left = codes - begins;
+    unsigned reached = 0;  // a bit for each 8 codes
+#pragma unroll
+    for (int n = 0; n < CODES / 8; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            score(s, n, e) += rows.length[e / 2] * bound[4 * (8 * n + 2 * t + e % 2)];
+            if (!(score(s, n, e) < rows.best[e / 2])) reached |= 1u << n;  // NaN reaches everything
+        }
+    if (!__any_sync(ALL, reached != 0)) return;
+    for (int apart = 16; apart > 0; apart /= 2) reached |= __shfl_xor_sync(ALL, reached, apart);
+
+    // First the best lower bound of the tile, then the codes that reach it; both are among those that reached the old one.
+#pragma unroll
+    for (int n = 0; n < CODES / 8; n++) {
+        if (!(reached >> n & 1)) continue;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int k = 8 * n + 2 * t + e % 2, h = e / 2;
+            const float error = rows.length[h] * bound[4 * k] + bound[4 * k + 2];
+            if (k < left) rows.best[h] = fmaxf(rows.best[h], score(s, n, e) - 2 * error - rows.slack[h]);
+        }
     }
-    // All lanes together look at all codes for a row whose list did not suffice.
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        rows.best[h] = fmaxf(rows.best[h], __shfl_xor_sync(ALL, rows.best[h], 1));
+        rows.best[h] = fmaxf(rows.best[h], __shfl_xor_sync(ALL, rows.best[h], 2));
+    }
+#pragma unroll
+    for (int n = 0; n < CODES / 8; n++) {
+        if (!(reached >> n & 1)) continue;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int k = 8 * n + 2 * t + e % 2, row = first + g + 8 * (e / 2);
+            if (k >= left || score(s, n, e) < rows.best[e / 2]) continue;
+            const int place = atomicAdd(&lists.count[row], 1);
+            if (place >= LIST) continue;
+            lists.code[row][place] = begins + k;
+            lists.upper[row][place] = score(s, n, e);
+        }
+    }
+    __syncwarp();  // what all have added is there
+    const bool many = lists.count[first + lane % 16] > LIST / 2;
+    if (__any_sync(ALL, many)) sweep(lists, rows, first);
+}
+
+// The nearest code of each of the warp's rows; `z`, `m` and `indices` count from the block's first row.
+__device__ __forceinline__ void decide(const Lists& lists, Rows& rows, const float* z, const float* codebook,
+                                       long long* indices, long long m, int codes, int first) {
+    const int lane = threadIdx.x % 32, team = lane / TEAM;
+    sweep(lists, rows, first);
+    // A team for each row looks at its list.
+    for (int row = first + team; row < first + 16; row += TEAMS) {
+        const int listed = row < m && lists.count[row] <= LIST ? lists.count[row] : 0;
+        int most = listed;
+        for (int apart = 16; apart >= TEAM; apart /= 2) most = max(most, __shfl_xor_sync(ALL, most, apart));
+        Nearest nearest = {0, -1};
+        for (int place = 0; place < most; place++) {
+            const int k = place < listed ? lists.code[row][place] : 0;
+            const double distance =
+                squared_distance(z + row * (long long)D, codebook + k * (long long)D, place < listed);
+            if (place < listed) nearest = nearer(nearest, {distance, k});
+        }
+        if (lane % TEAM == 0 && nearest.code >= 0) indices[row] = nearest.code;
+    }
+    // All teams look at all codes for a row whose list did not suffice.
     for (int row = first; row < first + 16; row++) {
         if (row >= m || lists.count[row] <= LIST) continue;
         Nearest nearest = {0, -1};
-        for (int k = lane; k < codes; k += 32)
-            nearest = nearer(nearest, {squared_distance(z + row * (long long)D, codebook + k * (long long)D), k});
-        for (int apart = 16; apart > 0; apart /= 2) nearest = nearer_of_lanes(nearest, apart);
+#pragma unroll 4
+        for (int begins = 0; begins < codes; begins += TEAMS) {
+            const int k = begins + team;
+            const double distance = squared_distance(z + row * (long long)D, codebook + k * (long long)D, k < codes);
+            if (k < codes) nearest = nearer(nearest, {distance, k});
+        }
+        for (int apart = 16; apart >= TEAM; apart /= 2) nearest = nearer_of_lanes(nearest, apart);
         if (lane == 0) indices[row] = nearest.code;
     }
 }

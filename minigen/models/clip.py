@@ -299,7 +299,7 @@ class TextTower(Module):
         xp, at = array_module(tokens), ends(tokens, self.eos)
         order, found = xp.argsort(at), []
         for rows in xp.array_split(order, 2 if len(order) > 1 else 1):
-            h = self.features(tokens[rows, : int(at[rows].max(initial=0)) + 1])
+            h = self.features(tokens[rows, : int(at[rows[-1]]) + 1 if len(rows) else 1])
             n, t, c = h.shape
             found.append(self.out(ag.embedding(ag.reshape(h, (n * t, c)), at[rows] + t * xp.arange(n))))
         return ag.embedding(ag.concat(found), xp.argsort(order))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
 
-from kernels import launch
+from kernels import bfloat16, launch
 from kernels.attention import cuda
 from kernels.emulator import Emulator
 from kernels.launch import compile_for
@@ -76,6 +76,21 @@ def test_a_block_with_many_queries(rung, monkeypatch):
     want = attend(q, k, v, None, 0.3, rung)
     monkeypatch.setattr(cuda, "BUSY", 4)  # 18 blocks of 64 queries become 6 of 256
     np.testing.assert_array_equal(attend(q, k, v, None, 0.3, rung), want)
+
+
+@needs_compiler
+@pytest.mark.parametrize("d", [8, 40, 64])
+def test_the_output_is_rounded_if_asked_for(d):
+    _, q, k, v = operands(0, 1, 2, 37, 19, d, d)
+    how = {"key_mask": None, "scale": 0.3}
+    device = Emulator()
+    o, log_sum = cuda.short_forward(device, q, k, v, **how, rung=3, rounded=True)
+    want, log_sums = cuda.short_forward(device, q, k, v, **how, rung=3)
+    device.check()
+    np.testing.assert_array_equal(o, bfloat16.to_bits(want))
+    np.testing.assert_array_equal(log_sum, log_sums)
+    with pytest.raises(ValueError, match=r"^2_short.cu computes in float32 alone$"):
+        cuda.short_forward(device, q, k, v, **how, rung=2, rounded=True)
 
 
 @needs_compiler
@@ -158,9 +173,10 @@ PLANTED = [  # what is changed into what, and what must be found
     (3, "lane / 16 * 8 + lane % 8) * PITCH", "lane % 16) * PITCH", "wrong value"),
     (3, "row < end && column < D ?", "column < D ?", "out of range"),
     (3, "load(query + 16 * WARPS);", "load(query + 16);", "wrong value"),
-    (3, "if (row < end && at < D_V) *", "if (at < D_V) *", "race"),
-    (3, "c * 16 + e / 2 * 8 + 2 * t;", "c * 16 + e % 2 * 8 + 2 * t;", "wrong value"),
-    (3, "(values, v + pair * t_k * D_V, 0, t_k, mask)", "(values, v + pair * t_k * D_V, 0, t_k, nullptr)", "wrong value"),
+    (3, "if (row < end && at < D_V)", "if (at < D_V)", "race"),
+    (3, "column = 32 * c + 8 * t;", "column = 32 * c + 8 * (t ^ 1);", "wrong value"),
+    (3, "pair % 4 * 4 + pair / 4 % 4", "pair % 16", "wrong value"),
+    (3, "(values, v + pair * t_k * D_V, t_k, mask)", "(values, v + pair * t_k * D_V, t_k, nullptr)", "wrong value"),
     (2, "    __syncthreads();  // keys and values are there for all\n", "", "race"),
     (2, "        __syncwarp();  // all are done with the weights before\n", "", "race"),
     (2, "        __syncwarp();  // the queries are there\n", "", "race"),

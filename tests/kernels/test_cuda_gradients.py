@@ -125,7 +125,8 @@ def test_every_tile_of_conv2d_compiles_without_spills(architecture):
             continue  # has no such instructions
         binary = compile_for(conv_cuda.HERE / file, architecture, conv_cuda.defines_of(tile) | more)
         for r in binary.resources().values():
-            assert r.local_bytes == r.spill_bytes == 0 and r.registers <= (65536 // 384 if file[0] == "2" else 255)
+            few = file[0] == "2" and min(tile) > 16
+            assert r.local_bytes == r.spill_bytes == 0 and r.registers <= (65536 // 384 if few else 255)
 
 
 PLANTED = [  # what is computed, the file, what is changed into what, what must be found
@@ -133,12 +134,12 @@ PLANTED = [  # what is computed, the file, what is changed into what, what must 
     ("y", "1_direct.cu", "row < 0 || row >= height", "row < -1 || row >= height", "out of range"),
     ("dx", "1_direct.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
     ("y", "2_tiled.cu", "if (pixel < pixels && o < c_out) y", "if (pixel < pixels) y", "race"),
-    ("y", "2_tiled.cu", "        __syncthreads();  // the tiles are there\n", "\n", "race"),
-    ("y", "2_tiled.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
+    ("y", "2_tiled.cu", "        __syncthreads();  // the tiles are there, and all are done with the others\n", "\n", "race"),
+    ("y", "2_tiled.cu", "put_across(weights[turn], next_weights);", "put_across(weights[0], next_weights);", "race"),
     ("y", "2_tiled.cu", "    __syncthreads();  // the windows are there\n", "\n", "race"),
     ("y", "2_tiled.cu", "pixel, pixel < pixels,", "pixel, pixel <= pixels,", "out of range"),
     ("y", "2_tiled.cu", "row >= 0 && row < height", "row < height", "out of range"),
-    ("dx", "2_tiled_gradients.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
+    ("dx", "2_tiled_gradients.cu", "        __syncthreads();  // the tiles are there, and all are done with the others\n", "\n", "race"),
     ("dx", "2_tiled_gradients.cu", "phase.h + t_h * stride_h", "phase.h + t_h", "wrong value"),
     ("dx with Inf", "2_tiled_gradients.cu", "if (!any_nan) return;", "return;", "wrong value"),
     ("dw", "2_tiled_gradients.cu", "            __syncthreads();  // the windows are there\n", "\n", "race"),

@@ -116,7 +116,7 @@ def test_van_den_oord_2017_eq_6_to_8(n, k, d, seed):
     [
         ("1_gather.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
         ("2_sorted.cu", "    digits[thread] = digit;\n    __syncthreads();\n", "    digits[thread] = digit;\n", "race"),
-        ("2_sorted.cu", "        __syncthreads();\n        sums[thread] += before;", "        sums[thread] += before;", "race"),
+        ("2_sorted.cu", "    if (lane == 0) sums[warp] = sum;\n    __syncthreads();", "    if (lane == 0) sums[warp] = sum;", "race"),
         ("2_sorted.cu", "t < thread; t++) before", "t <= thread; t++) before", "unwritten"),
         ("2_sorted.cu", "tail[(long long)first * d + j];", "head[(long long)first * d + j];", "wrong value"),
         ("2_sorted.cu", "    if (begin == end) y[at] = 0;\n", "", "unwritten"),
@@ -124,7 +124,7 @@ def test_van_den_oord_2017_eq_6_to_8(n, k, d, seed):
 )  # fmt: skip
 def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path):
     plant(monkeypatch, tmp_path, cuda, file, old, new)
-    m = 40 if "digits" in old else 300  # that race has a finding for every pair of threads
+    m = 40 if "digits" in old else 1100 if "warp" in old else 300  # the first has a finding for every pair of threads
     (g,), indices = normal(2, (m, 3)), np.minimum(drawn(2, m, 3, "any"), 1)
 
     def run(device):

@@ -74,6 +74,12 @@ def test_group_norm(rung, n, pixels, groups, width, own, silu, offset, seed):
     group_norm(g, (x + offset).astype(np.float32), gamma, beta, groups, silu, rung=rung, seed=seed)
 
 
+def test_a_large_group_has_more_threads():
+    """More than 48 KiB on the chip, for the way there and the way back."""
+    g, x, gamma, beta = normal(4, (1, 2600, 5), (1, 2600, 5), (5,), (5,))
+    group_norm(g, x, gamma, beta, 1, True, rung=2)
+
+
 @pytest.mark.parametrize("rung", cuda.RUNGS)
 @pytest.mark.parametrize("value", [0.0, -1e4, 1e-30, 1e15])
 def test_constant_groups_give_beta(rung, value):

@@ -86,11 +86,12 @@ def test_on_a_gpu_as_rung_1(kind, d):
 
 PLANTED = [  # what is changed into what, the kind of problem, and what must be found
     ("(2 * u + u * u + g) * length", "0.2 * u * length", "halfway", "wrong value"),
-    ("|= !(score(s, n, e) < rows.best[e / 2]);", "|= score(s, n, e) >= rows.best[e / 2];", "nan", "wrong value"),
+    ("if (!(score(s, n, e) < rows.best[e / 2]))", "if (score(s, n, e) >= rows.best[e / 2])", "nan", "wrong value"),
     ("if (place >= LIST) continue;", "if (place > LIST) continue;", "equal codes", "out of range"),
     ("count[row] = before > LIST ? LIST + 1 : kept;", "count[row] = kept;", "equal codes", "wrong value"),
     ("a.code < b.code ? a : b", "a.code > b.code ? a : b", "equal codes", "wrong value"),
-    ("    __syncwarp();\n    // Then sweep", "    // Then sweep", "normal", "race"),
+    ("    __syncwarp();  // what all have added is there\n", "", "normal", "race"),
+    ("    __syncwarp();  // others have read the counts\n", "", "normal", "race"),
     ("    __syncwarp();\n#pragma unroll\n", "#pragma unroll\n", "normal", "race"),
     ("        cp_async_wait<0>();\n        __syncthreads();", "        __syncthreads();", "normal", "missing wait"),
     ("        cp_async_wait<0>();\n        __syncthreads();", "        cp_async_wait<0>();", "normal", "race"),

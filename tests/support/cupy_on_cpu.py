@@ -19,6 +19,7 @@ from kernels import launch
 from kernels.emulator import Emulator
 from kernels.tensor_map import TensorMap
 
+REFUSED = ("initial", "where")  # of reductions
 LACKS = ("errstate", "ndindex", "nditer", "matrix", "testing")
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -125,6 +126,9 @@ def there(x):
 
 
 def call(function, args, kwargs):
+    for name in REFUSED:
+        if name in kwargs:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
     return there(function(*here(args), **here(kwargs)))
 
 
