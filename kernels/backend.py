@@ -6,6 +6,7 @@ an array that is not NumPy's turns up or when somebody asks for a GPU, so import
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +44,8 @@ def is_cuda(x: Any) -> bool:
 
 def cupy() -> ModuleType:
     """CuPy itself, or an ImportError that says how to get it."""
+    if (found := sys.modules.get("cupy")) is not None:  # to look for it again would take longer than many operations
+        return found
     if importlib.util.find_spec("cupy") is None:
         raise ImportError("CuPy is not installed: pip install -e '.[cuda13]' (or '.[cuda12]') on a machine with a GPU")
     import cupy

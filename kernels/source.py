@@ -21,18 +21,18 @@ ROOT = Path(__file__).parent  # what #include "lib/cuda.cuh" is relative to
 
 _TYPES: dict[
     str, tuple[Any, Any]
-] = {  # C++ name -> (the scalar as an argument, the arrays that a pointer to it may point to)
-    "float": (ctypes.c_float, np.float32),
-    "double": (ctypes.c_double, np.float64),
-    "int": (ctypes.c_int32, np.int32),
-    "unsigned": (ctypes.c_uint32, np.uint32),
-    "unsigned int": (ctypes.c_uint32, np.uint32),
-    "long long": (ctypes.c_int64, np.int64),
-    "unsigned char": (ctypes.c_uint8, np.uint8),
-    "signed char": (ctypes.c_int8, np.int8),
-    "bf16": (ctypes.c_uint16, np.uint16),  # the bits: see lib/ptx.cuh and bfloat16.py
-    "fp16": (ctypes.c_uint16, np.uint16),
-    "bool": (ctypes.c_bool, np.bool_),
+] = {  # C++ name -> (the scalar as an argument, the dtype that a pointer to it may point to)
+    "float": (ctypes.c_float, np.dtype(np.float32)),
+    "double": (ctypes.c_double, np.dtype(np.float64)),
+    "int": (ctypes.c_int32, np.dtype(np.int32)),
+    "unsigned": (ctypes.c_uint32, np.dtype(np.uint32)),
+    "unsigned int": (ctypes.c_uint32, np.dtype(np.uint32)),
+    "long long": (ctypes.c_int64, np.dtype(np.int64)),
+    "unsigned char": (ctypes.c_uint8, np.dtype(np.uint8)),
+    "signed char": (ctypes.c_int8, np.dtype(np.int8)),
+    "bf16": (ctypes.c_uint16, np.dtype(np.uint16)),  # the bits: see lib/ptx.cuh and bfloat16.py
+    "fp16": (ctypes.c_uint16, np.dtype(np.uint16)),
+    "bool": (ctypes.c_bool, np.dtype(np.bool_)),
 }
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -59,6 +59,12 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
         name: tuple(_parameter(name, p) for p in parameters.split(",") if p.strip())
         for name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text))
     }
+
+
+@functools.cache
+def file_in(folder: Path, name: str) -> Path:
+    """``folder / name``: the same object each time, which is found faster in the tables that files are looked up in."""
+    return folder / name
 
 
 @functools.cache
@@ -112,49 +118,53 @@ def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Map
     Raises TypeError for a missing or unknown name, another kind or dtype than the parameter's and ValueError for an
     array that is not contiguous and a whole number that does not fit.
     """
-    names = {p.name for p in parameters}
-    if names != set(arguments):
-        wrong = sorted(names ^ set(arguments))
+    if len(parameters) != len(arguments) or any(p.name not in arguments for p in parameters):
+        wrong = sorted({p.name for p in parameters} ^ set(arguments))
         raise TypeError(f"kernel {kernel} takes {', '.join(p.name for p in parameters)}; missing or unknown: {wrong}")
-    return [_argument(kernel, p, arguments[p.name]) for p in parameters]
+    try:
+        return [_argument(p, arguments[p.name]) for p in parameters]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"kernel {kernel}: {error}") from None
 
 
-def _argument(kernel: str, p: Parameter, value: Any) -> Any:
-    where = f"kernel {kernel}: {p.name}"
+def _argument(p: Parameter, value: Any) -> Any:
     if p.type == "TensorMap":
         if not isinstance(value, TensorMap):
-            raise TypeError(f"{where} must be a TensorMap, got {type(value).__name__}")
+            raise TypeError(f"{p.name} must be a TensorMap, got {type(value).__name__}")
         return value
     scalar, dtype = _TYPES[p.type]
     if p.pointer:
         if value is None:
             return None  # a null pointer
         if not hasattr(value, "dtype") or not hasattr(value, "flags"):
-            raise TypeError(f"{where} must be an array of {p.type}, got {type(value).__name__}")
-        if value.dtype != np.dtype(dtype):
-            raise TypeError(f"{where} must be an array of {p.type}, got one of {value.dtype}")
+            raise TypeError(f"{p.name} must be an array of {p.type}, got {type(value).__name__}")
+        if value.dtype != dtype:
+            raise TypeError(f"{p.name} must be an array of {p.type}, got one of {value.dtype}")
         if not value.flags.c_contiguous:
-            raise ValueError(f"{where} must be contiguous, got strides {value.strides} for shape {value.shape}")
+            raise ValueError(f"{p.name} must be contiguous, got strides {value.strides} for shape {value.shape}")
         return value
     if hasattr(value, "shape") and value.shape != ():
-        raise TypeError(f"{where} must be one {p.type}, got an array of shape {value.shape}")
+        raise TypeError(f"{p.name} must be one {p.type}, got an array of shape {value.shape}")
     if p.type in ("float", "double"):
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise TypeError(f"{where} must be a number, got {type(value).__name__}")
+            raise TypeError(f"{p.name} must be a number, got {type(value).__name__}")
         return scalar(float(value))
     if p.type == "bool":
         if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{where} must be True or False, got {value!r}")
+            raise TypeError(f"{p.name} must be True or False, got {value!r}")
         return scalar(bool(value))
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{where} must be a whole number, got {value!r}")
-    if scalar(int(value)).value != int(value):
-        raise ValueError(f"{where} must fit into {p.type}, got {value}")
-    return scalar(int(value))
+        raise TypeError(f"{p.name} must be a whole number, got {value!r}")
+    passed = scalar(int(value))
+    if passed.value != int(value):
+        raise ValueError(f"{p.name} must fit into {p.type}, got {value}")
+    return passed
 
 
 def three(size: int | Sequence[int]) -> tuple[int, int, int]:
     """A grid's or a block's size along x, y, z from one number or up to three."""
+    if type(size) is int:
+        return size, 1, 1
     sizes = (size,) if isinstance(size, int) else tuple(size)
     x, y, z = (*map(int, sizes), 1, 1, 1)[:3]
     return x, y, z

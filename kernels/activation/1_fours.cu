@@ -7,7 +7,6 @@
 // them costs an exp or a tanh, which is less than its 8 or 12 bytes of memory cost.
 //
 // In gelu's slope the factor 1 - tanh^2 comes before x: it is 0 from |x| = 8 on, and x u' alone could overflow.
-// Not yet run on hardware.
 #include "lib/cuda.cuh"
 #include "lib/fours.cuh"
 

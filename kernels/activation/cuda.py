@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..source import file_in
 
 RUNGS = {1: "1_fours.cu"}
 PER_BLOCK = 4 * 256
+
+HERE = Path(__file__).parent
 
 
 def silu(device: Any, x: Array) -> Array:
@@ -40,5 +43,5 @@ def softplus(device: Any, x: Array) -> Array:
 def _map(device: Any, kernel: str, x: Array, g: Array | None = None) -> Array:
     y = device.empty(x.shape, "float32")
     arguments = {"x": x, "y": y, "n": x.size} | ({} if g is None else {"g": g})
-    device.run(Path(__file__).parent / RUNGS[1], kernel, -(-x.size // PER_BLOCK), 256, arguments)
+    device.run(file_in(HERE, RUNGS[1]), kernel, -(-x.size // PER_BLOCK), 256, arguments)
     return device.result(y, "y")

@@ -6,7 +6,7 @@
 // with both corrections for the start at 0 folded into `rate` and `floor`, and keep = 1 - lr * decay.
 //
 // For each parameter 16 bytes are read and 12 written and next to nothing is computed, so memory alone decides the time:
-// a thread moves four neighbouring numbers of each array by one instruction each. Not yet run on hardware.
+// a thread moves four neighbouring numbers of each array by one instruction each.
 #include "lib/cuda.cuh"
 #include "lib/fours.cuh"
 

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..source import file_in
 
 RUNGS = {1: "1_fours.cu"}
 PER_BLOCK = 4 * 256
+
+HERE = Path(__file__).parent
 
 
 def adam_step(
@@ -29,4 +32,4 @@ def adam_step(
     numbers = {"rate": rate, "floor": floor, "keep": 1 - lr * weight_decay}
     numbers |= {"beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2}
     arguments = {"p": p, "g": g, "m": m, "v": v, "n": p.size, **numbers}
-    device.run(Path(__file__).parent / RUNGS[1], "adam_step", -(-p.size // PER_BLOCK), 256, arguments)
+    device.run(file_in(HERE, RUNGS[1]), "adam_step", -(-p.size // PER_BLOCK), 256, arguments)

@@ -16,8 +16,6 @@
 //
 // Numbers. Products of bfloat16 are exact in float, and sums are float. Only the weights are rounded to bfloat16 before
 // they multiply v, each by at most 2^-8 of itself; their own sum is made before. D, D_V: multiples of 8 up to 256.
-//
-// Not yet run on hardware.
 #include "attention/rows.cuh"
 
 #define WARPS 4

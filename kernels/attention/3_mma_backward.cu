@@ -18,8 +18,6 @@
 // Numbers. Sums are float. p and ds are rounded to bfloat16 before they multiply, each by at most 2^-8 of itself. Heads of more
 // than 128 numbers would not leave registers for both sums: there a block makes one half of the columns of dk and dv.
 // D, D_V: multiples of 8 up to 256.
-//
-// Not yet run on hardware.
 #include "attention/rows.cuh"
 
 #define LARGE (D > 128 || D_V > 128)

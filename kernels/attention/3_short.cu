@@ -13,11 +13,9 @@
 // the 16 pairs of 32 columns are a 4 x 4 table, turned over. The values lie so too: then a lane has 8 neighbours of the result.
 //
 // KEYS is t_k, rounded up to a multiple of 16. D, D_V: multiples of 8 up to 256.
-//
-// Not yet run on hardware.
 #include "attention/rows.cuh"
 
-#define WARPS 4
+#define WARPS 8
 #define THREADS (32 * WARPS)
 #define AHEAD (D <= 128)                   // larger queries find no registers to wait in
 
@@ -49,7 +47,7 @@ __device__ __forceinline__ void store_eight(float* o, bf16* bits, long long at, 
 }
 
 // A block has `tiles` times 16 queries. The result is written to o or, rounded to bfloat16, to `bits`.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, KEYS > 96 ? 1 : 2)
     attention(const bf16* q, const bf16* k, const bf16* v, const bool* key_mask, float* o, bf16* bits,
               float* log_sum, int heads, int t_q, int t_k, int tiles, float scale) {
     DYNAMIC_SHARED(bf16, keys);                  // KEYS rows

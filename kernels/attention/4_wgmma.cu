@@ -24,7 +24,7 @@
 // for heads of 128. So one block to a multiprocessor. Tiles are 64, 128 ... numbers wide; those past D are 0 and cost space,
 // those past D_V time too. D, D_V: multiples of 8 up to 256; KEYS is 128, or 64 for more than 128 numbers.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 #include "attention/rows.cuh"
 #include "lib/ring.cuh"
 

@@ -17,7 +17,7 @@
 // Costs: shared memory holds the own rows and two tiles of the others, 128 KiB for heads of 128, which are the largest: the sums
 // of dk and dv lie in 128 registers of a consumer's 240. D, D_V: multiples of 8 up to 128.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 #include "attention/rows.cuh"
 #include "lib/ring.cuh"
 

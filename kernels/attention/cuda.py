@@ -8,6 +8,7 @@ import numpy as np
 from ..backend import Array
 from ..launch import fits_on_chip
 from ..matmul.cuda import last_rung
+from ..source import file_in
 from ..tensor_map import TensorMap
 from .cuda_backward import bits, check_heads, log_sums
 
@@ -15,9 +16,12 @@ RUNGS = {1: "1_naive.cu", 2: "2_online_softmax.cu", 3: "3_mma.cu", 4: "4_wgmma.c
 SHORT = {2: "2_short.cu", 3: "3_short.cu"}  # beside these rungs, for FEW keys that every query may see
 FEW = 128
 BUSY = 512  # blocks from which on a block of SHORT rather goes along more queries
-THREADS = 128  # of a block of rung 1 and of SHORT
+WARPS = {2: 4, 3: 8}  # of a block of SHORT
+THREADS = 128  # of a block of rung 1
 QUERIES = 64  # of a block of rung 2, one thread each, and of rung 3, 16 to a warp
 WGMMA_QUERIES, WGMMA_STAGES, WGMMA_THREADS = 128, 2, 384  # of a block of rung 4
+
+HERE = Path(__file__).parent
 
 
 def best(
@@ -72,7 +76,7 @@ def attention_forward(
     """
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
-    pairs, source = n * heads, Path(__file__).parent / RUNGS[rung]
+    pairs, source = n * heads, file_in(HERE, RUNGS[rung])
     o = device.empty((n, heads, t_q, d_v), "float32")
     log_sum = device.empty((n, heads, t_q), "float32") if keep else None
     common = {"key_mask": key_mask, "heads": heads, "t_q": t_q, "t_k": t_k, "causal": causal}
@@ -126,14 +130,15 @@ def short_forward(
         raise ValueError(f"{SHORT[rung]} computes in float32 alone")
     o = device.empty((n, heads, t_q, d_v), "uint16" if rounded else "float32")
     log_sum = device.empty((n, heads, t_q), "float32") if keep else None
-    times = max(1, min(16, n * heads * -(-t_q // 64) // BUSY))  # 16 queries for each of a block's four warps
+    warps = WARPS[rung]
+    times = max(1, min(64 // warps, n * heads * -(-t_q // (16 * warps)) // BUSY))  # 16 queries for each warp
     arguments = {"q": q, "k": k, "v": v, "key_mask": key_mask, "log_sum": log_sum, "heads": heads}
-    arguments |= {"t_q": t_q, "t_k": t_k, "tiles": 4 * times, "scale": scale}
+    arguments |= {"t_q": t_q, "t_k": t_k, "tiles": warps * times, "scale": scale}
     arguments |= {"o": None if rounded else o, "bits": o if rounded else None} if rung == 3 else {"o": o}
     defines = {"D": d, "D_V": d_v, "KEYS": -(-t_k // 16) * 16}
-    blocks, shared_bytes = n * heads * -(-t_q // (64 * times)), _short_bytes(rung, t_k, d, d_v)
-    source = Path(__file__).parent / SHORT[rung]
-    device.run(source, "attention", blocks, THREADS, arguments, shared_bytes=shared_bytes, defines=defines)
+    blocks, shared_bytes = n * heads * -(-t_q // (16 * warps * times)), _short_bytes(rung, t_k, d, d_v)
+    source = file_in(HERE, SHORT[rung])
+    device.run(source, "attention", blocks, 32 * warps, arguments, shared_bytes=shared_bytes, defines=defines)
     return device.result(o, "o"), None if log_sum is None else device.result(log_sum, "log_sum")
 
 
@@ -155,7 +160,7 @@ def _mma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -
     shared_bytes = 2 * (QUERIES * pitch + 2 * keys * (pitch + pitch_v))
     blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // QUERIES)
     arguments = {"q": bits(q), "k": bits(k), "v": bits(v), **arguments}
-    source, threads = Path(__file__).parent / RUNGS[3], 32 * QUERIES // 16
+    source, threads = file_in(HERE, RUNGS[3]), 32 * QUERIES // 16
     device.run(source, "attention", blocks, threads, arguments, shared_bytes=shared_bytes, defines=defines)
 
 
@@ -170,6 +175,6 @@ def _wgmma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any])
     for (name, x), rows in zip(tuple(arrays.items()), (WGMMA_QUERIES, keys, keys), strict=True):
         arrays[f"{name}_map"] = TensorMap(x.reshape(-1, *x.shape[2:]), (1, rows, 64), swizzle=128)
     blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // WGMMA_QUERIES)
-    source, defines = Path(__file__).parent / RUNGS[4], {"D": d, "D_V": d_v, "KEYS": keys}
+    source, defines = file_in(HERE, RUNGS[4]), {"D": d, "D_V": d_v, "KEYS": keys}
     arguments = {**arrays, **arguments}
     device.run(source, "attention", blocks, WGMMA_THREADS, arguments, shared_bytes=2 * numbers, defines=defines)

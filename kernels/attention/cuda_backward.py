@@ -5,6 +5,7 @@ from typing import Any
 
 from ..backend import Array, is_cuda
 from ..matmul.cuda import as_bf16
+from ..source import file_in
 from ..tensor_map import TensorMap
 
 RUNGS = {
@@ -38,7 +39,7 @@ def log_sums(device: Any, q: Array, k: Array, *, causal: bool, key_mask: Array |
     log_sum = device.empty((n, heads, t_q), "float32")
     arguments = {"q": q, "k": k, "key_mask": key_mask, "log_sum": log_sum, "pairs": n * heads, "heads": heads}
     arguments |= {"t_q": t_q, "t_k": k.shape[2], "d": d, "scale": scale, "causal": causal}
-    device.run(HERE / RUNGS[1], "log_sums", -(-log_sum.size // THREADS), THREADS, arguments)
+    device.run(file_in(HERE, RUNGS[1]), "log_sums", -(-log_sum.size // THREADS), THREADS, arguments)
     return device.result(log_sum, "log_sum")
 
 
@@ -73,9 +74,9 @@ def attention_backward(
     common = {"key_mask": key_mask, "heads": heads, "t_q": t_q, "t_k": t_k, "causal": causal}
     if rung == 4 and (max(d, d_v) > 128 or not q.size or not k.size):
         rung = 3  # there are no registers for the sums of larger heads, and TMA has no map of an empty array
-    source = HERE / RUNGS[rung]
+    source = file_in(HERE, RUNGS[rung])
     if rung == 1 or d_v == 0:
-        source = HERE / RUNGS[1]
+        source = file_in(HERE, RUNGS[1])
 
         def run(kernel: str, count: int, **arguments: Any) -> None:
             device.run(source, kernel, -(-count // THREADS), THREADS, {**arguments, **common, "pairs": pairs})
@@ -102,7 +103,7 @@ def attention_backward(
             pitches = sum(-(-size // 16) * 16 + 8 for size in (d, d_v))
             how = {"shared_bytes": 2 * pitches * (rows + 2 * (16 if large else 32))}
         deltas = {"g": g, "o": o, "delta": delta, "rows": delta.size}
-        of_deltas = HERE / RUNGS[min(rung, 3)]
+        of_deltas = file_in(HERE, RUNGS[min(rung, 3)])
         device.run(of_deltas, "deltas", -(-delta.size // (THREADS // 32)), THREADS, deltas, defines=defines)
         arguments = {**inputs, **common, "scale": scale}
         blocks = pairs * -(-t_q // rows)

@@ -4,7 +4,6 @@
 //
 // embedding/2_sorted.cu has sorted the codes, which gives `start` and with it n[k] = start[k + 1] - start[k], and has taken
 // `total`, the sum of each code's vectors. One thread for each number of the codebook; that of column 0 writes N.
-// Not yet run on hardware.
 #include "lib/cuda.cuh"
 
 extern "C" __global__ void moving_average(const int* start, const float* total, const float* old_N, const float* old_m,

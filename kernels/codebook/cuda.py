@@ -5,9 +5,12 @@ from typing import Any
 
 from ..backend import Array
 from ..embedding import cuda as embedding_cuda
+from ..source import file_in
 
 RUNGS = {1: "1_segments.cu"}
 THREADS = 128
+
+HERE = Path(__file__).parent
 
 
 def codebook_ema(
@@ -20,5 +23,5 @@ def codebook_ema(
     new = [device.empty(x.shape, "float32") for x in (N, m, e)]
     arguments = {"start": segments.start, "total": total, "old_N": N, "old_m": m, "old_e": e, "count": e.size, "d": d}
     arguments |= {"N": new[0], "m": new[1], "e": new[2], "gamma": gamma, "rest": 1 - gamma}
-    device.run(Path(__file__).parent / RUNGS[1], "moving_average", -(-e.size // THREADS), THREADS, arguments)
+    device.run(file_in(HERE, RUNGS[1]), "moving_average", -(-e.size // THREADS), THREADS, arguments)
     return device.result(new[0], "N"), device.result(new[1], "m"), device.result(new[2], "e")

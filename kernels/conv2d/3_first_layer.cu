@@ -10,8 +10,7 @@
 // thread each; then 16 threads next to each other have the channels of one pixel. They read the same patch, 4 numbers
 // at a time, for 4 PER products, and what they store lies side by side.
 //
-// DEPTH = kernel_h * kernel_w * c_in is given at compile time. PER times DEPTH numbers must fit into the registers. Not yet run
-// on hardware.
+// DEPTH = kernel_h * kernel_w * c_in is given at compile time. PER times DEPTH numbers must fit into the registers.
 #include "lib/ptx.cuh"
 #include "conv2d/epilogue.cuh"
 #include "conv2d/pixel.cuh"

@@ -16,7 +16,7 @@
 // are less than 64 in all (INNER), so 72 take as long as 128. While a block with TILE_N = 256 stores its sums nobody multiplies;
 // narrower tiles leave room for a second block on the multiprocessor, which then does.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 #include "conv2d/epilogue.cuh"
 #include "matmul/wgmma.cuh"
 
@@ -36,11 +36,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         if (is_producer()) {
             const int j = first_pixel % w_out, i = first_pixel / w_out % h_out, n = first_pixel / w_out / h_out;
             int u = 0, v = 0, c = 0;
-            turn = produce(ring, tiles, steps, [&](bf16* patches, bf16* weights, mbarrier* full) {
+            turn = produce<true>(ring, tiles, steps, [&](bf16* patches, bf16* weights, mbarrier* full) {
                 const int left = j * stride_w - padding_w, top = i * stride_h - padding_h;
                 tma_load_windows(patches, &x, full, c, left, top, n, v, u);
 #pragma unroll
-                for (int panel = 0; panel < TILE_N / 64; panel++)
+                for (int panel = 0; panel < PANELS_N; panel++)
                     tma_load(weights + panel * PANEL, &w, full, first_o + panel * 64, c, u * kernel_w + v);
                 if ((c += STEP) < c_in) return;
                 c = 0;

@@ -11,7 +11,7 @@
 // factor lies across, and so does g. The rows of dw, (u, v, c), come in blocks of 64 channels of one place (u, v), which are
 // what one copy can bring; a consumer has one of them. Behind the last image windows are 0, so the last step needs no care.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 #include "conv2d/pixel.cuh"
 #include "matmul/wgmma.cuh"
 
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         const int column = left + first_pixel % columns, row = top + first_pixel / columns % rows;
         const int n = first_pixel / columns / rows;
         int t_h = 0, t_w = 0, o = 0;
-        produce(ring, tiles, steps, [&](bf16* patches, bf16* weights, mbarrier* full) {
+        produce<false>(ring, tiles, steps, [&](bf16* patches, bf16* weights, mbarrier* full) {
             const int u = phase_h + t_h * stride_h, v = phase_w + t_w * stride_w;
             tma_load_windows(patches, &g, full, o, column, row, n, taps_w - 1 - t_w, taps_h - 1 - t_h);
             tma_load(weights, &w, full, o, first_c, u * kernel_w + v);
@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
 
     if (is_producer()) {
         int n = begins / w_out / h_out, i = begins / w_out % h_out, j = begins % w_out, pixel = begins;
-        produce(ring, tiles, steps, [&](bf16* patches, bf16* gradients, mbarrier* full) {
+        produce<true>(ring, tiles, steps, [&](bf16* patches, bf16* gradients, mbarrier* full) {
 #pragma unroll
             for (int group = 0; group < CONSUMERS; group++) {
                 const int r = min(first_r + group, blocks_r - 1), place = r / blocks_c;
@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
                                  i * stride_h - padding_h, n, place % kernel_w, place / kernel_w);
             }
 #pragma unroll
-            for (int panel = 0; panel < TILE_N / 64; panel++)
+            for (int panel = 0; panel < PANELS_N; panel++)
                 tma_load(gradients + panel * PANEL, &g, full, first_o + panel * 64, pixel);
             pixel += STEP;
             for (j += STEP; j >= w_out; j -= w_out)

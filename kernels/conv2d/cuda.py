@@ -18,6 +18,7 @@ from ..matmul.cuda import (
     tile_for,
     together,
 )
+from ..source import file_in
 from . import cuda_wgmma
 
 RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: cuda_wgmma.FORWARD}
@@ -59,7 +60,7 @@ def conv2d(
     defines: dict[str, Any] = {name: "true" for name, is_asked in asked.items() if is_asked}
     if rung == 1:
         blocks = -(-y.size // THREADS)
-        device.run(HERE / RUNGS[1], "conv2d", blocks, THREADS, {**arguments, "count": y.size}, defines=defines)
+        device.run(file_in(HERE, RUNGS[1]), "conv2d", blocks, THREADS, {**arguments, "count": y.size}, defines=defines)
     elif y.size:
         pixels = y.size // sizes["c_out"]
         arguments["pixels"] = pixels
@@ -71,11 +72,11 @@ def conv2d(
         blocks = -(-pixels // tile[0]) * -(-sizes["c_out"] // tile[1])
         defines |= defines_of(tile)
         if rung == 2:
-            device.run(HERE / RUNGS[2], "conv2d", blocks, threads_of(tile), arguments, defines=defines)
+            device.run(file_in(HERE, RUNGS[2]), "conv2d", blocks, threads_of(tile), arguments, defines=defines)
         else:
             arguments |= _rounded(precision, x=x, w=w)
             defines |= _alignment(X=aligned(arguments["x"]), W=aligned(arguments["w"]))
-            run_mma(device, HERE / RUNGS[3], f"conv2d_{precision}", blocks, tile, arguments, defines)
+            run_mma(device, file_in(HERE, RUNGS[3]), f"conv2d_{precision}", blocks, tile, arguments, defines)
     return device.result(y, "y")
 
 
@@ -98,7 +99,7 @@ def conv2d_grad_x(
     if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d_grad_x(device, arguments, columns):
         return device.result(dx, "dx")
     rung = min(rung, 3)
-    source = HERE / GRADIENT_RUNGS[rung]
+    source = file_in(HERE, GRADIENT_RUNGS[rung])
     if rung == 1:
         device.run(source, "conv2d_grad_x", -(-dx.size // THREADS), THREADS, {**arguments, "count": dx.size})
     else:
@@ -140,7 +141,7 @@ def conv2d_grad_w(
     if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d_grad_w(device, arguments, parts, columns):
         return device.result(dw, "dw")
     rung = min(rung, 3)
-    source = HERE / GRADIENT_RUNGS[rung]
+    source = file_in(HERE, GRADIENT_RUNGS[rung])
     if rung == 1:
         arguments |= {"count": dw.size, "n_images": x.shape[0]}
         device.run(source, "conv2d_grad_w", -(-dw.size // THREADS), THREADS, arguments)

@@ -1,16 +1,17 @@
 """Rung 4 of the convolution and its gradients: what TMA is told of the arrays, which grid, and what it cannot take.
 
 Each function gets a kernel's ``arguments`` (arrays, and the sizes by their names in the kernels) and says whether it has
-computed the result; if not, nothing was launched, and it is another rung's. Not yet run on hardware.
+computed the result; if not, nothing was launched, and it is another rung's.
 """
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 from ..backend import Array
-from ..matmul.cuda import MULTIPROCESSORS, add_parts, aligned, as_bf16, cut, rows_of_16_bytes, run_ring
-from ..source import kernels_in
+from ..matmul.cuda import add_parts, aligned, as_bf16, blocks_at_a_time, cut, rows_of_16_bytes, run_ring
+from ..source import file_in, kernels_in
 from ..tensor_map import Im2colMap, TensorMap
 
 FORWARD, GRADIENTS = "4_wgmma.cu", "4_wgmma_gradients.cu"
@@ -18,6 +19,10 @@ FIRST_LAYER = "3_first_layer.cu"
 ROWS, STEP = 128, 64  # of a tile of the left factor, and along the inner axis: matmul/wgmma.cuh
 FEW, MOST_DEPTH = 4, 150  # what FIRST_LAYER takes: channels, and kernel_h * kernel_w * c_in
 PIXELS = 128  # of a block of FIRST_LAYER
+
+# Microseconds of a step of all the blocks that run at a time, by the columns of their tiles: 3x3, 640 to 640 channels, on an H100.
+ACROSS = {64: 0.64, 128: 0.79, 160: 0.66, 256: 0.78}
+ALONG = {64: 0.68, 128: 0.79, 160: 0.53, 256: 0.85}
 
 HERE = Path(__file__).parent
 Pair = tuple[int, int]
@@ -31,8 +36,8 @@ def conv2d(device: Any, arguments: dict[str, Any], defines: dict[str, Any], colu
     if windows is None:
         return _first_layer(device, {**arguments, "x": x, "w": w}, defines)
     pixels, c_out = arguments["pixels"], y.shape[3]
-    columns = columns or tile_columns(pixels, c_out)
-    blocks = min(-(-pixels // ROWS) * -(-c_out // columns), MULTIPROCESSORS * (1 if columns > 128 else 2))
+    columns = columns or tile_columns(pixels, c_out, ACROSS)
+    blocks = min(-(-pixels // ROWS) * -(-c_out // columns), blocks_at_a_time(columns))
     wide = rows_of_16_bytes(w)
     maps = {"x": windows, "w": TensorMap(wide.reshape(-1, *wide.shape[2:]), (1, STEP, 64), 128)}
     _run(device, FORWARD, "conv2d_bf16", blocks, columns, {**arguments, **maps}, {**defines, **_inner(w.shape[2])})
@@ -45,7 +50,7 @@ def conv2d_grad_x(device: Any, arguments: dict[str, Any], columns: int | None) -
     phases = _phases(g, dx.shape, arguments) if dx.size else None
     if phases is None:
         return False
-    columns = columns or tile_columns(max(phase["pixels"] for phase in phases), dx.shape[3])
+    columns = columns or tile_columns(max(phase["pixels"] for phase in phases), dx.shape[3], ALONG)
     numbers = {"g_numbers": g, "w_numbers": w, "w": TensorMap(w.reshape(-1, *w.shape[2:]), (1, columns, STEP), 128)}
     for phase in phases:
         blocks = -(-phase["pixels"] // ROWS) * -(-dx.shape[3] // columns)
@@ -70,7 +75,7 @@ def conv2d_grad_w(device: Any, arguments: dict[str, Any], parts: int | None, col
     if windows is None or not aligned(g) or not 0 < len(g) < 2**31:
         return False
     kernel_h, kernel_w, c_in, c_out = dw.shape
-    columns = columns or tile_columns(kernel_h * kernel_w * -(-c_in // 64) * 64, c_out)
+    columns = columns or tile_columns(kernel_h * kernel_w * -(-c_in // 64) * 64, c_out, ACROSS, cut=True)
     blocks = -(-kernel_h * kernel_w * -(-c_in // 64) // 2) * -(-c_out // columns)
     parts, part_size = cut(len(g), blocks, STEP, parts)
     target = dw if parts == 1 else device.empty((parts, *dw.shape), "float32")
@@ -81,22 +86,32 @@ def conv2d_grad_w(device: Any, arguments: dict[str, Any], parts: int | None, col
     return True
 
 
-def tile_columns(rows: int, columns: int) -> int:
-    """The columns of a block's tile: what gives the multiprocessor with most to do the least. Reasoned, not measured."""
+def tile_columns(rows: int, columns: int, times: dict[int, float], *, cut: bool = False) -> int:
+    """The columns of a block's tile: of those that leave the fewest empty, what takes the least time.
 
-    def busy(n: int) -> int:
-        tiles = -(-rows // ROWS) * -(-columns // n)
-        return -(-tiles // MULTIPROCESSORS) * (max(n, 96) + 16)  # narrow tiles and each tile's end have their price
+    That is the time of a step (``ACROSS`` or ``ALONG``, as the right factor lies) for each round of blocks, or each part
+    of a round if the inner axis is cut so that rounds are full.
+    """
 
-    return min((64, 128, 256), key=busy)
+    def empty(n: int) -> int:
+        return -(-columns // n) * n
+
+    def time(n: int) -> float:
+        rounds = -(-rows // ROWS) * -(-columns // n) / blocks_at_a_time(n)
+        return (rounds if cut else math.ceil(rounds)) * times[n]
+
+    fewest = min(map(empty, times))
+    return min((n for n in times if empty(n) == fewest), key=time)
 
 
 def _run(
     device: Any, file: str, kernel: str, blocks: int, columns: int, arguments: dict[str, Any], defines: dict[str, Any]
 ) -> None:
     """Launch a kernel that is made of ``wgmma.cuh`` with those of the arguments that it has."""
-    parameters = kernels_in(HERE / file)[kernel]
-    run_ring(device, HERE / file, kernel, blocks, columns, {p.name: arguments[p.name] for p in parameters}, defines)
+    parameters = kernels_in(file_in(HERE, file))[kernel]
+    run_ring(
+        device, file_in(HERE, file), kernel, blocks, columns, {p.name: arguments[p.name] for p in parameters}, defines
+    )
 
 
 def _inner(channels: int) -> dict[str, int]:
@@ -111,7 +126,7 @@ def _first_layer(device: Any, arguments: dict[str, Any], defines: dict[str, Any]
         return False
     channels = 16 * (4 if depth <= 36 else 2 if depth <= 80 else 1)
     device.run(
-        HERE / FIRST_LAYER,
+        file_in(HERE, FIRST_LAYER),
         "conv2d_bf16",
         -(-pixels // PIXELS) * -(-c_out // channels),
         PIXELS,

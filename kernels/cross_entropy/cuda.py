@@ -5,10 +5,13 @@ from typing import Any
 
 from ..backend import Array
 from ..launch import fits_on_chip
+from ..source import file_in
 
 RUNGS = {1: "1_online.cu", 2: "2_on_chip.cu"}
 PER_THREAD = 8  # numbers of a row, from which on a row gets a warp more
 MOST_THREADS = 1024  # a long row is alone on its multiprocessor
+
+HERE = Path(__file__).parent
 
 
 def cross_entropy_forward(device: Any, logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -43,4 +46,4 @@ def loss_and_gradient(device: Any, g: Array, logits: Array, targets: Array, *, r
 
 def _run(device: Any, rung: int, kernel: str, m: int, k: int, arguments: dict[str, Any], shared: int = 0) -> None:
     threads = min(MOST_THREADS, 32 * -(-k // (32 * PER_THREAD)))
-    device.run(Path(__file__).parent / RUNGS[rung], kernel, m, threads, arguments, shared_bytes=shared)
+    device.run(file_in(HERE, RUNGS[rung]), kernel, m, threads, arguments, shared_bytes=shared)

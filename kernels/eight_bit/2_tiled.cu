@@ -10,7 +10,7 @@
 // The weights are not, they go across, so they too are turned as they are put down: a thread collects four of a column.
 // Missing terms are 0 and add nothing, which is why the last tile needs no care.
 //
-// What the next rung would add: the tensor cores' products of int8, and copies that run meanwhile. Not yet run on hardware.
+// What the next rung would add: the tensor cores' products of int8, and copies that run meanwhile.
 #include "lib/cuda.cuh"
 #include "lib/exact.cuh"
 

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..source import file_in
 from .formats import LARGEST
 
 RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu"}  # of the linear layers
+FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
+FEW = 8
+PART = 128  # of the k terms, at least, for a block of FEW_ROWS
+BUSY = 264  # blocks, two for each multiprocessor of an H100
 THREADS = 128
 SIDE = 64  # of the square that a block of 256 threads computes in rung 2
 FP8 = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}  # bits of the mantissa, the exponent's bias, the largest pattern
+
+HERE = Path(__file__).parent
 
 
 def quantize(device: Any, x: Array, *, axis: int, form: str = "int8") -> tuple[Array, Array]:
@@ -43,7 +50,9 @@ def dequantize(device: Any, codes: Array, scale: Array, *, axis: int, form: str 
 def linear_weight_only(
     device: Any, x: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
-    """y (m, n), float32."""
+    """y (m, n), float32. Rung 2 leaves few rows to ``FEW_ROWS``."""
+    if rung == 2 and 0 < len(x) <= FEW and codes.size:
+        return _few_rows(device, x, codes, scale, bias)
     return _linear(device, "weight_only", rung, x, codes, {"x": x, "scale": scale, "bias": bias})
 
 
@@ -55,6 +64,20 @@ def linear_int8(
     if rung == 2:
         arguments["words"] = codes.shape[0] % 4 == 0 and _address(x_codes) % 4 == 0
     return _linear(device, "int8", rung, x_codes, codes, arguments)
+
+
+def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None) -> Array:
+    (m, k), n = x.shape, codes.shape[1]
+    blocks = -(-n // 128)
+    part_size = max(PART, -(-k // max(1, BUSY // blocks)))
+    parts = -(-k // part_size)
+    y, sums = device.empty((m, n), "float32"), device.empty((parts, m, n), "float32")
+    words = n % 4 == 0 and _address(codes) % 4 == 0
+    arguments = {"x": x, "q": codes, "sums": sums, "k": k, "n": n, "part_size": part_size, "words": words}
+    device.run(_file(FEW_ROWS), "weight_only", parts * blocks, 256, arguments, defines={"ROWS": m})
+    arguments = {"sums": sums, "scale": scale, "bias": bias, "y": y, "parts": parts, "count": y.size, "n": n}
+    device.run(_file(FEW_ROWS), "finish", -(-y.size // THREADS), THREADS, arguments)
+    return device.result(y, "y")
 
 
 def _linear(device: Any, kernel: str, rung: int, x: Array, codes: Array, arguments: dict[str, Any]) -> Array:
@@ -82,4 +105,4 @@ def _address(x: Array) -> int:
 
 
 def _file(name: str) -> Path:
-    return Path(__file__).parent / name
+    return file_in(HERE, name)

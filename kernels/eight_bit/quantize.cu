@@ -6,7 +6,7 @@
 //
 // fp8 is done by hand, on the bits of the float, because it then runs everywhere (sm_89 and later have an instruction for
 // it): add to the mantissa what rounds its last kept bit to even, cut off the rest, move the exponent's bias. Below the
-// smallest normal number the code is simply a count of the smallest steps. Not yet run on hardware.
+// smallest normal number the code is simply a count of the smallest steps.
 #include "lib/cuda.cuh"
 
 __device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything

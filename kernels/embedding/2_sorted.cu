@@ -15,8 +15,6 @@
 //                  the first run of a tile is its `head`, the last one its `tail`
 //   join           adds the parts of the segments that cross tiles, from left to right, and puts 0 into rows that nobody
 //                  named
-//
-// Not yet run on hardware.
 #include "lib/cuda.cuh"
 
 #define CHUNK 256

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..backend import Array
+from ..source import file_in
 
 RUNGS = {1: "1_gather.cu", 2: "2_sorted.cu"}
 THREADS = 128
 CHUNK = 256  # positions that a block sorts
 TILE = 64  # sorted positions that a thread adds up
+
+HERE = Path(__file__).parent
 
 
 class Segments(NamedTuple):
@@ -65,4 +68,4 @@ def _run(device: Any, rung: int, kernel: str, count: int, arguments: dict[str, A
 
 
 def _file(rung: int) -> Path:
-    return Path(__file__).parent / RUNGS[rung]
+    return file_in(HERE, RUNGS[rung])

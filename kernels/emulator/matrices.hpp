@@ -150,8 +150,8 @@ struct Multiply {
 };
 
 // The sum of a product is exact up to double precision and then cut off, towards 0. NVIDIA's cards cut off as well, though
-// not in the same places, so results differ from theirs in the last bits, and a bound that expects rounding to the nearest
-// has a chance to be seen to fail.
+// not in the same places (an H100 first cuts every term 25 bits below the largest one's leading bit: to it, 1 - 2^-26 is 1), so
+// results differ from theirs in the last bits, and a bound that expects rounding to the nearest has a chance to be seen to fail.
 static float cut(double sum) {
     const float x = float(sum);
     if (!(fabs(double(x)) > fabs(sum)) || x - x != 0) return x;

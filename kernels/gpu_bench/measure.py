@@ -12,11 +12,13 @@ import functools
 import gc
 import multiprocessing
 import os
+import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,7 +171,8 @@ def conditions(device: Any, xp: Any, torch: Any) -> dict[str, Any]:
         "device": name.decode() if isinstance(name, bytes) else str(name),
         "architecture": device.architecture,
         "multiprocessors": int(properties.get("multiProcessorCount", 0)),
-        "driver": _version(runtime.driverGetVersion()),
+        "driver": _driver(),
+        "cuda of the driver": _version(runtime.driverGetVersion()),
         "runtime": _version(runtime.runtimeGetVersion()),
         "nvrtc": launch.nvrtc_version(),
         "cupy": xp.__version__,
@@ -179,6 +182,16 @@ def conditions(device: Any, xp: Any, torch: Any) -> dict[str, Any]:
     if torch is not None:
         found["cudnn"] = str(torch.backends.cudnn.version())
     return found
+
+
+def _driver() -> str:
+    """The driver's own version, as Linux tells it."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    return found[0] if found else "unknown"
 
 
 def _version(number: int) -> str:

@@ -92,6 +92,10 @@ def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path)
         lines += [_line(row, c) for c in sorted(row["contestants"], key=_ours_first) if "not run" not in c]
     cards = "; ".join(sorted({f"{r['device']}, {r['date']}" for r in mine}))
     lines += ["", f"Measured by `python -m kernels.bench --device cuda` on {cards}. Ratio: to the fastest peer, cold."]
+    if op in LADDERS:
+        for device in sorted({r["device"] for r in mine}):
+            plotted = os.path.relpath(plot_of(device, op), page.parent)
+            lines += ["", f"![TFLOP/s of each rung and each peer, {device}]({plotted})"]
     return "\n".join(lines)
 
 
@@ -180,6 +184,11 @@ def plot(op: str, rows: Sequence[Row]) -> str | None:
     return text[text.index("<svg") :]
 
 
+def plot_of(device: str, op: str) -> Path:
+    """Where a ladder's plot is kept."""
+    return file_of(device).with_name(f"{file_of(device).stem}-{op}.svg")
+
+
 def write_plots(rows: Sequence[Row]) -> list[Path]:
     """A plot for each ladder and card of which something was measured."""
     written = []
@@ -187,7 +196,6 @@ def write_plots(rows: Sequence[Row]) -> list[Path]:
         for op in LADDERS:
             text = plot(op, [r for r in rows if r["device"] == device])
             if text is not None:
-                file = file_of(device).with_suffix("")
-                written.append(file.with_name(f"{file.name}-{op}.svg"))
+                written.append(plot_of(device, op))
                 written[-1].write_text(text, encoding="utf-8")
     return written

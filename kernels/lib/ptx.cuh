@@ -5,7 +5,7 @@
 // besides checks what a GPU does not: alignment, that all lanes of the warp take part, that nobody looks at a copy's
 // target before the copy is waited for. Copies arrive as late as the rules allow there, so a forgotten wait always shows.
 //
-// Needs sm_80. Not yet run on hardware.
+// Needs sm_80.
 //
 // Fragments. mma.sync multiplies small matrices whose elements are spread over the 32 lanes of a warp, a few registers
 // in each. With g = lane / 4 and t = lane % 4, a register of two 16-bit numbers holds (left half first):

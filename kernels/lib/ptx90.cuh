@@ -1,7 +1,7 @@
 // What came with Hopper: copies of whole tiles (TMA), barriers in shared memory that count bytes (mbarrier), stmatrix, and on
 // sm_90a products of whole warp groups (wgmma). Two bodies for every function, as in lib/ptx.cuh.
 //
-// Needs sm_90. Not yet run on hardware.
+// Needs sm_90.
 //
 // Two proxies. Ordinary loads and stores and cp.async belong to the generic proxy, TMA and wgmma to the async proxy, and what
 // one has written the other need not see, barrier or not. Before the async proxy touches what ordinary stores have written,
@@ -231,6 +231,18 @@ PTX void wgmma_bf16(float (&d)[64], const unsigned (&a)[4], unsigned long long b
 }
 
 template <bool ACROSS_A = false, bool ACROSS_B = false>
+PTX void wgmma_bf16(float (&d)[80], unsigned long long a, unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n160k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79}, "
+                 "%80, %81, 1, 1, 1, %82, %83;"
+                 : PTX_32(0), PTX_32(32), PTX_8(64), PTX_8(72) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
+}
+
+template <bool ACROSS_A = false, bool ACROSS_B = false>
 PTX void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -291,7 +303,8 @@ PTX unsigned long long wgmma_descriptor(const void* tile, int panel = 16) {
 
 template <bool ACROSS_A = false, bool ACROSS_B = false, int SUMS>
 PTX void wgmma_bf16(float (&d)[SUMS], unsigned long long a, unsigned long long b) {
-    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
+    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 80 || SUMS == 128,
+                  "wgmma_bf16 is written for 64, 128, 160 and 256 columns");
     emulator::wgmma(d, 2 * SUMS, nullptr, a, b, ACROSS_A, ACROSS_B, EMULATOR_WHERE);
 }
 

@@ -11,7 +11,7 @@
 //     tma_load(..., &ring.full[turn.place], ...);               ring.release(turn);
 //     turn.next();                                              turn.next();
 //
-// Needs sm_90. Not yet run on hardware.
+// Needs sm_90.
 #pragma once
 #include "lib/ptx90.cuh"
 

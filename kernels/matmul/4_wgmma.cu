@@ -16,7 +16,7 @@
 // a tile of 128 x 256 numbers has 128 sums in each thread of a consumer, so there is one such block to a multiprocessor, two
 // of narrower tiles.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 #include "matmul/wgmma.cuh"
 
 #ifndef TRANSPOSE_A  // given at compile time, as in the rungs before
@@ -57,7 +57,7 @@ template <bool ACROSS, int SIZE>
 __device__ __forceinline__ void start_tile(bf16* tile, const TensorMap* map, mbarrier* full, int first, int at, int batch) {
     if constexpr (ACROSS) {
 #pragma unroll
-        for (int panel = 0; panel < SIZE / 64; panel++)
+        for (int panel = 0; panel < (SIZE + 63) / 64; panel++)
             tma_load(tile + panel * PANEL, map, full, first + panel * 64, at, batch);
     } else {
         tma_load(tile, map, full, at, first, batch);
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         const Tile tile(problem, number);
         if (is_producer()) {
             int at = tile.begins;
-            turn = produce(ring, tiles, tile.steps, [&](bf16* left, bf16* right, mbarrier* full) {
+            turn = produce<!TRANSPOSE_B>(ring, tiles, tile.steps, [&](bf16* left, bf16* right, mbarrier* full) {
                 start_tile<TRANSPOSE_A, TILE_M>(left, &a, full, tile.row, at, a_batches ? tile.batch : 0);
                 start_tile<!TRANSPOSE_B, TILE_N>(right, &b, full, tile.column, at, b_batches ? tile.batch : 0);
                 at += STEP;

@@ -1,7 +1,7 @@
 // Products on Hopper's tensor cores of tiles that one warp brings and two warp groups multiply: what the matrix product, the
 // convolution and both its gradients share.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 //
 // A block computes TILE_M x TILE_N numbers of the result in steps of STEP along the inner axis. In mma.cuh all warps start
 // copies, wait for them and multiply in turn. Here they have different jobs (warp specialisation). The producer, one thread of
@@ -29,12 +29,12 @@
 #define TILE_M 128
 #define STEP 64
 #define CONSUMERS 2
-#define STAGES (TILE_N == 128 ? 3 : 4)
+#define STAGES (TILE_N == 128 ? 3 : TILE_N == 160 ? 5 : 4)
 #define THREADS (128 * CONSUMERS + 32)
 #define BLOCKS_OF_AN_SM (TILE_N > 128 ? 1 : 2)
 #define PANEL (64 * STEP)                             // numbers in 64 rows
-#define STAGE ((TILE_M + TILE_N) * STEP)              // numbers in both tiles
-#define STAGE_BYTES (STAGE * 2)
+#define PANELS_N ((TILE_N + 63) / 64)                 // of the right tile, if it lies across; of 160 columns the last is half used
+#define STAGE ((TILE_M + 64 * PANELS_N) * STEP)       // numbers in both tiles
 
 __device__ __forceinline__ void make(Ring<STAGES>& ring) {
     if (threadIdx.x == 0) {
@@ -46,14 +46,14 @@ __device__ __forceinline__ void make(Ring<STAGES>& ring) {
 
 __device__ __forceinline__ bool is_producer() { return threadIdx.x >= 128 * CONSUMERS; }
 
-// The producer: start(left, right, barrier) starts the copies of the next step, STAGE_BYTES in all. Returns the turn after.
-template <class Start>
+// The producer: start(left, right, barrier) starts the copies of the next step's two tiles. Returns the turn after.
+template <bool ACROSS_RIGHT, class Start>
 __device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES>& ring, bf16* tiles, int steps, Start start,
                                                 Turn<STAGES> turn = {}) {
     if (threadIdx.x % 32 != 0) return turn;
     for (int step = 0; step < steps; step++, turn.next()) {
         ring.wait_empty(turn);
-        mbarrier_arrive_expect(&ring.full[turn.place], STAGE_BYTES);
+        mbarrier_arrive_expect(&ring.full[turn.place], (TILE_M + (ACROSS_RIGHT ? 64 * PANELS_N : TILE_N)) * STEP * 2);
         bf16* const left = tiles + turn.place * STAGE;
         start(left, left + TILE_M * STEP, &ring.full[turn.place]);
     }

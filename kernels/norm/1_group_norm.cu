@@ -13,7 +13,7 @@
 //
 // The two means follow from the sums over pixels that dgamma and dbeta are anyway. So `channel_sums` takes these, for each
 // slice of the pixels on its own; `add_slices` adds the slices, in their order; `group_norm_backward` has the rest. No
-// atomic operation, so the bits do not depend on which block comes first. Not yet run on hardware.
+// atomic operation, so the bits do not depend on which block comes first.
 #include "lib/cuda.cuh"
 #include "lib/reduce.cuh"
 #include "norm/norm.cuh"

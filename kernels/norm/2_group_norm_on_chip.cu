@@ -7,7 +7,7 @@
 //
 // The statistics walk over the slab in its own order, without a thought of channels. The way back keeps two slabs, x_hat and
 // dz, and so reads x and g once: each warp sums channels of its own, which gives dgamma and dbeta of the sample, and from
-// these the two means of dx. Not yet run on hardware.
+// these the two means of dx.
 #include "lib/cuda.cuh"
 #include "lib/reduce.cuh"
 #include "norm/norm.cuh"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..backend import Array
 from ..launch import fits_on_chip
+from ..source import file_in
 
 RUNGS = {1: "1_group_norm.cu", 2: "2_group_norm_on_chip.cu"}
 THREADS = 256
@@ -17,6 +18,8 @@ LARGE = 48 << 10  # bytes of such a group
 SLICE = 256  # pixels, or rows, that one block adds up before the slices are added in their order
 PER = 8  # numbers of a row in a thread's registers; layer norm
 WARPS = 32  # at most, for a row
+
+HERE = Path(__file__).parent
 
 
 def group_norm_forward(
@@ -149,4 +152,4 @@ def _zeros(device: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _file(name: str) -> Path:
-    return Path(__file__).parent / name
+    return file_in(HERE, name)

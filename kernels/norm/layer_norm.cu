@@ -10,7 +10,7 @@
 // and once more for dgamma = sum g x_hat and dbeta = sum g: those sums run down the columns, in slices of the rows that
 // `add_slices` of 1_group_norm.cu adds up in their order.
 //
-// PER and WARPS are compile-time sizes, c <= 32 PER WARPS. Not yet run on hardware.
+// PER and WARPS are compile-time sizes, c <= 32 PER WARPS.
 #include "lib/cuda.cuh"
 #include "lib/reduce.cuh"
 #include "norm/norm.cuh"

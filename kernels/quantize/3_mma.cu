@@ -15,8 +15,6 @@
 // Most tiles of the codebook bring no code whose U reaches the best lower bound so far, and that is all that is asked: one
 // multiplication, one comparison for each score (quantize/candidates.cuh). As in rung 3 of attention, cp.async brings the next
 // tile meanwhile.
-//
-// Not yet run on hardware.
 #define WARPS 4
 #define THREADS (32 * WARPS)
 #define ROWS (16 * WARPS)

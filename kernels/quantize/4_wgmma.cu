@@ -11,7 +11,7 @@
 //
 // What it costs: rows of 64, 128, 192 or 256 rounded numbers in shared memory, whatever D is; one block to a multiprocessor.
 //
-// Needs sm_90a. Not yet run on hardware.
+// Needs sm_90a.
 #define CODES 128
 #define CONSUMERS 2                     // warp groups
 #define ROWS (64 * CONSUMERS)

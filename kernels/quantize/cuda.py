@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..source import file_in
 from ..tensor_map import TensorMap
 
 RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
@@ -11,6 +12,8 @@ ROWS = 128  # rows of z, one thread each, in a block
 WARPS, WARP_ROWS = 4, 16  # of a block of rung 3, and rows of z for each warp
 WGMMA_TILE, WGMMA_THREADS = 128, 288  # rows, and codes, of a block of rung 4
 LARGEST = 256  # d of rungs 3 and 4
+
+HERE = Path(__file__).parent
 
 
 def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
@@ -21,7 +24,7 @@ def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     m, d = z.shape
     indices = device.empty((m,), "int64")
     arguments = {"z": z, "codebook": codebook, "indices": indices, "m": m, "codes": len(codebook)}
-    source = Path(__file__).parent / RUNGS[rung]
+    source = file_in(HERE, RUNGS[rung])
     if rung < 3:
         device.run(source, "nearest_code", -(-m // ROWS), ROWS, {**arguments, "d": d})
     elif d > LARGEST:

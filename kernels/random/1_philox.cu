@@ -13,7 +13,7 @@
 // arithmetic of that is float64 without a library's logarithm or sine (see reference.py), so it gives the same bits on
 // every device. It costs about 60 float64 operations for a number.
 //
-// One thread for each block of four. Not yet run on hardware.
+// One thread for each block of four.
 #include "lib/cuda.cuh"
 #include "random/philox.cuh"
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..source import file_in
 
 RUNGS = {1: "1_philox.cu"}
 THREADS = 128
+
+HERE = Path(__file__).parent
 
 
 def random_bits(
@@ -42,5 +45,5 @@ def _run(
     arguments = {"y": y, "n": shape[0], "per_sample": per_sample, "seed": signed(seed), "first": first}
     blocks = -(-shape[0] * -(-per_sample // 4) // THREADS)
     arguments |= {"step": step, "purpose": purpose}
-    device.run(Path(__file__).parent / RUNGS[1], kernel, blocks, THREADS, arguments)
+    device.run(file_in(HERE, RUNGS[1]), kernel, blocks, THREADS, arguments)
     return device.result(y, "y")

@@ -12,7 +12,7 @@
 // the random stream's, drawn right here: the same bits as random.normal gives, because which number belongs to which
 // sample and place is no matter of who draws it.
 //
-// One thread for four neighbouring numbers of a sample, which is what one block of the stream is. Not yet run on hardware.
+// One thread for four neighbouring numbers of a sample, which is what one block of the stream is.
 #include "lib/cuda.cuh"
 #include "random/philox.cuh"
 

@@ -7,10 +7,13 @@ from typing import Any
 from ..backend import Array
 from ..random import Stream
 from ..random.cuda import signed
+from ..source import file_in
 from . import Plan
 
 RUNGS = {1: "1_fused.cu"}
 THREADS = 128
+
+HERE = Path(__file__).parent
 
 
 def ddim_step(
@@ -41,7 +44,7 @@ def ddim_step(
     arguments |= {"clip": clip or 0.0, "draws": draws, "seed": signed(stream.seed), "first": stream.first}
     arguments |= {"step": stream.step, "purpose": stream.purpose}
     blocks = -(-n * -(-per_sample // 4) // THREADS)
-    device.run(Path(__file__).parent / RUNGS[1], "ddim_step", blocks, THREADS, arguments)
+    device.run(file_in(HERE, RUNGS[1]), "ddim_step", blocks, THREADS, arguments)
     if draws and plan.x_u[2]:
         stream.step += 1
     return device.result(x_u, "x_u"), x_0 if x_0 is None else device.result(x_0, "x_0")

@@ -74,7 +74,7 @@ def test_other_heads(rung, sizes):
 def test_a_block_with_many_queries(rung, monkeypatch):
     _, q, k, v = operands(0, 1, 2, 520, 3, 8, 8)
     want = attend(q, k, v, None, 0.3, rung)
-    monkeypatch.setattr(cuda, "BUSY", 4)  # 18 blocks of 64 queries become 6 of 256
+    monkeypatch.setattr(cuda, "BUSY", 4)  # 18 blocks of 64 queries become 6 of 256, 10 of 128 become 6 of 256
     np.testing.assert_array_equal(attend(q, k, v, None, 0.3, rung), want)
 
 
@@ -192,8 +192,8 @@ PLANTED = [  # what is changed into what, and what must be found
 @needs_compiler
 @pytest.mark.parametrize("rung, old, new, kind", PLANTED)
 def test_a_mistake_is_found(rung, old, new, kind, monkeypatch):
-    monkeypatch.setattr(cuda, "BUSY", 2)  # a block goes along 128 queries
-    rng, q, k, v = operands(3, 2, 1, 100, 77, 24, 8)
+    monkeypatch.setattr(cuda, "BUSY", 2)  # a block goes along 128 queries, 256 of rung 3
+    rng, q, k, v = operands(3, 2, 1, 100 if rung == 2 else 150, 77, 24, 8)
     mask = rng.random((2, 77)) < 0.7
     k[~mask[:, None]], v[~mask[:, None]] = np.nan, np.nan
     device = Mistaken(source(rung), old, new)

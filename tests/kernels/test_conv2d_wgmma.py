@@ -11,6 +11,7 @@ from rungs import needs_compiler
 from kernels.conv2d import cuda, cuda_wgmma
 from kernels.emulator import Emulator
 from kernels.launch import Device
+from kernels.matmul import cuda as matmul_cuda
 
 SEEDS = st.integers(0, 2**32 - 1)
 FORWARD, GRADIENTS = cuda.RUNGS[4], cuda.GRADIENT_RUNGS[4]
@@ -79,7 +80,7 @@ def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
 
 
 @needs_compiler
-@pytest.mark.parametrize("columns", [128, 256])
+@pytest.mark.parametrize("columns", [128, 160, 256])
 def test_wider_tiles(columns):
     c = convolution(2, (9, 8), (72, columns + 8), (3, 3), (2, 1), (1, 1), 3, columns)
     swapped = convolution(2, (9, 8), (columns + 8, 72), (3, 3), (2, 1), (1, 1), 3, columns)
@@ -132,12 +133,19 @@ def test_what_tma_cannot_take_goes_to_rung_3(channels, stride, precision):
     device.check()
 
 
-@pytest.mark.parametrize("pixels, c_out, columns", [
-    (65536, 3, 64), (65536, 64, 64), (65536, 128, 128), (65536, 256, 256), (65536, 320, 128), (65536, 640, 128),
+@pytest.mark.parametrize("rows, c_out, columns", [
+    (65536, 3, 64), (65536, 64, 64), (65536, 128, 128), (65536, 256, 256), (65536, 320, 160), (16384, 640, 128),
     (512, 1280, 64),  # few pixels: narrow tiles for more blocks
 ])  # fmt: skip
-def test_the_tile_that_is_chosen_leaves_few_columns_empty_and_few_multiprocessors_idle(pixels, c_out, columns):
-    assert cuda_wgmma.tile_columns(pixels, c_out) == columns
+def test_the_tile_that_is_chosen_leaves_few_columns_empty_and_few_multiprocessors_idle(rows, c_out, columns):
+    assert cuda_wgmma.tile_columns(rows, c_out, cuda_wgmma.ACROSS) == columns
+
+
+def test_the_tile_is_the_one_that_was_fastest_on_an_h100():
+    """Of 64, 128, 160 and 256 columns, 3x3 windows: the data gradient, and the weight gradient, whose inner axis is cut."""
+    assert [cuda_wgmma.tile_columns(r, c, cuda_wgmma.ALONG) for r, c in ((65536, 320), (16384, 640))] == [160, 160]
+    for rows, c_out, columns in ((9 * 320, 320, 160), (9 * 640, 640, 128), (9 * 128, 128, 128)):
+        assert cuda_wgmma.tile_columns(rows, c_out, cuda_wgmma.ACROSS, cut=True) == columns
 
 
 @needs_compiler
@@ -145,7 +153,7 @@ def test_a_block_computes_one_tile_after_the_other(monkeypatch):
     c = convolution(
         3, (11, 9), (24, 136), (3, 3), (1, 1), (1, 1), 5
     )  # 3 x 3 tiles for 2 blocks, 9 steps in a ring of 4
-    monkeypatch.setattr(cuda_wgmma, "MULTIPROCESSORS", 1)
+    monkeypatch.setattr(matmul_cuda, "MULTIPROCESSORS", 1)
     emulated(lambda d: cuda.conv2d(only(d, FORWARD), c.x, c.w, c.b, **c.how()), 0, [c.y()])
 
 
@@ -157,7 +165,7 @@ def test_a_gpu_computes_the_same(shape):
     device = Device()
     if device.architecture != "90a":
         pytest.skip("wgmma is Hopper's")
-    for columns in (64, 128, 256):
+    for columns in (64, 128, 160, 256):
         c, xp = convolution(*shape, 0, columns), device.xp
         x, w, b, g = (xp.asarray(a) for a in (c.x, c.w, c.b, c.g))
         results = [

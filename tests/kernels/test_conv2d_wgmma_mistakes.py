@@ -6,10 +6,11 @@ from convolutions import Convolution
 from emulation import Mistaken
 from rungs import needs_compiler
 
-from kernels.conv2d import cuda, cuda_wgmma
+from kernels.conv2d import cuda
+from kernels.matmul import cuda as matmul_cuda
 
 PLANTED = [  # what is computed, what is changed into what, what must be found
-    ("y", "turn = produce(", "produce(", "bad operand"),
+    ("y", "turn = produce<true>(", "produce<true>(", "bad operand"),
     (
         "y",
         "turn = consume<false, true>(d, ring, tiles, steps, turn)",
@@ -39,7 +40,7 @@ PLANTED = [  # what is computed, what is changed into what, what must be found
 @needs_compiler
 @pytest.mark.parametrize("what, old, new, kind", PLANTED)
 def test_a_mistake_is_found(what, old, new, kind, monkeypatch):
-    monkeypatch.setattr(cuda_wgmma, "MULTIPROCESSORS", 1)  # so that a block has several tiles
+    monkeypatch.setattr(matmul_cuda, "MULTIPROCESSORS", 1)  # so that a block has several tiles
     stride = (1, 1) if "Inf" in what else (2, 1)
     channels = (8 if what == "dw" else 136, 136)  # 27 steps: a ring of 3 does not come round to where it began
     c = Convolution(3, (11, 9), channels, (3, 3), stride, (1, 1), 2).on(4, tile=(128, 128))

@@ -119,7 +119,12 @@ def test_every_tile_compiles_without_spills_and_leaves_room_for_more_blocks(arch
 PLANTED = [  # file, what is changed into what, what must be found
     ("1_naive.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
     ("1_naive.cu", "transpose_a ? i : i * k", "transpose_a ? i * k : i * k", "wrong value"),
-    ("2_tiled.cu", "        __syncthreads();  // the tiles are there, and all are done with the others\n", "\n", "race"),
+    (
+        "2_tiled.cu",
+        "        __syncthreads();  // the tiles are there, and all are done with the others\n",
+        "\n",
+        "race",
+    ),
     ("2_tiled.cu", "put<TRANSPOSE_A>(a_tiles[turn], a_next);", "put<TRANSPOSE_A>(a_tiles[0], a_next);", "race"),
     ("2_tiled.cu", "min(m - first_row, (long long)TILE_M)", "TILE_M", "out of range"),
     ("2_tiled.cu", "if (i < rows && j < columns)", "if (i < rows)", "race"),

@@ -86,7 +86,7 @@ def test_the_nearest_pattern_and_ties_to_even(form):
     table = values(form)[:128]
     table = table[np.isfinite(table)]
     for number, got in zip(x, code):
-        assert (got >= 128) == np.signbit(number)
+        assert (got >= 128) == (np.signbit(number) and not np.isnan(number))
         if np.isnan(number):
             assert got & 127 == 127
             continue
@@ -282,6 +282,25 @@ def test_linear_weight_only_in_cuda(rung, m, k, n, with_bias, seed):
 
 
 @needs_compiler
+@settings(max_examples=15)
+@given(
+    m=st.integers(1, cuda.FEW), k=st.sampled_from([1, 7, 128, 129, 300]), n=st.sampled_from([1, 4, 127, 128, 132, 257]),
+    with_bias=st.booleans(), seed=SEEDS,
+)  # fmt: skip
+def test_few_rows_have_a_file_of_their_own(m, k, n, with_bias, seed):
+    x, s, bias = normal(seed, (m, k), (n,), (n,))
+    (q,), bias = int8s(seed, (k, n)), bias if with_bias else None
+
+    def run(device):
+        y = cuda.linear_weight_only(device, x, q, s, bias, rung=2)
+        assert set(device.ran) == {cuda.FEW_ROWS}
+        return y
+
+    (got,) = emulated(run, seed)
+    check_weight_only(got, x, q, s, bias)
+
+
+@needs_compiler
 @pytest.mark.parametrize("rung", cuda.RUNGS)
 @settings(max_examples=10)
 @linear_shapes
@@ -314,6 +333,10 @@ PLANTED = [
     ("2_tiled.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
     ("2_tiled.cu", "if (i < count) word", "if (i <= count) word", "out of range"),
     ("2_tiled.cu", "times_32(times_32(sum[a][b], x_scale[i]), scale[j])", "times_32(sum[a][b], times_32(x_scale[i], scale[j]))", "wrong value"),
+    ("2_few_rows.cu", "    __syncthreads();  // all warps' sums are there\n", "\n", "race"),
+    ("2_few_rows.cu", "if (first + column < n) sums", "sums", "race"),
+    ("2_few_rows.cu", "i < left) word", "i <= left) word", "out of range"),
+    ("2_few_rows.cu", "min(k, (part + 1) * part_size)", "(part + 1) * part_size", "out of range"),
     ("1_naive.cu", "int sum = 0;\n    for (int l = 0; l < k", "int sum = 0;\n    for (int l = 1; l < k", "wrong value"),
 ]  # fmt: skip
 
@@ -328,6 +351,9 @@ def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path)
         if file == "quantize.cu":
             codes, _ = cuda.quantize(device, x, axis=1)
             device.expect(codes, quantize(x, axis=1)[0], 0)
+        elif "few" in file:
+            want = reference.linear_weight_only(x[:2].astype("f8"), q[:33], s, None)
+            device.expect(cuda.linear_weight_only(device, x[:2], q[:33], s, rung=2), want, 1e-3)
         else:
             device.expect(cuda.linear_int8(device, p, t, q, s, rung=int(file[0])), linear_int8(p, t, q, s), 0)
 

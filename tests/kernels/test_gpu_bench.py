@@ -11,7 +11,7 @@ import pytest
 from rungs import needs_compiler, needs_nvrtc
 from torch_on_cpu import torch
 
-from kernels import bench, launch
+from kernels import bench, bfloat16, launch
 from kernels import problems as bench_problems
 from kernels.emulator import Emulator
 from kernels.gpu_bench import companions, measure, pages, peers, products
@@ -163,7 +163,8 @@ def test_peers_do_the_same_work(problem, gpu):
     inputs = problem.make(small(gpu, gpu.xp))
     ours = problem.run(gpu, inputs, min(problem.rungs))
     which = 2 if problem.op == "codebook" else 0
-    ours = (ours[which] if isinstance(ours, tuple) else ours).on_host.astype(np.float64)
+    ours = (ours[which] if isinstance(ours, tuple) else ours).on_host
+    ours = (bfloat16.from_bits(ours) if ours.dtype == np.uint16 else ours).astype(np.float64)
     for name, make in problem.peers:
         if "inexact" in name or (name == "SDPA cuDNN" and problem.dtype == "float32"):
             continue
@@ -426,7 +427,9 @@ def kept(tmp_path, monkeypatch):
 def test_the_command_from_limits_to_pages(gpu, kept, capsys):
     assert bench.main(["--device", "cuda", "--record", "--rounds", "3"]) == 0
     out = capsys.readouterr().out
-    assert "device A card of paper; architecture 90a" in out and "driver 13.1; runtime 13.0; nvrtc 13.0" in out
+    assert (
+        "device A card of paper; architecture 90a" in out and "cuda of the driver 13.1; runtime 13.0; nvrtc 13.0" in out
+    )
     for limit in ("bf16", "tf32", "float32", "copy"):
         assert f"limit of {limit}: " in out
     assert out.count("ms cold") == len(products.quantize(4, 5, 6).rungs) + 2 + 2 and "ours over the best peer" in out

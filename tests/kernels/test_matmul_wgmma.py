@@ -209,12 +209,17 @@ def test_the_last_rung_of_a_device():
 @pytest.mark.parametrize(
     "m, n, columns", [(8192, 8192, 256), (2048, 2048, 256), (4096, 1024, 256), (128 * 132, 100, 128)]
 )
-def test_the_tile_fits_the_result_and_its_ring_the_chip(m, n, columns):
+def test_the_tile_fits_the_result(m, n, columns):
     rows = 128
     assert cuda.wgmma_tile_for(m, n) == (rows, columns)
     assert cuda.wgmma_tile_for(512, 512) == (rows, 64)
-    blocks = 1 if columns > 128 else 2
-    a_block = cuda.ring_stages(columns) * (rows + columns) * 128 + 2048  # and what is static, and what a launch takes
+
+
+@pytest.mark.parametrize("columns", [64, 128, 160, 256])
+def test_the_ring_fits_the_chip(columns):
+    blocks = cuda.blocks_at_a_time(columns) // cuda.MULTIPROCESSORS
+    a_stage = (128 + -(-columns // 64) * 64) * 128
+    a_block = cuda.ring_stages(columns) * a_stage + 2048  # and what is static, and what a launch takes
     assert blocks * a_block <= (launch.SHARED_KILOBYTES["90a"] + 1) << 10
 
 
@@ -233,7 +238,7 @@ PLANTED_IN_THE_HEADER = [  # wgmma.cuh; lib/ring.cuh's are in test_ring.py: what
     ("4 * CONSUMERS", "CONSUMERS", {"race", "missing wait"}),
     ("        wgmma_fence(d);\n", "", {"missing fence"}),
     ("        fence_mbarrier_init();\n", "", {"missing fence"}),
-    ("(STAGE * 2)", "STAGE", {"deadlock"}),
+    ("TILE_N)) * STEP * 2);", "TILE_N)) * STEP);", {"deadlock"}),
     ("<ACROSS_LEFT, ACROSS_RIGHT>(d,", "<!ACROSS_LEFT, ACROSS_RIGHT>(d,", {"wrong value"}),  # the major bit
     ("<ACROSS_LEFT, ACROSS_RIGHT>(d,", "<ACROSS_LEFT, !ACROSS_RIGHT>(d,", {"out of range"}),
     ("right + k * (ACROSS_RIGHT ? 64 : 1), 2 * PANEL", "right + k * (ACROSS_RIGHT ? 64 : 1), PANEL", {"wrong value"}),

@@ -12,7 +12,6 @@ from rungs import needs_compiler
 from kernels.attention import cuda as attention
 from kernels.attention import cuda_backward as attention_backward
 from kernels.conv2d import cuda as conv2d
-from kernels.conv2d import cuda_wgmma
 from kernels.emulator import Emulator
 from kernels.matmul import cuda as matmul
 from kernels.quantize import cuda as quantize
@@ -81,7 +80,6 @@ KERNELS = {  # the file, the headers on the way to the mistake, what is computed
 @pytest.mark.parametrize("kernel, mistake", [(k, m) for k, how in KERNELS.items() for m in MISTAKES if m != how[3]])
 def test_a_mistake_is_found(kernel, mistake, monkeypatch):
     monkeypatch.setattr(matmul, "MULTIPROCESSORS", 1)  # so that a block has several tiles
-    monkeypatch.setattr(cuda_wgmma, "MULTIPROCESSORS", 1)
     file, headers, compute, _ = KERNELS[kernel]
     old, new, kind = MISTAKES[mistake]
     device = Mistaken(file, old, new, header=headers)

@@ -1,7 +1,5 @@
 """Running CUDA kernels in the emulator: two schedules, no findings, the same bits; and kernels with a planted mistake."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -48,12 +46,12 @@ def kinds(function, seed=3):
 
 def plant(monkeypatch, tmp_path, module, name, old, new):
     """Let ``module`` (an operation's ``cuda.py``) use a copy of the kernel file ``name`` with ``old`` changed to ``new``."""
-    folder = Path(module.__file__).parent
+    folder = module.HERE
     text = (folder / name).read_text()
     assert old in text, f"{name} has no {old!r}"
     for file in folder.glob("*.cu"):
         (tmp_path / file.name).write_text(file.read_text() if file.name != name else text.replace(old, new))
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "cuda.py"))
+    monkeypatch.setattr(module, "HERE", tmp_path)
 
 
 def assert_lean(file, architecture, defines=None):
