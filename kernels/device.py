@@ -4,8 +4,8 @@ NumPy arrays are on none, CuPy arrays on the current GPU. ``running_on(Emulator(
 the emulator, so that whole models run on the very same kernels where there is no GPU.
 
 An operation asks ``device_of`` after its checks and imports its ``cuda.py`` only if there is a device: without one nothing
-of CUDA is imported. The rung it takes is the last one that computes in float32; the rungs that round to bfloat16 or tf32
-are for those who call ``cuda.py`` themselves.
+of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it; the rungs that round to bfloat16 or
+tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for tensor cores round, and know it: they are exact.)
 """
 
 import functools

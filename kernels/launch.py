@@ -31,7 +31,8 @@ from .tensor_map import TensorMap
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "90a", "100", "103", "110", "120", "121")
 # Kilobytes of shared memory that a block may ask for (CUDA C++ Programming Guide, table of technical specifications).
 SHARED_KILOBYTES = {"75": 64, "80": 163, "87": 163, "90": 227, "90a": 227, "100": 227, "103": 227, "110": 227}
-OPTIONS = ("-std=c++17", "-lineinfo", "-Xptxas=-v")
+# NVRTC's own cache, which it has where there is a driver, hands out binaries without the assembler's messages.
+OPTIONS = ("-std=c++17", "-lineinfo", "-Xptxas=-v", "-no-cache")
 _OWN_SHARED = 1  # CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _SCALARS = {
@@ -141,7 +142,8 @@ def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | No
     if architecture not in architectures(text):
         raise NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{architecture}")
     headers = headers_of(text)
-    options = [f"-arch=sm_{architecture}", *OPTIONS, *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))]
+    known = OPTIONS if nvrtc_version() >= "13" else OPTIONS[:-1]
+    options = [f"-arch=sm_{architecture}", *known, *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))]
     parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     code, log = (cache_directory() / f"gpu-{key}.{end}" for end in ("cubin", "log"))

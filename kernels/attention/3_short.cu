@@ -47,7 +47,7 @@ __device__ __forceinline__ void store_eight(float* o, bf16* bits, long long at, 
 }
 
 // A block has `tiles` times 16 queries. The result is written to o or, rounded to bfloat16, to `bits`.
-extern "C" __global__ void __launch_bounds__(THREADS, KEYS > 96 ? 1 : 2)
+extern "C" __global__ void __launch_bounds__(THREADS, KEYS > 96 || D > 64 ? 1 : 2)
     attention(const bf16* q, const bf16* k, const bf16* v, const bool* key_mask, float* o, bf16* bits,
               float* log_sum, int heads, int t_q, int t_k, int tiles, float scale) {
     DYNAMIC_SHARED(bf16, keys);                  // KEYS rows

@@ -28,6 +28,7 @@ from . import peers, products
 from .problem import Problem, Run, Source, judge, rehearse, rungs_that_can
 
 ROUNDS, LEAST = 30, 3  # samples of each contestant, and how many a slow one has at least
+DISTURBED = 0.1  # of the median: then something else had the card, or the host
 SECONDS = 0.6  # that the samples of one contestant may take
 SLOW = 2.0  # seconds of a run that is timed once, by the wall: no cache and no host matters to it
 FLUSH = 256 << 20  # bytes that are overwritten, at least four times the second-level cache
@@ -91,9 +92,13 @@ def spread(times: list[float]) -> float:
 
 
 def race(clock: Clock, contestants: Mapping[str, Run], rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
-    """Medians and spreads of all contestants, which take turns; or why one could not run."""
+    """Medians and spreads of all contestants, which take turns; or why one could not run.
+
+    Samples that spread by more than ``DISTURBED`` are taken once more.
+    """
     found: dict[str, dict[str, Any]] = {}
     left: dict[str, int] = {}
+    again: set[str] = set()
     for name, run in contestants.items():
         try:
             seconds, host = clock.warm(run)
@@ -116,8 +121,13 @@ def race(clock: Clock, contestants: Mapping[str, Run], rounds: int = ROUNDS) -> 
             found[name]["cold"].append(cold)
             found[name]["hot"].append(hot)
             left[name] -= 1
-            if not left[name]:
-                del left[name]
+            if left[name]:
+                continue
+            del left[name]
+            if name not in again and spread(found[name]["cold"]) > DISTURBED:
+                again.add(name)
+                left[name] = len(found[name]["cold"])
+                found[name] |= {"cold": [], "hot": []}
     return {name: f if "failed" in f else _figures(f) for name, f in found.items()}
 
 

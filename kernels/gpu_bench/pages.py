@@ -171,6 +171,7 @@ def plot(op: str, rows: Sequence[Row]) -> str | None:
             axes.text(c["tflop_per_s"], -at, f" {c['tflop_per_s']:.3g}", color=INK, fontsize=6, va="center")
             ticks.append((-at, c["name"]))
         at += 1.6
+    axes.set_ylim(-at + 0.6, 0.9)
     axes.set_yticks([y for y, _ in ticks], [name for _, name in ticks], fontsize=6)
     axes.set_xlabel(f"TFLOP/s, cold cache; {mine[0]['device']}", color=INK, fontsize=7)
     axes.tick_params(colors=INK, labelsize=6)

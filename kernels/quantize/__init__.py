@@ -28,5 +28,6 @@ def nearest_code(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Int[A
     if (device := device_of(z, codebook)) is not None:
         from . import cuda
 
-        return cuda.nearest_code(device, contiguous(z), contiguous(codebook), rung=2)
+        rung = cuda.best_rung(device, z.shape[1])
+        return cuda.nearest_code(device, contiguous(z), contiguous(codebook), rung=rung)
     return (reference if is_cuda(z) else numpy_bounds).nearest_code(z, codebook)

@@ -12,6 +12,7 @@ ROWS = 128  # rows of z, one thread each, in a block
 WARPS, WARP_ROWS = 4, 16  # of a block of rung 3, and rows of z for each warp
 WGMMA_TILE, WGMMA_THREADS = 128, 288  # rows, and codes, of a block of rung 4
 LARGEST = 256  # d of rungs 3 and 4
+SHORT = 64  # d up to which rung 3 was as fast as rung 4 on an H100, or faster
 
 HERE = Path(__file__).parent
 
@@ -32,6 +33,13 @@ def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     else:
         (_mma if rung == 3 else _wgmma)(device, source, arguments, d)
     return device.result(indices, "indices")
+
+
+def best_rung(device: Any, d: int) -> int:
+    """The fastest rung that this device has for rows of d numbers; they all give the same answer."""
+    if not 0 < d <= LARGEST or int(device.architecture.rstrip("a")) < 80:
+        return 2
+    return 4 if device.architecture == "90a" and d > SHORT else 3
 
 
 def _mma(device: Any, source: Path, arguments: dict[str, Any], d: int) -> None:

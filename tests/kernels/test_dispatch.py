@@ -258,7 +258,7 @@ CASES = [
         "quantize.nearest_code",
         quantize.nearest_code,
         (turned(40, 5), turned(9, 5)),
-        {"quantize/2_tiled:nearest_code"},
+        {"quantize/3_mma:prepare", "quantize/3_mma:nearest_code"},
         exact=True,
     ),
     Case(
@@ -349,7 +349,7 @@ CASES = [
     Case(
         "eight_bit.linear_weight_only",
         weights_only,
-        (turned(5, 12), turned(12, 7)),
+        (turned(9, 12), turned(12, 7)),
         {"eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8", "eight_bit/2_tiled:weight_only"},
         doubles=False,
     ),

@@ -313,6 +313,17 @@ def test_contestants_take_turns_and_a_slow_one_has_fewer(gpu, monkeypatch):
     assert found["fast"]["samples"] == 5 and found["slow"]["samples"] == measure.LEAST
 
 
+def test_samples_that_were_disturbed_are_taken_once_more(gpu, monkeypatch):
+    clock = measure.Clock(gpu.xp)
+    times = {"calm": iter([1.0, 1.05, 0.95]), "disturbed": iter([1, 2, 3, 1, 1, 1]), "restless": iter(range(1, 7))}
+    monkeypatch.setattr(clock, "warm", lambda run: (1e-3, 0.0))
+    monkeypatch.setattr(clock, "sample", lambda run, host: (next(times[run]),) * 2)
+    found = measure.race(clock, {name: name for name in times}, 3)
+    assert all(next(left, None) is None for left in times.values())  # no more samples than these
+    assert [f["cold_ms"] for f in found.values()] == [1e3, 1e3, 5e3]
+    assert found["disturbed"]["cold_spread"] == 0 < found["restless"]["cold_spread"]
+
+
 def test_what_takes_seconds_is_timed_once_by_the_wall(gpu, monkeypatch):
     clock, runs = measure.Clock(gpu.xp), []
     times = iter([0.0, 2.5])

@@ -1,6 +1,7 @@
 """Rung 3 of the nearest code, emulated: bounds that hold, and through them the indices of rung 1, always."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,6 +76,14 @@ def test_few_distances_are_computed():
         cuda.nearest_code(device, z, codebook, rung=rung)
         accesses.append(device.accesses)
     assert accesses[1] < accesses[0] / 3
+
+
+@pytest.mark.parametrize("architecture, d, rung", [
+    ("90a", 0, 2), ("90a", 1, 3), ("90a", 64, 3), ("90a", 65, 4), ("90a", 256, 4), ("90a", 257, 2),
+    ("80", 256, 3), ("120", 8, 3), ("75", 8, 2),
+])  # fmt: skip
+def test_which_rung_a_product_takes(architecture, d, rung):
+    assert cuda.best_rung(SimpleNamespace(architecture=architecture), d) == rung
 
 
 @pytest.mark.gpu

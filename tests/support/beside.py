@@ -59,11 +59,12 @@ class Beside(Emulator):
         name = f"{source.relative_to(ROOT).as_posix() if inside else 'kernels of the tests'}: {kernel}"
         seen = COMPARED.setdefault(name, Comparison())
         seen.launches += 1
-        seen.same += all(
+        same = [
             compare(seen, arguments[p.name], before[p.name])
             for p in kernels_of(text)[kernel]
             if p.pointer and not p.const and arguments[p.name] is not None
-        )
+        ]
+        seen.same += all(same)
 
 
 def host_copy(value):
