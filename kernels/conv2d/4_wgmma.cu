@@ -13,8 +13,9 @@
 // nothing, where 0 times the next place's Inf would be NaN.
 //
 // What it costs: c_in must be a multiple of 8 (16 bytes). A step has 64 channels, and all of them are multiplied unless there
-// are less than 64 in all (INNER), so 72 take as long as 128. While a block with TILE_N = 256 stores its sums nobody multiplies;
-// narrower tiles leave room for a second block on the multiprocessor, which then does.
+// are less than 64 in all (INNER), so 72 take as long as 128. While a block with TILE_N = 160 or 256 stores its sums nobody
+// multiplies; narrower tiles leave room for a second block on the multiprocessor, which then does. 160 columns, for 320 or 640
+// channels, are two panels of weights and half of a third, which is brought whole.
 //
 // Needs sm_90a.
 #include "conv2d/epilogue.cuh"
