@@ -7,7 +7,7 @@ import sys
 from difflib import get_close_matches
 
 from kernels.memory import keep_freed_memory
-from kernels.threads import blas_at_one_thread
+from kernels.threads import blas_at_one_thread, get_threads
 from minigen import __version__
 from minigen.errors import UserError
 
@@ -55,6 +55,10 @@ def _dispatch(args: list[str]) -> int:
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"unknown command '{args[0]}': {hint}the commands are {', '.join(COMMANDS)}")
     module, _ = COMMANDS[args[0]]
+    try:
+        get_threads()
+    except ValueError as error:  # of MINIGEN_THREADS
+        raise UserError(str(error)) from None
     keep_freed_memory()
     with blas_at_one_thread():
         return importlib.import_module(module).main(args[1:])

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from kernels import threads
 from minigen import __version__
 from minigen.__main__ import COMMANDS, main
 from minigen.cli import curriculum
@@ -197,6 +198,13 @@ def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
 def test_unknown_command(refused: Refused):
     assert "unknown command 'tran': did you mean 'train'?" in refused("tran")
     assert "the commands are list, train, sample, edit, claims, laws, tour" in refused("x")
+
+
+def test_a_wrong_number_of_threads(refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(threads._pool, "threads", None)  # as when a process begins
+    monkeypatch.setenv("MINIGEN_THREADS", "0")
+    assert "MINIGEN_THREADS must be a whole number of at least 1, got '0'" in refused("train", "ddpm", "--out", "x")
+    assert not Path("x").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])
