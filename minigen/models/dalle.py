@@ -105,7 +105,7 @@ class Config:
     """Weight of the caption's tokens in the loss; the codes have the rest."""
     null: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
-    steps: int = 2200
+    steps: int = 3000
     """Training steps of the transformer."""
     batch_size: int = 32
     """Pairs a step of the transformer."""
@@ -301,6 +301,7 @@ def transformer_stage(net: DALLE, loss: Any, config: Config) -> Stage:
         schedule="cosine",
         optimiser="muon",
         apart=("text_head", "code_head"),
+        shards=2,
     )
 
 
