@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     };
     float sum[8][8];
     begin(sum, b ? b + first_o : nullptr, columns);
-    bring_step(0);
+    if (depth > 0) bring_step(0);
     for (int first = 0, turn = 0; first < depth; first += DEPTH, turn ^= 1) {
         put_along(patches[turn], next_patches);
         put_across(weights[turn], next_weights);

@@ -36,20 +36,23 @@ struct Brought {  // a thread's part of a tile, on the way
     float v[SIZE * DEPTH / THREADS];
 };
 
-// From a matrix whose rows are neighbours along the inner axis: a thread has one place there, l, and every HIGH-th row.
+// What a thread has of a matrix whose rows are neighbours along the inner axis: one place there, l, and every HIGH-th row.
+template <int SIZE, class F>
+__device__ __forceinline__ void each_along(F f) {
+    const int high = THREADS / DEPTH, first = threadIdx.x / DEPTH;
+#pragma unroll
+    for (int e = 0; e < SIZE / high; e++) f(e, first + e * high);
+}
+
 // number(row) is what belongs to this place.
 template <int SIZE, class F>
 __device__ __forceinline__ void bring_along(Brought<SIZE>& part, F number) {
-    const int high = THREADS / DEPTH, first = threadIdx.x / DEPTH;
-#pragma unroll
-    for (int e = 0; e < SIZE / high; e++) part.v[e] = number(first + e * high);
+    each_along<SIZE>([&](int e, int row) { part.v[e] = number(row); });
 }
 
 template <int SIZE>
 __device__ __forceinline__ void put_along(Tile<SIZE>& tile, const Brought<SIZE>& part) {
-    const int high = THREADS / DEPTH, l = threadIdx.x % DEPTH, first = threadIdx.x / DEPTH;
-#pragma unroll
-    for (int e = 0; e < SIZE / high; e++) tile.at[l][first + e * high] = part.v[e];
+    each_along<SIZE>([&](int e, int row) { tile.at[threadIdx.x % DEPTH][row] = part.v[e]; });
 }
 
 // `from` points at the thread's number of the tile's row 0; numbers beyond `rows` or not `there` become 0.
@@ -58,27 +61,26 @@ __device__ __forceinline__ void bring_rows(Brought<SIZE>& part, const float* fro
     bring_along(part, [&](int row) { return there && row < rows ? from[row * pitch] : 0.0f; });
 }
 
-// From a matrix that lies across: neighbours are rows. number(l, row) is what belongs to that place.
+// The same of a matrix that lies across: neighbours are rows.
 template <int SIZE, class F>
-__device__ __forceinline__ void bring_across(Brought<SIZE>& part, F number) {
+__device__ __forceinline__ void each_across(F f) {
     const int wide = THREADS < SIZE ? THREADS : SIZE, high = THREADS / wide;
     const int first = threadIdx.x % wide, first_l = threadIdx.x / wide;
 #pragma unroll
     for (int e = 0; e < DEPTH / high; e++)
 #pragma unroll
-        for (int i = 0; i < SIZE / wide; i++)
-            part.v[e * (SIZE / wide) + i] = number(first_l + e * high, first + i * wide);
+        for (int i = 0; i < SIZE / wide; i++) f(e * (SIZE / wide) + i, first_l + e * high, first + i * wide);
+}
+
+// number(l, row) is what belongs to that place.
+template <int SIZE, class F>
+__device__ __forceinline__ void bring_across(Brought<SIZE>& part, F number) {
+    each_across<SIZE>([&](int e, int l, int row) { part.v[e] = number(l, row); });
 }
 
 template <int SIZE>
 __device__ __forceinline__ void put_across(Tile<SIZE>& tile, const Brought<SIZE>& part) {
-    const int wide = THREADS < SIZE ? THREADS : SIZE, high = THREADS / wide;
-    const int first = threadIdx.x % wide, first_l = threadIdx.x / wide;
-#pragma unroll
-    for (int e = 0; e < DEPTH / high; e++)
-#pragma unroll
-        for (int i = 0; i < SIZE / wide; i++)
-            tile.at[first_l + e * high][first + i * wide] = part.v[e * (SIZE / wide) + i];
+    each_across<SIZE>([&](int e, int l, int row) { tile.at[l][row] = part.v[e]; });
 }
 
 // `corner` points at row 0 and place 0, places are `pitch` apart; numbers beyond `rows` and `depth` become 0.

@@ -107,6 +107,22 @@ def test_a_convolution_of_no_images(rung):
     no_images(3, 4, rung)
 
 
+@needs_compiler
+@pytest.mark.parametrize("rung", conv_cuda.RUNGS)
+def test_a_convolution_of_no_channels_is_its_bias(rung):
+    x, w, b = np.zeros((1, 4, 5, 0), np.float32), np.zeros((3, 3, 0, 5), np.float32), np.arange(5, dtype=np.float32)
+    device = Emulator()
+    y = conv_cuda.conv2d(device, x, w, b, stride=(1, 1), padding=(1, 1), rung=rung)
+    device.check()
+    np.testing.assert_array_equal(y, np.broadcast_to(b, (1, 4, 5, 5)))
+    g = np.zeros((1, 4, 5, 0), np.float32)
+    dx = conv_cuda.conv2d_grad_x(
+        device, g, w.reshape(3, 3, 5, 0), (1, 4, 5, 5), stride=(1, 1), padding=(1, 1), rung=rung
+    )
+    device.check()
+    assert dx.shape == (1, 4, 5, 5) and not dx.any()
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ["75", "90a", "120"])
 def test_every_tile_of_conv2d_compiles_without_spills(architecture):
