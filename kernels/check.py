@@ -55,6 +55,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "conv2d/4_wgmma_gradients.cu": tuple({"TILE_N": n} for n in (64, 128, 160, 256)),
     "eight_bit/2_few_rows.cu": ({"ROWS": 1}, {"ROWS": 8}),
+    "eight_bit/4_wgmma.cu": tuple({"TILE_N": n} for n in (64, 128, 256)),
     "matmul/4_wgmma.cu": (
         {"TILE_N": 64},
         {"TILE_N": 128},

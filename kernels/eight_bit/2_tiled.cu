@@ -9,10 +9,7 @@
 // that order already (`words` of them, if k is a multiple of 4 and they lie at a multiple of 4 bytes; else byte by byte).
 // The weights are not, they go across, so they too are turned as they are put down: a thread collects four of a column.
 // Missing terms are 0 and add nothing, which is why the last tile needs no care.
-//
-// What the next rung would add: the tensor cores' products of int8, and copies that run meanwhile.
-#include "lib/cuda.cuh"
-#include "lib/exact.cuh"
+#include "eight_bit/bytes.cuh"
 
 #define SIDE 64
 #define DEPTH 16  // terms of a tile of weight_only
@@ -64,14 +61,6 @@ extern "C" __global__ void __launch_bounds__(256)
         }
 }
 
-__device__ int word_of(const signed char* x, long long step, int count) {  // the first `count` of four, `step` apart
-    unsigned word = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (i < count) word |= unsigned((unsigned char)x[i * step]) << 8 * i;
-    return word;
-}
-
 extern "C" __global__ void __launch_bounds__(256)
     int8(const signed char* p, const float* x_scale, const signed char* q, const float* scale, const float* bias,
          float* y, long long m, int k, int n, bool words) {
@@ -109,8 +98,6 @@ extern "C" __global__ void __launch_bounds__(256)
         for (int b = 0; b < 4; b++) {
             const long long i = i0 + down + 16 * a;
             const int j = j0 + across + 16 * b;
-            if (i >= m || j >= n) continue;
-            const float value = times_32(times_32(sum[a][b], x_scale[i]), scale[j]);
-            y[i * n + j] = bias ? plus_32(value, bias[j]) : value;
+            if (i < m && j < n) y[i * n + j] = scaled(sum[a][b], x_scale[i], scale[j], bias, j);
         }
 }

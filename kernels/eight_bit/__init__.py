@@ -16,7 +16,8 @@ comes back as NaN.
 
 The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only`` has x in
 float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too, with a scale a
-row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits everywhere.
+row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits everywhere. On
+tensor cores x in float32 is three bf16 numbers that add up to it exactly, so ``linear_weight_only`` is no less exact there.
 """
 
 import numbers
@@ -82,7 +83,7 @@ def linear_weight_only(
         from . import cuda
 
         x, codes, scale, bias = (contiguous(a) for a in (x, codes, scale, bias))
-        return cuda.linear_weight_only(device, x, codes, scale, bias, rung=2)
+        return cuda.linear_weight_only(device, x, codes, scale, bias, rung=cuda.best_rung(device))
     return (reference if is_cuda(x) else numpy_products).linear_weight_only(x, codes, scale, bias)
 
 
@@ -106,7 +107,7 @@ def linear_int8(
         from . import cuda
 
         arrays = (contiguous(a) for a in (x_codes, x_scale, codes, scale, bias))
-        return cuda.linear_int8(device, *arrays, rung=2)
+        return cuda.linear_int8(device, *arrays, rung=cuda.best_rung(device))
     return (reference if is_cuda(codes) else numpy_products).linear_int8(x_codes, x_scale, codes, scale, bias)
 
 

@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..matmul import cuda as matmul
 from ..source import file_in
+from ..tensor_map import TensorMap
 from .formats import LARGEST
 
-RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu"}  # of the linear layers
+RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}  # of the linear layers
+SPLIT = "split.cu"  # with which weights in int8 take the rungs of the product of matrices from rung 3 on
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
 PART = 128  # of the k terms, at least, for a block of FEW_ROWS
 BUSY = 264  # blocks, two for each multiprocessor of an H100
 THREADS = 128
-SIDE = 64  # of the square that a block of 256 threads computes in rung 2
+SIDE = 64  # of the square that a block of 256 threads computes in rung 2, or turns
 FP8 = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}  # bits of the mantissa, the exponent's bias, the largest pattern
 
 HERE = Path(__file__).parent
+
+
+def best_rung(device: Any) -> int:
+    """The last rung of the linear layers that this device has: they are exact, or as exact as float32, on each."""
+    return 2 if int(device.architecture.rstrip("a")) < 80 else matmul.last_rung(device)
 
 
 def quantize(device: Any, x: Array, *, axis: int, form: str = "int8") -> tuple[Array, Array]:
@@ -50,17 +58,21 @@ def dequantize(device: Any, codes: Array, scale: Array, *, axis: int, form: str 
 def linear_weight_only(
     device: Any, x: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
-    """y (m, n), float32. Rung 2 leaves few rows to ``FEW_ROWS``."""
-    if rung == 2 and 0 < len(x) <= FEW and codes.size:
+    """y (m, n), float32. From rung 2 on few rows are left to ``FEW_ROWS``, and from rung 3 on many to ``SPLIT``."""
+    if rung >= 2 and 0 < len(x) <= FEW and codes.size:
         return _few_rows(device, x, codes, scale, bias)
+    if rung >= 3:
+        return _split(device, x, codes, scale, bias, rung)
     return _linear(device, "weight_only", rung, x, codes, {"x": x, "scale": scale, "bias": bias})
 
 
 def linear_int8(
     device: Any, x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
-    """y (m, n), float32."""
+    """y (m, n), float32. Rung 4 leaves empty factors to rung 3."""
     arguments = {"p": x_codes, "x_scale": x_scale, "scale": scale, "bias": bias}
+    if rung >= 3:
+        return _tensor_cores(device, codes, arguments, rung if x_codes.size and codes.size else 3)
     if rung == 2:
         arguments["words"] = codes.shape[0] % 4 == 0 and _address(x_codes) % 4 == 0
     return _linear(device, "int8", rung, x_codes, codes, arguments)
@@ -71,13 +83,56 @@ def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | N
     blocks = -(-n // 128)
     part_size = max(PART, -(-k // max(1, BUSY // blocks)))
     parts = -(-k // part_size)
-    y, sums = device.empty((m, n), "float32"), device.empty((parts, m, n), "float32")
+    sums = device.empty((parts, m, n), "float32")
     words = n % 4 == 0 and _address(codes) % 4 == 0
     arguments = {"x": x, "q": codes, "sums": sums, "k": k, "n": n, "part_size": part_size, "words": words}
     device.run(_file(FEW_ROWS), "weight_only", parts * blocks, 256, arguments, defines={"ROWS": m})
+    return _finished(device, sums, scale, bias)
+
+
+def _split(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None, rung: int) -> Array:
+    (m, k), n = x.shape, codes.shape[1]
+    parts, wide = device.empty((m, 3 * k), "uint16"), device.empty((3 * k, n), "uint16")
+    arguments = {"x": x, "parts": parts, "count": x.size, "k": k}
+    device.run(_file(SPLIT), "split", -(-x.size // THREADS), THREADS, arguments)
+    arguments = {"q": codes, "wide": wide, "count": codes.size}
+    device.run(_file(SPLIT), "widen", -(-codes.size // THREADS), THREADS, arguments)
+    return _finished(device, matmul.matmul(device, parts, wide, rung=rung)[None], scale, bias)
+
+
+def _finished(device: Any, sums: Array, scale: Array, bias: Array | None) -> Array:
+    parts, m, n = sums.shape
+    y = device.empty((m, n), "float32")
     arguments = {"sums": sums, "scale": scale, "bias": bias, "y": y, "parts": parts, "count": y.size, "n": n}
-    device.run(_file(FEW_ROWS), "finish", -(-y.size // THREADS), THREADS, arguments)
+    device.run(_file("finish.cu"), "finish", -(-y.size // THREADS), THREADS, arguments)
     return device.result(y, "y")
+
+
+def _tensor_cores(device: Any, codes: Array, arguments: dict[str, Any], rung: int) -> Array:
+    p, m, n = matmul.rows_of_16_bytes(arguments["p"]), len(arguments["p"]), codes.shape[1]
+    k, y = p.shape[1], device.empty((m, n), "float32")
+    q = _turned(device, codes, k)
+    arguments |= {"p": p, "q": q, "y": y, "m": m, "k": k, "n": n}
+    if rung == 3:
+        tile = matmul.mma_tile_for(m, n)
+        blocks = -(-m // tile[0]) * -(-n // tile[1])
+        matmul.run_mma(device, _file(RUNGS[3]), "int8", blocks, tile, arguments, matmul.defines_of(tile))
+    else:
+        rows, columns = matmul.wgmma_tile_for(m, n)
+        arguments |= {"p": TensorMap(p, (rows, 128), 128), "q": TensorMap(q, (columns, 128), 128)}
+        blocks = min(-(-m // rows) * -(-n // columns), matmul.blocks_at_a_time(columns))
+        matmul.run_ring(device, _file(RUNGS[4]), "int8", blocks, columns, arguments, {})
+    return device.result(y, "y")
+
+
+def _turned(device: Any, codes: Array, pitch: int) -> Array:
+    """Codes (k, n) as (n, pitch), a row for each column, zeros behind it."""
+    k, n = codes.shape
+    turned = device.empty((n, pitch), "int8")
+    words = n % 4 == 0 and _address(codes) % 4 == 0
+    arguments = {"q": codes, "turned": turned, "k": k, "n": n, "pitch": pitch, "words": words}
+    device.run(_file("turn.cu"), "turn", -(-pitch // SIDE) * -(-n // SIDE), 256, arguments)
+    return turned
 
 
 def _linear(device: Any, kernel: str, rung: int, x: Array, codes: Array, arguments: dict[str, Any]) -> Array:

@@ -44,6 +44,7 @@ void store_matrices(void* row, const unsigned* values, int count, const void* wh
 void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 // And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp.
 struct TensorMap;
 void named_barrier_sync(int number, int count, const void* where);
@@ -59,6 +60,7 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where);
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where);
+void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int groups, const void* where);

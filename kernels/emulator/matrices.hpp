@@ -143,7 +143,7 @@ unsigned to_tf32(float x) {
 // --- mma.sync ----------------------------------------------------------------------------------------------------------
 
 struct Multiply {
-    float* d;
+    void* d;  // 4 sums, float or int
     const unsigned* a;
     unsigned b[2];
     uint32_t where;
@@ -158,20 +158,28 @@ static float cut(double sum) {
     return float_of(bits_of(x) - 1);
 }
 
-static void multiply_for_all(Multiply* const* lane, const double (&a)[16][16], const double (&b)[16][8], int depth) {
+// Whole numbers overflow as they do in 32 bits; a double holds a sum of them exactly.
+static int wrapped(double sum) { return int(uint32_t(int64_t(sum))); }
+
+static void put(float& sum, double value) { sum = cut(value); }
+static void put(int& sum, double value) { sum = wrapped(value); }
+
+template <class Sum>
+static void multiply_for_all(Multiply* const* lane, const double (&a)[16][32], const double (&b)[32][8], int depth) {
     for (int i = 0; i < 16; i++) {
         double sum[8];
-        for (int j = 0; j < 8; j++) sum[j] = lane[i % 8 * 4 + j / 2]->d[i / 8 * 2 + j % 2];
+        auto d = [&](int j) -> Sum& { return static_cast<Sum*>(lane[i % 8 * 4 + j / 2]->d)[i / 8 * 2 + j % 2]; };
+        for (int j = 0; j < 8; j++) sum[j] = d(j);
         for (int k = 0; k < depth; k++)
             for (int j = 0; j < 8; j++) sum[j] += a[i][k] * b[k][j];
-        for (int j = 0; j < 8; j++) lane[i % 8 * 4 + j / 2]->d[i / 8 * 2 + j % 2] = cut(sum[j]);
+        for (int j = 0; j < 8; j++) put(d(j), sum[j]);
     }
 }
 
 template <float (*value)(unsigned short)>
 static void multiply_16(void* const* handed_in) {
     Multiply* lane[32];
-    double a[16][16], b[16][8];
+    double a[16][32], b[32][8];
     for (int l = 0; l < 32; l++) {
         lane[l] = static_cast<Multiply*>(handed_in[l]);
         const int group = l / 4, in_group = l % 4;
@@ -183,12 +191,12 @@ static void multiply_16(void* const* handed_in) {
         for (int e = 0; e < 4; e++)    // and b0 ... b3
             b[in_group * 2 + (e & 1) + (e >= 2 ? 8 : 0)][group] = value((unsigned short)(lane[l]->b[e / 2] >> 16 * (e & 1)));
     }
-    multiply_for_all(lane, a, b, 16);
+    multiply_for_all<float>(lane, a, b, 16);
 }
 
 static void multiply_tf32(void* const* handed_in) {
     Multiply* lane[32];
-    double a[16][16], b[16][8];
+    double a[16][32], b[32][8];
     unsigned lost = 0;
     for (int l = 0; l < 32; l++) {
         lane[l] = static_cast<Multiply*>(handed_in[l]);
@@ -203,10 +211,27 @@ static void multiply_tf32(void* const* handed_in) {
         }
     }
     if (lost) report_note(BAD_OPERAND, lane[0]->where, "an operand is no tf32 number: the GPU would cut off its last 13 bits");
-    multiply_for_all(lane, a, b, 8);
+    multiply_for_all<float>(lane, a, b, 8);
 }
 
-static void multiply(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where, Together body) {
+static void multiply_s8(void* const* handed_in) {
+    Multiply* lane[32];
+    double a[16][32], b[32][8];
+    for (int l = 0; l < 32; l++) {
+        lane[l] = static_cast<Multiply*>(handed_in[l]);
+        const int group = l / 4, in_group = l % 4;
+        for (int e = 0; e < 16; e++) {  // the manual's a0 ... a15, four in a register
+            const int row = e < 4 || (e >= 8 && e < 12) ? group : group + 8;
+            const int column = in_group * 4 + (e & 3) + (e >= 8 ? 16 : 0);
+            a[row][column] = (signed char)(lane[l]->a[e / 4] >> 8 * (e & 3));
+        }
+        for (int e = 0; e < 8; e++)     // and b0 ... b7
+            b[in_group * 4 + (e & 3) + (e >= 4 ? 16 : 0)][group] = (signed char)(lane[l]->b[e / 4] >> 8 * (e & 3));
+    }
+    multiply_for_all<int>(lane, a, b, 32);
+}
+
+static void multiply(void* d, const unsigned* a, unsigned b0, unsigned b1, const void* where, Together body) {
     Multiply mine{d, a, {b0, b1}, place(where)};
     together(&mine, body, mine.where);
 }
@@ -221,4 +246,8 @@ void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void*
 
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where) {
     multiply(d, a, b0, b1, where, multiply_tf32);
+}
+
+void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where) {
+    multiply(d, a, b0, b1, where, multiply_s8);
 }

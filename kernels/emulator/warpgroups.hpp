@@ -7,10 +7,11 @@
 // An operand is rows of 64 bf16 numbers, 128 bytes, in the swizzle of TMA; 8 rows follow each other, and the descriptor says
 // where the next 8 are. One product takes 16 numbers of each row, 32 bytes from where the descriptor points to. If the
 // operand lies across it takes 16 rows, with a number for each of 64 rows of the matrix, and the descriptor says where the
-// next 64 are.
+// next 64 are. Rows of int8 numbers are 128 of them, of which a product takes 32, the same bytes; they cannot lie across.
 
 struct Product {
-    float* sums;
+    void* sums;
+    bool int8;  // factors of 8 bits and sums of whole numbers, else bf16 and float
     int columns;
     bool from_registers;
     unsigned a[4];
@@ -21,13 +22,18 @@ struct Product {
 
 struct Sums {  // of a thread, with products that are still to be added
     int products = 0;
-    vector<float> values;  // that they must have until the next product is added
+    vector<uint32_t> values;  // that they must have until the next product is added
+
+    void remember(const Product& p) {
+        const uint32_t* const bits = static_cast<const uint32_t*>(p.sums);
+        values.assign(bits, bits + p.columns / 2);
+    }
 };
 
 struct Warpgroup {  // what a thread has begun
     vector<Product> open;
     std::deque<vector<Product>> groups;
-    std::unordered_map<float*, Sums> sums;
+    std::unordered_map<void*, Sums> sums;
     bool fenced = false;
     uint32_t operands = 0, last = 0;  // a digest of all, which the three other warps must share; the last product's place
 };
@@ -43,7 +49,7 @@ unsigned long long wgmma_descriptor(const void* tile, int panel, const void* whe
     return offset >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
-// 8 numbers, 16 bytes: of a row of the matrix, the first or second half of its 16; if it lies across, of a place on the inner
+// 16 bytes: of a row of the matrix, the first or second half of its numbers; if it lies across, of a place on the inner
 // axis those for rows 8 i to 8 i + 7.
 static char* piece(unsigned long long tile, bool across, int row, int i) {
     const long long panels = (tile >> 16 & 0x3fff) << 4, eights = (tile >> 32 & 0x3fff) << 4;
@@ -73,7 +79,7 @@ static void each_cell(char* address, int change) {
 }
 
 static void check_sums(const Sums& sums, const Product& p) {
-    if (memcmp(sums.values.data(), p.sums, p.columns / 2 * sizeof(float)))
+    if (memcmp(sums.values.data(), p.sums, p.columns / 2 * sizeof(uint32_t)))
         report_note(MISSING_WAIT, p.where, "the sums of this product were changed before the wait for it");
 }
 
@@ -92,23 +98,31 @@ static void begin_for_all(void* const* handed_in) {  // the warp's lanes are tog
     async_proxy = false;
 }
 
-void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
-           bool across_a, bool across_b, const void* where) {
+static void begin_product(Product p) {
     Warpgroup& me = warpgroups[current()];
-    Product p{sums, columns, a != nullptr, {}, a_tile, b_tile, across_a, across_b, place(where)};
-    if (a) std::copy(a, a + 4, p.a);
     if (!me.fenced) report_note(MISSING_FENCE, p.where, "wgmma with no wgmma_fence since its sums were last touched");
     if (threads < current() / 128 * 128 + 128) {
         report_note(BAD_OPERAND, p.where, "wgmma is for four warps, and this group has only %d threads", threads % 128);
         abandon();
     }
-    me.operands = (me.operands * 31 + uint32_t(a_tile)) * 31 + uint32_t(b_tile);
+    me.operands = (me.operands * 31 + uint32_t(p.a_tile)) * 31 + uint32_t(p.b_tile);
     me.last = p.where;
-    Sums& mine = me.sums[sums];
+    Sums& mine = me.sums[p.sums];
     if (mine.products++) check_sums(mine, p);
-    mine.values.assign(sums, sums + columns / 2);
+    mine.remember(p);
     me.open.push_back(p);
     together(&p, begin_for_all, p.where);
+}
+
+void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
+           bool across_a, bool across_b, const void* where) {
+    Product p{sums, false, columns, a != nullptr, {}, a_tile, b_tile, across_a, across_b, place(where)};
+    if (a) std::copy(a, a + 4, p.a);
+    begin_product(p);
+}
+
+void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where) {
+    begin_product({sums, true, columns, false, {}, a_tile, b_tile, false, false, place(where)});
 }
 
 void wgmma_fence() { warpgroups[current()].fenced = true; }
@@ -120,7 +134,7 @@ void wgmma_commit() {
 }
 
 // The operand's rows from `first` on as out[place on the inner axis][row].
-static void read_operand(unsigned long long tile, bool across, int first, int rows, double out[16][256]) {
+static void read_operand(unsigned long long tile, bool across, int first, int rows, double out[32][256]) {
     for (int i = 0; i < 2 * rows; i++) {
         const int row = across ? i % 16 : first + i / 2, eight = across ? first / 8 + i / 16 : i % 2;
         unsigned short bits[8];
@@ -130,32 +144,51 @@ static void read_operand(unsigned long long tile, bool across, int first, int ro
     }
 }
 
+static void read_bytes(unsigned long long tile, int first, int rows, double out[32][256]) {
+    for (int row = 0; row < rows; row++)
+        for (int half = 0; half < 2; half++) {
+            const char* const from = piece(tile, false, first + row, half);
+            for (int e = 0; e < 16; e++) out[16 * half + e][row] = (signed char)from[e];
+        }
+}
+
+// The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
+template <class Sum>
+static void add_products(Product* const* lane, const double a[32][256], const double b[32][256], int depth) {
+    const int columns = lane[0]->columns;
+    for (int row = 0; row < 16; row++) {
+        double sum[256];
+        auto d = [&](int column) -> Sum& {
+            Sum* const sums = static_cast<Sum*>(lane[row % 8 * 4 + column % 8 / 2]->sums);
+            return sums[column / 8 * 4 + row / 8 * 2 + column % 2];
+        };
+        for (int column = 0; column < columns; column++) sum[column] = d(column);
+        for (int k = 0; k < depth; k++)
+            for (int column = 0; column < columns; column++) sum[column] += a[k][row] * b[k][column];
+        for (int column = 0; column < columns; column++) put(d(column), sum[column]);
+    }
+}
+
 static void finish_for_all(void* const* handed_in) {
     Product* lane[32];
     for (int l = 0; l < 32; l++) lane[l] = static_cast<Product*>(handed_in[l]);
     const Product& p = *lane[0];
-    static double a[16][256], b[16][256];
-    if (!p.from_registers) read_operand(p.a_tile, p.across_a, current() / 32 % 4 * 16, 16, a);
+    static double a[32][256], b[32][256];
+    if (p.int8) read_bytes(p.a_tile, current() / 32 % 4 * 16, 16, a);
+    else if (!p.from_registers) read_operand(p.a_tile, p.across_a, current() / 32 % 4 * 16, 16, a);
     else
         for (int row = 0; row < 16; row++)
             for (int k = 0; k < 16; k++)
                 a[k][row] = from_bf16((unsigned short)(lane[row % 8 * 4 + k % 8 / 2]->a[row / 8 + k / 8 * 2] >> 16 * (k % 2)));
-    read_operand(p.b_tile, p.across_b, 0, p.columns, b);
+    if (p.int8) read_bytes(p.b_tile, 0, p.columns, b);
+    else read_operand(p.b_tile, p.across_b, 0, p.columns, b);
     Warpgroup* const warp = &warpgroups[current() / 32 * 32];
     for (int l = 0; l < 32; l++) check_sums(warp[l].sums[lane[l]->sums], *lane[l]);
-    for (int row = 0; row < 16; row++) {
-        double sum[256];
-        auto d = [&](int column) -> float& {
-            return lane[row % 8 * 4 + column % 8 / 2]->sums[column / 8 * 4 + row / 8 * 2 + column % 2];
-        };
-        for (int column = 0; column < p.columns; column++) sum[column] = d(column);
-        for (int k = 0; k < 16; k++)
-            for (int column = 0; column < p.columns; column++) sum[column] += a[k][row] * b[k][column];
-        for (int column = 0; column < p.columns; column++) d(column) = cut(sum[column]);
-    }
+    if (p.int8) add_products<int>(lane, a, b, 32);
+    else add_products<float>(lane, a, b, 16);
     for (int l = 0; l < 32; l++) {
         Sums& sums = warp[l].sums[lane[l]->sums];
-        sums.values.assign(lane[l]->sums, lane[l]->sums + p.columns / 2);
+        sums.remember(*lane[l]);
         sums.products--;
     }
     each_piece(p, [](char* address) { each_cell(address, -1); });

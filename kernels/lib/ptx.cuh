@@ -8,16 +8,20 @@
 // Needs sm_80.
 //
 // Fragments. mma.sync multiplies small matrices whose elements are spread over the 32 lanes of a warp, a few registers
-// in each. With g = lane / 4 and t = lane % 4, a register of two 16-bit numbers holds (left half first):
+// in each. With g = lane / 4 and t = lane % 4, a register of two 16-bit or four 8-bit numbers holds (lowest bits first):
 //
 //     m16n8k16 (bf16, fp16)      A 16x16: a[0] = A[g][2t, 2t+1]        a[1] = A[g+8][2t, 2t+1]
 //                                         a[2] = A[g][2t+8, 2t+9]      a[3] = A[g+8][2t+8, 2t+9]
 //                                B 16x8:  b0 = B[2t, 2t+1][g]          b1 = B[2t+8, 2t+9][g]
 //     m16n8k8 (tf32)             A 16x8:  a[0] = A[g][t]  a[1] = A[g+8][t]  a[2] = A[g][t+4]  a[3] = A[g+8][t+4]
 //                                B 8x8:   b0 = B[t][g]    b1 = B[t+4][g]
+//     m16n8k32 (int8)            A 16x32: a[0] = A[g][4t ... 4t+3]     a[1] = A[g+8][4t ... 4t+3]
+//                                         a[2] = A[g][4t+16 ...]       a[3] = A[g+8][4t+16 ...]
+//                                B 32x8:  b0 = B[4t ... 4t+3][g]       b1 = B[4t+16 ...][g]
 //     all of them                D 16x8:  d[0], d[1] = D[g][2t, 2t+1]  d[2], d[3] = D[g+8][2t, 2t+1]
 //
 // So D's registers, rounded in pairs, are A's of the next product: pack(d[0], d[1]) is a[0] and pack(d[2], d[3]) is a[1].
+// And in bytes they are all alike: a register is 4 bytes of a row of A (a column of B), so ldmatrix loads all of them.
 #pragma once
 #include "lib/cuda.cuh"
 
@@ -214,23 +218,25 @@ PTX void ldmatrix_trans(unsigned (&r)[N], const void* row) {
 // --- mma.sync: D += A B ----------------------------------------------------------------------------------------------
 //
 // Products are exact and summed in about float precision, in an order and with a rounding that NVIDIA does not promise:
-// count on an error of 2^-23 for each of the K + 1 terms, relative to the sum of their magnitudes.
+// count on an error of 2^-23 for each of the K + 1 terms, relative to the sum of their magnitudes. Sums of int8 products are
+// whole numbers of 32 bits, exact until they overflow.
 
 #ifdef __CUDACC__
-#define PTX_MMA(name, shape_and_types)                                                                     \
-    PTX void name(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {                      \
+#define PTX_MMA(name, Sum, constraint, shape_and_types)                                                    \
+    PTX void name(Sum (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {                        \
         asm volatile("mma.sync.aligned." shape_and_types                                                   \
                      " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                    \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                      \
+                     : constraint(d[0]), constraint(d[1]), constraint(d[2]), constraint(d[3])              \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                      \
     }
 #else
-#define PTX_MMA(name, shape_and_types)                                                                     \
-    PTX void name(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {                      \
+#define PTX_MMA(name, Sum, constraint, shape_and_types)                                                    \
+    PTX void name(Sum (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {                        \
         emulator::name(d, a, b0, b1, EMULATOR_WHERE);                                                      \
     }
 #endif
 
-PTX_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
-PTX_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
-PTX_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")  // operands from to_tf32
+PTX_MMA(mma_bf16, float, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
+PTX_MMA(mma_fp16, float, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
+PTX_MMA(mma_tf32, float, "+f", "m16n8k8.row.col.f32.tf32.tf32.f32")  // operands from to_tf32
+PTX_MMA(mma_s8, int, "+r", "m16n8k32.row.col.s32.s8.s8.s32")

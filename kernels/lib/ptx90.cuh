@@ -146,7 +146,9 @@ PTX void stmatrix(void* row, const unsigned (&r)[N]) {
 // tile at a multiple of 1024 bytes. The next 16 numbers begin 32 bytes further on. d[4 j + i] of lane 4 g + t of warp w is
 // D[16 w + g + i / 2 * 8][8 j + 2 t + i % 2]; registers of A as those of mma_bf16.
 //
-// An operand may lie ACROSS: a row of 128 bytes for each of the 16 places on the inner axis, with a number for each of 64
+// wgmma_s8 is the same with bytes: rows of 128 int8 numbers, of which a product takes 32, and exact sums of 32 bits.
+//
+// A bf16 operand may lie ACROSS: a row of 128 bytes for each of the 16 places on the inner axis, with a number for each of 64
 // rows of A (or B); the next 16 places begin 16 such rows, 2048 bytes, further on. More than 64 rows are several such tiles,
 // `panel` bytes apart (a multiple of 1024), which the descriptor says.
 //
@@ -168,17 +170,17 @@ PTX void wgmma_hold(float (&d)[SUMS]) {
     for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(d[i]) :: "memory");
 }
 
-template <int N>
-PTX void wgmma_hold(unsigned (&a)[N]) {
+template <class T, int N>
+PTX void wgmma_hold(T (&a)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i]) :: "memory");
 }
 
-template <int SUMS>
-PTX void wgmma_fence(float (&d)[SUMS]) { wgmma_hold(d); wgmma_fence(); }
+template <class Sum, int SUMS>
+PTX void wgmma_fence(Sum (&d)[SUMS]) { wgmma_hold(d); wgmma_fence(); }
 
-template <int N, int SUMS>
-PTX void wgmma_wait(float (&d)[SUMS]) { wgmma_wait<N>(); wgmma_hold(d); }
+template <int N, class Sum, int SUMS>
+PTX void wgmma_wait(Sum (&d)[SUMS]) { wgmma_wait<N>(); wgmma_hold(d); }
 
 // In units of 16 bytes: bits 0-13 the address, 16-29 from panel to panel of an operand that lies across, 32-45 from 8 rows of
 // the tile to the next 8. Bit 62 is the swizzle.
@@ -186,92 +188,60 @@ PTX unsigned long long wgmma_descriptor(const void* tile, int panel = 16) {
     return (shared_address(tile) & 0x3ffff) >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
-#define PTX_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-                 "+f"(d[i + 6]), "+f"(d[i + 7])
-#define PTX_32(i) PTX_8(i), PTX_8(i + 8), PTX_8(i + 16), PTX_8(i + 24)
+// The sums as operands, 8 or 32 from d[i] on, and their names in the text: %0 ... %31 and so on.
+#define PTX_8(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3]), c(d[i + 4]), c(d[i + 5]), c(d[i + 6]), c(d[i + 7])
+#define PTX_32(c, i) PTX_8(c, i), PTX_8(c, i + 8), PTX_8(c, i + 16), PTX_8(c, i + 24)
+#define PTX_SUMS_32(c) PTX_32(c, 0)
+#define PTX_SUMS_64(c) PTX_32(c, 0), PTX_32(c, 32)
+#define PTX_SUMS_80(c) PTX_SUMS_64(c), PTX_8(c, 64), PTX_8(c, 72)
+#define PTX_SUMS_128(c) PTX_SUMS_64(c), PTX_32(c, 64), PTX_32(c, 96)
+#define PTX_NAMES_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PTX_NAMES_64 PTX_NAMES_32 ", " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PTX_NAMES_80 PTX_NAMES_64 ", " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define PTX_NAMES_128 PTX_NAMES_80 ", " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define PTX_WGMMA(shape_and_types, SUMS) "wgmma.mma_async.sync.aligned." shape_and_types " {" PTX_NAMES_##SUMS "}, "
 
-template <bool ACROSS_A = false, bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[32], unsigned long long a, unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "%32, %33, 1, 1, 1, %34, %35;"
-                 : PTX_32(0) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
-}
+// Both operands in shared memory; the five operands after the sums are these, and whether each lies across.
+#define PTX_WGMMA_BF16(SUMS, columns, operands)                                                                        \
+    template <bool ACROSS_A = false, bool ACROSS_B = false>                                                            \
+    PTX void wgmma_bf16(float (&d)[SUMS], unsigned long long a, unsigned long long b) {                                \
+        asm volatile(PTX_WGMMA("m64n" columns "k16.f32.bf16.bf16", SUMS) operands ";"                                  \
+                     : PTX_SUMS_##SUMS("+f") : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));                \
+    }
+PTX_WGMMA_BF16(32, "64", "%32, %33, 1, 1, 1, %34, %35")
+PTX_WGMMA_BF16(64, "128", "%64, %65, 1, 1, 1, %66, %67")
+PTX_WGMMA_BF16(80, "160", "%80, %81, 1, 1, 1, %82, %83")
+PTX_WGMMA_BF16(128, "256", "%128, %129, 1, 1, 1, %130, %131")
 
-template <bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[32], const unsigned (&a)[4], unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
-                 : PTX_32(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));
-}
+// A in registers.
+#define PTX_WGMMA_BF16_REGISTERS(SUMS, columns, operands)                                                              \
+    template <bool ACROSS_B = false>                                                                                   \
+    PTX void wgmma_bf16(float (&d)[SUMS], const unsigned (&a)[4], unsigned long long b) {                              \
+        asm volatile(PTX_WGMMA("m64n" columns "k16.f32.bf16.bf16", SUMS) operands ";"                                  \
+                     : PTX_SUMS_##SUMS("+f")                                                                           \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));                        \
+    }
+PTX_WGMMA_BF16_REGISTERS(32, "64", "{%32, %33, %34, %35}, %36, 1, 1, 1, %37")
+PTX_WGMMA_BF16_REGISTERS(64, "128", "{%64, %65, %66, %67}, %68, 1, 1, 1, %69")
+PTX_WGMMA_BF16_REGISTERS(128, "256", "{%128, %129, %130, %131}, %132, 1, 1, 1, %133")
 
-template <bool ACROSS_A = false, bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[64], unsigned long long a, unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                 "%64, %65, 1, 1, 1, %66, %67;"
-                 : PTX_32(0), PTX_32(32) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
-}
-
-template <bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[64], const unsigned (&a)[4], unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                 "{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
-                 : PTX_32(0), PTX_32(32) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));
-}
-
-template <bool ACROSS_A = false, bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[80], unsigned long long a, unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n160k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79}, "
-                 "%80, %81, 1, 1, 1, %82, %83;"
-                 : PTX_32(0), PTX_32(32), PTX_8(64), PTX_8(72) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
-}
-
-template <bool ACROSS_A = false, bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, 1, 1, 1, %130, %131;"
-                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96) : "l"(a), "l"(b), "n"((int)ACROSS_A), "n"((int)ACROSS_B));
-}
-
-template <bool ACROSS_B = false>
-PTX void wgmma_bf16(float (&d)[128], const unsigned (&a)[4], unsigned long long b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "{%128, %129, %130, %131}, %132, 1, 1, 1, %133;"
-                 : PTX_32(0), PTX_32(32), PTX_32(64), PTX_32(96)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ACROSS_B));
-}
+// int8; bytes cannot lie across.
+#define PTX_WGMMA_S8(SUMS, columns, operands)                                                                          \
+    PTX void wgmma_s8(int (&d)[SUMS], unsigned long long a, unsigned long long b) {                                    \
+        asm volatile(PTX_WGMMA("m64n" columns "k32.s32.s8.s8", SUMS) operands ";"                                      \
+                     : PTX_SUMS_##SUMS("+r") : "l"(a), "l"(b));                                                        \
+    }
+PTX_WGMMA_S8(32, "64", "%32, %33, 1")
+PTX_WGMMA_S8(64, "128", "%64, %65, 1")
+PTX_WGMMA_S8(128, "256", "%128, %129, 1")
 
 // Registers of each thread of the warp group from here on, a multiple of 8: a producer gives away what consumers take.
 template <int N>
@@ -291,11 +261,11 @@ PTX void wgmma_wait() { emulator::wgmma_wait(N, EMULATOR_WHERE); }
 template <class T, int N>
 inline void wgmma_hold(T (&)[N]) {}
 
-template <int SUMS>
-PTX void wgmma_fence(float (&)[SUMS]) { emulator::wgmma_fence(); }
+template <class Sum, int SUMS>
+PTX void wgmma_fence(Sum (&)[SUMS]) { emulator::wgmma_fence(); }
 
-template <int N, int SUMS>
-PTX void wgmma_wait(float (&)[SUMS]) { emulator::wgmma_wait(N, EMULATOR_WHERE); }
+template <int N, class Sum, int SUMS>
+PTX void wgmma_wait(Sum (&)[SUMS]) { emulator::wgmma_wait(N, EMULATOR_WHERE); }
 
 PTX unsigned long long wgmma_descriptor(const void* tile, int panel = 16) {
     return emulator::wgmma_descriptor(tile, panel, EMULATOR_WHERE);
@@ -312,6 +282,12 @@ template <bool ACROSS_B = false, int SUMS>
 PTX void wgmma_bf16(float (&d)[SUMS], const unsigned (&a)[4], unsigned long long b) {
     static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_bf16 is written for 64, 128 and 256 columns");
     emulator::wgmma(d, 2 * SUMS, a, 0, b, false, ACROSS_B, EMULATOR_WHERE);
+}
+
+template <int SUMS>
+PTX void wgmma_s8(int (&d)[SUMS], unsigned long long a, unsigned long long b) {
+    static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_s8 is written for 64, 128 and 256 columns");
+    emulator::wgmma_s8(d, 2 * SUMS, a, b, EMULATOR_WHERE);
 }
 
 template <int N>

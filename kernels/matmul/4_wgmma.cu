@@ -7,8 +7,6 @@
 //
 // New too: a block computes one tile of the result after the other; there are no more blocks than run at a time. The
 // producer does not notice where one tile ends: it fills the ring for the next while the consumers still store this one.
-// Blocks work on neighbouring tiles at the same time, and those are to need few rows and few columns, which then are found
-// in the second-level cache: a band of 8 rows of tiles is gone through column by column.
 //
 // Transposed factors cost nothing: wgmma takes an operand either way (ACROSS), and TMA brings it as it lies.
 //
@@ -23,7 +21,6 @@
 #define TRANSPOSE_A false
 #define TRANSPOSE_B false
 #endif
-#define BAND 8  // rows of tiles
 
 struct Problem {
     long long batches, m, n, k, part_size;  // of parts * batches matrices in y
@@ -41,12 +38,11 @@ struct Tile {
 
     __device__ __forceinline__ Tile(const Problem& p, long long number) {
         const long long tiles_m = p.tiles_m(), tiles_n = p.tiles_n();
-        const long long at = number % (tiles_m * tiles_n), first = at / (BAND * tiles_n) * BAND;
-        const long long rows = min(tiles_m - first, (long long)BAND), in_band = at - first * tiles_n;
+        const Place place(number % (tiles_m * tiles_n), tiles_m, tiles_n);
         matrix = number / (tiles_m * tiles_n);
         batch = (int)(matrix % p.batches);
-        row = (int)((first + in_band % rows) * TILE_M);
-        column = (int)(in_band / rows * TILE_N);
+        row = place.row;
+        column = place.column;
         begins = (int)(matrix / p.batches * p.part_size);
         steps = (int)((min(p.k - begins, p.part_size) + STEP - 1) / STEP);
     }

@@ -202,10 +202,11 @@ def run_wgmma(
 
 
 def rows_of_16_bytes(x: Array) -> Array:
-    """An array of 2-byte numbers as TMA takes it: each row begins at a multiple of 16 bytes. A copy, zeros behind, if need be."""
+    """An array as TMA takes it: each row begins at a multiple of 16 bytes. A copy, zeros behind, if need be."""
     if aligned(x):
         return x
-    wide = array_module(x).zeros((*x.shape[:-1], -(-x.shape[-1] // 8) * 8), x.dtype)
+    piece = 16 // x.itemsize
+    wide = array_module(x).zeros((*x.shape[:-1], -(-x.shape[-1] // piece) * piece), x.dtype)
     wide[..., : x.shape[-1]] = x
     return wide
 

@@ -1,13 +1,13 @@
 // The part that all products on tensor cores share: tiles in shared memory that copies fill while others are multiplied.
 //
 // A block computes TILE_M x TILE_N numbers of the result by WARPS warps, each TILE_M / 2 x 32 of them, in steps of 128 bytes
-// along the inner axis: 64 numbers of bfloat16 or 32 of float, which the tensor cores round to tf32 (10 bits of mantissa).
-// Products are exact and sums are float. T is bf16 or float.
+// along the inner axis: 64 numbers of bfloat16, 32 of float, which the tensor cores round to tf32 (10 bits of mantissa), or 128
+// of int8. Products are exact; sums are float, of int8 they are whole numbers. T is bf16, float or signed char.
 //
 // Pieces. Tiles consist of pieces of 16 bytes, which is what cp.async copies and what ldmatrix takes as a row. A matrix
 // that lies along the inner axis makes a tile with a row for each of its rows, one that lies ACROSS makes a tile with a row
 // for each place on the inner axis; ldmatrix turns the latter while it loads, but only numbers of 2 bytes, so floats that
-// lie across are read one by one.
+// lie across are read one by one, and int8 numbers must not lie across.
 //
 // Swizzle. 8 pieces are as wide as all banks of shared memory. If piece p of a row were at place p, the 8 rows that ldmatrix
 // reads at one p would meet in the same 4 banks and queue up. So piece p of row r is at place p ^ (r % 8): in each row
@@ -137,9 +137,11 @@ __device__ __forceinline__ void load_right(unsigned (&b)[4], const T* tile, int 
 
 // --- the warp's part of the result -------------------------------------------------------------------------------------
 
-struct Sums {  // of[m][n][e] is at row(m, e) and column(n, e) of the block's tile
-    float of[TILE_M / 32][4][4];
+template <class Number>
+struct SumsOf {  // of[m][n][e] is at row(m, e) and column(n, e) of the block's tile
+    Number of[TILE_M / 32][4][4];
 };
+using Sums = SumsOf<float>;
 
 __device__ __forceinline__ int row_of(int m, int e) {
     return threadIdx.x / 32 / (WARPS / 2) * (TILE_M / 2) + m * 16 + threadIdx.x % 32 / 4 + e / 2 * 8;
@@ -161,8 +163,9 @@ __device__ __forceinline__ void begin(Sums& sums, const float* bias, int columns
         }
 }
 
-template <class T, bool ACROSS_A, bool ACROSS_B>
-__device__ __forceinline__ void add_products(Sums& sums, const T* a, const T* b) {
+template <class T, bool ACROSS_A, bool ACROSS_B, class Number>
+__device__ __forceinline__ void add_products(SumsOf<Number>& sums, const T* a, const T* b) {
+    static_assert(sizeof(T) > 1 || !(ACROSS_A || ACROSS_B), "nothing turns bytes");
     const int row = threadIdx.x / 32 / (WARPS / 2) * (TILE_M / 2), column = threadIdx.x / 32 % (WARPS / 2) * 32;
 #pragma unroll
     for (int k = 0; k < STEP<T>; k += DEPTH<T>) {
@@ -176,15 +179,16 @@ __device__ __forceinline__ void add_products(Sums& sums, const T* a, const T* b)
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 const unsigned b0 = right[n / 2][n % 2 * 2], b1 = right[n / 2][n % 2 * 2 + 1];
-                if constexpr (sizeof(T) == 2) mma_bf16(sums.of[m][n], left[m], b0, b1);
+                if constexpr (sizeof(T) == 1) mma_s8(sums.of[m][n], left[m], b0, b1);
+                else if constexpr (sizeof(T) == 2) mma_bf16(sums.of[m][n], left[m], b0, b1);
                 else mma_tf32(sums.of[m][n], left[m], b0, b1);
             }
     }
 }
 
 // All steps of a block: `start(step, a, b)` starts to fill the two tiles of a step.
-template <class T, bool ACROSS_A, bool ACROSS_B, class Start>
-__device__ __forceinline__ void add_all_products(Sums& sums, T* tiles, int steps, Start start) {
+template <class T, bool ACROSS_A, bool ACROSS_B, class Number, class Start>
+__device__ __forceinline__ void add_all_products(SumsOf<Number>& sums, T* tiles, int steps, Start start) {
     auto start_stage = [&](int step) {
         T* const a = tiles + step % STAGES * STAGE<T>;
         if (step < steps) start(step, a, a + TILE_M * STEP<T>);

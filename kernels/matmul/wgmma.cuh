@@ -12,9 +12,13 @@
 // fills it, a consumer waits for a full one and multiplies: nobody ever waits for all. Both go round and round: a block that
 // computes one tile after the other hands the turn after one to the next.
 //
-// Tiles. A row of a tile is 64 numbers, 128 bytes, in the swizzle. A tile that lies along the inner axis has a row for each
+// Tiles. A row of a tile is 64 numbers of bf16, 128 bytes, in the swizzle. A tile that lies along the inner axis has a row for each
 // row of the left factor (column of the right one); one that lies ACROSS has 64 rows, a place on the inner axis each, in
 // panels of 64 numbers. Either way what a consumer needs of the left factor begins 64 rows after what the one before needs.
+// With int8 for a FACTOR a row is 128 numbers, both tiles lie along, and the sums are whole numbers.
+//
+// The order of tiles. Blocks work on neighbouring tiles at the same time, and those are to need few rows and few columns, which
+// then are found in the second-level cache: a band of BAND rows of tiles is gone through column by column.
 //
 // The sums. d[4 j + i] of a thread is at row_of(i) and column_of(j, i) of the block's tile: lib/ptx90.cuh.
 #pragma once
@@ -23,11 +27,17 @@
 #ifndef TILE_N
 #define TILE_N 128
 #endif
-#ifndef INNER
-#define INNER 64  // of a step's places those that are multiplied, a multiple of 16, where the left factor lies along
+#ifndef FACTOR
+#define FACTOR bf16  // or signed char, and then int is the SUM
+#define SUM float
 #endif
 #define TILE_M 128
-#define STEP 64
+#define BAND 8  // rows of tiles
+#define STEP (128 / (int)sizeof(FACTOR))
+#ifndef INNER
+#define INNER STEP  // of a step's places those that are multiplied, a multiple of DEPTH, where the left factor lies along
+#endif
+#define DEPTH (32 / (int)sizeof(FACTOR))  // places on the inner axis in one wgmma
 #define CONSUMERS 2
 #define STAGES (TILE_N == 128 ? 3 : TILE_N == 160 ? 5 : 4)
 #define THREADS (128 * CONSUMERS + 32)
@@ -48,16 +58,27 @@ __device__ __forceinline__ bool is_producer() { return threadIdx.x >= 128 * CONS
 
 // The producer: start(left, right, barrier) starts the copies of the next step's two tiles. Returns the turn after.
 template <bool ACROSS_RIGHT, class Start>
-__device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES>& ring, bf16* tiles, int steps, Start start,
+__device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES>& ring, FACTOR* tiles, int steps, Start start,
                                                 Turn<STAGES> turn = {}) {
     if (threadIdx.x % 32 != 0) return turn;
     for (int step = 0; step < steps; step++, turn.next()) {
         ring.wait_empty(turn);
-        mbarrier_arrive_expect(&ring.full[turn.place], (TILE_M + (ACROSS_RIGHT ? 64 * PANELS_N : TILE_N)) * STEP * 2);
-        bf16* const left = tiles + turn.place * STAGE;
+        mbarrier_arrive_expect(&ring.full[turn.place], (TILE_M + (ACROSS_RIGHT ? 64 * PANELS_N : TILE_N)) * 128);
+        FACTOR* const left = tiles + turn.place * STAGE;
         start(left, left + TILE_M * STEP, &ring.full[turn.place]);
     }
     return turn;
+}
+
+template <bool ACROSS_LEFT, bool ACROSS_RIGHT, int SUMS>
+__device__ __forceinline__ void add_products(float (&d)[SUMS], unsigned long long left, unsigned long long right) {
+    wgmma_bf16<ACROSS_LEFT, ACROSS_RIGHT>(d, left, right);
+}
+
+template <bool ACROSS_LEFT, bool ACROSS_RIGHT, int SUMS>
+__device__ __forceinline__ void add_products(int (&d)[SUMS], unsigned long long left, unsigned long long right) {
+    static_assert(!ACROSS_LEFT && !ACROSS_RIGHT, "nothing turns bytes");
+    wgmma_s8(d, left, right);
 }
 
 // A consumer: adds the products of all steps, and returns the turn after. The products of a step run while those of the next
@@ -65,18 +86,18 @@ __device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES>& ring, bf16* tiles,
 // from one turn of the loop to the next, the assembler wants only products to have written the sums, or it makes each wait for
 // the one before.)
 template <bool ACROSS_LEFT, bool ACROSS_RIGHT>
-__device__ __forceinline__ Turn<STAGES> consume(float (&d)[TILE_N / 2], Ring<STAGES>& ring, const bf16* tiles, int steps,
+__device__ __forceinline__ Turn<STAGES> consume(SUM (&d)[TILE_N / 2], Ring<STAGES>& ring, const FACTOR* tiles, int steps,
                                                 Turn<STAGES> turn = {}) {
     Turn<STAGES> before = turn;
     auto begin_products = [&] {
         ring.wait_full(turn);
-        const bf16* const left = tiles + turn.place * STAGE + threadIdx.x / 128 * PANEL;
-        const bf16* const right = tiles + turn.place * STAGE + TILE_M * STEP;
+        const FACTOR* const left = tiles + turn.place * STAGE + threadIdx.x / 128 * PANEL;
+        const FACTOR* const right = tiles + turn.place * STAGE + TILE_M * STEP;
         wgmma_fence(d);
 #pragma unroll
-        for (int k = 0; k < (ACROSS_LEFT ? STEP : INNER); k += 16)
-            wgmma_bf16<ACROSS_LEFT, ACROSS_RIGHT>(d, wgmma_descriptor(left + k * (ACROSS_LEFT ? 64 : 1), 2 * PANEL),
-                                                  wgmma_descriptor(right + k * (ACROSS_RIGHT ? 64 : 1), 2 * PANEL));
+        for (int k = 0; k < (ACROSS_LEFT ? STEP : INNER); k += DEPTH)
+            add_products<ACROSS_LEFT, ACROSS_RIGHT>(d, wgmma_descriptor(left + k * (ACROSS_LEFT ? 64 : 1), 64 * 128),
+                                                    wgmma_descriptor(right + k * (ACROSS_RIGHT ? 64 : 1), 64 * 128));
         wgmma_commit();
         turn.next();
     };
@@ -95,6 +116,18 @@ __device__ __forceinline__ Turn<STAGES> consume(float (&d)[TILE_N / 2], Ring<STA
     give_back();
     return turn;
 }
+
+// Of tiles_n columns of tiles in tiles_m rows the one that comes as number `at`.
+struct Place {
+    int row, column;  // of its first number
+
+    __device__ __forceinline__ Place(long long at, long long tiles_m, long long tiles_n) {
+        const long long first = at / (BAND * tiles_n) * BAND, rows = min(tiles_m - first, (long long)BAND);
+        const long long in_band = at - first * tiles_n;
+        row = (int)((first + in_band % rows) * TILE_M);
+        column = (int)(in_band / rows * TILE_N);
+    }
+};
 
 __device__ __forceinline__ int row_of(int i) { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 * 8; }
 __device__ __forceinline__ int column_of(int j, int i) { return 8 * j + threadIdx.x % 4 * 2 + i % 2; }

@@ -341,7 +341,7 @@ CASES = [
         (turned(5, 12), turned(12, 7)),
         {
             *(f"eight_bit/quantize:{k}" for k in ("row_scales", "column_scales", "to_int8", "to_fp8", "from_fp8")),
-            "eight_bit/2_tiled:int8",
+            *("eight_bit/turn:turn", "eight_bit/4_wgmma:int8"),
         },
         exact=True,
         doubles=False,
@@ -350,7 +350,10 @@ CASES = [
         "eight_bit.linear_weight_only",
         weights_only,
         (turned(9, 12), turned(12, 7)),
-        {"eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8", "eight_bit/2_tiled:weight_only"},
+        {
+            *("eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8", "eight_bit/split:split"),
+            *("eight_bit/split:widen", "matmul/4_wgmma:matmul_bf16", "eight_bit/finish:finish"),
+        },
         doubles=False,
     ),
 ]  # fmt: skip

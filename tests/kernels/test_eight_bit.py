@@ -4,10 +4,12 @@ import inspect
 
 import numpy as np
 import pytest
+from emulation import Mistaken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import emulated, kinds, needs_compiler, normal, plant
+from rungs import emulated, kinds, needs_compiler, needs_nvrtc, normal, plant
 
+from kernels import bfloat16
 from kernels.compare import assert_close, bound
 from kernels.eight_bit import (
     FORMS,
@@ -23,6 +25,8 @@ from kernels.eight_bit import (
     reference,
 )
 from kernels.eight_bit.formats import values
+from kernels.launch import compile_for
+from kernels.matmul import cuda as matmul_cuda
 
 SEEDS = st.integers(0, 2**32 - 1)
 FP8 = FORMS[1:]
@@ -265,7 +269,8 @@ def test_nothing_at_all_in_cuda():
 
 
 linear_shapes = given(
-    m=st.sampled_from([1, 2, 63, 64, 65]), k=st.sampled_from([0, 1, 4, 16, 31, 32, 33, 68]), n=st.sampled_from([1, 17, 64, 65]),
+    m=st.sampled_from([1, 2, 9, 63, 64, 65, 129]), k=st.sampled_from([0, 1, 4, 16, 31, 32, 33, 68, 128, 144, 300]),
+    n=st.sampled_from([1, 17, 64, 65, 132]),
     with_bias=st.booleans(), seed=SEEDS,
 )  # fmt: skip
 
@@ -293,7 +298,7 @@ def test_few_rows_have_a_file_of_their_own(m, k, n, with_bias, seed):
 
     def run(device):
         y = cuda.linear_weight_only(device, x, q, s, bias, rung=2)
-        assert set(device.ran) == {cuda.FEW_ROWS}
+        assert set(device.ran) == {cuda.FEW_ROWS, "finish.cu"}
         return y
 
     (got,) = emulated(run, seed)
@@ -313,14 +318,65 @@ def test_linear_int8_in_cuda_gives_the_same_bits(rung, m, k, n, with_bias, seed)
 
 
 @needs_compiler
+@pytest.mark.parametrize("columns", [64, 128, 256])
+@pytest.mark.parametrize("rung", [3, 4])
+def test_linear_int8_in_tiles_of_every_width(rung, columns, monkeypatch):
+    """More rows of tiles than a band has, and more tiles than blocks."""
+    monkeypatch.setattr(matmul_cuda, "mma_tile_for", lambda m, n: (min(columns, 128),) * 2)
+    monkeypatch.setattr(matmul_cuda, "wgmma_tile_for", lambda m, n: (128, columns))
+    monkeypatch.setattr(matmul_cuda, "MULTIPROCESSORS", 4)
+    m, k, n = 1030, 150, 260
+    (p, q), (t, s, bias) = int8s(1, (m, k), (k, n)), normal(1, (m,), (n,), (n,))
+    (got,) = emulated(lambda device: cuda.linear_int8(device, p, t, q, s, bias, rung=rung))
+    np.testing.assert_array_equal(got, linear_int8(p, t, q, s, bias))
+
+
+@needs_compiler
 @pytest.mark.parametrize("rung", cuda.RUNGS)
-def test_nan_and_inf_in_the_linear_layers(rung):
-    x, s = normal(1, (3, 7), (5,))
+def test_sums_beyond_float32_and_rows_at_any_address(rung):
+    m, k, n = 3, 4096, 5
+    p, q = (np.full(x * y + 1, -128, np.int8)[1:].reshape(x, y) for x, y in ((m, k), (k, n)))
+    q[:3, 1] = 127, 1, 0  # a sum of 2^26 and something odd
+    ones = np.ones(m, "f"), np.ones(n, "f")
+    (got,) = emulated(lambda device: cuda.linear_int8(device, p, ones[0], q, ones[1], rung=rung))
+    np.testing.assert_array_equal(got, (p.astype(np.int64) @ q.astype(np.int64)).astype(np.float32))
+
+
+@needs_compiler
+@settings(max_examples=15)
+@given(rows=st.sampled_from([1, 7, 40]), k=st.integers(1, 9), kind=st.sampled_from(KINDS), seed=SEEDS)
+def test_three_parts_of_a_float_are_the_float(rows, k, kind, seed):
+    x = matrix(seed, rows, k, kind)
+
+    def run(device):
+        parts, count = device.empty((rows, 3, k), "uint16"), x.size
+        arguments = {"x": x, "parts": parts, "count": count, "k": k}
+        device.run(cuda.HERE / cuda.SPLIT, "split", -(-count // 128), 128, arguments)
+        return parts
+
+    low, middle, high = np.moveaxis(bfloat16.from_bits(emulated(run, seed)[0]), 1, 0).astype(np.float64)
+    total, wide = low + middle + high, x.astype(np.float64)
+    tiny = np.abs(x) < 2.0**-100
+    np.testing.assert_array_equal(total[~tiny], wide[~tiny])
+    assert np.abs(total[tiny] - wide[tiny]).max(initial=0) <= 2.0**-133  # the smallest of bf16
+    odd, ordinary = ~np.isfinite(x), np.isfinite(x) & ~tiny
+    assert not middle[odd].any() and not low[odd].any()
+    assert (np.abs(middle) <= np.abs(high) * 2.0**-7)[ordinary].all()
+    assert (np.abs(low) <= np.abs(high) * 2.0**-15)[ordinary].all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [3, 9])
+@pytest.mark.parametrize("rung", cuda.RUNGS)
+def test_nan_and_inf_in_the_linear_layers(rung, rows):
+    x, s = normal(1, (rows, 7), (5,))
     (q,) = int8s(1, (7, 5))
     x[1, 2], s[4] = np.inf, np.nan
+    x[2, 3] = np.int32(0x7F800001).view(np.float32)  # a NaN that says so in its last bits only
     q[2, :2] = 0
     (got,) = emulated(lambda device: cuda.linear_weight_only(device, x, q, s, rung=rung))
-    want = reference.linear_weight_only(x.astype("f8"), q, s, None)
+    with np.errstate(invalid="ignore"):  # such a NaN is a signal
+        want = reference.linear_weight_only(x.astype("f8"), q, s, None)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
     np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
 
@@ -331,12 +387,30 @@ PLANTED = [
     ("quantize.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
     ("quantize.cu", "rintf(x[at]", "truncf(x[at]", "wrong value"),
     ("2_tiled.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
-    ("2_tiled.cu", "if (i < count) word", "if (i <= count) word", "out of range"),
-    ("2_tiled.cu", "times_32(times_32(sum[a][b], x_scale[i]), scale[j])", "times_32(sum[a][b], times_32(x_scale[i], scale[j]))", "wrong value"),
     ("2_few_rows.cu", "    __syncthreads();  // all warps' sums are there\n", "\n", "race"),
     ("2_few_rows.cu", "if (first + column < n) sums", "sums", "race"),
     ("2_few_rows.cu", "i < left) word", "i <= left) word", "out of range"),
     ("2_few_rows.cu", "min(k, (part + 1) * part_size)", "(part + 1) * part_size", "out of range"),
+    ("turn.cu", "    __syncthreads();  // the words are there\n", "\n", "race"),
+    ("turn.cu", "left = l < k ? n - j : 0", "left = n - j", "out of range"),
+    ("turn.cu", "j0 + column < n && ", "", "out of range"),
+    ("turn.cu", " && l0 + 4 * word < pitch", "", "race"),
+    ("turn.cu", "0xff) << 8 * row", "0xff) << 8 * i", "wrong value"),
+    ("3_mma.cu", "depth = min(k - done, STEP<T>)", "depth = STEP<T>", "out of range"),
+    ("3_mma.cu", "if (row < rows && column < n)", "if (row < rows)", "out of range"),
+    ("3_mma.cu", "x_scale[first_row + row]", "x_scale[row % 8]", "wrong value"),
+    ("3_mma.cu", "(k + STEP<T> - 1) / STEP<T>, start", "k / STEP<T>, start", "wrong value"),
+    ("4_wgmma.cu", "(k + STEP - 1) / STEP", "k / STEP", "wrong value"),
+    ("4_wgmma.cu", "at += STEP;", "at += 64;", "wrong value"),
+    ("4_wgmma.cu", "if (row >= m) continue;", "", "out of range"),
+    ("4_wgmma.cu", "if (left > 0) store_two", "store_two", "out of range"),
+    ("4_wgmma.cu", "left > 1 ? value(1) : 0.0f", "value(1)", "out of range"),
+    ("4_wgmma.cu", "at, tile.column)", "at, tile.column + 1)", "wrong value"),
+    ("split.cu", "to[k] = middle;", "to[k] = high;", "wrong value"),
+    ("split.cu", "if (at >= count) return;\n    bf16", "bf16", "out of range"),
+    ("split.cu", "to_float(middle)", "to_float(high)", "wrong value"),
+    ("split.cu", "wide[part * count + at]", "wide[at]", "wrong value"),
+    ("finish.cu", "part * count", "part", "wrong value"),
     ("1_naive.cu", "int sum = 0;\n    for (int l = 0; l < k", "int sum = 0;\n    for (int l = 1; l < k", "wrong value"),
 ]  # fmt: skip
 
@@ -345,16 +419,51 @@ PLANTED = [
 @pytest.mark.parametrize(("file", "old", "new", "kind"), PLANTED)
 def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path):
     plant(monkeypatch, tmp_path, cuda, file, old, new)
-    (x,), (p, q), (t, s) = normal(3, (9, 33)), int8s(3, (9, 65), (65, 33)), normal(3, (9,), (33,))
+    (x,), (p, q), (t, s) = normal(3, (9, 167)), int8s(3, (9, 167), (167, 33)), normal(3, (9,), (33,))
 
     def run(device):
         if file == "quantize.cu":
             codes, _ = cuda.quantize(device, x, axis=1)
             device.expect(codes, quantize(x, axis=1)[0], 0)
-        elif "few" in file:
-            want = reference.linear_weight_only(x[:2].astype("f8"), q[:33], s, None)
-            device.expect(cuda.linear_weight_only(device, x[:2], q[:33], s, rung=2), want, 1e-3)
+        elif "few" in file or file in ("finish.cu", "split.cu"):
+            rows = 9 if file == "split.cu" else 2
+            want = reference.linear_weight_only(x[:rows].astype("f8"), q, s, None)
+            device.expect(cuda.linear_weight_only(device, x[:rows], q, s, rung=3), want, 1e-2)
         else:
-            device.expect(cuda.linear_int8(device, p, t, q, s, rung=int(file[0])), linear_int8(p, t, q, s), 0)
+            rung = 3 if file == "turn.cu" else int(file[0])
+            device.expect(cuda.linear_int8(device, p, t, q, s, rung=rung), linear_int8(p, t, q, s), 0)
 
     assert kind in kinds(run)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("rung", "header", "old", "new", "kind"),
+    [
+        (2, "eight_bit/bytes.cuh", "if (i < count) word", "if (i <= count) word", "out of range"),
+        (2, "eight_bit/bytes.cuh", "times_32(times_32(sum, x_scale), scale)", "times_32(sum, times_32(x_scale, scale))", "wrong value"),
+        (3, "eight_bit/bytes.cuh", "plus_32(value, bias[column])", "bias[column]", "wrong value"),
+        (3, "matmul/mma.cuh", "mma_s8(sums.of[m][n], left[m], b0, b1)", "mma_s8(sums.of[m][n], left[m], b1, b0)", "wrong value"),
+        (4, "matmul/wgmma.cuh", "#define DEPTH (32 /", "#define DEPTH (16 /", "wrong value"),
+        (4, "matmul/wgmma.cuh", "at - first * tiles_n", "at", "wrong value"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_header_is_found(rung, header, old, new, kind, monkeypatch):
+    monkeypatch.setattr(matmul_cuda, "wgmma_tile_for", lambda m, n: (128, 64))
+    m = 1030 if old.startswith("at") else 9  # more than a band of tiles
+    (p, q), (t, s, bias) = int8s(3, (m, 167), (167, 33)), normal(3, (m,), (33,), (33,))
+    device = Mistaken(cuda.HERE / cuda.RUNGS[rung], old, new, header=header)
+    device.expect(cuda.linear_int8(device, p, t, q, s, bias, rung=rung), linear_int8(p, t, q, s, bias), 0)
+    assert kind in {f.kind for f in device.findings}
+
+
+# --- for a GPU --------------------------------------------------------------------------------------------------------
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("columns", [64, 128, 256])
+def test_rung_4_compiles_without_spills_and_without_waiting(columns):
+    binary = compile_for(cuda.HERE / cuda.RUNGS[4], "90a", {"TILE_N": columns})
+    (r,) = binary.resources().values()
+    assert r.local_bytes == r.spill_bytes == 0 and r.registers * 288 * (1 if columns > 128 else 2) <= 65536
+    assert "Performance Loss" not in binary.log and "serialized" not in binary.log

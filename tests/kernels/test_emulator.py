@@ -402,36 +402,47 @@ PRODUCTS = """
     __syncwarp();
     unsigned r[4], s[2];
     ldmatrix(r, &left[lane % 16][lane / 16 * 16 / sizeof(TYPE)]);
+    const int four = 4 / sizeof(TYPE), k = lane % 4 * four;
     if (DEPTH == 16)
         ldmatrix_trans(s, &right[lane % 16][0]);
     else
-        for (int i = 0; i < 2; i++) memcpy(&s[i], &right[lane % 4 + 4 * i][lane / 4], 4);
-    float product[4];
+        for (int i = 0; i < 2 * four; i++)
+            memcpy((char*)s + i * sizeof(TYPE), &right[k + i / four * DEPTH / 2 + i % four][lane / 4], sizeof(TYPE));
+    SUM product[4];
     for (int i = 0; i < 4; i++) product[i] = d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2];
     MULTIPLY(product, r, s[0], s[1]);
     for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = product[i];
 """
-NUMBERS = {"bf16": bfloat16.to_bits, "fp16": lambda x: x.astype(np.float16).view(np.uint16), "tf32": lambda x: x}
+NUMBERS = {
+    "bf16": bfloat16.to_bits,
+    "fp16": lambda x: x.astype(np.float16).view(np.uint16),
+    "tf32": lambda x: x,
+    "s8": lambda x: x.astype(np.int8),
+}
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_products_of_fragments(kind, tmp_path):
-    type_, depth = {"tf32": ("float", 8)}.get(kind, (kind, 16))
-    file = write(tmp_path, PRODUCTS, f"const {type_}* a, const {type_}* b, float* d")
+    type_, depth = {"tf32": ("float", 8), "s8": ("signed char", 32)}.get(kind, (kind, 16))
+    sum_ = "int" if kind == "s8" else "float"
+    file = write(tmp_path, PRODUCTS, f"const {type_}* a, const {type_}* b, {sum_}* d")
     file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx.cuh"))
     rng = np.random.default_rng(0)
     a, b, d = (rng.integers(-9, 10, s).astype(np.float32) for s in ((16, depth), (depth, 8), (16, 8)))
-    want = d + a @ b
+    if kind == "s8":
+        a[0], b[:, 0], d = -128, 127, d.astype(np.int32)
+        d[0, 0] = -(2**31) + 32 * 128 * 127 + 5
+    want = d + (a @ b).astype(d.dtype)
     device = Emulator()
-    columns = depth + 16 // (4 if kind == "tf32" else 2)  # a row more than a multiple of 128 bytes: no bank conflicts
-    defines = {"TYPE": type_, "DEPTH": depth, "COLUMNS": columns, "MULTIPLY": f"mma_{kind}"}
+    item = NUMBERS[kind](a).itemsize
+    columns = depth + 16 // item  # a row more than a multiple of 32 bytes: no bank conflicts
+    defines = {"TYPE": type_, "SUM": sum_, "DEPTH": depth, "COLUMNS": columns, "MULTIPLY": f"mma_{kind}"}
     device.run(file, "k", 1, 32, {"a": NUMBERS[kind](a), "b": NUMBERS[kind](b), "d": d}, defines=defines)
     device.check()
     np.testing.assert_array_equal(d, want)
     assert not device.bank_conflicts
-    device.run(
-        file, "k", 1, 32, {"a": NUMBERS[kind](a), "b": NUMBERS[kind](b), "d": d}, defines={**defines, "COLUMNS": 64}
-    )
+    wide = {**defines, "COLUMNS": 256 // item}
+    device.run(file, "k", 1, 32, {"a": NUMBERS[kind](a), "b": NUMBERS[kind](b), "d": d}, defines=wide)
     assert list(device.bank_conflicts.values()) == [(4, 28)]  # 8 rows at the same banks, in each of 4 matrices
 
 

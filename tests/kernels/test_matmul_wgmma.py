@@ -101,6 +101,61 @@ def test_operands_that_lie_across_on_a_gpu(columns, across_a, across_b, from_reg
     np.testing.assert_array_equal(got.get(), want)
 
 
+# Bytes, which lie along the inner axis.
+BYTES = """
+// Needs sm_90a.
+#include "lib/ptx90.cuh"
+extern "C" __global__ void k(const signed char* a, const signed char* b, int* y) {
+    DYNAMIC_SHARED(signed char, tiles);
+    const int t = threadIdx.x, g = t % 32 / 4, q = t % 4, first = t / 32 * 16;
+    for (int at = t; at < (64 + COLUMNS) * 128; at += 128) {
+        const int row = at / 128, column = at % 128;
+        tiles[row * 128 + (column / 16 ^ row % 8) * 16 + column % 16] = row < 64 ? a[at] : b[at - 64 * 128];
+    }
+    fence_proxy_async();
+    __syncthreads();
+    int d[COLUMNS / 2];
+    for (int i = 0; i < COLUMNS / 2; i++) d[i] = 1000000007 + i;
+    wgmma_fence(d);
+    for (int k = 0; k < 128; k += 32) wgmma_s8(d, wgmma_descriptor(tiles + k), wgmma_descriptor(tiles + 64 * 128 + k));
+    wgmma_commit();
+    wgmma_wait<0>(d);
+    for (int i = 0; i < COLUMNS / 2; i++)
+        y[(first + g + i / 2 % 2 * 8) * COLUMNS + i / 4 * 8 + 2 * q + i % 2] = d[i] - i;
+}
+"""
+in_columns = pytest.mark.parametrize("columns", [64, 128, 256])
+
+
+def multiply_bytes(device, move, file, columns):
+    """As ``multiply_lying_across``, for int8."""
+    file.write_text(BYTES)
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((64, 128), (columns, 128)))
+    y = device.empty((64, columns), np.int32)
+    arrays, names = {"a": move(a), "b": move(b), "y": y}, {"COLUMNS": columns}
+    device.run(file, "k", 1, 128, arrays, shared_bytes=(64 + columns) * 128, defines=names)
+    return y, 1000000007 + a.astype(np.int32) @ b.T.astype(np.int32)
+
+
+@needs_compiler
+@in_columns
+def test_products_of_bytes(columns, tmp_path):
+    device = Emulator()
+    np.testing.assert_array_equal(*multiply_bytes(device, np.asarray, tmp_path / "k.cu", columns))
+    device.check()
+
+
+@pytest.mark.gpu
+@in_columns
+def test_products_of_bytes_on_a_gpu(columns, tmp_path):
+    device = launch.Device()
+    if device.architecture != "90a":
+        pytest.skip("wgmma is for sm_90a")
+    got, want = multiply_bytes(device, device.xp.asarray, tmp_path / "k.cu", columns)
+    np.testing.assert_array_equal(got.get(), want)
+
+
 # --- the product -------------------------------------------------------------------------------------------------------
 
 
@@ -238,10 +293,10 @@ PLANTED_IN_THE_HEADER = [  # wgmma.cuh; lib/ring.cuh's are in test_ring.py: what
     ("4 * CONSUMERS", "CONSUMERS", {"race", "missing wait"}),
     ("        wgmma_fence(d);\n", "", {"missing fence"}),
     ("        fence_mbarrier_init();\n", "", {"missing fence"}),
-    ("TILE_N)) * STEP * 2);", "TILE_N)) * STEP);", {"deadlock"}),
-    ("<ACROSS_LEFT, ACROSS_RIGHT>(d,", "<!ACROSS_LEFT, ACROSS_RIGHT>(d,", {"wrong value"}),  # the major bit
-    ("<ACROSS_LEFT, ACROSS_RIGHT>(d,", "<ACROSS_LEFT, !ACROSS_RIGHT>(d,", {"out of range"}),
-    ("right + k * (ACROSS_RIGHT ? 64 : 1), 2 * PANEL", "right + k * (ACROSS_RIGHT ? 64 : 1), PANEL", {"wrong value"}),
+    ("TILE_N)) * 128);", "TILE_N)) * 64);", {"deadlock"}),
+    ("bf16<ACROSS_LEFT, ACROSS_RIGHT>(d,", "bf16<!ACROSS_LEFT, ACROSS_RIGHT>(d,", {"wrong value"}),  # the major bit
+    ("bf16<ACROSS_LEFT, ACROSS_RIGHT>(d,", "bf16<ACROSS_LEFT, !ACROSS_RIGHT>(d,", {"out of range"}),
+    ("right + k * (ACROSS_RIGHT ? 64 : 1), 64 * 128", "right + k * (ACROSS_RIGHT ? 64 : 1), 64 * 64", {"wrong value"}),
     ("threadIdx.x / 128 * PANEL", "0", {"wrong value"}),
 ]
 PLANTED = [  # of 4_wgmma.cu

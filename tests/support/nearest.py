@@ -26,6 +26,8 @@ def problem(kind, m, codes, d, seed):
         case "scales":
             z *= 10.0 ** rng.integers(-30, 30, (m, 1))
             codebook *= 10.0 ** rng.integers(-22, 20, (codes, 1))
+        case "last bits":  # distances that differ in the last bits of a double, if at all
+            z, codebook = 1e13 * z, 1e-3 * codebook
         case "zeros":
             z[::3], codebook[::5] = 0, 0
         case "nan":
@@ -38,7 +40,7 @@ def problem(kind, m, codes, d, seed):
         return z.astype(np.float32), codebook.astype(np.float32)
 
 
-KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "zeros", "nan", "trained"]
+KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "last bits", "zeros", "nan", "trained"]
 
 
 def emulated_as_rung_1(z, codebook, rung, seed=0):

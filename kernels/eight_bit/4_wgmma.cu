@@ -1,0 +1,51 @@
+// The linear layer on int8 numbers on Hopper's tensor cores. Definition: 1_naive.cu.
+//
+// New here: nothing but the numbers. Who copies, who multiplies, who waits for whom and in which order tiles come is
+// matmul/wgmma.cuh's, as for bf16; a step of 128 bytes is 128 places of the inner axis instead of 64, and wgmma adds up whole
+// numbers. As in rung 3 the weights come turned, because wgmma too takes bytes along the inner axis only.
+//
+// Needs sm_90a.
+#define FACTOR signed char
+#define SUM int
+#include "eight_bit/bytes.cuh"
+#include "matmul/wgmma.cuh"
+
+// Maps of p (m, k) and q (n, k), with boxes of (TILE_M or TILE_N, STEP). k must be more than 0, and m less than 2^31.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    int8(const __grid_constant__ TensorMap p, const float* x_scale, const __grid_constant__ TensorMap q, const float* scale,
+         const float* bias, float* y, int m, int k, int n) {
+    DYNAMIC_SHARED(signed char, tiles);
+    __shared__ Ring<STAGES> ring;
+    make(ring);
+    const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
+    const int steps = (k + STEP - 1) / STEP;
+    Turn<STAGES> turn;
+    for (long long number = blockIdx.x; number < tiles_m * tiles_n; number += gridDim.x) {
+        const Place tile(number, tiles_m, tiles_n);
+        if (is_producer()) {
+            int at = 0;
+            turn = produce<false>(ring, tiles, steps, [&](signed char* left, signed char* right, mbarrier* full) {
+                tma_load(left, &p, full, at, tile.row);
+                tma_load(right, &q, full, at, tile.column);
+                at += STEP;
+            }, turn);
+            continue;
+        }
+        int d[TILE_N / 2] = {};
+        turn = consume<false, false>(d, ring, tiles, steps, turn);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = tile.row + row_of(2 * half);
+            if (row >= m) continue;
+            float* const line = y + (long long)row * n;
+#pragma unroll
+            for (int j = 0; j < TILE_N / 8; j++) {
+                const int column = tile.column + column_of(j, 0), left = n - column;
+                auto value = [&](int i) {
+                    return scaled(d[4 * j + 2 * half + i], x_scale[row], scale[column + i], bias, column + i);
+                };
+                if (left > 0) store_two(line + column, value(0), left > 1 ? value(1) : 0.0f, left, n);
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+// What the rungs for eight-bit numbers share.
+#pragma once
+#include "lib/cuda.cuh"
+#include "lib/exact.cuh"
+
+// The first `count` of four numbers that are `step` apart, as one word.
+__device__ int word_of(const signed char* x, long long step, int count) {
+    unsigned word = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (i < count) word |= unsigned((unsigned char)x[i * step]) << 8 * i;
+    return word;
+}
+
+// A sum of whole numbers in the unit that it has, rounded as rung 1 rounds.
+__device__ float scaled(int sum, float x_scale, float scale, const float* bias, int column) {
+    const float value = times_32(times_32(sum, x_scale), scale);
+    return bias ? plus_32(value, bias[column]) : value;
+}
