@@ -14,6 +14,7 @@ from .formats import LARGEST
 
 RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}  # of the linear layers
 SPLIT = "split.cu"  # with which weights in int8 take the rungs of the product of matrices from rung 3 on
+LONGEST = 1024  # terms that tensor cores add up there, which cut off: longer sums would be less exact than float32's
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
 PART = 128  # of the k terms, at least, for a block of FEW_ROWS
@@ -97,7 +98,8 @@ def _split(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None
     device.run(_file(SPLIT), "split", -(-x.size // THREADS), THREADS, arguments)
     arguments = {"q": codes, "wide": wide, "count": codes.size}
     device.run(_file(SPLIT), "widen", -(-codes.size // THREADS), THREADS, arguments)
-    return _finished(device, matmul.matmul(device, parts, wide, rung=rung)[None], scale, bias)
+    sums = matmul.matmul(device, parts, wide, rung=rung, parts=max(1, -(-3 * k // LONGEST)))
+    return _finished(device, sums[None], scale, bias)
 
 
 def _finished(device: Any, sums: Array, scale: Array, bias: Array | None) -> Array:

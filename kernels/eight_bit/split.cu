@@ -8,10 +8,12 @@
 //
 //     sum_l x[i, l] q[l, j] = sum_l low[i, l] q[l, j] + sum_l middle[i, l] q[l, j] + sum_l high[i, l] q[l, j]
 //
-// is one product of bf16 matrices with an inner axis of 3 k, whose products are exact and whose sums are float: three times
-// the work, on units that do it more than ten times as fast. The smallest terms come first. Cut off, and not rounded, high is Inf
-// for no finite x. An x that is not finite is all in high, and NaN where the definition has NaN. (Numbers below 2^-110 or so lose their last bits,
-// for which bf16 has no exponents.)
+// is one product of bf16 matrices with an inner axis of 3 k, whose products are exact: three times the work, on units that do
+// it more than ten times as fast. The smallest terms come first. The tensor cores' sums are float, but cut off where others
+// round, which adds up; so the host has the inner axis cut into parts, whose sums are added in float.
+//
+// Cut off, and not rounded, high is Inf for no finite x. An x that is not finite is all in high, and gives NaN where the
+// definition does. (A number below 2^-110 or so loses its last bits: bf16 ends at 2^-133.)
 #include "lib/ptx.cuh"
 
 __device__ __forceinline__ bf16 cut_off(float x) { return {(unsigned short)(__float_as_uint(x) >> 16)}; }

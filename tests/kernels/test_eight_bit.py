@@ -366,6 +366,23 @@ def test_three_parts_of_a_float_are_the_float(rows, k, kind, seed):
 
 
 @needs_compiler
+@pytest.mark.parametrize("rung", [3, 4])
+@pytest.mark.parametrize("sign", [np.abs, np.asarray])
+def test_three_parts_are_no_less_exact_than_float32(rung, sign, monkeypatch):
+    """Long sums, on a card so small that the inner axis would not be cut for its sake."""
+    monkeypatch.setattr(matmul_cuda, "BLOCKS", 1)
+    monkeypatch.setattr(matmul_cuda, "MULTIPROCESSORS", 1)
+    (x,), (q,), s = normal(1, (16, 8192)), int8s(1, (8192, 16)), np.ones(16, "f")
+    x, q = sign(x), np.maximum(sign(q), -127)
+    want = reference.linear_weight_only(x.astype("f8"), q, s, None)
+    errors = [
+        np.square(emulated(lambda device, r=r: cuda.linear_weight_only(device, x, q, s, rung=r))[0] - want).mean()
+        for r in (2, rung)
+    ]
+    assert errors[1] <= errors[0]
+
+
+@needs_compiler
 @pytest.mark.parametrize("rows", [3, 9])
 @pytest.mark.parametrize("rung", cuda.RUNGS)
 def test_nan_and_inf_in_the_linear_layers(rung, rows):
