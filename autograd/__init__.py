@@ -78,7 +78,7 @@ for _name, _function in {
     "__neg__": elementwise.neg,
     "sum": reduce.sum,
     "mean": reduce.mean,
-    "reshape": lambda x, *s: shape.reshape(x, s[0] if len(s) == 1 and isinstance(s[0], tuple) else s),
+    "reshape": lambda x, *s: shape.reshape(x, s[0] if len(s) == 1 and isinstance(s[0], tuple | list) else s),
     "transpose": lambda x, *axes: shape.transpose(x, axes or None),
 }.items():
     setattr(Tensor, _name, _function)

@@ -5,6 +5,7 @@ agree with the composition: that is their test. Convolutions are closed under di
 another convolution. For the others, a second derivative goes through the composition.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -150,11 +151,11 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, key_mask: Any = N
 @_composed
 def group_norm_composed(x: Any, gamma: Any, beta: Any, *, groups: int, eps: float, silu_after: bool) -> Any:
     """(x - mean) / sqrt(var + eps) over each sample's groups of channels, times gamma plus beta, then SiLU if asked."""
-    n, c = x.shape[0], x.shape[-1]
-    xs = reshape(x, (n, -1, groups, c // groups)) if x.size else x
+    n, c, places = x.shape[0], x.shape[-1], math.prod(x.shape[1:-1])
+    xs = reshape(x, (n, places, groups, c // groups))
     centred = xs - mean(xs, (1, 3), keepdims=True)
-    z = reshape(centred / sqrt(mean(centred * centred, (1, 3), keepdims=True) + eps), (n, -1, c))
-    gamma, beta = (reshape(p, (-1, 1, c)) for p in (gamma, beta))
+    z = reshape(centred / sqrt(mean(centred * centred, (1, 3), keepdims=True) + eps), (n, places, c))
+    gamma, beta = (reshape(p, (1 if p.ndim == 1 else n, 1, c)) for p in (gamma, beta))
     y = reshape(z * gamma + beta, x.shape)
     return silu(y) if silu_after else y
 

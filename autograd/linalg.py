@@ -62,13 +62,18 @@ def einsum(spec: str, *xs: Any) -> Any:
     r"""$y = \sum \prod_k x_k$ over the letters that the result lacks, e.g. ``einsum("nhid,nhjd->nhij", q, k)``.
 
     $\bar x_k$ is again an Einstein sum: swap $x_k$'s letters with the result's. Raises ValueError for an ellipsis, a
-    missing arrow, or a letter twice in one operand.
+    missing arrow, a letter twice in one operand, or one of two sizes.
     """
     if "..." in spec or "->" not in spec or "," in spec.split("->")[1]:
         raise ValueError(f"einsum needs an explicit result and no ellipsis, got {spec!r}")
     parts = spec.replace(" ", "").split("->")[0].split(",")
     if len(parts) != len(xs) or any(len(set(p)) < len(p) for p in parts):
         raise ValueError(f"einsum {spec!r} needs {len(parts)} operands with distinct letters each, got {len(xs)}")
+    sizes: dict[str, int] = {}
+    for letters, x in zip(parts, xs):
+        for letter, size in zip(letters, np.shape(raw(x))):
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError(f"einsum {spec!r}: {letter!r} stands for {sizes[letter]} and for {size} numbers")
     return _einsum_of(spec.replace(" ", ""))(*xs)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from kernels.matmul import sum_rows
 
 from .elementwise import exp, log
-from .shape import broadcast_to, gather, getitem, reshape
+from .shape import axis_of, broadcast_to, gather, getitem, reshape
 from .tensor import operation, raw
 
-Axis = int | tuple[int, ...] | None
+Axis = int | tuple[int, ...] | list[int] | None
 
 
 def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
@@ -20,7 +20,7 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 
 def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
     axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
-    return tuple(a % ndim for a in axes)
+    return tuple(axis_of(a, ndim) for a in axes)
 
 
 def _kept_shape(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
@@ -37,7 +37,7 @@ def _sum(x: Any, *, axis: Axis, keepdims: bool, shape: tuple[int, ...]) -> Any:
 
 def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     r"""$y = \sum_i x_i$ over ``axis`` (all if None); $\bar x_i = \bar y$."""
-    return _sum(x, axis=axis, keepdims=keepdims, shape=tuple(x.shape))
+    return _sum(x, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims, shape=tuple(x.shape))
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
@@ -67,7 +67,7 @@ def _max(x: Any, *, axis: Axis, keepdims: bool) -> Any:
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     r"""$y = \max_i x_i$; $\bar x_i = \bar y$ at the maximum, shared equally among ties."""
-    return _max(x, axis=axis, keepdims=keepdims)
+    return _max(x, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims)
 
 
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:

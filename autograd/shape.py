@@ -1,6 +1,7 @@
 r"""Moving numbers without changing them: each operation's product moves them back, and adds where one was used twice."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ def _reshape(x: Any, *, shape: tuple[int, ...], old: tuple[int, ...]) -> Any:
     return np.reshape(x, shape)
 
 
-def reshape(x: Any, shape: tuple[int, ...]) -> Any:
+def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     r"""The same numbers in row-major order under another shape (one entry may be -1)."""
-    return _reshape(x, shape=tuple(shape), old=tuple(x.shape))
+    return _reshape(x, shape=(shape,) if isinstance(shape, int) else tuple(shape), old=tuple(x.shape))
 
 
 @operation(lambda g, y, x, axes: transpose(g, tuple(int(i) for i in np.argsort(axes))), keep="")
@@ -97,8 +98,10 @@ def _cut(g: Any, i: int, axis: int, edges: tuple[int, ...]) -> Any:
 
 
 def concat(xs: Any, axis: int = 0) -> Any:
-    r"""Arrays one after the other along ``axis``; $\bar x_i$ is its slice of $\bar y$."""
+    r"""Arrays one after the other along ``axis``; $\bar x_i$ is its slice of $\bar y$. Raises ValueError for none."""
     xs = list(xs)
+    if not xs:
+        raise ValueError("concat needs at least one array")
     axis = axis_of(axis, xs[0].ndim)
     edges = tuple(int(e) for e in np.cumsum([0] + [x.shape[axis] for x in xs]))
     return _concat_of(len(xs))(*xs, axis=axis, edges=edges)

@@ -91,6 +91,11 @@ class Tensor:
     def __getitem__(self, index: Any) -> Any:
         return _methods["getitem"](self, index=index)
 
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("comparisons have no gradient: compare arrays, as in x.data == y")
+
+    __hash__ = object.__hash__  # a Tensor is itself, so it may be in a set or be a key
+
     # The operators are filled in by autograd/__init__.py, where the operations are known.
     def __add__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
     def __radd__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
@@ -343,8 +348,12 @@ def _products(node: Node, g: Any, create_graph: bool, useful: set[Any] | None) -
 
 
 def _rebuild(array: Any, edge: Any) -> Any:
-    if array is None or edge is None or type(edge) is Tensor:
+    if array is None or edge is None:
         return array if edge is None else edge
+    if type(edge) is Tensor:
+        if edge.data is not array:
+            raise RuntimeError("the data of a Tensor was replaced while second derivatives needed it")
+        return edge
     tensor = Tensor(array)
     tensor.node = edge
     return tensor

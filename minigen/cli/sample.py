@@ -62,7 +62,8 @@ def main(args: list[str]) -> int:
     if flags.singles and len(dataset.shape) != 3:
         raise UserError(f"--singles writes pictures, and samples of '{dataset.name}' are none")
     samples, states = draw(system, flags, settings)
-    notes = [] if system.notes is None else system.notes(samples, **settings)
+    with said_in_one_sentence("notes"):
+        notes = [] if system.notes is None else system.notes(samples, **settings)
     out = pictures.save_samples(flags.out, dataset, samples, notes)
     for i, note in enumerate(notes, start=1):
         print(f"--- {i} ---\n{note}" if pictures.is_text(dataset) else note.replace("\n", ": "))
@@ -81,7 +82,8 @@ def main(args: list[str]) -> int:
         print(f"trajectory, animated: {path}")
     for name in chosen:
         path = flags.out.with_name(f"{flags.out.stem}-{name}.png")
-        draw_picture(system, load_data(dataset, flags), name, path, flags.seed)
+        with said_in_one_sentence(f"--{name}"):
+            draw_picture(system, load_data(dataset, flags), name, path, flags.seed)
         print(f"{name}: {path}")
     if flags.quality:
         print_quality(system, dataset, samples, flags)
@@ -143,16 +145,18 @@ def print_quality(system: Any, about: Any, samples: Any, flags: SampleFlags) -> 
             raise ValueError("--quality needs a data set with labels and at least 4 samples")
         figures = quality.figures(dataset, samples, seed=flags.seed) if ruled else {}
         drawn = (
-            chance(dataset, quality.known(dataset.name, dataset)[0])
+            chance(dataset, quality.known(dataset.name, dataset)[0], n=len(samples))
             if ruled and dataset.name != quality.RINGS
             else None
         )
     if ruled:
         Console(width=None if sys.stdout.isatty() else 150).print(*format_tables(figures), sep="\n")
     if drawn is not None:
-        print(f"FD x of training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
+        print(f"FD x of as many training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
     if system.figures is not None:
-        for what, value in system.figures(dataset, rng=np.random.default_rng(flags.seed)).items():
+        with said_in_one_sentence("--quality"):
+            figures = system.figures(dataset, rng=np.random.default_rng(flags.seed))
+        for what, value in figures.items():
             print(f"{what}: {value:.4g}")
 
 

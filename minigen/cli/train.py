@@ -40,7 +40,7 @@ class RunFlags:
     device: str = "cpu"
     """cpu or cuda."""
     resume: bool = False
-    """Go on from the checkpoint in --out; flags that are left out are taken from it."""
+    """Go on from the checkpoint in --out, which says data, size, seed and the system's settings where their flags are left out."""
     preset: str | None = None
     """A named set of the system's own settings, which other flags change further; the system's help lists them."""
     samples_every: Annotated[int | None, arg(metavar="STEPS")] = None
@@ -106,6 +106,8 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
         parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
     if not goes_on(parsed.run):
         return parsed
+    if parsed.run.preset is not None:
+        raise UserError("--resume goes on with the settings that the run has: leave out --preset")
     path = parsed.run.out / "checkpoint.safetensors"
     default = flags(*settings_of_checkpoint(path, entry, model, parsed.run.out), **more)
     return arguments.parse(flags, args, prog=prog, description=description, default=default)

@@ -152,10 +152,6 @@ class BytePair:
         except UnicodeDecodeError:
             return data.decode("utf-8", "replace")
 
-    def state(self) -> dict[str, Any]:
-        """What a JSON file holds of it; ``BytePair(state["merges"])`` is it again."""
-        return {"merges": [list(pair) for pair in self.merges]}
-
     def _merged(self, chunk: str) -> tuple[int, ...]:
         sequence = _bytes(chunk)
         while len(sequence) > 1:

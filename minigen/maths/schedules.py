@@ -182,7 +182,7 @@ def quadratic_times(T: int, steps: int) -> Any:
 
 
 def section_times(T: int, counts: Sequence[int]) -> Any:
-    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (Nichol & Dhariwal 2021, section 4).
+    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (the code of Dhariwal & Nichol 2021).
 
     The first count is that of the section next to the data. Raises ValueError where a section is shorter than its count.
     """
@@ -217,6 +217,10 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule
     if spacing == "karras":
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
+        if schedule.T < 2:
+            raise ValueError(
+                "the spacing 'karras' lies between two levels of a schedule, and this one has 1: take 'uniform'"
+            )
         return schedule.at_sigmas(karras_sigmas(schedule.sigma[1], schedule.sigma[-1], steps))
     return schedule.respaced({"uniform": uniform_times, "quadratic": quadratic_times}[spacing](schedule.T, steps))
 

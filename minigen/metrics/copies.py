@@ -26,9 +26,13 @@ def brightness(x_hat: Float[Array, "*n"]) -> Integer[Array, "*n"]:
 def fit_log_scales(
     levels: Integer[Array, "n h w c"], x_hat: Float[Array, "n h w c"], count: int
 ) -> Float[Array, " shades"]:
-    """The log scale for each brightness that gives the pictures' ``levels``, of ``count``, the highest probability."""
+    """The log scale for each brightness that gives the pictures' ``levels``, of ``count``, the highest probability.
+
+    A brightness that no pixel has gets the scale that is best for all.
+    """
     of = brightness(x_hat).reshape(-1)
-    nats = [np.bincount(of, _nats(levels, x_hat, scale, count).reshape(-1), SHADES) for scale in CANDIDATES]
+    nats = np.stack([np.bincount(of, _nats(levels, x_hat, scale, count).reshape(-1), SHADES) for scale in CANDIDATES])
+    nats[:, np.bincount(of, minlength=SHADES) == 0] = nats.sum(axis=1, keepdims=True)
     return CANDIDATES[np.argmin(nats, axis=0)]
 
 

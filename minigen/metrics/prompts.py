@@ -3,7 +3,8 @@ r"""How often a system draws what a prompt asks for, with all attributes named, 
 Four groups of prompts: one thing or two, from the validation scenes (compositions that training shows) or from those
 with a composition that was held out. Each prompt is the plain caption of a scene, so every attribute is asked for, and
 each picture is read by `data/oracle.py`, which has no taste. A rate $p$ over $n$ prompts has the standard error
-$\sqrt{p (1 - p) / n}$.
+$\sqrt{p (1 - p) / n}$, which says 0 where all or none are met; there the error is taken as if two had been met and two not (Agresti
+& Coull 1998).
 
 Any system with a function ``draw(prompts) -> images`` can be measured.
 """
@@ -15,7 +16,7 @@ from itertools import islice
 import numpy as np
 
 from kernels.backend import Array
-from minigen.data.captions import canonical
+from minigen.data.captions import canonical, parse
 from minigen.data.oracle import prompt_accuracy, verdicts
 from minigen.data.shapes import scenes
 
@@ -53,10 +54,21 @@ def prompts_for(n: int) -> list[str]:
 
 def notes_for(prompts: Sequence[str], images: Array) -> list[str]:
     """A note a picture: what was asked for, and whether it came."""
+    notes = ["no prompt" if not said else f"{said}\nno caption of this world" for said in prompts]
+    meant = [i for i, said in enumerate(prompts) if means_something(said)]
+    if meant:
+        for i, found in zip(meant, verdicts([prompts[i] for i in meant], images[meant])):
+            notes[i] = f"{prompts[i]}\n{found}"
+    return notes
+
+
+def means_something(prompt: str) -> bool:
+    """Whether the words are a caption of this world: only then can a picture be judged by them."""
     try:
-        return [f"{said}\n{found}" for said, found in zip(prompts, verdicts(prompts, images))]
-    except ValueError:  # words in no order that has a meaning: there is nothing to judge by
-        return [f"{said}\nno caption of this world" if said else "no prompt" for said in prompts]
+        parse(prompt)
+    except ValueError:
+        return False
+    return True
 
 
 def prompt_report(draw: Draw, n: int, groups: Sequence[str] = tuple(GROUPS)) -> dict[str, dict[str, float]]:
@@ -89,7 +101,9 @@ def attributes_met(prompts: Sequence[str], images: Array) -> float:
 
 
 def standard_error(rate: float, n: float) -> float:
-    r"""$\sqrt{p (1 - p) / n}$."""
+    r"""$\sqrt{p (1 - p) / n}$; of rates 0 and 1 that of $(p n + 2) / (n + 4)$ over n + 4."""
+    if rate in (0, 1):
+        rate, n = (rate * n + 2) / (n + 4), n + 4
     return math.sqrt(rate * (1 - rate) / n)
 
 

@@ -169,13 +169,13 @@ def reference_rows(dataset: Dataset, ruler: Ruler) -> dict[str, dict[str, float]
     return {name: _figures(dataset, levels, ruler, rng) for name, levels in rows.items()}
 
 
-def chance(dataset: Dataset, ruler: Ruler, *, draws: int = 40) -> tuple[float, float]:
-    """Mean and spread of ``fd_ratio`` for 512 training images drawn with replacement (fixed seed).
+def chance(dataset: Dataset, ruler: Ruler, *, n: int = SAMPLES, draws: int = 40) -> tuple[float, float]:
+    """Mean and spread of ``fd_ratio`` for ``n`` training images, at most 512, drawn with replacement (fixed seed).
 
     What a perfect sampler of the training set would measure, draw by draw: a difference between two models that is
     smaller than this spread is chance.
     """
-    n = min(SAMPLES, len(dataset.train.images))
+    n = min(n, SAMPLES, len(dataset.train.images))
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
     ratios = _redrawn(of_train, n, of_train, of_test, draws)
     return float(np.mean(ratios)), float(np.std(ratios, ddof=1))

@@ -15,12 +15,13 @@ classes at all, and a scale above 1 makes the classifier surer than it is.
 | $y_s, y_b$ | the embedding of time and class, in each block | (n, c) |
 
 $$\mathrm{AdaGN}(h, y) = y_s\, \mathrm{GroupNorm}(h) + y_b \qquad \text{(section 3.1)}$$
-$$x_{t-1} \sim N(\mu + s\, \Sigma\, \nabla_{x_t} \ln p_\phi(y \mid x_t)\big|_{x_t = \mu},\; \Sigma) \qquad \text{(algorithm 1)}$$
+$$x_{t-1} \sim N(\mu + s\, \Sigma\, \nabla_{x_t} \ln p_\phi(y \mid x_t)\big|_{x_t = \mu},\; \Sigma) \qquad \text{(section 4.1, on which algorithm 1 rests)}$$
 $$\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\, s\, \nabla_{x_t} \ln p_\phi(y \mid x_t) \qquad \text{(eq. 14 and algorithm 2)}$$
 $$s\, \nabla_x \ln p(y \mid x) = \nabla_x \ln \tfrac{1}{Z} p(y \mid x)^s \qquad \text{(section 4.3)}$$
 
-Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every sampler; ``mean`` is algorithm 1, the
-gradient at $\mu$, for the ancestral samplers; ``mean-at-x_t`` is algorithm 1 as the authors' code has it, the gradient at $x_t$.
+Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every sampler; ``mean`` moves the mean of the ancestral
+samplers by the gradient at $\mu$, as section 4.1 derives it; ``mean-at-x_t`` by the gradient at $x_t$, as algorithm 1 is printed and as
+the authors' code has it.
 
 The network, against that of DDPM: attention at every resolution, a fixed number of channels a head, the embedding as scale
 and shift of the norms, residual blocks that change the resolution themselves (BigGAN). It is trained with improved
@@ -34,7 +35,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_ad
 - the classifier is trained on $x_t$, by the same $q$, with one uniform $t$ for each sample, and is told the $t$ that made its $x_t$;
 - when levels are left out it is told the ORIGINAL time of a level, as the denoiser is;
 - the gradient is of $\ln p(y \mid x_t)$ of the ASKED class, and a sample's own: no batch norm;
-- in algorithm 1 the gradient at $\mu$ is told the level below; nothing pulls in the last step, whose variance is 0;
+- the gradient at $\mu$ is told the level below; nothing pulls in the last step, whose variance is 0;
 - the variance is never guided, and $\hat x_0$ is clipped AFTER guidance;
 - the classifier's last layer starts at zero: before it is trained, guidance is none.
 """
@@ -126,7 +127,7 @@ class Config:
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with."""
     clip: float = 1.0
@@ -140,7 +141,7 @@ class Sampling(sampling.Sampling):
     label: int | None = None
     """The class of all samples; if left out, all classes in turn (or none, where nothing knows of classes)."""
     guidance: Literal["none", "classifier", "mean", "mean-at-x_t"] | None = None
-    """Algorithm 2 ("classifier", any sampler), or algorithm 1 with the gradient at the mean or at x_t (sampler "ancestral"); "classifier" if left out and there is one."""
+    """Algorithm 2 ("classifier", any sampler), or the mean of the sampler "ancestral" moved by the gradient at the mean (section 4.1) or at x_t (algorithm 1); "classifier" if left out and there is one."""
     scale: float = 8.0
     """How often the classifier's evidence counts: 0 is no guidance, 1 Bayes' rule, more is surer and less diverse (8 was the first of 1, 2, 4, 8 that drew 97 % of the digits as asked)."""
 
@@ -280,7 +281,7 @@ def draw(
     r"""$x_0$ of the classes ``y`` (n,), over ``steps`` levels of the ``schedule`` that both networks were trained with.
 
     ``guidance``: "none"; "classifier", the guided eps (algorithm 2), with any sampler; "mean" or "mean-at-x_t", the moved
-    mean (algorithm 1), with ancestral sampling. ``how`` are the settings of `sampling.Sampling`; all else is as in
+    mean (section 4.1, algorithm 1), with ancestral sampling. ``how`` are the settings of `sampling.Sampling`; all else is as in
     `sampling.draw`. Raises ValueError for settings that do not go together.
     """
     if guidance not in GUIDANCES:
@@ -297,6 +298,7 @@ def draw(
         return sampling.draw(guided, x_T, schedule, steps=steps, own="learned", callback=callback, **common, **how)
     if how.get("sampler", "ancestral") != "ancestral":
         raise ValueError(f"guidance '{guidance}' moves the mean of the sampler 'ancestral', got '{how['sampler']}'")
+    sampling.checked(schedule, steps, "ancestral", how.get("variance"), how.get("eta"), "learned")
     grid = sampling.levels(schedule, steps, spacing=how.get("spacing"))
     x_0 = ancestral.sample(
         denoiser,
@@ -360,7 +362,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             steps=steps,
             batch_size=config.batch_size,
             lr=config.lr,
-            warmup=config.warmup,
+            warmup=min(config.warmup, config.steps // 10),
             ema=config.ema,
             clip=config.clip,
             weight_decay=weight_decay,
@@ -456,8 +458,7 @@ def as_asked(dataset: Dataset, images: Any) -> float:
 
 def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
-    if len(dataset.shape) != 3:
-        raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds something else")
+    sampling.check_pictures(config, dataset)
     if config.classifier_steps < 0:
         raise ValueError(f"classifier_steps must be at least 0, got {config.classifier_steps}")
     if not dataset.classes and (config.conditional or config.classifier_steps):

@@ -156,7 +156,7 @@ def pca_error(train: Any, test: Any, k: int) -> float:
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """The two networks and what `minigen train`, `sample` and `tour` do with them. Raises ValueError for settings that do not fit."""
     if len(dataset.shape) != 3:
-        raise ValueError(f"this model squeezes pictures, and the data set '{dataset.name}' holds points")
+        raise ValueError(f"this model squeezes pictures, and the data set '{dataset.name}' holds no pictures")
     if config.latent < 1:
         raise ValueError(f"latent must be at least 1 number, got {config.latent}")
     if any(width < 1 for width in config.hidden):

@@ -91,7 +91,7 @@ class Config:
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with."""
     clip: float = 1.0
@@ -187,7 +187,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 steps=config.steps,
                 batch_size=config.batch_size,
                 lr=config.lr,
-                warmup=config.warmup,
+                warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 clip=config.clip,
                 weight_decay=0.01,
@@ -258,8 +258,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
-    if len(dataset.shape) != 3:
-        raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds something else")
+    sampling.check_pictures(config, dataset)
     if not dataset.classes:
         raise ValueError(f"classifier-free guidance needs labels, and the data set '{dataset.name}' has none")
     if not 0 <= config.p_uncond <= 1:

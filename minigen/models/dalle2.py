@@ -184,9 +184,9 @@ class Sampling(sampling.Sampling):
     guidance: float = 1.5
     """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
     spacing: sampling.Spacing | None = "karras"
-    """Which levels the decoder visits; see above. Even ones ("uniform") leave outlines less clean."""
+    """Which levels the decoder visits: evenly spread, denser near the data, or evenly in the 7th root of the noise ("karras"). Even ones ("uniform") leave outlines less clean."""
     size: int = 32
-    """Side of the pictures: 32, or what the up-samplers lead to."""
+    """Side of the pictures: 32, or what the up-samplers lead to, always in 10 ancestral steps."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,8 @@ class Chain:
             if self.ar_prior is None:
                 raise ValueError("these weights were trained without ar_steps: they have no autoregressive prior")
             return dalle2_ar_prior.draw(self.ar_prior, said, guidance=guidance, null=null, rng=rng)
+        if guidance != 1.0:
+            raise ValueError(f"the prior '{prior}' has no guidance: leave it at 1, got {guidance}")
         if prior not in ("text", "none"):
             raise ValueError(f"prior must be 'diffusion', 'autoregressive', 'text' or 'none', got {prior!r}")
         return said.z if prior == "text" else 0 * said.z

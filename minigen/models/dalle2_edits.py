@@ -45,7 +45,7 @@ from minigen.maths import schedules
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import GROUPS, notes_for, prompt_report, prompts_of
 
-from . import clip, dalle2_decoder, glide
+from . import clip, dalle2_decoder, glide, sampling
 
 SHOWN = 32  # prompts a group, and pictures a use, in the figures
 LEVELS = 25  # that a picture goes through to its noise and back
@@ -53,6 +53,13 @@ ITERATIONS = 1  # corrections of each step up
 PATH = 9  # pictures of an interpolation in the figures
 BLOCK = 64  # pictures that are walked at once
 PRIORS = ("diffusion", "autoregressive", "text", "none")
+UNSET = {"prompt": "", "eta": None, "theta": None, "noise": "arc"}  # settings that only some uses have: which
+BELONG = {
+    "IMAGE": ("prompt",),
+    "--variations": ("eta",),
+    "--interpolate": ("eta", "noise"),
+    "--text-diff": ("eta", "theta"),
+}
 
 
 # --- the uses ----------------------------------------------------------------------------------------------------------
@@ -234,6 +241,8 @@ def edit(
         raise ValueError(f"one use at a time: got {' and '.join(asked) or 'no picture'}")
     if keep is not None and image is None:
         raise ValueError(f"a mask says where to paint into IMAGE: leave --mask out with {asked[0]}")
+    settings = {"prompt": prompt, "eta": eta, "theta": theta, "noise": noise}
+    sampling.check_belong(asked[0], settings, UNSET, BELONG[asked[0]])
     if image is not None:
         if keep is None:
             raise ValueError("painting needs a mask, which says where: give --mask (or another use: --variations, ...)")

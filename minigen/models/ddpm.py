@@ -87,7 +87,7 @@ class Config:
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with."""
     clip: float = 1.0
@@ -196,8 +196,7 @@ def training_loss(eps_model: Callable[..., Any], x_0: Any, schedule: Schedule, r
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
-    if len(dataset.shape) != 3:
-        raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds points")
+    sampling.check_pictures(config, dataset)
     h, w, c = dataset.shape
     schedule = schedules.make(config.schedule, config.T)
     unet = UNet(
@@ -228,7 +227,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 steps=config.steps,
                 batch_size=config.batch_size,
                 lr=config.lr,
-                warmup=config.warmup,
+                warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 clip=config.clip,
                 weight_decay=0.01,

@@ -80,7 +80,7 @@ class Config:
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
@@ -181,13 +181,15 @@ def walk_and_jump(
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
     if len(dataset.shape) != 3:
-        raise ValueError(f"this model denoises pictures, and the data set '{dataset.name}' holds points")
+        raise ValueError(f"this model denoises pictures, and the data set '{dataset.name}' holds no pictures")
     if not config.sigma > 0:
         raise ValueError(f"sigma must be above 0, got {config.sigma}")
     if any(width < 1 for width in config.hidden):
         raise ValueError(f"hidden must hold widths of at least 1, got {config.hidden}")
     if not 0 <= config.shift <= 1:
         raise ValueError(f"shift must be a share in 0..1, got {config.shift}")
+    if config.sample_steps < 1:
+        raise ValueError(f"sample_steps must be at least 1, got {config.sample_steps}")
     h, w, c = dataset.shape
     sigma = config.sigma
     net = Denoiser((h, w, c), config.hidden, rng=np.random.default_rng(seed))
@@ -213,7 +215,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 steps=config.steps,
                 batch_size=config.batch_size,
                 lr=config.lr,
-                warmup=config.warmup,
+                warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 weight_decay=config.weight_decay,
                 schedule="cosine",

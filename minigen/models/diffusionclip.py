@@ -195,7 +195,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Sampling(sampling.Sampling):
-    """Settings of sampling, with which the untuned network draws pictures from nothing; of these, only --edit asks for edits."""
+    """Settings of sampling, with which the untuned network draws pictures from nothing; --edit asks for edits, and goes with none of the others."""
 
     edit: tuple[str, ...] = ()
     """Change validation pictures instead, by these edits, all at once."""
@@ -509,6 +509,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     ) -> Any:
         """``n`` pictures in [-1, 1] drawn by the untuned network, or ``n`` edits of validation pictures."""
         if edit:
+            sampling.check_belong("--edit", how, vars(Sampling()))
             if steps is not None:
                 raise ValueError(
                     f"edits visit the {config.levels} levels of training: steps must be left out, got {steps}"

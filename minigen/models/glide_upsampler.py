@@ -1,8 +1,8 @@
-r"""The up-sampler of GLIDE (Nichol et al. 2021, 2112.10741, section 2.1): a diffusion model of large pictures that is shown the small one.
+r"""The up-sampler of GLIDE (Nichol et al. 2021, 2112.10741, section 4.1): a diffusion model of large pictures that is shown the small one.
 
 One network doubles the sides; a cascade of them draws at any size, each a diffusion model of its own (Ho et al. 2021,
 "Cascaded diffusion models", 2106.15282). It is trained on small pictures of the data and used on small pictures that
-another model drew, which are never quite right. So it is trained on small pictures with some noise and told how much:
+another model drew, which are never quite right. So (as in the cascade, not in GLIDE) it is trained on small pictures with some noise and told how much:
 it learns how far to trust what it is shown.
 
 | symbol | code | shape |

@@ -12,7 +12,7 @@ the gradient is tamed by asking more often for the times whose terms are large.
 | $v$ | ``v`` $= (o + 1) / 2$ of the second half $o$ | like $x_t$ |
 | $\mu_\theta$, $\Sigma_\theta$ | mean and variance of $p_\theta(x_{t-1} \mid x_t)$ | like $x_t$ |
 | $L_t$ | ``bound_term(..., t + 1, ...)``: $L_0$ is the decoder's, at time 1 | (n,) nats a sample |
-| $p_t$ | ``time_probabilities(...)`` | (T,) for $t = 1 \dots T$ |
+| $p_t$ | ``time_probabilities(...)[t]``, of time t + 1 as $L_t$ is | (T,) |
 
 $$L_{\text{vlb}} = L_0 + L_1 + \dots + L_{T-1} + L_T \qquad (4)$$
 $$\Sigma_\theta(x_t, t) = \exp(v \ln \beta_t + (1 - v) \ln \tilde\beta_t) \qquad (15)$$
@@ -112,7 +112,7 @@ class Config:
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with."""
     clip: float = 1.0
@@ -338,7 +338,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 steps=config.steps,
                 batch_size=config.batch_size,
                 lr=config.lr,
-                warmup=config.warmup,
+                warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 clip=config.clip,
                 weight_decay=0.01,
@@ -393,8 +393,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
-    if len(dataset.shape) != 3:
-        raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds points")
+    sampling.check_pictures(config, dataset)
     for name, known in (("loss", ("hybrid", "vlb")), ("times", ("uniform", "loss-aware"))):
         if getattr(config, name) not in known:
             raise ValueError(f"{name} must be '{known[0]}' or '{known[1]}', got {getattr(config, name)!r}")

@@ -52,7 +52,7 @@ pixels, and a weight that balances two gradients.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_latent_codec.py):
 - $\lambda$ is a number: nothing is differentiated through it, and it is taken at the last layer only;
-- (6) multiplies on the way in and divides on the way out, with its mean, and is measured over the data and not over a batch;
+- (6) divides by the deviation on the way in and multiplies on the way out, and is measured over the data and not over a batch;
 - $\ln \sigma^2$ is held within [-30, 20];
 - the frozen network gets no gradient, the pictures that go through it do;
 - the discriminator's fakes are constants; its pull on the codec rises from 0, as its first gradients are noise.

@@ -14,7 +14,7 @@ patch, and all the positions. Pictures are redundant, so that little is learned 
 
 The paper does not number its equations; the numbers here are this file's.
 
-$$L = \frac{1}{|M|} \sum_{i \in M} \tfrac1P \| \hat x_i - x_i \|^2 \qquad (1)$$
+$$J = \frac{1}{|M|} \sum_{i \in M} \tfrac1P \| \hat x_i - x_i \|^2 \qquad (1)$$
 $$x_i' = \frac{x_i - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}}, \quad \sigma_i^2 = \tfrac{1}{P - 1} \| x_i - \mu_i \|^2 \qquad (2)$$
 $$s = \operatorname{argsort}(u), \quad u \sim U(0, 1)^L, \qquad r = \operatorname{argsort}(s), \qquad M = \{ i : r_i \ge v \} \qquad (3)$$
 
@@ -54,7 +54,7 @@ from .system import Objective, Stage, System
 
 TITLE = "Masked autoencoder"
 PAPER = "He, Chen, Xie, Li, Dollár & Girshick 2021, arXiv 2111.06377"
-EQUATION = "L = mean over hidden patches i of ‖x̂_i − x_i‖² / P"
+EQUATION = "J = mean over hidden patches i of ‖x̂_i − x_i‖² / P"
 TOUR = {"steps": 1000}
 PICTURES = {
     "reconstruction": "test pictures; the same with patches hidden; hidden patches filled in, visible ones pasted back"
@@ -94,7 +94,7 @@ class Config:
     lr: float = 3e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
@@ -271,7 +271,7 @@ def features(net: Any, patches: Any) -> Any:
 def check(config: Config, dataset: Dataset) -> tuple[int, int]:
     """The number L of patches and the number of visible ones. Raises ValueError for settings that do not fit the pictures."""
     if len(dataset.shape) != 3:
-        raise ValueError(f"this model cuts pictures into patches, and the data set '{dataset.name}' holds points")
+        raise ValueError(f"this model cuts pictures into patches, and the data set '{dataset.name}' holds no pictures")
     h, w, c = dataset.shape
     if config.network not in ("transformer", "mlp"):
         raise ValueError(f"network must be 'transformer' or 'mlp', got {config.network!r}")
@@ -284,6 +284,10 @@ def check(config: Config, dataset: Dataset) -> tuple[int, int]:
         raise ValueError(f"shift must be a share in 0..1, got {config.shift}")
     if config.norm_target and config.patch**2 * c == 1:
         raise ValueError("norm_target needs patches of at least two numbers, as one number has no variance")
+    if config.sample_steps < 1:
+        raise ValueError(f"sample_steps must be at least 1, got {config.sample_steps}")
+    if not 0 <= config.mask_ratio <= 1:
+        raise ValueError(f"mask_ratio must be a share in 0..1, got {config.mask_ratio}")
     L = (h // config.patch) * (w // config.patch)
     visible = L - round(config.mask_ratio * L)
     if not 1 <= visible <= L - 1:
@@ -331,7 +335,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 steps=config.steps,
                 batch_size=config.batch_size,
                 lr=config.lr,
-                warmup=config.warmup,
+                warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 clip=config.clip,
                 weight_decay=config.weight_decay,

@@ -7,7 +7,7 @@ a later one; so the likelihood is exact and training is plain maximum likelihood
 | symbol | code | shape |
 |---|---|---|
 | $x_i$, $i$ in raster order | ``x``: grey levels $0 \dots L - 1$, or any tokens | (n, h, w); as a sequence (n, t), t = h w |
-| $W_f, W_g$ of the two stacks | ``down``, ``across``: both gates in one convolution | (k // 2 + 1, k, c_in, 2c), (1, k // 2 + 1, c_in, 2c) |
+| $W_f, W_g$ of the two stacks | ``down``, ``across``: both gates in one convolution | (k // 2 + 1, k, c_in, 2c), (1, k // 2 + 1, c_in, 2c); in the first layer k // 2 taps across |
 | $V_f^\top h, V_g^\top h$, $h$ the class | ``classes``, a row for each class | (classes, 2c), for each stack |
 | vertical and horizontal stack | ``v``, ``h`` | (n, h, w, c) |
 | $\pi_m, \mu_m, s_m$ | ``logits``, ``mean``, ``log_scale`` | (n, h, w, M) |
@@ -108,7 +108,7 @@ class Config:
     lr: float = 3e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
@@ -472,7 +472,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 steps=config.steps,
                 batch_size=config.batch_size,
                 lr=config.lr,
-                warmup=config.warmup,
+                warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 clip=config.clip,
                 weight_decay=config.weight_decay,
@@ -573,8 +573,10 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 def check(config: Config, dataset: Dataset) -> int:
     """The number of grey levels. Raises ValueError for the first setting that does not fit."""
-    if dataset.levels is None:
-        raise ValueError(f"this model gives grey levels a probability, and the data set '{dataset.name}' holds points")
+    if dataset.levels is None or len(dataset.shape) != 3:
+        raise ValueError(
+            f"this model gives grey levels a probability, and the data set '{dataset.name}' holds no pictures"
+        )
     if dataset.shape[2] != 1:
         raise ValueError(
             f"this model is of pictures with one channel, and the data set '{dataset.name}' has {dataset.shape[2]}: "

@@ -5,7 +5,7 @@ A model's file has these flags by importing ``Sampling``, or by a dataclass of i
 `minigen/samplers/`, which knows nothing of flags.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -51,6 +51,29 @@ class Editing:
     """With a mask: how often every step is walked (RePaint); 1 only replaces the known pixels."""
 
 
+def check_pictures(config: Any, dataset: Any) -> None:
+    """Raise ValueError for data that are no pictures, or whose sides ``config.multipliers`` cannot halve, and for ``config.sample_steps``."""
+    if len(dataset.shape) != 3:
+        raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds no pictures")
+    (h, w, _), factor = dataset.shape, 2 ** (len(config.multipliers) - 1)
+    if h % factor or w % factor:
+        raise ValueError(
+            f"multipliers has {len(config.multipliers)} levels, each of half the size: the sides of the pictures must be "
+            f"multiples of {factor}, got {h} x {w}"
+        )
+    if config.sample_steps < 1:
+        raise ValueError(f"sample_steps must be at least 1, got {config.sample_steps}")
+
+
+def check_belong(
+    use: str, settings: Mapping[str, Any], defaults: Mapping[str, Any], names: Collection[str] = ()
+) -> None:
+    """Raise ValueError for the first of ``settings`` that is not what ``defaults`` say, unless ``use`` has it: ``names``."""
+    for name, value in settings.items():
+        if name not in names and value != defaults[name]:
+            raise ValueError(f"{use} has no {name}: leave it out, got {value!r}")
+
+
 def draw(
     model: Callable[..., Any],
     x_T: Any,
@@ -76,9 +99,7 @@ def draw(
     before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and at most 1,
     ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
     """
-    uniform_times(schedule.T, steps)  # raises for a number of steps that is out of range, whatever the spacing
-    name = with_variance(sampler, variance, own)
-    choose.find(name, eta)
+    name = checked(schedule, steps, sampler, variance, eta, own)
     grid = levels(schedule, steps, sampler, spacing)
     see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
     how: dict[str, Any] = {"rng": rng, "eta": eta, "clip": clip, "cond": cond, "kind": kind, "callback": see}
@@ -106,8 +127,10 @@ def edit(
     r"""``n`` pictures made of ``image`` (h, w, c) by the settings of `Editing`, with $\eta = 1$ and $\hat x_0$ clipped to [-1, 1].
 
     Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are painted; None draws the whole picture anew.
-    Raises ValueError for settings that are out of range.
+    Raises ValueError for settings that are out of range, and for the one of ``strength`` and ``resample`` that has no place.
     """
+    use, name = ("an edit without a mask", "strength") if keep is None else ("painting by a mask", "resample")
+    check_belong(use, {"strength": strength, "resample": resample}, vars(Editing()), (name,))
     xp = array_module(image)
     x_0 = xp.repeat(image[None], n, 0)
     if keep is None:
@@ -120,6 +143,16 @@ def edit(
 def levels(schedule: Schedule, steps: int, sampler: str = "ancestral", spacing: str | None = None) -> Schedule:
     """The levels that are visited; ``spacing`` None is the sampler's own."""
     return spaced(schedule, steps, spacing or OWN_SPACING.get(sampler, "uniform"))
+
+
+def checked(
+    schedule: Schedule, steps: int, sampler: str, variance: str | None, eta: float | None, own: str = "small"
+) -> str:
+    """The name in `choose` of what these settings ask for. Raises ValueError for those that do not exist or go together, whatever the spacing."""
+    uniform_times(schedule.T, steps)
+    name = with_variance(sampler, variance, own)
+    choose.find(name, eta)
+    return name
 
 
 def with_variance(sampler: str, variance: str | None, own: str) -> str:

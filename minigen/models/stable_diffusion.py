@@ -259,10 +259,14 @@ def walk(
 ) -> Any:
     """Pictures of ``shape`` (n, h, w, c), drawn in the codec's maps and decoded: from noise, or from the pictures ``start`` with ``strength``.
 
-    ``callback(t, x_t)`` sees the maps on the way, decoded. ``limit`` changes each guess of the map.
+    ``callback(t, x_t)`` sees the maps on the way, decoded. ``limit`` changes each guess of the map, after the codec's own bound.
     """
     see = None if callback is None else (lambda t, z_t: callback(t, codec.decode(z_t)))
-    clip_z = codec.bound if limit is None else limit
+
+    def bounded(z: Any) -> Any:
+        return z if codec.bound is None else np.clip(z, -codec.bound, codec.bound)
+
+    clip_z = codec.bound if limit is None else (lambda z_0: limit(bounded(z_0)))
     how: dict[str, Any] = {"sampler": sampler, "spacing": spacing, "eta": eta, "variance": variance, "callback": see}
     if start is None:
         z_T = xp.asarray(rng.standard_normal((shape[0], *codec.shape(shape[1:]))), np.float32)
@@ -271,7 +275,7 @@ def walk(
     else:
         raise ValueError(f"strength must be above 0, which is the picture itself, and at most 1, got {strength}")
     z = sampling.draw(model, z_T, schedule, steps=steps, rng=rng, clip=clip_z, cond=cond, kind=kind, **how)
-    return codec.decode(z)
+    return codec.decode(bounded(z))
 
 
 def draw(
@@ -505,6 +509,10 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             raise ValueError("painting needs a mask, which says where: give --mask, or the picture by --img2img")
         if image is None and keep is not None:
             raise ValueError("a mask goes with IMAGE, and neither with --img2img nor with --upscale")
+        if img2img is None:
+            sampling.check_belong("--upscale" if image is None else "painting", {"strength": strength}, vars(Editing()))
+        if upscale is not None:
+            sampling.check_belong("--upscale", settings, vars(Editing()))
         x = device(np.repeat(np.asarray(given[0], np.float32)[None], n, axis=0))
         if tuple(x.shape[1:]) != tuple(dataset.shape):
             raise ValueError(f"pictures must have the shape {tuple(dataset.shape)}, got {tuple(x.shape[1:])}")
@@ -577,6 +585,8 @@ def check(config: Config, dataset: Dataset) -> None:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     if not 0 <= config.null < 1:
         raise ValueError(f"null must be a share from 0 to below 1, got {config.null}")
+    if config.codec != "identity" and config.codec_steps < 1:
+        raise ValueError(f"codec_steps must be at least 1, got {config.codec_steps}")
     if config.codec == "identity" and config.upscale_steps:
         raise ValueError("the codec 'identity' has no up-scaler: set upscale_steps to 0")
     if dataset.shape[0] != shapes.SIDE and config.upscale_steps:

@@ -254,8 +254,10 @@ def threshold(images: Any, levels: int) -> Any:
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """The networks and what `minigen train`, `sample` and `tour` do with them. Raises ValueError for settings that do not fit."""
-    if dataset.levels is None:
-        raise ValueError(f"this model gives grey levels a probability, and the data set '{dataset.name}' holds points")
+    if dataset.levels is None or len(dataset.shape) != 3:
+        raise ValueError(
+            f"this model gives grey levels a probability, and the data set '{dataset.name}' holds no pictures"
+        )
     check(config, dataset.shape)
     h, w, c = dataset.shape
     binary = config.decoder == "bernoulli"
@@ -353,7 +355,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         bound, kl = -float(log_w.mean()), float(gaussian.kl(mu, log_var, 0.0, 0.0).sum(1).mean())
         what = "thresholded picture" if binary else "picture"
         found = {
-            f"-ln p({what}), test, {DRAWS} draws, nats": float(importance_weighted_nll(log_w).mean()),
+            f"-ln p({what}), test, at most (bound of {DRAWS} draws), nats": float(
+                importance_weighted_nll(log_w).mean()
+            ),
             "its bound (eq. 3), nats": bound,
             "of it KL, nats": kl,
             "of it reconstruction, nats": bound - kl,

@@ -53,6 +53,7 @@ import numpy as np
 
 import autograd as ag
 from kernels.backend import array_module, to_numpy
+from kernels.codebook import codebook_ema
 from kernels.quantize import nearest_code
 from minigen.data import Dataset, Split, shift
 from minigen.maths.likelihood import categorical_log_likelihood
@@ -193,16 +194,6 @@ def reconstruction_loss(x: Any, x_hat: Any, absolute: float = 0.0, edges: float 
     return loss
 
 
-def average(N: Any, m: Any, e: Any, z: Any, codes: Any, gamma: float) -> tuple[Any, Any, Any]:
-    """Eq. 6 to 8 for vectors z (n, d) and their codes (n,): the new N, m and e. Codes without a vector keep their e."""
-    xp = array_module(z)
-    chosen = (codes[:, None] == xp.arange(len(e))).astype(z.dtype)  # (n, K)
-    n = chosen.sum(axis=0)
-    N, m = gamma * N + (1 - gamma) * n, gamma * m + (1 - gamma) * (chosen.T @ z)
-    used = (n > 0)[:, None]
-    return N, m, xp.where(used, m / xp.where(used, N[:, None], 1), e)
-
-
 def dead(N: Any, weight: Any, n: int, share: float) -> Any:
     r"""Which codes were used less than ``share`` of their even part of the $n$ vectors of a batch, (K,).
 
@@ -264,7 +255,7 @@ class Codebook(Module):
         """After ``codes`` (n,) were chosen for the rows of ``z``: eq. 6 and 7, and eq. 8 if that is the rule. In training only."""
         if not self.training:
             return
-        self.N[...], self.m[...], e = average(self.N, self.m, self.vectors, z, codes, gamma)
+        self.N[...], self.m[...], e = codebook_ema(self.N, self.m, self.vectors, z, codes, gamma)
         self.weight[...] = gamma * self.weight + (1 - gamma)
         if self.rule == "average":
             self.vectors[...] = e
@@ -595,7 +586,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         nats = float(code_nats(test, codes).mean())
         return {
             "error of the copy, test, MSE a pixel": float(np.square(dataset.scale(test.images) - x_hat).mean()),
-            f"codes used of {K}, training split": float((used > 0).sum()),
+            f"codes used of {K}, first {len(of_train[1])} of the training split": float((used > 0).sum()),
             f"codes used of {K}, test split": float((counts > 0).sum()),
             "perplexity of the codes, test split": perplexity(counts),
             "entropy of a single code, test split, nats": entropy(counts),
@@ -630,7 +621,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
     if dataset.levels is None:
-        raise ValueError(f"this model cuts pictures into a grid, and the data set '{dataset.name}' holds points")
+        raise ValueError(f"this model cuts pictures into a grid, and the data set '{dataset.name}' holds no pictures")
     check_codec(config, dataset.shape)
     for name in ("prior_channels", "prior_layers", "prior_steps", "prior_batch_size"):
         if getattr(config, name) < 1:

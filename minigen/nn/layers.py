@@ -151,7 +151,7 @@ class Dropout(Module):
 
     def __init__(self, p: float):
         if not 0 <= p < 1:
-            raise ValueError(f"p must be in [0, 1), got {p}")
+            raise ValueError(f"dropout must be at least 0 and below 1, got {p}")
         self.p = p
 
     def forward(self, x: Any, rng: Any = None) -> Any:

@@ -1,4 +1,4 @@
-r"""The U-Net that is told a text (Nichol et al. 2021, GLIDE, 2112.10741, section 2.1).
+r"""The U-Net that is told a text (Nichol et al. 2021, GLIDE, 2112.10741, section 4.1).
 
 The text comes in twice: as one vector, which joins the time in every residual block's adaptive group norm, and as words,
 whose keys and values stand beside the pixels' own in every attention layer. Pixels are folded into channels at the door
@@ -59,7 +59,7 @@ class TextUNet(Module):
     ``patch``: blocks of patch x patch pixels become channels first. ``multipliers``: channels at each resolution, in
     units of ``base``; each level halves the size. ``attention``: the levels (0 is the first after folding) that attend;
     the middle always does. ``c_beside`` further channels may be shown beside the image: their convolution starts at zero,
-    so the network starts as if they were not there, bit for bit (section 2.3: the inpainting fine-tune).
+    so the network starts as if they were not there, bit for bit (section 4.3: the inpainting fine-tune).
     """
 
     def __init__(

@@ -7,9 +7,9 @@ the truth: ``"small"`` $\tilde\beta_t$ is exact if the data are one point, ``"la
 (section 3.2); ``"learned"`` lets the network choose between them for every pixel (Nichol & Dhariwal 2021, eq. 15). Levels
 are those of the schedule that is given: respace it, and the same formulas walk the coarser grid.
 
-A classifier can pull on the mean (Dhariwal & Nichol 2021, algorithm 1): ``score`` is $\nabla_x \ln p(y \mid x)$ times its scale, and
+A classifier can pull on the mean (Dhariwal & Nichol 2021, section 4.1): ``score`` is $\nabla_x \ln p(y \mid x)$ times its scale, and
 $$x_{t-1} \sim N(\mu + \sigma_t^2\, \nabla_x \ln p(y \mid x), \sigma_t^2 I),$$
-with the gradient at $x = \mu$ as the algorithm says, or at $x = x_t$ as the authors' code does.
+with the gradient at $x = \mu$ as it is derived there, or at $x = x_t$ as algorithm 1 is printed and the authors' code does.
 
 Claims, checked in tests: exact finite-step moments on Gaussian data; one draw of ``standard_normal`` of the state's
 shape a step except the last; the last step ($t = 1$) adds no noise.
@@ -45,7 +45,7 @@ def log_variance_range(schedule: Schedule) -> tuple[Any, Any]:
     """
     high = schedule.beta[1:]
     low = np.concatenate([schedule.beta_tilde[2:3], schedule.beta_tilde[2:]]) if schedule.T > 1 else high
-    return np.log(np.append(np.nan, np.minimum(low, high))), np.log(np.append(np.nan, high))
+    return np.log(np.append(np.nan, low)), np.log(np.append(np.nan, high))
 
 
 def learned_log_variance(v: Any, t: Any, schedule: Schedule) -> Any:

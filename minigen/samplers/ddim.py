@@ -128,7 +128,7 @@ def encode(
     0.007 with 1, 2 and 3 of them, and by 3e-5 with 10.
 
     1 + ``iterations`` calls a level, at the times of $t$ and then of $u$. The data, $t = 0$, are asked about at the time of the
-    first level, the least that a network has seen. ``callback(t, x_t)`` sees every state, from ``(0, x_0)`` to ``(T, x_T)``.
+    grid's first level: nothing was trained at 0. (On a coarse grid that is well above the least time of training.) ``callback(t, x_t)`` sees every state, from ``(0, x_0)`` to ``(T, x_T)``.
     """
     if iterations < 0:
         raise ValueError(f"iterations must be at least 0, got {iterations}")

@@ -1,18 +1,19 @@
-r"""Euler, Heun and Euler-ancestral, in the noise level itself. Karras, Aittala, Aila & Laine 2022, arXiv 2206.00364.
+r"""Euler, Heun and Euler-ancestral, in the noise level itself. Karras, Aittala, Aila & Laine 2022, arXiv 2206.00364;
+Euler-ancestral is k-diffusion's (Crowson 2022).
 
-Dividing $x_t$ by $\sqrt{\bar\alpha_t}$ leaves the picture as it is and only its noise changes: $\hat x = x_0 + \sigma \epsilon$. In these
-units the probability-flow ODE is the shortest there is, $d\hat x / d\sigma = \epsilon$, and every textbook solver applies. Heun's
+Dividing $x_t$ by $\sqrt{\bar\alpha_t}$ leaves the picture as it is and only its noise changes: $y = x_0 + \sigma \epsilon$. In these
+units the probability-flow ODE is the shortest there is, $dy / d\sigma = \epsilon$, and every textbook solver applies. Heun's
 asks a second time at the end of a step and takes the mean of both slopes.
 
 | symbol | code | meaning |
 |---|---|---|
-| $\hat x_t$ | ``x_hat`` | $x_t / \sqrt{\bar\alpha_t} = x_0 + \sigma_t \epsilon$ |
+| $y_t$ | ``y`` | $x_t / \sqrt{\bar\alpha_t} = x_0 + \sigma_t \epsilon$ |
 | $\sigma_t$ | ``schedule.sigma[t]`` | $\sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$, 0 at $t = 0$ |
-| $d_t$ | ``eps`` | the slope $(\hat x_t - \hat x_0(x_t)) / \sigma_t$, which is $\hat\epsilon$ |
+| $d_t$ | ``eps`` | the slope $(y_t - \hat x_0(x_t)) / \sigma_t$, which is $\hat\epsilon$ |
 
-$$\hat x_u = \hat x_t + (\sigma_u - \sigma_t)\, d_t \quad \text{(Euler)} \qquad
-\hat x_u = \hat x_t + (\sigma_u - \sigma_t)\, \tfrac12 (d_t + d'_u) \quad \text{(Heun, algorithm 1)}$$
-$$\hat x_u = \hat x_t + (\sigma_{\text{down}} - \sigma_t)\, d_t + \sigma_{\text{up}}\, z, \qquad
+$$y_u = y_t + (\sigma_u - \sigma_t)\, d_t \quad \text{(Euler)} \qquad
+y_u = y_t + (\sigma_u - \sigma_t)\, \tfrac12 (d_t + d'_u) \quad \text{(Heun, algorithm 1)}$$
+$$y_u = y_t + (\sigma_{\text{down}} - \sigma_t)\, d_t + \sigma_{\text{up}}\, z, \qquad
 \sigma_{\text{up}} = \eta\, \sigma_u \sqrt{1 - \sigma_u^2 / \sigma_t^2}, \quad \sigma_{\text{down}}^2 = \sigma_u^2 - \sigma_{\text{up}}^2 \quad \text{(ancestral)}$$
 
 **Nothing new in two of three**: Euler is DDIM with $\eta = 0$, and Euler-ancestral is DDIM with the same $\eta$ (so with
@@ -21,7 +22,7 @@ $\eta = 1$ it is DDPM), written in other units; the tests hold them together ste
 You need: `samplers/ddim.py`. New here: the units, and Heun's second slope. Grids: `schedules.karras_sigmas`.
 
 Heun's method goes with Karras' spacing. In a step from $\sigma_t$ to $\sigma_u$ the second slope moves the first result by
-$\tfrac{\sigma_t - \sigma_u}{2 \sigma_u} (\hat x_0(x_t) - \hat x_0(\hat x_u))$: on the levels of a cosine schedule, spread evenly, the first step goes from
+$\tfrac{\sigma_t - \sigma_u}{2 \sigma_u} (\hat x_0(y_u) - \hat x_0(y_t))$: on the levels of a cosine schedule, spread evenly, the first step goes from
 thousands to ten, what is learnt of $x_0$ in it is multiplied by hundreds, and no picture comes out.
 
 The caller's ``x_T`` and the states that ``callback`` sees are $x_t$, with noise of variance $1 - \bar\alpha_t$, as in all other samplers.
@@ -43,9 +44,9 @@ from .ddim import check_eta
 from .predict import Clip, Prediction, predict
 
 
-def step(x_hat: Any, slope: Any, sigma_t: float, sigma_u: float) -> Any:
-    r"""$\hat x_u = \hat x_t + (\sigma_u - \sigma_t)\, d$ along the ``slope`` $d$."""
-    return x_hat + (sigma_u - sigma_t) * slope
+def step(y: Any, slope: Any, sigma_t: float, sigma_u: float) -> Any:
+    r"""$y_u = y_t + (\sigma_u - \sigma_t)\, d$ along the ``slope`` $d$."""
+    return y + (sigma_u - sigma_t) * slope
 
 
 def split(sigma_t: float, sigma_u: float, eta: float) -> tuple[float, float]:
@@ -54,11 +55,11 @@ def split(sigma_t: float, sigma_u: float, eta: float) -> tuple[float, float]:
     return max(sigma_u**2 - up**2, 0.0) ** 0.5, up
 
 
-def ancestral_step(x_hat: Any, eps: Any, noise: Any, sigma_t: float, sigma_u: float, *, eta: float) -> Any:
+def ancestral_step(y: Any, eps: Any, noise: Any, sigma_t: float, sigma_u: float, *, eta: float) -> Any:
     r"""Euler's step down to $\sigma_{\text{down}}$, then $\sigma_{\text{up}} z$; ``noise`` may be None where that is 0."""
     down, up = split(sigma_t, sigma_u, eta)
-    x_hat = step(x_hat, eps, sigma_t, down)
-    return x_hat if up == 0 else x_hat + up * noise
+    y = step(y, eps, sigma_t, down)
+    return y if up == 0 else y + up * noise
 
 
 def sample_euler(
@@ -95,22 +96,22 @@ def sample_heun(
     """
     to_hat, sigma = scales(schedule)
 
-    def ask(x_hat: Any, level: int) -> Prediction:
-        return predict(model, x_hat / to_hat[level], level, schedule, cond=cond, kind=kind, clip=clip)
+    def ask(y: Any, level: int) -> Prediction:
+        return predict(model, y / to_hat[level], level, schedule, cond=cond, kind=kind, clip=clip)
 
-    x_hat = x_T * to_hat[-1]
+    y = x_T * to_hat[-1]
     for t in range(schedule.T, 0, -1):
-        guess = ask(x_hat, t)
+        guess = ask(y, t)
         if callback is not None:
-            callback(t, x_hat / to_hat[t], guess.x_0)
+            callback(t, y / to_hat[t], guess.x_0)
         slope = guess.eps
         if t > 1:
-            trial = step(x_hat, slope, sigma[t], sigma[t - 1])
+            trial = step(y, slope, sigma[t], sigma[t - 1])
             slope = (slope + ask(trial, t - 1).eps) / 2
-        x_hat = step(x_hat, slope, sigma[t], sigma[t - 1])
+        y = step(y, slope, sigma[t], sigma[t - 1])
     if callback is not None:
-        callback(0, x_hat, x_hat)
-    return x_hat
+        callback(0, y, y)
+    return y
 
 
 def sample_euler_ancestral(
@@ -129,17 +130,17 @@ def sample_euler_ancestral(
     check_eta(eta, rng)
     xp = array_module(x_T)
     to_hat, sigma = scales(schedule)
-    x_hat = x_T * to_hat[-1]
+    y = x_T * to_hat[-1]
     for t in range(schedule.T, 0, -1):
-        x_t = x_hat / to_hat[t]
+        x_t = y / to_hat[t]
         guess = predict(model, x_t, t, schedule, cond=cond, kind=kind, clip=clip)
         if callback is not None:
             callback(t, x_t, guess.x_0)
         noise = xp.asarray(rng.standard_normal(x_t.shape), x_t.dtype) if eta > 0 and t > 1 else None
-        x_hat = ancestral_step(x_hat, guess.eps, noise, sigma[t], sigma[t - 1], eta=eta)
+        y = ancestral_step(y, guess.eps, noise, sigma[t], sigma[t - 1], eta=eta)
     if callback is not None:
-        callback(0, x_hat, x_hat)
-    return x_hat
+        callback(0, y, y)
+    return y
 
 
 def scales(schedule: Schedule) -> tuple[list[float], list[float]]:

@@ -4,7 +4,8 @@ r"""Pictures that are partly given: img2img and inpainting with a network that w
 more of the picture stays. *Replacement* (Song et al. 2020, 2011.13456, appendix I.2) knows some pixels exactly: before each call of
 the network it overwrites them with the known picture at the noise of that level. *RePaint* (Lugmayr et al. 2022,
 2201.09865) observes that the new pixels then never hear of the known ones in time, and walks up and down again so that
-they can agree. *GLIDE* (Nichol et al. 2021, 2112.10741) instead overwrites the known pixels of the guess $\hat x_0$.
+they can agree. The code that
+was released with *GLIDE* (Nichol et al. 2021, 2112.10741) instead overwrites the known pixels of the guess $\hat x_0$.
 
 | symbol | code | meaning |
 |---|---|---|

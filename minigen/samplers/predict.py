@@ -40,7 +40,7 @@ def predict(
     r"""``model(x_t, times, cond)`` at level ``t`` of the schedule, where every sample is told ``schedule.times[t]``.
 
     The model returns its prediction of ``kind``, or a pair of that and ``v`` (a learned variance, Nichol & Dhariwal 2021,
-    eq. 15). Raises FloatingPointError, naming the step, if it returns NaN or Inf.
+    eq. 15). Raises FloatingPointError, naming level and time, if it returns NaN or Inf.
     """
     xp = array_module(x_t)
     times = xp.full(len(x_t), schedule.times[t])
@@ -48,8 +48,7 @@ def predict(
         said = model(x_t, times, cond)
     output, v = (raw(part) for part in said) if isinstance(said, tuple) else (raw(said), None)
     if not xp.all(xp.isfinite(output)) or (v is not None and not xp.all(xp.isfinite(v))):
-        step = schedule.T - t + 1
-        raise FloatingPointError(f"the model returned NaN or Inf at step {step} (time {times[0]})")
+        raise FloatingPointError(f"the model returned NaN or Inf at level {t} of {schedule.T} (time {times[0]})")
     x_0 = x_0_of(output, x_t, t, schedule, kind)
     eps = eps_of(output, x_t, t, schedule, kind)
     if clip is not None:

@@ -23,7 +23,7 @@ $q(x_t \mid x_0)$ at the levels; between them $\ln \sigma$ is interpolated along
 **Where the path ends.** The flow is followed between the levels 1 and T, where the network was trained. Below level 1 nothing is
 assumed: the density is that of $y_1 = x_0 + \sigma_1 \epsilon$, the data with the noise of the first level, in the units of the
 data; it integrates to 1. At $T$ the code's law is taken to be $N(0, I)$, as for sampling. For pictures of $L$ levels,
-`bits_per_dim` spreads each grey level over its bin, evenly; its mean bounds the bits of the model "draw $y_1$, round to the next level".
+`bits_per_dim` spreads each grey level over its bin, evenly; its mean bounds the bits of the model "draw $y_1$, round to the nearest level".
 
 You need: `maths/schedules.py`, `maths/parametrisation.py`. New here: the flow, its divergence.
 

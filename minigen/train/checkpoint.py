@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -128,6 +128,13 @@ def _check_about(path: Path, about: dict[str, Any], kind: str, system: str | Non
         raise UserError(f"{path} belongs to the system {about.get('system')!r}, not to '{system}'")
 
 
+# The kinds of numbers that our files hold, by safetensors' names; a file of others (BF16, say) is refused before it is read.
+DTYPES = {
+    "F64": np.dtype("float64"), "F32": np.dtype("float32"), "F16": np.dtype("float16"), "BOOL": np.dtype("bool"),
+    **{f"{kind}{bits}": np.dtype(f"{name}{bits}") for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """An open file: ``about`` is its JSON object; its arrays come out only all together and only as expected."""
@@ -155,12 +162,13 @@ class Reader:
                 raise UserError(
                     f"{self.path} does not fit the model: {name!r} has shape {shape}, the model's is {tuple(array.shape)}"
                 )
+            kind = self.handle.get_slice(name).get_dtype()
+            if DTYPES.get(kind) != array.dtype:
+                raise UserError(
+                    f"{self.path} does not fit the model: {name!r} is {DTYPES.get(kind, kind)}, the model's is {array.dtype}"
+                )
         loaded = {name: self.handle.get_tensor(name) for name in expected}
         for name, array in loaded.items():
-            if array.dtype != expected[name].dtype:
-                raise UserError(
-                    f"{self.path} does not fit the model: {name!r} is {array.dtype}, the model's is {expected[name].dtype}"
-                )
             if not np.isfinite(array).all():
                 raise UserError(f"{self.path} holds NaN or infinity in {name!r}")
         return loaded
@@ -179,9 +187,25 @@ def config_from_json(path: Path, config_class: type, values: Any) -> Any:
         odd = sorted(fields ^ set(values)) if isinstance(values, dict) else ["config"]
         raise UserError(f"{path} was written by another version of this model: its config differs in '{odd[0]}'")
     try:
+        kinds = get_type_hints(config_class)
+        for name, value in values.items():
+            if getattr(default, name) is None and value is not None:
+                _check_kind(name, value, kinds[name])
         return config_class(**{name: _like(value, getattr(default, name)) for name, value in values.items()})
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} holds a config that is not valid: {error}") from error
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise TypeError unless ``value`` is of one of the types in the annotation ``kind`` of a field whose default is None."""
+    kinds = [k for k in get_args(kind) if k is not type(None)]
+    plain = tuple(get_origin(k) or k for k in kinds)
+    allowed: set[type] = {type(v) for k, p in zip(kinds, plain) if p is Literal for v in get_args(k)}
+    allowed |= {list if p is tuple else p for p in plain if isinstance(p, type)}
+    if float in allowed:
+        allowed.add(int)
+    if type(value) not in allowed:
+        raise TypeError(f"{name} must be {' or '.join(sorted(t.__name__ for t in allowed))}, got {value!r}")
 
 
 def _like(value: Any, default: Any) -> Any:

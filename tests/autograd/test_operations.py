@@ -237,6 +237,19 @@ def test_gumbel_softmax_draws_from_the_categorical(rng):
         ag.gumbel_softmax(logits, np.full(3, 0.5), 0.0)
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 3, 4), (0, 3, 4), (2, 0, 4), (0, 4)])
+def test_second_derivatives_of_a_group_norm_of_nothing(shape):
+    x, gamma = (ag.Tensor(np.ones(s), requires_grad=True) for s in (shape, 4))
+    (g,) = ag.grad(ag.sum(ag.group_norm(x, gamma, gamma, 2)), [x], create_graph=True)
+    (h,) = ag.grad(ag.sum(g * g), [gamma])
+    assert g.shape == shape and (h.data == 0).all()
+
+
+def test_einsum_names_a_letter_of_two_sizes():
+    with pytest.raises(ValueError, match="'j' stands for 1 and for 4 numbers"):
+        ag.einsum("ij,jk->ik", np.ones((3, 1)), np.ones((4, 5)))
+
+
 @pytest.mark.parametrize("spec", ["ij,jk", "...i->i", "ii->i", "ij->j,"])
 def test_einsum_refuses_what_it_cannot_differentiate(spec):
     with pytest.raises(ValueError, match="einsum"):

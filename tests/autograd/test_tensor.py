@@ -225,11 +225,36 @@ def test_operators_with_arrays_on_the_left():
         (lambda x: ag.top_k(x, 4), "k must be"),
         (lambda x: ag.pad(x, [(1, 1), (0, 0)]), "pairs"),
         (lambda x: ag.max_pool(ag.reshape(x, (1, 1, 3, 1)), 2), "must divide"),
+        (lambda x: ag.concat([]), "concat needs at least one array"),
+        (lambda x: ag.mean(ag.sum(x), axis=-1), "axis must be from"),
+        (lambda x: ag.gradcheck(ag.exp, [x.data], order=3), "order must be 1 or 2, got 3"),
     ],
 )
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(leaf(3))
+
+
+def test_comparisons_say_that_they_are_none_and_a_tensor_is_itself():
+    x = leaf(3)
+    for compare in (lambda: x == 1.0, lambda: x != x.data, lambda: ag.where(x == 0, x, x)):
+        with pytest.raises(TypeError, match="comparisons have no gradient: compare arrays"):
+            compare()
+    assert x in {x} and {x: 1}[x] == 1 and leaf(3) not in {x}
+
+
+def test_shapes_and_axes_may_be_lists_and_a_shape_a_number():
+    x = leaf(2, 3)
+    assert ag.reshape(x, -1).shape == x.reshape([6]).shape == (6,)
+    assert ag.sum(x, axis=[0, 1]).shape == () and ag.max(x, axis=[1]).shape == (2,)
+
+
+def test_second_derivatives_need_the_data_that_the_first_had():
+    p = ag.Tensor([2.0], requires_grad=True)
+    y = ag.sum(p**3)
+    p.data = np.array([5.0])
+    with pytest.raises(RuntimeError, match="the data of a Tensor was replaced"):
+        ag.grad(y, p, create_graph=True)
 
 
 def test_leaves_must_be_floats():

@@ -138,7 +138,7 @@ def test_quality_is_printed_beside_what_chance_would_give(
     row = {"fd_ratio": 1.25, "accepted": 0.875, "recall": 0.625}
     monkeypatch.setattr("minigen.cli.quality.figures", lambda dataset, samples, seed: {"these samples": row})
     monkeypatch.setattr("minigen.cli.quality.known", lambda name, dataset: (None, {}))
-    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler: (1.0, 0.25))
+    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler, *, n: (1.0, n / 32))
     assert main(["sample", "toy", "--weights", str(trained), "--n", "8", "--quality"]) == 0
     said = capsys.readouterr().out
     assert "1.25" in said and "0.875" in said and "0.625" in said and "fidelity and diversity" in said
@@ -340,6 +340,13 @@ def test_resume_with_another_flag_names_it(trained: Path, refused: Refused):
     assert "was started with --lr 0.01, not 0.5" in refused("train", "toy", "--resume", "--lr", "0.5")
     assert "was started with --seed 0, not 9" in refused("train", "toy", "--resume", "--seed", "9")
     assert "was started with --data digits, not rings" in refused("train", "toy", "--resume", "--data", "rings")
+
+
+def test_resume_with_a_preset_is_refused(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(toy_system, "PRESETS", {"long": {"steps": 9}}, raising=False)
+    assert "leave out --preset" in refused("train", "toy", "--resume", "--preset", "long")
 
 
 def test_resume_from_a_broken_checkpoint(trained: Path, refused: Refused):

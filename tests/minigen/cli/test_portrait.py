@@ -18,7 +18,7 @@ from minigen.cli import curriculum, portrait, portrait_page, quality, tour, tour
 from minigen.data import load
 from minigen.data.captions import parse
 from minigen.data.oracle import prompt_accuracy
-from minigen.metrics.prompts import GROUPS, prompts_of
+from minigen.metrics.prompts import GROUPS, prompts_of, standard_error
 from tests.minigen.cli.conftest import FIGURES
 from tests.minigen.train import toy
 from tests.support.pages import Page, pixels, read
@@ -298,10 +298,10 @@ def test_figures_on_the_page_are_those_in_the_json(seen: Seen):
     for heading, group in (("one thing", "seen, one thing"), ("two things", "seen, two things")):
         rate = facts["prompts"][group]["all"]
         assert (
-            cells[heading] == f"{rate:.2f} ± {math.sqrt(rate * (1 - rate) / PROMPTS):.2f}"
+            cells[heading] == f"{rate:.2f} ± {standard_error(rate, PROMPTS):.2f}"
             and facts["prompts"][group]["n"] == PROMPTS
         )
-    assert cells["accepted"] == f"{facts['quality']['these samples']['valid']:.2f} ± 0.00"
+    assert cells["accepted"] == f"{facts['quality']['these samples']['valid']:.2f} ± 0.07" == "1.00 ± 0.07"  # of 16
     assert facts["samples"] == facts["real"] == 4 * PROMPTS
     assert cells["one thing"] != cells["two things"]
 
@@ -317,7 +317,7 @@ def test_all_four_kinds_of_prompts_stand_below_the_pictures(seen: Seen):
     for row in table[1:]:
         facts = seen.facts[row[0].removeprefix("The ")]
         assert row[1:] == [
-            f"{r['all']:.2f} ± {math.sqrt(r['all'] * (1 - r['all']) / r['n']):.2f}" for r in facts["prompts"].values()
+            f"{r['all']:.2f} ± {standard_error(r['all'], r['n']):.2f}" for r in facts["prompts"].values()
         ]
     assert [row[0] for row in table[1:]] == ["The painter", "The second"]
 
@@ -356,7 +356,7 @@ def test_the_numbers_are_those_of_minigen_sample(without_ruler: None, inside: Pa
     given: list[tuple[Any, int]] = []
     monkeypatch.setattr(quality, "figures", lambda dataset, x, *, seed: given.append((x.copy(), seed)) or FIGURES)
     monkeypatch.setattr(quality, "known", lambda name, dataset: (None, {}))
-    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler: (1.0, 0.25))
+    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler, *, n: (1.0, 0.25))
     assert main(["tour", "--only", "toy", "--seed", "3"]) == 0
     line = re.search(r"<code>minigen (sample NAME [^<]*)</code>", read(Path("out/tour"))[0])
     assert line is not None

@@ -69,11 +69,24 @@ def test_attributes_met():
 
 
 def test_standard_error_and_table():
-    assert prompts.standard_error(0.5, 100) == 0.05 and prompts.standard_error(1.0, 9) == 0
+    assert prompts.standard_error(0.5, 100) == 0.05 and prompts.standard_error(0.0, 60) == prompts.standard_error(
+        1.0, 60
+    )
+    assert prompts.standard_error(1.0, 60) == pytest.approx((2 / 64 * 62 / 64 / 64) ** 0.5)  # not 0
     rates = dict.fromkeys(prompts.SHOWN, 0.5) | {"relation": math.nan, "n": 100.0}
     lines = prompts.format_report({"seen, one thing": rates}).splitlines()
     assert len(lines) == 2 and "0.500 ± 0.050" in lines[1] and lines[1].split()[-2] == "-"
     assert lines[0].split() == list(prompts.SHOWN)
+
+
+def test_notes_of_prompts_of_which_one_means_nothing():
+    asked = prompts.prompts_of("val", 1, 2)
+    images = painted(asked, np.random.default_rng(0))
+    notes = prompts.notes_for([asked[0], "ring red a of", "", asked[1]], images[[0, 0, 0, 1]])
+    assert notes[0].startswith(asked[0] + "\n") and notes[3].startswith(asked[1] + "\n")
+    assert notes[1] == "ring red a of\nno caption of this world" and notes[2] == "no prompt"
+    with pytest.raises(ValueError, match="images must have shape"):
+        prompts.notes_for(asked, images[:, :16, :16])
 
 
 def test_what_cannot_be_asked_is_named():

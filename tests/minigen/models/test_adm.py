@@ -432,7 +432,7 @@ def test_as_asked_counts_by_the_order_of_the_labels(digits, monkeypatch):
 def test_settings_that_do_not_fit_are_named(digits):
     unlabelled = Dataset("grey", *(Split(np.zeros((8, 8, 8, 1), np.uint8)) for _ in range(3)), 256, ())
     bad = [
-        (adm.Config(), load("rings"), "'rings' holds something else"),
+        (adm.Config(), load("rings"), "'rings' holds no pictures"),
         (adm.Config(), unlabelled, "need labels, and the data set 'grey' has none"),
         (adm.Config(classifier_steps=-1), digits, "classifier_steps must be at least 0, got -1"),
         (adm.Config(lam=-1.0), digits, "lam must be at least 0"),
@@ -458,6 +458,8 @@ def test_settings_that_do_not_fit_are_named(digits):
         (with_classifier, {"scale": float("nan")}, "scale must be finite"),
         (with_classifier, {"steps": 31}, "steps must be from 1 to 30"),
         (with_classifier, {"guidance": "mean", "steps": 0}, "steps must be from 1 to 30"),
+        (with_classifier, {"guidance": "mean", "steps": 31, "spacing": "karras"}, "steps must be from 1 to 30"),
+        (with_classifier, {"guidance": "mean-at-x_t", "eta": 7.0}, "'ancestral-learned' has no eta"),
         (without, {"guidance": "classifier"}, "needs a noisy classifier, and these weights have none"),
         (without, {"guidance": "mean", "label": 2}, "needs a noisy classifier|knows of classes"),
         (without, {"label": 2}, "label 2 needs"),

@@ -199,5 +199,5 @@ def test_settings_that_do_not_fit_are_named():
     ):
         with pytest.raises(ValueError, match=sentence):
             autoencoder.build(config, digits, seed=0)
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         autoencoder.build(autoencoder.Config(), load("rings"), seed=0)

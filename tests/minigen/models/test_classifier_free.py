@@ -278,7 +278,7 @@ def test_untrained_is_silent(digits):
 def test_settings_that_do_not_fit_are_named(digits, system):
     unlabelled = Dataset("grey", *(Split(np.zeros((8, 8, 8, 1), np.uint8)) for _ in range(3)), 256, ())
     for config, dataset, message in [
-        (cf.Config(), load("rings"), "'rings' holds something else"),
+        (cf.Config(), load("rings"), "'rings' holds no pictures"),
         (cf.Config(), unlabelled, "needs labels, and the data set 'grey' has none"),
         (cf.Config(p_uncond=1.5), digits, "p_uncond must be from 0 to 1, got 1.5"),
     ]:

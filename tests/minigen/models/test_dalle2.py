@@ -353,6 +353,15 @@ def test_unclip_mistakes_in_edits(system, x):
         ("theta must be above 0", None, None, {"text_diff": (x[0], "a ring", "a circle"), "theta": 0.0}),
         ("eta must be from 0", None, None, {"variations": x[0], "eta": 1.5}),
         ("words that this language does not have", None, None, {"text_diff": (x[0], "a pink ring", "a ring")}),
+        ("IMAGE has no theta: leave it out, got 9", x[0], keep, {"prompt": PROMPTS[0], "theta": 9.0}),
+        (
+            "--variations has no prompt: leave it out, got 'a ring'",
+            None,
+            None,
+            {"variations": x[0], "prompt": "a ring"},
+        ),
+        ("--interpolate has no theta", None, None, {"interpolate": (x[0], x[1]), "theta": 0.5}),
+        ("--text-diff has no noise", None, None, {"text_diff": (x[0], "a ring", "a circle"), "noise": "fixed"}),
         ("noise must be 'arc' or 'fixed'", None, None, {"interpolate": (x[0], x[1]), "noise": "none"}),
     ):
         with pytest.raises(ValueError, match=said):

@@ -165,12 +165,13 @@ def test_settings_that_do_not_fit_are_named():
     digits = load("digits")
     with pytest.raises(ValueError, match="variance must be 'small' or 'large', got 'smal'"):
         ddpm.l_t_weight(3, schedules.cosine(5), "smal")
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         ddpm.build(ddpm.Config(), load("rings"), seed=0)
     with pytest.raises(ValueError, match="groups must divide"):
         ddpm.build(ddpm.Config(base=12), digits, seed=0)
     with pytest.raises(ValueError, match="more than 20"):
         ddpm.build(ddpm.Config(T=10, schedule="linear"), digits, seed=0)
-    system = ddpm.build(ddpm.Config(multipliers=(1, 1, 1, 1, 1), T=5, attention=()), digits, seed=0)
-    with pytest.raises(ValueError, match="multiple of 16"):
-        system.sample(1, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="multiples of 16, got 8 x 8"):
+        ddpm.build(ddpm.Config(multipliers=(1, 1, 1, 1, 1)), digits, seed=0)
+    with pytest.raises(ValueError, match="sample_steps must be at least 1, got 0"):
+        ddpm.build(ddpm.Config(sample_steps=0), digits, seed=0)

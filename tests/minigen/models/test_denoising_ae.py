@@ -220,5 +220,5 @@ def test_settings_that_do_not_fit_are_named():
     ):
         with pytest.raises(ValueError, match=sentence):
             denoising_ae.build(config, digits, seed=0)
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         denoising_ae.build(denoising_ae.Config(), load("rings"), seed=0)

@@ -558,5 +558,7 @@ def test_diffusionclip_bad_requests(run, data):
         system.edit(x[0], None, n=1, rng=rng, edit=())
     with pytest.raises(ValueError, match="steps must be left out"):
         system.sample(1, rng=rng, steps=3, edit=("blue",))
+    with pytest.raises(ValueError, match="--edit has no sampler: leave it out, got 'plms'"):
+        system.sample(1, rng=rng, edit=("blue",), sampler="plms")
     with pytest.raises(ValueError, match="data set 'shapes'"):
         dc.build(TINY, load("digits"), seed=0)

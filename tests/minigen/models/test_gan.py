@@ -432,6 +432,13 @@ def test_points_have_no_pictures():
     assert system.sample(7, rng=np.random.default_rng(0)).shape == (7, 2) and not system.pictures
 
 
+def test_the_penalty_of_a_flat_critic_has_a_gradient():
+    w = ag.Tensor(np.zeros(3), requires_grad=True)
+    x = ag.Tensor(np.ones((2, 3)), requires_grad=True)
+    gan.gradient_penalty(ag.sum(x * w, axis=1), x, 10.0).backward()
+    assert np.isfinite(w.grad).all()
+
+
 def test_settings_that_do_not_fit_are_named(digits):
     rings = load("rings")
     for data, said, settings in (
@@ -442,7 +449,8 @@ def test_settings_that_do_not_fit_are_named(digits):
         (digits, "r1 must be at least 0, got -1", {"r1": -1.0}),
         (digits, "batch_size must be at least 2 with batch norm in the generator, got 1", {"batch_size": 1}),
         (digits, "size must be a multiple of 16, got 8 x 8", {"network": "conv", "depth": 4}),
-        (rings, "network 'conv' draws pictures, and the data set 'rings' holds points", {"network": "conv"}),
+        (load("text"), "this model draws pictures or points, and the data set 'text' holds neither", {}),
+        (rings, "network 'conv' draws pictures, and the data set 'rings' holds no pictures", {"network": "conv"}),
         (
             dataclasses.replace(digits, classes=()),
             "conditional needs labels, and the data set 'digits' has none",

@@ -427,7 +427,7 @@ def test_bits_a_byte_divide_by_what_the_tokens_spell(prose):
         ({"mixture": 0}, "mixture must be at least 1, got 0"),
         ({"output": "argmax"}, "output must be one of auto, logistics, softmax, got 'argmax'"),
         ({"shift": 1.5}, "shift must be a share from 0 to 1, got 1.5"),
-        ({"dropout": 1.0}, "p must be in"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(few, changes, message):

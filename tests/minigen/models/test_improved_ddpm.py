@@ -420,7 +420,7 @@ def test_settings_that_do_not_fit_are_named():
         iddpm.build(iddpm.Config(times="all"), digits, seed=0)
     with pytest.raises(ValueError, match="lam must be at least 0, got -1"):
         iddpm.build(iddpm.Config(lam=-1), digits, seed=0)
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         iddpm.build(iddpm.Config(), load("rings"), seed=0)
     with pytest.raises(ValueError, match="unknown schedule 'cos'"):
         iddpm.build(iddpm.Config(schedule="cos"), digits, seed=0)

@@ -315,5 +315,5 @@ def test_settings_that_do_not_fit_are_named(settings, sentence):
 
 
 def test_points_have_no_patches():
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         masked_ae.build(masked_ae.Config(), load("rings"), seed=0)

@@ -422,7 +422,7 @@ def test_other_sizes_and_256_levels():
 
 
 def test_settings_that_do_not_fit_are_named(digits):
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         pixelcnn.build(pixelcnn.Config(), load("rings"), seed=0)
     colour = Split(np.zeros((1, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="one channel, and the data set 'rgb' has 3"):
@@ -435,7 +435,7 @@ def test_settings_that_do_not_fit_are_named(digits):
         ({"first": 4}, digits, "first must be an odd number of at least 3, got 4"),
         ({"kernel": 1}, digits, "kernel must be an odd number of at least 3, got 1"),
         ({"shift": 1.5}, digits, "shift must be a share from 0 to 1, got 1.5"),
-        ({"dropout": 1.0}, digits, r"p must be in \[0, 1\), got 1.0"),
+        ({"dropout": 1.0}, digits, "dropout must be at least 0 and below 1, got 1.0"),
         ({"conditional": True}, unlabelled, "conditional needs labels, and the data set 'digits' has none"),
     ):
         with pytest.raises(ValueError, match=words):

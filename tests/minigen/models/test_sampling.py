@@ -100,6 +100,14 @@ def edit(keep, n=3, model=MODEL, **how):
     return image, sampling.edit(model, image, keep, SCHEDULE, **settings)
 
 
+def test_a_setting_of_the_other_way_to_edit_is_refused():
+    keep = np.ones((2, 2, 1), bool)
+    with pytest.raises(ValueError, match="painting by a mask has no strength: leave it out, got 9"):
+        edit(keep, strength=9)
+    with pytest.raises(ValueError, match="an edit without a mask has no resample: leave it out, got -4"):
+        edit(None, resample=-4)
+
+
 def test_known_pixels_stay_bit_for_bit_and_the_others_differ_from_edit_to_edit():
     keep = np.array([[1, 0], [1, 1]], bool)[..., None]
     image, found = edit(keep)

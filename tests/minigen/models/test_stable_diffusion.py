@@ -358,6 +358,32 @@ def test_sdedit_strength_is_above_0_and_at_most_1(system, data, strength):
         )
 
 
+def test_settings_that_a_use_does_not_have_are_refused(system, data):
+    x, keep = data.scale(data.test.images[:1])[0], np.ones((32, 32, 1), bool)
+    for image, mask, settings, said in (
+        (x, keep, {"strength": 9.0}, "painting has no strength: leave it out, got 9.0"),
+        (None, None, {"upscale": x, "strength": 9.0}, "--upscale has no strength"),
+        (None, None, {"upscale": x, "guidance": float("nan")}, "--upscale has no guidance: leave it out, got nan"),
+        (None, None, {"upscale": x, "negative": "a circle"}, "--upscale has no negative"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            system.edit(image, mask, n=1, rng=np.random.default_rng(0), **settings)
+
+
+def test_a_walk_keeps_to_the_bound_of_its_codec_whatever_else_limits_it():
+    for limit in (None, lambda z: z):
+        y = sd.walk(
+            lambda x_t, t, cond=None: np.full_like(x_t, 3.0),
+            sd.Identity(),
+            (1, 2, 2, 1),
+            schedules.cosine(10),
+            steps=3,
+            rng=np.random.default_rng(0),
+            limit=limit,
+        )
+        assert y.max() == 1.0
+
+
 # --- painting ----------------------------------------------------------------------------------------------------------
 
 

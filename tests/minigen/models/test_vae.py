@@ -407,7 +407,7 @@ def test_colour_and_odd_sizes():
 
 
 def test_settings_that_do_not_fit_are_named(digits):
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         vae.build(vae.Config(), load("rings"), seed=0)
     for change, words in (
         ({"decoder": "gaussian"}, "decoder must be one of logistic, categorical, bernoulli, got 'gaussian'"),
@@ -418,7 +418,7 @@ def test_settings_that_do_not_fit_are_named(digits):
         ({"draws": 2, "free_bits": 0.1}, "free_bits must be 0 where draws is more than 1"),
         ({"channels": ()}, "channels must hold at least one width"),
         ({"channels": (8, 8, 8, 8, 8)}, "multiple of 16, got 8 x 8"),
-        ({"dropout": 1.0}, r"p must be in \[0, 1\), got 1.0"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
     ):
         with pytest.raises(ValueError, match=words):
             vae.build(dataclasses.replace(TINY, **change), digits, seed=0)

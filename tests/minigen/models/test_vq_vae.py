@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autograd as ag
+from kernels.codebook import codebook_ema
 from kernels.compare import unit_roundoff
 from minigen.data import Dataset, Split, load
 from minigen.metrics import copies
@@ -190,7 +191,7 @@ def test_eq8_is_the_mean_of_all_vectors_weighed_by_their_age(seed):
     start, seen = e.copy(), []
     for t in range(6):
         z, codes = rng.standard_normal((5, 2)), rng.integers(0, K - 1, 5)  # nobody ever chooses the last
-        N, m, e = vq_vae.average(N, m, e, z, codes, gamma)
+        N, m, e = codebook_ema(N, m, e, z, codes, gamma)
         seen += [(k, v, t) for k, v in zip(codes, z)]
         for k in range(K):
             mine = [(v, gamma ** (t - age)) for code, v, age in seen if code == k]
@@ -200,7 +201,7 @@ def test_eq8_is_the_mean_of_all_vectors_weighed_by_their_age(seed):
 
 def test_eq8_after_one_step_a_code_is_the_mean_of_its_vectors(rng):
     z, codes = rng.standard_normal((6, 2)), np.array([0, 0, 2, 2, 2, 0])
-    N, _, e = vq_vae.average(np.zeros(3), np.zeros((3, 2)), np.ones((3, 2)), z, codes, 0.99)
+    N, _, e = codebook_ema(np.zeros(3), np.zeros((3, 2)), np.ones((3, 2)), z, codes, 0.99)
     np.testing.assert_allclose(e, [z[codes == 0].mean(0), [1, 1], z[codes == 2].mean(0)], rtol=1e-12)
     np.testing.assert_allclose(N / (1 - 0.99), [3, 0, 3], rtol=1e-12)
 
@@ -210,11 +211,11 @@ def test_eq8_constant_data_have_their_clusters_means_as_fixed_point(rng):
     means = np.array([z[codes == k].mean(0) for k in range(2)])
     N, m, e = np.array([0.5, 40.0]), rng.standard_normal((2, 2)), rng.standard_normal((2, 2))
     for _ in range(400):
-        N, m, e = vq_vae.average(N, m, e, z, codes, 0.9)
+        N, m, e = codebook_ema(N, m, e, z, codes, 0.9)
     np.testing.assert_allclose(e, means, rtol=1e-12)
     np.testing.assert_allclose(N, [3, 5], rtol=1e-12)
     np.testing.assert_array_equal(
-        vq_vae.average(N, N[:, None] * means, means, z, codes, 0.9)[2].round(12), means.round(12)
+        codebook_ema(N, N[:, None] * means, means, z, codes, 0.9)[2].round(12), means.round(12)
     )
 
 
@@ -667,7 +668,7 @@ def test_pictures(few):
 
 
 def test_settings_that_do_not_fit_are_named(digits):
-    with pytest.raises(ValueError, match="'rings' holds points"):
+    with pytest.raises(ValueError, match="'rings' holds no pictures"):
         vq_vae.build(vq_vae.Config(), load("rings"), seed=0)
     for change, words in (
         ({"codes": 0}, "codes must be at least 1, got 0"),
@@ -684,7 +685,7 @@ def test_settings_that_do_not_fit_are_named(digits):
         ({"channels": (8, 8, 8, 8, 8)}, "a code is 16 x 16 pixels"),
         ({"prior_layers": 0}, "prior_layers must be at least 1, got 0"),
         ({"prior_steps": 0}, "prior_steps must be at least 1, got 0"),
-        ({"prior_dropout": 1.0}, r"p must be in \[0, 1\), got 1.0"),
+        ({"prior_dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
     ):
         with pytest.raises(ValueError, match=words):
             vq_vae.build(dataclasses.replace(TINY, **change), digits, seed=0)

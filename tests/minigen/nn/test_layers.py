@@ -255,7 +255,7 @@ def test_dropout_needs_a_generator(rng):
     y = layer(ag.Tensor(x), rng).data
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
     assert abs((y == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 10_000)
-    with pytest.raises(ValueError, match="p must be"):
+    with pytest.raises(ValueError, match="dropout must be"):
         nn.Dropout(1.0)
 
 

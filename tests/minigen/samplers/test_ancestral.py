@@ -172,7 +172,7 @@ def test_clip_limits_the_guess():
 
 def test_a_broken_model_stops_the_sampler_at_its_step():
     model = lambda x, t, c: x * (np.nan if t[0] == 3 else 1)  # noqa: E731
-    with pytest.raises(FloatingPointError, match=r"step 3 \(time 3\)"):
+    with pytest.raises(FloatingPointError, match=r"level 3 of 5 \(time 3\)"):
         ancestral.sample(model, np.zeros((1, 1)), schedules.cosine(5), rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="variance"):
         ancestral.sigma(2, schedules.cosine(5), "medium")

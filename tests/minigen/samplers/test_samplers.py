@@ -105,7 +105,7 @@ def test_what_the_callback_is_told_wrongly_is_seen(module, old, new):
 def test_nan_from_the_model_stops_it_and_names_the_step(name):
     schedule = schedules.spaced(LINEAR, 5)
     model = with_share(lambda x, t, cond=None: x * (np.nan if t[0] == 600 else 0.1), name)
-    with pytest.raises(FloatingPointError, match=r"step 3 \(time 600"):
+    with pytest.raises(FloatingPointError, match=r"level 3 of 5 \(time 600"):
         choose.draw(name, model, np.ones((2, 1)), schedule, rng=np.random.default_rng(0))
 
 

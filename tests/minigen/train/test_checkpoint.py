@@ -178,6 +178,16 @@ def with_length(header: bytes, length: int) -> bytes:
     return length.to_bytes(8, "little") + header
 
 
+def as_bf16(path: Path) -> bytes:
+    """A file whose 'net/b' is of a kind that NumPy does not have."""
+    data = to_bytes(
+        {**TENSORS, "net/b": np.ones(3, np.float16)}, metadata={"minigen": json.dumps({"format": 1, **ABOUT})}
+    )
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].replace(b'"F16"', b'"BF16"')
+    return with_length(header, len(header)) + data[8 + length :]
+
+
 FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda p: b"", "not a whole safetensors file"),
     "three bytes": (lambda p: b"abc", "not a whole safetensors file"),
@@ -212,6 +222,7 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         foreign({**TENSORS, "net/b": np.ones(3)}, {"minigen": json.dumps({"format": 1, **ABOUT})}),
         "'net/b' is float64, the model's is float32",
     ),
+    "bfloat16": (as_bf16, "'net/b' is BF16, the model's is float32"),
     "not finite": (
         foreign({**TENSORS, "net/b": np.float32([1, np.nan, 1])}, {"minigen": json.dumps({"format": 1, **ABOUT})}),
         "NaN or infinity in 'net/b'",
@@ -285,6 +296,8 @@ def test_config_round_trip():
         ({"betas": ["a"]}, "expected float, got 'a'"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"extra": 1}, "its config differs in 'extra'"),
+        ({"maybe": "abc"}, "maybe must be int, got 'abc'"),
+        ({"maybe": [1]}, r"maybe must be int, got \[1\]"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], message: str):
