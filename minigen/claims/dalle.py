@@ -94,7 +94,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, Any]]:
         text, _ = tokenizer.batch(list(batch.captions or ()))
-        text = dalle.without_captions(text, tokenizer.null, rng.random(len(text)) < config.null)
+        text = dalle.without_captions(text, tokenizer.null, rng.random(len(text)) < config.p_uncond)
         colours = nearest_code(dataset.scale(batch.images).reshape(-1, c), palette()).reshape(len(text), h, w)
         of_text, of_codes = net.losses(dalle.sequence(vocabulary, text, colours, tokenizer.eos))
         return dalle.weighted(of_text, of_codes, config.text_weight), {"codes": ag.raw(of_codes)}

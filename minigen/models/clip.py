@@ -136,7 +136,7 @@ class Config:
     """Decay of all parameters beside the gradient (it pulls the scale towards 1, far weaker than the loss pulls)."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
 
 
@@ -467,7 +467,7 @@ def stage(net: CLIP, config: Config, dataset: Dataset, name: str = "clip") -> St
         lr=config.lr,
         warmup=min(config.warmup, config.steps // 10),
         ema=config.ema,
-        clip=config.clip,
+        max_norm=config.max_norm,
         weight_decay=config.weight_decay,
         schedule="cosine",
         optimiser="muon",

@@ -103,7 +103,7 @@ class Config:
     """Its attention heads."""
     text_weight: float = 1 / 8
     """Weight of the caption's tokens in the loss; the codes have the rest."""
-    null: float = 0.1
+    p_uncond: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
     steps: int = 3000
     """Training steps of the transformer."""
@@ -115,7 +115,7 @@ class Config:
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
 
 
@@ -295,7 +295,7 @@ def transformer_stage(net: DALLE, loss: Any, config: Config) -> Stage:
         lr=config.lr,
         warmup=min(100, config.steps // 10),
         ema=config.ema,
-        clip=config.clip,
+        max_norm=config.max_norm,
         weight_decay=config.weight_decay,
         betas=(0.9, 0.99),
         schedule="cosine",
@@ -378,7 +378,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, Any]]:
         text, _ = tokenizer.batch(list(batch.captions or ()))
-        text = without_captions(text, tokenizer.null, rng.random(len(text)) < config.null)
+        text = without_captions(text, tokenizer.null, rng.random(len(text)) < config.p_uncond)
         codes = to_numpy(codec.encode(dataset.scale(batch.images)))
         of_text, of_codes = net.losses(sequence(vocabulary, text, codes, tokenizer.eos))
         figures = {"text": ag.raw(of_text), "codes": ag.raw(of_codes)}
@@ -489,7 +489,7 @@ def check(config: Config, dataset: Dataset) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if config.width % config.heads:
         raise ValueError(f"heads must divide width, got {config.heads} heads for width {config.width}")
-    for name in ("text_weight", "null"):
+    for name in ("text_weight", "p_uncond"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(config, name)}")
     if len(dataset.train) and dataset.train.captions is None:

@@ -159,7 +159,7 @@ class Config:
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
-    largest_gradient: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
     paint_steps: int = 300
     """Steps of the fine-tuning that teaches the decoder to paint what is missing; 0: it is not taught."""
@@ -446,7 +446,7 @@ def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
                 "lr": config.lr,
                 "warmup": min(100, steps // 10),
                 "ema": config.ema,
-                "clip": config.largest_gradient,
+                "max_norm": config.max_norm,
                 "weight_decay": config.weight_decay,
                 "optimiser": "muon",
                 "betas": (0.9, 0.99),

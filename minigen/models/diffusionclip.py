@@ -466,7 +466,7 @@ def stage(
         steps=steps,
         lr=lr,
         warmup=min(warmup, steps // 10),
-        clip=config.max_norm,
+        max_norm=config.max_norm,
         betas=(0.9, 0.99),
         schedule="cosine",
         optimiser="muon",

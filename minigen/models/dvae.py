@@ -78,7 +78,7 @@ class Config:
     """Pictures a step."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
 
 
@@ -265,7 +265,7 @@ def codec_stage(net: DVAE, config: Config, dataset: Dataset, *, name: str = "cod
         batch_size=config.batch_size,
         lr=config.lr,
         warmup=min(100, config.steps // 10),
-        clip=config.clip,
+        max_norm=config.max_norm,
         schedule="cosine",
         optimiser="muon",
         apart=("encoder.layers.0", f"decoder.layers.{len(net.decoder.layers) - 1}", "codebook"),

@@ -145,7 +145,7 @@ class Config:
     """Weight of the error in the differences of neighbouring pixels, which is where shapes are."""
     most: float = 5.0
     """Largest weight of a time; below it the weight is SNR + 1, that of the squared error of v."""
-    null: float = 0.1
+    p_uncond: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
     steps: int = 3300
     """Training steps of the base model."""
@@ -157,7 +157,7 @@ class Config:
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
     text_layers: int = 2
     """Blocks of the text network that learns with the U-Net what CLIP's does not say; 0: there is none."""
@@ -414,7 +414,7 @@ def stage(name: str, net: Any, loss: Any, config: Any, *, steps: int, lr: float,
         lr=lr,
         warmup=min(100, steps // 10),
         ema=config.ema,
-        clip=config.clip,
+        max_norm=config.max_norm,
         weight_decay=config.weight_decay,
         betas=(0.9, 0.99),
         schedule="cosine",
@@ -464,7 +464,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def captions(batch: Split, rng: Any, beside: Any = None) -> Told:
         tokens, _ = tokenizer.batch(list(batch.captions or ()))
-        return read(text, without_captions(tokens, tokenizer.null, rng.random(len(tokens)) < config.null), beside)
+        return read(text, without_captions(tokens, tokenizer.null, rng.random(len(tokens)) < config.p_uncond), beside)
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
         x_0, said = device(dataset.scale(batch.images)), captions(batch, rng)
@@ -591,8 +591,8 @@ def check(config: Config, dataset: Dataset) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if not 0 < config.shift < np.inf:
         raise ValueError(f"shift must be a positive number, got {config.shift}")
-    if not 0 <= config.null < 1:
-        raise ValueError(f"null must be a share from 0 to below 1, got {config.null}")
+    if not 0 <= config.p_uncond < 1:
+        raise ValueError(f"p_uncond must be a share from 0 to below 1, got {config.p_uncond}")
     for name, least in (("text_layers", 0), ("paint_steps", 0), ("edges", 0), ("most", 1)):
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")

@@ -97,7 +97,7 @@ class Config:
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient of the nats a token."""
 
 
@@ -323,7 +323,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 lr=config.lr,
                 warmup=min(100, config.steps // 10),
                 ema=config.ema,
-                clip=config.clip,
+                max_norm=config.max_norm,
                 weight_decay=config.weight_decay,
                 schedule="cosine",
             )

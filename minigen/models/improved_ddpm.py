@@ -115,7 +115,7 @@ class Config:
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
 
 
@@ -340,7 +340,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 lr=config.lr,
                 warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
-                clip=config.clip,
+                max_norm=config.max_norm,
                 weight_decay=0.01,
                 schedule="cosine",
             )

@@ -417,7 +417,7 @@ def stages(
             batch_size=config.batch_size,
             lr=lr,
             warmup=min(100, steps // 10),
-            clip=config.max_norm,
+            max_norm=config.max_norm,
             betas=(0.9, 0.95),
             schedule="cosine",
             optimiser="muon",

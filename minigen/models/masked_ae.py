@@ -99,7 +99,7 @@ class Config:
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
     """Decay of the averaged weights that fill in pictures."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient."""
     sample_steps: int = 20
     """Rounds of hiding and filling in when pictures are drawn."""
@@ -337,7 +337,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 lr=config.lr,
                 warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
-                clip=config.clip,
+                max_norm=config.max_norm,
                 weight_decay=config.weight_decay,
                 schedule="cosine",
             )

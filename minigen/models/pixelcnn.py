@@ -113,7 +113,7 @@ class Config:
     """Decay of the weights beside the gradient."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
-    clip: float = 100.0
+    max_norm: float = 100.0
     """Largest global norm of the gradient: tames the first steps, where a sum over pixels is steep."""
 
 
@@ -474,7 +474,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 lr=config.lr,
                 warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
-                clip=config.clip,
+                max_norm=config.max_norm,
                 weight_decay=config.weight_decay,
                 schedule="cosine",
             )

@@ -148,7 +148,7 @@ class Config:
     """Levels that attend to places and words; 0 is the first resolution."""
     heads: int = 4
     """Attention heads."""
-    null: float = 0.1
+    p_uncond: float = 0.1
     """Share of the captions that are left out in training, for guidance."""
     steps: int = 4500
     """Training steps of the latent diffusion model."""
@@ -405,7 +405,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def device(a: Any) -> Any:
         return array_module(unet.conv_in.w.data).asarray(a, np.float32)
 
-    def captions(batch: Split, rng: Any, beside: Any = None, null: Any = config.null) -> Told:
+    def captions(batch: Split, rng: Any, beside: Any = None, null: Any = config.p_uncond) -> Told:
         tokens, _ = tokenizer.batch(list(batch.captions or ()))
         tokens = without_captions(tokens, tokenizer.null, rng.random(len(tokens)) < null)
         return read(text, tokens, penultimate=config.penultimate, beside=beside)
@@ -425,7 +425,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         shown = rng.random(n) < 0.5  # half of the pictures come with a layout, most of those without a caption
         where *= shown[:, None, None, None]
         beside = array_module(x).concatenate([known, device(where)], axis=3)
-        said = captions(batch, rng, beside, np.where(shown, 0.75, config.null))
+        said = captions(batch, rng, beside, np.where(shown, 0.75, config.p_uncond))
         z_0 = codec.encode(x)
         return training_loss(lambda z_t, t: net(z_t, t, *said), z_0, schedule, config, rng), {}
 
@@ -449,7 +449,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             lr=lr,
             warmup=min(100, steps // 10),
             ema=config.ema,
-            clip=config.max_norm,
+            max_norm=config.max_norm,
             weight_decay=config.weight_decay,
             betas=(0.9, 0.99),
             schedule="cosine",
@@ -583,8 +583,8 @@ def check(config: Config, dataset: Dataset) -> None:
     for name, least in (("clip_steps", 0), ("text_layers", 0), ("beside_steps", 0), ("upscale_steps", 0), ("most", 1)):
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
-    if not 0 <= config.null < 1:
-        raise ValueError(f"null must be a share from 0 to below 1, got {config.null}")
+    if not 0 <= config.p_uncond < 1:
+        raise ValueError(f"p_uncond must be a share from 0 to below 1, got {config.p_uncond}")
     if config.codec != "identity" and config.codec_steps < 1:
         raise ValueError(f"codec_steps must be at least 1, got {config.codec_steps}")
     if config.codec == "identity" and config.upscale_steps:

@@ -41,7 +41,7 @@ class Stage:
 
     ``lr`` is the peak learning rate, reached after ``warmup`` steps and then shaped by ``schedule`` (one of
     ``train.optim.SCHEDULES``; ``flat`` is the share of a ``flat-then-...`` one before its fall). ``ema`` is the
-    decay of the averaged weights (0: none), ``clip`` the largest global gradient norm (0: no clipping). ``apart`` are
+    decay of the averaged weights (0: none), ``max_norm`` the largest global gradient norm (0: no clipping). ``apart`` are
     beginnings of the names of weights that the optimiser "muon" leaves to AdamW: first and last layers. When a stage
     ends, the modules it trained take over their averaged weights, so that a later stage builds on what sampling uses.
 
@@ -57,7 +57,7 @@ class Stage:
     lr: float = 1e-3
     warmup: int = 0
     ema: float = 0.0
-    clip: float = 0.0
+    max_norm: float = 0.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: str = "constant"

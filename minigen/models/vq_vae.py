@@ -127,7 +127,7 @@ class Config:
     """Pictures a step of the codec."""
     lr: float = 4e-3
     """Its peak learning rate (Muon, which learns twice as fast as AdamW here); falls along a cosine."""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """Largest global norm of the gradient, of codec and prior."""
     conditional: bool = False
     """Tell the prior the label; the codec never sees it."""
@@ -425,7 +425,7 @@ def codec_stage(net: VQVAE, config: Config, dataset: Dataset, *, name: str = "co
         batch_size=config.batch_size,
         lr=config.lr,
         warmup=min(100, config.steps // 10),
-        clip=config.clip,
+        max_norm=config.max_norm,
         betas=(0.9, 0.95),
         schedule="cosine",
         optimiser="muon",
@@ -511,7 +511,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 lr=config.prior_lr,
                 warmup=min(100, config.prior_steps // 10),
                 ema=config.ema,
-                clip=config.clip,
+                max_norm=config.max_norm,
                 weight_decay=config.prior_weight_decay,
                 schedule="cosine",
             ),

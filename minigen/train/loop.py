@@ -134,7 +134,7 @@ class Trainer:
         module = objective.module
         module.zero_grad()
         figures = shards(self._gradient, index, self.step, module)
-        norm = optim.clip_by_global_norm(module.flat_grad, self.stage.clip)
+        norm = optim.clip_by_global_norm(module.flat_grad, self.stage.max_norm)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
         self.optimisers[objective.name].step(self.step // objective.every + 1, lr)
@@ -244,7 +244,7 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
         for name in ("steps", "batch_size", "shards"):
             if getattr(stage, name) < 1:
                 raise ValueError(f"{name} of the stage '{stage.name}' must be at least 1, got {getattr(stage, name)}")
-        for name in ("lr", "warmup", "clip", "weight_decay"):
+        for name in ("lr", "warmup", "max_norm", "weight_decay"):
             if not 0 <= getattr(stage, name) < math.inf:
                 raise ValueError(f"{name} of the stage '{stage.name}' must be at least 0, got {getattr(stage, name)}")
         if not 0.0 <= stage.ema < 1.0:

@@ -38,7 +38,7 @@ def test_both_copies_learn_alike_but_for_what_is_compared(both):
     trainer = Trainer(system, seed=0)
     directional, by_global = trainer.stages[-2:]
     assert (directional.name, by_global.name) == ("edit_blue", claims.GLOBAL)
-    for name in ("steps", "lr", "batch_size", "warmup", "betas", "optimiser", "apart", "clip", "schedule", "ema"):
+    for name in ("steps", "lr", "batch_size", "warmup", "betas", "optimiser", "apart", "max_norm", "schedule", "ema"):
         assert getattr(directional, name) == getattr(by_global, name)
     figures = [trainer.advance(data.train) for _ in range(trainer.total)]
     assert set(figures[-1]) == set(figures[-2])

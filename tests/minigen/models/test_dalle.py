@@ -195,7 +195,7 @@ def test_a_share_of_the_captions_is_left_out_in_training(shapes):
     """All of them: the caption's loss is then that of one caption, whatever the pictures'."""
     net_of = {}
     for null in (0.0, 1.0):
-        found = dalle.build(dataclasses.replace(TINY, null=null), shapes, seed=0)
+        found = dalle.build(dataclasses.replace(TINY, p_uncond=null), shapes, seed=0)
         loss = found.stages()[2].objectives[0].loss
         rng = np.random.default_rng(3)
         for p in found.modules["transformer"].parameters():
@@ -446,7 +446,7 @@ def test_settings_that_do_not_fit_are_named(shapes, system):
         ({"codec": "kl"}, "codec must be 'vq' or 'dvae', got 'kl'"),
         ({"codes": 0}, "codes must be at least 1, got 0"),
         ({"heads": 3}, "heads must divide width, got 3 heads for width 16"),
-        ({"null": 1.5}, "null must be a share from 0 to 1, got 1.5"),
+        ({"p_uncond": 1.5}, "p_uncond must be a share from 0 to 1, got 1.5"),
     ):
         with pytest.raises(ValueError, match=words):
             dalle.build(dataclasses.replace(TINY, **change), shapes, seed=0)

@@ -360,7 +360,7 @@ def test_glide_low_resolution_noise_has_its_level_and_level_0_has_none(rng):
     ("change", "said"),
     [
         ({"base": 0}, "base must be at least 1"),
-        ({"null": 1.0}, "null must be a share"),
+        ({"p_uncond": 1.0}, "p_uncond must be a share"),
         ({"most": 0.5}, "most must be at least 1"),
         ({"upsample": 3}, "upsample must be 0, 1 or 2"),
         ({"upsample_steps": 0}, "upsample_steps must be at least 1"),

@@ -639,7 +639,7 @@ def test_sd_sample_edit_notes_and_pictures(system, data):
         ({"codec_steps": 0}, "steps must be at least 1"),
         ({"output": "noise"}, "kind must be one of"),
         ({"base": 0}, "base must be at least 1"),
-        ({"null": 1.0}, "null must be a share"),
+        ({"p_uncond": 1.0}, "p_uncond must be a share"),
         ({"most": 0.5}, "most must be at least 1"),
         ({"clip_steps": -1}, "clip_steps must be at least 0"),
         ({"codec": "identity"}, "the codec 'identity' has no up-scaler"),

@@ -213,7 +213,7 @@ def test_weights_go_out_and_in():
         ({"steps": 0}, "steps of the stage 'game' must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size of the stage 'game' must be at least 1, got 0"),
         ({"lr": -1.0}, "lr of the stage 'game' must be at least 0, got -1.0"),
-        ({"clip": float("nan")}, "clip of the stage 'game' must be at least 0, got nan"),
+        ({"max_norm": float("nan")}, "max_norm of the stage 'game' must be at least 0, got nan"),
         ({"ema": 1.0}, "ema of the stage 'game' must be in"),
         ({"objectives": []}, "needs objectives with names of their own"),
         ({"objectives": "twice"}, "needs objectives with names of their own"),

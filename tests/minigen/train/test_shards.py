@@ -58,7 +58,7 @@ def trainer(shards: int, *, noise: float = 1.0, spoil: Callable[[int], None] = l
         return ag.mean((critic(net(x)) - 1.0) ** 2), {}
 
     def stages() -> list[Stage]:
-        common: dict[str, Any] = {"batch_size": N, "lr": 1e-2, "ema": 0.9, "clip": 1.0, "shards": shards}
+        common: dict[str, Any] = {"batch_size": N, "lr": 1e-2, "ema": 0.9, "max_norm": 1.0, "shards": shards}
         both = [Objective("denoise", net, denoise), Objective("judge", critic, judge)]
         return [Stage("first", both[:1], 3, **common), Stage("both", both, 4, **common)]
 

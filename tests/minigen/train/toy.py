@@ -133,7 +133,7 @@ def build(config: Config, dataset: Any, *, seed: int) -> System:
         return ag.mean(ag.softplus(critic(y)) + ag.softplus(critic(x) * -1.0)), {"real": float(critic(x).data.mean())}
 
     def stages() -> list[Stage]:
-        common: dict[str, Any] = {"batch_size": config.batch_size, "lr": config.lr, "ema": config.ema, "clip": 1.0}
+        common: dict[str, Any] = {"batch_size": config.batch_size, "lr": config.lr, "ema": config.ema, "max_norm": 1.0}
         first = Stage("first", [Objective("square", net, square)], config.first_steps, schedule="cosine", **common)
         both = [Objective("generator", net, generator), Objective("critic", critic, discriminator)]
         return [first, Stage("both", both, config.steps, warmup=5, weight_decay=0.01, **common)]
