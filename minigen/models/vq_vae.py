@@ -41,7 +41,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_vq
 - a code that is used too little is put on a vector of the current batch. How much it was used is in buffers that are
   saved with the weights, so a resumed run revives the same codes. The first batch finds all of them dead: that is how a
   codebook starts on data;
-- usage and perplexity are those of a whole split: on a batch they are biased downwards;
+- usage and perplexity are those of 1,024 pictures of a split, if it has so many: on a batch they are biased downwards;
 - the prior learns the codes of pictures as they are, also where the codec learns from shifted ones;
 - the prior meets a code as its vector: a thousand digits show most pairs of codes never, but near ones.
 """
