@@ -108,7 +108,10 @@ def needs(text: str) -> str | None:
 def cache_directory() -> Path:
     """Where compiled kernels are kept: ``MINIGEN_CACHE`` or ``~/.cache/minigen``, and there ``kernels``."""
     directory = Path(os.environ.get("MINIGEN_CACHE") or "~/.cache/minigen").expanduser() / "kernels"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"compiled kernels cannot be kept in {directory}: {error.strerror} (MINIGEN_CACHE says where)") from None
     return directory
 
 
@@ -166,7 +169,9 @@ def three(size: int | Sequence[int]) -> tuple[int, int, int]:
     if type(size) is int:
         return size, 1, 1
     sizes = (size,) if isinstance(size, int) else tuple(size)
-    x, y, z = (*map(int, sizes), 1, 1, 1)[:3]
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"a size along x, y, z has one to three numbers, got {sizes}")
+    x, y, z = (*map(int, sizes), 1, 1)[:3]
     return x, y, z
 
 

@@ -7,7 +7,8 @@ without its library) that ``runtime.cpp`` answers. Read that file for how a GPU'
 * ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them;
 * ``out of range``: a read or write beside an array in global or shared memory;
 * ``wild address``: one that is near no array (a GPU would stop with an illegal address);
-* ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written;
+* ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result);
+* ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written (atomics read too);
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
 * ``deadlock``: threads wait at a barrier that another one never reaches, because it has returned or waits elsewhere;
@@ -48,7 +49,17 @@ What it cannot find, and where it is not a GPU:
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
   contracted to fused multiply-adds.
-* ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 64 KiB a thread.
+* ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
+
+What it takes is C++17 with the words of ``device.cuh`` and of this project's headers (``#include "lib/cuda.cuh"``), one file:
+``DYNAMIC_SHARED(float, name);`` stands for ``extern __shared__ float name[];``, kernels are ``extern "C"`` with plain types, and there is
+no ``__constant__``, ``printf`` or ``<cuda_fp16.h>``. To run one of your own, with ``y = numpy.empty``'s stand-in and a result to compare:
+
+    device = Emulator(seed=0)
+    y = device.empty((128,), "float32")
+    device.run(Path("mine.cu"), "reverse", 2, 64, {"x": x, "y": y, "n": 128}, shared_bytes=256)     # grid, threads, arguments by name
+    device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1))
+    device.check()                                                                                  # or look at device.findings
 """
 
 import ctypes
@@ -59,6 +70,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..launch import SHARED_KILOBYTES
 from ..source import check_launch
 from ..tensor_map import Im2colMap, TensorMap
 from .build import Library, NoCompiler, build, compiler
@@ -71,7 +83,7 @@ POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it 
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
-    "missing wait", "misaligned", "bad operand", "missing fence",
+    "missing wait", "misaligned", "bad operand", "missing fence", "fault",
 )  # fmt: skip
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
 
@@ -198,7 +210,7 @@ class Emulator:
 
     def run(
         self,
-        source: Path,
+        source: Path | str,
         kernel: str,
         grid: int | Sequence[int],
         threads: int | Sequence[int],
@@ -207,13 +219,23 @@ class Emulator:
         shared_bytes: int = 0,
         defines: Mapping[str, Any] | None = None,
     ) -> None:
-        """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place."""
+        """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place.
+
+        Raises ValueError and TypeError for what a GPU could not launch.
+        """
+        source = Path(source)
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
         self.ran.append(source.name)
         blocks, block, values = check_launch(source, library.kernels, kernel, grid, threads, arguments)
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [v.array if isinstance(v, TensorMap) else v for v in values]
+        held, most = sum(s.bytes for s in library.shared), SHARED_KILOBYTES.get(self.architecture, 99) << 10
+        if not 0 <= shared_bytes <= most - held:
+            raise ValueError(
+                f"kernel {kernel}: shared_bytes must be from 0 to {most - held} beside the {held} bytes of {source.name}'s own "
+                f"arrays, got {shared_bytes}"
+            )
         if 0 in blocks:
             return
         guarded = [_Guarded(v) if isinstance(v, np.ndarray) else None for p, v in zip(parameters, values)]
@@ -385,7 +407,7 @@ def _describe(f: _Finding, where: str, other: str) -> Finding:
         text = f"{me} waits for threads that never come ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}"
-    elif note and kind in ("lane", "missing wait", "misaligned", "bad operand", "missing fence", "uninitialised"):
+    elif note and kind in ("lane", "missing wait", "misaligned", "bad operand", "missing fence", "uninitialised", "fault"):
         text = f"{note} ({me})"
     elif kind == "missing fence":
         text = (

@@ -82,6 +82,8 @@ def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
     """Compile a .cu file for the emulator, or take what was compiled before from the same text by the same compiler."""
     text = source.read_text(encoding="utf-8")
     kernels = kernels_of(text)
+    if re.search(r"\bextern\s+__shared__", text):
+        raise ValueError(f"{source.name}: write DYNAMIC_SHARED(float, name); for extern __shared__ float name[];")
     if not kernels:
         raise ValueError(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
     doors = "".join(
@@ -89,7 +91,8 @@ def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
         f"{{ emulator::call({k}, values); }}\n"
         for k in kernels
     )
-    program = f'#include "emulator/device.cuh"\n#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}'
+    last = "static EMULATOR_SHARED char emulator_guard_last[16384];\n"
+    program = f'#include "emulator/device.cuh"\n#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{last}'
     flags = tuple(f"-D{name}={value}" for name, value in defines)
     file = _cached(
         "kernel",

@@ -97,7 +97,8 @@ typedef emulator::TensorMap TensorMap;
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 // Blocks run one after the other, so a static variable is exactly a block's shared memory. All of it goes into one
-// section of the program, which the emulator finds and poisons; a guard before each array catches what runs over.
+// section of the program, which the emulator finds and poisons; a guard before each array, and one after the last (build.py),
+// catches what runs over.
 #define EMULATOR_JOIN_(a, b) a##b
 #define EMULATOR_JOIN(a, b) EMULATOR_JOIN_(a, b)
 #define EMULATOR_SHARED __attribute__((used, aligned(16), section("shared_memory")))
@@ -234,15 +235,15 @@ inline unsigned __float_as_uint(float x) { return emulator_bits<unsigned>(x); }
 // The door through which the emulator enters a kernel: arguments come as pointers to their values.
 namespace emulator {
 
-template <class... A, size_t... i>
-__attribute__((no_sanitize("thread"))) inline void unpack(void (*kernel)(A...), void** values,
-                                                          std::index_sequence<i...>) {
-    kernel(*static_cast<A*>(values[i])...);
+template <class... Emulated, size_t... emulated_index>
+__attribute__((no_sanitize("thread"))) inline void unpack(void (*kernel)(Emulated...), void** values,
+                                                          std::index_sequence<emulated_index...>) {
+    kernel(*static_cast<Emulated*>(values[emulated_index])...);
 }
 
-template <class... A>
-__attribute__((no_sanitize("thread"))) inline void call(void (*kernel)(A...), void** values) {
-    unpack(kernel, values, std::index_sequence_for<A...>{});
+template <class... Emulated>
+__attribute__((no_sanitize("thread"))) inline void call(void (*kernel)(Emulated...), void** values) {
+    unpack(kernel, values, std::index_sequence_for<Emulated...>{});
 }
 
 }  // namespace emulator

@@ -20,7 +20,11 @@
 // usually answers them; the functions at the end of this file do.
 
 #include <dlfcn.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -52,7 +56,7 @@ using std::vector;
 
 enum Kind {
     RACE, OUT_OF_RANGE, UNINITIALISED, DEADLOCK, DIVERGENCE, WILD, READ_ONLY, BAD_LANE, ENDLESS, MISSING_WAIT, MISALIGNED,
-    BAD_OPERAND, MISSING_FENCE,
+    BAD_OPERAND, MISSING_FENCE, FAULT,
 };
 
 struct Finding {
@@ -159,7 +163,7 @@ struct Meeting {  // of the lanes of one mask of one warp
     alignas(16) char values[2][32][16];  // of this round and, until everybody has read them, of the one before
 };
 
-const size_t STACK = 64 << 10;
+const size_t STACK = 128 << 10;
 const int MOST_THREADS = 1024;
 const int MOST_FINDINGS = 64;
 
@@ -288,7 +292,7 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
     }
     if (async_proxy && cell.write && before_now(cell.write) && !visible_to_async_proxy(cell.write))
         report_access(MISSING_FENCE, where, region, kind, address, bytes, &cell.write);
-    if (kind == READ && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
+    if ((kind == READ || kind == ATOMIC) && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
 
     // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
     if (cell.write && !before_now(cell.write) && !(kind == ATOMIC && cell.write.kind == ATOMIC))
@@ -333,7 +337,8 @@ static bool in_shared_section(const char* address) {
 
 // Checks an access and returns its region, or null if nothing is to be done there.
 static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
-    if (address >= stacks && address < stacks + STACK * MOST_THREADS) return nullptr;  // a thread's own variables
+    const char* const own = stacks + (self ? STACK * current() : 0);
+    if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
     if (++accesses > most_accesses) {
         report(ENDLESS, where, 0, "");
         stopped = true;
@@ -342,7 +347,8 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {
-            if (address >= __ehdr_start && address < _end && !in_shared_section(address)) return nullptr;  // constants
+            const bool constant = address >= __ehdr_start && address < _end && !in_shared_section(address);
+            if (constant && kind == READ) return nullptr;
             found = find(address, true);
             if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
             else if (Finding* f = report(WILD, where, 0, "")) {
@@ -510,6 +516,7 @@ void* dynamic_shared() { return dynamic_begin; }
 #include "barriers.hpp"
 #include "bulk.hpp"
 #include "warpgroups.hpp"
+#include "faults.hpp"
 
 // --- one block ---------------------------------------------------------------------------------------------------------
 
@@ -529,7 +536,8 @@ static void start_block(Index index) {
     alive = threads;
     waiting = 0;
     latest = nullptr;
-    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    for (const Region& r : regions)
+        if (r.shared && in_shared_section(r.begin)) memset(r.begin, 0xff, r.end - r.begin);
     std::fill(dynamic_memory.begin(), dynamic_memory.end(), char(0xff));
     for (Region& r : regions)
         if (r.shared) r.fresh(NOBODY);
@@ -664,8 +672,14 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     for (size_t i = 0; i < blocks; i++) order[i] = unsigned(i);
     std::shuffle(order.begin(), order.end(), random_number);
     stopped = false;
-    for (unsigned i : order)
-        if (!stopped) run_block({i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]});
+    listen();
+    const int fault = sigsetjmp(back, 1);
+    if (!fault)
+        for (unsigned i : order)
+            if (!stopped) run_block({i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]});
+    stop_listening();
+    if (fault) report_fault(fault);
+    self = nullptr;
 
     for (int i = 0; i < buffer_count; i++) {
         Region& r = regions[i];
@@ -673,6 +687,7 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
         for (size_t k = 0; k < buffers[i].bytes; k++) buffers[i].writers[k] = r.cells[k / r.grain].writer;
     }
     regions.clear();
+    if (fault == SIGINT) raise(SIGINT);
     return int(findings.size());
 }
 

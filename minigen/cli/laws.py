@@ -76,8 +76,9 @@ def main(args: list[str]) -> int:
                 print(f"\n    {law.maths}\n")
         return 0
     for path in (flags.json, flags.html):  # before minutes of work
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+        check_file(path)
+    if flags.json is not None and flags.json == flags.html:
+        raise UserError(f"--json and --html must be two files, got {flags.json} for both")
     sweeps = dict(_sweep(text) for text in flags.sweep)
     numbers = sweeps.pop("N", None)
     samplers = [
@@ -100,11 +101,13 @@ def main(args: list[str]) -> int:
     if flags.json is not None:
         with said_in_one_sentence(f"cannot write {flags.json}"):
             flags.json.write_text(laws.as_json(verdicts), encoding="utf-8")
+        print(f"written: {flags.json}")
     if flags.html is not None:
         from minigen.cli import laws_page
 
         with said_in_one_sentence(f"cannot write {flags.html}"):
             flags.html.write_text(laws_page.render(samplers, verdicts), encoding="utf-8")
+        print(f"written: {flags.html}")
     return int(any(verdict.failed for verdict in verdicts))
 
 
@@ -118,11 +121,14 @@ def shrink(args: list[str]) -> int:
     names, dtypes = _chosen(flags)
     if len(flags.samplers) != 1 or flags.samplers[0] == "ours":
         raise UserError("name one sampler to shrink: minigen laws shrink diffusers:DDIMScheduler")
-    name, dtype = flags.samplers[0], dtypes[-1]
+    if not 0 <= flags.seconds < float("inf"):
+        raise UserError(f"--seconds must be at least 0 and finite, got {flags.seconds}")
+    check_file(flags.script)
+    name = flags.samplers[0]
     settings = dict(_setting(text) for text in flags.config)
     with said_in_one_sentence(name):
-        sampler = find(name, settings)[0]
-        found = shrink.first_broken(sampler, names, dtype)
+        broken = ((dtype, shrink.first_broken(find(name, settings)[0], names, dtype)) for dtype in dtypes)
+        dtype, found = next(((dtype, found) for dtype, found in broken if found is not None), (dtypes[-1], None))
         if found is None:
             print(f"{name} breaks no law that it claims")
             return 0
@@ -137,11 +143,11 @@ def shrink(args: list[str]) -> int:
     )
     said = ", ".join(f"{key}={value}" for key, value in case.settings.items()) or "no setting"
     print(
-        f"{law.name}, {law.title}\nsmallest: {case.n} steps, {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n"
+        f"{law.name}, {law.title}, {dtype}\nsmallest: {case.n} steps, {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n"
     )
     text = scripts.script(case)
     if text is None:
-        print("no script: this takes more than data of one point to show")
+        print("no script: a script without this project does not show this")
     else:
         print(text, end="")
         if flags.script is not None:
@@ -150,10 +156,20 @@ def shrink(args: list[str]) -> int:
     return 1
 
 
+def check_file(path: Path | None) -> None:
+    """Raise UserError for a file that cannot be written where it is to be."""
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise UserError(f"cannot write {path}: that is a folder")
+
+
 def _chosen(flags: Flags) -> tuple[list[str] | None, tuple[str, ...]]:
     from minigen.laws import suite
 
     names = None if flags.law is None else [name.strip() for name in flags.law.split(",") if name.strip()]
+    if names == []:
+        raise UserError("--law names no law: leave it out for all, or name some, as in L6,L8")
     with said_in_one_sentence("--law"):
         suite.choose(names)
     if flags.dtype not in (None, *suite.DTYPES):
@@ -239,8 +255,9 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
         sys.path.insert(0, here)
     try:
         found = importlib.import_module(module)
-    except Exception as error:
-        raise UserError(f"cannot import '{module}': {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        hint = f" (without .py: {module.removesuffix('.py')}:{inside})" if module.endswith(".py") else ""
+        raise UserError(f"cannot import '{module}': {type(error).__name__}: {error}{hint}") from error
     for part in inside.split("."):
         if not hasattr(found, part):
             raise UserError(f"'{module}' has no '{inside}'")

@@ -332,4 +332,9 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
         if claimed and max(claimed, len(first.draws)) > late:
             yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")
         else:
-            yield Check(distance(one, other), 0.0, f"noise makes a difference though none is claimed, {n} levels")
+            why = (
+                "noise after the last call of the model"
+                if claimed
+                else "noise makes a difference though none is claimed"
+            )
+            yield Check(distance(one, other), 0.0, f"{why}, {n} levels")

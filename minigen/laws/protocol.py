@@ -2,10 +2,11 @@ r"""What the author of a sampler writes down so that its laws can be checked: le
 
     class MyDDIM:
         space = "vp"
-        claims = {"calls": "n", "draws": "0", "point": True, "eta": 0.0, "order": 1}
+        claims = {"calls": "n", "draws": "0", "point": True, "eta": 0.0}
 
         def levels(self, n):  # [(time the model is told, alpha, sigma)], from pure noise to the data, n + 1 of them
-            return [(t, abar[t] ** 0.5, (1 - abar[t]) ** 0.5) for t in range(T, -1, -T // n)]
+            times = [round(T * k / n) for k in range(n, -1, -1)]
+            return [(t, float(abar[t]) ** 0.5, (1 - float(abar[t])) ** 0.5) for t in times]
 
         def sample(self, model, x, n, noise):  # model(x, time) -> eps; noise(shape) -> standard normal draws
             for (t, a, s), (_, a_u, s_u) in pairwise(self.levels(n)):
@@ -14,7 +15,7 @@ r"""What the author of a sampler writes down so that its laws can be checked: le
             return x
 
 At every level the state is $x = \alpha x_0 + \sigma \epsilon$ with $\epsilon \sim N(0, I)$. All arrays are NumPy's, unless ``arrays``
-says otherwise.
+says otherwise, and states keep the dtype of ``x``: coefficients are Python's floats, since an np.float64 would widen float32 states.
 
 | ``space`` | levels obey | | ``kinds`` of prediction that it may name |
 |---|---|---|---|
@@ -266,12 +267,15 @@ def check(sampler: Any) -> None:
     space = getattr(sampler, "space", None)
     if space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(map(repr, (*SPACES, *FORMS)))}, got {space!r}")
-    claims = getattr(sampler, "claims", None)
+    if not hasattr(sampler, "claims"):
+        raise TypeError(f"a sampler must have claims, a dict, and {type(sampler).__name__} has none")
+    claims = sampler.claims
     if not isinstance(claims, dict):
         raise TypeError(f"claims must be a dict, got {type(claims).__name__}")
     unknown = [name for name in claims if name not in CLAIMS]
     if unknown:
         raise ValueError(f"unknown claim {unknown[0]!r}: use {', '.join(CLAIMS)}")
+    _check_values(claims)
     for name in ("calls", "draws"):
         if name in claims and not callable(claims[name]) and claims[name] not in COUNTS:
             raise ValueError(
@@ -283,6 +287,28 @@ def check(sampler: Any) -> None:
     for kind in kinds(sampler):
         if kind not in SPACES[space]:
             raise ValueError(f"kinds in space {space!r} must be among {', '.join(SPACES[space])}, got {kind!r}")
+
+
+def _check_values(claims: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first claim whose value means nothing."""
+    from .reference import RULES
+
+    def pair(value: Any) -> bool:
+        return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+
+    allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
+        **{name: (lambda v: v in (1, 2), "1 or 2") for name in ("order", "order_uneven")},
+        **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "clip", "learned")},
+        "rule": (lambda v: isinstance(v, str) and v in RULES, f"one of {', '.join(map(repr, RULES))}"),
+        "score": (lambda v: v in ("mean", "x_t"), "'mean' or 'x_t'"),
+        "times": (pair, "a pair (lowest, highest)"),
+        "leak": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0, "a share of at least 0"),
+        "betas": (lambda v: np.ndim(v) == 1 and np.asarray(v).dtype.kind == "f", "an array (T,) of floats"),
+        "published": (callable, "a function of n"),
+    }
+    for name, value in claims.items():
+        if name in allowed and value is not None and not allowed[name][0](value):
+            raise ValueError(f"claim {name!r} must be {allowed[name][1]}, got {value!r}")
 
 
 def _check_form(subject: Any) -> None:

@@ -5,8 +5,10 @@ what counts is each state that the model is shown, with the time that it is told
 its start and its draws, so a tape of ones and zeros shows mean and variance exactly, where random numbers would need millions.
 """
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,19 +146,35 @@ def run(
         raise
     except (Exception, SystemExit) as error:
         first = str(error).strip().splitlines()[:1]
-        raise Fault(f"sample raised {type(error).__name__}: {first[0] if first else ''}") from error
+        raise Fault(f"sample raised {type(error).__name__}: {first[0] if first else ''}{_place(error)}") from error
     if not (given == x).all():
         raise Fault("sample changed x, its input")
     try:
         found = arrays.out(result)
     except Exception as error:
         raise Fault(f"sample returned {type(result).__name__}, not an array") from error
-    if found.shape != x.shape or found.dtype != x.dtype:
+    if found.shape != x.shape:
         raise Fault(f"sample returned {found.dtype} {found.shape} for {x.dtype} {x.shape}")
+    if found.dtype != x.dtype:
+        raise Fault(
+            f"sample returned {found.dtype} for states of {x.dtype}: a coefficient that is an np.float64 widens them, a Python "
+            "float does not"
+        )
     if not trace.calls:
         raise Fault("sample never asked the model")
     trace.result = found.astype(np.float64)
     return trace
+
+
+def _place(error: BaseException) -> str:
+    """Where the author of a sampler finds what raised: the innermost line of a file that is neither ours nor installed."""
+    ours = Path(__file__).parent
+    frames = [Path(f.filename) for f in traceback.extract_tb(error.__traceback__)]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
+    found = [
+        (f, n) for f, n in zip(frames, lines) if f.parent != ours and "site-packages" not in f.parts and f.exists()
+    ]
+    return f" ({found[-1][0].name}:{found[-1][1]})" if found else ""
 
 
 def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any) -> Any:

@@ -272,6 +272,8 @@ def _stranger(case: Case, sampler: Any) -> list[str] | None:
     kind = type(sampler)
     if sampler.space not in ("vp", "sigma", "flow") or kind.__module__.startswith("minigen."):
         return None
+    if "for states of" in case.verdict.detail:  # a script has one dtype
+        return None
     if getattr(sampler, "arrays", "numpy") != "numpy":
         return None
     from .protocol import kinds

@@ -375,7 +375,7 @@ SAMPLERS = {
     "2s: guesses swapped": walk("dpmpp-2s", None, "line_2s(x_0_top, x_0, r)", "line_2s(x_0, x_0_top, r)", "L21"),
     "2s: alpha of t": walk("dpmpp-2s", None, "a_u**0.5 * minus_expm1", "a_t**0.5 * minus_expm1", "L15"),
     "euler: sign of the step": walk("euler", None, "(sigma_u - sigma_t) * slope", "(sigma_t - sigma_u) * slope", "L6"),
-    "euler: the model sees x_hat": walk("euler", None, "x_t = x_hat / to_hat[t]", "x_t = x_hat", "L4"),
+    "euler: the model sees y": walk("euler", None, "x_t = y / to_hat[t]", "x_t = y", "L4"),
     "euler: draws noise": walk("euler", None, "eta=0.0, clip=clip", "eta=1.0, clip=clip", "L28"),
     "euler-ancestral: up without its root": walk(
         "euler-ancestral", None, "(sigma_u / sigma_t) ** 2) ** 0.5", "(sigma_u / sigma_t) ** 2)", "L10"
@@ -388,7 +388,7 @@ SAMPLERS = {
         "euler-ancestral", None, "max(sigma_u**2 - up**2, 0.0) ** 0.5", "max(sigma_u**2 - up**2, 0.0)", "L8"
     ),
     "euler-ancestral: down to sigma_u": walk(
-        "euler-ancestral", None, "step(x_hat, eps, sigma_t, down)", "step(x_hat, eps, sigma_t, sigma_u)", "L10"
+        "euler-ancestral", None, "step(y, eps, sigma_t, down)", "step(y, eps, sigma_t, sigma_u)", "L10"
     ),
     "euler-ancestral: noise at the end": walk(
         "euler-ancestral", None, "if eta > 0 and t > 1 else None", "if eta > 0 else None", "L5"
@@ -396,21 +396,21 @@ SAMPLERS = {
     "heun: x_T not scaled": walk(
         "heun",
         None,
-        "x_hat = x_T * to_hat[-1]\n    for t in range(schedule.T, 0, -1):\n        guess",
-        "x_hat = x_T\n    for t in range(schedule.T, 0, -1):\n        guess",
+        "y = x_T * to_hat[-1]\n    for t in range(schedule.T, 0, -1):\n        guess",
+        "y = x_T\n    for t in range(schedule.T, 0, -1):\n        guess",
         "L5",
     ),
-    "heun: the model sees x_hat": walk(
-        "heun", None, "predict(model, x_hat / to_hat[level], level", "predict(model, x_hat, level", "L4"
+    "heun: the model sees y": walk(
+        "heun", None, "predict(model, y / to_hat[level], level", "predict(model, y, level", "L4"
     ),
     "heun: second slope at the old level": walk("heun", None, "ask(trial, t - 1).eps", "ask(trial, t).eps", "L6"),
-    "heun: second slope of the old state": walk("heun", None, "ask(trial, t - 1).eps", "ask(x_hat, t - 1).eps", "L21"),
+    "heun: second slope of the old state": walk("heun", None, "ask(trial, t - 1).eps", "ask(y, t - 1).eps", "L21"),
     "heun: no half": walk("heun", None, "+ ask(trial, t - 1).eps) / 2", "+ ask(trial, t - 1).eps)", "L21"),
     "heun: goes on from the trial": walk(
         "heun",
         None,
-        "x_hat = step(x_hat, slope, sigma[t], sigma[t - 1])",
-        "x_hat = step(trial if t > 1 else x_hat, slope, sigma[t], sigma[t - 1])",
+        "y = step(y, slope, sigma[t], sigma[t - 1])",
+        "y = step(trial if t > 1 else y, slope, sigma[t], sigma[t - 1])",
         "L21",
     ),
     "levels: leading": levels(
@@ -965,8 +965,8 @@ LOSSES = {
         partial(losses.penalty, "gradient"),
         gan,
         "L35b",
-        square_for_its_root=("ag.sqrt(squared_slope(between, x_hat)) - 1.0", "squared_slope(between, x_hat) - 1.0"),
-        towards_0=("ag.sqrt(squared_slope(between, x_hat)) - 1.0", "ag.sqrt(squared_slope(between, x_hat))"),
+        square_for_its_root=("ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0", "squared_slope(between, x_hat) - 1.0"),
+        towards_0=("ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0", "ag.sqrt(squared_slope(between, x_hat) + 1e-12)"),
     ),
     **planted(
         lambda module: losses.grey_levels("gaussian", gaussians=module),

@@ -211,7 +211,7 @@ def test_levels_that_are_none():
         (lambda self, n: [(1, 2), (0, 1)], "raised TypeError"),
     ):
         sampler = type("Sampler", (MyDDIM,), {"levels": levels})()
-        assert all(words in v.detail for v in failed(sampler).values()) and len(failed(sampler)) > 5
+        assert all(words in v.detail for v in failed(sampler).values()) and "L0" in failed(sampler)
 
 
 @pytest.mark.parametrize(
