@@ -42,6 +42,11 @@ def is_cuda(x: Any) -> bool:
     return not isinstance(x, np.ndarray | np.generic) and type(x).__module__.partition(".")[0] == "cupy"
 
 
+def address(x: Array) -> int:
+    """Where an array begins in its device's memory."""
+    return int(x.data.ptr if is_cuda(x) else x.ctypes.data)
+
+
 def cupy() -> ModuleType:
     """CuPy itself, or an ImportError that says how to get it."""
     if (found := sys.modules.get("cupy")) is not None:  # to look for it again would take longer than many operations

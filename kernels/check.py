@@ -19,13 +19,14 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from . import launch
+from . import command, launch
 from .launch import ARCHITECTURES, CompileError, NoCuda, Resources, architectures, compile_for
 from .source import ROOT, kernels_of
 
 TABLE = ROOT / "results" / "resources.json"
 QUICK = ("75", "90a", "120")  # three that differ most; what the tests compile for
 
+TWO_TILES = (("matmul", "mma"), ("conv2d", "mma"), ("conv2d", "mma_gradients"), ("eight_bit", "mma"), ("eight_bit", "split"))
 # Files whose sizes are given at compile time -> the settings that are checked. All others are compiled as they are.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "attention/2_online_softmax.cu": ({"D": 64, "D_V": 64},),
@@ -55,6 +56,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "conv2d/4_wgmma_gradients.cu": tuple({"TILE_N": n} for n in (64, 128, 160, 256)),
     "eight_bit/2_few_rows.cu": ({"ROWS": 1}, {"ROWS": 8}),
+    **{f"{op}/3_{name}.cu": ({}, {"TILE_M": 64, "TILE_N": 64}) for op, name in TWO_TILES},
     "eight_bit/4_wgmma.cu": tuple({"TILE_N": n} for n in (64, 128, 256)),
     "matmul/4_wgmma.cu": (
         {"TILE_N": 64},
@@ -64,7 +66,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "norm/2_group_norm_on_chip.cu": ({}, {"THREADS": 1024}),
     "norm/layer_norm.cu": ({"PER": 1, "WARPS": 1}, {"PER": 8, "WARPS": 1}, {"PER": 8, "WARPS": 32}),
-    "quantize/3_mma.cu": ({"D": 64, "CODES": 64},),
+    "quantize/3_mma.cu": ({"D": 64, "CODES": 64}, {"D": 256, "CODES": 32}),
     "quantize/4_wgmma.cu": ({"D": 64}, {"D": 256}),
 }
 # (file, kernel) -> why it may use local memory or spill. Empty is how it should be.
@@ -230,4 +232,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, "kernels.check"))

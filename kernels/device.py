@@ -5,7 +5,8 @@ the emulator, so that whole models run on the very same kernels where there is n
 
 An operation asks ``device_of`` after its checks and imports its ``cuda.py`` only if there is a device: without one nothing
 of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it; the rungs that round to bfloat16 or
-tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for tensor cores round, and know it: they are exact.)
+tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for tensor cores round, and know it: they are exact. The
+layers on eight-bit numbers lose nothing on tensor cores: int8 and parts of a float are multiplied there as they are.)
 """
 
 import functools

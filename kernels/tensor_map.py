@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, is_cuda
+from .backend import Array, address
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
 _SWIZZLES = {0: 0, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _128B
@@ -44,7 +44,7 @@ class TensorMap:
         shape = self.array.shape
         if not self.array.flags.c_contiguous or 0 in shape:
             raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
-        if _address(self.array) % 16:
+        if address(self.array) % 16:
             raise ValueError("a TensorMap's array must begin at a multiple of 16 bytes, and this one does not")
         if shape[-1] * item % 16 or self.box[-1] * item % 16:
             raise ValueError(
@@ -67,7 +67,7 @@ class TensorMap:
         return _encoded(self._of_array(), tuple(sizes), tuple(strides), (tuple(box),))
 
     def _of_array(self) -> tuple[int, int, int]:
-        return _address(self.array), self.array.dtype.itemsize, self.swizzle
+        return address(self.array), self.array.dtype.itemsize, self.swizzle
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,3 @@ def _encoded(
     if code:
         raise ValueError(f"the driver refuses {function} of {sizes[::-1]} with {box} (error {code})")
     return memory[start : start + 128].copy().view("V128")
-
-
-def _address(array: Array) -> int:
-    return int(array.data.ptr if is_cuda(array) else array.ctypes.data)

@@ -4,7 +4,7 @@
 // New here: nothing is used twice, so nothing goes through shared memory but sums. Every weight is read once, by one thread, four
 // neighbours of a row of q as one word (byte by byte where they do not lie at multiples of 4 bytes), and meets all ROWS rows of x
 // there. A block has 128 columns, 4 to a lane, and a part of the k terms, every eighth of them to a warp. What its warps have
-// is added in their order, and finish.cu adds the parts in theirs, so the bits are the same every time.
+// is added in their order, and `finish` adds the parts in theirs, so the bits are the same every time.
 #include "lib/fours.cuh"
 
 #define COLUMNS 128
@@ -45,4 +45,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         for (int w = 0; w < WARPS; w++) total += of_warps[w][row][column / 4].v[column % 4];
         if (first + column < n) sums[((long long)part * ROWS + row) * n + first + column] = total;
     }
+}
+
+extern "C" __global__ void finish(const float* sums, const float* scale, const float* bias, float* y, int parts,
+                                  long long count, int n) {
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    const int j = at % n;
+    float sum = 0;
+    for (int part = 0; part < parts; part++) sum += sums[part * count + at];
+    y[at] = bias ? sum * scale[j] + bias[j] : sum * scale[j];
 }

@@ -4,8 +4,6 @@
 // tiles, the swizzle and the pipeline of copies are the matrix product's (matmul/mma.cuh); only a number is half as wide and the
 // sums are whole. The weights come turned (turn.cu), rows of both with zeros up to k, a multiple of 16 bytes, so every
 // piece can be copied.
-//
-// (The layer with x in float32 has no kernel of its own from here on: split.cu.)
 #include "eight_bit/bytes.cuh"
 #include "matmul/mma.cuh"
 

@@ -10,14 +10,14 @@
 #include "eight_bit/bytes.cuh"
 #include "matmul/wgmma.cuh"
 
-// Maps of p (m, k) and q (n, k), with boxes of (TILE_M or TILE_N, STEP). k must be more than 0, and m less than 2^31.
+// Maps of p (m, k) and q (n, k), with boxes of (TILE_M or TILE_N, STEP). m, k and n must be more than 0.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     int8(const __grid_constant__ TensorMap p, const float* x_scale, const __grid_constant__ TensorMap q, const float* scale,
-         const float* bias, float* y, int m, int k, int n) {
+         const float* bias, float* y, long long m, int k, int n) {
     DYNAMIC_SHARED(signed char, tiles);
     __shared__ Ring<STAGES> ring;
     make(ring);
-    const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
+    const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1ll) / TILE_N;
     const int steps = (k + STEP - 1) / STEP;
     Turn<STAGES> turn;
     for (long long number = blockIdx.x; number < tiles_m * tiles_n; number += gridDim.x) {
@@ -35,9 +35,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         turn = consume<false, false>(d, ring, tiles, steps, turn);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int row = tile.row + row_of(2 * half);
+            const long long row = tile.row + row_of(2 * half);
             if (row >= m) continue;
-            float* const line = y + (long long)row * n;
+            float* const line = y + row * n;
 #pragma unroll
             for (int j = 0; j < TILE_N / 8; j++) {
                 const int column = tile.column + column_of(j, 0), left = n - column;

@@ -17,7 +17,8 @@ comes back as NaN.
 The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only`` has x in
 float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too, with a scale a
 row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits everywhere. On
-tensor cores x in float32 is three bf16 numbers that add up to it exactly, so ``linear_weight_only`` is no less exact there.
+tensor cores x in float32 is three bf16 numbers that add up to it exactly (but for the last bits of numbers below 1e-33), and their
+sums are added in float32, so ``linear_weight_only`` is no less exact there.
 """
 
 import numbers
@@ -25,7 +26,7 @@ from typing import Any
 
 from jaxtyping import Float, Int8, Integer
 
-from ..backend import Array, is_cuda
+from ..backend import Array, array_module, is_cuda
 from ..checks import check_float, check_shape
 from ..device import contiguous, device_of
 from . import numpy_products, reference
@@ -79,7 +80,7 @@ def linear_weight_only(
     if x.dtype.char != "f":
         raise TypeError(f"x must be float32, got {x.dtype}")
     _check_weights(x, codes, scale, bias)
-    if (device := device_of(x)) is not None:
+    if (device := device_of(x, codes, scale, bias)) is not None:
         from . import cuda
 
         x, codes, scale, bias = (contiguous(a) for a in (x, codes, scale, bias))
@@ -103,7 +104,7 @@ def linear_int8(
     _check_scale("x_scale", x_scale, x_codes.shape[0], "one scale a row of x_codes")
     if codes.shape[0] > MOST_TERMS:
         raise ValueError(f"a sum of int8 products has at most {MOST_TERMS} terms in 32 bits, got k = {codes.shape[0]}")
-    if (device := device_of(codes)) is not None:
+    if (device := device_of(codes, x_codes, x_scale, scale, bias)) is not None:
         from . import cuda
 
         arrays = (contiguous(a) for a in (x_codes, x_scale, codes, scale, bias))
@@ -117,6 +118,7 @@ def _check_axis(axis: int) -> None:
 
 
 def _check_codes(name: str, codes: Any, form: str) -> None:
+    array_module(codes)
     dtype = "int8" if form == "int8" else "uint8"
     if codes.dtype != dtype:
         raise TypeError(f"{name} must be {dtype} for the form {form!r}, got {codes.dtype}")
@@ -132,6 +134,7 @@ def _check_scale(name: str, scale: Any, count: int, why: str) -> None:
 
 
 def _check_weights(x: Any, codes: Any, scale: Any, bias: Any) -> None:
+    array_module(*(a for a in (x, codes, scale, bias) if a is not None))
     _check_codes("codes", codes, "int8")
     if codes.shape[0] != x.shape[1]:
         raise ValueError(f"codes must have {x.shape[1]} rows as x has columns, got shape {tuple(codes.shape)}")

@@ -6,15 +6,16 @@ The functions have the contracts of ``eight_bit``'s, for contiguous arrays on th
 from pathlib import Path
 from typing import Any
 
-from ..backend import Array
+from ..backend import Array, address
 from ..matmul import cuda as matmul
 from ..source import file_in
 from ..tensor_map import TensorMap
 from .formats import LARGEST
 
-RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}  # of the linear layers
-SPLIT = "split.cu"  # with which weights in int8 take the rungs of the product of matrices from rung 3 on
-LONGEST = 1024  # terms that tensor cores add up there, which cut off: longer sums would be less exact than float32's
+RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}  # of int8 by int8
+WEIGHT_ONLY_RUNGS = {**RUNGS, 3: "3_split.cu", 4: "4_split.cu"}
+SPLIT = "split.cu"  # prepares the last two
+SPLIT_TILE, SPLIT_STAGES = (128, 128), 6  # of 4_split.cu
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
 PART = 128  # of the k terms, at least, for a block of FEW_ROWS
@@ -59,24 +60,28 @@ def dequantize(device: Any, codes: Array, scale: Array, *, axis: int, form: str 
 def linear_weight_only(
     device: Any, x: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
-    """y (m, n), float32. From rung 2 on few rows are left to ``FEW_ROWS``, and from rung 3 on many to ``SPLIT``."""
+    """y (m, n), float32. From rung 2 on few rows are left to ``FEW_ROWS``; rung 4 leaves to rung 3 what TMA cannot bring."""
     if rung >= 2 and 0 < len(x) <= FEW and codes.size:
         return _few_rows(device, x, codes, scale, bias)
     if rung >= 3:
-        return _split(device, x, codes, scale, bias, rung)
+        return _split(device, x, codes, scale, bias, _brought(rung, x, codes))
     return _linear(device, "weight_only", rung, x, codes, {"x": x, "scale": scale, "bias": bias})
 
 
 def linear_int8(
     device: Any, x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
-    """y (m, n), float32. Rung 4 leaves empty factors to rung 3."""
+    """y (m, n), float32. Rung 4 leaves to rung 3 what TMA cannot bring."""
     arguments = {"p": x_codes, "x_scale": x_scale, "scale": scale, "bias": bias}
     if rung >= 3:
-        return _tensor_cores(device, codes, arguments, rung if x_codes.size and codes.size else 3)
+        return _tensor_cores(device, codes, arguments, _brought(rung, x_codes, codes))
     if rung == 2:
-        arguments["words"] = codes.shape[0] % 4 == 0 and _address(x_codes) % 4 == 0
+        arguments["words"] = _in_words(x_codes)
     return _linear(device, "int8", rung, x_codes, codes, arguments)
+
+
+def _brought(rung: int, x: Array, codes: Array) -> int:
+    return 4 if rung == 4 and matmul.takes_wgmma(x) and matmul.takes_wgmma(codes) else 3
 
 
 def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None) -> Array:
@@ -85,28 +90,37 @@ def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | N
     part_size = max(PART, -(-k // max(1, BUSY // blocks)))
     parts = -(-k // part_size)
     sums = device.empty((parts, m, n), "float32")
-    words = n % 4 == 0 and _address(codes) % 4 == 0
+    words = _in_words(codes)
     arguments = {"x": x, "q": codes, "sums": sums, "k": k, "n": n, "part_size": part_size, "words": words}
     device.run(_file(FEW_ROWS), "weight_only", parts * blocks, 256, arguments, defines={"ROWS": m})
-    return _finished(device, sums, scale, bias)
+    y = device.empty((m, n), "float32")
+    arguments = {"sums": sums, "scale": scale, "bias": bias, "y": y, "parts": parts, "count": y.size, "n": n}
+    device.run(_file(FEW_ROWS), "finish", -(-y.size // THREADS), THREADS, arguments)
+    return device.result(y, "y")
 
 
 def _split(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None, rung: int) -> Array:
     (m, k), n = x.shape, codes.shape[1]
-    parts, wide = device.empty((m, 3 * k), "uint16"), device.empty((3 * k, n), "uint16")
-    arguments = {"x": x, "parts": parts, "count": x.size, "k": k}
-    device.run(_file(SPLIT), "split", -(-x.size // THREADS), THREADS, arguments)
-    arguments = {"q": codes, "wide": wide, "count": codes.size}
-    device.run(_file(SPLIT), "widen", -(-codes.size // THREADS), THREADS, arguments)
-    sums = matmul.matmul(device, parts, wide, rung=rung, parts=max(1, -(-3 * k // LONGEST)))
-    return _finished(device, sums[None], scale, bias)
-
-
-def _finished(device: Any, sums: Array, scale: Array, bias: Array | None) -> Array:
-    parts, m, n = sums.shape
+    pitch_x, pitch = (-(-size // 8) * 8 for size in (k, n))  # rows of multiples of 16 bytes
+    parts, wide = device.empty((3, m, pitch_x), "uint16"), device.empty((k, pitch), "uint16")
+    arguments: dict[str, Any] = {"x": x, "parts": parts, "count": m * pitch_x, "k": k, "pitch": pitch_x}
+    device.run(_file(SPLIT), "split", -(-m * pitch_x // THREADS), THREADS, arguments)
+    arguments = {"q": codes, "wide": wide, "count": wide.size, "n": n, "pitch": pitch}
+    device.run(_file(SPLIT), "widen", -(-wide.size // THREADS), THREADS, arguments)
     y = device.empty((m, n), "float32")
-    arguments = {"sums": sums, "scale": scale, "bias": bias, "y": y, "parts": parts, "count": y.size, "n": n}
-    device.run(_file("finish.cu"), "finish", -(-y.size // THREADS), THREADS, arguments)
+    arguments = {"x": parts, "q": wide, "scale": scale, "bias": bias, "y": y, "m": m, "k": k, "n": n}
+    if rung == 3:
+        tile = matmul.mma_tile_for(m, n)
+        arguments |= {"x_pitch": pitch_x, "q_pitch": pitch}
+        blocks = -(-m // tile[0]) * -(-n // tile[1])
+        source = _file(WEIGHT_ONLY_RUNGS[3])
+        matmul.run_mma(device, source, "weight_only", blocks, tile, arguments, matmul.defines_of(tile))
+    else:
+        tile = SPLIT_TILE
+        arguments |= {"x": TensorMap(parts, (1, tile[0], 64), 128), "q": TensorMap(wide, (64, 64), 128)}
+        blocks = min(-(-m // tile[0]) * -(-n // tile[1]), matmul.MULTIPROCESSORS)
+        source = _file(WEIGHT_ONLY_RUNGS[4])
+        matmul.run_ring(device, source, "weight_only", blocks, tile[1], arguments, {}, stages=SPLIT_STAGES)
     return device.result(y, "y")
 
 
@@ -131,7 +145,7 @@ def _turned(device: Any, codes: Array, pitch: int) -> Array:
     """Codes (k, n) as (n, pitch), a row for each column, zeros behind it."""
     k, n = codes.shape
     turned = device.empty((n, pitch), "int8")
-    words = n % 4 == 0 and _address(codes) % 4 == 0
+    words = _in_words(codes)
     arguments = {"q": codes, "turned": turned, "k": k, "n": n, "pitch": pitch, "words": words}
     device.run(_file("turn.cu"), "turn", -(-pitch // SIDE) * -(-n // SIDE), 256, arguments)
     return turned
@@ -157,8 +171,9 @@ def _elementwise(device: Any, way: str, form: str, axis: int, arguments: dict[st
     device.run(_file("quantize.cu"), kernel, -(-arguments["count"] // THREADS), THREADS, arguments)
 
 
-def _address(x: Array) -> int:
-    return x.ctypes.data if hasattr(x, "ctypes") else x.data.ptr
+def _in_words(codes: Array) -> bool:
+    """Whether every four numbers of a row are one word."""
+    return codes.shape[1] % 4 == 0 and address(codes) % 4 == 0
 
 
 def _file(name: str) -> Path:

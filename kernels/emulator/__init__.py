@@ -42,7 +42,7 @@ What it cannot find, and where it is not a GPU:
   places, so the last bits differ. Sums that are exact in float32 (of small integers, say) agree.
 * Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
 * Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That its
-  sums are read before the wait is seen only in their values. Operands are tiles of bf16 with the swizzle of 128 bytes.
+  sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of 128 bytes.
 * TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap describes is
   only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does nothing.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.

@@ -328,7 +328,7 @@ def linear_weight_only(m: int, k: int, n: int) -> Problem:
         yield Expected("y", take(y, rows)[:, columns], (a @ codes) * scale, most)
 
     moved, name = 4 * m * k + k * n + 4 * m * n, f"int8 weights, {m} x {k} x {n}"
-    rungs = eight_bit_cuda.RUNGS
+    rungs = eight_bit_cuda.WEIGHT_ONLY_RUNGS
     return Problem("eight_bit", name, "float32", 2 * m * k * n, moved, rungs, make, run, check, peers.WEIGHT_ONLY)
 
 

@@ -1,5 +1,5 @@
 // The instructions of a GPU that CUDA C++ has no words for: matrix products of a warp (tensor cores) and copies that run
-// while the program goes on. The one file with PTX, the GPU's assembly language.
+// while the program goes on. This file and lib/ptx90.cuh are all that has PTX, the GPU's assembly language.
 //
 // Every function has two bodies with one meaning: inline PTX for NVRTC, and for g++ a call into the emulator, which
 // besides checks what a GPU does not: alignment, that all lanes of the warp take part, that nobody looks at a copy's

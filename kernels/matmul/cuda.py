@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import bfloat16
-from ..backend import Array, array_module, is_cuda
+from ..backend import Array, address, array_module
 from ..source import file_in
 from ..tensor_map import TensorMap
 
@@ -219,9 +219,10 @@ def run_ring(
     columns: int,
     arguments: dict[str, Any],
     defines: dict[str, Any],
+    stages: int | None = None,
 ) -> None:
     """Launch a kernel that is made of ``wgmma.cuh``: two warp groups that multiply, a warp that copies, a ring of tiles."""
-    shared_bytes = ring_stages(columns) * (128 + -(-columns // 64) * 64) * 128
+    shared_bytes = (stages or ring_stages(columns)) * (128 + -(-columns // 64) * 64) * 128
     defines = {"TILE_N": columns, **defines}
     device.run(source, kernel, blocks, 2 * 128 + 32, arguments, shared_bytes=shared_bytes, defines=defines)
 
@@ -243,5 +244,4 @@ def as_bf16(x: Array) -> Array:
 
 def aligned(x: Array) -> bool:
     """Whether every row of a contiguous array begins at a multiple of 16 bytes."""
-    address = x.data.ptr if is_cuda(x) else x.ctypes.data
-    return address % 16 == 0 and x.shape[-1] * x.itemsize % 16 == 0
+    return address(x) % 16 == 0 and x.shape[-1] * x.itemsize % 16 == 0

@@ -39,9 +39,11 @@
 #endif
 #define DEPTH (32 / (int)sizeof(FACTOR))  // places on the inner axis in one wgmma
 #define CONSUMERS 2
-#define STAGES (TILE_N == 128 ? 3 : TILE_N == 160 ? 5 : 4)
-#define THREADS (128 * CONSUMERS + 32)
+#ifndef BLOCKS_OF_AN_SM  // and with it STAGES
 #define BLOCKS_OF_AN_SM (TILE_N > 128 ? 1 : 2)
+#define STAGES (TILE_N == 128 ? 3 : TILE_N == 160 ? 5 : 4)
+#endif
+#define THREADS (128 * CONSUMERS + 32)
 #define PANEL (64 * STEP)                             // numbers in 64 rows
 #define PANELS_N ((TILE_N + 63) / 64)                 // of the right tile, if it lies across; of 160 columns the last is half used
 #define STAGE ((TILE_M + 64 * PANELS_N) * STEP)       // numbers in both tiles

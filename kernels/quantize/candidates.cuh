@@ -55,7 +55,7 @@ __device__ __forceinline__ double squared_distance(const float* z, const float* 
 // The same as rung 1 has it, from left to right. A team's sum has another order, and so may round otherwise.
 __device__ double distance_in_order(const float* z, const float* code) {
     double distance = 0;
-#pragma unroll 1
+#pragma unroll 4
     for (int j = 0; j < D; j++) {
         const double difference = (double)z[j] - code[j];
         distance += difference * difference;
@@ -64,28 +64,28 @@ __device__ double distance_in_order(const float* z, const float* code) {
 }
 
 struct Nearest {
-    double distance;  // by a team
-    int code;         // -1: none yet
+    double distance;
+    int code;  // -1: none yet
 };
 
-// The code that is nearer to z in rung 1's order; the first NaN is nearest of all, as argmin has it. Two orders of D terms that
-// are not negative differ by less than 2^-52 D of the sum.
-__device__ Nearest nearer(const float* z, const float* codebook, Nearest a, Nearest b) {
+// The nearer one; the first NaN is nearest of all, as argmin has it.
+__device__ Nearest nearer(Nearest a, Nearest b) {
     if (a.code < 0 || b.code < 0) return a.code < 0 ? b : a;
     const bool a_nan = a.distance != a.distance, b_nan = b.distance != b.distance;
     if (a_nan != b_nan) return a_nan ? a : b;
-    double first = a.distance, second = b.distance;
-    if (fabs(first - second) <= 0x1p-51 * D * fmax(first, second)) {  // never with NaN or Inf
-        first = distance_in_order(z, codebook + a.code * (long long)D);
-        second = distance_in_order(z, codebook + b.code * (long long)D);
-    }
-    if (a_nan || first == second) return a.code < b.code ? a : b;
-    return first < second ? a : b;
+    if (a_nan || a.distance == b.distance) return a.code < b.code ? a : b;
+    return a.distance < b.distance ? a : b;
 }
 
-__device__ Nearest nearer_of_lanes(const float* z, const float* codebook, Nearest mine, int apart) {
-    const Nearest other = {__shfl_xor_sync(ALL, mine.distance, apart), __shfl_xor_sync(ALL, mine.code, apart)};
-    return nearer(z, codebook, mine, other);
+// The same of distances by teams. Two orders of D terms that are not negative differ by less than 2^-52 D of the sum; where that
+// might decide, rung 1's order does.
+__device__ Nearest nearer_of_teams(const float* z, const float* codebook, Nearest a, Nearest b) {
+    const double longer = fmax(a.distance, b.distance);
+    const bool close = longer < INFINITY && fabs(a.distance - b.distance) <= 0x1p-51 * D * longer;
+    if (a.code < 0 || b.code < 0 || !close) return nearer(a, b);
+    const double first = distance_in_order(z, codebook + a.code * (long long)D);
+    const double second = distance_in_order(z, codebook + b.code * (long long)D);
+    return nearer({first, a.code}, {second, b.code}).code == a.code ? a : b;
 }
 
 // --- the candidates of each row ----------------------------------------------------------------------------------------
@@ -235,22 +235,21 @@ __device__ __forceinline__ void decide(const Lists& lists, Rows& rows, const flo
             const int k = place < listed ? lists.code[row][place] : 0;
             const float* const numbers = z + row * (long long)D;
             const double distance = squared_distance(numbers, codebook + k * (long long)D, place < listed);
-            if (place < listed) nearest = nearer(numbers, codebook, nearest, {distance, k});
+            if (place < listed) nearest = nearer_of_teams(numbers, codebook, nearest, {distance, k});
         }
         if (lane % TEAM == 0 && nearest.code >= 0) indices[row] = nearest.code;
     }
-    // All teams look at all codes for a row whose list did not suffice.
+    // For a row whose list did not suffice every lane looks at every 32nd code, in rung 1's order: many may be equally near.
     for (int row = first; row < first + 16; row++) {
         if (row >= m || lists.count[row] <= LIST) continue;
         const float* const numbers = z + row * (long long)D;
         Nearest nearest = {0, -1};
-#pragma unroll 4
-        for (int begins = 0; begins < codes; begins += TEAMS) {
-            const int k = begins + team;
-            const double distance = squared_distance(numbers, codebook + k * (long long)D, k < codes);
-            if (k < codes) nearest = nearer(numbers, codebook, nearest, {distance, k});
+        for (int k = lane; k < codes; k += 32)
+            nearest = nearer(nearest, {distance_in_order(numbers, codebook + k * (long long)D), k});
+        for (int apart = 16; apart > 0; apart /= 2) {
+            const double distance = __shfl_xor_sync(ALL, nearest.distance, apart);
+            nearest = nearer(nearest, {distance, __shfl_xor_sync(ALL, nearest.code, apart)});
         }
-        for (int apart = 16; apart >= TEAM; apart /= 2) nearest = nearer_of_lanes(numbers, codebook, nearest, apart);
         if (lane == 0) indices[row] = nearest.code;
     }
 }

@@ -352,7 +352,7 @@ CASES = [
         (turned(9, 12), turned(12, 7)),
         {
             *("eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8", "eight_bit/split:split"),
-            *("eight_bit/split:widen", "matmul/4_wgmma:matmul_bf16", "eight_bit/finish:finish"),
+            *("eight_bit/split:widen", "eight_bit/4_split:weight_only"),
         },
         doubles=False,
     ),

@@ -100,7 +100,7 @@ PLANTED = [  # what is changed into what, the kind of problem, and what must be 
     ("count[row] = before > LIST ? LIST + 1 : kept;", "count[row] = kept;", "equal codes", "wrong value"),
     ("a.code < b.code ? a : b", "a.code > b.code ? a : b", "equal codes", "wrong value"),
     ("0x1p-51 * D", "0", "last bits", "wrong value"),
-    ("first == second) return a.code < b.code ? a : b", "first == second) return a", "last bits", "wrong value"),
+    (".code == a.code ? a : b", ".code == a.code ? b : a", "last bits", "wrong value"),
     ("    __syncwarp();  // what all have added is there\n", "", "normal", "race"),
     ("    __syncwarp();  // others have read the counts\n", "", "normal", "race"),
     ("    __syncwarp();\n#pragma unroll\n", "#pragma unroll\n", "normal", "race"),

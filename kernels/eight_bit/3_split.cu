@@ -1,0 +1,56 @@
+// The linear layer on int8 weights on bf16 tensor cores, and yet with float32's exactness. Definition: 1_naive.cu.
+//
+// New here: a float is three bf16 numbers (split.cu), so
+//
+//     sum_l x[i, l] q[l, j] = sum_l low[i, l] q[l, j] + sum_l middle[i, l] q[l, j] + sum_l high[i, l] q[l, j]
+//
+// is one product of bf16 matrices with three times the terms, whose products are exact, on units that do more than ten times
+// as many. Tiles, swizzle and copies are the matrix product's (matmul/mma.cuh). The smallest terms come first.
+//
+// The tensor cores' sums are float, but cut off where others round, always towards 0, so long sums drift. What LONGEST steps have
+// added up is therefore added to a second set of sums, as float.
+#include "matmul/mma.cuh"
+
+#define LONGEST 4  // of 64 terms
+
+// x (3, m, k) and q (k, n), whose rows are x_pitch and q_pitch numbers apart, multiples of 16 bytes
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    weight_only(const bf16* x, const bf16* q, const float* scale, const float* bias, float* y, long long m, int k, int n,
+                int x_pitch, int q_pitch) {
+    DYNAMIC_SHARED(bf16, tiles);
+    const int tiles_n = (n + TILE_N - 1) / TILE_N, first_column = blockIdx.x % tiles_n * TILE_N;
+    const long long first_row = blockIdx.x / tiles_n * (long long)TILE_M;
+    const int rows = min(m - first_row, (long long)TILE_M), columns = min(q_pitch - first_column, TILE_N);
+    const int of_part = (k + STEP<bf16> - 1) / STEP<bf16>;
+    SumsOf<float> total = {};
+    for (int first = 0; first < 3 * of_part; first += LONGEST) {
+        auto start = [&](int step, bf16* x_tile, bf16* q_tile) {
+            const int part = (first + step) / of_part, l = (first + step) % of_part * STEP<bf16>;
+            const int depth = min(k - l, STEP<bf16>);
+            start_tile<bf16, false, true, TILE_M>(x_tile, x + (part * m + first_row) * x_pitch + l, x_pitch, rows,
+                                                       depth);
+            start_tile<bf16, true, true, TILE_N>(q_tile, q + (long long)l * q_pitch + first_column, q_pitch, columns,
+                                                      depth);
+        };
+        SumsOf<float> sums = {};
+        add_all_products<bf16, false, true>(sums, tiles, min(LONGEST, 3 * of_part - first), start);
+#pragma unroll
+        for (int i = 0; i < TILE_M / 32; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) total.of[i][j][e] += sums.of[i][j][e];
+        __syncthreads();  // all are done with the last tiles
+    }
+#pragma unroll
+    for (int i = 0; i < TILE_M / 32; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int row = row_of(i, e), column = first_column + column_of(j, e);
+                if (row >= rows || column >= n) continue;
+                const float value = total.of[i][j][e] * scale[column];
+                y[(first_row + row) * n + column] = bias ? value + bias[column] : value;
+            }
+}

@@ -1,0 +1,60 @@
+// The linear layer on int8 weights on Hopper's tensor cores. Definition: 1_naive.cu; three parts of x and sums that do not drift: 3_split.cu.
+//
+// New here: nothing but who does what (matmul/wgmma.cuh). The producer goes through the inner axis three times, once for each part
+// of x, and brings the same weights again. The consumers take LONGEST steps at a time; a second set of sums costs so many
+// registers that there is one block to a multiprocessor, with a longer ring.
+//
+// Needs sm_90a.
+#define BLOCKS_OF_AN_SM 1
+#define STAGES 6
+#include "matmul/wgmma.cuh"
+
+#define LONGEST 4  // of 64 terms
+
+// Maps of x (3, m, k) with boxes of (1, TILE_M, STEP), and of q (k, n) with boxes of (STEP, 64). m, k and n must be more than 0.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    weight_only(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap q, const float* scale,
+                const float* bias, float* y, long long m, int k, int n) {
+    DYNAMIC_SHARED(bf16, tiles);
+    __shared__ Ring<STAGES> ring;
+    make(ring);
+    const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1ll) / TILE_N;
+    const int steps = 3 * ((k + STEP - 1) / STEP);
+    Turn<STAGES> turn;
+    for (long long number = blockIdx.x; number < tiles_m * tiles_n; number += gridDim.x) {
+        const Place tile(number, tiles_m, tiles_n);
+        if (is_producer()) {
+            int part = 0, at = 0;
+            turn = produce<true>(ring, tiles, steps, [&](bf16* left, bf16* right, mbarrier* full) {
+                tma_load(left, &x, full, at, tile.row, part);
+#pragma unroll
+                for (int panel = 0; panel < PANELS_N; panel++)
+                    tma_load(right + panel * PANEL, &q, full, tile.column + panel * 64, at);
+                if ((at += STEP) >= k) at = 0, part++;
+            }, turn);
+            continue;
+        }
+        float total[TILE_N / 2] = {};
+        for (int done = 0; done < steps; done += LONGEST) {
+            float d[TILE_N / 2] = {};
+            turn = consume<false, true>(d, ring, tiles, min(LONGEST, steps - done), turn);
+#pragma unroll
+            for (int e = 0; e < TILE_N / 2; e++) total[e] += d[e];
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const long long row = tile.row + row_of(2 * half);
+            if (row >= m) continue;
+            float* const line = y + row * n;
+#pragma unroll
+            for (int j = 0; j < TILE_N / 8; j++) {
+                const int column = tile.column + column_of(j, 0), left = n - column;
+                auto value = [&](int i) {
+                    const float scaled = total[4 * j + 2 * half + i] * scale[column + i];
+                    return bias ? scaled + bias[column + i] : scaled;
+                };
+                if (left > 0) store_two(line + column, value(0), left > 1 ? value(1) : 0.0f, left, n);
+            }
+        }
+    }
+}
