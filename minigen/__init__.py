@@ -1,9 +1,12 @@
 """minigen: every generative model from the GAN to Stable Diffusion, small enough to read.
 
-Importing a module names its file (``from minigen.models.ddpm import l_simple``), so nothing is re-exported here.
+Importing a module names its file (``from minigen.models.ddpm import l_simple``), so nothing is re-exported here. `load` is the
+way from a weights file back to what was trained.
 """
 
 import importlib
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -21,3 +24,18 @@ def _refuse_strangers() -> None:
 
 
 _refuse_strangers()
+
+
+def load(weights: str | Path, *, device: str = "cpu") -> Any:
+    """The trained `System` (`models/system.py`) in a weights file that `minigen train` wrote.
+
+    ``load("out/ddpm/weights.safetensors").sample(4, rng=np.random.default_rng(0))`` gives pictures (4, h, w, c) in [-1, 1];
+    ``modules`` holds the networks. Raises errors.UserError, one sentence, for a file that is none.
+    """
+    from minigen.cli import arguments, curriculum
+    from minigen.train import checkpoint
+
+    path = Path(weights)
+    with checkpoint.opened(path, kind="weights") as reader:
+        name = str(reader.about.get("system"))
+    return arguments.load_weights(path, curriculum.find(name), device=device)[0]
