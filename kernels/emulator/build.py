@@ -17,7 +17,7 @@ from ..source import ROOT, Parameter, cache_directory, headers_of, kernels_of
 HERE = Path(__file__).parent
 WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
-OPTIONS = ("-std=c++17", "-O2", "-g", "-fPIC", "-w", "-ffp-contract=off")
+OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-w", "-ffp-contract=off")
 # Two barriers in two branches must stay two, and their order in the file that of the source.
 GCC_OPTIONS = ("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
 
@@ -77,13 +77,16 @@ def _version() -> str:
     ]
 
 
-@functools.cache
 def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
     """Compile a .cu file for the emulator, or take what was compiled before from the same text by the same compiler."""
-    text = source.read_text(encoding="utf-8")
-    kernels = kernels_of(text)
+    return _built(source, source.read_text(encoding="utf-8"), defines)
+
+
+@functools.cache
+def _built(source: Path, text: str, defines: tuple[tuple[str, str], ...]) -> Library:
     if re.search(r"\bextern\s+__shared__", text):
         raise ValueError(f"{source.name}: write DYNAMIC_SHARED(float, name); for extern __shared__ float name[];")
+    kernels = kernels_of(text)
     if not kernels:
         raise ValueError(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
     doors = "".join(
@@ -92,12 +95,12 @@ def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
         for k in kernels
     )
     last = "static EMULATOR_SHARED char emulator_guard_last[16384];\n"
-    program = f'#include "emulator/device.cuh"\n#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{last}'
-    flags = tuple(f"-D{name}={value}" for name, value in defines)
+    macros = "".join(f"#define {name} {value}\n" for name, value in defines)  # behind our own words, which they might change
+    program = f'#include "emulator/device.cuh"\n{macros}#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{last}'
     file = _cached(
         "kernel",
-        [program, *headers_of(text).values(), *_own_files(), *flags],
-        lambda out: _compile(program, ("-fsanitize=thread", *flags), out),
+        [program, *headers_of(text).values(), *_own_files()],
+        lambda out: _compile(program, ("-fsanitize=thread",), out),
     )
     handle = ctypes.CDLL(str(file))
     return Library(file, source, handle, kernels, _shared_arrays(file))

@@ -1,0 +1,111 @@
+"""What a kernel must not be able to do to the emulator: write behind its last array unseen, end Python, hang it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rungs import needs_compiler
+
+from kernels.emulator import Emulator
+
+pytestmark = needs_compiler
+
+
+def written(tmp_path, body):
+    file = tmp_path / "kernel.cu"
+    parameters = "const float* x, float* y, int n"
+    file.write_text(f'#include "lib/cuda.cuh"\nextern "C" __global__ void k({parameters}) {{\n{body}\n}}\n')
+    return file
+
+
+def found(tmp_path, body, seed=0, **settings):
+    device, x = Emulator(seed), np.arange(64, dtype=np.float32)
+    y = device.empty((64,), np.float32)
+    device.run(written(tmp_path, body), "k", 1, 64, {"x": x, "y": y, "n": 64}, **settings)
+    return [(f.kind, f.where) for f in device.findings], y
+
+
+TILE = "__shared__ float tile[64];\n"
+REST = "\n__syncthreads();\ny[threadIdx.x] = tile[threadIdx.x];"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "where"),
+    [
+        (TILE + "tile[threadIdx.x + 1] = x[threadIdx.x];\nif (threadIdx.x == 0) tile[0] = 1;" + REST, "out of range", "kernel.cu:4"),
+        (TILE + "tile[threadIdx.x] = 0;\n__syncthreads();\ny[threadIdx.x] = tile[threadIdx.x + 8];", "out of range", "kernel.cu:6"),
+        (TILE + "tile[threadIdx.x] = 0;\ntile[threadIdx.x + 40] += 1;" + REST, "out of range", "kernel.cu:5"),
+        (TILE + "tile[threadIdx.x] = 0;\nif (n == 64) tile[threadIdx.x + 100000] = 1;" + REST, "wild address", "kernel.cu:5"),
+        ("atomicAdd(y + threadIdx.x, x[threadIdx.x]);", "uninitialised", "kernel.cu:3"),
+        ("__shared__ float s;\natomicAdd(&s, 1.0f);\n__syncthreads();\ny[threadIdx.x] = s;", "uninitialised", "kernel.cu:4"),
+        ("y[threadIdx.x] = 100 / (n - 64);", "fault", "kernel.cu:3"),
+        ("y[threadIdx.x] = *(const float*)(8ull * (n - 63));", "wild address", "kernel.cu:3"),
+    ],
+)  # fmt: skip
+def test_it_is_found_and_nothing_else_happens(tmp_path, body, kind, where):
+    assert (kind, where) in found(tmp_path, body)[0]
+    assert not found(tmp_path, "y[threadIdx.x] = x[threadIdx.x];")[0], "the next kernel runs as if nothing had been"
+
+
+def test_a_recursion_without_end_is_a_fault(tmp_path):
+    file = written(tmp_path, "y[threadIdx.x] = deep(n, x);")
+    deep = "__device__ float deep(int n, const float* x) { volatile float a[64]; a[n % 64] = x[0]; return n ? deep(n + 1, x) + a[1] : 0; }"
+    file.write_text(file.read_text().replace('extern "C"', deep + '\nextern "C"'))
+    device = Emulator()
+    y = device.empty((64,), np.float32)
+    device.run(file, "k", 1, 1, {"x": np.ones(64, np.float32), "y": y, "n": 64})
+    assert "fault" in {f.kind for f in device.findings}
+
+
+def test_large_local_arrays_have_room(tmp_path):
+    body = "volatile float a[20000];\nfor (int i = 0; i < 20000; i++) a[i] = i;\ny[threadIdx.x] = a[19999];"
+    findings, y = found(tmp_path, body)
+    assert not findings and (y == 19999).all()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_ctrl_c_ends_a_loop_that_asks_nobody(tmp_path):
+    file = written(tmp_path, "volatile int k = 0;\nwhile (n) k++;\ny[threadIdx.x] = 1;")
+    program = (
+        "import sys, numpy as np\nfrom kernels.emulator import Emulator\nfrom kernels.emulator.build import build\nfrom pathlib import Path\n"
+        "build(Path(sys.argv[1]))\nd = Emulator()\nprint('begun', flush=True)\n"
+        "d.run(sys.argv[1], 'k', 1, 64, {'x': np.ones(64, 'f'), 'y': np.ones(64, 'f'), 'n': 64})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout.readline().strip() == b"begun"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert b"KeyboardInterrupt" in said and process.returncode != 0
+
+
+def test_what_a_gpu_could_not_launch_is_refused(tmp_path):
+    body = "y[threadIdx.x] = x[threadIdx.x];"
+    for settings, message in (
+        ({"shared_bytes": -1}, "shared_bytes must be from 0 to 232448"),
+        ({"shared_bytes": 10**9}, "shared_bytes must be from 0 to 232448"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found(tmp_path, body, **settings)
+    with pytest.raises(ValueError, match="shared_bytes must be from 0 to 232192 beside the 256 bytes"):
+        found(tmp_path, TILE + "tile[threadIdx.x] = 0;" + REST, shared_bytes=232448)
+    with pytest.raises(ValueError, match="has one to three numbers, got"):
+        Emulator().run(str(written(tmp_path, body)), "k", (2, 1, 1, 1), 64, {"x": None, "y": None, "n": 0})
+    with pytest.raises(ValueError, match=r"write DYNAMIC_SHARED\(float, name\)"):
+        found(tmp_path, "extern __shared__ float s[];\n" + body)
+    assert not found(tmp_path, body, defines={"A": 1, "i": 2})[0], "a macro of a reader's own"
+
+
+def test_a_cache_that_cannot_be_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGEN_CACHE", "/dev/null")
+    with pytest.raises(ValueError, match="compiled kernels cannot be kept in /dev/null/kernels: Not a directory"):
+        found(tmp_path, "y[threadIdx.x] = 2 * x[threadIdx.x];  // never compiled before")
