@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, launch, memory, threads
+from . import backend, command, launch, memory, threads
 from .problems import Problem, problems
 
 MINIMUM = 0.1  # seconds that one round of one contestant takes at least, so that short calls are averaged
@@ -186,26 +186,42 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rounds and --threads must be at least 1")
     if options.rung not in (None, "all", "none") and not options.rung.isdecimal():
         parser.error(f"--rung must be a number, all or none, got {options.rung!r}")
+    if options.json and (why := command.unwritable(options.json)):
+        parser.error(f"--json: {why}")
+
+    def of(op: str, listed: list[Any]) -> list[Any]:
+        """An operation's problems with those of its parts: conv2d-grad-x is one of conv2d."""
+        return [p for p in listed if f"{p.op}-".startswith(f"{op}-")]
 
     def chosen(listed: list[Any]) -> list[Any]:
-        """An operation's problems with those of its parts: conv2d-grad-x is one of conv2d."""
-        return [p for p in listed if not options.ops or any(f"{p.op}-".startswith(f"{op}-") for op in options.ops)]
+        return [p for p in listed if not options.ops or any(of(op, [p]) for op in options.ops)]
 
     if options.tables:
         return write_pages()
     on_cpu, on_gpu = chosen(on_cpu), [p for p in chosen(on_gpu) if options.dtype in (None, p.dtype)]
     for_gpu = options.rung is not None or options.dtype is not None or options.record
-    device = options.device or ("cuda" if for_gpu else None)
+    going_on = options.missing or options.minutes is not None
+    device = options.device or ("cuda" if for_gpu or going_on else None)
     if options.list:
         list_problems([] if device == "cuda" else on_cpu, [] if device == "cpu" else on_gpu)
         return 0
     if device == "cpu" and for_gpu:
         parser.error("--rung, --dtype and --record are for a GPU")
-    if device == "cuda" or (device is None and gpu_can_be_used()):
-        if options.threads or options.fresh_memory:
-            parser.error("--threads and --fresh-memory are for the CPU")
-        return run_on_gpu(on_gpu, options)
-    return run_on_cpu(on_cpu, options)
+    if device == "cpu" and going_on:
+        parser.error("--minutes and --missing are for a GPU")
+    device = device or ("cuda" if gpu_can_be_used() else "cpu")
+    listed, of_format = (on_cpu, "") if device == "cpu" else (on_gpu, f" of {options.dtype}" if options.dtype else "")
+    if without := [op for op in options.ops if not of(op, listed)]:
+        kind = "CPU" if device == "cpu" else "GPU"
+        parser.error(f"no {kind} problem{of_format} for {', '.join(without)}, see --list")
+    if device == "cpu":
+        return run_on_cpu(on_cpu, options)
+    if options.threads or options.fresh_memory:
+        parser.error("--threads and --fresh-memory are for the CPU")
+    rungs = sorted({rung for p in on_gpu for rung in p.rungs})
+    if options.rung not in (None, "all", "none", *map(str, rungs)):
+        parser.error(f"no chosen problem has rung {options.rung}, they have {', '.join(map(str, rungs)) or 'none'}")
+    return run_on_gpu(on_gpu, options)
 
 
 def list_problems(on_cpu: list[Problem], on_gpu: list[Any]) -> None:
@@ -237,7 +253,6 @@ def run_on_cpu(chosen: list[Problem], options: argparse.Namespace) -> int:
         f"kernels on {state['threads']} threads; peer: {peer.__name__ + ' ' + peer.__version__ if peer else 'none'}",
     )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         peer_name = f"{peer.__name__} {peer.__version__}" if peer else None
         options.json.write_text(
             json.dumps({**state, "peer": peer_name, "limits": limits, "rows": rows}, indent=1) + "\n"
@@ -360,4 +375,4 @@ def write_pages() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, "kernels.bench"))

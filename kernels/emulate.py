@@ -3,8 +3,8 @@
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
 would be wrong on a GPU is reported with file and line (``kernels.emulator``). ``--planted`` shows what that looks like
 for kernels with one mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU,
-where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found, 1
-something was, 2 the request makes no sense.
+where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is
+planted: all of it), 1 something was, 2 the request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import attention, bfloat16, conv2d, emulator, launch, quantize
+from . import attention, bfloat16, command, conv2d, emulator, launch, quantize
 from .attention import cuda as attention_cuda
 from .companions import COMPANIONS
 from .compare import bound
@@ -29,6 +29,7 @@ from .quantize import cuda as quantize_cuda
 from .source import kernels_of
 
 Run = Callable[[Emulator, int], None]
+CLEAN = ("clean", "atomic_sum", "warp_barriers", "copied", "loaded", "multiplied")  # of planted.cu: without a mistake
 
 
 def _normal(*shape: int) -> np.ndarray:
@@ -104,10 +105,15 @@ OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, 
 
 def _ladder(
     op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int, banks: bool = False, on_gpu: Any = None
-) -> list[Finding]:
+) -> tuple[int, list[Finding]]:
+    """How many of the rungs could be run, and what was found in them."""
     make, _, _, files = OPERATIONS[op]
-    run = make(*shape)
-    found: list[Finding] = []
+    done, found = 0, list[Finding]()
+    try:
+        run = make(*shape)
+    except ValueError as error:
+        print(f"{op}: not run: {error}")
+        return done, found
     for rung in rungs:
         start, accesses, ran = time.process_time(), 0, [files[rung]]
         here: list[Finding] = []
@@ -119,19 +125,20 @@ def _ladder(
                 ran = device.ran or ran
                 here += [f for f in device.findings if str(f) not in map(str, here)]
         except (ValueError, NoCuda) as error:  # not every rung takes every size, nor every card
-            print(f"{op} {files[rung]}: not run: {error}")
+            print(f"{op} {files[rung]}: not run: {error}", flush=True)
             continue
+        done += 1
         seconds = time.process_time() - start
         verdict = f"{len(here)} findings" if here else "right, nothing found"
         other = "" if files[rung] in ran else f"; these sizes were left to {', '.join(dict.fromkeys(ran))}"
         how = f"{seeds} runs on a GPU" if on_gpu else f"{seeds} schedules, {accesses} accesses"
-        print(f"{op} {files[rung]}: {verdict} ({how}, {seconds:.2f} s){other}")
+        print(f"{op} {files[rung]}: {verdict} ({how}, {seconds:.2f} s){other}", flush=True)
         for finding in here:
             print(f"  {finding}")
         if banks:
             _print_banks(device)
         found += here
-    return found
+    return done, found
 
 
 def _print_banks(device: Emulator) -> None:
@@ -143,10 +150,12 @@ def _print_banks(device: Emulator) -> None:
         print(f"  {line}: {use.passes} passes, without bank conflicts {use.least}{at_once}")
 
 
-def _planted() -> list[Finding]:
+def _planted() -> int:
+    """Whether what is planted is found, and nothing else: 0 if so, or 1."""
     file = Path(emulator.__file__).parent / "planted.cu"
-    x, found = _normal(128), []
-    for kernel in kernels_of(file.read_text(encoding="utf-8")):
+    x, kernels = _normal(128), kernels_of(file.read_text(encoding="utf-8"))
+    found = []
+    for kernel in kernels:
         device = Emulator(0, most_accesses=20_000)
         y = device.empty((128,), np.float32)
         device.run(file, kernel, 2, 64, {"x": x, "y": y, "n": 128})
@@ -156,8 +165,13 @@ def _planted() -> list[Finding]:
         print(kernel + ("" if device.findings else ": nothing found"))
         for finding in device.findings:
             print(f"  {finding}")
-        found += device.findings
-    return found
+        found += [kernel] if device.findings else []
+    bugs = [kernel for kernel in kernels if kernel not in CLEAN]
+    print(
+        f"found: {len(set(bugs) & set(found))} of {len(bugs)} planted bugs, and something in {len(set(CLEAN) & set(found))} of "
+        f"{len(CLEAN)} kernels that are clean on purpose ({', '.join(CLEAN)})"
+    )
+    return int(bugs != found)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,7 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.planted:
-            return 1 if _planted() else 0
+            if given != parser.parse_args(["--planted"]):
+                parser.error("--planted has kernels of its own: it goes with no operation and no other flag")
+            return _planted()
         if given.op is None:
             parser.error("name an operation, or give --planted")
         ops = sorted(OPERATIONS) if given.op == "all" else [given.op]
@@ -188,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.shape is not None and given.op == "all":
             parser.error("--shape is for one operation")
         on_gpu = _gpu() if given.device == "cuda" else None
-        found: list[Finding] = []
+        done, found = 0, list[Finding]()
         for op in ops:
             _, names, shape, files = OPERATIONS[op]
             if given.shape is not None:
@@ -197,7 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     parser.error(f"--shape must be {len(shape)} sizes of at least 1 ({names}), got {given.shape!r}")
                 shape = tuple(map(int, parts))
             rungs = [r for r in files if given.rung in ("all", str(r))]
-            found += _ladder(op, rungs, shape, given.seeds, given.banks, on_gpu)
+            of_op = _ladder(op, rungs, shape, given.seeds, given.banks, on_gpu)
+            done, found = done + of_op[0], found + of_op[1]
+        if not done:
+            print("error: nothing was run", file=sys.stderr)
+            return 2
         return 1 if found else 0
     except (NoCompiler, NoCuda) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -215,4 +235,4 @@ def _gpu() -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, "kernels.emulate"))

@@ -2,10 +2,10 @@
 
 import importlib
 import io
-import os
 import sys
 from difflib import get_close_matches
 
+from kernels import command
 from kernels.memory import keep_freed_memory
 from kernels.threads import blas_at_one_thread, get_threads
 from minigen import __version__
@@ -24,26 +24,23 @@ COMMANDS = {  # name -> (module, what it does); a module is imported when its co
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes of the user are told in one sentence, with status 2."""
-    args = sys.argv[1:] if argv is None else argv
+    return command.run(lambda: _told(sys.argv[1:] if argv is None else argv), "minigen")
+
+
+def _told(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
             stream.reconfigure(errors="replace")  # equations hold letters that not every terminal has
     try:
-        status = _dispatch(args)
-        sys.stdout.flush()  # while a closed pipe can still be told from a mistake
-        return status
+        return _dispatch(args)
     except UserError as error:
         print(f"minigen: {error}", file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
-        print("minigen: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # somebody's `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _dispatch(args: list[str]) -> int:
+    if args[:1] == ["help"] and args[1:]:
+        args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

@@ -1,6 +1,6 @@
 """How fast are whole training steps, beside the same networks in torch?
 
-    python -m minigen.bench [step ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE]
+    python -m minigen.bench [step ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE] [--list]
 
     chain    1,000 tiny operations forward and backward: the engine's overhead
     mlp      784-512-512-10 perceptron, batch 128, cross-entropy, AdamW
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
-from kernels import memory, threads
+from kernels import command, memory, threads
 from kernels.adam import adam_step
 from kernels.bench import conditions, load_peer, time_paired
 from minigen import nn
@@ -232,12 +232,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads for both (default: all cores)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds; figures are medians over them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions there")
+    parser.add_argument("--list", action="store_true", help="only list the steps")
     options = parser.parse_args(arguments)
     unknown = [s for s in options.steps if s not in known]
     if unknown:
         parser.error(f"unknown step {unknown[0]!r}: use {', '.join(known)}")
     if options.rounds < 1 or (options.threads is not None and options.threads < 1):
         parser.error("--rounds and --threads must be at least 1")
+    if options.json and (why := command.unwritable(options.json)):
+        parser.error(f"--json: {why}")
+    if options.list:
+        about = {line.split()[0]: line.strip() for line in (__doc__ or "").splitlines() if line.startswith("    ")}
+        print(*(about[name] for name in options.steps or known), sep="\n")
+        return 0
     if options.threads:
         threads.set_threads(options.threads)
     memory.keep_freed_memory()  # for both sides
@@ -251,11 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
         beside = f"   peer {row['peer']:9.2f}   ratio {row['ratio']:.2f}" if row["peer"] else ""
         print(f"{name:8} {row['value']:9.2f} {row['unit']:3}{beside}   goal {row['goal']}", flush=True)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         peer_name = f"{peer.__name__} {peer.__version__}" if peer else None
         options.json.write_text(json.dumps({**state, "peer": peer_name, "rows": rows}, indent=1) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, "minigen.bench"))

@@ -37,7 +37,7 @@ def said_in_one_sentence(doing: str) -> Iterator[None]:
         raise UserError(f"{doing}: {os_reason(error)}") from error
 
 
-def os_reason(error: OSError) -> str:
-    """What the operating system said, with the path if it is known: ``No space left on device (out/log.jsonl)``."""
+def os_reason(error: OSError, of: object = None) -> str:
+    """What the operating system said, with the path if it is known and not that ``of`` which the sentence is: ``No space left on device (out/log.jsonl)``."""
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    return f"{reason} ({error.filename})" if error.filename else reason
+    return f"{reason} ({error.filename})" if error.filename and str(error.filename) != str(of) else reason

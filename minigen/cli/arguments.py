@@ -102,7 +102,9 @@ def default_weights(entry: curriculum.Entry) -> Path:
 
 
 def check_trained(entry: curriculum.Entry, weights: Path) -> None:
-    """Raise UserError, which says how to make them, where ``weights`` are the default ones and are not there."""
+    """Raise UserError, which says how to make them, where ``weights`` are the default ones and are not there; also for a folder."""
+    if weights.is_dir():
+        raise UserError(f"--weights must be a file, '{weights}' is a folder")
     if weights == default_weights(entry) and not weights.exists():
         raise UserError(
             f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"

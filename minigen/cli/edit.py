@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from minigen.cli import arguments, curriculum
 from minigen.cli.sample import check_out
-from minigen.errors import UserError, said_in_one_sentence
+from minigen.errors import UserError, os_reason, said_in_one_sentence
 from minigen.models.system import Picture
 
 USAGE = """usage: minigen edit SYSTEM IMAGE [--mask FILE | ROWS,COLUMNS] [--weights FILE] [--n 4] [--out edit.png] [--seed N]
@@ -205,6 +205,8 @@ def read_mask(text: str, size: tuple[int, int]) -> Any:
         keep = np.ones((h, w, 1), bool)
         keep[top:bottom, left:right] = False
         return keep
+    if not Path(text).exists():
+        raise UserError(f"--mask must be a picture, or rows and columns as in 8:24,0:16: there is no file '{text}'")
     pixels = pixels_of(Path(text), "L")
     if pixels.shape != (h, w):
         raise UserError(f"the mask {text} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the picture {w} x {h}")
@@ -220,4 +222,5 @@ def pixels_of(path: Path, mode: str) -> Any:
             with Image.open(path) as image:
                 return np.asarray(image.convert(mode))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read the picture {str(path)!r}: {error}") from None
+            reason = os_reason(error, path) if isinstance(error, OSError) else error
+            raise ValueError(f"cannot read the picture {str(path)!r}: {reason}") from None

@@ -1,5 +1,7 @@
 """`minigen list`: the curriculum as a table."""
 
+import os
+
 from minigen.cli.curriculum import CURRICULUM, Entry
 
 USAGE = "usage: minigen list\n\nThe curriculum as a table: chapter, system, paper, file, and what runs today."
@@ -16,7 +18,7 @@ def main(args: list[str]) -> int:
     if no_arguments("list", args, USAGE):
         return 0
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
         console.width = 160  # a pipe has no width: keep one line an entry
     wide = console.width >= WIDE
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))

@@ -117,6 +117,15 @@ def meanings() -> dict[str, str]:
     return {column.heading: column.meaning for column in columns().values()}
 
 
+def legend(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What the headings of the rows' tables mean: a line a table."""
+    found: dict[str, list[str]] = {}
+    for key, column in columns().items():
+        if any(key in row for row in rows.values()):
+            found.setdefault(column.group, []).append(f"{column.heading}: {column.meaning}")
+    return [f"{group}: {'. '.join(entries)}." for group, entries in found.items()]
+
+
 def groups() -> dict[str, list[str]]:
     """Title of a table -> its headings."""
     found: dict[str, list[str]] = {}

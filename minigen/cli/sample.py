@@ -11,7 +11,7 @@ from tyro.conf import arg
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 
-USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out grid.png] [--steps N] [--seed N] [--singles]
+USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out FILE] [--steps N] [--seed N] [--singles]
            [--trajectory] [--quality] [what the system adds]
 
 Draws samples from weights that 'minigen train' wrote.
@@ -26,8 +26,8 @@ class SampleFlags:
     """The weights.safetensors that 'minigen train' wrote; that of the folder it uses if left out."""
     n: int = 64
     """How many samples."""
-    out: Path = Path("grid.png")
-    """The PNG file to write."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The file to write: .png, or .txt if the weights were trained on text; grid.png or grid.txt if left out."""
     steps: Annotated[int | None, arg(metavar="INT")] = None
     """Sampling steps, for systems that sample in steps; their own choice if left out."""
     seed: int = 0
@@ -53,40 +53,44 @@ def main(args: list[str]) -> int:
     flags, settings, chosen = parse(entry, curriculum.load(entry), args)
     arguments.check_at_least(1, n=flags.n, steps=flags.steps, prompts=flags.prompts)
     arguments.check_at_least(0, seed=flags.seed)
-    check_out(flags.out)
     system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
 
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
 
-    if flags.singles and len(dataset.shape) != 3:
-        raise UserError(f"--singles writes pictures, and samples of '{dataset.name}' are none")
+    check(system, dataset, flags, chosen)
+    data = load_data(dataset, flags) if flags.quality or chosen else None
+    if flags.quality:
+        check_measurable(system, data, flags.n)
+    ending = pictures.ending(dataset)
+    file = Path("grid" + ending) if flags.out is None else flags.out
+    check_out(file, ending)
     samples, states = draw(system, flags, settings)
+    if flags.trajectory and not states:
+        raise UserError(f"'{entry.name}' draws in one step, there is no trajectory to show")
     with said_in_one_sentence("notes"):
         notes = [] if system.notes is None else system.notes(samples, **settings)
-    out = pictures.save_samples(flags.out, dataset, samples, notes)
+    out = pictures.save_samples(file, dataset, samples, notes)
     for i, note in enumerate(notes, start=1):
         print(f"--- {i} ---\n{note}" if pictures.is_text(dataset) else note.replace("\n", ": "))
     print(f"{flags.n} samples: {out}")
     if flags.singles:
-        paths = pictures.save_singles(flags.out, dataset, samples)
+        paths = pictures.save_singles(file, dataset, samples)
         print(f"one by one: {paths[0]}" + (f" to {paths[-1]}" if len(paths) > 1 else ""))
     if flags.trajectory:
-        if not states:
-            raise UserError(f"'{entry.name}' draws in one step, there is no trajectory to show")
-        path = flags.out.with_name(f"{flags.out.stem}-trajectory.png")
+        path = file.with_name(f"{file.stem}-trajectory.png")
         pictures.save_png(path, pictures.strip(dataset, states))
         print(f"trajectory, one sample a row: {path}")
         path = path.with_suffix(".gif")
         write_atomically(path, pictures.gif(dataset, states))
         print(f"trajectory, animated: {path}")
     for name in chosen:
-        path = flags.out.with_name(f"{flags.out.stem}-{name}.png")
+        path = file.with_name(f"{file.stem}-{name}.png")
         with said_in_one_sentence(f"--{name}"):
-            draw_picture(system, load_data(dataset, flags), name, path, flags.seed)
+            draw_picture(system, data, name, path, flags.seed)
         print(f"{name}: {path}")
     if flags.quality:
-        print_quality(system, dataset, samples, flags)
+        print_quality(system, data, samples, flags.seed)
     if flags.prompts is not None:
         print_prompts(system, flags, settings)
     return 0
@@ -114,48 +118,61 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleF
     return flags.run, settings, chosen
 
 
+def check(system: Any, about: Any, flags: SampleFlags, chosen: list[str]) -> None:
+    """Raise UserError for what these weights cannot draw."""
+    if flags.singles and len(about.shape) != 3:
+        raise UserError(f"--singles writes pictures, and samples of '{about.name}' are none")
+    if flags.prompts is not None and system.paint is None:
+        raise UserError("--prompts is for systems that draw what a prompt says")
+    for name in chosen:
+        if name not in system.pictures:
+            offered = ", ".join(system.pictures) or "no picture"
+            raise UserError(f"--{name} does not go with these weights: they offer {offered}")
+
+
+def check_measurable(system: Any, dataset: Any, n: int) -> None:
+    """Raise UserError where ``n`` samples cannot be measured beside the data set."""
+    ruled = dataset.train.labels is not None
+    if (not ruled and system.figures is None) or (ruled and n < 4):
+        raise UserError("--quality needs a data set with labels and at least 4 samples")
+
+
 def load_data(about: Any, flags: SampleFlags) -> Any:
     """The data set, with its items, that the weights were trained on."""
     return arguments.load_data(about.name, flags.data_dir, about.shape[0] if about.name == "folder" else None)
 
 
 def draw_picture(system: Any, dataset: Any, name: str, path: Path, seed: int) -> None:
-    """One of the system's own pictures, of test images where it needs some; UserError where these weights have none."""
+    """One of the system's own pictures, of test images where it needs some."""
     from minigen.train import pictures
 
-    if name not in system.pictures:
-        raise UserError(
-            f"--{name} does not go with these weights: they offer {', '.join(system.pictures) or 'no picture'}"
-        )
     rows = system.pictures[name](dataset.test, rng=np.random.default_rng(seed))
     pictures.save_png(path, pictures.grid(dataset, rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1]))
 
 
-def print_quality(system: Any, about: Any, samples: Any, flags: SampleFlags) -> None:
-    """The ruler's tables for the samples, and what the system measures of itself on the test split."""
+def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
+    """The ruler's tables for the samples, with what their headings mean, and what the system measures of itself on the test split."""
     from rich.console import Console
 
     from minigen.cli import quality
     from minigen.metrics.report import chance, format_tables
 
     with said_in_one_sentence("--quality"):
-        dataset = load_data(about, flags)
         ruled = dataset.train.labels is not None
-        if (not ruled and system.figures is None) or (ruled and len(samples) < 4):
-            raise ValueError("--quality needs a data set with labels and at least 4 samples")
-        figures = quality.figures(dataset, samples, seed=flags.seed) if ruled else {}
+        figures = quality.figures(dataset, samples, seed=seed) if ruled else {}
         drawn = (
             chance(dataset, quality.known(dataset.name, dataset)[0], n=len(samples))
             if ruled and dataset.name != quality.RINGS
             else None
         )
     if ruled:
-        Console(width=None if sys.stdout.isatty() else 150).print(*format_tables(figures), sep="\n")
+        console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+        console.print(*format_tables(figures), *quality.legend(figures), sep="\n", markup=False)
     if drawn is not None:
         print(f"FD x of as many training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
     if system.figures is not None:
         with said_in_one_sentence("--quality"):
-            figures = system.figures(dataset, rng=np.random.default_rng(flags.seed))
+            figures = system.figures(dataset, rng=np.random.default_rng(seed))
         for what, value in figures.items():
             print(f"{what}: {value:.4g}")
 
@@ -165,8 +182,6 @@ def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> 
     from minigen.cli import quality
     from minigen.metrics.prompts import format_report
 
-    if system.paint is None:
-        raise UserError("--prompts is for systems that draw what a prompt says")
     with said_in_one_sentence("--prompts"):
         print(format_report(quality.prompts(system.paint, flags.prompts or 0, seed=flags.seed, settings=settings)))
 
@@ -185,13 +200,14 @@ def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any
     return samples, states
 
 
-def check_out(path: Path) -> None:
-    """Make the folder of the picture, before any time is spent; UserError if that cannot be."""
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--out must end in .png, got {path}")
+def check_out(path: Path, ending: str = ".png") -> None:
+    """Make the folder of the file, before any time is spent; UserError if that cannot be, or it has another ending."""
+    if path.suffix.lower() != ending:
+        why = ": these weights were trained on text" if ending == ".txt" else ""
+        raise UserError(f"--out must end in {ending}, got {path}{why}")
     if path.is_dir():
         raise UserError(f"--out must be a file, {path} is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to the folder {path.parent}: {os_reason(error)}") from error
+        raise UserError(f"cannot write to the folder {path.parent}: {os_reason(error, path.parent)}") from error

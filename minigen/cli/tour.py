@@ -220,7 +220,7 @@ def write_page(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to the folder {out}: {os_reason(error)}") from error
+        raise UserError(f"cannot write to the folder {out}: {os_reason(error, out)}") from error
     visited = []
     for entry in curriculum.systems().values():
         facts = read_facts(out / entry.name)

@@ -62,12 +62,15 @@ def main(args: list[str]) -> int:
         raise UserError("--clip-steps 0 needs a CLIP that is trained already: give its weights by --clip FILE")
     arguments.check_at_least(1, steps=getattr(config, "steps", None))
     arguments.check_at_least(0, seed=run.seed, samples_every=run.samples_every)
+    if not run.save_seconds >= 0:
+        raise UserError(f"--save-seconds must be at least 0, got {run.save_seconds}")
     arguments.check_device(run.device)
     dataset = arguments.load_data(run.data, run.data_dir, run.size)
     system = arguments.build(model, config, dataset, seed=run.seed, device=run.device)
     if clip is not None:
         arguments.reuse_clip(clip, system, dataset)
 
+    from minigen.train import pictures
     from minigen.train.run import Run, summary, train
 
     about = Run(
@@ -81,7 +84,7 @@ def main(args: list[str]) -> int:
     )
     result = train(system, dataset, about, resume=run.resume)
     print(summary(result))
-    print(f"next: minigen sample {entry.name} --weights {result.weights} --n 64 --out grid.png")
+    print(f"next: minigen sample {entry.name} --weights {result.weights} --n 64 --out grid{pictures.ending(dataset)}")
     return 0
 
 

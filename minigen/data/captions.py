@@ -80,6 +80,7 @@ INVERSE_PHRASES = {"left of": ("right of", "to the right of"), "above": ("below"
 CHOICES = (
     5  # a caption's free choices: opening, size word of either thing, phrase of place or relation, background or not
 )
+NEAR, LONGEST = 0.7, 60  # of two words' letters the share that must agree; letters of a prompt in a message
 SPELLINGS = {"an": "a", "grey": "gray", "centre": "center"}  # read as the word on the right
 
 
@@ -203,15 +204,26 @@ WORDS = tuple(dict.fromkeys(word for table in _TABLES for phrase, _ in table for
 def words(text: str) -> list[str]:
     """The words of a caption in lower case, other spellings brought to ours; the full stop at its end is dropped.
 
-    Raises ValueError that names the words which the language does not have, each with the nearest one that it has.
+    Raises ValueError that names the words which the language does not have (each with a near one that it has, if there is one) and
+    says what it has.
     """
     found = [SPELLINGS.get(word, word) for word in text.lower().strip().removesuffix(".").split()]
     unknown = [word for word in dict.fromkeys(found) if word not in WORDS]
     if unknown:
-        near = [get_close_matches(word, WORDS, n=1, cutoff=0.0)[0] for word in unknown]
-        hints = ", ".join(f"'{word}' (nearest known: '{known}')" for word, known in zip(unknown, near))
-        raise ValueError(f"the prompt {text!r} has words that this language does not have: {hints}")
+        near = [get_close_matches(word, WORDS, n=1, cutoff=NEAR) for word in unknown[:5]]
+        hints = [f"{cut(word)}" + (f" (nearest known: '{k[0]}')" if k else "") for word, k in zip(unknown, near)]
+        hints += [f"{len(unknown) - 5} more"] if unknown[5:] else []
+        raise ValueError(
+            f"the prompt {cut(text)} has words that this language does not have: {', '.join(hints)}; it has the shapes "
+            f"{', '.join(SHAPES)}, the colours {', '.join(COLOURS)}, the sizes {', '.join(SIZES)}, and places as in "
+            f"'{PLACE_PHRASES['top left'][0]}', '{PLACE_PHRASES['right'][0]}', '{PLACE_PHRASES['middle'][0]}'"
+        )
     return found
+
+
+def cut(text: str) -> str:
+    """A text between quotes, for a message: its beginning, if it is long."""
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def parse(text: str) -> Scene:
@@ -223,8 +235,8 @@ def parse(text: str) -> Scene:
     try:
         return _sentence(rest)
     except ValueError as error:
-        where = f"before '{' '.join(rest)}'" if rest else "at its end"
-        raise ValueError(f"the prompt {text!r} cannot be read: {error} {where}") from None
+        where = f"before {cut(' '.join(rest))}" if rest else "at its end"
+        raise ValueError(f"the prompt {cut(text)} cannot be read: {error} {where}") from None
 
 
 def _sentence(rest: list[str]) -> Scene:

@@ -243,7 +243,7 @@ def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
 def cosine(T: int, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
     r"""$\bar\alpha_t = f(t) / f(0)$, $f(t) = \cos^2\!\big(\frac{t/T + s}{1 + s} \frac\pi2\big)$, with $\beta_t \le$ ``beta_max`` (Nichol & Dhariwal 2021, 2102.09672, eq. 17)."""
     if T < 1:
-        raise ValueError(f"the schedule needs at least one step, got {T}")
+        raise ValueError(f"T must be at least one, got {T}")
     f = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
     beta = np.minimum(1 - f[1:] / f[:-1], beta_max)
     return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]))
@@ -263,7 +263,7 @@ def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Sch
 def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
     r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$, $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972, alg. 1), at least $10^{-9}$ as there."""
     if T < 1:
-        raise ValueError(f"the schedule needs at least one step, got {T}")
+        raise ValueError(f"T must be at least one, got {T}")
     u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)
     alpha_bar = (u[-1] - u) / (u[-1] - u[0])
     alpha_bar[-1] = min(1e-9, 0.5 * alpha_bar[-2])

@@ -86,7 +86,7 @@ def opened(path: Path, *, kind: str, system: str | None = None) -> Iterator["Rea
             f"{path} is not a whole safetensors file, it is truncated or something else: {error}"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {os_reason(error)}") from error
+        raise UserError(f"cannot read {path}: {os_reason(error, path)}") from error
     with file as handle:
         about = _about(path, handle.metadata())
         _check_about(path, about, kind, system)
@@ -98,7 +98,7 @@ def _check_first_bytes(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {os_reason(error)}") from error
+        raise UserError(f"cannot read {path}: {os_reason(error, path)}") from error
     # A safetensors file starts with the length of its header, 8 bytes, little endian; 100 MB is the format's limit.
     if start.startswith(PICKLES) and not (len(start) == 8 and int.from_bytes(start, "little") <= 100_000_000):
         raise UserError(

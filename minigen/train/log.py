@@ -28,7 +28,7 @@ class Log:
             self.file = path.open("ab", buffering=0)
             self.file.truncate(_end_of_step(path, keep_until))
         except OSError as error:
-            raise UserError(f"cannot write {path}: {os_reason(error)}") from error
+            raise UserError(f"cannot write {path}: {os_reason(error, path)}") from error
         self.flushed = time.monotonic()
 
     def write(self, record: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Log:
                 data = data[os.write(self.file.fileno(), data) :]
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {os_reason(error)}; put that right and go on with --resume"
+                f"cannot write {self.path}: {os_reason(error, self.path)}; put that right and go on with --resume"
             ) from error
 
     def close(self) -> None:

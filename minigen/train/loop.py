@@ -244,9 +244,13 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
         for name in ("steps", "batch_size", "shards"):
             if getattr(stage, name) < 1:
                 raise ValueError(f"{name} of the stage '{stage.name}' must be at least 1, got {getattr(stage, name)}")
+        if stage.steps * stage.batch_size >= 2**60:  # items are counted by 64-bit integers, in bytes
+            raise ValueError(f"batch_size of the stage '{stage.name}' is too large: {stage.batch_size}")
         for name in ("lr", "warmup", "max_norm", "weight_decay"):
-            if not 0 <= getattr(stage, name) < math.inf:
-                raise ValueError(f"{name} of the stage '{stage.name}' must be at least 0, got {getattr(stage, name)}")
+            value = getattr(stage, name)
+            if not 0 <= value < math.inf:
+                rule = "finite" if value == math.inf else "at least 0"
+                raise ValueError(f"{name} of the stage '{stage.name}' must be {rule}, got {value}")
         if not 0.0 <= stage.ema < 1.0:
             raise ValueError(f"ema of the stage '{stage.name}' must be in [0, 1), got {stage.ema}")
         names = [objective.name for objective in stage.objectives]

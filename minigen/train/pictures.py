@@ -139,7 +139,7 @@ def save_samples(path: Path, dataset: Any, samples: Any, notes: Sequence[str] = 
     Returns the path that was written.
     """
     if is_text(dataset):
-        path = path.with_suffix(".txt")
+        path = path.with_suffix(ending(dataset))
         write_atomically(path, "".join(f"--- {i} ---\n{note}\n" for i, note in enumerate(notes, start=1)).encode())
     else:
         save_png(path, noted(dataset, samples, notes) if notes else grid(dataset, samples))
@@ -152,6 +152,11 @@ def save_singles(path: Path, dataset: Any, samples: Any) -> list[Path]:
     for one, image in zip(paths, dataset.to_rgb8(to_numpy(samples))):
         save_png(one, image)
     return paths
+
+
+def ending(dataset: Any) -> str:
+    """Of the file that samples are written to."""
+    return ".txt" if is_text(dataset) else ".png"
 
 
 def is_text(dataset: Any) -> bool:

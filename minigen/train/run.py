@@ -70,7 +70,7 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     """Train a system to the end of its last stage, keeping the folder ``run.out`` in order all the way.
 
     With ``resume`` it goes on from the checkpoint there. Raises UserError if the folder cannot be used, Interrupted
-    after Ctrl-C (the state is saved), NonFinite if a loss or gradient is no number (the last checkpoint is kept).
+    after Ctrl-C (the state is saved), NonFinite if a loss, gradient or sample is no number (the last checkpoint is kept).
     """
     with said_in_one_sentence("settings"):
         trainer = Trainer(system, seed=run.seed)
@@ -89,10 +89,11 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
             keeper.save()
         seconds, cpu_seconds = keeper.seconds(), keeper.cpu_seconds()
         picture = keeper.draw()
-    except NonFinite as error:
+    except (NonFinite, FloatingPointError) as error:
+        elsewhere = " in another --out" if keeper.saved_step else ""
         raise NonFinite(
             f"{error}, so training stopped; the checkpoint of step {keeper.saved_step} in {run.out} is kept: "
-            "start again in another --out with a lower --lr"
+            f"start again{elsewhere} with a lower --lr"
         ) from error
     finally:
         trainer.close()
@@ -149,14 +150,14 @@ class Keeper:
         return None if self.earlier_cpu is None else self.earlier_cpu + self.trainer.cpu_seconds - self.started_cpu
 
     def begin(self) -> None:
-        """Make the folder and its first checkpoint. A run that is there already is not touched."""
+        """Make the folder and its first checkpoint. A run that is there already, with a step done, is not touched."""
         path = self.run.out
-        if not self.run.overwrite and ((path / CHECKPOINT).exists() or (path / WEIGHTS).exists()):
+        if not self.run.overwrite and (begun(path / CHECKPOINT, "checkpoint") or begun(path / WEIGHTS, "weights")):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
         try:
             (path / SAMPLES).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write to the folder {path}: {os_reason(error)}") from error
+            raise UserError(f"cannot write to the folder {path}: {os_reason(error, path)}") from error
         self.save()
 
     def due(self) -> bool:
@@ -217,6 +218,15 @@ class Keeper:
         return pictures.save_samples(path, self.dataset, samples, notes)
 
 
+def begun(file: Path, kind: str) -> bool:
+    """Whether a file may hold what was trained: it is there, and nothing says that it is of step 0 of the first stage."""
+    try:
+        with checkpoint.opened(file, kind=kind) as reader:
+            return (reader.about.get("stage", 0), reader.about.get("step")) != (0, 0)
+    except UserError:
+        return file.exists()
+
+
 def data_identity(dataset: Any, run: Run) -> dict[str, Any]:
     """What must be equal for a resumed run to see the same batches, with a checksum of the training split.
 
@@ -246,9 +256,10 @@ def refuse_difference(path: Path, about: dict[str, Any], identity: dict[str, Any
             if group == "data" and field == "checksum":
                 raise UserError(f"the training images are not those that the run in {path.parent} was started with")
             flag = "--data" if (group, field) == ("data", "name") else f"--{field.replace('_', '-')}"
+            length = "a run cannot be made longer or shorter, so " if (group, field) == ("config", "steps") else ""
             raise UserError(
-                f"the run in {path.parent} was started with {flag} {then.get(field)}, not {now.get(field)}: go on with "
-                "the same value, or start another run in another --out"
+                f"the run in {path.parent} was started with {flag} {then.get(field)}, not {now.get(field)}: {length}go on "
+                "with the same value, or start another run in another --out"
             )
 
 

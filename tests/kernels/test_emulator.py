@@ -1,5 +1,8 @@
 """The emulator finds what is planted, at the line where it is planted, and nothing in a kernel that is right."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
 
-from kernels import bfloat16, emulator, launch
+from kernels import bfloat16, command, emulate, emulator, launch
 from kernels.emulator import Emulator, EmulatorError, NoCompiler
 from kernels.launch import compile_for
-from kernels.source import kernels_of
+from kernels.source import ROOT, kernels_of
 from kernels.tensor_map import TensorMap
 
 pytestmark = needs_compiler
@@ -523,3 +526,87 @@ def test_shared_memory_that_nobody_wrote_is_nan():
     _, x, y = run("half_filled", 0)
     assert np.isnan(y.reshape(2, 64)[:, 32:]).all()
     np.testing.assert_array_equal(y.reshape(2, 64)[:, :32], x.reshape(2, 64)[:, :31:-1])
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_that_all_of_what_is_planted_was_found(capsys, monkeypatch):
+    assert set(emulate.CLEAN) == CLEAN
+    bugs = len(marks(PLANTED)) - len(CLEAN)
+    assert emulate.main(["--planted"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(
+        f"found: {bugs} of {bugs} planted bugs, and something in 0 of {len(CLEAN)} kernels that are clean"
+    )
+    assert all(kernel in last for kernel in CLEAN)
+    monkeypatch.setattr(emulate, "kernels_of", lambda text: ["clean", "missing_wait", "dropped_barrier"])
+    monkeypatch.setattr(emulate, "CLEAN", ("clean", "missing_wait"))
+    assert emulate.main(["--planted"]) == 1
+    assert "found: 1 of 1 planted bugs, and something in 1 of 2 kernels" in capsys.readouterr().out
+
+
+def test_the_command_refuses_what_it_would_not_look_at(capsys):
+    for arguments in (["attention", "--planted"], ["--planted", "--seeds", "4"]):
+        with pytest.raises(SystemExit) as stopped:
+            emulate.main(arguments)
+        assert stopped.value.code == 2 and "--planted has kernels of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [("2,4,77,63", "rung 3 takes heads of 8, 16, ... 256"), ("9" * 20 + ",1,1,8", "dimension exceeded")],
+)
+def test_a_command_that_ran_nothing_has_not_succeeded(shape, why, capsys):
+    assert emulate.main(["attention", "--rung", "3", "--shape", shape]) == 2
+    said = capsys.readouterr()
+    assert "not run: " in said.out and why in said.out and said.err == "error: nothing was run\n"
+
+
+def stop(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            MemoryError("Unable to allocate 359. TiB"),
+            2,
+            "name: there is not enough memory for that: Unable to allocate",
+        ),
+        (MemoryError(), 2, "name: there is not enough memory for that\n"),
+        (KeyboardInterrupt(), 130, "name: stopped\n"),
+    ],
+)
+def test_what_stops_a_command_is_one_sentence(error, status, said, capsys):
+    assert command.run(stop(error), "name") == status
+    told = capsys.readouterr().err
+    assert told.startswith(said) and told.count("\n") == 1
+
+
+def test_other_errors_of_a_command_are_not_hidden():
+    for error in (OSError("a disk"), ValueError("a bug"), SystemExit(2)):
+        with pytest.raises(type(error)) as caught:
+            command.run(stop(error), "name")
+        assert caught.value is error
+
+
+def test_a_reader_that_has_seen_enough_and_ctrl_c_leave_no_traceback():
+    python = [sys.executable, "-m", "kernels.emulate"]
+    with subprocess.Popen([*python, "--planted"], cwd=ROOT.parent, stdout=-1, stderr=-1) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 0
+    with subprocess.Popen([*python, "all", "--seeds", "999"], cwd=ROOT.parent, stdout=-1, stderr=-1) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"kernels.emulate: stopped\n" and process.wait(60) == 130
+
+
+def test_a_file_that_cannot_be_written_is_known_before(tmp_path):
+    assert command.unwritable(tmp_path) == f"{tmp_path} is a folder"
+    assert command.unwritable(tmp_path / "no" / "x.json") == f"there is no folder {tmp_path / 'no'}"
+    assert command.unwritable(tmp_path / "x.json") is None and not list(tmp_path.iterdir())

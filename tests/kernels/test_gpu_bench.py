@@ -576,3 +576,29 @@ def test_torch_itself_knows_what_the_peers_ask_for(problem):
             make(real, theirs)()
         except (RuntimeError, NotImplementedError) as error:
             assert "TypeError" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--device", "cpu", "sampler_step"], "no CPU problem for sampler_step, see --list"),
+        (["--device", "cpu", "norm", "sampler_step"], "no CPU problem for sampler_step, see --list"),
+        (["--device", "cuda", "adam", "--dtype", "tf32"], "no GPU problem of tf32 for adam, see --list"),
+        (["--device", "cpu", "--missing"], "--minutes and --missing are for a GPU"),
+        (["--device", "cpu", "--minutes", "3"], "--minutes and --missing are for a GPU"),
+        (["adam", "--rung", "9"], "no chosen problem has rung 9, they have 1"),
+        (["--device", "cpu", "--json", "/nowhere/x.json"], "--json: there is no folder /nowhere"),
+        (["--device", "cpu", "--json", "/"], "--json: / is a folder"),
+    ],
+)
+def test_what_would_measure_nothing_or_keep_nothing_is_refused(arguments, sentence, capsys, monkeypatch):
+    for name in ("run_on_cpu", "run_on_gpu"):
+        monkeypatch.setattr(bench, name, lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(SystemExit) as stopped:
+        bench.main(arguments)
+    assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_what_goes_on_with_a_run_is_for_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "run_on_gpu", lambda chosen, options: 7)
+    assert bench.main(["--missing"]) == bench.main(["--minutes", "1"]) == 7

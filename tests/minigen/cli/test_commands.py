@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def trained(toy_system: Any, inside: Path, trained_once: Path) -> Path:
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["help", "train"])
+    assert caught.value.code == 0 and "usage: minigen train SYSTEM" in capsys.readouterr().out
     for args in ([], ["--help"], ["help"]):
         assert main(args) == 0
         said = capsys.readouterr().out
@@ -142,6 +146,9 @@ def test_quality_is_printed_beside_what_chance_would_give(
     assert main(["sample", "toy", "--weights", str(trained), "--n", "8", "--quality"]) == 0
     said = capsys.readouterr().out
     assert "1.25" in said and "0.875" in said and "0.625" in said and "fidelity and diversity" in said
+    assert (
+        "recall: share of the test split inside the samples' cloud" in " ".join(said.split()) and "class KL" not in said
+    )
     assert "drawn with replacement: 1.00 ± 0.25" in said
 
 
@@ -245,6 +252,10 @@ BAD_TRAIN = {
     "device": (("--device", "tpu"), "unknown device 'tpu'"),
     "out below a file": (("--out", "file/run"), "cannot write to the folder file/run"),
     "out is a file": (("--out", "file"), "cannot write to the folder file"),
+    "rate that is infinite": (("--lr", "inf"), "lr of the stage 'first' must be finite, got inf"),
+    "more items than there are numbers": (("--batch-size", "9" * 20), "batch_size of the stage 'first' is too large"),
+    "no seconds": (("--save-seconds", "nan"), "--save-seconds must be at least 0, got nan"),
+    "negative seconds": (("--save-seconds", "-1"), "--save-seconds must be at least 0, got -1.0"),
     "unknown preset": (("--preset", "lang"), "'toy' has no preset 'lang': it has short"),
     "resume nothing": (("--resume",), "there is no checkpoint to go on from in out/toy"),
 }
@@ -338,6 +349,7 @@ def test_a_run_that_is_there_already(trained: Path, refused: Refused):
 
 def test_resume_with_another_flag_names_it(trained: Path, refused: Refused):
     assert "was started with --lr 0.01, not 0.5" in refused("train", "toy", "--resume", "--lr", "0.5")
+    assert "--steps 4, not 9: a run cannot be made longer" in refused("train", "toy", "--resume", "--steps", "9")
     assert "was started with --seed 0, not 9" in refused("train", "toy", "--resume", "--seed", "9")
     assert "was started with --data digits, not rings" in refused("train", "toy", "--resume", "--data", "rings")
 
@@ -388,7 +400,35 @@ BAD_SAMPLE = {
     "a folder": (("--out", "folder.png"), "--out must be a file, folder.png is a folder"),
     "below a file": (("--out", "file/a.png"), "cannot write to the folder file"),
     "cuda": (("--device", "cuda"), "no GPU can be used"),
+    "a system without prompts": (("--prompts", "3"), "--prompts is for systems that draw what a prompt says"),
+    "few samples to measure": (
+        ("--n", "3", "--quality"),
+        "--quality needs a data set with labels and at least 4 samples",
+    ),
+    "a picture of other weights": (("--never",), "--never does not go with these weights: they offer shades"),
 }
+
+
+def test_what_cannot_be_drawn_is_said_before_it_is_drawn(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
+):
+    build = toy_system.build
+    monkeypatch.setattr(toy_system, "build", lambda *a, **k: replace(build(*a, **k), sample=pytest.fail))
+    for args in (["--prompts", "3"], ["--n", "3", "--quality"], ["--never"], ["--out", "a.txt"]):
+        refused("sample", "toy", *args)
+
+
+def test_a_trajectory_of_one_step_is_refused_and_nothing_is_written(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
+):
+    build = toy_system.build
+
+    def at_once(*args: Any, **kwargs: Any) -> Any:
+        return replace(build(*args, **kwargs), sample=lambda n, **settings: np.zeros((n, 8, 8, 1), np.float32))
+
+    monkeypatch.setattr(toy_system, "build", at_once)
+    assert "'toy' draws in one step, there is no trajectory" in refused("sample", "toy", "--trajectory")
+    assert not Path("grid.png").exists()
 
 
 @pytest.mark.parametrize("name", BAD_SAMPLE)
@@ -447,9 +487,10 @@ def test_weights_are_refused_before_they_are_used(trained: Path, refused: Refuse
 
 
 def test_weights_that_are_not_there(toy_system: Any, inside: Path, refused: Refused):
-    assert "cannot read no.safetensors: No such file or directory" in refused(
+    assert "cannot read no.safetensors: No such file or directory\n" in refused(
         "sample", "toy", "--weights", "no.safetensors"
     )
+    assert "--weights must be a file, '.' is a folder" in refused("sample", "toy", "--weights", "")
 
 
 def test_weights_that_were_never_trained(toy_system: Any, inside: Path, refused: Refused):
@@ -470,6 +511,19 @@ def test_a_model_too_large_for_the_memory(
 
     monkeypatch.setattr(toy_system, "build", build)
     assert "does not fit in the memory" in refused("sample", "toy", "--weights", trained)
+
+
+def test_too_little_memory_is_one_sentence_and_the_folder_can_be_used(
+    toy_system: Any, inside: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+):
+    def batch(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError("Unable to allocate 46.6 TiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minigen.train.loop.batch", batch)
+        said = refused("train", "toy", *QUICK)
+    assert said == "minigen: there is not enough memory for that: Unable to allocate 46.6 TiB\n"
+    assert main(["train", "toy", *QUICK, "--batch-size", "8"]) == 0
 
 
 def test_ctrl_c_before_the_training_starts(toy_system: Any, monkeypatch: pytest.MonkeyPatch, inside: Path):

@@ -15,7 +15,10 @@ from minigen.errors import UserError
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_list_shows_every_entry_in_one_line_with_its_file(capsys: pytest.CaptureFixture[str]):
+def test_list_shows_every_entry_in_one_line_with_its_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for entry in curriculum.CURRICULUM:
@@ -85,3 +88,9 @@ def test_a_narrow_terminal_shows_system_file_and_state_whole(
     assert max(len(line) for line in said.splitlines()) <= columns
     for entry in curriculum.CURRICULUM:
         assert entry.name in said and entry.file.removeprefix("minigen/") in said
+
+
+def test_a_pipe_is_as_wide_as_it_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80

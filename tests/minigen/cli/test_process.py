@@ -86,6 +86,18 @@ def test_python_m_minigen_works_and_a_closed_pipe_is_no_error(environment: dict[
         assert code in (0, 1) and said.read() == b""  # rich leaves with 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("command", "name"), [("minigen list", "minigen"), ("kernels.bench --list", "kernels.bench")])
+def test_a_stdout_that_is_full_or_closed_leaves_no_traceback(environment: dict[str, str], command: str, name: str):
+    python = f"{sys.executable} -W error -m {command}"
+    found = subprocess.run(f"{python} >/dev/full", shell=True, env=environment, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stderr == f"{name}: cannot write to stdout: No space left on device\n"
+    found = subprocess.run(f"{python} >&-", shell=True, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0 and not found.stderr
+    found = subprocess.run(f"{python} | true", shell=True, env=environment, capture_output=True, text=True)
+    assert not found.stderr
+
+
 def test_help_works_on_a_terminal_without_greek_letters(environment: dict[str, str]):
     found = subprocess.run(
         [sys.executable, "-m", "minigen", "train", "ddpm", "--help"],

@@ -36,7 +36,7 @@ def test_the_report_is_printed_for_the_settings_but_their_prompt(capsys: pytest.
 
 def test_a_system_without_prompts_and_settings_that_do_not_fit_are_one_sentence():
     with pytest.raises(UserError, match="--prompts is for systems that draw what a prompt says"):
-        sample.print_prompts(SimpleNamespace(paint=None), FLAGS, {})
+        sample.check(SimpleNamespace(paint=None), SimpleNamespace(shape=(8, 8, 1)), FLAGS, [])
 
     def paint(prompts, *, rng):
         raise ValueError("rerank must be at least 1, got 0")

@@ -22,6 +22,15 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_next_command_that_training_names_works(inside: Path, capsys: Any):
+    assert main(["train", "gpt", "--data", "text", "--samples-every", "0", *TINY]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: minigen ")]
+    assert main([*said.split()[2:-4], "--n", "1", "--out", said.split()[-1]]) == 0
+    assert said.endswith(" --n 64 --out grid.txt") and Path("grid.txt").exists()
+    Path("grid.txt").unlink()
+    assert main(["sample", "gpt", "--n", "1"]) == 0 and Path("grid.txt").exists()
+
+
 @pytest.fixture
 def trained(inside: Path, trained_once: Path) -> Path:
     """A copy of it in an empty folder that is the current one."""
@@ -36,23 +45,24 @@ def test_training_leaves_texts(trained: Path):
 
 
 def test_samples_are_printed_and_written(trained: Path, capsys: Any):
-    assert main(["sample", "gpt", "--n", "2", "--prompt", "import os", "--out", "said.png"]) == 0
+    assert main(["sample", "gpt", "--n", "2", "--prompt", "import os", "--out", "said.txt"]) == 0
     said = capsys.readouterr().out
     written = (trained / "said.txt").read_text(encoding="utf-8")
     assert said == f"{written}2 samples: said.txt\n" and not (trained / "said.png").exists()
     assert written.startswith("--- 1 ---\nimport os") and "\n--- 2 ---\nimport os" in written
-    assert main(["sample", "gpt", "--n", "2", "--prompt", "import os", "--out", "said.png"]) == 0
+    assert main(["sample", "gpt", "--n", "2", "--prompt", "import os", "--out", "said.txt"]) == 0
     assert capsys.readouterr().out == said, "the same seed says the same"
 
 
 def test_quality_of_texts_is_their_likelihood(trained: Path, capsys: Any):
-    assert main(["sample", "gpt", "--n", "1", "--out", "x.png", "--quality"]) == 0
+    assert main(["sample", "gpt", "--n", "1", "--out", "x.txt", "--quality"]) == 0
     assert "bits a byte: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (["--out", "x.png"], "--out must end in .txt, got x.png: these weights were trained on text"),
         (["--trajectory"], "a text has no trajectory"),
         (["--singles"], "--singles writes pictures, and samples of "),
         (["--completion"], "--completion does not go with these weights: they offer no picture"),
@@ -63,4 +73,5 @@ def test_quality_of_texts_is_their_likelihood(trained: Path, capsys: Any):
     ],
 )
 def test_mistakes_have_a_sentence(trained: Path, refused: Callable[..., str], flags: list[str], message: str):
-    assert message in refused("sample", "gpt", "--n", "1", "--out", "x.png", *flags)
+    assert message in refused("sample", "gpt", "--n", "1", *([] if "--out" in flags else ["--out", "x.txt"]), *flags)
+    assert not list(trained.glob("*.txt"))

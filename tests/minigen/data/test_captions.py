@@ -119,7 +119,7 @@ def test_prompts_may_say_less(text, scene):
     ("text", "message"),
     [
         ("a redd circle", r"words that this language does not have: 'redd' \(nearest known: 'red'\)"),
-        ("a pink elephant", r"'pink' \(nearest known: '\w+'\), 'elephant'"),
+        ("a pink elephant", r"'pink', 'elephant'"),
         ("red circle", "the article 'a' is missing before 'red circle'"),
         ("a small red", r"a shape \(circle, square, triangle, cross, ring\) is missing at its end"),
         ("a red small circle", "a shape .* is missing before 'small circle'"),

@@ -213,6 +213,46 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path,
     assert len(read_log(out / LOG)) == 7
 
 
+def test_samples_that_are_no_numbers_stop_the_run_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "run"
+
+    def draw(self: Keeper, most: int | None = None) -> Any:
+        raise FloatingPointError("the model returned NaN or Inf at level 20")
+
+    monkeypatch.setattr(Keeper, "draw", draw)
+    with pytest.raises(
+        NonFinite, match=r"at level 20, so training stopped; the checkpoint of step 0 in .*: start again with a"
+    ):
+        go(out)
+    with pytest.raises(
+        NonFinite, match=r"checkpoint of step 8 in .* is kept: start again in another --out with a lower"
+    ):
+        go(out, save_seconds=0.0)
+
+
+def test_a_folder_in_which_no_step_was_done_can_be_used_for_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "run"
+
+    def advance(self: Trainer, split: Any) -> Any:
+        raise Boom
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", advance)
+        with pytest.raises(Boom):
+            go(out)
+    assert all((out / name).exists() for name in FILES)
+    assert go(out, seed=1, config={"batch_size": 8}).steps == 16
+    with pytest.raises(UserError, match="already holds a run"):
+        go(out, seed=1)
+    broken = (out / CHECKPOINT).read_bytes()[:-1]
+    (out / CHECKPOINT).write_bytes(broken)
+    with pytest.raises(UserError, match="already holds a run"):
+        go(out)
+    assert (out / CHECKPOINT).read_bytes() == broken
+
+
 def test_a_run_that_is_there_is_not_touched(tmp_path: Path):
     out = tmp_path / "run"
     go(out)
