@@ -127,7 +127,7 @@ def sizes(setting: Setting) -> dict[str, float]:
     for name, changes in SIZES.items():
         config = {"attention": (), "classifier_steps": 0, "steps": SIZE_STEPS, "warmup": 30, **changes}
         system, dataset = trained(adm, setting, **config)
-        rng, x_0 = np.random.default_rng(0), dataset.scale(dataset.test.images)
+        rng, x_0 = rng_of(setting, "noise"), dataset.scale(dataset.test.images)
         t, eps = rng.integers(1, system.config.T + 1, len(x_0)), rng.standard_normal(x_0.shape).astype(np.float32)
         schedule = schedules.make(system.config.schedule, system.config.T)
         with ag.no_grad():

@@ -8,7 +8,8 @@ deviation $s$, the 95 % confidence interval of the mean is
 $$ \bar e \pm t_{0.975,\, n-1} \, s / \sqrt n $$
 
 (Student 1908). The verdict compares the whole interval with the smallest effect that would matter: above it the sentence
-is *supported*, below it *not supported*, and *undecided* where the interval holds it.
+is *supported*, below it *not supported*, and *undecided* where the interval holds it, or where all seeds are alike: such a figure is at
+its end (all modes found, nothing met), and says nothing of the spread.
 
 The seeds are independent trainings: initial weights, batches, noise and samples. The data set and its split are the same
 for all, so a verdict is about this data set.
@@ -24,6 +25,8 @@ from scipy import stats
 
 SEEDS = 5
 CONFIDENCE = 0.95
+ALIKE = "all seeds alike: the figure is at its end"
+NARROW = 0.1  # of half an interval: one that clears the smallest effect by less only just excludes it
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 
 
@@ -64,6 +67,16 @@ class Judgement:
     low: float
     high: float
     verdict: str
+    why: str = ""  # where the interval is not the reason
+
+    @property
+    def said(self) -> str:
+        """The verdict, and why."""
+        return f"{self.verdict} ({self.why})" if self.why else self.verdict
+
+    def narrow(self, smallest: float) -> bool:
+        """Whether it is "supported" by an interval that only just excludes the smallest effect."""
+        return self.verdict == SUPPORTED and self.low - smallest < NARROW * (self.high - self.low) / 2
 
 
 def interval(values: list[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -80,5 +93,7 @@ def interval(values: list[float], confidence: float = CONFIDENCE) -> tuple[float
 def judge(effects: list[float], smallest: float = 0.0) -> Judgement:
     """The verdict over the effects of all seeds."""
     mean, low, high = interval(effects)
+    if len(set(effects)) == 1:
+        return Judgement(mean, low, high, UNDECIDED, ALIKE)
     verdict = SUPPORTED if low > smallest else NOT_SUPPORTED if high < smallest else UNDECIDED
     return Judgement(mean, low, high, verdict)

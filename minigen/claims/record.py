@@ -9,6 +9,7 @@ results of other code are not used.
 
 import functools
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Record:
         except (OSError, ValueError):
             return
         if isinstance(found, dict) and found.get("code") == self.code and _sound(found.get("results")):
-            self.results = found["results"]
+            for claim, seeds in found["results"].items():
+                self.results[claim] = {s: g for s, g in seeds.items() if all(map(math.isfinite, g.values()))}
         else:
             self.stale = True
 

@@ -1,6 +1,7 @@
 """`minigen claims`: the sentences that everybody repeats, each as an experiment with a verdict, on one page."""
 
 import dataclasses
+import math
 import time
 from difflib import get_close_matches
 from pathlib import Path
@@ -96,6 +97,9 @@ def work(claims: list[Claim], seeds: int, out: Path, *, quick: bool) -> list[tup
             raise Interrupted(
                 "stopped; the same 'minigen claims' command goes on from here", error.status - 128
             ) from error
+        for label, value in {**groups, "effect": claim.effect(groups)}.items():
+            if not math.isfinite(value):
+                raise UserError(f"{claim.name}, seed {seed}: {label} is {value}, and nothing is kept of this seed")
         record.put(claim.name, seed, groups)
         print("  " + ", ".join(f"{label} {value:.4g}" for label, value in groups.items()), end="")
         print(f" ({claim.unit}; {time.monotonic() - start:.0f} s)", flush=True)
@@ -125,7 +129,7 @@ def print_summary(found: list[tuple[Claim, Found]], *, quick: bool) -> None:
     table = Table("claim", "verdict", "effect", "95 % interval", "the effect is", box=None, pad_edge=False, title=title)
     for claim, groups in found:
         j = judged(claim, groups)
-        table.add_row(claim.sentence, j.verdict, f"{j.mean:+.3g}", f"{j.low:+.3g} .. {j.high:+.3g}", claim.in_words)
+        table.add_row(claim.sentence, j.said, f"{j.mean:+.3g}", f"{j.low:+.3g} .. {j.high:+.3g}", claim.in_words)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -142,8 +146,18 @@ def write_page(out: Path, found: list[tuple[Claim, Found]], *, quick: bool) -> N
         "experiment whose effect is positive where it speaks for the sentence; the verdict compares the 95 % confidence "
         "interval of the effect over independent trainings with the smallest effect that would matter.</p>"
     )
-    body = [intro, note, _table(found), *(_section(claim, groups) for claim, groups in found)]
+    body = [intro, _chance(found), note, _table(found), *(_section(claim, groups) for claim, groups in found)]
     write_atomically(out / "index.html", page.document("minigen: the ledger of claims", "\n".join(body)).encode())
+
+
+def _chance(found: list[tuple[Claim, Found]]) -> str:
+    """How many are judged, so how far to trust a verdict by itself."""
+    narrow = [claim.sentence for claim, groups in found if judged(claim, groups).narrow(claim.smallest)]
+    which = f" Here: {'; '.join(narrow)}." if narrow else ""
+    return (
+        f"<p>{len(found)} claims are judged, each by itself at 95 %, so a few verdicts “supported” whose interval only just excludes the "
+        f"smallest effect may be chance.{page.text(which)} The seeds must be fixed beforehand: more of them until a verdict pleases is no test.</p>"
+    )
 
 
 def _table(found: list[tuple[Claim, Found]]) -> str:
@@ -152,7 +166,7 @@ def _table(found: list[tuple[Claim, Found]]) -> str:
         j = judged(claim, groups)
         lines.append(
             f'<tr><td style="white-space:normal"><a href="#{page.text(claim.name)}">{page.text(claim.sentence)}</a></td>'
-            f"<td>{j.verdict}</td><td>{j.mean:+.3g}</td><td>{j.low:+.3g} .. {j.high:+.3g}</td></tr>"
+            f"<td>{page.text(j.said)}</td><td>{j.mean:+.3g}</td><td>{j.low:+.3g} .. {j.high:+.3g}</td></tr>"
         )
     head = "<tr><th>claim</th><th>verdict</th><th>effect</th><th>95 % interval</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(lines)}</table></div>'
@@ -173,7 +187,7 @@ def _section(claim: Claim, found: Found) -> str:
     least = f" An effect of at least {claim.smallest:g} would matter." if claim.smallest else ""
     return "\n".join(
         [
-            f'<section id="{page.text(claim.name)}"><h2>“{page.text(claim.sentence)}”: {j.verdict}</h2>',
+            f'<section id="{page.text(claim.name)}"><h2>“{page.text(claim.sentence)}”: {page.text(j.said)}</h2>',
             f'<p class="small">{page.text(claim.source)} · {page.text(", ".join(claim.systems))}</p>',
             f"<p>The effect is {page.text(claim.in_words)}: {j.mean:+.3g}, between {j.low:+.3g} and {j.high:+.3g} "
             f"(95 %, {len(found)} seeds).{least}</p>",

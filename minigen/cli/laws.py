@@ -6,6 +6,7 @@ import importlib
 import itertools
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,7 @@ def main(args: list[str]) -> int:
         return shrink(args[1:])
     from minigen import laws
     from minigen.laws import suite
+    from minigen.laws.protocol import SPACES
 
     flags = arguments.parse(
         LawFlags, args, prog="minigen laws", description="Try whether samplers obey their maths: no trained network."
@@ -79,7 +81,9 @@ def main(args: list[str]) -> int:
         check_file(path)
     if flags.json is not None and flags.json == flags.html:
         raise UserError(f"--json and --html must be two files, got {flags.json} for both")
-    sweeps = dict(_sweep(text) for text in flags.sweep)
+    sweeps: dict[str, list[Any]] = {}
+    for key, values in map(_sweep, flags.sweep):
+        sweeps[key] = [*dict.fromkeys([*sweeps.get(key, []), *values])]
     numbers = sweeps.pop("N", None)
     samplers = [
         sampler
@@ -87,8 +91,11 @@ def main(args: list[str]) -> int:
         for settings in _settings(flags.config, sweeps)
         for sampler in find(name, settings)
     ]
+    walks = [sampler for sampler in samplers if getattr(sampler, "space", None) in SPACES]
     if numbers is not None:
-        for sampler in samplers:
+        if not walks:
+            raise UserError("--sweep N=... is for samplers that walk levels, and none of these does")
+        for sampler in walks:
             sampler.sweep = sampler.steps = tuple(numbers)
     try:
         verdicts = [*laws.run_laws(samplers, names, dtypes)]
@@ -96,7 +103,7 @@ def main(args: list[str]) -> int:
         raise UserError(" ".join(str(error).split())) from error
     print(laws.report(verdicts, whole=flags.all or len(samplers) == 1))
     if numbers is not None:
-        for text in _where(samplers, verdicts, numbers):
+        for text in _where(walks, verdicts, numbers):
             print(text)
     if flags.json is not None:
         with said_in_one_sentence(f"cannot write {flags.json}"):
@@ -108,6 +115,9 @@ def main(args: list[str]) -> int:
         with said_in_one_sentence(f"cannot write {flags.html}"):
             flags.html.write_text(laws_page.render(samplers, verdicts), encoding="utf-8")
         print(f"written: {flags.html}")
+    if names is not None and all(verdict.status == "skip" for verdict in verdicts):
+        why = "; ".join(sorted({f"{verdict.law} ({verdict.detail})" for verdict in verdicts}))
+        raise UserError(f"nothing was checked: {why}")
     return int(any(verdict.failed for verdict in verdicts))
 
 
@@ -145,7 +155,7 @@ def shrink(args: list[str]) -> int:
     print(
         f"{law.name}, {law.title}, {dtype}\nsmallest: {case.n} steps, {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n"
     )
-    text = scripts.script(case)
+    text = scripts.script(case, named=name)
     if text is None:
         print("no script: a script without this project does not show this")
     else:
@@ -241,12 +251,14 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
             raise UserError(f"{next(iter(settings))!r} is no setting here: our samplers are tried with all of theirs")
         return laws.everything() if name == "ours" else laws.ours(name)
     if name in laws.FORMS:
+        if settings:
+            raise UserError(f"{next(iter(settings))!r} is no setting here: what of ours is a {name} has none")
         return [subject for subject in laws.everything() if subject.space == name]
     module, colon, inside = name.partition(":")
     if not colon or not module or not inside:
         raise UserError(
             f"unknown sampler '{name}': use {', '.join(SAMPLERS)}, module:Name for one of yours, "
-            "diffusers:DDIMScheduler or kdiffusion:sample_euler"
+            f"diffusers:DDIMScheduler or kdiffusion:sample_euler; or what else has laws: {', '.join(laws.FORMS)}"
         )
     if module in PEERS:
         return [_peer(module, inside, settings)]
@@ -269,9 +281,18 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
             found = found(**settings)
         except Exception as error:
             raise UserError(f"cannot make a sampler of '{name}': {type(error).__name__}: {error}") from error
+        _name(found, settings)
     elif settings:
         raise UserError(f"'{name}' is a sampler already, so {next(iter(settings))!r} cannot be set")
     return [found]
+
+
+def _name(found: Any, settings: dict[str, Any]) -> None:
+    """Let reports tell one's own samplers apart by their settings, unless each has a name of its own."""
+    if settings and not getattr(found, "__dict__", {}).get("name"):
+        said = ", ".join(f"{key}={value}" for key, value in settings.items())
+        with suppress(AttributeError):  # a name that cannot be set
+            object.__setattr__(found, "name", f"{getattr(found, 'name', '') or type(found).__name__} ({said})")
 
 
 def _peer(module: str, inside: str, settings: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """The report of `minigen laws --html`: which laws hold by how much, and pictures of where a sampler goes wrong."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from minigen.laws.verdict import Verdict
 INK, TOLD, STATE = "#7a7f87", "#3b7dd8", "#d8603b"  # readable on white and on black
 POINT, STD = 0.7, 0.5
 FEW = 6  # more samplers than this stand below each other in the table
+MOST = 130  # steps in a picture
 SHOWN = 12  # samplers with pictures, those that fail first
 STYLE = """<style>
 .pass { color: #2a8a4a; } .fail { color: #d33; font-weight: 600; } .skip { opacity: .45; }
@@ -91,22 +93,29 @@ def _share(verdict: Verdict) -> float:
 def _section(sampler: Any, verdicts: Sequence[Verdict]) -> str:
     name = protocol.name(sampler)
     own = [verdict for verdict in verdicts if verdict.sampler == name]
-    broken = "".join(f"<li>{text(suite.line(v))}</li>" for v in own if v.failed)
+    titles = {law.name: law.title for law in suite.LAWS}
+    broken = "".join(f"<li>{text(suite.line(v))} [{text(titles[v.law])}]</li>" for v in own if v.failed)
+    skipped = "; ".join(dict.fromkeys(f"{v.law} ({v.detail})" for v in own if v.status == "skip"))
     title = f"<section><h2>{text(name)}</h2>"
     list_ = f'<ul class="failed">{broken}</ul>' if broken else '<p class="small">Breaks no law that it claims.</p>'
     if sampler.space == "discrete":
         parts = [_strings(sampler)]
     elif sampler.space in protocol.SPACES:
-        n = _number(sampler)
+        n = _number(sampler, own)
         parts = [_levels(sampler, n), _errors(sampler), _heat(sampler, n)]
     else:
         parts = []
     pictures = "".join(f"<div>{part}</div>" for part in parts if part)
+    list_ += f'<p class="small">Skipped: {text(skipped)}.</p>' if skipped else ""
     return f'{title}{list_}<div class="pair">{pictures}</div></section>'
 
 
-def _number(sampler: Any) -> int:
-    """How many steps to picture: the number nearest to ten."""
+def _number(sampler: Any, verdicts: Sequence[Verdict]) -> int:
+    """How many steps to picture: those at which a law failed first, if it says so; else the number nearest to ten."""
+    for verdict in verdicts:
+        said = re.findall(r"(\d+) levels", verdict.detail) if verdict.failed else []
+        if said and 0 < int(said[-1]) <= MOST:
+            return int(said[-1])
     return min(protocol.steps(sampler), key=lambda n: abs(n - 10))
 
 
@@ -121,7 +130,7 @@ def _levels(sampler: Any, n: int) -> str:
     told = [call.level.sigma / max(call.level.alpha, 1e-12) for call in trace.calls]
     state = []
     for call in trace.calls:
-        mean, std = moments(call.x)
+        mean, std = (float(part[0]) for part in moments(call.x))
         state.append(std / max(abs(mean / POINT), 1e-12))
 
     def draw(axes: Any) -> None:
@@ -144,8 +153,9 @@ def _errors(sampler: Any) -> str:
     counts = COUNTS[:-1]
     try:
         errors = flow_errors(sampler, counts=counts)
-    except Fault as fault:
-        return f'<p class="small">No errors: {text(str(fault))}</p>'
+    except Exception as error:  # also of its own method on
+        said = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+        return f'<p class="small">No errors: {text(said)}</p>'
     if not np.isfinite(errors).all() or len(errors) != len(counts):
         return '<p class="small">The errors are not finite.</p>'
 

@@ -27,20 +27,21 @@ def _claims(name: str, eta: float) -> dict[str, Any]:
     noisy = {"draws": "n-1" if eta else "0"}
     drawn = {"draws": "n-1"} if eta else {}  # these draw also where eta = 0 throws it away: no claim
     second = {} if eta else {"order": 2}
-    return {
+    found: dict[str, dict[str, Any]] = {
         "euler": {"draws": "0", "eta": 0.0, "rule": "ddim", "order": 1},
         "euler_ancestral": {**drawn, "eta": float(eta), "rule": "ddim", **({} if eta else {"order": 1})},
         "heun": {"calls": "2n-1", "draws": "0", "rule": "heun", "order": 2},
         "dpm_2": {"calls": "2n-1", "draws": "0", "order": 2},
         "dpm_2_ancestral": {"calls": "2n-1", **drawn, **second},
         "lms": {"draws": "0", "order": 2},
-        "dpm_fast": {"calls": lambda n: 3 * n - 2, "order": 2},
+        "dpm_fast": {"calls": lambda n: 3 * n - 2},
         "dpmpp_2s_ancestral": {"calls": "2n-1", **drawn, **second},
         "dpmpp_sde": {"calls": "2n-1", **({"draws": lambda n: 2 * (n - 1)} if eta else {}), **second},
         "dpmpp_2m": {"draws": "0", "rule": "dpmpp-2m", "order": 2},
         "dpmpp_2m_sde": {**noisy, **second},
         "dpmpp_3m_sde": {**noisy, **second},
-    }[name]
+    }
+    return found[name]
 
 
 NAMES = (
@@ -107,8 +108,6 @@ class KDiffusion:
         self.claims = {"leak": 0.05, "calls": "n", "point": True, **_claims(short, eta)} if plain else {}
         if short == "dpm_fast":
             self.precision = "float32"  # it writes its sigmas as such
-            if eta:
-                self.claims.pop("order", None)
 
     def _sigmas(self, n: int) -> Any:
         if self.sigmas is not None:

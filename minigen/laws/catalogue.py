@@ -106,7 +106,7 @@ def picture_network(module: Any = gpt) -> Network:
 
 def token_filter(module: Any = autoregressive) -> Transform:
     """Temperature, top-k and top-p."""
-    claims = {"settings": ("temperature", "top_k", "top_p"), "ties": "first"}
+    claims = {"settings": ("temperature", "top_k", "top_p"), "ties": "first", "greedy": True}
     return Transform(
         "filter",
         lambda logits, temperature, top_k, top_p: module.filtered(
@@ -135,12 +135,13 @@ def classifier_free_guidance(module: Any = classifier_free, *, w: bool = False) 
         return ag.raw(guided(model, scale, lambda cond: -cond)(0 * conditional, np.ones(len(rows)), rows))
 
     name = "classifier-free guidance" + (" (w)" if w else "")
-    return Transform("guidance", apply, name, {"scale": "w"} if w else {})
+    return Transform("guidance", apply, name, {"scale": "w"} if w else {"exact": True})
 
 
 def guided_logits(module: Any = autoregressive) -> Transform:
     """Classifier-free guidance of logits."""
-    return Transform("guidance", lambda c, u, scale: module.guided(c, u, scale), "guidance of logits", {"logits": True})
+    claims = {"logits": True, "exact": True}
+    return Transform("guidance", lambda c, u, scale: module.guided(c, u, scale), "guidance of logits", claims)
 
 
 def gradient_guidance(module: Any = guidance) -> Transform:
@@ -284,7 +285,7 @@ class Inverted:
 
 def arc(module: Any = interpolation) -> Transform:
     """Spherical interpolation."""
-    return Transform("slerp", lambda a, b, t: module.slerp(a, b, t), "slerp")
+    return Transform("slerp", lambda a, b, t: module.slerp(a, b, t), "slerp", {"norms": "linear"})
 
 
 def nearest_code(module: Any = quantize) -> Transform:

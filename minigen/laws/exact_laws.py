@@ -17,6 +17,7 @@ from .reference import RULES, ancestral, ddim_variance
 from .verdict import Check, distance, rounding
 
 POINT = 0.7
+CLIPPED = -0.3
 
 
 def _states(trace: Trace) -> list[Any]:
@@ -65,10 +66,11 @@ def coherence(sampler: Any, dtype: Any) -> Iterator[Check]:
         for call, where in zip(trace.calls, _names(trace, n)):
             mean, std = moments(call.x)
             length = np.hypot(mean / POINT, std)
-            off = (
-                max(abs(mean / POINT / length - call.level.a), abs(std / length - call.level.s)) if length > 0 else 1.0
-            )
-            yield Check(float(off), allowed, where)
+            if not (length > 0).all():
+                yield Check(1.0, allowed, where)
+                continue
+            off = max(distance(mean / POINT / length, call.level.a), distance(std / length, call.level.s))
+            yield Check(off, allowed, where)
 
 
 def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
@@ -83,14 +85,18 @@ def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
             levels = protocol.levels(sampler, n)
             trace = _on_tape(sampler, n, Gaussian(POINT), dtype, levels[0].a * POINT, levels[0].s, kind)
             allowed = _allowed(sampler, n, dtype)
-            told = [*(call.level for call in trace.calls), levels[-1]]
-            for state, level, where in zip(_states(trace), told, _names(trace, n)):
-                mean, std = moments(state)
-                yield Check(abs(mean - level.a * POINT), allowed, f"mean at {where}")
-                yield Check(abs(std - level.s), allowed, f"standard deviation at {where}")
-                if not trace.draws:
-                    along = float((state[1] - state[0]).ravel()[0])
-                    yield Check(abs(along - level.s), allowed, f"direction of the noise at {where}")
+            yield from _one_point(trace, n, POINT, allowed)
+
+
+def _one_point(trace: Trace, n: int, point: float, allowed: float, what: str = "") -> Iterator[Check]:
+    """Every state on a tape against $N(a m, s^2)$, and the end against m."""
+    told = [*(call.level for call in trace.calls), trace.levels[-1]]
+    for state, level, where in zip(_states(trace), told, _names(trace, n)):
+        mean, std = moments(state)
+        yield Check(distance(mean, level.a * point), allowed, f"mean at {where}{what}")
+        yield Check(distance(std, level.s), allowed, f"standard deviation at {where}{what}")
+        if not trace.draws:
+            yield Check(distance(state[1] - state[0], level.s), allowed, f"direction of the noise at {where}{what}")
 
 
 def unit_gaussian(sampler: Any, dtype: Any) -> Iterator[Check]:
@@ -104,7 +110,7 @@ def unit_gaussian(sampler: Any, dtype: Any) -> Iterator[Check]:
         states, names, allowed = _states(trace), _names(trace, n), 4 * _allowed(sampler, n, dtype)
         for k, (state, where) in enumerate(zip(states, names)):
             want = 1.0 if k < len(states) - 1 else trace.calls[-1].level.a
-            yield Check(abs(moments(state)[1] - want), allowed, f"standard deviation at {where}")
+            yield Check(distance(moments(state)[1], want), allowed, f"standard deviation at {where}")
 
 
 def transition(top: Level, bottom: Level, std: float, eta: float | str) -> tuple[float, float]:
@@ -146,11 +152,9 @@ def gaussian_recursion(sampler: Any, dtype: Any) -> Iterator[Check]:
             allowed = 8 * _allowed(sampler, n, dtype) * max(1.0, *(abs(m) + abs(g) + v for m, g, v in want))
             for state, (m, g, v), where in zip(states, want, names):
                 got, sd = moments(state)
-                yield Check(abs(got - m), allowed, f"mean at {where}, data of sd {std:g}")
-                yield Check(
-                    abs(float((state[1] - state[0]).ravel()[0]) - g), allowed, f"weight of x_T at {where}, sd {std:g}"
-                )
-                yield Check(abs(sd**2 - v), allowed, f"variance at {where}, data of sd {std:g}")
+                yield Check(distance(got, m), allowed, f"mean at {where}, data of sd {std:g}")
+                yield Check(distance(state[1] - state[0], g), allowed, f"weight of x_T at {where}, sd {std:g}")
+                yield Check(distance(sd**2, v), allowed, f"variance at {where}, data of sd {std:g}")
 
 
 def _followed(rule: Any, trace: Trace, bed: Bed, x: Any, noise: Any, **settings: Any) -> list[Any]:
@@ -225,6 +229,31 @@ def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
             yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, f"weights of {kind}")
 
 
+def none_in_vain(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """Every answer of the model moves a later state or the result: row k of the batch hears 1 at call k, and the last row 0 at all of them.
+
+    Exact: not by how much, but whether. What is said where no signal is left may be of no use, as eps is there. Catches: a sampler that asks as often as it claims, and goes on with what it heard first.
+    """
+    kind = protocol.kinds(sampler)[0]
+    for n in protocol.steps(sampler):
+        first = protocol.levels(sampler, n)[0]
+        if kind == "eps" and first.alpha == 0:
+            continue
+
+        def heard(rows: int, first: Level = first, n: int = n) -> Trace:
+            x = (0 * _seeded(sampler, dtype, first, rows)).astype(dtype)
+            return run(sampler, n, Scripted(kind), x, noise=np.zeros)
+
+        calls = len(heard(1).calls)
+        trace = heard(calls + 1)
+        states = np.array([*(call.x for call in trace.calls), trace.result])
+        for k, where in enumerate(_names(trace, n)[:calls]):
+            if trace.calls[k].level.a < 1e-6:
+                continue
+            moved = (states[k + 1 :, k] != states[k + 1 :, -1]).any()
+            yield Check(float(not moved), 0.0, f"the model's answer makes no difference: {where}")
+
+
 def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""A sample does not know its neighbours, its place, or the axes it is written in.
 
@@ -281,8 +310,9 @@ def _rotated(sampler: Any, dtype: Any, n: int, allowed: float) -> Iterator[Check
 def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""A clip that no guess reaches changes nothing, one of any width beyond is the same one, and a function is shown every guess of $x_0$ itself.
 
-    Limit: rounding; the two wide ones bitwise. Catches: clipping eps or the state instead of $\hat x_0$, a guess clipped before it is converted,
-    a percentile over the wrong values.
+    One that makes any guess m makes any data one point: every state is then $N(a m, s^2)$, as in L6, if ``point`` is claimed and $\hat\epsilon$ follows the clipped guess.
+    And a bound c that guesses reach is the function that clips to [-c, c]. Limit: rounding; the two wide ones bitwise. Catches: clipping eps or the state instead of
+    $\hat x_0$, a guess clipped before it is converted, one that is thrown away, a clipped guess with the $\hat\epsilon$ of another, one side only.
     """
     bed = Gaussian(POINT, 0.4)
     for n in protocol.steps(sampler):
@@ -314,12 +344,32 @@ def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
         inside = run(sampler, n, bed, x, noise=Seeded(2), clip=lambda x_0: 0 * x_0)
         for state, call in zip(inside.calls, free.calls):
             yield Check(float(not np.isfinite(state.x).all()), 0.0, f"clipped to 0 at time {call.level.time:g}")
+        if sampler.claims.get("point") and sampler.claims["clip"] is True:
+            start = _tape_batch(sampler, n, dtype, first.a * CLIPPED, first.s)
+            trace = run(sampler, n, bed, start, noise=Tape(), clip=lambda x_0: 0 * x_0 + CLIPPED)
+            allowed = _allowed(sampler, n, dtype)
+            yield from _one_point(trace, n, CLIPPED, allowed, f", every guess clipped to {CLIPPED:g}")
+        yield from _bounds(sampler, dtype, n, x)
+
+
+def _bounds(sampler: Any, dtype: Any, n: int, x: Any) -> Iterator[Check]:
+    """A number as a clip against the function that it stands for, where about half of the guesses are clipped, on both sides."""
+    wide = Gaussian(0.0, 1.0)
+    free = run(sampler, n, wide, x, noise=Seeded(2))
+    c = 0.5 * float(max(np.abs(call.x_0).max() for call in free.calls))
+    number, function = (
+        run(sampler, n, wide, x, noise=Seeded(2), clip=clip) for clip in (c, lambda x_0: x_0.clip(-c, c))
+    )
+    limit = 64 * _allowed(sampler, n, dtype) * max(1.0, *(float(np.abs(state).max()) for state in _states(function)))
+    for state, other, where in zip(_states(number), _states(function), _names(function, n)):
+        yield Check(distance(state, other), limit, f"a bound of {c:g} is not the function that clips to it at {where}")
 
 
 def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The same noise gives the same sample, bitwise; other noise another one if draws are claimed, and the same if none are.
 
-    Catches: noise from somewhere else than ``noise``, such as a global generator; a draw that is thrown away.
+    Of an item of several numbers, noise in one of them alone moves that one alone, in data of independent dimensions: rounding. Catches: noise from somewhere else
+    than ``noise``, such as a global generator; a draw that is thrown away; one draw for all pixels, or for one channel only.
     """
     bed = Mixture()
     for n in protocol.steps(sampler):
@@ -331,6 +381,7 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
         claimed = protocol.count(sampler, "draws", n)
         if claimed and max(claimed, len(first.draws)) > late:
             yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")
+            yield from _number_by_number(sampler, dtype, n)
         else:
             why = (
                 "noise after the last call of the model"
@@ -338,3 +389,21 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
                 else "noise makes a difference though none is claimed"
             )
             yield Check(distance(one, other), 0.0, f"{why}, {n} levels")
+
+
+def _number_by_number(sampler: Any, dtype: Any, n: int) -> Iterator[Check]:
+    """Row j of the batch hears 1 in the j-th of a few numbers of every draw, and 0 in the others; the last row nothing."""
+    size = int(np.prod(protocol.shape(sampler)))
+    if size == 1:
+        return
+    chosen = np.unique(np.linspace(0, size - 1, 16).astype(int))
+    rows = len(chosen)
+    told = np.concatenate([np.eye(size)[chosen], np.zeros((1, size))])
+    x = np.repeat(_seeded(sampler, dtype, protocol.levels(sampler, n)[0], 1), rows + 1, 0)
+    trace = run(sampler, n, Mixture(), x, noise=lambda shape: told.reshape(shape))
+    moved = np.max([np.abs(state - state[-1:]).reshape(rows + 1, -1)[:-1] for state in _states(trace)], 0)
+    own = moved[np.arange(rows), chosen].copy()
+    moved[np.arange(rows), chosen] = 0
+    limit = 64 * _allowed(sampler, n, dtype) * max(1.0, float(own.max()))
+    yield Check(float((own == 0).sum()), 0.0, f"noise in some numbers of an item makes no difference, {n} levels")
+    yield Check(float(moved.max()), limit, f"noise in one number of an item moves others, {n} levels")

@@ -84,12 +84,12 @@ def inpainting(subject: Any, dtype: Any) -> Iterator[Check]:
                 off = float(np.abs(state[:, 0] - np.asarray(KNOWN, dtype)).max())
                 yield Check(off, 0.0 if subject.claims.get("exact") else allowed, f"known pixels of the {where}")
             elif subject.claims.get("noised"):
-                yield Check(abs(mean - level.a * KNOWN), allowed, f"mean of known pixels, {where}")
-                yield Check(abs(std - level.s), allowed, f"standard deviation of known pixels, {where}")
+                yield Check(distance(mean, level.a * KNOWN), allowed, f"mean of known pixels, {where}")
+                yield Check(distance(std, level.s), allowed, f"standard deviation of known pixels, {where}")
             if subject.claims.get("point"):
                 mean, std = moments(state[:, 1:])
-                yield Check(abs(mean - level.a * POINT), allowed, f"mean of painted pixels, {where}")
-                yield Check(abs(std - level.s), allowed, f"standard deviation of painted pixels, {where}")
+                yield Check(distance(mean, level.a * POINT), allowed, f"mean of painted pixels, {where}")
+                yield Check(distance(std, level.s), allowed, f"standard deviation of painted pixels, {where}")
         x, picture = (Seeded(seed, 4)((4, 2)).astype(dtype) for seed in (1, 3))
         ones, zeros = np.ones((1, 2), dtype), np.zeros((1, 2), dtype)
         whole = _inpainted(subject, n, picture, ones, x, Seeded(2, 4), Mixture()).result
@@ -125,8 +125,8 @@ def editing(subject: Any, dtype: Any) -> Iterator[Check]:
             yield Check(abs(len(trace.calls) - count), 0.0, f"{len(trace.calls)} calls, not {count}, {where}")
             mean, std = moments(_states(trace)[0])
             allowed = rounding(levels, dtype)
-            yield Check(abs(mean - level.a * KNOWN), allowed, f"mean at the first call, {where}")
-            yield Check(abs(std - level.s), allowed, f"standard deviation at the first call, {where}")
+            yield Check(distance(mean, level.a * KNOWN), allowed, f"mean at the first call, {where}")
+            yield Check(distance(std, level.s), allowed, f"standard deviation at the first call, {where}")
             yield Check(distance(trace.result, np.full_like(trace.result, POINT)), allowed, f"result, {where}")
         picture = Seeded(1, 3)((3, 1)).astype(dtype)
         same = asked(subject, None, picture, 0.0, n, lambda shape: np.zeros(shape, dtype), method="sample")

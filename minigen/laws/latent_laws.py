@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from scipy.stats import chi2
 
 from .protocol import Fault
 from .recorder import Tape, asked, shaped, whole
 from .verdict import Check, distance
 
+SURE, BINS = 1e-9, 20  # chance that a right truncation fails at a bound, by counts in so many bins
 FAR = {"float64": 3e8, "float32": 3e4}  # far enough that |z|^2 - 2 z c + |c|^2 loses the difference of two codes
 
 
@@ -23,10 +25,10 @@ def _limit(dtype: Any, size: float = 1.0) -> float:
 
 
 def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""At 0 and 1 the points, bitwise; in between the angle to the first grows evenly and the norm as $(1 - t)|a| + t|b|$; symmetric in both ends.
+    r"""At 0 and 1 the points, bitwise; in between the angle to the first grows evenly, and points of one norm stay on their sphere; symmetric in both ends.
 
-    Over directions at random, at right angles, equal, equal to rounding, and nearly opposite; in the plane of both. Points of one norm stay on
-    their sphere. Limit: rounding; an angle is compared by $\cos$ and $\sin$, and between nearly opposite points it is a million times coarser.
+    Over directions at random, at right angles, equal, equal to rounding, and nearly opposite; in the plane of both. Where ``norms`` "linear" is claimed, points of
+    several norms, and the norm is $(1 - t)|a| + t|b|$. Limit: rounding; an angle is compared by $\cos$ and $\sin$, and between nearly opposite points it is a million times coarser.
     Catches: the straight line, a division by $\sin 0$, an angle in the wrong half, ends that are swapped.
     """
     rng = np.random.default_rng(0)
@@ -36,7 +38,10 @@ def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
     b[2] = a[2]
     b[3] = a[3] * (1 + 1e-12)
     b[4] = a[4] + 1e-9 * b[4]
-    b[5] = -a[5] + 1e-3 * b[5]
+    linear = subject.claims.get("norms") == "linear"
+    b[5] = -a[5] + (1e-3 if linear else 1e-2) * b[5]  # an arc cosine loses the square of that
+    if not linear:
+        b *= np.linalg.norm(a, axis=1, keepdims=True) / np.linalg.norm(b, axis=1, keepdims=True)
     a, b = a.astype(dtype), b.astype(dtype)
     wide = [a.astype(np.float64), b.astype(np.float64)]
     norms = [np.linalg.norm(x, axis=1) for x in wide]
@@ -126,8 +131,8 @@ def truncation(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$|z_j| \le c$ for every coordinate; what is drawn from $N(0, 1)$ becomes the truncated Gaussian; a $c$ beyond all of them changes nothing.
 
     Where ``quantiles`` is claimed, quantile $q$ of $N(0, 1)$ becomes quantile $q$ of the truncated Gaussian, $\Phi^{-1}(\Phi(-c) + q\,(2\Phi(c) - 1))$, so 1,001
-    of them are a test without chance. Limit: rounding there, 1e-5 in float32's tails. Catches: coordinates that are clipped and pile up at c, a
-    share for a bound, one side only.
+    of them are a test without chance. Else 20,000 draws are counted in 20 bins of equal probability: $\chi^2$, wrong about a right one with probability 1e-9 a bound. Limit: rounding there, 1e-5 in float32's tails. Catches: coordinates that are clipped and pile up at c, a
+    share for a bound, one side only, the uniform or the reflected Gaussian in place of the truncated one.
     """
     q = (np.arange(1001) + 0.5) / 1001
     z = np.random.default_rng(4).permutation(ndtri(q)).reshape(-1, 7).astype(dtype)
@@ -142,6 +147,16 @@ def truncation(subject: Any, dtype: Any) -> Iterator[Check]:
         else:
             heap = float((np.abs(found) > 0.999 * c).mean())
             yield Check(heap, 0.05, f"coordinates pile up at {c:g}")
+            draws = np.random.default_rng(5).standard_normal((2000, 10)).astype(dtype)
+            share = (ndtr(shaped(asked(subject, draws, c), draws.shape).astype(np.float64)) - ndtr(-c)) / (
+                ndtr(c) - ndtr(-c)
+            )
+            counts = np.bincount((BINS * share).astype(int).clip(0, BINS - 1).ravel(), minlength=BINS)
+            even = draws.size / BINS
+            tail = max(float(chi2.sf(((counts - even) ** 2 / even).sum(), BINS - 1)), 1e-300)
+            yield Check(
+                math.log(tail) / math.log(SURE), 1.0, f"not the truncated Gaussian within {c:g}: counts {counts}"
+            )
     # beyond all of them, to the rounding of 1 - Phi(8) = 6e-16
     far = shaped(asked(subject, z, 8.0), z.shape)
     yield Check(distance(far, z), 1e-10 + 16 * _limit(dtype), "a bound of 8 changes something")

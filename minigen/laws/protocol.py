@@ -36,7 +36,7 @@ says otherwise, and states keep the dtype of ``x``: coefficients are Python's fl
 | ``rule`` | a name of `reference.RULES` | the weights with which it combines what the model said |
 | ``order`` | 1 or 2 | of convergence to the probability flow, on even steps in log sigma |
 | ``order_uneven`` | 1 or 2 | the same where step lengths alternate; as ``order`` if left out |
-| ``clip`` | True | `sample` takes ``clip``, a bound or a function of the guess of x_0 |
+| ``clip`` | True or "x_0 only" | `sample` takes ``clip``, a bound or a function of the guess of x_0; eps follows the clipped guess, or does not |
 | ``learned`` | True | the model says a pair, and the second half where between the small and the large variance, in logarithms, a step's lies |
 | ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, which moves the mean of a step by its variance times that, asked there |
 
@@ -113,10 +113,18 @@ FORMS: dict[str, Form] = {
     "filter": Form(
         ("apply",),
         "apply(logits (n, vocab), temperature, top_k, top_p) -> logits, -inf where nothing is left; 1 and None do nothing",
-        {"settings": "the names of those that it obeys", "ties": "'first': of equal tokens the first are kept"},
+        {
+            "settings": "the names of those that it obeys",
+            "ties": "'first': of equal tokens the first are kept",
+            "greedy": "temperature 0 keeps the best alone",
+        },
     ),
     # --- points, codes, candidates ---
-    "slerp": Form(("apply",), "apply(a (n, d), b (n, d), t) -> (n, d)"),
+    "slerp": Form(
+        ("apply",),
+        "apply(a (n, d), b (n, d), t) -> (n, d); points of one norm",
+        {"norms": "'linear': of any norms, and (1 - t)|a| + t|b| in between"},
+    ),
     "quantizer": Form(
         ("apply",), "apply(z (n, d), codebook (k, d)) -> codes (n,)", {"far": "right also far from the origin"}
     ),
@@ -134,7 +142,11 @@ FORMS: dict[str, Form] = {
     "guidance": Form(
         ("apply",),
         "apply(conditional, unconditional, scale) -> prediction: scale 0 the second, 1 the first",
-        {"logits": "of logits (n, vocab), -inf among them", "scale": "'w': at scale -1 the second, at 0 the first"},
+        {
+            "logits": "of logits (n, vocab), -inf among them",
+            "scale": "'w': at scale -1 the second, at 0 the first",
+            "exact": "at these scales bitwise, not but for rounding",
+        },
     ),
     "pull": Form(
         ("apply",),
@@ -277,16 +289,32 @@ def check(sampler: Any) -> None:
         raise ValueError(f"unknown claim {unknown[0]!r}: use {', '.join(CLAIMS)}")
     _check_values(claims)
     for name in ("calls", "draws"):
-        if name in claims and not callable(claims[name]) and claims[name] not in COUNTS:
+        if name in claims and not callable(claims[name]) and claims[name] not in list(COUNTS):
             raise ValueError(
                 f"claim {name!r} must be a function of n or one of {', '.join(map(repr, COUNTS))}, got {claims[name]!r}"
             )
     eta = claims.get("eta", 0)
     if eta != "large" and not (isinstance(eta, int | float) and 0 <= eta <= 1):
         raise ValueError(f"claim 'eta' must be from 0 to 1, or 'large', got {eta!r}")
+    _check_tuples(sampler)
     for kind in kinds(sampler):
         if kind not in SPACES[space]:
             raise ValueError(f"kinds in space {space!r} must be among {', '.join(SPACES[space])}, got {kind!r}")
+    if claims.get("order") is not None and not callable(getattr(sampler, "on", None)):
+        raise ValueError("claim 'order' needs a method on(sigmas): the same sampler on levels of these noises")
+
+
+def _check_tuples(sampler: Any) -> None:
+    """Raise ValueError for kinds, a shape or steps that are no tuple of names or of whole numbers of at least 1."""
+    for member, empty, example in (("kinds", False, "('eps',)"), ("shape", True, "(3,)"), ("steps", False, "(1, 7)")):
+        value = getattr(sampler, member, None)
+        if value is None:
+            continue
+        listed = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+        whole = member == "kinds" or (listed and all(isinstance(v, int | np.integer) and v >= 1 for v in value))
+        if not listed or not whole or (len(value) == 0 and not empty):
+            what = "names" if member == "kinds" else "whole numbers of at least 1"
+            raise ValueError(f"{member} must be a tuple of {what}, such as {example}, got {value!r}")
 
 
 def _check_values(claims: Mapping[str, Any]) -> None:
@@ -298,7 +326,8 @@ def _check_values(claims: Mapping[str, Any]) -> None:
 
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
         **{name: (lambda v: v in (1, 2), "1 or 2") for name in ("order", "order_uneven")},
-        **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "clip", "learned")},
+        **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "learned")},
+        "clip": (lambda v: isinstance(v, bool) or v == "x_0 only", "True, False or 'x_0 only'"),
         "rule": (lambda v: isinstance(v, str) and v in RULES, f"one of {', '.join(map(repr, RULES))}"),
         "score": (lambda v: v in ("mean", "x_t"), "'mean' or 'x_t'"),
         "times": (pair, "a pair (lowest, highest)"),

@@ -17,6 +17,8 @@ from . import arrays, protocol
 from .beds import Bed, said
 from .protocol import Fault, Level
 
+FEW = 8  # roundings by which a time that is told may miss that of its level
+
 
 @dataclass(frozen=True)
 class Call:
@@ -72,10 +74,10 @@ def tape_start(sampler: Any, level: Level, mean: float, std: float, draws: int, 
     return x
 
 
-def moments(x: Any) -> tuple[float, float]:
-    """Mean and standard deviation of a state on a tape, the worst over its dimensions being all alike."""
+def moments(x: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation of a state on a tape, of every number of an item: two of shape (d,)."""
     flat = x.reshape(len(x), -1)
-    return float(flat[0, 0]), float(np.sqrt(np.sum((flat[1:, 0] - flat[0, 0]) ** 2)))
+    return flat[0], np.sqrt(np.sum((flat[1:] - flat[0]) ** 2, 0))
 
 
 def run(
@@ -112,7 +114,12 @@ def run(
             return by_time[told]
         if hasattr(sampler, "at"):
             return Level(told, *(float(value) for value in sampler.at(told)))
-        raise Fault(f"the model was told time {told:g}, which no noisy level has: {protocol.short(list(by_time))}")
+        near, own = min(by_time, key=lambda t: abs(t - told)), np.asarray(arrays.out(time)).dtype
+        eps = float(np.finfo(own if own.kind == "f" else np.float64).eps)
+        if abs(near - told) <= FEW * eps * max(1.0, abs(told)):
+            return by_time[near]
+        levels = protocol.short(list(by_time))
+        raise Fault(f"the model was told time {told!r}, which no noisy level has: {levels}; the nearest is {near!r}")
 
     def model(x_t: Any, time: Any, *_: Any, **__: Any) -> Any:
         level = find(time)

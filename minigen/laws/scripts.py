@@ -5,8 +5,10 @@ a m and standard deviation s, for the level (a, s) of the time that it is told. 
 deviation of the first, and each further row, if noise is drawn, one of a draw. The last line says ``WRONG`` or ``right``.
 """
 
+import importlib
 import math
 import re
+from operator import attrgetter
 from typing import Any
 
 from .shrink import Case
@@ -16,11 +18,11 @@ OF_LEVELS = ("L1", "L2", "L3")
 SHOWN = 'f"told {float(t):g}: mean {mean:.6g} should be {a * m:.6g}, sd {sd:.6g} should be {s:.6g}"'
 
 
-def script(case: Case, sampler: Any = None) -> str | None:
-    """The script for a shrunk case; None for what needs more than data of one point to show."""
+def script(case: Case, sampler: Any = None, named: str = "") -> str | None:
+    """The script for a shrunk case; None for what needs more than data of one point to show. ``named`` is module:Name, as a person gave it."""
     sampler = case.sampler if sampler is None else sampler
-    name = type(sampler).__name__
-    lines = {"Diffusers": _diffusers, "KDiffusion": _kdiffusion}.get(name, _stranger)(case, sampler)
+    known = {"Diffusers": _diffusers, "KDiffusion": _kdiffusion}.get(type(sampler).__name__)
+    lines = _stranger(case, sampler, named) if known is None else known(case, sampler)
     if lines is None:
         return None
     assert len(lines) <= LIMIT, len(lines)
@@ -268,7 +270,7 @@ def _kdiffusion(case: Case, sampler: Any) -> list[str] | None:
     ]
 
 
-def _stranger(case: Case, sampler: Any) -> list[str] | None:
+def _stranger(case: Case, sampler: Any, named: str) -> list[str] | None:
     kind = type(sampler)
     if sampler.space not in ("vp", "sigma", "flow") or kind.__module__.startswith("minigen."):
         return None
@@ -276,24 +278,34 @@ def _stranger(case: Case, sampler: Any) -> list[str] | None:
         return None
     if getattr(sampler, "arrays", "numpy") != "numpy":
         return None
-    from .protocol import kinds
+    from .protocol import draws, kinds, levels, shape
 
+    module, _, inside = (named or f"{kind.__module__}:{kind.__qualname__}").partition(":")
+    found = attrgetter(inside)(importlib.import_module(module))
+    made = inside if found is sampler else _call(inside, case.settings)
+    item, rows = shape(sampler), 2 + draws(sampler, case.n)
+    nearest = "levels[min(levels, key=lambda time: abs(time - float(np.ravel(t)[0])))]"
+    if hasattr(sampler, "at"):
+        nearest = "levels.get(float(np.ravel(t)[0])) or sampler.at(float(np.ravel(t)[0]))"
+    clean = levels(sampler, case.n)[-1].sigma == 0
+    end = f"abs(x - m).max() < {_least(case):.1g}" if clean else "np.isfinite(x).all()"
     own = kinds(sampler)[0]
     said = {"eps": "eps", "x_0": "0 * x + m", "v": "a * eps - s * m", "velocity": "eps - m", "score": "-eps / s"}[own]
     extra = f", kind={own!r}" if len(kinds(sampler)) > 1 else ""
     return [
         "import numpy as np",
-        f"from {kind.__module__} import {kind.__name__}",
-        f"m, n, wrong, sampler = 0.7, {case.n}, [], {_call(kind.__name__, case.settings)}",
+        f"from {module} import {inside.partition('.')[0]}",
+        f"m, n, wrong, sampler = 0.7, {case.n}, [], {made}",
         "levels = {float(t): (a, s) for t, a, s in sampler.levels(n)[:-1]}",
         "def model(x, t, *_, **__):",
-        "    a, s = levels[float(np.ravel(t)[0])] if float(np.ravel(t)[0]) in levels else sampler.at(float(np.ravel(t)[0]))",
-        "    mean, sd, eps = x.mean(), x.std(), (x - a * m) / s",
-        "    wrong.append(not max(abs(mean - a * m), abs(sd - s)) < 0.03 * np.hypot(a, s))",
+        f"    (a, s), y = {nearest}, x.reshape(len(x), -1)",
+        "    sds, eps = ((y - y[0]) ** 2).sum(0) ** 0.5, (x - a * m) / s",
+        "    mean, sd = y[0, abs(y[0] - a * m).argmax()], sds[abs(sds - s).argmax()]",
+        f"    wrong.append(not max(abs(mean - a * m), abs(sd - s)) < {_least(case):.1g} * np.hypot(a, s))",
         f"    print({SHOWN.replace('float(t)', 'float(np.ravel(t)[0])')})",
         f"    return {said}",
-        "rng, (_, a, s) = np.random.default_rng(0), sampler.levels(n)[0]",
-        "x = a * m + s * rng.standard_normal((10000, 1))",
-        f"x = sampler.sample(model, x, n, rng.standard_normal{extra})",
-        'print("WRONG" if any(wrong) or not abs(x - m).max() < 0.03 else "right", x.mean(), x.std(), "should be", m, 0)',
+        f"(_, a, s), tape = sampler.levels(n)[0], iter(np.eye({rows})[2:].reshape({(-1, rows, *[1] * len(item))}))",
+        f"x = np.full({(rows, *item)}, a * m) + s * np.eye({rows})[1].reshape({(-1, *[1] * len(item))})",
+        f"x = sampler.sample(model, x, n, lambda shape: np.zeros(shape) + next(tape, 0){extra})",
+        f'print("WRONG" if any(wrong) or not {end} else "right", x.ravel()[:2], "should be", m)',
     ]

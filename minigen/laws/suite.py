@@ -24,6 +24,7 @@ from .protocol import Fault
 from .verdict import Law, Verdict, claimed, judge, nothing
 
 DTYPES = ("float64", "float32")
+WIDE = 120  # columns of a report; a title that does not fit is left out, but for failures
 
 
 def _eta_is(value: Any) -> Callable[[Any, Any], str | None]:
@@ -44,8 +45,6 @@ def _several_kinds(sampler: Any, dtype: Any) -> str | None:
 def _order(sampler: Any, dtype: Any) -> str | None:
     if sampler.claims.get("order") is None:
         return "not claimed: order"
-    if not callable(getattr(sampler, "on", None)):
-        return "has no method on(sigmas), so no grid on which an order shows"
     return None if np.dtype(dtype) == np.float64 else "a slope needs float64"
 
 
@@ -63,6 +62,10 @@ def _score(sampler: Any, dtype: Any) -> str | None:
     return claimed("score")(sampler, dtype) or _has_eta(sampler, dtype)
 
 
+def _counts(sampler: Any, dtype: Any) -> str | None:
+    return None if {"calls", "draws"} & set(sampler.claims) else "not claimed: calls, draws"
+
+
 def _scores_strings(subject: Any, dtype: Any) -> str | None:
     return claimed("log_p")(subject, dtype) if subject.space == "discrete" else None
 
@@ -73,7 +76,7 @@ LAWS: tuple[Law, ...] = (
     Law("L2", "as many times as steps, none twice", schedule_laws.times, nothing, of_levels=True),
     Law("L3", "starts at pure noise", schedule_laws.start, claimed("leak"), of_levels=True),
     Law("L4", "the model is told the level of the state", exact_laws.coherence, claimed("point")),
-    Law("L5", "calls and draws as claimed, in order", schedule_laws.counts, claimed("calls", "draws")),
+    Law("L5", "calls and draws as claimed, in order", schedule_laws.counts, _counts),
     Law("L5b", "no memory of other runs", schedule_laws.reuse, nothing),
     Law("L6", "data of one point: every state exact", exact_laws.point_mass, claimed("point")),
     Law("L7", "unit Gaussian, large variance: variance 1", exact_laws.unit_gaussian, _eta_is("large")),
@@ -92,9 +95,10 @@ LAWS: tuple[Law, ...] = (
     Law("L13", "a moved score is a tilted density", guidance_laws.pull, nothing, spaces=("pull", "guess pull")),
     Law("L13b", "a score moves means by the variance", guidance_laws.classifier_score, _score),
     Law("L14", "weights of every call as published", exact_laws.weights, claimed("rule")),
+    Law("L14b", "no answer of the model is in vain", exact_laws.none_in_vain, nothing),
     Law("L15", "rows, axes and origin do not matter", exact_laws.equivariance, nothing),
     Law("L16", "levels picked out are levels alone", variance_laws.levels_alone, _on),
-    Law("L17", "a wide clip does nothing", exact_laws.clipping, claimed("clip")),
+    Law("L17", "a clip does what it says to x_0", exact_laws.clipping, claimed("clip")),
     Law("L17b", "a threshold by a sample's quantile", latent_laws.threshold, nothing, spaces=("threshold",)),
     Law("L18", "known pixels have their level's noise", given_laws.inpainting, nothing, spaces=("inpainting",)),
     Law("L18b", "a picture noised to the level told", given_laws.editing, nothing, spaces=("editing",)),
@@ -181,8 +185,9 @@ def report(verdicts: Sequence[Verdict], *, whole: bool = True) -> str:
         skipped = sorted({f"{v.law} ({v.detail})" for v in own if v.status == "skip"})
         out.append(f"{sampler}: {kinds['pass']} pass, {kinds['fail']} fail, {kinds['skip']} skipped")
         for verdict in own:
+            text, title = f"  {line(verdict)}", f"  [{titles.get(verdict.law, '')}]"
             if whole or verdict.failed:
-                out.append(f"  {line(verdict)}" + (f"  [{titles.get(verdict.law, '')}]" if verdict.failed else ""))
+                out.append(text + title if verdict.failed or len(text + title) <= WIDE else text)
         if not whole and skipped:
             out.append(f"  skipped: {'; '.join(skipped)}")
     total = Counter(verdict.status for verdict in verdicts)

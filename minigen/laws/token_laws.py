@@ -149,9 +149,9 @@ def chain_rule(subject: Any, dtype: Any) -> Iterator[Check]:
 def filters(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""Temperature, then top-k, then top-p, as a loop over sorted tokens has them; what is left out is $-\infty$, in the same dtype.
 
-    The token that crosses p is kept; p towards 0 keeps the best and $\tau = 0$ is the best; logits as large as 1e4 stay finite and $-\infty$
-    stays out; equal tokens count one by one, and where ``ties`` is claimed the first go first. Limit on probabilities: $64\,\varepsilon$ times the
-    spread of the logits, on what is kept: none. Catches: the crossing token dropped, p of what is not normalised, top-p before the
+    The token that crosses p is kept; p towards 0 keeps the best, and so does $\tau = 0$ where ``greedy`` is claimed; logits as large as 1e4 stay finite and $-\infty$
+    stays out; equal tokens count one by one, and where ``ties`` is claimed the first go first. Limit on probabilities: $64\,\varepsilon$ times
+    spread and size of the logits over $\tau$, on what is kept: none. Catches: the crossing token dropped, p of what is not normalised, top-p before the
     temperature, one token too many.
     """
     rng = np.random.default_rng(5)
@@ -182,7 +182,8 @@ def filters(subject: Any, dtype: Any) -> Iterator[Check]:
             {"temperature": 0.5, "top_p": 0.6},
             {"top_k": 3, "top_p": 0.75},
         ):
-            if not allowed_settings(subject, settings):
+            greedy = settings.get("temperature") == 0
+            if not allowed_settings(subject, settings) or (greedy and not subject.claims.get("greedy")):
                 continue
             given = {"temperature": 1.0, "top_k": None, "top_p": None, **settings}
             found = shaped(asked(subject, rows, **given), rows.shape, dtype)
@@ -195,7 +196,8 @@ def filters(subject: Any, dtype: Any) -> Iterator[Check]:
             other = ((found > -np.inf) != (want > 0)) & matters  # where p is 0 but for rounding both are right
             yield Check(float(other.sum()), 0.0, f"another set of tokens is kept, {where}")
             e = np.exp(found.astype(np.float64) - found.max(-1, keepdims=True))
-            spread = 1 + float(np.ptp(found[np.isfinite(found)])) / min(1.0, settings.get("temperature") or 1.0)
+            largest = np.ptp(found[np.isfinite(found)]) + np.abs(rows[np.isfinite(rows)]).max()
+            spread = 1 + float(largest) / min(1.0, heat)
             limit = 64 * float(np.finfo(dtype).eps) * spread
             yield Check(distance(e / e.sum(-1, keepdims=True), want), limit, f"probabilities, {where}")
 

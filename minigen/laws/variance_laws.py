@@ -11,7 +11,7 @@ from .exact_laws import POINT, _allowed, _compared, _names, _seeded, _states, _t
 from .protocol import Level
 from .recorder import Seeded, Tape, moments, run
 from .reference import ddim_variance
-from .verdict import Check
+from .verdict import Check, distance
 
 
 def best_share(top: Level, bottom: Level, std: float) -> float:
@@ -53,8 +53,8 @@ def learned_variance(sampler: Any, dtype: Any) -> Iterator[Check]:
             yield Check(abs(len(states) - len(want)), 0.0, f"{len(states) - 1} calls for {n} levels: not one a level")
             for state, (mean, variance), where in zip(states, want, _names(trace, n)):
                 got, sd = moments(state)
-                yield Check(abs(got - mean), allowed, f"mean at {where}, data of sd {std:g}")
-                yield Check(abs(sd**2 - variance), allowed, f"variance at {where}, data of sd {std:g}")
+                yield Check(distance(got, mean), allowed, f"mean at {where}, data of sd {std:g}")
+                yield Check(distance(sd**2, variance), allowed, f"variance at {where}, data of sd {std:g}")
 
 
 def levels_alone(sampler: Any, dtype: Any) -> Iterator[Check]:

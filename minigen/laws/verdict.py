@@ -103,7 +103,8 @@ def claimed(*names: str) -> Callable[[Any, Any], str | None]:
     """Needs these claims."""
 
     def needs(sampler: Any, dtype: Any) -> str | None:
-        missing = [name for name in names if sampler.claims.get(name) in (None, False)]
+        found = {name: sampler.claims.get(name) for name in names}
+        missing = [name for name, value in found.items() if value is None or value is False]  # 0.0 is a claim
         return f"not claimed: {', '.join(missing)}" if missing else None
 
     return needs

@@ -54,6 +54,11 @@ def test_an_untrained_denoiser_has_error_1(untrained):
     assert len(found) == 3 and all(abs(v - 1) < 6 * (2 / 447 / 64) ** 0.5 for v in found.values())
 
 
+def test_sizes_are_measured_with_the_noise_of_the_seed(untrained):
+    one, other = (claims.sizes(Setting(seed, True, Path("unused"))) for seed in (0, 1))
+    assert one.keys() == other.keys() and one != other
+
+
 def test_both_systems_are_those_of_the_claims():
     assert adm.Config(**claims.ADM, classifier_steps=claims.CLASSIFIER_STEPS).classifier_steps > 0
     assert classifier_free.Config(**claims.FREE).steps == claims.FREE["steps"]

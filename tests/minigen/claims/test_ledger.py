@@ -32,6 +32,17 @@ def test_the_verdict_is_about_the_whole_interval():
     assert judge([0.0] * 5).verdict == UNDECIDED, "no difference at all does not support a difference"
 
 
+def test_seeds_that_are_all_alike_decide_nothing():
+    for effect in (0.0, 1.0, -1.0):
+        assert judge([effect] * 5, smallest=0.5).said == "undecided (all seeds alike: the figure is at its end)"
+
+
+def test_an_interval_that_only_just_excludes_the_smallest_effect_is_narrow():
+    found = judge([1.0, 1.1, 0.9, 1.0, 1.05])
+    assert not found.narrow(0.0) and found.narrow(found.low - 0.05 * (found.mean - found.low))
+    assert not judge([1.0, -1.0, 0.5]).narrow(0.0)
+
+
 @given(st.lists(st.integers(-50, 50), min_size=5, max_size=9), st.integers(1, 40))
 def test_a_verdict_does_not_depend_on_the_unit_or_the_order(values: list[int], scale: int):
     effects = [float(v) for v in values]

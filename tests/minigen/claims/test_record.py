@@ -24,6 +24,14 @@ def test_what_was_put_is_found_again(tmp_path: Path):
     assert list(two.get("a", 1) or {}) == ["x", "y"] and two.get("a", 2) is None and two.get("b", 0) is None
 
 
+def test_what_is_not_finite_was_not_found(tmp_path: Path):
+    one = record.Record(tmp_path)
+    one.put("a", 0, {"x": float("nan")})
+    one.put("a", 1, {"x": 2.0})
+    two = record.Record(tmp_path)
+    assert two.get("a", 0) is None and two.get("a", 1) == {"x": 2.0}
+
+
 def test_results_of_other_code_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record.Record(tmp_path).put("a", 0, {"x": 1.0})
     monkeypatch.setattr(record, "code_checksum", lambda: "other")

@@ -103,6 +103,23 @@ def test_more_seeds_are_added_to_those_there_are(lab: Lab):
     assert [seed for _, seed, _ in lab.runs[10:]] == [5, 5]
 
 
+def test_a_figure_that_is_no_number_is_refused_and_not_kept(lab: Lab, refused: Callable[..., str]):
+    good = lab.claims[0].experiment
+    lab.claims[0] = dataclasses.replace(lab.claims[0], experiment=lambda setting: {"A <small>": float("nan"), "B": 1.0})
+    assert "a-over-b, seed 0: A <small> is nan" in refused("claims", "--only", "gan")
+    assert not Path("out/claims/results.json").exists()
+    lab.claims[0] = dataclasses.replace(lab.claims[0], experiment=good)
+    assert main(["claims", "--only", "gan"]) == 0
+
+
+def test_the_page_says_how_many_are_judged_and_which_only_just(lab: Lab):
+    low = judge([1.0, 1.1, 1.2, 1.3, 1.4]).low
+    lab.claims[0] = dataclasses.replace(lab.claims[0], smallest=low - 1e-3)
+    assert main(["claims"]) == 0
+    text = Path("out/claims/index.html").read_text(encoding="utf-8")
+    assert "2 claims are judged" in text and "Here: it is said that a-over-b &amp; more." in text
+
+
 def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):
     assert main(["claims", "--list"]) == 0
     assert "it is said that b_over_a" in capsys.readouterr().out and not lab.runs and not list(lab.folder.iterdir())

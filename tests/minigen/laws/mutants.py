@@ -28,6 +28,7 @@ from minigen.samplers import (
     guidance,
     inpaint,
     plms,
+    predict,
 )
 
 TABLE = Path(__file__).with_name("kills.txt")
@@ -117,6 +118,34 @@ class FromLessNoise(OnLevelsOf):
         return schedules.Schedule(found.alpha_bar, found.times)
 
 
+class Pictures(Modest):
+    """A sampler of ours on items of several numbers, that claims one point and its draws, or its draws alone."""
+
+    shape = (2, 2, 3)
+
+    def __init__(self, known_as: str, claims: tuple[str, ...], **settings: Any) -> None:
+        super().__init__(known_as, claims, **settings)
+        self.name = f"{self.name}, of pictures"
+
+
+def picture(claims: str, new: str, law: str) -> Planted:
+    """A bug in the noise of ancestral sampling that shows in items of several numbers."""
+    return Planted(
+        lambda bad: Pictures("ancestral", tuple(claims.split()), sample=bad.sample),
+        ancestral,
+        "xp.asarray(rng.standard_normal(x_t.shape), x_t.dtype)",
+        f"xp.asarray({new}, x_t.dtype)",
+        law,
+    )
+
+
+def clipped(bad: Any, claims: str = "calls draws point clip") -> Modest:
+    """DDIM as it is, with a module that asks the network and clips."""
+    copy = mutant(ddim, "cond=cond, kind=kind, clip=clip)\n        if", "cond=cond, kind=kind, clip=clip)\n        if")
+    copy.predict = bad.predict
+    return Modest("ddim", tuple(claims.split()), sample=copy.sample)
+
+
 class PlainTokens(cat.Tokens):
     """Tokens that are claimed to be drawn, and no more."""
 
@@ -174,6 +203,32 @@ MODEST = {
     "ancestral, draws: noise drawn and thrown away": modest(
         "ancestral", None, "draws calls", "noise = xp.asarray(rng", "noise = 0 * xp.asarray(rng", "L28"
     ),
+    "ddim, calls draws: goes on with the first answer": modest(
+        "ddim",
+        None,
+        "calls draws",
+        "kind=kind, clip=clip)\n        if",
+        "kind=kind, clip=clip)\n        guess = first = guess if t == schedule.T else first\n        if",
+        "L14b",
+    ),
+    "ancestral, draws: one draw for all pixels": picture(
+        "calls draws point", "rng.standard_normal(x_t.shape)[:, :1, :1] + 0 * x_t", "L28"
+    ),
+    "ancestral, draws: noise in one channel only": picture(
+        "calls draws", "rng.standard_normal(x_t.shape) * (xp.arange(x_t.shape[-1]) == 0)", "L28"
+    ),
+    "ancestral, point: noise in one channel only": picture(
+        "calls draws point", "rng.standard_normal(x_t.shape) * (xp.arange(x_t.shape[-1]) == 0)", "L6"
+    ),
+    **{
+        f"ddim, clip: {bug}": Planted(clipped, predict, old, new, "L17")
+        for bug, old, new in (
+            ("thrown away", "        x_0 = clip(x_0) if", "        _ = clip(x_0) if"),
+            ("the eps of the guess before", "        eps = eps_from_x_0(x_t, t, x_0, schedule)\n", ""),
+            ("the upper bound only", "np.clip(x_0, -clip, clip)", "np.minimum(x_0, clip)"),
+            ("a number ignored", "else np.clip(x_0, -clip, clip)", "else x_0"),
+        )
+    },
     "levels: from less noise": Planted(
         FromLessNoise,
         schedules,
@@ -965,8 +1020,14 @@ LOSSES = {
         partial(losses.penalty, "gradient"),
         gan,
         "L35b",
-        square_for_its_root=("ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0", "squared_slope(between, x_hat) - 1.0"),
-        towards_0=("ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0", "ag.sqrt(squared_slope(between, x_hat) + 1e-12)"),
+        square_for_its_root=(
+            "ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0",
+            "squared_slope(between, x_hat) - 1.0",
+        ),
+        towards_0=(
+            "ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0",
+            "ag.sqrt(squared_slope(between, x_hat) + 1e-12)",
+        ),
     ),
     **planted(
         lambda module: losses.grey_levels("gaussian", gaussians=module),
@@ -993,8 +1054,8 @@ def verdicts(name: str, laws: Any = None) -> list[Any]:
 
 
 def kills(name: str, laws: Any = None) -> list[str]:
-    """The laws that see it."""
-    return [verdict.law for verdict in verdicts(name, laws) if verdict.failed]
+    """The laws that see it; also where a report tells one fault once, at L0."""
+    return [verdict.law for verdict in verdicts(name, laws) if verdict.failed or verdict.detail == "see L0"]
 
 
 def read_table() -> dict[str, list[str]]:

@@ -4,11 +4,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from minigen.laws import FORMS, LAWS, Transform, catalogue, loss_catalogue, report, run_laws
 from minigen.laws.protocol import SPACES
 from minigen.laws.pytest import laws as one_test_a_law
 
+DTYPES = ("float64", "float32")
 OURS = [*catalogue.everything(), *loss_catalogue.everything()]
 
 
@@ -77,6 +79,21 @@ def my_slerp(a, b, t):
     return (np.sin((1 - t) * theta) * a + np.sin(t * theta) * b) / np.sin(theta)
 
 
+def guarded_slerp(a, b, t):
+    """The formula of the literature, and the straight line where it divides by 0."""
+    u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    theta = np.arccos(np.clip((u * v).sum(1, keepdims=True), -1, 1))
+    sine = np.where(np.sin(theta) < 1e-6, 1, np.sin(theta))
+    arc = np.sin((1 - t) * theta) / sine * a + np.sin(t * theta) / sine * b
+    return np.where(np.sin(theta) < 1e-6, (1 - t) * a + t * b, arc).astype(a.dtype)
+
+
+def my_temperature(logits, temperature, top_k, top_p):
+    x = logits / np.asarray(temperature, logits.dtype)
+    x = x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
+    return x.astype(logits.dtype)
+
+
 def my_top_p(logits, temperature, top_k, top_p):
     order = np.argsort(-logits, 1)
     p = np.take_along_axis(softmax(logits), order, 1)
@@ -98,6 +115,15 @@ def test_bare_functions():
     assert "not finite" in verdict.detail  # it has no guard for equal points
     lerp = failed(Transform("slerp", lambda a, b, t: (1 - t) * a + t * b))["L19"]
     assert lerp.value > 1
+    assert not failed(Transform("slerp", guarded_slerp), DTYPES)
+    assert "norm" in failed(Transform("slerp", guarded_slerp, claims={"norms": "linear"}))["L19"].detail
+    textbook = lambda c, u, s: u + s * (c - u)  # noqa: E731
+    assert not failed(Transform("guidance", textbook), DTYPES)
+    assert "not the first model" in failed(Transform("guidance", textbook, claims={"exact": True}))["L12"].detail
+    logits = lambda c, u, s: np.where(np.isneginf(c) | np.isneginf(u), -np.inf, textbook(c, u, s)).astype(c.dtype)  # noqa: E731
+    with np.errstate(invalid="ignore"):
+        assert not failed(Transform("guidance", logits, claims={"logits": True}), DTYPES)
+        assert failed(Transform("guidance", logits, claims={"logits": True, "exact": True}))
     assert not failed(Transform("guidance", lambda c, u, s: np.where(s == 1, c, u + s * (c - u)).astype(c.dtype)))
     told_wrong = failed(Transform("guidance", lambda c, u, w: (1 + w) * c - w * u))["L12"]
     assert "not the first model" in told_wrong.detail
@@ -132,6 +158,25 @@ def test_resampled_truncation_needs_no_quantiles():
 
     assert not failed(Transform("truncation", again))
     assert "pile up" in failed(Transform("truncation", lambda z, c: np.clip(z, -c, c)))["L20c"].detail
+
+    def reflected(z, c):
+        while (abs(z) > c).any():
+            z = np.where(z > c, 2 * c - z, np.where(z < -c, -2 * c - z, z))
+        return z
+
+    uniform = lambda z, c: c * (2 * ndtr(z) - 1) if c < 8 else z  # noqa: E731
+    for other in (uniform, reflected):
+        assert "not the truncated Gaussian" in failed(Transform("truncation", other))["L20c"].detail
+
+
+def test_temperature_0_is_a_claim_and_large_logits_lose_digits():
+    claims = {"settings": ("temperature",)}
+    assert not failed(Transform("filter", my_temperature, claims=claims), DTYPES)
+    with np.errstate(all="ignore"):
+        assert (
+            "temperature 0"
+            in failed(Transform("filter", my_temperature, claims={**claims, "greedy": True}))["L25"].detail
+        )
 
 
 # --- broken ones ----------------------------------------------------------------------------------------------------------
@@ -193,7 +238,7 @@ def test_a_broken_one_gets_a_verdict_that_names_its_fault(subject, law, words):
         ({"space": "slerp"}, "must have apply: apply"),
         ({"space": "discrete", "sample": None}, "must have sample: sample"),
         ({"space": "discrete", "claims": {"top_p": True}}, "unknown claim 'top_p': use settings, prefix"),
-        ({"space": "slerp", "apply": len, "claims": {"exact": 1}}, "unknown claim 'exact': space 'slerp' has none"),
+        ({"space": "rescale", "apply": len, "claims": {"exact": 1}}, "unknown claim 'exact': space 'rescale' has none"),
         ({"space": "discrete", "claims": None}, "claims must be a dict, got NoneType"),
         ({"space": "pull", "apply": len, "claims": {"kinds": ("velocity",)}}, "claim 'kinds' must be among eps"),
         ({"space": "ranking", "apply": len, "claims": {"most": 0}}, "claim 'most' must be a whole number"),

@@ -89,6 +89,28 @@ def test_settings_and_sweeps(stranger, capsys):
     assert "L6 fails with 4, 5, 6 steps, 3 of 6" in capsys.readouterr().out
 
 
+def test_a_sweep_tells_samplers_apart_and_adds_up(stranger, capsys):
+    swept = ["--sweep", "factor=1.0,1.1", "--sweep", "N=2,3", "--sweep", "N=4", "--law", "L6", "--all"]
+    assert command.main([stranger, *swept]) == 1
+    out = capsys.readouterr().out
+    assert "Mine (factor=1.0): 2 pass, 0 fail" in out and "Mine (factor=1.1): 0 pass, 2 fail" in out
+    assert "Mine (factor=1.1): L6 fails with 2, 3, 4 steps, 3 of 3" in out
+    assert "[data of one point: every state exact]" in next(line for line in out.splitlines() if "  pass" in line)
+
+
+@pytest.mark.parametrize("name", ["made", "Mine.again", "one"])
+def test_a_script_imports_what_was_named_and_sees_one_percent(name, stranger, capsys):
+    with Path("stranger_named.py").open("w") as file:
+        file.write(STRANGER + "\n    again = classmethod(lambda cls, **settings: cls(**settings))\n")
+        file.write("\nmade = lambda factor=1.0: Mine(factor)\none = Mine(1.01)\n")
+    factor = [] if name == "one" else ["--config", "factor=1.01"]
+    assert command.main(["shrink", f"stranger_named:{name}", *factor, "--law", "L6", "--script", "s.py"]) == 1
+    assert f"from stranger_named import {name.partition('.')[0]}\n" in Path("s.py").read_text()
+    done = subprocess.run([sys.executable, "s.py"], capture_output=True, text=True, check=True)
+    assert "WRONG" in done.stdout, done.stdout
+    sys.modules.pop("stranger_named")
+
+
 def test_shrinking_drops_settings_and_steps_and_its_script_reproduces(stranger, capsys):
     settings = [f"--config={text}" for text in ("factor=1.2", "from_n=3", "other=long", "deep=[1,2]")]
     assert command.main(["shrink", stranger, *settings, "--law", "L6", "--script", "s.py"]) == 1
@@ -329,6 +351,13 @@ def test_the_page_needs_nothing_but_itself_and_says_where_it_is_wrong(stranger):
     assert laws_page.render([tokens], []) == laws_page.render([tokens], [])
 
 
+def test_the_page_pictures_the_number_of_steps_that_failed_and_says_why_laws_are_skipped(stranger):
+    sampler = command.find(stranger, {"factor": 1.2, "from_n": 20})[0]
+    page = laws_page.render([sampler], [*run_laws(sampler, ["L3", "L6"], ["float64"])])
+    assert "Level told and level of the state, 20 steps" in page
+    assert "Skipped: L3 (not claimed: leak)" in page and "[data of one point: every state exact]</li>" in page
+
+
 def test_a_page_of_what_is_broken_outright():
     def sample(self, model, x, n, noise):
         return x * np.nan if model(x, 1.0) is not None else x
@@ -339,5 +368,8 @@ def test_a_page_of_what_is_broken_outright():
     sampler.on = lambda sigmas: sampler
     page = laws_page.render([sampler], [*run_laws(sampler, dtypes=["float64"])])
     assert "not finite" in page
+    sampler.on = lambda sigmas: {}[0]
+    assert "No errors: KeyError" in laws_page.render([sampler], [])
+    sampler.on = lambda sigmas: sampler
     sampler.levels = lambda n: 1 / 0
     assert "ZeroDivisionError" in laws_page.render([sampler], [*run_laws(sampler, dtypes=["float64"])])
