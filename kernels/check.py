@@ -26,7 +26,13 @@ from .source import ROOT, kernels_of
 TABLE = ROOT / "results" / "resources.json"
 QUICK = ("75", "90a", "120")  # three that differ most; what the tests compile for
 
-TWO_TILES = (("matmul", "mma"), ("conv2d", "mma"), ("conv2d", "mma_gradients"), ("eight_bit", "mma"), ("eight_bit", "split"))
+TWO_TILES = (
+    ("matmul", "mma"),
+    ("conv2d", "mma"),
+    ("conv2d", "mma_gradients"),
+    ("eight_bit", "mma"),
+    ("eight_bit", "split"),
+)
 # Files whose sizes are given at compile time -> the settings that are checked. All others are compiled as they are.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "attention/2_online_softmax.cu": ({"D": 64, "D_V": 64},),

@@ -111,7 +111,9 @@ def cache_directory() -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"compiled kernels cannot be kept in {directory}: {error.strerror} (MINIGEN_CACHE says where)") from None
+        raise ValueError(
+            f"compiled kernels cannot be kept in {directory}: {error.strerror} (MINIGEN_CACHE says where)"
+        ) from None
     return directory
 
 

@@ -407,7 +407,15 @@ def _describe(f: _Finding, where: str, other: str) -> Finding:
         text = f"{me} waits for threads that never come ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}"
-    elif note and kind in ("lane", "missing wait", "misaligned", "bad operand", "missing fence", "uninitialised", "fault"):
+    elif note and kind in (
+        "lane",
+        "missing wait",
+        "misaligned",
+        "bad operand",
+        "missing fence",
+        "uninitialised",
+        "fault",
+    ):
         text = f"{note} ({me})"
     elif kind == "missing fence":
         text = (

@@ -95,7 +95,9 @@ def _built(source: Path, text: str, defines: tuple[tuple[str, str], ...]) -> Lib
         for k in kernels
     )
     last = "static EMULATOR_SHARED char emulator_guard_last[16384];\n"
-    macros = "".join(f"#define {name} {value}\n" for name, value in defines)  # behind our own words, which they might change
+    macros = "".join(
+        f"#define {name} {value}\n" for name, value in defines
+    )  # behind our own words, which they might change
     program = f'#include "emulator/device.cuh"\n{macros}#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{last}'
     file = _cached(
         "kernel",
