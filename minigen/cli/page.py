@@ -19,6 +19,7 @@ th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(-
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
 dt { font-weight: 600; } dd { margin: 0 0 .3rem; }
 .failed { border-left: .25rem solid #c33; padding-left: .7rem; }
+ul.failed { padding-left: 1.7rem; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #e6e6e6; } a { color: #8ab4f8; } }
 """
 
