@@ -302,7 +302,7 @@ def _errors(visited: list[dict[str, Any]]) -> str:
     command = f"minigen sample NAME --weights NAME/weights.safetensors --seed {' or '.join(map(str, seeds)) or 'N'}"
     return (
         "± is the standard error of a share, √(p (1 − p) / n), as if pictures were independent "
-        f"({'; '.join(said)}; at 0 and 1 it says 0, and less than 3 / n is meant), and for FD x the spread over samples drawn "
+        f"({'; '.join(said)}; at 0 and 1 that of two more and two fewer of n + 4), and for FD x the spread over samples drawn "
         "again from the samples. Each system is trained once, by its own budget: how much another training would differ is not "
         f"in it. Seconds are those of this machine with what else it did.{_share(whole)} In this folder, <code>{command} --n "
         f"{quality.SAMPLES} --quality</code> prints the first four figures of digits again, and <code>--prompts N</code> those of N "
