@@ -25,15 +25,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     };
     SumsOf<int> sums = {};
     add_all_products<T, false, false>(sums, tiles, (k + STEP<T> - 1) / STEP<T>, start);
-#pragma unroll
-    for (int i = 0; i < TILE_M / 32; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int row = row_of(i, e), column = first_column + column_of(j, e);
-                if (row < rows && column < n)
-                    y[(first_row + row) * n + column] =
-                        scaled(sums.of[i][j][e], x_scale[first_row + row], scale[column], bias, column);
-            }
+    each_sum(sums, rows, columns, [&](int row, int at, int sum) {
+        const int column = first_column + at;
+        y[(first_row + row) * n + column] = scaled(sum, x_scale[first_row + row], scale[column], bias, column);
+    });
 }

@@ -42,15 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
                 for (int e = 0; e < 4; e++) total.of[i][j][e] += sums.of[i][j][e];
         __syncthreads();  // all are done with the last tiles
     }
-#pragma unroll
-    for (int i = 0; i < TILE_M / 32; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int row = row_of(i, e), column = first_column + column_of(j, e);
-                if (row >= rows || column >= n) continue;
-                const float value = total.of[i][j][e] * scale[column];
-                y[(first_row + row) * n + column] = bias ? value + bias[column] : value;
-            }
+    each_sum(total, rows, n - first_column, [&](int row, int at, float sum) {
+        const int column = first_column + at;
+        y[(first_row + row) * n + column] = bias ? sum * scale[column] + bias[column] : sum * scale[column];
+    });
 }

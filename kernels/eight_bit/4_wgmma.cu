@@ -33,19 +33,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         }
         int d[TILE_N / 2] = {};
         turn = consume<false, false>(d, ring, tiles, steps, turn);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const long long row = tile.row + row_of(2 * half);
-            if (row >= m) continue;
-            float* const line = y + row * n;
-#pragma unroll
-            for (int j = 0; j < TILE_N / 8; j++) {
-                const int column = tile.column + column_of(j, 0), left = n - column;
-                auto value = [&](int i) {
-                    return scaled(d[4 * j + 2 * half + i], x_scale[row], scale[column + i], bias, column + i);
-                };
-                if (left > 0) store_two(line + column, value(0), left > 1 ? value(1) : 0.0f, left, n);
-            }
-        }
+        store_tile(y, tile.row, tile.column, m, n, [&](int e, long long row, int column) {
+            return scaled(d[e], x_scale[row], scale[column], bias, column);
+        });
     }
 }

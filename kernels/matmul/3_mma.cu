@@ -40,16 +40,9 @@ __device__ __forceinline__ void product(T* tiles, const T* a, const T* b, const 
     Sums sums;
     begin(sums, bias ? bias + first_column : nullptr, columns);
     add_all_products<T, TRANSPOSE_A, !TRANSPOSE_B>(sums, tiles, (int)((size + STEP<T> - 1) / STEP<T>), start);
-#pragma unroll
-    for (int i = 0; i < TILE_M / 32; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int row = row_of(i, e), column = column_of(j, e);
-                if (row < rows && column < columns)
-                    y[(matrix * m + first_row + row) * n + first_column + column] = sums.of[i][j][e];
-            }
+    each_sum(sums, rows, columns, [&](int row, int column, float sum) {
+        y[(matrix * m + first_row + row) * n + first_column + column] = sum;
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)

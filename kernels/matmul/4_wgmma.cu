@@ -94,16 +94,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         float d[TILE_N / 2];
         begin(d, bias ? bias + tile.column : nullptr, n - tile.column);
         turn = consume<TRANSPOSE_A, !TRANSPOSE_B>(d, ring, tiles, tile.steps, turn);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const long long row = tile.row + row_of(2 * half);
-            if (row >= m) continue;
-            float* const line = y + (tile.matrix * m + row) * n + tile.column;
-#pragma unroll
-            for (int j = 0; j < TILE_N / 8; j++) {
-                const int column = column_of(j, 0), left = (int)n - tile.column - column;
-                if (left > 0) store_two(line + column, d[4 * j + 2 * half], d[4 * j + 2 * half + 1], left, (int)n);
-            }
-        }
+        store_tile(y + tile.matrix * m * n, tile.row, tile.column, m, (int)n, [&](int e, long long, int) { return d[e]; });
     }
 }

@@ -163,6 +163,20 @@ __device__ __forceinline__ void begin(Sums& sums, const float* bias, int columns
         }
 }
 
+// Calls put(row, column, number) for the thread's numbers in the first `rows` rows and `columns` columns of the block's tile.
+template <class Number, class Put>
+__device__ __forceinline__ void each_sum(const SumsOf<Number>& sums, long long rows, long long columns, Put put) {
+#pragma unroll
+    for (int m = 0; m < TILE_M / 32; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int row = row_of(m, e), column = column_of(n, e);
+                if (row < rows && column < columns) put(row, column, sums.of[m][n][e]);
+            }
+}
+
 template <class T, bool ACROSS_A, bool ACROSS_B, class Number>
 __device__ __forceinline__ void add_products(SumsOf<Number>& sums, const T* a, const T* b) {
     static_assert(sizeof(T) > 1 || !(ACROSS_A || ACROSS_B), "nothing turns bytes");

@@ -143,3 +143,20 @@ __device__ __forceinline__ void store_two(float* to, float one, float other, int
         if (left > 1) to[1] = other;
     }
 }
+
+// Stores a consumer's sums: value(e, row, column) is what becomes of d[e], in the first m rows and n columns of a matrix y (m, n).
+template <class Value>
+__device__ __forceinline__ void store_tile(float* y, long long first_row, int first_column, long long m, int n, Value value) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const long long row = first_row + row_of(2 * half);
+        if (row >= m) continue;
+        float* const line = y + row * n;
+#pragma unroll
+        for (int j = 0; j < TILE_N / 8; j++) {
+            const int column = first_column + column_of(j, 0), left = n - column, e = 4 * j + 2 * half;
+            if (left > 0)
+                store_two(line + column, value(e, row, column), left > 1 ? value(e + 1, row, column + 1) : 0.0f, left, n);
+        }
+    }
+}

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from kernels import command
 from minigen.cli import arguments
 from minigen.errors import UserError, said_in_one_sentence
 
@@ -168,10 +169,8 @@ def shrink(args: list[str]) -> int:
 
 def check_file(path: Path | None) -> None:
     """Raise UserError for a file that cannot be written where it is to be."""
-    if path is not None and not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    if path is not None and path.is_dir():
-        raise UserError(f"cannot write {path}: that is a folder")
+    if path is not None and (why := command.unwritable(path)):
+        raise UserError(f"cannot write {path}: {why}")
 
 
 def _chosen(flags: Flags) -> tuple[list[str] | None, tuple[str, ...]]:

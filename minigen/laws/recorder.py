@@ -176,12 +176,11 @@ def run(
 def _place(error: BaseException) -> str:
     """Where the author of a sampler finds what raised: the innermost line of a file that is neither ours nor installed."""
     ours = Path(__file__).parent
-    frames = [Path(f.filename) for f in traceback.extract_tb(error.__traceback__)]
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
-    found = [
-        (f, n) for f, n in zip(frames, lines) if f.parent != ours and "site-packages" not in f.parts and f.exists()
-    ]
-    return f" ({found[-1][0].name}:{found[-1][1]})" if found else ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.parent != ours and "site-packages" not in file.parts and file.exists():
+            return f" ({file.name}:{frame.lineno})"
+    return ""
 
 
 def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any) -> Any:
