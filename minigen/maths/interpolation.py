@@ -40,7 +40,7 @@ def slerp(a: Any, b: Any, t: Any) -> Any:
     cosine, across = _dot(u, v), v - _dot(u, v) * u
     sine = _dot(across, across) ** 0.5
     axis = xp.eye(a.shape[-1])[abs(u).argmin(-1)]
-    across = xp.where(sine > PARALLEL, across / xp.where(sine > 0, sine, 1), axis)
+    across = xp.where(sine > PARALLEL, across, axis)
     w = _unit(across - _dot(across, u) * u)
     angle = t * xp.arctan2(sine, cosine)
     norm = (1 - t) * _dot(a, a) ** 0.5 + t * _dot(b, b) ** 0.5

@@ -93,7 +93,7 @@ def l_edit(
     prior: float,
     least: float,
 ) -> tuple[Any, dict[str, Any]]:
-    r"""Eq. 2: a scalar, and its terms without their weights. ``natural`` is $f_{base}(x_t, t)$, a constant, or None if ``prior`` is 0."""
+    r"""Eq. 2: a scalar, and its terms without their weights. ``natural`` is $f_{base}(x_t, t)$, a constant, or None for no such term."""
     change = ag.abs(x_hat - x_0)
     terms = {
         "direction": ag.mean(directional_loss(d_image, d_text)),
@@ -115,7 +115,7 @@ def l_edit(
         apart = colour - ag.mean(colour, 0, keepdims=True)
         terms["apart"] = ag.sum(apart * apart) * (1 / len(x_0))
         value = value + same * terms["apart"]
-    if prior:
+    if natural is not None:
         d = x_hat - natural
         terms["prior"] = ag.mean(d * d)
         value = value + prior * terms["prior"]

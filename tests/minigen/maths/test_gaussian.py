@@ -36,13 +36,22 @@ def test_ddpm_eq13_probabilities_of_all_levels_add_up_to_one(levels, mean, log_s
 
 
 def test_far_tails_keep_their_digits():
-    x, mean, log_std = np.array([1.0, -1.0, 0.0]), np.array([-1.0, 1.0, 0.9]), np.log(np.array([0.06, 0.06, 0.05]))
-    got = gaussian.discretised_log_likelihood(x, mean, log_std, 17)
+    x, mean, std = np.array([1.0, -1.0, 0.0, 0.0]), np.array([-1.0, 1.0, 0.9, -0.9]), np.array([0.06, 0.06, 0.05, 0.05])
+    got = gaussian.discretised_log_likelihood(x, mean, np.log(std), 17)
     half = 1 / 16
     want = [norm.logsf((1 - half + 1) / 0.06), norm.logcdf((-1 + half - 1) / 0.06)]
     lower, upper = norm.logcdf((-half - 0.9) / 0.05), norm.logcdf((half - 0.9) / 0.05)
-    want.append(upper + np.log1p(-np.exp(lower - upper)))
+    want += 2 * [upper + np.log1p(-np.exp(lower - upper))]  # on either side of the mean
     np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_float32_is_close_and_has_a_floor_of_its_own():
+    x, mean, std = np.zeros(3), np.array([0.0, 0.5, 0.9]), np.array([0.1, 0.2, 0.01])
+    want = gaussian.discretised_log_likelihood(x, mean, np.log(std), 17)
+    got = gaussian.discretised_log_likelihood(*(a.astype(np.float32) for a in (x, mean, np.log(std))), 17)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, [*want[:2], np.log(1e-30)], rtol=1e-5)
+    assert want[2] == pytest.approx(np.log(1e-300))
 
 
 def test_gradients():

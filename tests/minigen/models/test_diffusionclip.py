@@ -418,8 +418,8 @@ def test_diffusionclip_compares_the_pictures_and_their_captions_before_and_after
     assert of.least == pytest.approx(min(contrasts), rel=1e-5)
 
 
-def test_diffusionclip_weights_of_the_colours_terms_rise_from_0(run, data):
-    """The same draw at the first step and half way: what is added is half of the three terms."""
+def test_diffusionclip_weights_of_what_is_not_the_papers_rise_from_0(run, data):
+    """The same draw at the first step and half way: what is added is half of the four terms."""
     system, _ = run
     net = dc.network(TINY, data, rng=np.random.default_rng(0)).flatten()
     loss = dc.tuning_loss(
@@ -427,8 +427,9 @@ def test_diffusionclip_weights_of_the_colours_terms_rise_from_0(run, data):
     )
     (first, terms), (half, _) = (loss(None, np.random.default_rng(0), step) for step in (0, TINY.tune_steps // 2))
     np.testing.assert_array_equal(net.flat, system.modules["diffusion"].flat)
-    added = 0.5 * (TINY.outline * terms["outline"] + TINY.contrast * terms["faint"] + TINY.same * terms["apart"])
-    assert added > 0.01
+    of_colours = TINY.outline * terms["outline"] + TINY.contrast * terms["faint"] + TINY.same * terms["apart"]
+    added = 0.5 * (of_colours + TINY.prior * terms["prior"])
+    assert min(of_colours, TINY.prior * terms["prior"]) > 0.01
     assert float(half.data) - float(first.data) == pytest.approx(added, rel=1e-4)
 
 
