@@ -14,7 +14,7 @@ from .beds import Bed, FullGaussian, Gaussian, Mixture, Scripted
 from .protocol import Level
 from .recorder import Seeded, Tape, Trace, moments, run, tape_start
 from .reference import RULES, ancestral, ddim_variance
-from .verdict import Check, distance, rounding
+from .verdict import Check, distance, of_noises, rounding
 
 POINT = 0.7
 CLIPPED = -0.3
@@ -43,9 +43,15 @@ def _tape_batch(sampler: Any, n: int, dtype: Any, mean: float, std: float) -> An
     return tape_start(sampler, first, mean, std, protocol.draws(sampler, n), dtype)
 
 
-def _allowed(sampler: Any, n: int, dtype: Any) -> float:
-    kept = protocol.precision(sampler, dtype)
-    return rounding(protocol.levels(sampler, n), kept, sampler.claims.get("rule"), sampler.claims.get("eta"))
+def _allowed(sampler: Any, n: int, dtype: Any, ratio: float = 1.0) -> float:
+    kept, claims = protocol.precision(sampler, dtype), sampler.claims
+    return rounding(protocol.levels(sampler, n), kept, claims.get("rule"), claims.get("eta"), ratio)
+
+
+def _second_slopes(trace: Trace) -> float:
+    """The largest ratio of noises over the steps at whose end the model was asked about the same level twice in a row, at least 1."""
+    told = [call.level for call in trace.calls]
+    return max([1.0, *(of_noises(a, b) for a, b, c in zip(told, told[1:], told[2:]) if b == c)])
 
 
 def _seeded(sampler: Any, dtype: Any, level: Level, rows: int = 8) -> Any:
@@ -84,7 +90,7 @@ def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
         for kind in protocol.kinds(sampler)[:1]:
             levels = protocol.levels(sampler, n)
             trace = _on_tape(sampler, n, Gaussian(POINT), dtype, levels[0].a * POINT, levels[0].s, kind)
-            allowed = _allowed(sampler, n, dtype)
+            allowed = _allowed(sampler, n, dtype, _second_slopes(trace))
             yield from _one_point(trace, n, POINT, allowed)
 
 

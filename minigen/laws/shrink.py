@@ -19,6 +19,7 @@ from .verdict import Law, Verdict, judge
 CHAIN = "num_train_timesteps"
 WHOLE = ("L3",)  # a short chain of the usual betas ends far from noise: not what this law is about
 SHORT = 32  # every chain up to this length is tried
+FAR = 4  # times its limit: a law broken by more stays broken by more, or rounding would pass for the fault
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,17 @@ def failing(make: Callable[..., Any], settings: Mapping[str, Any], law: Law, num
 
 
 def _alike(a: Verdict, b: Verdict) -> bool:
+    """Whether ``a``, of a smaller case, is as ``b``."""
+
     def sort(verdict: Verdict) -> str:
         if verdict.value is None:
             return "fault"
         return "finite" if math.isfinite(verdict.value) else "not finite"
 
-    return a.failed and b.failed and sort(a) == sort(b)
+    def far(verdict: Verdict) -> bool:
+        return verdict.value is not None and verdict.value > FAR * (verdict.limit or 0.0)
+
+    return a.failed and b.failed and sort(a) == sort(b) and (far(a) or not far(b))
 
 
 def smallest(

@@ -119,18 +119,22 @@ def distance(got: Any, want: Any) -> float:
     return float(np.max(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
 
 
-def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None) -> float:
+def of_noises(high: Level, low: Level) -> float:
+    r"""$\sigma / \alpha$ of one level in units of another's; of levels without a signal, $\sigma$."""
+    return high.sigma / low.sigma * (low.alpha / high.alpha if high.alpha > 0 else 1.0)
+
+
+def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None, ratio: float = 1.0) -> float:
     r"""How far rounding may move a state of size 1: $64 \varepsilon \sum_i \max(1, 1/\sqrt{\bar\alpha_i})$ over the noisy levels.
 
     At each a few operations, and x_0 is read off the state by dividing by $\sqrt{\bar\alpha_i}$. A second slope
-    at the end of a step (``rule`` "heun") also divides what rounding did by the noise there, and multiplies it by the step.
+    at the end of a step also divides what rounding did by the noise there, and multiplies it by the step: ``ratio`` of the two noises, the
+    largest of all steps for the ``rule`` "heun".
     Where the first level has no signal, DDIM's share of eps for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$ of float64.
     """
     a = levels[0].a
-    ratio = 1.0
     if rule == "heun":
-        sigma = [level.sigma / level.alpha for level in levels[:-1]]
-        ratio = max([1.0, *(high / low for high, low in zip(sigma, sigma[1:]))])
+        ratio = max([ratio, *(of_noises(high, low) for high, low in zip(levels, levels[1:-1]))])
     root = float(np.finfo(np.float64).eps) ** 0.5 if rule == "ddim" and eta == 1 and a == 0 else 0.0
     divided = sum(max(1.0, 1 / level.a) if level.a > 0 else 1.0 for level in levels[:-1])
     return float(root + 64 * divided * np.finfo(dtype).eps * ratio)

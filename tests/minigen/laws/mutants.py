@@ -755,7 +755,7 @@ POINTS = {
             "arc = norm * (xp.cos(angle) * u + xp.sin(angle) * w)",
             "arc = xp.cos(angle) * u + xp.sin(angle) * w",
         ),
-        no_guard=("xp.where(sine > PARALLEL, across / xp.where(sine > 0, sine, 1), axis)", "across / sine"),
+        no_guard=("xp.where(sine > PARALLEL, across, axis)", "across / sine"),
         angle_of_the_sine=("xp.arctan2(sine, cosine)", "xp.arcsin(xp.clip(sine, 0, 1))"),
     ),
     **planted(

@@ -150,6 +150,21 @@ def test_shrinking_keeps_the_kind_of_failure():
     assert shrink.smallest(Two, {}, law, large).n == 1
 
 
+def test_shrinking_does_not_take_rounding_for_the_fault():
+    """One percent at many steps is not shrunk to a few limits' worth at few."""
+
+    class Far(Base):
+        claims: ClassVar = {"calls": "n", "draws": "0", "point": True}
+
+        def sample(self, model, x, n, noise):
+            return silent(self, model, x, n, noise) * (1.01 if n >= 5 else 1 + 4e-5)
+
+    law = suite.choose(["L6"])[0]
+    for n, least in ((9, 5), (2, 1)):
+        (broken,) = (v for v in run_laws(shrink.one(Far(), n, law), ["L6"], ["float32"]))
+        assert broken.failed and shrink.smallest(Far, {}, law, broken).n == least
+
+
 @pytest.mark.parametrize(
     "args, words",
     [
@@ -178,7 +193,7 @@ def test_missing_peers_are_said_in_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="need torch and diffusers: pip install torch diffusers"):
         command.main(["diffusers:DDIMScheduler"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="need torch and k-diffusion: pip install torch k-diffusion"):
+    with pytest.raises(UserError, match="need torch and k-diffusion: .*pip install --no-deps k-diffusion"):
         command.main(["kdiffusion:sample_euler"])
 
 
@@ -235,6 +250,32 @@ def draws_forever(self, model, x, n, noise):
 def test_a_fault_is_named_in_a_verdict(sample, law, words):
     sampler = type("Broken", (Base,), {"sample": sample})()
     assert words in failed(sampler, [law])[law].detail
+
+
+@pytest.mark.parametrize("share, broken", [(1.0, False), (1.1, True)])
+def test_a_second_slope_is_granted_what_it_makes_of_rounding(share, broken):
+    """Heun's step from much noise to little, without a claim of that rule: its second slope divides float32's rounding by little."""
+
+    class Second:
+        space: ClassVar = "sigma"
+        kinds: ClassVar = ("x_0",)
+        claims: ClassVar = {"calls": "2n-1", "draws": "0", "point": True}
+
+        def levels(self, n):
+            return [(s, 1.0, s) for s in (*np.geomspace(20, 0.01, n).tolist(), 0.0)]
+
+        def sample(self, model, x, n, noise):
+            sigma = [s for s, _, _ in self.levels(n)]
+            for high, low in zip(sigma, sigma[1:]):
+                slope, step = (x - model(x, high)) / high, low - high
+                if low:
+                    end = x + step * slope
+                    slope = (slope + share * (end - model(end, low)) / low) / 2
+                x = x + step * slope
+            return x
+
+    (verdict,) = run_laws(Second(), ["L6"], ["float32"])
+    assert verdict.failed == broken
 
 
 def test_what_a_sampler_has_besides_may_raise_too():
