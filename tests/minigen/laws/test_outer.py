@@ -193,7 +193,7 @@ def test_missing_peers_are_said_in_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="need torch and diffusers: pip install torch diffusers"):
         command.main(["diffusers:DDIMScheduler"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="need torch and k-diffusion: .*pip install --no-deps k-diffusion"):
+    with pytest.raises(UserError, match=r"need torch and k-diffusion: .*pip install --no-deps k-diffusion"):
         command.main(["kdiffusion:sample_euler"])
 
 
