@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 import autograd as ag
 from autograd import fused
@@ -114,6 +115,125 @@ CASES = {
 }
 
 
+# --- what NumPy says of the same inputs ---------------------------------------------------------------------------------
+
+
+def softmax(x, axis=-1):
+    e = np.exp(x)
+    return e / e.sum(axis, keepdims=True)
+
+
+def convolution(x, w, b, stride, padding):
+    x = np.pad(x, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[:2], (1, 2))[:, ::stride, ::stride]
+    return np.einsum("nijcuv,uvco->nijo", windows, w) + b
+
+
+def transposed_convolution(x, w, b, stride, padding):
+    n, height, width, _ = x.shape
+    kh, kw, _, c_out = w.shape
+    y = np.zeros((n, (height - 1) * stride + kh, (width - 1) * stride + kw, c_out))
+    for i in range(height):
+        for j in range(width):
+            y[:, i * stride : i * stride + kh, j * stride : j * stride + kw] += np.einsum(
+                "nc,uvco->nuvo", x[:, i, j], w
+            )
+    return y[:, padding : y.shape[1] - padding, padding : y.shape[2] - padding] + b
+
+
+def attention(q, k, v, allowed=1.0):
+    e = np.exp(np.einsum("nhid,nhjd->nhij", q, k) / q.shape[-1] ** 0.5) * allowed
+    total = e.sum(-1, keepdims=True)
+    return np.einsum("nhij,nhjd->nhid", e / np.where(total == 0, 1, total), v)
+
+
+def group_norm(x, gamma, beta, groups=2):
+    parts = np.split(x, groups, -1)
+    axes = tuple(range(1, x.ndim))
+    z = [(p - p.mean(axes, keepdims=True)) / np.sqrt(p.var(axes, keepdims=True) + 1e-5) for p in parts]
+    gamma, beta = (p if p.ndim == 1 else p[:, None, None] for p in (gamma, beta))
+    return np.concatenate(z, -1) * gamma + beta
+
+
+def layer_norm(x, gamma, beta):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * gamma + beta
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def blocks(x):
+    """(n, h, w, c) -> (n, h / 2, w / 2, 4, c)"""
+    return np.stack([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 3)
+
+
+VALUES = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
+    "power 3": lambda x: x * x * x, "power 1/2": np.sqrt, "power 0": lambda x: x, "square": np.square,
+    "exp": np.exp, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs, "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "normal_cdf": norm.cdf,
+    "relu": lambda x: x * (x > 0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.2 * x),
+    "silu": silu,
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "maximum": np.maximum, "minimum": np.minimum,
+    "clip": lambda x: np.clip(x, -0.5, 0.5),
+    "where": lambda a, b: np.stack([a[0] + 0 * b[:, 0], b[:, 1], a[2] + 0 * b[:, 2]], 1),
+    "sum": lambda x: x.sum((0, 2)), "sum keepdims": lambda x: x.sum(1, keepdims=True), "sum all": np.sum, "sum rows": lambda x: x.sum((0, 1)),
+    "mean": lambda x: x.mean(-1), "var": lambda x: ((x - x.mean(0)) ** 2).mean(0), "max": lambda x: x.max(1), "min": lambda x: x.min((0, 1)),
+    "softmax": lambda x: softmax(x, 0),
+    "logsumexp": lambda x: np.log(np.exp(x).sum(1)),
+    "log_softmax": lambda x: np.log(softmax(x)),
+    "cumsum": lambda x: np.cumsum(x, 1),
+    "top_k": lambda x: np.sort(x)[:, :-3:-1],
+    "reshape": lambda x: x.reshape(4, 3), "transpose": lambda x: np.moveaxis(x, 2, 0), "broadcast_to": lambda x: np.zeros((5, 3, 4)) + x,
+    "getitem slice": lambda x: x[1:, ::2],
+    "getitem rows twice": lambda x: np.stack([x[0], x[2], x[2]]),
+    "getitem negative rows": lambda x: np.stack([x[2], x[0]]),
+    "getitem array on axis 1": lambda x: np.stack([x[:, [0, 2]], x[:, [2, 1]]], 1),
+    "getitem mask": lambda x: np.stack([x[0], x[2]]),
+    "getitem new axis": lambda x: x[:, 0].reshape(1, 3),
+    "gather": lambda x: np.array([[x[0, 0], x[0, 0]], [x[1, 1], x[1, 2]], [x[2, 3], x[2, 1]]]),
+    "concat": lambda a, b: np.hstack([a, b]),
+    "stack": lambda a, b: np.array([[a[0], b[0]], [a[1], b[1]]]),
+    "pad": lambda x: np.pad(x, ((1, 0), (0, 2))),
+    "matmul": np.matmul, "matmul batch": np.matmul, "matmul batch by matrix": np.matmul, "matmul matrix by vector": np.matmul,
+    "matmul vector by matrix": np.matmul, "matmul vectors": np.dot,
+    "linear": lambda x, w, b: x @ w + b,
+    "einsum": lambda a, b: np.einsum("nhid,njd->nhij", a, b), "einsum sum": lambda a: a.sum(0),
+    "einsum three": lambda a, b, c: a @ b @ c,
+    "conv2d": lambda x, w, b: convolution(x, w, b, 2, 1),
+    "conv2d 1x1": lambda x, w: x @ w[0, 0],
+    "conv_transpose2d": lambda x, w, b: transposed_convolution(x, w, b, 2, 1),
+    "attention": attention,
+    "attention causal": lambda q, k, v: attention(q, k, v, np.tri(4)),
+    "attention masked": lambda q, k, v: attention(q, k, v, MASK[:, None, None]),
+    "group_norm": group_norm,
+    "group_norm silu": lambda x, g, b: silu(group_norm(x, g, b)),
+    "group_norm adaptive": group_norm,
+    "layer_norm": layer_norm,
+    "cross_entropy": lambda x: -np.log(softmax(x))[[0, 1, 2], [0, 2, 1]],
+    "embedding": lambda x: np.array([[x[0], x[2]], [x[2], x[1]]]),
+    "upsample_nearest": lambda x: x.repeat(2, 1).repeat(2, 2),
+    "avg_pool": lambda x: blocks(x).mean(3), "max_pool": lambda x: blocks(x).max(3),
+    "dropout": lambda x: x * [2.0, 0.0, 2.0],
+    "reparameterize": lambda m, v: m + np.sqrt(np.exp(v)) * [0.3, -1.0],
+    "gumbel_softmax": lambda x: softmax((x - np.log(-np.log(0.4))) / 0.7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_are_numpys(name):
+    function, inputs = CASES[name]
+    want = VALUES[name](*inputs)
+    got = function(*inputs)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_first_and_second_derivatives(name):
     function, inputs = CASES[name]
@@ -186,6 +306,15 @@ def test_gradcheck_sees_a_wrong_derivative():
     ag.gradcheck(once, [r(3)])
     with pytest.raises(AssertionError, match="second derivative"):
         ag.gradcheck(once, [r(3)], order=2)
+    # to seven digits, also where the function is much larger than its gradient; and the recorded gradient is the plain one
+    off = 2 * (1 + 2e-7)
+    nearly = ag.operation(lambda g, y, x: g * (off * x), keep="0")(lambda x: x * x)
+    for shift in (0.0, 3.0):
+        with pytest.raises(AssertionError, match="first derivative"):
+            ag.gradcheck(lambda x, shift=shift: nearly(x) + shift, [np.array([0.7])])
+    other = ag.operation(lambda g, y, x: g * ((off if isinstance(x, ag.Tensor) else 2) * x), keep="0")(lambda x: x * x)
+    with pytest.raises(AssertionError, match="create_graph=True is another one"):
+        ag.gradcheck(other, [np.array([0.7])], order=2)
     with pytest.raises(TypeError, match="float64"):
         ag.gradcheck(ag.exp, [np.ones(2, np.float32)])
 
