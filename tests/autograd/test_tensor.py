@@ -363,3 +363,12 @@ def test_an_axis_that_is_not_there_is_named(call):
 def test_gumbel_softmax_at_the_ends_of_the_unit_interval():
     y = ag.gumbel_softmax(np.zeros((1, 2), np.float32), np.array([[1 - 1e-9, 0.0]]), 1.0)
     assert np.all(np.isfinite(y))
+
+
+def test_grad_of_several_outputs_adds_what_each_asks_for():
+    x = ag.Tensor(np.array([2.0, 3.0]), requires_grad=True)
+    outputs = [ag.sum(x * x), 5.0 * ag.sum(x)]
+    (g,) = ag.grad(outputs, [x])
+    np.testing.assert_array_equal(g.data, [9, 11])
+    (g,) = ag.grad([x * x, ag.sum(x)], [x], [np.array([1.0, -1.0]), np.array(10.0)])
+    np.testing.assert_array_equal(g.data, [14, 4])
