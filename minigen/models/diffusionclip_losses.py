@@ -1,4 +1,4 @@
-r"""The losses of `diffusionclip`: equations 1 to 6, whose symbols are in the table there, as functions of pictures and directions.
+r"""The losses of `diffusionclip`: equations 1 to 5, whose symbols are in the table there, as functions of pictures and directions.
 
 A direction is the change of CLIP's vector. What a picture tells of itself, its ground, its thing and its outline, is a `Still`:
 an edit has no business with it. All is taken from source pictures alone.
@@ -88,7 +88,6 @@ def l_edit(
     identity: float,
     far: float,
     outline: float,
-    contrast: float,
     same: float,
     prior: float,
     least: float,
@@ -104,12 +103,10 @@ def l_edit(
     value = terms["direction"] + l1 * terms["l1"] + identity * terms["identity"] + far * terms["short"]
     if still.outline is not None:
         c, rest = of_two_colours(x_hat, still)
-        strength = ag.sum(c * c, (1, 2, 3)) * (1 / least**2)
+        strength = ag.maximum(ag.sum(c * c, (1, 2, 3)), least**2)
         wrong = ag.sum(rest * rest * (1 - still.pixels), (1, 2, 3))
-        area = (still.outline**2).sum((1, 2, 3)) * least**2
-        terms["outline"] = ag.mean(wrong / (ag.maximum(strength, 1.0) * area))
-        terms["faint"] = ag.mean(ag.maximum(1 - strength, 0.0))
-        value = value + outline * terms["outline"] + contrast * terms["faint"]
+        terms["outline"] = ag.mean(wrong / (strength * (still.outline**2).sum((1, 2, 3))))
+        value = value + outline * terms["outline"]
     if still.coloured is not None:
         colour = mean_colour(x_hat, still.coloured)
         apart = colour - ag.mean(colour, 0, keepdims=True)
