@@ -60,7 +60,7 @@ made in full. The networks predict $x_0$.
 
 From a black ground to a white one, (1) and (3) fall all the way, by .16 and .05 over its first eighth. There the untuned network takes back 40 percent, and 20 times the square of that is
 .24. And where two edits are summed at a second level, each network is asked about a picture that the other has half changed, which it has never seen; at the first, their guesses add up.
-With the picture in its eyes CLIP could also be made to look through noise, and from $t_0 = 100$ in four levels: .46 and .32 of the blue ones.
+Tried when CLIP still saw the picture: noise on what it sees (.46 of the blue ones), the walk from $t_0 = 100$ in four levels (.32).
 
 You need: `samplers/ddim.py` (both walks), `models/clip.py`, `diffusionclip_losses.py` (the equations). New here: a gradient through a sampler.
 
