@@ -386,7 +386,8 @@ def test_the_classifier_overfits_one_batch(digits):
 def test_classes_in_turn_and_the_notes_say_so(digits):
     system = adm.build(adm.Config(**SMALL, sample_steps=2), digits, seed=0)
     assert system.notes(np.zeros((12, 8, 8, 1))) == [*"012345678901"]
-    assert system.notes(np.zeros((2, 8, 8, 1)), label=7, scale=2.0) == ["7", "7"]
+    for label in (0, 7, 9):
+        assert system.notes(np.zeros((2, 8, 8, 1)), label=label, scale=2.0) == [str(label)] * 2
     assert system.notes(np.zeros((2, 8, 8, 1)), guidance="none") == []
     told = []
     classifier = system.modules["classifier"]
