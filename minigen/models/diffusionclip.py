@@ -46,7 +46,7 @@ $\Delta T$ names this change and no other. Captions, the source pictures and CLI
 In (6) the untuned network is one of the sum and has the $\gamma$ that the others leave over, which may be negative: two edits of strength 1 are both
 made in full. The networks predict $x_0$.
 
-**What it took.** Edits that are right, with all else as it was, of 300 test pictures of one thing and more, by the oracle; where there are two numbers, they are of two training seeds:
+**What it took.** Edits that are right, with all else as it was, of 300 test pictures of one thing and more, by the oracle; where there are more numbers, each is of a training seed:
 
 | CLIP sees | $\lambda_{prior}$ | levels | blue | white | both at once |
 |---|---|---|---|---|---|
@@ -56,7 +56,7 @@ made in full. The networks predict $x_0$.
 | two colours | 0 | 1 | .71, .93 | .99 on the second | |
 | two colours, without (5) | rising to 40 | 1 | .76 | | |
 | two colours, without (3) | rising to 40 | 1 | .99, .99 | .98, .52 | |
-| two colours: the defaults | rising to 40 | 1 | .99, .98 | .99, .98 | .96, .96 |
+| two colours: the defaults | rising to 40 | 1 | .99, .98, .99 | .99, .98, .98 | .96, .96, .97 |
 
 From a black ground to a white one, (1) and (3) fall all the way, by .16 and .05 over its first eighth. There the untuned network takes back 40 percent, and 20 times the square of that is
 .24. And where two edits are summed at a second level, each network is asked about a picture that the other has half changed, which it has never seen; at the first, their guesses add up.
