@@ -18,6 +18,7 @@ from minigen.train.log import read_log
 from minigen.train.loop import Trainer
 from minigen.train.run import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Keeper, Run, Stop, summary, train
 from tests.minigen.train import toy
+from tests.support.runs import same_state
 
 DIGITS = load("digits")
 FILES = (CHECKPOINT, WEIGHTS)
@@ -47,16 +48,8 @@ def without_seconds(path: Path) -> list[dict[str, Any]]:
 def equal_to(out: Path, whole: Path) -> bool:
     """Whether two folders hold the same weights to the byte, the same state, the same log, the same last picture."""
     last = "000016.png"
-    with (
-        checkpoint.opened(out / CHECKPOINT, kind="checkpoint") as one,
-        checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as two,
-    ):
-        names = sorted(one.handle.keys())
-        state = names == sorted(two.handle.keys()) and all(
-            one.handle.get_tensor(name).tobytes() == two.handle.get_tensor(name).tobytes() for name in names
-        )
     return (
-        state
+        same_state(out, whole)
         and (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
         and without_seconds(out / LOG) == without_seconds(whole / LOG)
         and (out / SAMPLES / last).read_bytes() == (whole / SAMPLES / last).read_bytes()
