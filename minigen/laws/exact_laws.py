@@ -18,6 +18,7 @@ from .verdict import Check, distance, of_noises, rounding
 
 POINT = 0.7
 CLIPPED = -0.3
+CHURN = 1.4143
 
 
 def _states(trace: Trace) -> list[Any]:
@@ -43,15 +44,25 @@ def _tape_batch(sampler: Any, n: int, dtype: Any, mean: float, std: float) -> An
     return tape_start(sampler, first, mean, std, protocol.draws(sampler, n), dtype)
 
 
-def _allowed(sampler: Any, n: int, dtype: Any, ratio: float = 1.0) -> float:
+def _allowed(sampler: Any, n: int, dtype: Any) -> float:
     kept, claims = protocol.precision(sampler, dtype), sampler.claims
-    return rounding(protocol.levels(sampler, n), kept, claims.get("rule"), claims.get("eta"), ratio)
+    return rounding(protocol.levels(sampler, n), kept, claims.get("rule"), claims.get("eta"))
 
 
-def _second_slopes(trace: Trace) -> float:
-    """The largest ratio of noises over the steps at whose end the model was asked about the same level twice in a row, at least 1."""
-    told = [call.level for call in trace.calls]
-    return max([1.0, *(of_noises(a, b) for a, b, c in zip(told, told[1:], told[2:]) if b == c)])
+def _limits(sampler: Any, n: int, dtype: Any, trace: Trace) -> list[float]:
+    r"""How far rounding may move every state that the model was shown, and the result.
+
+    It grows by the ratio of noises of a step that ended in a second slope (`rounding`): the next call is about the same level again, with
+    no noise drawn in between, or about one with at most $\sqrt 2$ times its noise, as after the churn of Karras et al. 2022, algorithm 2.
+    """
+    levels, kept, claims = protocol.levels(sampler, n), protocol.precision(sampler, dtype), sampler.claims
+    told = [*(call.level for call in trace.calls), trace.levels[-1]]
+    ratios = [1.0, 1.0]
+    for k, (high, low, after) in enumerate(zip(told, told[1:], told[2:]), 2):
+        up = of_noises(after, low) if low.sigma > 0 else 0.0
+        second = 1 < up < CHURN if k in trace.draws else up == 1
+        ratios.append(max(ratios[-1], of_noises(high, low) if second else 1.0))
+    return [rounding(levels, kept, claims.get("rule"), claims.get("eta"), ratio) for ratio in ratios]
 
 
 def _seeded(sampler: Any, dtype: Any, level: Level, rows: int = 8) -> Any:
@@ -68,15 +79,14 @@ def coherence(sampler: Any, dtype: Any) -> Iterator[Check]:
     for n in protocol.steps(sampler):
         first = protocol.levels(sampler, n)[0]
         trace = _on_tape(sampler, n, Gaussian(POINT), dtype, first.a * POINT, first.s)
-        allowed = 4 * _allowed(sampler, n, dtype)
-        for call, where in zip(trace.calls, _names(trace, n)):
+        for call, limit, where in zip(trace.calls, _limits(sampler, n, dtype, trace), _names(trace, n)):
             mean, std = moments(call.x)
             length = np.hypot(mean / POINT, std)
             if not (length > 0).all():
-                yield Check(1.0, allowed, where)
+                yield Check(1.0, 4 * limit, where)
                 continue
             off = max(distance(mean / POINT / length, call.level.a), distance(std / length, call.level.s))
-            yield Check(off, allowed, where)
+            yield Check(off, 4 * limit, where)
 
 
 def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
@@ -90,14 +100,13 @@ def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
         for kind in protocol.kinds(sampler)[:1]:
             levels = protocol.levels(sampler, n)
             trace = _on_tape(sampler, n, Gaussian(POINT), dtype, levels[0].a * POINT, levels[0].s, kind)
-            allowed = _allowed(sampler, n, dtype, _second_slopes(trace))
-            yield from _one_point(trace, n, POINT, allowed)
+            yield from _one_point(trace, n, POINT, _limits(sampler, n, dtype, trace))
 
 
-def _one_point(trace: Trace, n: int, point: float, allowed: float, what: str = "") -> Iterator[Check]:
+def _one_point(trace: Trace, n: int, point: float, limits: list[float], what: str = "") -> Iterator[Check]:
     """Every state on a tape against $N(a m, s^2)$, and the end against m."""
     told = [*(call.level for call in trace.calls), trace.levels[-1]]
-    for state, level, where in zip(_states(trace), told, _names(trace, n)):
+    for state, level, allowed, where in zip(_states(trace), told, limits, _names(trace, n)):
         mean, std = moments(state)
         yield Check(distance(mean, level.a * point), allowed, f"mean at {where}{what}")
         yield Check(distance(std, level.s), allowed, f"standard deviation at {where}{what}")
@@ -220,7 +229,7 @@ def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
     published rule, written anew in `reference`. Limit: 8 times rounding times the largest weight. Catches: a step ratio turned round, which
     every test of the order lets pass because its error telescopes; weights of the wrong order; stale history.
     """
-    rule, eta = sampler.claims["rule"], sampler.claims.get("eta", 0.0)
+    rule, eta = sampler.claims["rule"], sampler.claims.get("eta") or 0.0
     settings = {"eta": eta} if rule == "ddim" else {}
     for kind in [kind for kind in protocol.kinds(sampler) if kind in ("x_0", "eps")] or protocol.kinds(sampler)[:1]:
         for n in protocol.steps(sampler):
@@ -353,8 +362,8 @@ def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
         if sampler.claims.get("point") and sampler.claims["clip"] is True:
             start = _tape_batch(sampler, n, dtype, first.a * CLIPPED, first.s)
             trace = run(sampler, n, bed, start, noise=Tape(), clip=lambda x_0: 0 * x_0 + CLIPPED)
-            allowed = _allowed(sampler, n, dtype)
-            yield from _one_point(trace, n, CLIPPED, allowed, f", every guess clipped to {CLIPPED:g}")
+            limits = _limits(sampler, n, dtype, trace)
+            yield from _one_point(trace, n, CLIPPED, limits, f", every guess clipped to {CLIPPED:g}")
         yield from _bounds(sampler, dtype, n, x)
 
 
@@ -375,7 +384,7 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The same noise gives the same sample, bitwise; other noise another one if draws are claimed, and the same if none are.
 
     Of an item of several numbers, noise in one of them alone moves that one alone, in data of independent dimensions: rounding. Catches: noise from somewhere else
-    than ``noise``, such as a global generator; a draw that is thrown away; one draw for all pixels, or for one channel only.
+    than ``noise``, such as a global generator; a draw that is thrown away, or used twice in the place of a later one; one draw for all pixels, or for one channel only.
     """
     bed = Mixture()
     for n in protocol.steps(sampler):
@@ -387,6 +396,7 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
         claimed = protocol.count(sampler, "draws", n)
         if claimed and max(claimed, len(first.draws)) > late:
             yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")
+            yield from _draw_by_draw(sampler, n, x[:1], len(first.draws))
             yield from _number_by_number(sampler, dtype, n)
         else:
             why = (
@@ -395,6 +405,16 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
                 else "noise makes a difference though none is claimed"
             )
             yield Check(distance(one, other), 0.0, f"{why}, {n} levels")
+
+
+def _draw_by_draw(sampler: Any, n: int, x: Any, draws: int) -> Iterator[Check]:
+    """On a tape, where row k alone hears draw k: each draw before the last call moves a state that comes after it."""
+    tape = run(sampler, n, Mixture(), np.repeat(x, 1 + draws, 0), noise=Tape(1))
+    states = np.stack(_states(tape))
+    for k, before in enumerate(tape.draws):
+        if before < len(tape.calls):
+            same = bool((states[before:, 1 + k] == states[before:, 0]).all())
+            yield Check(float(same), 0.0, f"draw {k + 1} makes no difference, {n} levels")
 
 
 def _number_by_number(sampler: Any, dtype: Any, n: int) -> Iterator[Check]:

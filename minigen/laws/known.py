@@ -9,6 +9,7 @@ from typing import Any
 
 from .adapters_diffusers import Diffusers
 from .adapters_kdiffusion import KDiffusion
+from .shrink import CHAIN
 
 PLMS = {"skip_prk_steps": True, "set_alpha_to_one": True}
 MULTI = ("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler")
@@ -28,12 +29,16 @@ class Finding:
     known: str = ""
     new: bool = False  # not in the first list of what these laws found
     peer: str = "diffusers"
-    minimal: dict[str, Any] = field(default_factory=dict)  # settings that stay while shrinking
+    minimal: dict[str, Any] = field(default_factory=dict)  # settings that stay while shrinking; a chain's length, too
 
     def make(self, **settings: Any) -> Any:
         """The sampler with settings."""
         made = {**self.minimal, **settings}
-        return Diffusers(self.sampler, **made) if self.peer == "diffusers" else KDiffusion(self.sampler, **made)
+        if self.peer != "diffusers":
+            return KDiffusion(self.sampler, **made)
+        sampler = Diffusers(self.sampler, **made)
+        sampler.chain = sampler.chain and CHAIN not in self.minimal
+        return sampler
 
 
 FINDINGS = (
@@ -96,6 +101,7 @@ FINDINGS = (
         {**PLMS, "timestep_spacing": "trailing"},
         "L6",
         range(2, 51),
+        minimal={**PLMS, "timestep_spacing": "trailing"},
     ),
     Finding(
         "PNDM: v_prediction is another path than epsilon",
@@ -151,6 +157,7 @@ FINDINGS = (
         range(1, 51),
         MULTI,
         "diffusers #10003 (DDIM's cousin)",
+        minimal={"timestep_spacing": "leading"},
     ),
     Finding(
         "leading spacing starts far from noise",
@@ -243,6 +250,7 @@ FINDINGS = (
             *("HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "DPMSolverSDEScheduler"),
         ),
         new=True,
+        minimal={"timestep_spacing": "linspace"},
     ),
     Finding(
         "Exponential levels with one step start at the lowest noise",
@@ -309,6 +317,7 @@ FINDINGS = (
         {"timestep_spacing": "linspace"},
         "L4",
         range(2, 21),
+        minimal={"timestep_spacing": "linspace", CHAIN: 1000},
     ),
     Finding(
         "RePaint: a jump towards the noise uses the betas of one step too low",

@@ -293,8 +293,8 @@ def check(sampler: Any) -> None:
             raise ValueError(
                 f"claim {name!r} must be a function of n or one of {', '.join(map(repr, COUNTS))}, got {claims[name]!r}"
             )
-    eta = claims.get("eta", 0)
-    if eta != "large" and not (isinstance(eta, int | float) and 0 <= eta <= 1):
+    eta = claims.get("eta")
+    if eta is not None and eta != "large" and not (isinstance(eta, int | float) and 0 <= eta <= 1):
         raise ValueError(f"claim 'eta' must be from 0 to 1, or 'large', got {eta!r}")
     _check_tuples(sampler)
     for kind in kinds(sampler):

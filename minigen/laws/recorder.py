@@ -168,7 +168,7 @@ def run(
             "float does not"
         )
     if not trace.calls:
-        raise Fault("sample never asked the model")
+        raise Fault(f"sample never asked the model, {n} level{'s' if n > 1 else ''}")
     trace.result = found.astype(np.float64)
     return trace
 

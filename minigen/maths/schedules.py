@@ -228,7 +228,7 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule
 def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     r"""$\beta_t$ rising linearly from ``beta_1`` to ``beta_T`` (Ho et al. 2020, section 4), given for $T = 1000$.
 
-    Other lengths scale both ends by $1000 / T$, so that $\bar\alpha_T$ stays near $4 \cdot 10^{-5}$ and the end is noise:
+    Other lengths scale both ends by $1000 / T$, so that $\bar\alpha_T$ is at most about $4 \cdot 10^{-5}$ and the end is noise:
     unscaled, $T = 100$ would leave 36 % of the signal's power. Raises ValueError for $T \le 20$, where $\beta_T \ge 1$.
     """
     scale = 1000 / T if T >= 1 else np.inf
@@ -261,7 +261,7 @@ def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Sch
 
 
 def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
-    r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$, $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972, alg. 1), at least $10^{-9}$ as there."""
+    r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$, $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at least $10^{-9}$ (Chen 2023, 2301.10972, algorithm 1)."""
     if T < 1:
         raise ValueError(f"T must be at least one, got {T}")
     u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)

@@ -43,7 +43,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_da
 - the embedding and the caption are left out apart from each other and sample by sample, in new arrays;
 - nothing is learnt by CLIP: its embeddings are numbers, and no gradient reaches it;
 - with $\eta = 0$ the way down undoes the way up: same levels, same condition, no guidance, nothing clipped;
-- both ends of an interpolation are the round trips of the two pictures;
+- both ends of an interpolation with guidance 1 are the round trips of the two pictures;
 - $z_d$ of equal texts is 0 / 0 and refused; $\theta^*$ is that of the sum, for every angle between picture and difference.
 """
 

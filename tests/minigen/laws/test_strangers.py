@@ -1,0 +1,177 @@
+"""Sound samplers that are built otherwise than ours, which no law may fail, and noise that is not what it was drawn for.
+
+They claim what their author would think of; levels are those of Karras et al. 2022, eq. 5, from 80 to 0.02.
+"""
+
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from minigen.laws import report, run_laws
+
+
+class Stranger:
+    """x_0 is predicted, and the slope is (x - x_0) / sigma."""
+
+    space = "sigma"
+    kinds = ("x_0",)
+    claims: ClassVar[dict[str, Any]] = {"leak": 0.02, "point": True}
+
+    def levels(self, n):
+        share = np.linspace(0, 1, n) if n > 1 else np.zeros(1)
+        noises = (80 ** (1 / 7) + share * (0.02 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+        return [(float(s), 1.0, float(s)) for s in noises] + [(0.0, 1.0, 0.0)]
+
+    def at(self, time):
+        return 1.0, float(time)
+
+    def sample(self, model, x, n, noise):
+        for (high, _, _), (low, _, _) in pairwise(self.levels(n)):
+            x = self.step(model, x, high, low, noise)
+        return x
+
+    @staticmethod
+    def slope(model, x, sigma):
+        return (x - model(x, sigma)) / sigma
+
+
+class Heun(Stranger):
+    """With the last step by Euler; it does not claim the rule "heun"."""
+
+    claims: ClassVar = {**Stranger.claims, "calls": "2n-1", "draws": "0"}
+
+    def step(self, model, x, high, low, noise):
+        d = self.slope(model, x, high)
+        if low:
+            d = (d + self.slope(model, x + (low - high) * d, low)) / 2
+        return x + (low - high) * d
+
+
+class Churned(Heun):
+    """Karras et al. 2022, algorithm 2, with churn at every level, the first included."""
+
+    claims: ClassVar = {**Stranger.claims, "calls": "2n-1", "draws": "n"}
+
+    def step(self, model, x, high, low, noise):
+        up = 1.2 * high
+        return super().step(model, x + (up**2 - high**2) ** 0.5 * noise(x.shape), up, low, noise)
+
+
+class RungeKutta(Stranger):
+    claims: ClassVar = {**Stranger.claims, "draws": "0"}
+
+    def step(self, model, x, high, low, noise):
+        if not low:
+            return model(x, high)
+        h, middle = low - high, (low + high) / 2
+        one = self.slope(model, x, high)
+        two = self.slope(model, x + h / 2 * one, middle)
+        three = self.slope(model, x + h / 2 * two, middle)
+        four = self.slope(model, x + h * three, low)
+        return x + h / 6 * (one + 2 * two + 2 * three + four)
+
+
+class Restart(Stranger):
+    """Xu et al. 2023: down to the last noise, up again by fresh noise, and down once more."""
+
+    claims: ClassVar = {
+        **Stranger.claims,
+        "calls": lambda n: 2 * n - 1 - n // 2 if n > 2 else n,
+        "draws": lambda n: int(n > 2),
+    }
+
+    def sample(self, model, x, n, noise):
+        sigmas = [time for time, _, _ in self.levels(n)]
+
+        def down(x, sigmas):
+            for high, low in pairwise(sigmas):
+                x = x + (low - high) * self.slope(model, x, high)
+            return x
+
+        if n < 3:
+            return down(x, sigmas)
+        up = sigmas[n // 2]
+        x = down(x, sigmas[:-1])
+        return down(x + (up**2 - sigmas[-2] ** 2) ** 0.5 * noise(x.shape), sigmas[n // 2 :])
+
+
+@pytest.mark.parametrize("sampler", [Heun, Churned, RungeKutta, Restart])
+def test_a_sound_sampler_of_another_build_is_passed(sampler):
+    verdicts = [*run_laws(sampler())]
+    assert not [v for v in verdicts if v.failed], report(verdicts)
+
+
+class Up(Heun):
+    """A call at an earlier level that no noise led up to."""
+
+    claims: ClassVar = {"calls": lambda n: 3 * n - 2}
+
+    def step(self, model, x, high, low, noise):
+        x = super().step(model, x, high, low, noise)
+        if low:
+            model(x, high)
+        return x
+
+
+class Loud(Churned):
+    """Noise before the first call of which the model is not told."""
+
+    def step(self, model, x, high, low, noise):
+        return Heun.step(self, model, x + (1.2**2 - 1) ** 0.5 * high * noise(x.shape), high, low, noise)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"), [(Up, "goes back to an earlier level"), (Loud, "the first state is not")]
+)
+def test_calls_out_of_order_are_seen_still(sampler, words):
+    assert [words in v.detail for v in run_laws(sampler(), ["L5"]) if v.failed] == [True, True]
+
+
+class Fresh(Stranger):
+    """To the guess of x_0 and up to the next level by fresh noise (Song et al. 2023, algorithm 1)."""
+
+    claims: ClassVar = {"calls": "n", "draws": "n-1"}
+
+    def step(self, model, x, high, low, noise):
+        x = model(x, high)
+        return x + low * noise(x.shape) if low else x
+
+
+class Thrown(Fresh):
+    """Every draw but the first is thrown away."""
+
+    def sample(self, model, x, n, noise):
+        heard = []
+
+        def first(shape):
+            heard.append(noise(shape))
+            return heard[0] if len(heard) == 1 else 0 * heard[-1]
+
+        return super().sample(model, x, n, first)
+
+
+class Reused(Fresh):
+    """The first draw stands for every other."""
+
+    def sample(self, model, x, n, noise):
+        heard = []
+
+        def first(shape):
+            heard.append(noise(shape))
+            return heard[0]
+
+        return super().sample(model, x, n, first)
+
+
+@pytest.mark.parametrize("sampler", [Thrown, Reused])
+def test_every_draw_makes_a_difference(sampler):
+    assert not [v for v in run_laws(Fresh()) if v.failed]
+    assert ["draw 2 makes no difference" in v.detail for v in run_laws(sampler(), ["L28"])] == [True, True]
+
+
+def test_none_is_no_claim():
+    sampler = Fresh()
+    sampler.claims = {**Fresh.claims, "eta": None, "rule": None, "point": None}
+    assert not [v for v in run_laws(sampler) if v.failed]
