@@ -297,8 +297,7 @@ def run_on_gpu(chosen: list[Any], options: argparse.Namespace) -> int:
     file = pages.file_of(state["device"])
     before, status = pages.read(file), 0
     if options.missing:
-        kept = {pages.key(row) for row in pages.rows_of(before)}
-        chosen = [p for p in chosen if (p.op, p.name, p.dtype) not in kept]
+        chosen = pages.without(pages.rows_of(before), chosen)
     if options.rung != "none":
         print(f"{on_gpu.compile_ahead(chosen, device.architecture)} kernels compiled, {time.monotonic() - start:.0f} s")
     clock, source = on_gpu.Clock(xp), Source(device, xp)

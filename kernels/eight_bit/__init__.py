@@ -18,7 +18,8 @@ The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each o
 float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too, with a scale a
 row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits everywhere. On
 tensor cores x in float32 is three bf16 numbers that add up to it exactly (but for the last bits of numbers below 1e-33), and their
-sums are added in float32, so ``linear_weight_only`` is no less exact there.
+sums are added in float32, so ``linear_weight_only`` is no less exact there, but for sums of a few terms, which are off by a
+rounding or two more.
 """
 
 import numbers

@@ -10,7 +10,8 @@ def quantize(x: Array, axis: int, form: str) -> tuple[Array, Array]:
     """(codes, scale) of ``x`` (m, n) with a scale for each row (axis 0) or column (axis 1)."""
     xp = array_module(x)
     with np.errstate(all="ignore"):
-        largest = xp.abs(x).max(axis=1 - axis, initial=0).astype(xp.float32)
+        largest = xp.abs(x).max(axis=1 - axis) if x.shape[1 - axis] else xp.zeros(x.shape[axis])
+        largest = largest.astype(xp.float32)
         scale = largest / xp.float32(formats.LARGEST[form])
         scale = xp.where(scale == 0, xp.float32(1), scale)
         ratio = x / xp.expand_dims(scale, 1 - axis)

@@ -46,7 +46,8 @@ What it cannot find, and where it is not a GPU:
 * TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap describes is
   only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does nothing.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
-* ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4.
+* ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their sizes are counted
+  as written, where a GPU may pad them. ``__launch_bounds__`` is not read: a GPU refuses a launch with more threads.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
   contracted to fused multiply-adds.
 * ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
@@ -379,11 +380,11 @@ class _Fresh:
 
 
 class _Guarded:
-    """A copy of an array between two red zones."""
+    """A copy of an array between two red zones, as far from a multiple of 16 bytes as the array."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.raw = np.full(array.nbytes + 2 * RED_ZONE + 256, POISON, np.uint8)
-        start = RED_ZONE + -(self.raw.ctypes.data + RED_ZONE) % 256
+        self.raw = np.full(array.nbytes + 2 * RED_ZONE + 256 + 16, POISON, np.uint8)
+        start = RED_ZONE + -(self.raw.ctypes.data + RED_ZONE) % 256 + array.ctypes.data % 16
         self.array = self.raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         self.array[...] = array
 

@@ -302,6 +302,19 @@ extern "C" __global__ void copies_from_between_two_numbers(const float* x, float
     y[i + t] = tile[SIZE - 1 - t];
 }
 
+extern "C" __global__ void reads_four_from_between_fours(const float* x, float* y, int n) {
+    __shared__ __align__(16) float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE;
+    tile[t] = x[i + t];
+    __syncthreads();
+    if (t < 15) {
+        const float4 four = *reinterpret_cast<const float4*>(&x[i + 4 * t + 2]);  // FINDS misaligned
+        tile[t] = four.x + four.w;
+    }
+    __syncthreads();
+    y[i + t] = tile[SIZE - 1 - t];
+}
+
 // --- what a warp does together: ldmatrix, mma.sync --------------------------------------------------------------------
 
 // ldmatrix moves 8 rows of 16 bytes as they are, here of 4 floats: lane 4 r + c gets the float at row r, column c.

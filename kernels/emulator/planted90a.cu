@@ -83,3 +83,14 @@ extern "C" __global__ void sums_changed_before_the_wait(const __grid_constant__ 
 extern "C" __global__ void a_warp_alone(const __grid_constant__ TensorMap x, float* y) {
     PRODUCTS(fence_proxy_async(), wgmma_fence(), wgmma_wait<0>(); __syncthreads(), ALONE)  // FINDS bad operand
 }
+
+#define SHIFTED                                                                                  \
+    wgmma_fence();                                                                               \
+    wgmma_bf16(d, wgmma_descriptor(tile + 64), wgmma_descriptor(j));                             \
+    wgmma_commit();                                                                              \
+    wgmma_wait<0>();
+
+// A tile from its second row on: the swizzle goes by eight rows, which must begin at a multiple of 1024 bytes.
+extern "C" __global__ void a_row_too_far(const __grid_constant__ TensorMap x, float* y) {
+    PRODUCTS(fence_proxy_async(), wgmma_fence(), wgmma_wait<0>(); __syncthreads(), SHIFTED)  // FINDS bad operand
+}

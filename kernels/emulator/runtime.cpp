@@ -390,7 +390,7 @@ void access(const void* address, size_t bytes, Access kind, const void* where) {
 static void aligned_access(const void* pointer, size_t bytes, Access kind, const void* where) {
     if (!self) return;
     const Region* region = plain_access(static_cast<const char*>(pointer), bytes, kind, place(where));
-    if (!region || !(reinterpret_cast<uintptr_t>(pointer) & (std::min<size_t>(bytes, 8) - 1))) return;
+    if (!region || !(reinterpret_cast<uintptr_t>(pointer) & (bytes - 1))) return;
     report_access(MISALIGNED, place(where), *region, kind, static_cast<const char*>(pointer), bytes);
     abandon();  // it would have been a fault
 }

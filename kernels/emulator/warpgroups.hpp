@@ -46,6 +46,10 @@ unsigned long long wgmma_descriptor(const void* tile, int panel, const void* whe
         report_note(BAD_OPERAND, place(where), "an operand of wgmma must be aligned dynamic shared memory");
         abandon();
     }
+    if (offset & 0x380) {  // its base offset would not be 0
+        report_note(BAD_OPERAND, place(where), "eight rows of an operand of wgmma must begin at a multiple of 1024 bytes");
+        abandon();
+    }
     return offset >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 

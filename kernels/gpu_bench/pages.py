@@ -39,6 +39,17 @@ def key(row: Row) -> tuple[str, str, str]:
     return row["op"], row["problem"], row["dtype"]
 
 
+def without(rows: Sequence[Row], problems: Sequence[Problem]) -> list[Problem]:
+    """The problems that have no row, or none of one of their rungs."""
+    known = {key(row): {c["name"] for c in row["contestants"]} for row in rows}
+
+    def complete(p: Problem) -> bool:
+        measured = known.get((p.op, p.name, p.dtype))
+        return measured is not None and measured >= {f"rung {r}" for r in p.rungs}
+
+    return [p for p in problems if not complete(p)]
+
+
 def merged(before: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs with the new one: rows that it has measured anew leave the others, and an empty run goes."""
     fresh = {key(row) for row in run["rows"]}
@@ -79,8 +90,7 @@ def all_rows() -> list[Row]:
 def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
     """An operation's rungs, and what has been measured of them: a line for each problem and whoever ran it."""
     lines = ["| rung | |", "|---|---|"]
-    files = {r: p.folder / file for p in problems if p.op == op for r, file in p.rungs.items()}
-    for number, file in sorted(files.items()):
+    for number, file in sorted({(r, p.folder / file) for p in problems if p.op == op for r, file in p.rungs.items()}):
         lines.append(f"| {number} | [`{file.name}`]({os.path.relpath(file, page.parent)}): {idea(file)} |")
     order = {(p.op, p.name, p.dtype): i for i, p in enumerate(problems)}
     mine = sorted((r for r in rows if r["op"] == op), key=lambda r: (order.get(key(r), len(order)), r["device"]))

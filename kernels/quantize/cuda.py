@@ -12,7 +12,7 @@ ROWS = 128  # rows of z, one thread each, in a block
 WARPS, WARP_ROWS = 4, 16  # of a block of rung 3, and rows of z for each warp
 WGMMA_TILE, WGMMA_THREADS = 128, 288  # rows, and codes, of a block of rung 4
 LARGEST = 256  # d of rungs 3 and 4
-SHORT = 64  # d up to which rung 3 was as fast as rung 4 on an H100, or faster
+SHORT = 64  # d up to which rung 3 was about as fast as rung 4 on an H100; measured once, with a large spread
 
 HERE = Path(__file__).parent
 

@@ -91,6 +91,20 @@ def test_products_of_warp_groups(kernel):
             np.testing.assert_array_equal(y, x[:, ::-1])
 
 
+def test_an_array_begins_where_it_began(tmp_path):
+    """As far from a multiple of 16 bytes: a GPU would be given that very address."""
+    file = write(
+        tmp_path, "*reinterpret_cast<float4*>(y) = *reinterpret_cast<const float4*>(x);", "const float* x, float* y"
+    )
+    some = np.arange(12, dtype=np.float32)
+    first = -(some.ctypes.data // 4) % 4
+    for shift, kinds in ((0, []), (1, ["misaligned"]), (2, ["misaligned"])):
+        device = Emulator()
+        y = device.empty((4,), np.float32)
+        device.run(file, "k", 1, 1, {"x": some[first + shift : first + shift + 4], "y": y})
+        assert [f.kind for f in device.findings] == kinds
+
+
 # The left operand from registers, and all widths; on small whole numbers, whose sums are exact.
 WIDTHS = """
     DYNAMIC_SHARED(bf16, tile);

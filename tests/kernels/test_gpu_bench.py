@@ -477,6 +477,15 @@ def test_a_run_that_was_cut_off_goes_on(gpu, kept, capsys):
     assert [r["op"] for run in (first, second) for r in run["rows"]] == ["adam", "quantize"]
 
 
+def test_a_rung_that_was_never_measured_is_missing():
+    problem = WHOLE[0]
+    row = {"op": problem.op, "problem": problem.name, "dtype": problem.dtype}
+    names = [{"name": f"rung {r}"} for r in problem.rungs]
+    assert pages.without([], [problem]) == [problem]
+    assert pages.without([{**row, "contestants": names}], [problem]) == []
+    assert pages.without([{**row, "contestants": names[:-1]}], [problem]) == [problem]
+
+
 @needs_compiler
 def test_a_card_that_answers_nothing_more_ends_the_run(gpu, kept, capsys, monkeypatch):
     """And what was measured before is kept as it is."""

@@ -9,6 +9,7 @@ emulator. How the card's bits compare with the emulator's is counted by kernel a
 """
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,6 +46,7 @@ class Beside(Emulator):
     card = SimpleNamespace()  # what runs the same: set by install()
 
     def run(self, source, kernel, grid, threads, arguments, *, shared_bytes=0, defines=None):
+        source = Path(source)
         text = source.read_text(encoding="utf-8")
         before = {name: host_copy(value) for name, value in arguments.items()}
         settings = {"shared_bytes": shared_bytes, "defines": defines}
