@@ -21,6 +21,7 @@ from minigen.metrics.report import (
     reference_rows,
     spread,
 )
+from minigen.metrics.ruler import SURE
 
 OF_IMAGES = [key for key, column in COLUMNS.items() if column.group != POINTS]
 
@@ -40,6 +41,14 @@ def test_every_figure_is_a_finite_number(few, tiny_ruler):
     row = figures(few, tiny_ruler, few.val.images)
     assert list(row) == OF_IMAGES
     assert all(isinstance(value, float) and np.isfinite(value) for value in row.values())
+
+
+def test_what_is_a_share_is_a_mean_over_the_images(few, tiny_ruler):
+    """Of four images, which are the fewest that can be measured, and of a hundred."""
+    for images in (few.val.images[:4], few.val.images):
+        row, x = figures(few, tiny_ruler, images), few.scale(images)
+        assert row["accepted"] == tiny_ruler.accepted(x).mean() > 0
+        assert row["confident"] == (tiny_ruler.probabilities(x).max(axis=1) > SURE).mean() > 0
 
 
 def test_copies_of_the_training_set_are_found(few, tiny_ruler):
