@@ -28,6 +28,9 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
+    package_dir={
+        "": "."
+    },  # an editable install is then a line in a .pth file, which a folder "minigen" nearby cannot hide
     packages=find_packages(include=["minigen*", "autograd*", "kernels*"]),
     package_data={"kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.hpp"]},
     install_requires=[
@@ -49,7 +52,7 @@ setup(
         "peers": ["torch"],
         # Whose samplers have adapters, but for k-diffusion: one of its needs wants NumPy below 2. `pip install --no-deps
         # k-diffusion` brings its samplers, for which these are enough.
-        "laws": ["torch", "diffusers", "torchdiffeq", "torchsde", "tqdm"],
+        "laws": ["torch", "diffusers", "torchdiffeq", "torchsde", "tqdm", "pytest>=8", "hypothesis>=6.130"],
     },
     entry_points={"console_scripts": ["minigen = minigen.__main__:main"]},
 )

@@ -132,9 +132,12 @@ def _faults(name: str, where: str, kernel: str, r: Resources) -> list[str]:
 
 
 def differences(found: Table, table: Table, wanted: Iterable[str]) -> list[str]:
-    """Where ``found`` is not what ``table`` says of the ``wanted`` architectures."""
+    """Where ``found`` is not what ``table`` says of the ``wanted`` architectures; of a new kernel one line."""
     said = []
     for kernel in sorted(found.keys() | table.keys()):
+        if kernel not in table:
+            said.append(f"{kernel}: not in the table")
+            continue
         for architecture in wanted:
             new, old = found.get(kernel, {}).get(architecture), table.get(kernel, {}).get(architecture)
             if new == old:
@@ -212,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NoCuda as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    hint = ""
     found, wrong = measure(files, wanted)
     print(show(found, wanted))
     compiled = sum(map(len, found.values()))
@@ -229,11 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"written to {TABLE.relative_to(ROOT.parent)}")
     elif of == version:
         wrong += differences(found, table, wanted)
+        if found.keys() - table.keys():
+            hint = f"{' '.join(['python -m kernels.check', *given.names, '--update'])} adds new kernels to the table"
     else:
         print(f"registers were not compared: the table is that of NVRTC {of}")
     for line in wrong:
         print(f"WRONG {line}")
     print(f"wrong: {len(wrong)}" if wrong else "nothing spills, nothing is wrong")
+    if hint:
+        print(hint)
     return 1 if wrong else 0
 
 

@@ -1,10 +1,11 @@
 """``python -m kernels.emulate attention --rung 2 --shape 2,4,77,64``: run a kernel's CUDA source on the CPU and check it.
 
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
-would be wrong on a GPU is reported with file and line (``kernels.emulator``). ``--planted`` shows what that looks like
-for kernels with one mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU,
-where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is
-planted: all of it), 1 something was, 2 the request makes no sense or no rung could be run.
+would be wrong on a GPU is reported with file and line (``kernels.emulator``), once for each line and kind. After a
+schedule in which a kernel does not end there is no other. ``--planted`` shows what that looks like for kernels with one mistake each,
+``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their values are checked:
+all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is planted: all of it), 1 something was,
+or a rung does not compile or gets other arguments than its kernel takes, 2 the request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -22,14 +23,15 @@ from .attention import cuda as attention_cuda
 from .companions import COMPANIONS
 from .compare import bound
 from .conv2d import cuda as conv2d_cuda
-from .emulator import Emulator, Finding, NoCompiler
+from .emulator import BadArguments, DoesNotCompile, Emulator, Finding, NoCompiler
 from .gradients import GRADIENTS
-from .launch import NoCuda
+from .launch import CompileError, NoCuda
 from .quantize import cuda as quantize_cuda
 from .source import kernels_of
 
 Run = Callable[[Emulator, int], None]
 CLEAN = ("clean", "atomic_sum", "warp_barriers", "copied", "loaded", "multiplied")  # of planted.cu: without a mistake
+MISTAKES = (DoesNotCompile, CompileError, BadArguments)  # in a rung; other errors are of sizes and cards
 
 
 def _normal(*shape: int) -> np.ndarray:
@@ -105,40 +107,54 @@ OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, 
 
 def _ladder(
     op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int, banks: bool = False, on_gpu: Any = None
-) -> tuple[int, list[Finding]]:
-    """How many of the rungs could be run, and what was found in them."""
+) -> tuple[int, int]:
+    """How many of the rungs could be run, and how many have something wrong with them."""
     make, _, _, files = OPERATIONS[op]
-    done, found = 0, list[Finding]()
+    done, wrong = 0, 0
     try:
         run = make(*shape)
     except ValueError as error:
         print(f"{op}: not run: {error}")
-        return done, found
+        return done, wrong
     for rung in rungs:
         start, accesses, ran = time.process_time(), 0, [files[rung]]
-        here: list[Finding] = []
+        here: dict[tuple[str, str], list[tuple[int, Finding]]] = {}  # kind and line -> (seed, what was found)
         try:
             for seed in range(seeds):
                 device = on_gpu() if on_gpu else Emulator(seed, banks=banks)
                 run(device, rung)
                 accesses += device.accesses
                 ran = device.ran or ran
-                here += [f for f in device.findings if str(f) not in map(str, here)]
-        except (ValueError, NoCuda) as error:  # not every rung takes every size, nor every card
+                for f in device.findings:
+                    here.setdefault((f.kind, f.where), []).append((seed, f))
+                if any(f.kind == "endless" for f in device.findings):
+                    break  # the others would take as long
+        except (ValueError, NoCuda, *MISTAKES) as error:  # not every rung takes every size, nor every card
             print(f"{op} {files[rung]}: not run: {error}", flush=True)
+            wrong += isinstance(error, MISTAKES)
             continue
         done += 1
         seconds = time.process_time() - start
         verdict = f"{len(here)} findings" if here else "right, nothing found"
         other = "" if files[rung] in ran else f"; these sizes were left to {', '.join(dict.fromkeys(ran))}"
-        how = f"{seeds} runs on a GPU" if on_gpu else f"{seeds} schedules, {accesses} accesses"
+        runs = f"{seed + 1} of {seeds}" if seed + 1 < seeds else f"{seeds}"
+        how = f"{runs} runs on a GPU" if on_gpu else f"{runs} schedules, {accesses} accesses"
         print(f"{op} {files[rung]}: {verdict} ({how}, {seconds:.2f} s){other}", flush=True)
-        for finding in here:
-            print(f"  {finding}")
+        for found in here.values():
+            print(f"  {found[0][1]}{_again(found, seed + 1)}")
         if banks:
             _print_banks(device)
-        found += here
-    return done, found
+        wrong += bool(here)
+    return done, wrong
+
+
+def _again(found: Sequence[tuple[int, Finding]], schedules: int) -> str:
+    """What the findings of one line and kind, with their seeds, say beyond the first of them."""
+    lines = dict.fromkeys(f.other_where for _, f in found)
+    others = [line for line in lines if line not in ("", found[0][1].other_where)]
+    said = [f"also with {', '.join(others)}"] if others else []
+    said += [f"in {len({seed for seed, _ in found})} of {schedules} schedules"] if schedules > 1 else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _print_banks(device: Emulator) -> None:
@@ -204,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.shape is not None and given.op == "all":
             parser.error("--shape is for one operation")
         on_gpu = _gpu() if given.device == "cuda" else None
-        done, found = 0, list[Finding]()
+        done, wrong = 0, 0
         for op in ops:
             _, names, shape, files = OPERATIONS[op]
             if given.shape is not None:
@@ -214,11 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 shape = tuple(map(int, parts))
             rungs = [r for r in files if given.rung in ("all", str(r))]
             of_op = _ladder(op, rungs, shape, given.seeds, given.banks, on_gpu)
-            done, found = done + of_op[0], found + of_op[1]
+            done, wrong = done + of_op[0], wrong + of_op[1]
         if not done:
             print("error: nothing was run", file=sys.stderr)
             return 2
-        return 1 if found else 0
+        return 1 if wrong else 0
     except (NoCompiler, NoCuda) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class NonFinite(UserError):
-    """Training produced NaN or infinity; the last checkpoint is as it was."""
+    """A loss, a gradient or a sample is NaN or infinite; a run keeps the last checkpoint whose numbers are sound."""
 
 
 class Interrupted(UserError):

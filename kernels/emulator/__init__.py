@@ -74,9 +74,11 @@ import numpy as np
 from ..launch import SHARED_KILOBYTES
 from ..source import check_launch
 from ..tensor_map import Im2colMap, TensorMap
-from .build import Library, NoCompiler, build, compiler
+from .build import DoesNotCompile, Library, NoCompiler, build, compiler
 
-__all__ = ["BankUse", "Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler"]
+__all__ = [
+    "BadArguments", "BankUse", "DoesNotCompile", "Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler",
+]  # fmt: skip
 
 RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
 NOBODY, OUTSIDE = 0, 2**32 - 1  # instead of a place in a program: see runtime.cpp
@@ -87,6 +89,10 @@ _KINDS = (
     "missing wait", "misaligned", "bad operand", "missing fence", "fault",
 )  # fmt: skip
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
+
+
+class BadArguments(TypeError):
+    """A launch's arguments are not the kernel's: a missing or unknown name, another kind or dtype."""
 
 
 class EmulatorError(AssertionError):
@@ -222,12 +228,15 @@ class Emulator:
     ) -> None:
         """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place.
 
-        Raises ValueError and TypeError for what a GPU could not launch.
+        Raises DoesNotCompile, and ValueError and BadArguments for what a GPU could not launch.
         """
         source = Path(source)
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
         self.ran.append(source.name)
-        blocks, block, values = check_launch(source, library.kernels, kernel, grid, threads, arguments)
+        try:
+            blocks, block, values = check_launch(source, library.kernels, kernel, grid, threads, arguments)
+        except TypeError as error:
+            raise BadArguments(str(error)) from None
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [v.array if isinstance(v, TensorMap) else v for v in values]

@@ -20,10 +20,17 @@ WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody 
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-w", "-ffp-contract=off")
 # Two barriers in two branches must stay two, and their order in the file that of the source.
 GCC_OPTIONS = ("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
+NO_PRINTF = "The emulator has no printf, and NVRTC no <cstdio>, whatever the compiler advises: take them out."
+_PRINTF = re.compile(r"\bprintf\s*\(|#\s*include\s*<(?:cstdio|stdio\.h)>")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 class NoCompiler(RuntimeError):
     """There is no C++ compiler, so no kernel can be emulated here."""
+
+
+class DoesNotCompile(RuntimeError):
+    """A kernel is not what the emulator takes; the message is the compiler's."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +106,16 @@ def _built(source: Path, text: str, defines: tuple[tuple[str, str], ...]) -> Lib
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
     program = f'#include "emulator/device.cuh"\n{macros}#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{last}'
-    file = _cached(
-        "kernel",
-        [program, *headers_of(text).values(), *_own_files()],
-        lambda out: _compile(program, ("-fsanitize=thread",), out),
-    )
+    try:
+        file = _cached(
+            "kernel",
+            [program, *headers_of(text).values(), *_own_files()],
+            lambda out: _compile(program, ("-fsanitize=thread",), out),
+        )
+    except DoesNotCompile as error:
+        if _PRINTF.search(_COMMENT.sub(" ", text)):
+            raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
+        raise
     handle = ctypes.CDLL(str(file))
     return Library(file, source, handle, kernels, _shared_arrays(file))
 
@@ -137,7 +149,7 @@ def _run_compiler(arguments: tuple[str, ...]) -> None:
     command = [compiler(), *OPTIONS, f"-I{ROOT}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")
+        raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")
 
 
 def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:

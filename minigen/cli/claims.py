@@ -61,15 +61,16 @@ def chosen(only: str | None) -> list[Claim]:
 
     if only is None:
         return CLAIMS
-    names = {name.strip().replace("-", "_") for name in only.split(",") if name.strip()}
-    known = {claim.name.replace("-", "_") for claim in CLAIMS} | {
-        system for claim in CLAIMS for system in claim.systems
-    }
-    for name in names - known:
-        if name in curriculum.systems():
+    asked = {name.strip().replace("-", "_"): name.strip() for name in only.split(",") if name.strip()}
+    known = {name.replace("-", "_"): name for claim in CLAIMS for name in (claim.name, *claim.systems)}
+    names = set(asked)
+    for plain, name in asked.items():
+        if plain in known:
+            continue
+        if plain in curriculum.systems():
             raise UserError(f"there is no claim about '{name}' yet: 'minigen claims --list' shows those there are")
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        near = [f"'{known[key]}'" for key in get_close_matches(plain.lower(), known, n=3, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(f"unknown claim or system '{name}': {hint}'minigen claims --list' shows them")
     if not names:
         raise UserError("--only names no claim: 'minigen claims --list' shows them")

@@ -145,6 +145,9 @@ CURRICULUM = [
 ]
 
 
+REQUIRED = ("TITLE", "PAPER", "EQUATION", "Config", "build")  # of a model file
+
+
 def systems() -> dict[str, Entry]:
     """The models by name, in order, whether their file is there yet or not."""
     return {entry.name: entry for entry in CURRICULUM if entry.kind == "system"}
@@ -153,13 +156,20 @@ def systems() -> dict[str, Entry]:
 def find(name: str) -> Entry:
     """The model called ``name`` (a hyphen counts as an underscore), whose file is there.
 
-    Raises UserError for an unknown name, with the nearest known one, and for one that is still to come.
+    Raises UserError for an unknown name, with the nearest known one, for one that is still to come, and for a model file
+    that has no line here.
     """
     known = systems()
-    entry = known.get(name.replace("-", "_"))
+    plain = name.replace("-", "_")
+    entry = known.get(plain)
     runs = [e.name for e in known.values() if e.exists]
     if entry is None:
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        file = Entry(0, plain, "", "", f"minigen.models.{plain}")
+        if plain.isidentifier() and file.exists and file.module not in {e.module for e in CURRICULUM}:
+            raise UserError(
+                f"unknown system '{name}': {file.file} is there, but has no line in minigen/cli/curriculum.py"
+            )
+        near = get_close_matches(plain.lower(), known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"unknown system '{name}': {hint}these run today: {', '.join(runs) or 'none yet'}")
     if not entry.exists:
@@ -168,8 +178,17 @@ def find(name: str) -> Entry:
 
 
 def load(entry: Entry) -> Any:
-    """The model's module: ``Config``, ``PAPER``, ``TITLE``, ``EQUATION``, ``build``."""
-    return importlib.import_module(entry.module)
+    """The module of an entry. UserError for a model's that lacks one of the names in ``REQUIRED``."""
+    module = imported(entry.module)
+    lacking = [name for name in REQUIRED if entry.kind == "system" and not hasattr(module, name)]
+    if lacking:
+        raise UserError(f"{entry.file} must have {', '.join(REQUIRED)}: it lacks {', '.join(lacking)}")
+    return module
+
+
+def imported(module: str) -> Any:
+    """A module by its name, whatever is in it."""
+    return importlib.import_module(module)
 
 
 def source_file(module: Any) -> Path:

@@ -66,6 +66,7 @@ def main(args: list[str]) -> int:
     keep = None if flags.mask is None else read_mask(flags.mask, about.shape[:2])
 
     from minigen.train import pictures
+    from minigen.train.run import check_finite
 
     try:
         edits = system.edit(image, keep, n=flags.n, rng=np.random.default_rng(flags.seed), **settings)
@@ -73,6 +74,7 @@ def main(args: list[str]) -> int:
         raise UserError(f"editing with {flags.weights} broke down: {error}") from error
     except ValueError as error:
         raise UserError(f"cannot edit: {error}") from error
+    check_finite(edits, f"editing with {flags.weights} broke down:")
     shown = list(given)
     notes = ["the picture"] if len(given) == 1 else [f"picture {k}" for k in range(1, len(given) + 1)]
     if keep is not None:

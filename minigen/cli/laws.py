@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import itertools
 import re
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -86,12 +87,13 @@ def main(args: list[str]) -> int:
     for key, values in map(_sweep, flags.sweep):
         sweeps[key] = [*dict.fromkeys([*sweeps.get(key, []), *values])]
     numbers = sweeps.pop("N", None)
-    samplers = [
-        sampler
+    asked = [
+        (sampler, name, settings)
         for name in flags.samplers or ("ours",)
         for settings in _settings(flags.config, sweeps)
         for sampler in find(name, settings)
     ]
+    samplers = [sampler for sampler, _, _ in asked]
     walks = [sampler for sampler in samplers if getattr(sampler, "space", None) in SPACES]
     if numbers is not None:
         if not walks:
@@ -99,9 +101,10 @@ def main(args: list[str]) -> int:
         for sampler in walks:
             sampler.sweep = sampler.steps = tuple(numbers)
     try:
-        verdicts = [*laws.run_laws(samplers, names, dtypes)]
+        found = [(one, verdict) for one in asked for verdict in laws.run_laws([one[0]], names, dtypes)]
     except (TypeError, ValueError) as error:  # what is no sampler at all; the faults of a sampler are verdicts
         raise UserError(" ".join(str(error).split())) from error
+    verdicts = [verdict for _, verdict in found]
     print(laws.report(verdicts, whole=flags.all or len(samplers) == 1))
     if numbers is not None:
         for text in _where(walks, verdicts, numbers):
@@ -119,12 +122,15 @@ def main(args: list[str]) -> int:
     if names is not None and all(verdict.status == "skip" for verdict in verdicts):
         why = "; ".join(sorted({f"{verdict.law} ({verdict.detail})" for verdict in verdicts}))
         raise UserError(f"nothing was checked: {why}")
-    return int(any(verdict.failed for verdict in verdicts))
+    broken = [(one, verdict) for one, verdict in found if verdict.failed]
+    if broken:
+        print(_next(*broken[0], flags))
+    return int(bool(broken))
 
 
 def shrink(args: list[str]) -> int:
     """Print the smallest failing case of a sampler and a script that shows it; status 1 if there is one."""
-    from minigen.laws import scripts, shrink
+    from minigen.laws import scripts, shrink, suite
 
     flags = arguments.parse(
         ShrinkFlags, args, prog="minigen laws shrink", description="The smallest case in which a law is broken."
@@ -153,9 +159,8 @@ def shrink(args: list[str]) -> int:
         "" if case.verdict.value is None else f": {case.verdict.value:.3g} where {case.verdict.limit:.3g} is allowed"
     )
     said = ", ".join(f"{key}={value}" for key, value in case.settings.items()) or "no setting"
-    print(
-        f"{law.name}, {law.title}, {dtype}\nsmallest: {case.n} steps, {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n"
-    )
+    steps = "with" if law.name in shrink.OF_MANY else f"smallest: {suite.steps(case.n)},"
+    print(f"{law.name}, {law.title}, {dtype}\n{steps} {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n")
     text = scripts.script(case, named=name)
     if text is None:
         print("no script: a script without this project does not show this")
@@ -234,9 +239,26 @@ def _where(samplers: list[Any], verdicts: Any, numbers: list[int]) -> list[str]:
         for name, verdict in broken.items():
             found = shrink.failing(lambda sampler=sampler: sampler, {}, suite.choose([name])[0], numbers, verdict.dtype)
             said = ", ".join(map(str, found[:12])) + (", ..." if len(found) > 12 else "")
-            lines.append(f"{verdict.sampler}: {name} fails with {said} steps, {len(found)} of {len(numbers)}")
+            steps = "step" if found == [1] else "steps"
+            lines.append(f"{verdict.sampler}: {name} fails with {said} {steps}, {len(found)} of {len(numbers)}")
         sampler.sweep = sampler.steps = tuple(numbers)
     return lines
+
+
+def _next(one: tuple[Any, str, dict[str, Any]], broken: Any, flags: LawFlags) -> str:
+    """What to do about a broken law: where its maths is and, for a sampler that can be shrunk, the smallest case."""
+    from minigen.laws import protocol
+
+    law = f"`minigen laws --list --law {broken.law}` says what {broken.law} is"
+    sampler, name, settings = one
+    if ":" not in name or sampler.space not in protocol.SPACES:
+        return f"next: {law}"
+    words = ["minigen", "laws", "shrink", name]
+    for key, value in settings.items():
+        words += ["--config", f"{key}={value}"]
+    words += ["--law", broken.law] if flags.law else []
+    words += ["--dtype", broken.dtype] if flags.dtype else []
+    return f"next: `{shlex.join(words)}` finds the smallest case, {law}"
 
 
 def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:

@@ -80,7 +80,7 @@ def _cell(found: list[Verdict]) -> str:
         if worst.limit
         else "broken"
     )
-    numbers = "" if worst.value is None else f" ({worst.value:.3g} of {worst.limit:.3g}, {worst.dtype})"
+    numbers = "" if worst.value is None else f" ({worst.value:.3g} found, {worst.limit:.3g} allowed, {worst.dtype})"
     return f'<td class="{worst.status}" title="{text(worst.detail + numbers)}">{said}</td>'
 
 
@@ -120,29 +120,29 @@ def _number(sampler: Any, verdicts: Sequence[Verdict]) -> int:
 
 
 def _levels(sampler: Any, n: int) -> str:
-    """Noise-to-signal ratio of every state, on data of one point, beside that of the level that the model is told."""
+    """Share of noise in every state, on data of one point, beside that of the level that the model is told."""
     try:
         first = protocol.levels(sampler, n)[0]
         x = tape_start(sampler, first, first.a * POINT, first.s, protocol.draws(sampler, n) + 4, np.float64)
         trace = run(sampler, n, Gaussian(POINT), x, noise=Tape())
     except Fault as fault:
-        return f'<p class="small">No picture with {n} steps: {text(str(fault))}</p>'
-    told = [call.level.sigma / max(call.level.alpha, 1e-12) for call in trace.calls]
+        return f'<p class="small">No picture with {suite.steps(n)}: {text(str(fault))}</p>'
+    told = [call.level.s for call in trace.calls]
     state = []
     for call in trace.calls:
         mean, std = (float(part[0]) for part in moments(call.x))
-        state.append(std / max(abs(mean / POINT), 1e-12))
+        state.append(std / max(np.hypot(mean / POINT, std), 1e-12))
 
     def draw(axes: Any) -> None:
         calls = np.arange(1, len(told) + 1)
         axes.plot(calls, told, "o-", color=TOLD, ms=6, lw=1, mfc="none", label="told")
         axes.plot(calls, state, "x", color=STATE, ms=5, mew=1.5, label="of the state")
-        axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("call")
-        axes.set_ylabel("noise / signal")
+        axes.set_ylabel("share of noise, σ / √(α² + σ²)")
         axes.legend(frameon=False, labelcolor=INK)
 
-    return f'<p class="small">Level told and level of the state, {n} steps; data of one point.</p>{_svg(draw, name(sampler) + "levels")}'
+    return f'<p class="small">Level told and level of the state, {suite.steps(n)}; data of one point.</p>{_svg(draw, name(sampler) + "levels")}'
 
 
 def _errors(sampler: Any) -> str:
@@ -160,7 +160,7 @@ def _errors(sampler: Any) -> str:
         return '<p class="small">The errors are not finite.</p>'
 
     def draw(axes: Any) -> None:
-        ideal = errors[-1] * (np.array(counts) / counts[-1]) ** -float(claim)
+        ideal = errors[0] * (np.array(counts) / counts[0]) ** -float(claim)
         axes.loglog(counts, ideal, "-", color=TOLD, lw=1, label=f"order {claim:g}, as claimed")
         axes.loglog(counts, errors, "x", color=STATE, ms=6, mew=1.5, label="error")
         axes.set_xlabel("steps")
@@ -202,7 +202,7 @@ def _heat(sampler: Any, n: int) -> str:
         axes.grid(False)
 
     return (
-        f'<p class="small">Weight of the start and of each draw in every state, {n} steps; Gaussian data, largest '
+        f'<p class="small">Weight of the start and of each draw in every state, {suite.steps(n)}; Gaussian data, largest '
         f"{np.abs(rows).max():.2g}, of the last draw in the result {abs(rows[-1, -1]):.1g}.</p>{_svg(draw, name(sampler) + 'heat')}"
     )
 

@@ -318,7 +318,7 @@ def parents(entry: curriculum.Entry) -> list[str]:
     while waiting:
         module = waiting.pop()
         seen.add(module)
-        doc = " ".join((curriculum.load(curriculum.Entry(0, "", "", "", module)).__doc__ or "").split())
+        doc = " ".join((curriculum.imported(module).__doc__ or "").split())
         needs = re.search(r"You need: (.*?)(?:New here:|Details that matter|$)", doc)
         for name in re.findall(r"`(?:models/)?(\w+)\.py`", needs[1] if needs else ""):
             needed = files.get(f"minigen.models.{name}")

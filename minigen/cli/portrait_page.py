@@ -239,7 +239,7 @@ def _figures(visited: list[dict[str, Any]]) -> str:
         if not isinstance(value, str):
             return f"<td>{portrait.in_words(value, digits)}</td>"
         number = reasons.setdefault(value, len(reasons) + 1)
-        return f'<td><a href="#why-{number}" aria-label="no figure, reason {number}">-<sup>{number}</sup></a></td>'
+        return f'<td><a href="#why-{number}" aria-label="no figure, reason {number}">n/a <sup>{number}</sup></a></td>'
 
     bodies = []
     for name in dict.fromkeys(facts.get("data", "") for facts in visited):
@@ -259,7 +259,7 @@ def _figures(visited: list[dict[str, Any]]) -> str:
     return (
         f"<h3>Their figures</h3>{page.wide(table, 'figures of all systems')}"
         f'<p class="small">{_errors(visited)}</p>'
-        + (f'<div class="small">No figure (-), because<ol>{why}</ol></div>' if why else "")
+        + (f'<div class="small">No figure (n/a), because<ol>{why}</ol></div>' if why else "")
         + f'<details class="small"><summary>What the columns are</summary><dl>{words}</dl></details>'
     )
 

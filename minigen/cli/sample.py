@@ -114,8 +114,22 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleF
     flags: Any = arguments.parse(together, args, prog=prog, description=description, default=default)
     arguments.check_trained(entry, flags.run.weights)
     settings = dataclasses.asdict(flags.settings) if hasattr(flags, "settings") else {}
+    if ":" in settings.get("sampler", ""):
+        settings["sampler"] = own_sampler(settings["sampler"])
     chosen = [name for name in getattr(model, "PICTURES", {}) if getattr(flags.pictures, name)]
     return flags.run, settings, chosen
+
+
+def own_sampler(name: str) -> Any:
+    """module:Name, as `minigen laws` takes it, for a trained network. Raises UserError for what is no sampler."""
+    from minigen.cli.laws import find
+    from minigen.laws import as_sampler
+
+    (sampler,) = find(name)
+    try:
+        return as_sampler(sampler)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--sampler {name}: {error}") from error
 
 
 def check(system: Any, about: Any, flags: SampleFlags, chosen: list[str]) -> None:
@@ -187,7 +201,9 @@ def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> 
 
 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The samples, and the states on the way if they were asked for."""
+    """The samples, and the states on the way if they were asked for. NonFinite if a sample is NaN or infinite."""
+    from minigen.train.run import check_finite
+
     states: list[Any] = []
     callback = (lambda t, x_t: states.append(x_t.copy())) if flags.trajectory else None
     rng = np.random.default_rng(flags.seed)
@@ -197,6 +213,7 @@ def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any
         raise UserError(f"sampling from {flags.weights} broke down: {error}") from error
     except ValueError as error:
         raise UserError(f"cannot sample: {error}") from error
+    check_finite(samples, f"sampling from {flags.weights} broke down:")
     return samples, states
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -55,13 +56,15 @@ def main(args: list[str]) -> int:
     write_page(flags.out)  # before any time is spent: the folder can be written to, and there is a page to look at
     for number, entry in enumerate(entries, start=1):
         print(f"[{number}/{len(entries)}] {entry.name}: {entry.title} ({entry.paper})", flush=True)
-        if flags.resume and done(entry, flags):
-            print(f"{entry.name} is done already: {flags.out / entry.name}")
-            continue
         try:
+            if flags.resume and done(entry, flags):
+                print(f"{entry.name} is done already: {flags.out / entry.name}")
+                continue
             facts = visit(entry, flags)
-        except Interrupted as error:
-            raise Interrupted(f"stopped; the tour so far is in {index}", error.status - 128) from error
+        except (Interrupted, KeyboardInterrupt) as error:
+            number = error.status - 128 if isinstance(error, Interrupted) else signal.SIGINT
+            sentence = f"stopped; the tour so far is in {index}: the same command with --resume goes on"
+            raise Interrupted(sentence, number) from error
         except Exception as error:  # one broken system shall not take the others' pictures away
             if not isinstance(error, UserError):
                 traceback.print_exc()
@@ -105,12 +108,14 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
     from minigen.train.log import curves, read_log
-    from minigen.train.run import CHECKPOINT, LOG, Run, train
+    from minigen.train.run import CHECKPOINT, LOG, Run, holds_run, train
 
     model = curriculum.load(entry)
     out = flags.out / entry.name
     dataset = arguments.load_data(default_data(model))
     system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
+    if not flags.resume and holds_run(out):
+        print(f"trains {entry.name} anew over what is there: --resume keeps it", flush=True)
     run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
     result = train(system, dataset, run, resume=flags.resume and (out / CHECKPOINT).exists())
 
@@ -231,7 +236,7 @@ def write_page(out: Path) -> None:
 
 def known(entry: curriculum.Entry) -> dict[str, Any]:
     """What the page says of a system by its source: where that is, what is new in it, and which systems it needs."""
-    model = curriculum.load(entry)
+    model = curriculum.imported(entry.module)  # which need not be whole: the page tells of those that failed, too
     return {
         "source": str(curriculum.source_file(model)),
         "new": portrait.news(model.__doc__),

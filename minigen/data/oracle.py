@@ -41,6 +41,7 @@ Details that matter, and the tests that guard them (tests/minigen/data/test_orac
 - a picture that is no scene is never right, also where the prompt asks for little.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -356,6 +357,12 @@ def prompt_accuracy(prompts: Sequence[str | Scene], images: Array) -> dict[str, 
 
 
 if __name__ == "__main__":
-    from minigen.data.broken import main
+    from kernels import command
+    from minigen.data import broken
 
-    main()
+    def main() -> int:
+        """The status that a command has to return."""
+        broken.main()
+        return 0
+
+    sys.exit(command.run(main, "minigen.data.oracle"))

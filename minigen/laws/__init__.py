@@ -4,11 +4,13 @@ Write down three members (`protocol`), and `run_laws` says what holds, what fail
 best prediction for data whose answer is known (`beds`); noise is scripted, and what the model is shown is recorded (`recorder`). The
 laws are functions whose docstrings say equation, assumption, tolerance and what they catch: `schedule_laws`, `exact_laws`, `variance_laws`,
 `order_laws` of samplers; `given_laws` where something is given; `guidance_laws`, `token_laws`, `latent_laws` and `loss_laws` of the rest.
+With a trained network a sampler draws by `drawing`.
 """
 
 from typing import Any
 
 from .adapters import FromStep, Ours, ours
+from .drawing import as_sampler
 from .protocol import FORMS, Fault, Level, Sampler, Transform
 from .suite import LAWS, as_json, report, run_laws
 from .verdict import Check, Law, Verdict

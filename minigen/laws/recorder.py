@@ -80,6 +80,24 @@ def moments(x: Any) -> tuple[Any, Any]:
     return flat[0], np.sqrt(np.sum((flat[1:] - flat[0]) ** 2, 0))
 
 
+def level_told(sampler: Any, by_time: dict[float, Level], time: Any, rows: int) -> Level:
+    """The level of a time that the model was told for a batch, one time or one a row. Fault for a time that no level has."""
+    times = np.ravel(np.asarray(arrays.out(time), np.float64))
+    if times.size not in (1, rows) or (times != times[:1]).any():
+        raise Fault(f"the model was told {times.size} times for a batch of {rows}, or not the same for all rows")
+    told = float(times[0])
+    if told in by_time:
+        return by_time[told]
+    if hasattr(sampler, "at"):
+        return Level(told, *(float(value) for value in sampler.at(told)))
+    near, own = min(by_time, key=lambda t: abs(t - told)), np.asarray(arrays.out(time)).dtype
+    eps = float(np.finfo(own if own.kind == "f" else np.float64).eps)
+    if abs(near - told) <= FEW * eps * max(1.0, abs(told)):
+        return by_time[near]
+    levels = protocol.short(list(by_time))
+    raise Fault(f"the model was told time {told!r}, which no noisy level has: {levels}; the nearest is {near!r}")
+
+
 def run(
     sampler: Any,
     n: int,
@@ -105,24 +123,8 @@ def run(
     own = kinds[0] if kind is None else kind
     tape = Tape() if noise is None else noise
 
-    def find(time: Any) -> Level:
-        times = np.ravel(np.asarray(arrays.out(time), np.float64))
-        if times.size not in (1, len(x)) or (times != times[:1]).any():
-            raise Fault(f"the model was told {times.size} times for a batch of {len(x)}, or not the same for all rows")
-        told = float(times[0])
-        if told in by_time:
-            return by_time[told]
-        if hasattr(sampler, "at"):
-            return Level(told, *(float(value) for value in sampler.at(told)))
-        near, own = min(by_time, key=lambda t: abs(t - told)), np.asarray(arrays.out(time)).dtype
-        eps = float(np.finfo(own if own.kind == "f" else np.float64).eps)
-        if abs(near - told) <= FEW * eps * max(1.0, abs(told)):
-            return by_time[near]
-        levels = protocol.short(list(by_time))
-        raise Fault(f"the model was told time {told!r}, which no noisy level has: {levels}; the nearest is {near!r}")
-
     def model(x_t: Any, time: Any, *_: Any, **__: Any) -> Any:
-        level = find(time)
+        level = level_told(sampler, by_time, time, len(x))
         shown = arrays.out(x_t)
         if shown.shape != x.shape or shown.dtype != x.dtype:
             raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")

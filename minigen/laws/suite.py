@@ -168,27 +168,32 @@ def run_laws(samplers: Any, laws: Iterable[str] | None = None, dtypes: Sequence[
                 yield verdict
 
 
+def steps(n: int) -> str:
+    """A number of steps in words: 1 step, 2 steps."""
+    return f"{n} step{'' if n == 1 else 's'}"
+
+
 def line(verdict: Verdict) -> str:
     """One verdict as text."""
-    numbers = "" if verdict.value is None else f"  {verdict.value:9.2e} of {verdict.limit:8.2e}"
-    detail = f"  {verdict.detail}" if verdict.status != "pass" and verdict.detail else ""
+    numbers = "" if verdict.value is None else f"  {verdict.value:9.2e} found, {verdict.limit:8.2e} allowed"
+    detail = f"{': ' if numbers else '  '}{verdict.detail}" if verdict.status != "pass" and verdict.detail else ""
     return f"{verdict.status:4}  {verdict.law:4} {verdict.dtype}{numbers}{detail}"
 
 
 def report(verdicts: Sequence[Verdict], *, whole: bool = True) -> str:
-    """Text: every verdict below its sampler, or only a line a sampler and the failures; at the end the counts."""
+    """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line; at the end the counts."""
     out = []
     titles = {law.name: law.title for law in LAWS}
     for sampler in dict.fromkeys(verdict.sampler for verdict in verdicts):
         own = [verdict for verdict in verdicts if verdict.sampler == sampler]
         kinds = Counter(verdict.status for verdict in own)
-        skipped = sorted({f"{v.law} ({v.detail})" for v in own if v.status == "skip"})
+        skipped = dict.fromkeys(f"{v.law} ({v.detail})" for v in own if v.status == "skip")
         out.append(f"{sampler}: {kinds['pass']} pass, {kinds['fail']} fail, {kinds['skip']} skipped")
         for verdict in own:
             text, title = f"  {line(verdict)}", f"  [{titles.get(verdict.law, '')}]"
-            if whole or verdict.failed:
+            if verdict.failed or (whole and verdict.status == "pass"):
                 out.append(text + title if verdict.failed or len(text + title) <= WIDE else text)
-        if not whole and skipped:
+        if skipped:
             out.append(f"  skipped: {'; '.join(skipped)}")
     total = Counter(verdict.status for verdict in verdicts)
     out.append(

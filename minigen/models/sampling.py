@@ -27,10 +27,10 @@ OWN_SPACING = {"heun": "karras"}
 class Sampling:
     """Settings of sampling; --steps says how many levels of the chain are visited."""
 
-    sampler: Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"] = (
+    sampler: Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"] | str = (
         "ancestral"
     )
-    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others)."""
+    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others). Or one of yours, as `minigen laws` takes it: module:Name."""
     spacing: Spacing | None = None
     """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise. If left out, "karras" for "heun", "uniform" for all others."""
     eta: float | None = None
@@ -82,7 +82,7 @@ def draw(
     steps: int,
     rng: Any,
     own: str = "small",
-    sampler: str = "ancestral",
+    sampler: str | Callable[..., Any] = "ancestral",
     spacing: str | None = None,
     eta: float | None = None,
     variance: str | None = None,
@@ -98,7 +98,14 @@ def draw(
     ``callback(t, x_t)`` is told the network's time, which is a fraction under the spacing "karras". Raises ValueError,
     before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and at most 1,
     ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
+
+    A function as ``sampler`` walks the levels that it likes: ``sampler(model, x_T, schedule, steps=, rng=, clip=, cond=, kind=, callback=)``.
     """
+    if callable(sampler):
+        settings = {"spacing": spacing, "eta": eta, "variance": variance, "strength": strength}
+        check_belong("a sampler of your own", settings, dict.fromkeys(settings))
+        x_0 = sampler(model, x_T, schedule, steps=steps, rng=rng, clip=clip, cond=cond, kind=kind, callback=callback)
+        return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
     name = checked(schedule, steps, sampler, variance, eta, own)
     grid = levels(schedule, steps, sampler, spacing)
     see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))

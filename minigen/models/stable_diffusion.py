@@ -248,7 +248,7 @@ def walk(
     start: Any = None,
     strength: float = 1.0,
     limit: Callable[[Any], Any] | None = None,
-    sampler: str = Sampling.sampler,
+    sampler: str | Callable[..., Any] = Sampling.sampler,
     spacing: str | None = None,
     eta: float | None = None,
     variance: str | None = None,

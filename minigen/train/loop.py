@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from autograd import Tensor
 from kernels.backend import array_module
 from minigen.data import Split, batch
-from minigen.errors import NonFinite
+from minigen.errors import NonFinite, UserError
 from minigen.train import optim
 from minigen.train.shards import Shards
 
@@ -148,7 +149,8 @@ class Trainer:
         objective, share = stage.objectives[index], len(items) / stage.batch_size
         stream = objective.name if self.n_shards == 1 else f"{objective.name}/{shard}"
         with self._only(objective.module):
-            loss, figures = objective.loss(items, rng_for(self.seed, stage.name, stream, step), step)
+            found = objective.loss(items, rng_for(self.seed, stage.name, stream, step), step)
+            loss, figures = _checked_loss(objective.name, found)
             value = float(loss.data)
             if not math.isfinite(value):
                 number = self.done - self.step + step + 1  # self.step stands still in a shard's own process
@@ -235,6 +237,19 @@ def put_weights(system: System, arrays: dict[str, Any]) -> None:
         module.load_arrays(
             {key.removeprefix(start): xp.asarray(a) for key, a in arrays.items() if key.startswith(start)}
         )
+
+
+def _checked_loss(name: str, found: Any) -> tuple[Any, dict[str, Any]]:
+    """What a loss returned, if it is a scalar Tensor and a dict of figures; UserError, which names the objective, if not."""
+    must = f"the loss '{name}' must return a scalar Tensor and a dict of figures"
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise UserError(f"{must}, got {f'{len(found)} values' if isinstance(found, tuple) else type(found).__name__}")
+    loss, figures = found
+    if not isinstance(loss, Tensor) or not isinstance(figures, dict):
+        raise UserError(f"{must}, got {type(loss).__name__} and {type(figures).__name__}")
+    if loss.shape != ():
+        raise UserError(f"{must}, got a Tensor of shape {loss.shape}")
+    return loss, figures
 
 
 def _check(stages: list[Stage], modules: dict[str, Module]) -> None:

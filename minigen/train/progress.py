@@ -28,6 +28,7 @@ class Progress:
         self.first = done
         self.loss: float | None = None
         self.samples = 0
+        self.stage, self.entered = "", done
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
@@ -56,11 +57,16 @@ class Progress:
         elif self.done > self.first:
             self._show()
 
+    def enter(self, stage: str) -> None:
+        """The steps from here on are those of a stage: its name is shown, and the average of its loss begins."""
+        if stage != self.stage:
+            self.stage, self.entered, self.loss = stage, self.done, None
+
     def advance(self, loss: float, samples: int) -> None:
         """One step is done: its loss and how many samples it saw."""
         self.done += 1
         self.samples += samples
-        d = ema_decay(self.done - self.first, SMOOTHING)
+        d = ema_decay(self.done - self.entered, SMOOTHING)
         self.loss = loss if self.loss is None else d * self.loss + (1 - d) * loss
         now = time.monotonic()
         if now - self.spoke > (0.2 if self.live is not None else PLAIN_SECONDS):
@@ -79,7 +85,7 @@ class Progress:
         self.console.print(text, markup=False)
 
     def figures(self) -> str:
-        """``loss 0.1234   5,120 samples/s   1:05 left``; the loss is a moving average over about 50 steps."""
+        """``loss 0.1234   5,120 samples/s   1:05 left``; the loss is a moving average over about 50 steps of the stage."""
         seconds = max(time.monotonic() - self.start, 1e-9)
         steps = self.done - self.first
         if self.loss is None or steps == 0:
@@ -88,10 +94,11 @@ class Progress:
         return f"loss {self.loss:.4g}   {self.samples / seconds:,.0f} samples/s   {clock(left)} left"
 
     def _show(self) -> None:
+        title = f"{self.name} ({self.stage})" if self.stage else self.name
         if self.live is not None:
-            self.live.update(self.task, completed=self.done, figures=self.figures())
+            self.live.update(self.task, description=title, completed=self.done, figures=self.figures())
         else:
-            self.say(f"{self.name}: step {self.done}/{self.total}   {self.figures()}")
+            self.say(f"{title}: step {self.done}/{self.total}   {self.figures()}")
 
 
 def clock(seconds: float) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.backend import to_numpy
 from minigen.errors import Interrupted, NonFinite, UserError, os_reason, said_in_one_sentence
 from minigen.train import checkpoint, pictures
 from minigen.train.log import Log
@@ -70,7 +71,8 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     """Train a system to the end of its last stage, keeping the folder ``run.out`` in order all the way.
 
     With ``resume`` it goes on from the checkpoint there. Raises UserError if the folder cannot be used, Interrupted
-    after Ctrl-C (the state is saved), NonFinite if a loss, gradient or sample is no number (the last checkpoint is kept).
+    after Ctrl-C (the state is saved), NonFinite if a loss or gradient is no number (the last checkpoint is kept) or a
+    sample is none (the state is saved).
     """
     with said_in_one_sentence("settings"):
         trainer = Trainer(system, seed=run.seed)
@@ -91,8 +93,9 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
         picture = keeper.draw()
     except (NonFinite, FloatingPointError) as error:
         elsewhere = " in another --out" if keeper.saved_step else ""
+        so = "training stopped" if trainer.done < trainer.total else "no picture was made"
         raise NonFinite(
-            f"{error}, so training stopped; the checkpoint of step {keeper.saved_step} in {run.out} is kept: "
+            f"{error}, so {so}; the checkpoint of step {keeper.saved_step} in {run.out} is kept: "
             f"start again{elsewhere} with a lower --lr"
         ) from error
     finally:
@@ -108,6 +111,8 @@ def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, sto
     while trainer.done < trainer.total:
         figures = trainer.advance(dataset.train)
         log.write({"step": trainer.done, "seconds": keeper.seconds(), **figures})
+        if len(trainer.stages) > 1:
+            progress.enter(trainer.stage.name)
         progress.advance(next(v for k, v in figures.items() if k.endswith(".loss")), trainer.stage.batch_size)
         if stop.signal or keeper.due():
             log.flush()  # before the checkpoint, so that no line up to its step can be missing
@@ -122,7 +127,12 @@ def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, sto
         last_stage = trainer.index == len(trainer.stages) - 1
         if every and last_stage and trainer.done % every == 0 and trainer.done < trainer.total:
             with progress.apart():
-                keeper.draw(PREVIEW)
+                try:
+                    keeper.draw(PREVIEW)
+                except (NonFinite, FloatingPointError):
+                    log.flush()
+                    keeper.save()
+                    raise
 
 
 class Keeper:
@@ -152,7 +162,7 @@ class Keeper:
     def begin(self) -> None:
         """Make the folder and its first checkpoint. A run that is there already, with a step done, is not touched."""
         path = self.run.out
-        if not self.run.overwrite and (begun(path / CHECKPOINT, "checkpoint") or begun(path / WEIGHTS, "weights")):
+        if not self.run.overwrite and holds_run(path):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
         try:
             (path / SAMPLES).mkdir(parents=True, exist_ok=True)
@@ -209,13 +219,29 @@ class Keeper:
             raise UserError(f"cannot write to the folder {self.run.out}: {os_reason(error)}") from error
 
     def draw(self, most: int | None = None) -> Path:
-        """A grid of samples (``most`` of them at most) from the averaged weights, always from the same draws."""
+        """A grid of samples (``most`` of them at most) from the averaged weights, always from the same draws.
+
+        Raises NonFinite, and writes nothing, if one of them is NaN or infinite.
+        """
         rng = np.random.default_rng((self.run.seed, zlib.crc32(b"samples")))
         with self.trainer.averaged() as system:
             samples = system.sample(min(self.run.samples, most or self.run.samples), rng=rng)
+        check_finite(samples, f"after step {self.trainer.done}")
         path = self.run.out / SAMPLES / f"{self.trainer.done:06}.png"
         notes = system.notes(samples) if pictures.is_text(self.dataset) else []
         return pictures.save_samples(path, self.dataset, samples, notes)
+
+
+def check_finite(samples: Any, where: str) -> None:
+    """Raise NonFinite if there are samples that are NaN or infinite: in a picture they would be black."""
+    broken = int((~np.isfinite(to_numpy(samples))).reshape(len(samples), -1).any(axis=1).sum())
+    if broken:
+        raise NonFinite(f"{where} {broken} of {len(samples)} samples hold NaN or infinity")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run of which a step is done."""
+    return begun(folder / CHECKPOINT, "checkpoint") or begun(folder / WEIGHTS, "weights")
 
 
 def begun(file: Path, kind: str) -> bool:

@@ -61,9 +61,33 @@ def test_the_table_is_compared_and_updated_on_purpose(project, monkeypatch, tmp_
     project.write_text(project.read_text().replace("void k(", "void other("))
     assert check.main([]) == 1
     out = capsys.readouterr().out
-    assert "other on sm_90: not in the table" in out and "k on sm_90: only in the table" in out
+    assert "other: not in the table" in out and "k on sm_90: only in the table" in out
     table.write_text(table.read_text().replace(launch.nvrtc_version(), "1.0"))
     assert check.main([]) == 0 and "the table is that of NVRTC 1.0" in capsys.readouterr().out
+
+
+@needs_nvrtc
+def test_a_new_kernel_is_one_line_and_a_hint(project, monkeypatch, tmp_path, capsys):
+    table = tmp_path / "resources.json"
+    monkeypatch.setattr(check, "TABLE", table)
+    monkeypatch.setattr(check, "ROOT", tmp_path / "kernels")
+    assert check.main(["--update"]) == 0
+    assert check.main([]) == 0 and "--update" not in capsys.readouterr().out
+    project.write_text(project.read_text() + KERNEL.format("y[0] = a;").replace("void k(", "void other("))
+    assert check.main(["some/k"]) == 1
+    *_, line, wrong, hint = capsys.readouterr().out.splitlines()
+    assert line == "WRONG some/k.cu: other: not in the table" and wrong == "wrong: 1"
+    assert hint == "python -m kernels.check some/k --update adds new kernels to the table"
+    assert check.main([]) == 1
+    assert capsys.readouterr().out.endswith("\npython -m kernels.check --update adds new kernels to the table\n")
+    project.write_text(KERNEL.format("__shared__ float s[32]; s[threadIdx.x] = a; __syncthreads(); y[0] = s[1];"))
+    assert check.main([]) == 1 and "--update" not in capsys.readouterr().out  # changed, but none is new
+
+
+def test_a_kernel_that_is_new_on_one_architecture_is_told_with_it():
+    row = Resources(32, 0, 0, 0)
+    found, table = {"k": {"75": row, "90": row}, "new": {"75": row, "90": row}}, {"k": {"75": row}}
+    assert check.differences(found, table, ("75", "90")) == ["k on sm_90: not in the table", "new: not in the table"]
 
 
 @needs_nvrtc

@@ -16,9 +16,28 @@ SMALL = {
 every_rung = pytest.mark.parametrize(("op", "rung"), [(op, r) for op, (*_, rungs) in COMPANIONS.items() for r in rungs])
 
 
+def assert_all_have_small_sizes():
+    new, gone = sorted(COMPANIONS.keys() - SMALL.keys()), sorted(SMALL.keys() - COMPANIONS.keys())
+    assert not new, (
+        f"SMALL in {__file__} needs sizes of at most 9 for {', '.join(f'{o} ({COMPANIONS[o][1]})' for o in new)}"
+    )
+    assert not gone, f"SMALL in {__file__} has sizes for {', '.join(gone)}, which kernels/companions.py has not"
+
+
+def test_a_new_companion_is_told_what_to_add(monkeypatch):
+    monkeypatch.setitem(COMPANIONS, "new", COMPANIONS["embedding"])
+    with pytest.raises(AssertionError, match=r"SMALL in .*test_companions.py needs sizes .* for new \(m,rows,d\)"):
+        assert_all_have_small_sizes()
+    monkeypatch.delitem(COMPANIONS, "new")
+    monkeypatch.delitem(COMPANIONS, "adam")
+    with pytest.raises(AssertionError, match=r"has sizes for adam, which kernels/companions.py has not"):
+        assert_all_have_small_sizes()
+
+
 @needs_compiler
 def test_the_command_runs_every_companion(capsys):
-    assert SMALL.keys() == COMPANIONS.keys() <= emulate.OPERATIONS.keys()
+    assert_all_have_small_sizes()
+    assert COMPANIONS.keys() <= emulate.OPERATIONS.keys()
     for op, sizes in SMALL.items():
         assert emulate.main([op, "--shape", ",".join(map(str, sizes)), "--seeds", "2"]) == 0
     rungs = sum(len(rungs) for *_, rungs in COMPANIONS.values())

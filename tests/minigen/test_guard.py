@@ -28,3 +28,12 @@ def test_importing_minigen_loads_nothing_heavy(tmp_path):
     code = "import sys, minigen; print([m for m in ('scipy', 'sklearn', 'matplotlib', 'rich', 'tyro', 'cupy') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_folder_of_that_name_nearby_hides_nothing(tmp_path):
+    """A script beside its clone: the clone's folder is called minigen too, and has no ``__init__.py``."""
+    (tmp_path / "minigen").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "import minigen, autograd; print(minigen.load.__name__, autograd.__file__)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == ["load", str(ROOT / "autograd" / "__init__.py")], run.stderr

@@ -129,11 +129,18 @@ def test_mistakes_have_a_sentence(lab: Lab, refused: Callable[..., str]):
     assert "--seeds must be at least 5" in refused("claims", "--seeds", "3")
     assert "--seeds must be at least 2" in refused("claims", "--quick", "--seeds", "1")
     assert "unknown claim or system 'gam': did you mean 'gan'?" in refused("claims", "--only", "gam")
+    assert "unknown claim or system 'c-over-d': did you mean " in refused("claims", "--only", "c-over-d")
+    assert "'A-over-b': did you mean 'a-over-b'" in refused("claims", "--only", "gan,A-over-b")
     assert "there is no claim about 'glide' yet" in refused("claims", "--only", "glide")
     assert "--only names no claim" in refused("claims", "--only", ",")
     Path("file").write_text("in the way")
     assert "cannot write to the folder file" in refused("claims", "--out", "file/a")
     assert not lab.runs
+
+
+def test_an_unknown_claim_of_the_project_names_the_nearest(refused: Callable[..., str]):
+    said = refused("claims", "--only", "vae-blurred")
+    assert "unknown claim or system 'vae-blurred': did you mean 'vae-" in said and "_" not in said
 
 
 def test_every_claim_of_the_project_is_complete(capsys: pytest.CaptureFixture[str]):

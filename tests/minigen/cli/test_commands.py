@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+import minigen.models
 from kernels import threads
 from minigen import __version__
 from minigen.__main__ import COMMANDS, main
@@ -88,7 +89,7 @@ def test_the_flags_of_every_system_fit_together(command: str, name: str, capsys:
 
 def test_a_preset_is_a_start_for_other_flags(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "toy", "--preset", "short", "--first-steps", "2"]) == 0
-    assert "toy: step 5/5" in capsys.readouterr().out
+    assert "toy (both): step 5/5" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["train", "toy", "--help"])
     assert "--preset short: steps 3, first_steps 1" in " ".join(capsys.readouterr().out.split())
@@ -108,7 +109,7 @@ def test_notes_stand_under_the_pictures_and_on_the_screen(trained: Path, capsys:
 def test_train_then_sample(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "toy", *QUICK]) == 0
     trained, said = Path("out/toy") / WEIGHTS, capsys.readouterr().out
-    assert "toy: step 6/6" in said and "loss" in said and "samples/s" in said and "left" in said
+    assert "toy (both): step 6/6" in said and "loss" in said and "samples/s" in said and "left" in said
     assert "next: minigen sample toy --weights out/toy/weights.safetensors" in said
     assert main(["sample", "toy", "--weights", str(trained), "--n", "9", "--out", "new/grid.png", "--trajectory"]) == 0
     with Image.open("new/grid.png") as grid, Image.open("new/grid-trajectory.png") as strip:
@@ -220,6 +221,34 @@ def test_unknown_system_names_the_nearest(refused: Refused, command: str):
     assert "unknown system 'zzzzzz': these run today:" in refused(command, "zzzzzz")
     assert "name a system" in refused(command)
     assert "name a system" in refused(command, "--steps", "3")
+
+
+def test_unknown_system_in_capitals_or_with_a_hyphen_names_the_nearest(refused: Refused):
+    assert "unknown system 'DDPM': did you mean 'ddpm'?" in refused("train", "DDPM")
+    assert "unknown system 'DDPM': did you mean 'ddpm'?" in refused("tour", "--only", "DDPM")
+    assert "unknown system 'Stable-Difusion': did you mean 'stable_diffusion'?" in refused("train", "Stable-Difusion")
+
+
+def test_a_model_file_that_has_no_line_in_the_curriculum(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(minigen.models, "__path__", [*minigen.models.__path__, str(tmp_path)])
+    assert "unknown system 'realnvp': these run today" in refused("train", "realnvp")
+    (tmp_path / "realnvp.py").touch()
+    for args in (["train", "realnvp"], ["sample", "realnvp"], ["tour", "--only", "realnvp"]):
+        said = "minigen/models/realnvp.py is there, but has no line in minigen/cli/curriculum.py"
+        assert f"unknown system 'realnvp': {said}\n" in refused(*args)
+
+
+@pytest.mark.parametrize("name", ["TITLE", "PAPER", "EQUATION", "Config", "build"])
+def test_a_model_file_that_lacks_a_name_is_told_before_anything_is_done(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.delattr(toy_system, name)
+    for args in (["train", "toy", "--out", "new"], ["sample", "toy"], ["edit", "toy", "test:0"]):
+        said = f"toy.py must have TITLE, PAPER, EQUATION, Config, build: it lacks {name}\n"
+        assert said in refused(*args)
+    assert not Path("new").exists() and not Path("grid.png").exists()
 
 
 def test_planned_system(refused: Refused, monkeypatch: pytest.MonkeyPatch):
@@ -428,6 +457,20 @@ def test_a_trajectory_of_one_step_is_refused_and_nothing_is_written(
 
     monkeypatch.setattr(toy_system, "build", at_once)
     assert "'toy' draws in one step, there is no trajectory" in refused("sample", "toy", "--trajectory")
+    assert not Path("grid.png").exists()
+
+
+def test_samples_that_are_no_numbers_are_refused_and_nothing_is_written(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
+):
+    build = toy_system.build
+
+    def sample(n: int, **settings: Any) -> Any:
+        return np.where(np.arange(n) < 2, np.nan, 0.0).astype(np.float32)[:, None, None, None] * np.ones((1, 8, 8, 1))
+
+    monkeypatch.setattr(toy_system, "build", lambda *a, **k: replace(build(*a, **k), sample=sample))
+    said = refused("sample", "toy", "--n", "5")
+    assert "sampling from out/toy/weights.safetensors broke down: 2 of 5 samples hold NaN or infinity" in said
     assert not Path("grid.png").exists()
 
 

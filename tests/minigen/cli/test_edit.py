@@ -205,6 +205,18 @@ def test_edits_may_be_larger_than_the_pictures(blending: list[Any]):
         assert picture.width == 2 + 4 * (160 + 2)
 
 
+def test_edits_that_are_no_numbers_are_no_picture(trained: Path, toy_system: Any, monkeypatch: Any, refused: Any):
+    build = toy_system.build
+
+    def broken(image: Any, keep: Any, *, n: int, rng: Any, **settings: Any) -> Any:
+        return np.stack([image * np.nan, image])
+
+    monkeypatch.setattr(toy_system, "build", lambda *args, **how: replace(build(*args, **how), edit=broken))
+    said = refused("edit", "toy", "test:1", "--out", "e.png")
+    assert "broke down: 1 of 2 samples hold NaN or infinity" in said
+    assert not Path("e.png").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

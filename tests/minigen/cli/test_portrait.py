@@ -382,8 +382,8 @@ def test_a_missing_figure_has_a_reason(seen: Seen):
     reasons = {str(li["id"]) for li in seen.page.all("li") if li.get("id")}
     links = [str(a["href"]) for a in seen.page.all("a") if str(a["href"]).startswith("#why-")]
     assert {link.removeprefix("#") for link in links} == reasons and len(links) > 10
-    dashes = [cell for row in seen.page.table("FD x", "parameters")[1:] for cell in row[1:] if cell.startswith("-")]
-    assert len(dashes) == len(links) and all(re.fullmatch(r"-\d+", cell) for cell in dashes)
+    gaps = [cell for row in seen.page.table("FD x", "parameters")[1:] for cell in row[1:] if cell.startswith("n/a")]
+    assert len(gaps) == len(links) and all(re.fullmatch(r"n/a \d+", cell) for cell in gaps)
     for name, facts in seen.facts.items():
         found = portrait.row(facts)
         assert list(found) == list(portrait.COLUMNS), name

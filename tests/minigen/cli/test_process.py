@@ -86,6 +86,15 @@ def test_python_m_minigen_works_and_a_closed_pipe_is_no_error(environment: dict[
         assert code in (0, 1) and said.read() == b""  # rich leaves with 1
 
 
+def test_a_reader_of_the_oracles_table_that_has_seen_enough_is_no_error(environment: dict[str, str]):
+    command = [sys.executable, "-m", "minigen.data.oracle", "--check", "8"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    with process.stderr as said:
+        assert (process.wait(timeout=60), said.read()) == (0, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(("command", "name"), [("minigen list", "minigen"), ("kernels.bench --list", "kernels.bench")])
 def test_a_stdout_that_is_full_or_closed_leaves_no_traceback(environment: dict[str, str], command: str, name: str):

@@ -107,18 +107,42 @@ def test_ctrl_c_leaves_the_systems_that_are_done(
 
     monkeypatch.setattr(Trainer, "advance", advance)
     assert main(["tour"]) == 130
-    assert "stopped; the tour so far is in out/tour/index.html" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped; the tour so far is in out/tour/index.html: the same command with --resume goes on\n" in said
     _, seen = read(two)
     assert [s["id"] for s in seen.all("section") if "id" in s] == ["portrait", "toy"]
 
 
-def test_a_page_is_there_from_the_beginning(two: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_page_is_there_from_the_beginning(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     def visit(*args: Any) -> Any:
         assert "The first system is training" in read(two)[0]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tour, "visit", visit)
     assert main(["tour"]) == 130
+    assert "the same command with --resume goes on" in capsys.readouterr().err
+
+
+def test_a_model_file_that_lacks_a_name_is_told_and_does_not_end_the_tour(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delattr(toy, "EQUATION")
+    assert main(["tour"]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("it lacks EQUATION") == 2 and "step" not in said.out
+    assert read(two)[0].count("It did not get to the end") == 2
+
+
+def test_a_tour_over_a_finished_one_says_so(two: Path, capsys: pytest.CaptureFixture[str]):
+    sentence = "trains toy anew over what is there: --resume keeps it"
+    assert main(["tour", "--only", "toy"]) == 0
+    assert sentence not in capsys.readouterr().out
+    assert main(["tour", "--only", "toy", "--resume"]) == 0
+    assert sentence not in capsys.readouterr().out
+    assert main(["tour", "--only", "toy"]) == 0
+    assert sentence in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -115,7 +115,7 @@ def test_shrinking_drops_settings_and_steps_and_its_script_reproduces(stranger, 
     settings = [f"--config={text}" for text in ("factor=1.2", "from_n=3", "other=long", "deep=[1,2]")]
     assert command.main(["shrink", stranger, *settings, "--law", "L6", "--script", "s.py"]) == 1
     out = capsys.readouterr().out
-    assert "smallest: 1 steps, factor=1.2 (" in out  # without from_n even one step fails
+    assert "smallest: 1 step, factor=1.2 (" in out  # without from_n even one step fails
     script = Path("s.py").read_text()
     assert script in out and len(script.splitlines()) <= scripts.LIMIT and "minigen" not in script
     done = subprocess.run([sys.executable, "s.py"], capture_output=True, text=True, check=True)

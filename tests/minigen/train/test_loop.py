@@ -9,7 +9,7 @@ import pytest
 import autograd as ag
 from kernels.compare import assert_close, bound
 from minigen.data import load
-from minigen.errors import NonFinite
+from minigen.errors import NonFinite, UserError
 from minigen.models.system import Objective, Stage, System
 from minigen.nn import Linear
 from minigen.train.loop import Trainer, put_weights, rng_for, weights_of
@@ -198,6 +198,27 @@ def test_numbers_that_are_none_stop_the_step_before_the_weights_see_them(setting
         run.advance(DIGITS.train)
     assert np.array_equal(run.system.modules["net"].flat, flat) and run.done == 5
     assert all(p.requires_grad for m in run.system.modules.values() for p in m.parameters())
+
+
+@pytest.mark.parametrize(
+    ("found", "got"),
+    [
+        (lambda loss: loss, "got Tensor"),
+        (lambda loss: (loss,), "got 1 values"),
+        (lambda loss: (loss, None), "got Tensor and NoneType"),
+        (lambda loss: (1.0, {}), "got float and dict"),
+        (lambda loss: (ag.reshape(loss, (1, 1)), {}), r"got a Tensor of shape \(1, 1\)"),
+    ],
+)
+def test_a_loss_that_is_not_a_scalar_with_figures_is_told_by_its_name(found: Any, got: str):
+    system = two_player([])
+    (stage,) = system.stages()
+    a, b = stage.objectives
+    bad = dataclasses.replace(a, loss=lambda *args: found(a.loss(*args)[0]))
+    stage = dataclasses.replace(stage, objectives=[bad, b])
+    run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+    with pytest.raises(UserError, match=f"^the loss 'a' must return a scalar Tensor and a dict of figures, {got}$"):
+        run.advance(DIGITS.train)
 
 
 def test_weights_go_out_and_in():

@@ -36,6 +36,32 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "[not markup]" in said and "3/3" in said and "loss 2" in said and "samples/s" in said
 
 
+def test_the_stage_is_named_and_its_loss_is_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", -1.0)
+    with Progress("toy", 4) as shown:
+        for stage, loss in (("first", 8.0), ("first", 8.0), ("both", 1.0), ("both", 1.0)):
+            shown.enter(stage)
+            shown.advance(loss, 64)
+    lines = [line.split("   ")[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines[:3] == [
+        ["toy (first): step 1/4", "loss 8"],
+        ["toy (first): step 2/4", "loss 8"],
+        ["toy (both): step 3/4", "loss 1"],
+    ]
+
+
+def test_the_bar_names_the_stage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with Progress("toy", 1) as shown:
+        shown.enter("base")
+        shown.advance(2.0, 64)
+    assert "toy (base)" in capsys.readouterr().out
+
+
 def test_nothing_done_nothing_said(capsys: pytest.CaptureFixture[str]):
     with Progress("toy", 5, done=5):
         pass

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minigen.data import load
@@ -214,13 +215,42 @@ def test_samples_that_are_no_numbers_stop_the_run_as_well(tmp_path: Path, monkey
 
     monkeypatch.setattr(Keeper, "draw", draw)
     with pytest.raises(
-        NonFinite, match=r"at level 20, so training stopped; the checkpoint of step 0 in .*: start again with a"
+        NonFinite,
+        match=r"at level 20, so training stopped; the checkpoint of step 8 in .* is kept: start again in another",
     ):
         go(out)
-    with pytest.raises(
-        NonFinite, match=r"checkpoint of step 8 in .* is kept: start again in another --out with a lower"
-    ):
-        go(out, save_seconds=0.0)
+    assert go_on(out) == 8
+
+
+def go_on(out: Path) -> int:
+    """The step of the checkpoint from which a run would go on, with a line of the log for each step before it."""
+    with checkpoint.opened(out / CHECKPOINT, kind="checkpoint") as reader:
+        done = int(reader.about["stage"]) * 4 + int(reader.about["step"])
+    assert len(read_log(out / LOG)) == done
+    return done
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(("every", "done", "so"), [(5, 5, "training stopped"), (0, 16, "no picture was made")])
+def test_no_picture_is_made_of_samples_that_are_no_numbers_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, every: int, done: int, so: str
+):
+    out, build = tmp_path / "run", toy.build
+
+    def sample(n: int, **settings: Any) -> Any:
+        x = np.zeros((n, 8, 8, 1), np.float32)
+        x[1, 2, 3] = float(value)
+        return x
+
+    monkeypatch.setattr(toy, "build", lambda *a, **k: dataclasses.replace(build(*a, **k), sample=sample))
+    said = f"^after step {done} 1 of 4 samples hold NaN or infinity, so {so}; the checkpoint of step {done} in "
+    with pytest.raises(NonFinite, match=said):
+        go(out, samples_every=every)
+    assert go_on(out) == done and not list((out / SAMPLES).iterdir())
+    with checkpoint.opened(out / WEIGHTS, kind="weights") as reader:
+        assert reader.about["step"] == done
+    monkeypatch.setattr(toy, "build", build)
+    assert go(out, resume=True).steps == 16
 
 
 def test_a_folder_in_which_no_step_was_done_can_be_used_for_another_run(

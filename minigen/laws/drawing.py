@@ -1,0 +1,84 @@
+r"""A sampler as the laws know it, walking down with a trained network: what passes the laws can draw.
+
+    mine = as_sampler(MySampler())
+    pictures = minigen.load("out/ddpm/weights.safetensors").sample(16, rng=rng, sampler=mine, steps=20)
+
+and ``minigen sample ddpm --sampler mymodule:MySampler --steps 20``. The sampler keeps its own levels and times. Its state
+$x = \alpha x_0 + \sigma \epsilon$ is shown to the network as $x / \sqrt{\alpha^2 + \sigma^2}$, told the time at which $\sigma / \alpha$ is the
+noise of the network's own schedule, at the most and at the least that of its last and first level. The network's guess of $x_0$ is
+clipped as the model wants it (to [-1, 1] for pictures: without, a guess at the noisiest levels can be far out), and comes back as
+what the sampler asks for.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from kernels.backend import array_module, to_numpy
+from minigen.maths.schedules import Schedule
+from minigen.samplers.predict import Clip, predict
+
+from . import arrays, protocol
+from .beds import said
+from .recorder import level_told
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """A sampler's fault as the ValueError that a mistake in an argument is."""
+    try:
+        yield
+    except protocol.Fault as fault:
+        raise ValueError(f"the sampler: {fault}") from fault
+
+
+def as_sampler(sampler: Any) -> Callable[..., Any]:
+    """What ``system.sample(n, rng=rng, sampler=..., steps=...)`` of a diffusion model takes.
+
+    Raises TypeError or ValueError for what is no sampler; when it draws, ValueError for levels or times that are none.
+    """
+    protocol.check(sampler)
+    if sampler.space not in protocol.SPACES:
+        raise ValueError(f"only a sampler draws, and this has the space {sampler.space!r}")
+    library, kinds = getattr(sampler, "arrays", "numpy"), protocol.kinds(sampler)
+
+    def sample(
+        model: Callable[..., Any],
+        x_T: Any,
+        schedule: Schedule,
+        *,
+        steps: int,
+        rng: Any,
+        clip: Clip = None,
+        cond: Any = None,
+        kind: str = "eps",
+        callback: Callable[[float, Any], None] | None = None,
+    ) -> Any:
+        xp = array_module(x_T)
+        with in_one_sentence():
+            levels = protocol.levels(sampler, steps)
+        by_time = {level.time: level for level in levels[:-1]}
+
+        def guess(x: Any, time: Any, *_: Any, **__: Any) -> Any:
+            with in_one_sentence():
+                level = level_told(sampler, by_time, time, len(x_T))
+            x = arrays.out(x)
+            ratio = level.sigma / level.alpha if level.alpha > 0 else np.inf
+            own = schedule.at_sigmas([min(max(ratio, schedule.sigma[1]), schedule.sigma[-1])])
+            shown = xp.asarray(x / level.size, x_T.dtype)
+            if callback is not None:
+                callback(float(own.times[1]), shown)
+            x_0 = to_numpy(predict(model, shown, 1, own, cond=cond, kind=kind, clip=clip).x_0)
+            return arrays.into(library, said(kinds[0], x_0, (x - level.alpha * x_0) / level.sigma, level))
+
+        def noise(shape: Any) -> Any:
+            return arrays.into(library, rng.standard_normal(tuple(shape)).astype(x_T.dtype))
+
+        x = arrays.into(library, to_numpy(x_T) * levels[0].size)
+        settings = {"kind": kinds[0]} if len(kinds) > 1 else {}
+        found = arrays.out(sampler.sample(guess, x, steps, noise, **settings))
+        return xp.asarray(found / levels[-1].size, x_T.dtype)
+
+    return sample

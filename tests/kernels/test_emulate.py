@@ -1,0 +1,137 @@
+"""What ``python -m kernels.emulate`` says of a rung with a mistake: one report, and the other rungs all the same."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from rungs import needs_compiler, plant
+
+from kernels import emulate
+from kernels.emulator import BadArguments, DoesNotCompile, Emulator
+from kernels.launch import CompileError
+from kernels.quantize import cuda
+
+pytestmark = needs_compiler
+
+TILED = cuda.RUNGS[2]
+BARRIER = "__syncthreads();  // all are done with it"
+SHAPE = ["--shape", "40,20,5"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("double smallest", "doubel smallest", "the kernel does not compile for the emulator:\n"),
+        (
+            "int codes, int d) {",
+            "int codes, int D) { const int d = D;",
+            "kernel nearest_code takes z, codebook, indices, m, codes, D; missing",
+        ),
+        ("const float* z", "const double* z", "kernel nearest_code: z must be an array of double, got one of float32"),
+    ],
+    ids=["typo", "another name", "another type"],
+)
+def test_a_mistake_in_a_rung_is_one_report_and_the_others_run(old, new, said, monkeypatch, tmp_path, capsys):
+    plant(monkeypatch, tmp_path, cuda, TILED, old, new)
+    assert emulate.main(["quantize", *SHAPE]) == 1
+    told = capsys.readouterr()
+    assert told.out.count(f"quantize {TILED}: not run: {said}") == 1 and told.err == ""
+    assert told.out.count(": right, nothing found") == len(cuda.RUNGS) - 1
+    assert ("'doubel'" in told.out.replace("‘", "'").replace("’", "'")) == (new == "doubel smallest")
+    assert emulate.main(["quantize", "--rung", "2", *SHAPE]) == 2
+    assert capsys.readouterr().err == "error: nothing was run\n"
+
+
+def test_a_size_that_a_rung_does_not_take_is_no_mistake(capsys):
+    assert emulate.main(["quantize", "--shape", "3,2,300", "--seeds", "1"]) == 0
+    assert ": not run: rung 3 takes rows of at most " in capsys.readouterr().out
+
+
+def test_what_does_not_compile_for_a_card_is_a_mistake_too(monkeypatch, capsys):
+    class Card(Emulator):
+        def run(self, source, *_, **__):
+            if source.name == TILED:
+                raise CompileError(f"{TILED} does not compile with -arch=sm_90:\nerror")
+            super().run(source, *_, **__)
+
+    monkeypatch.setattr(emulate, "_gpu", lambda: Card)
+    assert emulate.main(["quantize", "--device", "cuda", "--seeds", "1", *SHAPE]) == 1
+    assert f"quantize {TILED}: not run: {TILED} does not compile with -arch=sm_90:\n" in capsys.readouterr().out
+
+
+def test_a_mistake_in_python_keeps_its_traceback(monkeypatch):
+    def mistaken(*_, **__):
+        return None + 1
+
+    monkeypatch.setattr(cuda, "nearest_code", mistaken)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        emulate.main(["quantize", *SHAPE])
+
+
+def refusal(tmp_path, text):
+    file = tmp_path / "k.cu"
+    file.write_text(text)
+    with pytest.raises(DoesNotCompile, match=r"^the kernel does not compile for the emulator:\n") as refused:
+        Emulator().run(file, "k", 1, 1, {"y": np.zeros(1, np.float32)})
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("include", "body", "hint"),
+    [
+        ("", 'printf("%f", y[0]);', True),
+        ("#include <cstdio>\n", "y[0] = wrong;", True),
+        ("# include <stdio.h>\n", "y[0] = wrong;", True),
+        ("", "y[0] = wrong;  // printf(y)", False),
+        ("/* #include <cstdio> */", "y[0] = wrong;", False),
+    ],
+)
+def test_that_there_is_no_printf_is_said(include, body, hint, tmp_path):
+    said = refusal(
+        tmp_path, f'#include "lib/cuda.cuh"\n{include}extern "C" __global__ void k(float* y) {{ {body}\n}}\n'
+    )
+    assert (
+        said.endswith(
+            "\nThe emulator has no printf, and NVRTC no <cstdio>, whatever the compiler advises: take them out."
+        )
+        == hint
+    )
+
+
+def test_the_errors_are_still_what_they_were():
+    assert issubclass(DoesNotCompile, RuntimeError) and issubclass(BadArguments, TypeError)
+
+
+def test_a_finding_of_several_schedules_is_told_once(monkeypatch, tmp_path, capsys):
+    plant(monkeypatch, tmp_path, cuda, TILED, BARRIER, "")
+    assert emulate.main(["quantize", "--rung", "2"]) == 1
+    first, *found = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"quantize {TILED}: {len(found)} findings (3 schedules, ")
+    assert len({tuple(line.split(": ")[:2]) for line in found}) == len(found) and len(found) <= 3
+    races = [line for line in found if ": race: " in line]
+    assert len(races) == 2 and all(line.endswith("nothing that orders the two (in 3 of 3 schedules)") for line in races)
+    assert emulate.main(["quantize", "--rung", "2", "--seeds", "1"]) == 1
+    assert " schedules)" not in capsys.readouterr().out.partition("\n")[2]
+
+
+def test_lines_that_one_line_races_with_are_all_named(monkeypatch, capsys):
+    class Told(Emulator):
+        def __init__(self, seed, *, banks):
+            super().__init__(seed)
+            self.findings = [emulate.Finding("race", "k.cu:1", f"k.cu:{2 + seed % 2}", f"with k.cu:{2 + seed % 2}")]
+            self.findings += [emulate.Finding("lane", "k.cu:9", "", "a lane")] if seed else []
+
+    monkeypatch.setattr(emulate, "Emulator", Told)
+    assert emulate.main(["quantize", "--rung", "1", *SHAPE]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  k.cu:1: race: with k.cu:2 (also with k.cu:3, in 3 of 3 schedules)",
+        "  k.cu:9: lane: a lane (in 2 of 3 schedules)",
+    ]
+
+
+def test_a_kernel_that_never_ends_runs_once(monkeypatch, tmp_path, capsys):
+    plant(monkeypatch, tmp_path, cuda, TILED, "first += CODES", "first += 0")
+    monkeypatch.setattr(emulate, "Emulator", partial(Emulator, most_accesses=20_000))
+    assert emulate.main(["quantize", "--rung", "2"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("endless") == 1 and " findings (1 of 3 schedules, " in out and "(in " not in out
