@@ -1,7 +1,7 @@
 """Autoregressive and latent models: who gives the best likelihood, and at which price.
 
 PixelCNN and GPT say the probability of a test picture exactly; of the VAE it is bounded from above in nats by the
-importance-weighted bound with 64 draws, which is close. All are trained on the same 1,000 digits, the two autoregressive
+importance-weighted bound with 64 draws, which is 0.6 to 0.7 nats above that with 2,048 and perhaps 0.85 above the truth. All are trained on the same 1,000 digits, the two autoregressive
 ones for a part of their default steps.
 """
 

@@ -106,7 +106,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         u = autoregressive.uniforms(len(prompts), net.length, rng=rng)
         text = vocabulary.of_text(tokenizer.batch(prompts)[0], tokenizer.eos)
         null = vocabulary.of_text(tokenizer.null[None], tokenizer.eos)[0]
-        return palette()[dalle.draw_codes(net, text, null, u, guidance=dalle.Sampling.guidance)]
+        return palette()[
+            dalle.draw_codes(
+                net, text, null, u, guidance=dalle.Sampling.guidance, temperature=dalle.Sampling.temperature
+            )
+        ]
 
     def sample(n: int, *, rng: Any, **settings: Any) -> Any:
         return paint(prompts_for(n), rng=rng)

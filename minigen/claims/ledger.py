@@ -11,12 +11,15 @@ $$ \bar e \pm t_{0.975,\, n-1} \, s / \sqrt n $$
 is *supported*, below it *not supported*, and *undecided* where the interval holds it, or where all seeds are alike: such a figure is at
 its end (all modes found, nothing met), and says nothing of the spread.
 
+Each verdict is at 95 % by itself. Of many some are chance: `holm` says which stand although so many are judged, by the two-sided p-value that the effect is
+the smallest that would matter.
+
 The seeds are independent trainings: initial weights, batches, noise and samples. The data set and its split are the same
 for all, so a verdict is about this data set.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +29,6 @@ from scipy import stats
 SEEDS = 5
 CONFIDENCE = 0.95
 ALIKE = "all seeds alike: the figure is at its end"
-NARROW = 0.1  # of half an interval: one that clears the smallest effect by less only just excludes it
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 
 
@@ -67,16 +69,13 @@ class Judgement:
     low: float
     high: float
     verdict: str
+    p: float = 1.0  # that seeds differ so much from the smallest effect by chance
     why: str = ""  # where the interval is not the reason
 
     @property
     def said(self) -> str:
         """The verdict, and why."""
         return f"{self.verdict} ({self.why})" if self.why else self.verdict
-
-    def narrow(self, smallest: float) -> bool:
-        """Whether it is "supported" by an interval that only just excludes the smallest effect."""
-        return self.verdict == SUPPORTED and self.low - smallest < NARROW * (self.high - self.low) / 2
 
 
 def interval(values: list[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -94,6 +93,20 @@ def judge(effects: list[float], smallest: float = 0.0) -> Judgement:
     """The verdict over the effects of all seeds."""
     mean, low, high = interval(effects)
     if len(set(effects)) == 1:
-        return Judgement(mean, low, high, UNDECIDED, ALIKE)
+        return Judgement(mean, low, high, UNDECIDED, why=ALIKE)
     verdict = SUPPORTED if low > smallest else NOT_SUPPORTED if high < smallest else UNDECIDED
-    return Judgement(mean, low, high, verdict)
+    n, halves = len(effects) - 1, 2 * abs(mean - smallest) / (high - low) if high > low else math.inf
+    return Judgement(mean, low, high, verdict, 2 * float(stats.t.sf(halves * stats.t.ppf((1 + CONFIDENCE) / 2, n), n)))
+
+
+def holm(found: Sequence[Judgement]) -> list[bool]:
+    """Which verdicts stand together: with 95 % not one of them is chance (Holm 1979, a simple sequentially rejective procedure).
+
+    From the smallest p on, as long as p times the number of those not passed yet is at most 5 %.
+    """
+    standing, left = [False] * len(found), len(found)
+    for k in sorted(range(len(found)), key=lambda k: found[k].p):
+        if found[k].p * left > 1 - CONFIDENCE:
+            break
+        standing[k], left = True, left - 1
+    return standing

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from minigen.claims.ledger import SEEDS, Claim, Judgement, Setting, judge
+from minigen.claims.ledger import SEEDS, UNDECIDED, Claim, Judgement, Setting, holm, judge
 from minigen.cli import arguments, curriculum, page
 from minigen.errors import Interrupted, UserError, said_in_one_sentence
 
@@ -152,12 +152,17 @@ def write_page(out: Path, found: list[tuple[Claim, Found]], *, quick: bool) -> N
 
 
 def _chance(found: list[tuple[Claim, Found]]) -> str:
-    """How many are judged, so how far to trust a verdict by itself."""
-    narrow = [claim.sentence for claim, groups in found if judged(claim, groups).narrow(claim.smallest)]
-    which = f" Here: {'; '.join(narrow)}." if narrow else ""
+    """How many are judged, so which verdicts not to trust by themselves."""
+    judgements = [judged(claim, groups) for claim, groups in found]
+    weak = [
+        claim.sentence
+        for (claim, _), j, stands in zip(found, judgements, holm(judgements))
+        if j.verdict != UNDECIDED and not stands
+    ]
+    which = f" Not so: {'; '.join(weak)}." if weak else ""
     return (
-        f"<p>{len(found)} claims are judged, each by itself at 95 %, so a few verdicts “supported” whose interval only just excludes the "
-        f"smallest effect may be chance.{page.text(which)} The seeds must be fixed beforehand: more of them until a verdict pleases is no test.</p>"
+        f"<p>{len(found)} claims are judged, each by itself at 95 %. Most verdicts stand together, too: not one of them is chance, with 95 % (Holm "
+        f"1979).{page.text(which)} The seeds must be fixed beforehand: more of them until a verdict pleases is no test.</p>"
     )
 
 

@@ -18,7 +18,7 @@ $$y = \mathrm{softmax}((\ell + G) / \tau), \quad G = -\ln(-\ln u) \qquad \text{(
 $$f(x \mid \mu, b) = \frac{1}{2 b\, x (1 - x)} \exp\Big( -\frac{| \mathrm{logit}(x) - \mu |}{b} \Big) \qquad (2)$$
 $$\varphi(x) = (1 - 2 \epsilon)\, x + \epsilon \qquad (3)$$
 
-(1) is the paper's without its captions, a bound on the likelihood for every $\beta \ge 1$, tightest at 1. (2) is the density of a Laplace
+(1) is the paper's without its captions, a bound on the likelihood at $\beta = 1$ and, as the KL is not negative, a looser one above. (2) is the density of a Laplace
 variable that was pushed through a sigmoid, so that a picture, which is bounded, has one; (3) keeps x off the ends, where
 it would be infinite.
 

@@ -36,6 +36,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_gp
 - the mask is $-\infty$: a large negative number can be overcome by the scores;
 - the tied table is one parameter, initialised with std 0.02, so that at first all tokens are nearly equally likely;
   what is added to the positions starts as small as they are (louder inputs cost 3 nats with reach 0);
+- other weights start with the variance 1 / fan in, and what is added to the residual stream at 0, where GPT-2 has std 0.02 and $1 / \sqrt N$ of it;
 - nats are sums over the tokens of a sequence; bits a byte divide by the bytes that the tokens spell, not by the tokens.
 """
 

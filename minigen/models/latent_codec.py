@@ -77,7 +77,7 @@ from .vq_vae import Codebook, latent_losses, nearest, reconstruction_loss
 
 FACTORS = (2, 4, 8)
 PATCH = 2  # side of the squares of pixels that become channels first
-DELTA = 1e-4  # of eq. 4
+DELTA = 1e-4  # of eq. 4, as in the authors' code; the paper says 1e-6
 MOST = 1e4  # the largest lambda
 RISE = 0.25  # share of the adversarial stage over which the discriminator's pull on the codec rises
 LOG_VAR = (-30.0, 20.0)

@@ -1,11 +1,14 @@
 """The verdict: Student's interval against known values, and how often it is wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from minigen.claims.ledger import NOT_SUPPORTED, SUPPORTED, UNDECIDED, interval, judge
+from minigen.claims.ledger import NOT_SUPPORTED, SUPPORTED, UNDECIDED, holm, interval, judge
 
 
 def test_the_interval_is_students():
@@ -37,10 +40,21 @@ def test_seeds_that_are_all_alike_decide_nothing():
         assert judge([effect] * 5, smallest=0.5).said == "undecided (all seeds alike: the figure is at its end)"
 
 
-def test_an_interval_that_only_just_excludes_the_smallest_effect_is_narrow():
-    found = judge([1.0, 1.1, 0.9, 1.0, 1.05])
-    assert not found.narrow(0.0) and found.narrow(found.low - 0.05 * (found.mean - found.low))
-    assert not judge([1.0, -1.0, 0.5]).narrow(0.0)
+@pytest.mark.parametrize("smallest", [0.0, 0.9, 2.0])
+def test_p_is_that_of_the_t_test_and_goes_with_the_verdict(smallest: float):
+    effects = [1.0, 1.1, 0.9, 1.0, 1.05]
+    found = judge(effects, smallest)
+    assert found.p == pytest.approx(stats.ttest_1samp(effects, smallest).pvalue, rel=1e-9)
+    assert (found.verdict == UNDECIDED) == (found.p > 0.05)
+    assert judge([0.5] * 5).p == 1
+
+
+def test_holm_by_hand():
+    """Four verdicts: 0.05 / 4 = 0.0125, 0.05 / 3 = 0.0167, 0.05 / 2 = 0.025; what comes after one that fails does not stand."""
+    ps = [0.01, 0.04, 0.03, 0.005]
+    found = [replace(judge([1.0, 1.1]), p=p) for p in ps]
+    assert holm(found) == [True, False, False, True]
+    assert holm(found[:2]) == [True, True] and holm([]) == [] and holm(found[1:3]) == [False, False]
 
 
 @given(st.lists(st.integers(-50, 50), min_size=5, max_size=9), st.integers(1, 40))

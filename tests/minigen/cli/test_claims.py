@@ -112,12 +112,12 @@ def test_a_figure_that_is_no_number_is_refused_and_not_kept(lab: Lab, refused: C
     assert main(["claims", "--only", "gan"]) == 0
 
 
-def test_the_page_says_how_many_are_judged_and_which_only_just(lab: Lab):
+def test_the_page_says_how_many_are_judged_and_which_do_not_stand_together(lab: Lab):
     low = judge([1.0, 1.1, 1.2, 1.3, 1.4]).low
     lab.claims[0] = dataclasses.replace(lab.claims[0], smallest=low - 1e-3)
     assert main(["claims"]) == 0
     text = Path("out/claims/index.html").read_text(encoding="utf-8")
-    assert "2 claims are judged" in text and "Here: it is said that a-over-b &amp; more." in text
+    assert "2 claims are judged" in text and "Not so: it is said that a-over-b &amp; more. The seeds" in text
 
 
 def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):
