@@ -113,11 +113,19 @@ def test_a_figure_that_is_no_number_is_refused_and_not_kept(lab: Lab, refused: C
 
 
 def test_the_page_says_how_many_are_judged_and_which_do_not_stand_together(lab: Lab):
+    """Both only just at 95 %: of two the smaller p must be at most 2.5 %."""
     low = judge([1.0, 1.1, 1.2, 1.3, 1.4]).low
-    lab.claims[0] = dataclasses.replace(lab.claims[0], smallest=low - 1e-3)
+    first, second = lab.claims
+    lab.claims[0] = dataclasses.replace(first, smallest=low - 1e-3)
     assert main(["claims"]) == 0
-    text = Path("out/claims/index.html").read_text(encoding="utf-8")
-    assert "2 claims are judged" in text and "Not so: it is said that a-over-b &amp; more. The seeds" in text
+    page = Path("out/claims/index.html")
+    assert "2 claims are judged" in page.read_text(encoding="utf-8") and "Not so" not in page.read_text(
+        encoding="utf-8"
+    )
+    lab.claims[1] = dataclasses.replace(second, smallest=1e-3 - low)
+    assert main(["claims"]) == 0
+    said = "Not so: it is said that a-over-b &amp; more; it is said that b_over_a. The seeds"
+    assert said in page.read_text(encoding="utf-8")
 
 
 def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):

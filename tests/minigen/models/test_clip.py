@@ -12,6 +12,8 @@ import autograd as ag
 from minigen.data import captions, load, shapes
 from minigen.data.captions import Scene, Thing, canonical, parse
 from minigen.data.oracle import matches
+from minigen.maths import schedules
+from minigen.maths.diffusion import q_sample
 from minigen.models import clip
 from minigen.models.clip import contrastive_loss, same_meaning
 from minigen.train.loop import Trainer
@@ -406,6 +408,48 @@ def test_noise_aware_training_sees_clean_pictures_too(data):
     assert losses[0] == losses[1]
     noised = float(clip.stage(noisy, config, data).objectives[0].loss(b, Tape(10), 0)[0])
     assert noised != losses[0]
+
+
+SAID = (  # the first two mean the same, and so do the last two
+    "a small red circle at the top",
+    "there is a tiny red circle at the top",
+    "a large blue square left of a small green ring",
+    "a large yellow cross in the middle",
+    "a small red circle above a large cyan square",
+    "a tiny red circle above a big cyan square",
+)
+
+
+@pytest.mark.parametrize("noise_aware", [False, True])
+def test_training_is_eq2_of_noisy_pictures_that_are_told_t_with_eq3s_targets_and_false_captions(noise_aware, data):
+    """The stage's loss from its parts, with the draws of the same rng; each part left out gives another value."""
+    config = dataclasses.replace(TINY, noise_aware=noise_aware, T=10, shift=2.0, false=2)
+    net = clip.CLIP((32, 32, 3), config, rng=np.random.default_rng(0)).flatten()
+    net.flat += 0.2 * np.random.default_rng(0).standard_normal(net.flat.size)
+    b = dataclasses.replace(data.train.take(np.arange(len(SAID))), captions=list(SAID))
+    got, figures = clip.stage(net, config, data).objectives[0].loss(b, np.random.default_rng(4), 0)
+
+    rng, e = np.random.default_rng(4), clip.Embedder(net)
+    x, t = data.scale(b.images), None
+    if noise_aware:
+        schedule = schedules.shifted(schedules.cosine(10), 2.0)
+        t = rng.integers(0, 11, len(x))
+        assert len(set(t)) > 2 and t.max() > 5
+        x = q_sample(x, t, rng.standard_normal(x.shape).astype(np.float32), schedule)
+    meanings = [parse(text) for text in SAID]
+    wrong = [text for meaning in meanings for text in clip.false_captions(meaning, 2, rng=rng)]
+    targets, false = same_meaning(meanings), e.encode_text(wrong).reshape(len(SAID), 2, -1)
+    assert targets[0, 1] == targets[4, 5] == 0.5
+
+    def by_hand(t, targets, false):
+        image, text = e.encode_image(x, t), e.encode_text(list(SAID))
+        return float(contrastive_loss(image, text, net.log_scale.data, targets, false))
+
+    assert float(got) == pytest.approx(by_hand(t, targets, false), rel=1e-4)
+    assert figures == {"scale": pytest.approx(float(np.exp(net.log_scale.data[0])))}
+    others = [(t, None, false), (t, targets, None), (t, targets, np.roll(false, 1, 0))]
+    for other in [*others, (None, targets, false)] if noise_aware else others:
+        assert by_hand(*other) != pytest.approx(float(got), rel=1e-3), "each part can be told from its absence"
 
 
 # --- false captions ----------------------------------------------------------------------------------------------------

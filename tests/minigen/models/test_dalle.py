@@ -207,6 +207,66 @@ def test_a_share_of_the_captions_is_left_out_in_training(shapes):
     assert abs(net_of[0.0][0] - net_of[0.0][1]) > 1e-3
 
 
+def listening(shapes, **settings):
+    """A system whose transformer says something of every token."""
+    found = dalle.build(dataclasses.replace(TINY, **settings), shapes, seed=0)
+    rng = np.random.default_rng(3)
+    for p in found.modules["transformer"].parameters():
+        p.data[...] = 0.3 * rng.standard_normal(p.shape)
+    return found
+
+
+def nats_by_hand(found, images, text):
+    """-ln p a token of captions and of codes, from the contract of the samplers."""
+    net, words = found.modules["transformer"], WordTokenizer()
+    codes = dalle.vq_vae.Codec(found.modules["codec"]).encode(images)
+    tokens = dalle.sequence(net.vocabulary, text, codes, words.eos)
+    log_p = ar.token_log_p(net.logits(tokens), tokens)
+    T = net.vocabulary.length
+    return -log_p[:, :T].mean(dtype=np.float64), -log_p[:, T:].mean(dtype=np.float64)
+
+
+@pytest.mark.parametrize(("settings", "w"), [({}, 1 / 8), ({"text_weight": 0.7}, 0.7)])
+def test_training_weighs_the_caption_by_text_weight_and_the_codes_by_the_rest(settings, w, shapes):
+    """The stage's loss from its parts: captions left out by the same rng, the codec's codes, means a token."""
+    found = listening(shapes, p_uncond=0.5, **settings)
+    batch = shapes.train.take(slice(0, 6))
+    got, figures = found.stages()[2].objectives[0].loss(batch, np.random.default_rng(0), 0)
+    words, left_out = WordTokenizer(), np.random.default_rng(0).random(6) < 0.5
+    assert 0 < left_out.sum() < 6
+    text = words.batch(list(batch.captions))[0]
+    text[left_out] = words.null
+    of_text, of_codes = nats_by_hand(found, shapes.scale(batch.images), text)
+    assert abs(of_text - of_codes) > 0.1
+    assert float(figures["text"]) == pytest.approx(of_text, rel=1e-4)
+    assert float(figures["codes"]) == pytest.approx(of_codes, rel=1e-4)
+    assert float(got) == pytest.approx(w * of_text + (1 - w) * of_codes, rel=1e-4)
+
+
+def test_a_place_is_told_the_codes_above_it_and_the_two_to_its_left_and_no_others():
+    """Another code at row 1, column 2 of 4 x 5 changes the inputs of the places that it is a neighbour of."""
+    v = dalle.Vocabulary(words=3, length=2, codes=3)
+    net = toy(0, v, grid=(4, 5))
+    tokens = np.concatenate([[0, EOS], v.first_code + np.random.default_rng(0).integers(0, 2, 20)])[None]
+    other = tokens.copy()
+    other[0, 2 + 1 * 5 + 2] += 1
+    a, b = (ag.raw(net.embed(x[:, :-1], 0))[0, 2:].reshape(4, 5, -1) for x in (tokens, other))
+    told = {tuple(place) for place in np.argwhere((a != b).any(-1)).tolist()}
+    assert told == {(1, 3), (1, 4), (2, 1), (2, 2), (2, 3)}
+
+
+def test_figures_nats_a_code_are_the_codes_and_not_the_captions(shapes, monkeypatch):
+    found = listening(shapes)
+    monkeypatch.setattr(dalle, "prompt_report", lambda *args: {})
+    monkeypatch.setattr(dalle, "prompt_accuracy", lambda *args: {"all": 0.0})
+    monkeypatch.setattr(dalle, "BLOCK", 4)
+    few = dataclasses.replace(shapes, test=shapes.test.take(slice(0, 12)))
+    got = found.figures(few, rng=np.random.default_rng(0))["nats a code, test"]
+    text = WordTokenizer().batch(list(few.test.captions))[0]
+    of_text, of_codes = nats_by_hand(found, shapes.scale(few.test.images), text)
+    assert got == pytest.approx(of_codes, rel=1e-4) and abs(of_text - of_codes) > 0.1
+
+
 # --- sampling ----------------------------------------------------------------------------------------------------------
 
 CAPTION, NULL = TOY.of_text(np.array([[1, EOS]]), EOS), TOY.of_text(np.array([[EOS, 0]]), EOS)[0]

@@ -169,6 +169,30 @@ def test_eq6_its_stationary_variance_is_that_of_the_noised_data_for_small_steps(
         assert excess is None or abs(V / C - 1) < excess
 
 
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_training_is_eq1_of_the_clean_picture_with_the_noise_of_sigma(sigma):
+    """The stage's loss from its parts, with the draws of the same rng."""
+    digits = load("digits")
+    system = denoising_ae.build(denoising_ae.Config(hidden=(16,), sigma=sigma, shift=0.0), digits, seed=0)
+    batch = digits.train.take(slice(0, 6))
+    got = float(system.stages()[0].objectives[0].loss(batch, np.random.default_rng(3), 0)[0])
+    x = digits.scale(batch.images)
+    x_noisy = (x + sigma * np.random.default_rng(3).standard_normal(x.shape)).astype(np.float32)
+    denoised = ag.raw(system.modules["denoiser"](x_noisy))
+    assert got == pytest.approx(np.square(denoised - x).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_the_walk_starts_from_white_noise_as_wide_as_noised_pictures(sigma):
+    """Pictures within [-1, 1] have a second moment of at most 1, and the noise adds sigma^2."""
+    system = denoising_ae.build(denoising_ae.Config(hidden=(16,), sigma=sigma), load("digits"), seed=0)
+    seen = []
+    system.sample(6, rng=np.random.default_rng(3), steps=1, callback=lambda t, y: seen.append((t, y)))
+    assert seen[0][0] == 1
+    want = np.sqrt(1 + sigma**2) * np.random.default_rng(3).standard_normal((6, 8, 8, 1))
+    assert_close(seen[0][1], want.astype(np.float32), 1e-6)
+
+
 @pytest.fixture(scope="module")
 def trained():
     digits = load("digits")

@@ -163,6 +163,61 @@ def test_loss_is_the_bound_a_number_and_a_step_is_a_function_of_its_number(shape
     assert float(ag.raw(values[1][0])) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize("step", [2, 4, 9, 15])
+def test_training_relaxes_with_noise_at_its_temperature_and_takes_the_exact_kl_of_the_logits(step, shapes):
+    """The stage's loss from its parts: eq. 3's pixels, Gumbel noise of the same rng, and the two half cosines at this step."""
+    net = loud(shapes)
+    batch: Split = shapes.train.take(slice(0, 4))
+    got, figures = dvae.codec_stage(net, TINY, shapes).objectives[0].loss(batch, np.random.default_rng(1), step)
+
+    sinking, rising = min(1, step / 12), min(1, step / 6)  # the shares 0.6 and 0.3 of 20 steps
+    tau = 1 / 16 + 15 / 16 * (1 + np.cos(np.pi * sinking)) / 2
+    beta = (1 - np.cos(np.pi * rising)) / 2
+    x = (0.8 * (batch.images / 255) + 0.1).astype(np.float32)
+    ell = ag.raw(net.logits(x)).astype(np.float64)
+    gumbel = -np.log(-np.log(np.random.default_rng(1).random(ell.shape)))
+
+    def softmax(a):
+        a = np.exp(a - a.max(-1, keepdims=True))
+        return a / a.sum(-1, keepdims=True)
+
+    def nats(y):
+        mu, log_b = (ag.raw(a) for a in net.decode(y.astype(np.float32)))
+        return -float(ag.raw(dvae.logit_laplace_log_density(x, mu, log_b)).sum()) / 4
+
+    q, y = softmax(ell), softmax((ell + gumbel) / tau)
+    kl, of_y = ((np.log(5) + (a * np.log(a + 1e-300)).sum(-1)).sum() / 4 for a in (q, y))
+    assert abs(nats(y) - nats(q)) > 1 and abs(kl - of_y) > 1, "the noise can be told from its absence, and the two KLs"
+    assert figures == {
+        "-ln p(x|z)": pytest.approx(nats(y), rel=1e-4),
+        "kl": pytest.approx(kl, rel=1e-4),
+        "temperature": pytest.approx(tau, rel=1e-12),
+    }
+    assert float(got) == pytest.approx((nats(y) + beta * kl) / 3072, rel=1e-5)
+
+
+def loud(shapes):
+    """A codec whose logits are far from alike."""
+    net = dvae.DVAE(shapes.shape, TINY, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(2)
+    for layer, scale in ((net.encoder.layers[-1], 2.0), (net.decoder.layers[-1], 0.02)):
+        layer.w.data[...] = scale * rng.standard_normal(layer.w.shape)
+    return net
+
+
+def test_what_the_decoder_says_of_ln_b_is_minus_2_in_the_middle_and_stays_from_minus_5_to_1(shapes):
+    net = dvae.DVAE(shapes.shape, TINY, rng=np.random.default_rng(0))
+    last = net.decoder.layers[-1]
+    last.w.data[...] = 0
+    half = len(last.b.data) // 2
+    for said, want in ((0.0, -2.0), (1e3, 1.0), (-1e3, -5.0), (0.3, 3 * np.tanh(0.1) - 2)):
+        last.b.data[:half], last.b.data[half:] = 0.7, said
+        mu, log_b = net.decode(np.eye(5, dtype=np.float32)[np.zeros((1, *net.grid), int)])
+        assert mu.shape == log_b.shape == (1, 32, 32, 3)
+        np.testing.assert_allclose(ag.raw(mu), 0.7, rtol=1e-6)
+        np.testing.assert_allclose(ag.raw(log_b), want, rtol=1e-5)
+
+
 def test_settings_that_do_not_fit_are_named():
     for change, words in (
         ({"codes": 0}, "codes must be at least 1, got 0"),

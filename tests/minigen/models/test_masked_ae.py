@@ -140,6 +140,26 @@ def test_the_gradient_of_the_whole_loss_is_right(name, rng):
     assert numeric == pytest.approx(exact, rel=1e-6)
 
 
+@pytest.mark.parametrize("norm_target", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_is_eq1_towards_the_very_patches_that_filling_in_brings_back(name, norm_target):
+    """The stage's loss from its parts, and what `fill_in` makes of a network that has reached its target."""
+    digits = load("digits")
+    system = masked_ae.build(tiny(name, norm_target=norm_target), digits, seed=0)
+    net, batch = system.modules["network"], digits.train.take(slice(0, 6))
+    got = float(system.stages()[0].objectives[0].loss(batch, np.random.default_rng(5), 0)[0])
+    patches = masked_ae.patchify(digits.scale(batch.images), 2)
+    masks = random_masks(np.random.default_rng(5).random((6, 16)), 4)
+    mean, var = patches.mean(-1, keepdims=True), patches.var(-1, ddof=1, keepdims=True)
+    targets = {False: patches, True: (patches - mean) / np.sqrt(var + 1e-6)}
+    pred = ag.raw(net(patches, masks))
+    want = {kind: np.square(pred - x).mean(-1)[masks.hidden == 1].mean() for kind, x in targets.items()}
+    assert got == pytest.approx(want[norm_target], rel=1e-5)
+    assert abs(want[True] - want[False]) > 1e-2
+    reached = masked_ae.fill_in(lambda *_: targets[norm_target], patches, masks, norm_target=norm_target)
+    assert_close(reached, patches, 1e-5)
+
+
 # --- the networks ------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +247,15 @@ def test_features_see_all_patches(rng):
             other = patches.copy()
             other[:, i] += 1
             assert np.all(np.any(masked_ae.features(net, other) != found, axis=1))
+
+
+def test_features_are_the_mean_of_what_the_encoder_says_of_every_patch(rng):
+    net, patches = network("transformer"), rng.standard_normal((3, 16, 4))
+    everything = np.tile(np.arange(16), (3, 1))
+    said = ag.raw(net.encode(patches, Masks(everything, everything, np.zeros((3, 16)))))
+    assert said.shape == (3, 16, 16)
+    assert_close(masked_ae.features(net, patches), said.mean(1), 1e-12)
+    assert np.abs(said - said.mean(1, keepdims=True)).max() > 0.1, "no patch says what their mean says"
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
