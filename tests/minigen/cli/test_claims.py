@@ -124,7 +124,7 @@ def test_the_page_says_how_many_are_judged_and_which_do_not_stand_together(lab: 
     )
     lab.claims[1] = dataclasses.replace(second, smallest=1e-3 - low)
     assert main(["claims"]) == 0
-    said = "Not so: it is said that a-over-b &amp; more; it is said that b_over_a. The seeds"
+    said = "Not so: it is said that a-over-b &amp; more; it is said that b_over_a &amp; more. The seeds"
     assert said in page.read_text(encoding="utf-8")
 
 

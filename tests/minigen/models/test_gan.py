@@ -338,6 +338,94 @@ def test_each_game_is_trained_as_its_paper_says(loss, digits):
     assert moves == {"discriminator": 10, "generator": 10 // ratio}
 
 
+def log_sigmoid(l: Any) -> Any:
+    return -np.logaddexp(0, -l)
+
+
+# the losses of every game, of the logits of real and fake data, as the papers write them
+WRITTEN_OUT: dict[str, tuple[Any, Any]] = {
+    "saturating": (
+        lambda r, f: -log_sigmoid(r).mean() - log_sigmoid(-f).mean(),
+        lambda f: log_sigmoid(-f).mean(),
+    ),
+    "non-saturating": (
+        lambda r, f: -log_sigmoid(r).mean() - log_sigmoid(-f).mean(),
+        lambda f: -log_sigmoid(f).mean(),
+    ),
+    "least-squares": (
+        lambda r, f: 0.5 * ((r - 1) ** 2).mean() + 0.5 * (f**2).mean(),
+        lambda f: 0.5 * ((f - 1) ** 2).mean(),
+    ),
+    "hinge": (
+        lambda r, f: np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(),
+        lambda f: -f.mean(),
+    ),
+    "wasserstein": (lambda r, f: f.mean() - r.mean(), lambda f: -f.mean()),
+    "wgan-gp": (lambda r, f: f.mean() - r.mean(), lambda f: -f.mean()),
+}
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("name", gan.GAMES)
+def test_both_players_minimise_the_losses_of_their_game_with_each_samples_own_label(name, conditional, digits):
+    """What the stage's objectives return, penalties aside, written out from the logits of the two networks."""
+    config = gan.Config(loss=name, conditional=conditional, r1=0.0, gradient_penalty=0.0, **TINY)
+    system = gan.build(config, digits, seed=0)
+    generator, critic = system.modules["generator"], system.modules["discriminator"]
+    noise = np.random.default_rng(1)
+    for module in (generator, critic):
+        for p in module.parameters():
+            p.data[...] += (0.3 * noise.standard_normal(p.shape)).astype(np.float32)
+    batch = digits.train.take(slice(0, 8))
+    y = batch.labels if conditional else None
+    z = np.random.default_rng(2).standard_normal((8, 4)).astype(np.float32)
+    with ag.no_grad():
+        fake = ag.raw(generator(z, y))
+        real_logits = ag.raw(critic(digits.scale(batch.images).astype(np.float32), y)).astype(np.float64)
+        fake_logits = ag.raw(critic(fake, y)).astype(np.float64)
+        if conditional:
+            others = ag.raw(critic(fake, np.roll(batch.labels, 1)))
+            assert np.abs(others - fake_logits).max() > 0.05, "other labels would be seen"
+    d_loss, g_loss = WRITTEN_OUT[name]
+    of_critic, of_generator = system.stages()[0].objectives
+    assert (of_critic.module, of_generator.module) == (critic, generator)
+    found, figures = of_critic.loss(batch, np.random.default_rng(2), 0)
+    assert float(found) == pytest.approx(d_loss(real_logits, fake_logits), rel=1e-4, abs=1e-5)
+    assert float(figures["real"]) == pytest.approx(real_logits.mean(), rel=1e-4, abs=1e-5)
+    assert float(figures["fake"]) == pytest.approx(fake_logits.mean(), rel=1e-4, abs=1e-5)
+    found, _ = of_generator.loss(batch, np.random.default_rng(2), 0)
+    assert float(found) == pytest.approx(g_loss(fake_logits), rel=1e-4, abs=1e-5)
+
+
+def test_every_judgement_of_a_step_is_told_the_labels_in_the_batchs_order(rng):
+    """Real ones, fakes, and those in between: three calls of the critic; the fakes are drawn for the same labels."""
+    x, z, y = rng.standard_normal((4, 3)), rng.standard_normal((4, 3)), np.array([2, 0, 1, 1])
+    drawn, judged = [], []
+
+    def generator(z: Any, y: Any) -> Any:
+        drawn.append(y)
+        return z
+
+    def critic(points: Any, y: Any) -> Any:
+        judged.append(y)
+        return ag.sum(points * points, axis=1)
+
+    config = gan.resolved(gan.Config(loss="wgan-gp"))
+    gan.discriminator_objective(generator, critic, x, y, z, rng.random((4, 1)), config)
+    gan.generator_objective(generator, critic, y, z, config)
+    assert len(drawn) == 2 and len(judged) == 4
+    for seen in (*drawn, *judged):
+        np.testing.assert_array_equal(seen, y)
+
+
+@pytest.mark.parametrize("loss", gan.GAMES)
+def test_adam_runs_without_momentum_at_the_rate_of_its_game(loss, digits):
+    stage = gan.build(gan.Config(loss=loss, ema=0.9, **TINY), digits, seed=0).stages()[0]
+    assert stage.betas == (0.0, 0.99)
+    assert stage.lr == (2e-3 if loss in ("saturating", "non-saturating") else 1e-3)
+    assert (stage.steps, stage.batch_size, stage.ema) == (10, 8, 0.9)
+
+
 def test_settings_that_are_given_are_kept():
     config = gan.resolved(gan.Config(loss="wgan-gp", critic_steps=2, r1=0.5, network="conv"))
     assert (config.critic_steps, config.r1, config.gradient_penalty, config.width) == (2, 0.5, 10.0, 32)

@@ -1,6 +1,7 @@
 """GPT against enumeration, perturbation, its own cache, and a Markov chain whose entropy rate is known."""
 
 import dataclasses
+import lzma
 
 import numpy as np
 import pytest
@@ -123,6 +124,14 @@ def test_mixture_logits_are_log_probabilities():
     net = numbers(6, (2, 3, 1))
     logits = net.logits(np.random.default_rng(0).integers(0, 6, (4, 6))).data
     np.testing.assert_allclose(np.exp(logits).sum(-1), 1, rtol=1e-12)
+
+
+def test_the_mixture_starts_with_different_means_and_is_alike_in_all_else():
+    """Equal means would get equal gradients for ever; scales and weights may start equal."""
+    ends = gpt.Numbers(17, (4, 4, 1), 1, 8, 3, rng=np.random.default_rng(0)).astype(np.float64)
+    weight, mean, log_scale = (a.data for a in ends.parts(np.random.default_rng(1).standard_normal((2, 5, 8))))
+    assert np.all(weight == 0) and np.all(log_scale == -2)
+    np.testing.assert_allclose(mean, np.broadcast_to(1.2 * np.tanh([-0.5, 0, 0.5]), mean.shape), rtol=1e-6)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
@@ -417,6 +426,35 @@ def test_bits_a_byte_divide_by_what_the_tokens_spell(prose):
     assert found["-ln p(window of 12 tokens), test, exact, nats"] == pytest.approx(12 * np.log(prose.levels), rel=1e-6)
     assert found["bits a byte"] == pytest.approx(tokens.size * np.log2(prose.levels) / n_bytes, rel=1e-6)
     assert all(value > 0 for value in found.values())
+
+
+def test_what_stands_beside_bits_a_byte_has_seen_the_training_part_only(prose):
+    """Frequencies of the training tokens, each seen once more than it was; xz's further bytes for the test part, in bits."""
+    train, test, spelt = prose.train.images, prose.test.images, prose.tokenizer.tokens
+    n_bytes = sum(len(spelt[k]) for k in test.ravel())
+
+    def bits(part):
+        share = (np.bincount(part.ravel(), minlength=prose.levels) + 1) / (part.size + prose.levels)
+        return -np.log2(share[test]).sum() / n_bytes
+
+    found = gpt.text_figures(30.0, prose, prose.tokenizer)
+    assert abs(bits(train) - bits(test)) > 0.1 and abs(bits(train) - bits(prose.val.images)) > 0.01
+    assert found["bits a byte, tokens by their frequency"] == pytest.approx(bits(train), rel=1e-9)
+    known, new = (b"".join(spelt[k] for k in part.ravel()) for part in (train, test))
+    sizes = [len(lzma.compress(text, preset=9)) for text in (known, known + new)]
+    assert found["bits a byte, xz after the training part"] == pytest.approx(8 * (sizes[1] - sizes[0]) / n_bytes)
+    assert found["bits a byte"] == pytest.approx(30 / 12 * test.size / np.log(2) / n_bytes)
+
+
+def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, monkeypatch):
+    told = []
+    monkeypatch.setattr(gpt, "baselines", lambda *a, rng: told.append(a) or {"uniform": 3.0})
+    found = gpt.build(TINY, few, seed=0).figures(few, rng=np.random.default_rng(0))
+    assert found["uniform levels, nats"] == 3.0
+    *splits, levels = told[0]
+    assert levels == 17
+    for got, split in zip(splits, (few.train, few.val, few.test), strict=True):
+        np.testing.assert_array_equal(got, split.images)
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,34 @@ def test_codec_trains_alone_and_then_against_its_judge(data, regulariser):
     assert float(later.data) != float(alone.data)
 
 
+def test_codec_vq_revives_dead_codes_in_the_first_three_fifths_of_its_steps(data):
+    """On vectors of the batch, in the order of the step's stream; at step 0 all codes are dead."""
+    config = dataclasses.replace(TINY, regulariser="vq", steps=10, perceptual=0.0)
+    net = latent_codec.Autoencoder(3, config, rng=np.random.default_rng(0))
+    loss, book = latent_codec.stages(net, None, None, config, data)[0].objectives[0].loss, net.codebook
+    told, real = [], book.revive
+
+    def revive(z, share, u):
+        real(z, share, u)
+        told.append((z, share, u, book.vectors.copy()))
+
+    book.revive = revive
+    batch, calls = data.train.take(slice(0, 2)), []
+    for step in range(10):
+        loss(batch, np.random.default_rng(step), step)
+        calls.append(len(told))
+    assert calls == [1, 2, 3, 4, 5, 6, 6, 6, 6, 6]
+    z, share, u, vectors = told[0]
+    with ag.no_grad():
+        want = ag.raw(net.moments(data.scale(batch.images).astype(np.float32))[0]).reshape(-1, 4)
+    np.testing.assert_allclose(z, want, rtol=1e-5, atol=1e-6)
+    stream = np.random.default_rng(0)
+    stream.standard_normal(z.shape)  # the noise, which "kl" would need
+    np.testing.assert_array_equal(u, stream.random(len(z)))
+    np.testing.assert_array_equal(vectors, z[np.argsort(u)[:8]])
+    assert share == 0.05
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -14,6 +14,7 @@ from minigen.data import Dataset, Split, load
 from minigen.metrics.likelihood import bits_per_dimension
 from minigen.models import pixelcnn
 from minigen.models.pixelcnn import GatedPixelCNN, GreyLevels, MaskedConv2d, TokenPixelCNN, logistics
+from minigen.nn import Dropout
 from minigen.samplers import autoregressive
 from minigen.train.loop import Trainer
 
@@ -129,6 +130,41 @@ def test_training_noise_does_not_let_it_peek(rng):
             np.testing.assert_array_equal(after.reshape(2, 12, -1)[:, :k], before.reshape(2, 12, -1)[:, :k])
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_dropout_thins_the_gated_features_of_both_stacks(first, rng):
+    """By the masks of the given stream, the horizontal stack's first, in front of its last layer and of no residual."""
+    layer = pixelcnn.GatedLayer((3, 4), 5, 5, 3, first=first, classes=0, dropout=0.5, rng=rng).astype(np.float64)
+    v, h = rng.standard_normal((2, 2, 3, 4, 5))
+    found_v, found_h = map(ag.raw, layer(v, h, rng=np.random.default_rng(1)))
+    stream = np.random.default_rng(1)
+    kept_h, kept_v = (stream.random((2, 3, 4, 5)) >= 0.5 for _ in range(2))
+    plain_v, _ = map(ag.raw, layer(v, h))
+    np.testing.assert_allclose(found_v, 2 * kept_v * plain_v, rtol=1e-12)
+    down = ag.raw(layer.down(pixelcnn.add_rows(v, 1)))[:, :-1]
+    wide = ag.raw(pixelcnn.add_columns(h, 1))
+    a = (
+        layer.across(wide[:, :, :-1] if first else wide)
+        + layer.link(pixelcnn.add_rows(down, 1))
+        + layer.biases(None)[1]
+    )
+    want = ag.raw(layer.out(2 * kept_h * ag.raw(pixelcnn.gate(a)))) + (0 if first else h)
+    np.testing.assert_allclose(found_h, want, rtol=1e-12)
+
+
+def test_every_layer_drops_features_twice_a_step(digits, few, monkeypatch):
+    """And nowhere else: in the training loss both stacks draw masks from the step's stream, in figures none."""
+    seen, real = [], Dropout.forward
+    monkeypatch.setattr(Dropout, "forward", lambda self, x, rng=None: seen.append((self, rng)) or real(self, x, rng))
+    system, rng = pixelcnn.build(dataclasses.replace(TINY, layers=3), digits, seed=0), np.random.default_rng(0)
+    system.stages()[0].objectives[0].loss(digits.train.take(slice(0, 2)), rng, 0)
+    layers = system.modules["pixelcnn"].net.layers
+    assert [d for d, _ in seen] == [layer.dropout for layer in layers for _ in range(2)]
+    assert all(stream is rng and d.p == 0.2 for d, stream in seen)
+    seen.clear()
+    system.figures(few, rng=np.random.default_rng(0))
+    assert seen and all(stream is None for _, stream in seen)
+
+
 def test_the_first_pixel_is_drawn_without_having_seen_anything(rng):
     net = density((3, 3), 17)
     out = ag.raw(net(rng.integers(0, 17, (5, 3, 3))))[:, 0, 0]
@@ -208,6 +244,19 @@ def test_logistics_probabilities_of_all_levels_add_up_to_one(levels, mixtures, s
     )  # a logit is rounded by eps of itself
     np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=rtol)
     np.testing.assert_allclose(ag.raw(token.logits(out[:, 0])), log_p, rtol=1e-12)
+
+
+def test_salimans_eq2_is_the_mixture_written_out(rng):
+    """Means 1.2 tanh around evenly spread ones, log scales from -7 to 3 that start at -2: narrow enough for single levels."""
+    out, level = rng.standard_normal((5, 6)), rng.integers(1, 16, 5)
+    for o in (out, 0 * out):
+        weight = np.exp(o[:, :2]) / np.exp(o[:, :2]).sum(1, keepdims=True)
+        mean, scale = 1.2 * np.tanh(o[:, 2:4] + [-1 / 3, 1 / 3]), np.exp(5 * np.tanh(0.2 * o[:, 4:]) - 2)
+        x = 2 * level[:, None] / 16 - 1
+        upper, lower = (1 / (1 + np.exp(-(x + side / 16 - mean) / scale)) for side in (1, -1))
+        p = (weight * (upper - lower)).sum(1)
+        want = (1 - pixelcnn.UNIFORM) * p + pixelcnn.UNIFORM / 17
+        np.testing.assert_allclose(np.exp(ag.raw(logistics(17, 2).log_p(level, o))), want, rtol=1e-9)
 
 
 def test_at_the_start_names_are_uniform_and_logistics_know_the_scale_only(digits):
@@ -330,6 +379,17 @@ def test_figures_are_the_likelihood_of_the_test_pictures(digits, few):
     net, x = system.modules["pixelcnn"], few.test.images.reshape(12, 64).astype(np.int64)
     found = system.figures(few, rng=np.random.default_rng(0))["-ln p(picture), test, exact, nats"]
     assert found == pytest.approx(-autoregressive.log_likelihood(net.logits, x).mean(), rel=1e-5)
+
+
+def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, monkeypatch):
+    told = []
+    monkeypatch.setattr(pixelcnn, "baselines", lambda *a, rng: told.append(a) or {"uniform": 3.0})
+    found = pixelcnn.build(TINY, few, seed=0).figures(few, rng=np.random.default_rng(0))
+    assert found["uniform levels, nats"] == 3.0
+    *splits, levels = told[0]
+    assert levels == 17
+    for got, split in zip(splits, (few.train, few.val, few.test), strict=True):
+        np.testing.assert_array_equal(got, split.images)
 
 
 def test_figures_of_a_conditional_model_are_bayes_rule(digits, few):

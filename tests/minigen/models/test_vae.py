@@ -241,6 +241,11 @@ def test_a_dead_latent_is_not_active(rng):
     np.testing.assert_array_equal(vae.active_units(mu), [True, False, False])
 
 
+def test_a_latent_is_active_above_a_variance_of_a_hundredth():
+    mu = np.sqrt([0.009, 0.011, 0.05, 0.5]) * np.array([[-1.0], [1.0]])
+    np.testing.assert_array_equal(vae.active_units(mu), [False, True, True, True])
+
+
 # --- the decoders ---------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +369,47 @@ def test_training_lowers_the_bound(digits, few, decoder):
         figures = list(system.figures(few, rng=np.random.default_rng(0)).values())
     assert np.isfinite(figures).all() and figures[1] == pytest.approx(figures[2] + figures[3])
     assert figures[0] <= figures[1], "the log of the mean weight is at least the mean of the logs"
+
+
+def test_figures_are_both_bounds_by_their_own_formulas(few):
+    """From the same draws: eq. 3 is the mean of the logs of the weights, the importance-weighted bound the log of their mean."""
+    system = vae.build(TINY, few, seed=0)
+    net, noise = system.modules["vae"], np.random.default_rng(1)
+    for p in net.parameters():
+        p.data[...] += (0.2 * noise.standard_normal(p.shape)).astype(np.float32)
+    of_pixel, x, rng = vae.pixel("logistic", 17), few.test.images, np.random.default_rng(7)
+
+    def log_likelihood(x, z):
+        return ag.sum(of_pixel.log_p(x, net.decoder(z[0])), (1, 2, 3))[None]
+
+    with ag.no_grad():
+        q = net.encoder(few.scale(x).astype(np.float32))
+        each = [rng.standard_normal((1, 12, 3)).astype(np.float32) for _ in range(vae.DRAWS)]
+        log_w = np.concatenate([ag.raw(vae.log_weights(x, q, log_likelihood, eps)) for eps in each]).astype(np.float64)
+        kl = float(ag.raw(gaussian.kl(*q, 0.0, 0.0)).sum(1).mean())
+    bound, weighted = -log_w.mean(), -(np.logaddexp.reduce(log_w, 0) - np.log(vae.DRAWS)).mean()
+    assert bound > weighted + 0.1 and kl > 0.1
+    found = system.figures(few, rng=np.random.default_rng(7))
+    assert found["-ln p(picture), test, at most (bound of 64 draws), nats"] == pytest.approx(weighted, rel=1e-5)
+    assert found["its bound (eq. 3), nats"] == pytest.approx(bound, rel=1e-5)
+    assert found["of it KL, nats"] == pytest.approx(kl, rel=1e-4)
+    assert found["of it reconstruction, nats"] == pytest.approx(bound - kl, rel=1e-4)
+    assert found["active units of 3"] == np.sum(ag.raw(q[0]).var(0) > 0.01)
+
+
+@pytest.mark.parametrize("decoder", ["logistic", "bernoulli"])
+def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, decoder, monkeypatch):
+    told = []
+    monkeypatch.setattr(vae, "baselines", lambda *a, rng: told.append(a) or {"uniform": 3.0})
+    found = vae.build(dataclasses.replace(TINY, decoder=decoder), few, seed=0).figures(
+        few, rng=np.random.default_rng(0)
+    )
+    assert found["uniform levels, nats"] == 3.0
+    *splits, levels = told[0]
+    assert levels == (2 if decoder == "bernoulli" else 17)
+    for got, split in zip(splits, (few.train, few.val, few.test), strict=True):
+        want = vae.threshold(split.images, 17) if decoder == "bernoulli" else split.images
+        np.testing.assert_array_equal(got, want)
 
 
 def test_samples_and_figures_are_functions_of_their_rng(few):

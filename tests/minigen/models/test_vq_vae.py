@@ -392,6 +392,55 @@ def test_restarts_are_functions_of_seed_and_step_and_end_when_they_should(digits
     assert np.any(found[0][4] != found[0][3])
 
 
+def test_eq6_and_eq7_of_a_revived_code_stand_for_its_vector(rng):
+    """m = N e with N an even part, so that eq. 8 leaves the code where it was put, however often it is revived."""
+    book = vq_vae.Codebook(5, 2, "average", rng=rng)
+    z = rng.standard_normal((20, 2)).astype(np.float32)
+    for _ in range(3):
+        book.observe(z, np.zeros(20, int), 0.9)
+    book.revive(z, 0.5, np.arange(20.0))
+    np.testing.assert_array_equal(book.vectors[1:], z[:4])
+    np.testing.assert_allclose(book.N[1:], (1 - 0.9**3) * 20 / 5, rtol=1e-6)
+    np.testing.assert_allclose(book.m / book.N[:, None], book.vectors, rtol=1e-5)
+    book.observe(z[:4], np.arange(1, 5), 0.9)  # each is chosen by the vector it was put on: nothing pulls at it
+    np.testing.assert_allclose(book.vectors[1:], z[:4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "average"])
+def test_a_book_in_even_use_is_alive_from_its_first_step_on(rule, rng):
+    """``weight`` is 1 - gamma^t: without it N of the first steps would look like too little use."""
+    book = vq_vae.Codebook(4, 2, rule, rng=rng)
+    z, codes = rng.standard_normal((16, 2)).astype(np.float32), np.arange(16) % 4
+    for t in range(1, 6):
+        book.observe(z, codes, 0.97)
+        np.testing.assert_allclose(book.weight, 1 - 0.97**t, rtol=1e-5)
+        before = book.vectors.copy()
+        book.revive(z, 0.9, rng.random(16))
+        np.testing.assert_array_equal(book.vectors, before)
+
+
+@pytest.mark.parametrize("from_data", [True, False])
+def test_step_0_revives_exactly_where_the_codebook_starts_on_data(from_data, digits, monkeypatch):
+    """With restarts on, which begin at step 1; every step hands on the config's share and its own stream's order."""
+    config = dataclasses.replace(TINY, from_data=from_data, restart=0.05)
+    system, told = vq_vae.build(config, digits, seed=0), []
+    real = vq_vae.objective
+    monkeypatch.setattr(vq_vae, "objective", lambda *a, **kw: told.append((a, kw)) or real(*a, **kw))
+    book = system.modules["codec"].codebook
+    start, batch = book.vectors.copy(), digits.train.take(slice(0, 8))
+    book.observe = lambda *_: None
+    loss = system.stages()[0].objectives[0].loss
+    loss(batch, np.random.default_rng(5), 0)
+    assert np.array_equal(book.vectors, start) != from_data
+    for step in range(1, 8):
+        loss(batch, np.random.default_rng(5), step)
+    assert [kw["revive"] for _, kw in told] == [from_data, True, True, True, True, False, False, False]
+    (_, x, said), kw = told[0]
+    np.testing.assert_array_equal(x, digits.scale(batch.images).astype(np.float32))
+    np.testing.assert_array_equal(kw["u"], np.random.default_rng(5).random(8 * 16))
+    assert said is config
+
+
 # --- usage ------------------------------------------------------------------------------------------------------------
 
 
@@ -496,6 +545,38 @@ def test_the_prior_learns_the_codes_of_pictures_as_they_are(digits):
         losses = [float(loss(batch, np.random.default_rng(0), 7)[0]) for loss in (prior, codec)]
         found.append(losses)
     assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+
+
+def test_figures_are_of_the_test_split_with_scales_of_the_validation_split(few):
+    """Each by hand, and none what another split, or a code in place of a picture, would give."""
+    system = vq_vae.build(TINY, few, seed=0)
+    net, prior = system.modules["codec"], loud(system.modules["prior"], dtype=np.float32)
+    net.codebook.e[...] = np.random.default_rng(5).standard_normal(net.codebook.e.shape)
+    codec = vq_vae.Codec(net)
+    codes = {s: codec.encode(few.scale(getattr(few, s).images)) for s in ("train", "val", "test")}
+    copy = {s: codec.decode(k) for s, k in codes.items()}
+    scales = {s: copies.fit_log_scales(getattr(few, s).images, copy[s], 17) for s in copy}
+    residual = {s: copies.residual_nats(few.test.images, copy["test"], scales[s], 17).mean() for s in scales}
+    nats = {s: nats_of(prior, k) for s, k in codes.items()}
+    for found in (residual, nats):
+        assert len({round(float(v), 2) for v in found.values()}) == 3, "the splits can be told apart"
+    found = system.figures(few, rng=np.random.default_rng(0))
+    assert found == pytest.approx(
+        {
+            "error of the copy, test, MSE a pixel": np.mean((few.scale(few.test.images) - copy["test"]) ** 2),
+            "codes used of 8, first 40 of the training split": len(np.unique(codes["train"])),
+            "codes used of 8, test split": len(np.unique(codes["test"])),
+            "perplexity of the codes, test split": vq_vae.perplexity(vq_vae.usage(codes["test"], 8)),
+            "entropy of a single code, test split, nats": vq_vae.entropy(vq_vae.usage(codes["test"], 8)),
+            "nats of the code under the prior, test, exact": nats["test"],
+            "bits of the code under the prior, test, exact": nats["test"] / np.log(2),
+            "nats of the code, all codes alike, exact": 16 * np.log(8),
+            "nats of the picture given its code, logistic around the copy": residual["val"],
+            "the two together, nats: a bound on -ln p(x), as other codes could give x too": nats["test"]
+            + residual["val"],
+        },
+        rel=1e-5,
+    )
 
 
 # --- the codec --------------------------------------------------------------------------------------------------------
