@@ -36,7 +36,7 @@ stage; here it has a stage of its own.
 **How much KL.** The paper has just enough to keep the maps from growing. Here it is 20,000 times as much, because the map is decoded
 from what a small diffusion model draws, which is never quite right: with more noise in training the decoder learns to draw clean
 shapes from maps that are not. Share of 143 test pictures of one thing / 157 of two that the oracle reads right after the codec (600 steps of
-32 pictures, the first row 800; f = 4, d = 4), when noise is added to the map, in units of its deviation:
+32 pictures, the first row 800; f = 4, d = 4), when noise is added to the map, in units of its deviation (the default was chosen by this table):
 
 | weight of the KL | no noise | 0.2 | 0.3 | 0.5 |
 |---|---|---|---|---|
