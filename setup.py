@@ -39,7 +39,7 @@ setup(
         "safetensors>=0.5",
         "Pillow>=10.1",
         "rich>=13.7",
-        "tyro>=0.9",
+        "tyro>=1.0",
         "jaxtyping>=0.3",
         "scikit-learn>=1.5",
         "matplotlib>=3.9",

@@ -116,6 +116,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
     if not flags.resume and holds_run(out):
         print(f"trains {entry.name} anew over what is there: --resume keeps it", flush=True)
+    (out / FACTS).unlink(missing_ok=True)  # they tell of weights that are trained over from here on
     run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
     result = train(system, dataset, run, resume=flags.resume and (out / CHECKPOINT).exists())
 

@@ -47,7 +47,9 @@ class Split:
         """The items at ``index`` (an integer array or a slice), in that order."""
         rows = rows_of(index, len(self))
         fields = (self.images, self.labels, self.captions, self.scenes)
-        return Split(*([f[i] for i in rows] if isinstance(f, list) else None if f is None else f[rows] for f in fields))
+        return Split(
+            *([f[i] for i in rows] if isinstance(f, list | tuple) else None if f is None else f[rows] for f in fields)
+        )
 
 
 @dataclass(frozen=True)

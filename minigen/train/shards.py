@@ -131,6 +131,8 @@ class Helper:
     def _live(self, connection: Connection, shard: int, threads: int, gradient: Gradient) -> None:
         """The life of the process, from the fork to its end."""
         try:
+            # where a bar is drawn these are its own, with a lock that another thread may have held at the fork
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
             gc.freeze()  # what was there before is not looked at again, or every page of it would be copied
             # signals reach both processes: the one that trains finishes its step, saves, and ends this one
             for number in STOPPING:

@@ -365,6 +365,15 @@ def test_gumbel_softmax_at_the_ends_of_the_unit_interval():
     assert np.all(np.isfinite(y))
 
 
+def test_a_gradient_of_0_that_is_given_is_not_one_that_is_left_out():
+    x = ag.Tensor(np.array(2.0), requires_grad=True)
+    for given in (np.array([0.0]), [0.0]):
+        (g,) = ag.grad([x * x], [x], [np.asarray(v) for v in given])
+        assert g.data == 0
+    (g,) = ag.grad([x * x], [x], np.array([0.0]))
+    assert g.data == 0
+
+
 def test_grad_of_several_outputs_adds_what_each_asks_for():
     x = ag.Tensor(np.array([2.0, 3.0]), requires_grad=True)
     outputs = [ag.sum(x * x), 5.0 * ag.sum(x)]

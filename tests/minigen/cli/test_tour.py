@@ -228,6 +228,18 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+def test_a_system_that_is_trained_anew_is_not_done_until_it_is(two: Path, monkeypatch: pytest.MonkeyPatch):
+    assert main(["tour", "--only", "toy"]) == 0
+
+    def stopped(self: Trainer, split: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "advance", stopped)
+        assert main(["tour", "--only", "toy"]) == 130
+    assert not (two / "toy" / tour.FACTS).exists()
+
+
 def test_a_resumed_tour_neither_trains_nor_measures_what_is_done(
     two: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -71,6 +71,11 @@ def test_batch_refuses_what_it_cannot_draw(arguments, message):
         batch(numbered(4), **{"seed": 0, "step": 0, "size": 2, **arguments})
 
 
+def test_captions_in_a_tuple_are_captions():
+    split = Split(np.zeros((3, 2, 2, 1), np.uint8), captions=("a", "b", "c"))
+    assert split.take(np.array([2, 0])).captions == ["c", "a"]
+
+
 def test_batch_of_an_empty_split_is_an_error():
     with pytest.raises(ValueError, match="at least one item"):
         batch(numbered(0), seed=0, step=0, size=2)
