@@ -224,13 +224,8 @@ def grad(
     """
     ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    gs = (
-        [grad_outputs]
-        if isinstance(outputs, Tensor)
-        else [None] * len(ys)
-        if grad_outputs is None
-        else list(grad_outputs)
-    )
+    gs = [grad_outputs] if isinstance(outputs, Tensor) else grad_outputs
+    gs = [None] * len(ys) if gs is None else list(gs)
     for x in xs:
         if x.node is None and not x.requires_grad:
             raise RuntimeError("an input of grad() must be a leaf with requires_grad=True or depend on one")

@@ -154,11 +154,12 @@ def check(n: int, *, rng: np.random.Generator) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """The command line of ``python -m minigen.data.oracle``."""
+def main() -> int:
+    """The command line of ``python -m minigen.data.oracle``; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m minigen.data.oracle", description="How often the oracle is right.")
     parser.add_argument("--check", type=int, default=1000, metavar="N", help="pictures a row (1000)")
     n = parser.parse_args().check
     if n < 8:
         parser.error(f"--check must be at least 8, got {n}")
     print(check(n, rng=np.random.default_rng(0)))
+    return 0

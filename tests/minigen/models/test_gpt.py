@@ -17,6 +17,7 @@ from minigen.maths.likelihood import categorical_log_likelihood
 from minigen.models import gpt
 from minigen.samplers import autoregressive as ar
 from minigen.train.loop import Trainer
+from tests.support.baselines import check_baselines
 
 TINY = gpt.Config(width=8, layers=2, heads=2, steps=20, batch_size=8)
 
@@ -447,14 +448,7 @@ def test_what_stands_beside_bits_a_byte_has_seen_the_training_part_only(prose):
 
 
 def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, monkeypatch):
-    told = []
-    monkeypatch.setattr(gpt, "baselines", lambda *a, rng: told.append(a) or {"uniform": 3.0})
-    found = gpt.build(TINY, few, seed=0).figures(few, rng=np.random.default_rng(0))
-    assert found["uniform levels, nats"] == 3.0
-    *splits, levels = told[0]
-    assert levels == 17
-    for got, split in zip(splits, (few.train, few.val, few.test), strict=True):
-        np.testing.assert_array_equal(got, split.images)
+    check_baselines(gpt, gpt.build(TINY, few, seed=0), few, 17, monkeypatch)
 
 
 @pytest.mark.parametrize(

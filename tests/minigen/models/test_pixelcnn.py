@@ -17,6 +17,7 @@ from minigen.models.pixelcnn import GatedPixelCNN, GreyLevels, MaskedConv2d, Tok
 from minigen.nn import Dropout
 from minigen.samplers import autoregressive
 from minigen.train.loop import Trainer
+from tests.support.baselines import check_baselines
 
 TINY = pixelcnn.Config(channels=8, layers=2, first=3, steps=20, batch_size=16)
 
@@ -382,14 +383,7 @@ def test_figures_are_the_likelihood_of_the_test_pictures(digits, few):
 
 
 def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, monkeypatch):
-    told = []
-    monkeypatch.setattr(pixelcnn, "baselines", lambda *a, rng: told.append(a) or {"uniform": 3.0})
-    found = pixelcnn.build(TINY, few, seed=0).figures(few, rng=np.random.default_rng(0))
-    assert found["uniform levels, nats"] == 3.0
-    *splits, levels = told[0]
-    assert levels == 17
-    for got, split in zip(splits, (few.train, few.val, few.test), strict=True):
-        np.testing.assert_array_equal(got, split.images)
+    check_baselines(pixelcnn, pixelcnn.build(TINY, few, seed=0), few, 17, monkeypatch)
 
 
 def test_figures_of_a_conditional_model_are_bayes_rule(digits, few):

@@ -15,6 +15,7 @@ from minigen.data import Dataset, Split, load
 from minigen.maths import gaussian
 from minigen.models import vae
 from minigen.train.loop import Trainer
+from tests.support.baselines import check_baselines
 
 TINY = vae.Config(channels=(4, 8), hidden=8, latent=3, steps=20, batch_size=16)
 
@@ -399,17 +400,11 @@ def test_figures_are_both_bounds_by_their_own_formulas(few):
 
 @pytest.mark.parametrize("decoder", ["logistic", "bernoulli"])
 def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, decoder, monkeypatch):
-    told = []
-    monkeypatch.setattr(vae, "baselines", lambda *a, rng: told.append(a) or {"uniform": 3.0})
-    found = vae.build(dataclasses.replace(TINY, decoder=decoder), few, seed=0).figures(
-        few, rng=np.random.default_rng(0)
-    )
-    assert found["uniform levels, nats"] == 3.0
-    *splits, levels = told[0]
-    assert levels == (2 if decoder == "bernoulli" else 17)
-    for got, split in zip(splits, (few.train, few.val, few.test), strict=True):
-        want = vae.threshold(split.images, 17) if decoder == "bernoulli" else split.images
-        np.testing.assert_array_equal(got, want)
+    system = vae.build(dataclasses.replace(TINY, decoder=decoder), few, seed=0)
+    if decoder == "logistic":
+        check_baselines(vae, system, few, 17, monkeypatch)
+    else:
+        check_baselines(vae, system, few, 2, monkeypatch, lambda images: vae.threshold(images, 17))
 
 
 def test_samples_and_figures_are_functions_of_their_rng(few):
