@@ -117,7 +117,7 @@ def sigmoid(x: Any) -> Any:
 @operation(lambda g, y, x: g * sigmoid(x), keep="0")
 def softplus(x: Any) -> Any:
     r"""$y = \ln(1 + e^x)$ without overflow; $\bar x = \bar y \,\sigma(x)$. Note $\ln \sigma(x) = -\mathrm{softplus}(-x)$."""
-    return np.logaddexp(0, x).astype(x.dtype, copy=False)
+    return np.logaddexp(0, x)
 
 
 @operation(lambda g, y, x: g * ((2 * np.pi) ** -0.5 * exp(-0.5 * (x * x))), keep="0")
@@ -132,18 +132,14 @@ def relu(x: Any) -> Any:
     return np.maximum(x, 0)
 
 
-@operation(lambda g, y, x, slope: g * _slopes(raw(x), slope), keep="0")
+@operation(lambda g, y, x, slope: where(raw(x) > 0, g, slope * g), keep="0")
 def _leaky_relu(x: Any, *, slope: float) -> Any:
-    return x * _slopes(x, slope)
+    return np.where(x > 0, x, slope * x)
 
 
 def leaky_relu(x: Any, slope: float = 0.2) -> Any:
     r"""$y = x$ where $x > 0$, else $a x$ with ``slope`` $a$; $\bar x = \bar y$ or $a \bar y$."""
-    return _leaky_relu(x, slope=slope)
-
-
-def _slopes(x: Any, slope: float) -> Any:
-    return np.where(x > 0, x.dtype.type(1), x.dtype.type(slope))
+    return _leaky_relu(x, slope=float(slope))
 
 
 def _silu_product(g: Any, y: Any, x: Any) -> Any:
@@ -190,9 +186,10 @@ def _won(a: Any, b: Any) -> Any:
     return np.where(a > b, one(1), np.where(a == b, one(0.5), one(0)))
 
 
+@operation(lambda g, y, a, b: g * _won(b, a), lambda g, y, a, b: g * _won(a, b), keep="01")
 def minimum(a: Any, b: Any) -> Any:
-    r"""$y = \min(a, b) = -\max(-a, -b)$."""
-    return -maximum(-a, -b)
+    r"""$y = \min(a, b)$; $\bar a = \bar y \,[a < b] + \tfrac12 \bar y \,[a = b]$."""
+    return np.minimum(a, b)
 
 
 @operation(lambda g, y, x, low, high: g * ((raw(x) >= low) & (raw(x) <= high)), keep="0")

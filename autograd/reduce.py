@@ -54,13 +54,13 @@ def var(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return mean(d * d, axis, keepdims)
 
 
-def _share_of_max(g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
+def _share_of_extreme(g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     y = y if keepdims else reshape(y, _kept_shape(x.shape, axis))
     hit = (raw(x) == raw(y)).astype(raw(x).dtype)
     return _spread(g, x.shape, axis, keepdims) * (hit / np.sum(hit, axis=axis, keepdims=True))
 
 
-@operation(_share_of_max, keep="0y")
+@operation(_share_of_extreme, keep="0y")
 def _max(x: Any, *, axis: Axis, keepdims: bool) -> Any:
     return np.max(x, axis=axis, keepdims=keepdims)
 
@@ -70,9 +70,14 @@ def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return _max(x, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims)
 
 
+@operation(_share_of_extreme, keep="0y")
+def _min(x: Any, *, axis: Axis, keepdims: bool) -> Any:
+    return np.min(x, axis=axis, keepdims=keepdims)
+
+
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    r"""$y = \min_i x_i = -\max_i (-x_i)$."""
-    return -max(-x, axis, keepdims)
+    r"""$y = \min_i x_i$; $\bar x_i = \bar y$ at the minimum, shared equally among ties."""
+    return _min(x, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims)
 
 
 @operation(lambda g, y, x, axis: (g - sum(g * y, axis, keepdims=True)) * y, keep="y")
@@ -84,12 +89,17 @@ def _softmax(x: Any, *, axis: int) -> Any:
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    r"""$y_i = e^{x_i} / \sum_j e^{x_j}$; $\bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)$."""
+    r"""$y_i = e^{x_i} / \sum_j e^{x_j}$; $\bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)$. Raises TypeError for whole numbers."""
+    _need_floats("softmax", x)
     return _softmax(x, axis=axis)
 
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
-    r"""$y = \ln \sum_i e^{x_i} = m + \ln \sum_i e^{x_i - m}$ with $m = \max_i x_i$ held constant; $\bar x = \bar y\,\mathrm{softmax}(x)$."""
+    r"""$y = \ln \sum_i e^{x_i} = m + \ln \sum_i e^{x_i - m}$ with $m = \max_i x_i$ held constant; $\bar x = \bar y\,\mathrm{softmax}(x)$.
+
+    Raises TypeError for whole numbers.
+    """
+    _need_floats("logsumexp", x)
     m = top_of(raw(x), axis)
     y = log(sum(exp(x - m), axis, keepdims=True)) + m
     return y if keepdims else reshape(y, tuple(n for i, n in enumerate(y.shape) if i != axis % y.ndim))
@@ -122,14 +132,18 @@ def _reverse(x: Any, axis: int) -> Any:
     return getitem(x, index=(slice(None),) * (axis % x.ndim) + (slice(None, None, -1),))
 
 
+def _need_floats(operation: str, x: Any) -> None:
+    if x.dtype.kind != "f":
+        raise TypeError(f"{operation} needs floats, got {x.dtype}")
+
+
 def top_k(x: Any, k: int) -> tuple[Any, Any]:
     r"""The $k$ largest of the last axis in falling order, and their (constant) indices, without sorting the rest.
 
     $\bar x$ is $\bar y$ at the chosen places. Raises ValueError unless $1 \le k \le n$.
     """
     values = raw(x)
-    if values.dtype.kind != "f":
-        raise TypeError(f"top_k needs floats, got {values.dtype}")
+    _need_floats("top_k", x)
     if not 1 <= k <= values.shape[-1]:
         raise ValueError(f"k must be from 1 to {values.shape[-1]}, got {k}")
     some = np.argpartition(-values, k - 1, axis=-1)[..., :k]

@@ -15,7 +15,8 @@ Tensors (`grad(..., create_graph=True)`) they are recorded in turn, and that is 
 What the tape holds must not change before it is used. Results of operations are read-only for good, and an array of
 the caller's (a parameter, a batch) is made read-only while a node needs its values: writing to it in that time raises
 NumPy's "assignment destination is read-only" at the very line that writes. (A view that was taken before stays
-writable, and CuPy arrays have no such flag.) One thread records at a time.
+writable; so does memory of others that NumPy could not make writable again, as `np.from_dlpack` gives it; CuPy arrays
+have no such flag.) One thread records at a time.
 """
 
 import functools
@@ -405,16 +406,36 @@ def _hold(arrays: Iterable[Any]) -> _Hold | None:
     """Lock those arrays that could still be written to."""
     owners: list[Any] = []
     for a in arrays:
-        if type(a) is not np.ndarray:
+        if not isinstance(a, np.ndarray):
             continue
-        owner = a.base if type(a.base) is np.ndarray else a
+        owner = _owner(a)
         if id(owner) not in _locked:
-            if not owner.flags.writeable:
+            if not (owner.flags.writeable and _can_be_opened(owner)):
                 continue  # read-only for good: a result, or the caller's own wish
             _locked[id(owner)] = [0, [owner]]
             owner.flags.writeable = False
-        if a.flags.writeable:
+        if a.flags.writeable and _can_be_opened(a):
             _locked[id(owner)][1].append(a)
             a.flags.writeable = False
         owners.append(owner)
     return _Hold(owners) if owners else None
+
+
+def _owner(a: np.ndarray) -> np.ndarray:
+    """The array that an array is a view of, through all that stands between them; the array itself if it is no view."""
+    base: Any = a.base
+    while base is not None:
+        if isinstance(base, np.ndarray):
+            a = base
+        base = getattr(base, "base", None)
+    return a
+
+
+def _can_be_opened(a: np.ndarray) -> bool:
+    """Whether NumPy lets an array be made writable again: it owns its memory, or got it from an array or a writable buffer."""
+    if a.flags.owndata or isinstance(a.base, np.ndarray):
+        return True
+    try:
+        return not memoryview(a.base).readonly  # type: ignore[arg-type]
+    except TypeError:
+        return False

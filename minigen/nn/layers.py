@@ -87,10 +87,12 @@ class GroupNorm(Module):
         self.groups, self.silu, self.eps = groups, silu, eps
 
     def forward(self, x: Any, scale: Any = None, shift: Any = None) -> Any:
-        r"""$y = (1 + s)\,(\gamma \hat x + \beta) + t$ with ``scale`` $s$ and ``shift`` $t$ (n, c), if given: adaptive group norm."""
+        r"""$y = (1 + s)\,(\gamma \hat x + \beta) + t$ with ``scale`` $s$ and ``shift`` $t$ (n, c), each 0 if left out: adaptive group norm."""
         gamma, beta = self.gamma, self.beta
         if scale is not None:
-            gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
+            gamma, beta = gamma * (1 + scale), beta * (1 + scale)
+        if shift is not None:
+            beta = beta + shift
         return ag.group_norm(x, gamma, beta, self.groups, eps=self.eps, silu=self.silu)
 
 

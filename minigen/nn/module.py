@@ -86,10 +86,18 @@ class Module:
         for p in parameters:
             stop = start + p.size
             self.flat[start:stop] = p.data.reshape(-1)
+            if p.grad is not None:
+                self.flat_grad[start:stop] = p.grad.reshape(-1)
             p.data = self.flat[start:stop].reshape(p.shape)
             p.grad = self.flat_grad[start:stop].reshape(p.shape)
             start = stop
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy (`copy.deepcopy`, `pickle`) of a flat module is flat, in buffers of its own."""
+        vars(self).update(state)
+        if self.flat is not None:
+            self.flatten()
 
     def zero_grad(self) -> None:
         """Clear every gradient: one memset where the module is flat."""

@@ -29,9 +29,9 @@ CASES = {
     "mul": (ag.mul, [r(3, 4), r(1, 4)]),
     "div": (ag.div, [r(3, 4), positive(3, 1)]),
     "neg": (ag.neg, [r(3)]),
-    "power 3": (lambda x: x**3, [r(3)]),
-    "power 1/2": (lambda x: x**0.5, [positive(3)]),
-    "power 0": (lambda x: x**0 * x, [r(3)]),
+    "power 3": (lambda x: ag.power(x, 3), [r(3)]),
+    "power 1/2": (lambda x: ag.power(x, 0.5), [positive(3)]),
+    "power 0": (lambda x: ag.power(x, 0) * x, [r(3)]),
     "square": (ag.square, [r(3)]),
     "exp": (ag.exp, [r(3)]),
     "log": (ag.log, [positive(3)]),
@@ -342,6 +342,49 @@ def test_stable_at_the_extremes():
     np.testing.assert_allclose(ag.sigmoid(x), [0, 0.5, 1])
     with np.errstate(divide="ignore"):
         assert ag.logsumexp(np.full(3, -np.inf)) == -np.inf
+
+
+TIES = {
+    "max": (lambda x: ag.max(x), [2.0, 1, 2], [0.5, 0, 0.5]),
+    "max of an axis": (lambda x: ag.sum(ag.max(ag.reshape(x, (2, 2)), 1)), [3.0, 3, 1, 2], [0.5, 0.5, 0, 1]),
+    "min": (lambda x: ag.min(x), [1.0, 1, 2], [0.5, 0.5, 0]),
+    "maximum": (lambda x: ag.sum(ag.maximum(x, 1.0)), [0.0, 1, 2], [0, 0.5, 1]),
+    "maximum, from the right": (lambda x: ag.sum(ag.maximum(1.0, x)), [0.0, 1, 2], [0, 0.5, 1]),
+    "minimum": (lambda x: ag.sum(ag.minimum(x, 1.0)), [0.0, 1, 2], [1, 0.5, 0]),
+    "minimum, from the right": (lambda x: ag.sum(ag.minimum(1.0, x)), [0.0, 1, 2], [1, 0.5, 0]),
+    "clip": (lambda x: ag.sum(ag.clip(x, -1, 1)), [-2.0, -1, 0, 1, 2], [0, 1, 1, 1, 0]),
+    "abs": (lambda x: ag.sum(ag.abs(x)), [-2.0, 0, 3], [-1, 0, 1]),
+    "relu": (lambda x: ag.sum(ag.relu(x)), [-1.0, 0, 1], [0, 0, 1]),
+    "leaky_relu": (lambda x: ag.sum(ag.leaky_relu(x, 0.25)), [-1.0, 0, 1], [0.25, 0.25, 1]),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_gradients_at_ties_are_those_of_the_docstrings(name):
+    function, x, want = TIES[name]
+    x = ag.Tensor(np.array(x), requires_grad=True)
+    function(x).backward()
+    np.testing.assert_array_equal(x.grad, want)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64])
+def test_whole_numbers_are_constants_with_the_right_values(dtype):
+    x, y = np.array([0, 1, 1], dtype), np.array([1, 1, 0], dtype)
+    assert ag.min(x) == 0 and ag.max(x) == 1
+    np.testing.assert_array_equal(ag.minimum(x, y), [0, 1, 0])
+    np.testing.assert_array_equal(ag.maximum(x, y), [1, 1, 1])
+    soft = ag.softplus(x)  # NumPy's choice of a float
+    np.testing.assert_allclose(soft, np.log1p(np.exp([0.0, 1, 1])), rtol=float(np.finfo(soft.dtype).eps))
+    np.testing.assert_array_equal(ag.leaky_relu(x, 0.2), [0, 1, 1])
+    for function in (ag.softmax, ag.logsumexp, ag.log_softmax):
+        with pytest.raises(TypeError, match="needs floats"):
+            function(x)
+
+
+def test_whole_numbers_below_zero():
+    x = np.array([-5, 3])
+    np.testing.assert_array_equal(ag.leaky_relu(x, 0.2), [-1, 3])
+    assert ag.min(x) == -5
 
 
 def test_where_keeps_nan_of_the_other_branch_out():

@@ -185,6 +185,40 @@ def test_a_constant_batch_is_protected_as_well():
     batch[0] = 5
 
 
+def test_memory_maps_and_strided_views_are_protected(tmp_path):
+    mapped = np.memmap(tmp_path / "numbers", np.float64, "w+", shape=6)
+    plain = np.ones(6)
+    windows = np.lib.stride_tricks.as_strided(plain, (4, 3), (8, 8))  # its base is no array
+    for owner, view in ((mapped, mapped[1:4]), (plain, windows)):
+        x = leaf(3)
+        y = ag.sum(x * view)
+        with pytest.raises(ValueError, match="read-only"):
+            owner[0] = 5
+        y.backward()
+        owner[0] = view[...] = 5
+    assert not engine._locked
+
+
+def test_memory_that_numpy_could_not_open_again_is_left_alone(recwarn):
+    lent = np.from_dlpack(np.ones(3))
+    foreign = np.asarray(Foreign(np.ones(3)))
+    shared = np.frombuffer(bytearray(24))
+    for array, protected in ((lent, False), (foreign, False), (shared, True)):
+        y = ag.sum(leaf(3) * array)
+        assert array.flags.writeable != protected
+        y.backward()
+        array[0] = 5
+    assert not engine._locked
+
+
+class Foreign:
+    """What hands out its memory by an address."""
+
+    def __init__(self, array):
+        self.array = array
+        self.__array_interface__ = array.__array_interface__
+
+
 def test_the_callers_own_read_only_arrays_stay_so():
     batch = np.ones(3)
     batch.flags.writeable = False

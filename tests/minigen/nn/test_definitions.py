@@ -120,6 +120,8 @@ def test_norms(rng):
     norm = made(nn.GroupNorm(6, 3))
     close(value(norm, x), group_norm(norm, x, 3))
     close(value(norm, x, scale, shift), group_norm(norm, x, 3, scale[:, None, None], shift[:, None, None]))
+    close(value(norm, x, scale), value(norm, x, scale, 0 * shift))
+    close(value(norm, x, shift=shift), value(norm, x, 0 * scale, shift))
     norm = made(nn.GroupNorm(6, 2, silu=True))
     close(value(norm, x), silu(group_norm(norm, x, 2)))
     close(value(norm := made(nn.LayerNorm(6)), x), layer_norm(norm, x))

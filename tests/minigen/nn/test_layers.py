@@ -266,6 +266,9 @@ def test_sinusoidal_embedding_of_known_angles():
     assert np.linalg.matrix_rank(nn.sinusoidal(np.arange(1000), 16).astype(np.float64)) == 16
     with pytest.raises(ValueError, match="even"):
         nn.sinusoidal(np.array([1]), 3)
+    for t in (1, np.ones((2, 1))):
+        with pytest.raises(ValueError, match="one time an item"):
+            nn.TimeEmbedding(4, 4, rng=np.random.default_rng(0))(t)
 
 
 @pytest.mark.parametrize("name, variance", [("he", 2 / 72), ("lecun", 1 / 72), ("glorot", 2 / (9 * 24))])

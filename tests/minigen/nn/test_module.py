@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -38,6 +41,25 @@ def test_flat_buffers_are_the_parameters(rng):
     module.flat -= 0.1 * module.flat_grad  # the tape let go of the parameters
     module.zero_grad()
     assert not np.any(module.flat_grad) and module.first.w.grad is not None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_of_a_flat_module_is_flat_in_buffers_of_its_own(copied, rng):
+    module = Tied(rng).flatten()
+    module.flat_grad[...] = np.arange(module.count())
+    twin = copied(module)
+    np.testing.assert_array_equal(twin.flat, module.flat)
+    np.testing.assert_array_equal(twin.flat_grad, module.flat_grad)
+    assert twin.second.w is twin.first.w
+    before = module.flat.copy()
+    twin.flat += 1
+    twin.zero_grad()
+    for p, own in zip(twin.parameters(), module.parameters()):
+        np.testing.assert_array_equal(p.data, own.data + 1)
+        assert not p.grad.any()
+    np.testing.assert_array_equal(module.flat, before)
+    part = copied(module.blocks[0])
+    assert part.flat is None and not np.shares_memory(part.w.data, module.flat)
 
 
 def test_stepping_while_a_tape_needs_the_parameters_raises(rng):
