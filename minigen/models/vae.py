@@ -339,23 +339,23 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             raise ValueError(f"a VAE draws in one step: steps must be left out, got {steps}")
         return pixels(rng.standard_normal((n, config.latent)), None if mean else rng)
 
-    def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The test likelihood and its bound in their parts, beside models without a network, in nats a picture."""
+    def figures(dataset: Dataset, *, rng: Any, draws: int = DRAWS) -> dict[str, float]:
+        """The test likelihood, by ``draws`` of z, and its bound in their parts, beside models without a network, in nats a picture."""
         train, val, test = (modelled(s.images) for s in (dataset.train, dataset.val, dataset.test))
         test = test[:MEASURED]
         mu, log_var = encode(test)
-        log_w = np.empty((DRAWS, len(test)))
+        log_w = np.empty((draws, len(test)))
         for i in range(0, len(test), BLOCK):
             rows = slice(i, i + BLOCK)
             q = ag.Tensor(on_device(mu[rows])), ag.Tensor(on_device(log_var[rows]))
-            for k in range(DRAWS):
+            for k in range(draws):
                 eps = on_device(rng.standard_normal((1, *mu[rows].shape)))
                 with ag.no_grad():
                     log_w[k, rows] = to_numpy(ag.raw(log_weights(test[rows], q, log_likelihood, eps)))[0]
         bound, kl = -float(log_w.mean()), float(gaussian.kl(mu, log_var, 0.0, 0.0).sum(1).mean())
         what = "thresholded picture" if binary else "picture"
         found = {
-            f"-ln p({what}), test, at most (bound of {DRAWS} draws), nats": float(
+            f"-ln p({what}), test, at most (bound of {draws} draws), nats": float(
                 importance_weighted_nll(log_w).mean()
             ),
             "its bound (eq. 3), nats": bound,
