@@ -24,17 +24,25 @@ class Interrupted(UserError):
 
 @contextmanager
 def said_in_one_sentence(doing: str) -> Iterator[None]:
-    """Turn the errors of our own argument checks and of the file system into a UserError.
+    """Turn the errors of our own argument checks, of numbers too large for an array, and of the file system into a UserError.
 
     For code whose arguments came from a person: a flag, a path. ``doing`` begins the sentence if the error does not
-    name its subject, as errors of the file system do not.
+    name its subject, as those of the last two kinds do not.
     """
     try:
         yield
     except (ValueError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    except OverflowError as error:
+        raise UserError(f"{doing}: a number is too large: {error}") from error
     except OSError as error:
         raise UserError(f"{doing}: {os_reason(error)}") from error
+
+
+def in_words(error: BaseException) -> str:
+    """Any exception as one line: its type and what it says."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def os_reason(error: OSError, of: object = None) -> str:

@@ -119,6 +119,30 @@ def load_data(name: str, data_dir: str | None = None, size: int | None = None) -
         return data.load(name, data_dir=data_dir, size=size)
 
 
+def load_data_of(about: Any, data_dir: str | None = None) -> Any:
+    """The data set, with its items, that weights were trained on; ``about`` is what `load_weights` returned of it.
+
+    UserError, beside those of `load_data`, where what is found has another shape, other levels or classes or, if the
+    weights tell it, another checksum of the training split.
+    """
+    from minigen.data.registry import SETS
+    from minigen.train.run import data_checksum
+
+    takes = SETS[about.name][1] if about.name in SETS else ()
+    dataset = load_data(about.name, data_dir, about.shape[0] if "size" in takes else None)
+    found = {"shape": dataset.shape, "levels": dataset.levels, "classes": dataset.classes}
+    if about.checksum is not None:
+        found["checksum"] = data_checksum(dataset.train)
+    for name, now in found.items():
+        if now != getattr(about, name):
+            where = ": --data-dir must lead to theirs" if "data_dir" in takes else ""
+            raise UserError(
+                f"the data set '{about.name}' is not the one that the weights were trained on, its {name} is {now} "
+                f"and not {getattr(about, name)}{where}"
+            )
+    return dataset
+
+
 def build(model: Any, config: Any, dataset: Any, *, seed: int, device: str = "cpu") -> Any:
     """The system of a model file, on the device. Settings that do not fit become a UserError."""
     xp = check_device(device)
@@ -143,7 +167,9 @@ def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu") ->
         levels = about["levels"]
         dtype = np.float32 if levels is None else np.uint8 if levels <= 256 else np.uint16
         nothing = Split(np.zeros((0, *about["shape"]), dtype))
-        dataset = Dataset(about["name"], nothing, nothing, nothing, about["levels"], about["classes"])
+        dataset = Dataset(
+            about["name"], nothing, nothing, nothing, levels, about["classes"], checksum=about["checksum"]
+        )
         try:
             system = build(model, config, dataset, seed=0, device=device)
         except MemoryError as error:
@@ -178,9 +204,14 @@ def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
 
 
 def checked_dataset(path: Path, about: Any) -> dict[str, Any]:
-    """What a weights file says of its data set: ``name, shape, levels, classes``; UserError if it makes no sense."""
+    """What a weights file says of its data set; UserError if it makes no sense.
+
+    ``name, shape, levels, classes``, and the ``checksum`` of its training split, None in a file that was written without.
+    """
     about = about if isinstance(about, dict) else {}
-    name, shape, levels, classes = (about.get(key) for key in ("name", "shape", "levels", "classes"))
+    name, shape, levels, classes, checksum = (
+        about.get(key) for key in ("name", "shape", "levels", "classes", "checksum")
+    )
     sound = (
         isinstance(name, str)
         and isinstance(shape, list)
@@ -189,7 +220,8 @@ def checked_dataset(path: Path, about: Any) -> dict[str, Any]:
         and (levels is None or (type(levels) is int and 2 <= levels <= 65536))
         and isinstance(classes, list)
         and all(isinstance(label, str) for label in classes)
+        and (checksum is None or type(checksum) is int)
     )
     if not sound:
         raise UserError(f"{path} does not say which data its model was trained on")
-    return {"name": name, "shape": tuple(shape), "levels": levels, "classes": tuple(classes)}
+    return {"name": name, "shape": tuple(shape), "levels": levels, "classes": tuple(classes), "checksum": checksum}

@@ -178,7 +178,7 @@ def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
     """A picture of the data set's shape, floats in [-1, 1]: from a file, or the K-th of the test split. UserError for any other name."""
     h, w, c = about.shape
     if name.startswith("test:"):
-        dataset = arguments.load_data(about.name, data_dir, about.shape[0] if about.name == "folder" else None)
+        dataset = arguments.load_data_of(about, data_dir)
         number = name.removeprefix("test:")
         if not number.isdecimal() or int(number) >= len(dataset.test.images):
             raise UserError(f"test:K needs a K from 0 to {len(dataset.test.images) - 1}, got '{name}'")
@@ -190,7 +190,7 @@ def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
         raise UserError(
             f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the model draws {w} x {h}: 'minigen sample --singles' writes such pictures, test:K is one of the data set"
         )
-    return about.scale(np.round(pixels / 255 * (levels - 1)).astype(np.uint8))
+    return about.scale(np.round(pixels / 255 * (levels - 1)).astype(np.min_scalar_type(levels - 1)))
 
 
 def read_mask(text: str, size: tuple[int, int]) -> Any:

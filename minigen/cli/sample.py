@@ -11,6 +11,8 @@ from tyro.conf import arg
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 
+STATES = 36  # pictures that --trajectory shows on the way: all in the animation, the first of them in the strip
+
 USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out FILE] [--steps N] [--seed N] [--singles]
            [--trajectory] [--quality] [what the system adds]
 
@@ -59,7 +61,7 @@ def main(args: list[str]) -> int:
     from minigen.train.checkpoint import write_atomically
 
     check(system, dataset, flags, chosen)
-    data = load_data(dataset, flags) if flags.quality or chosen else None
+    data = arguments.load_data_of(dataset, flags.data_dir) if flags.quality or chosen else None
     if flags.quality:
         check_measurable(system, data, flags.n)
     ending = pictures.ending(dataset)
@@ -73,6 +75,8 @@ def main(args: list[str]) -> int:
     out = pictures.save_samples(file, dataset, samples, notes)
     for i, note in enumerate(notes, start=1):
         print(f"--- {i} ---\n{note}" if pictures.is_text(dataset) else note.replace("\n", ": "))
+    if system.paint is not None:
+        print_tally(notes)
     print(f"{flags.n} samples: {out}")
     if flags.singles:
         paths = pictures.save_singles(file, dataset, samples)
@@ -82,7 +86,7 @@ def main(args: list[str]) -> int:
         pictures.save_png(path, pictures.strip(dataset, states))
         print(f"trajectory, one sample a row: {path}")
         path = path.with_suffix(".gif")
-        write_atomically(path, pictures.gif(dataset, states))
+        write_atomically(path, pictures.gif(dataset, states, samples=STATES))
         print(f"trajectory, animated: {path}")
     for name in chosen:
         path = file.with_name(f"{file.stem}-{name}.png")
@@ -151,11 +155,6 @@ def check_measurable(system: Any, dataset: Any, n: int) -> None:
         raise UserError("--quality needs a data set with labels and at least 4 samples")
 
 
-def load_data(about: Any, flags: SampleFlags) -> Any:
-    """The data set, with its items, that the weights were trained on."""
-    return arguments.load_data(about.name, flags.data_dir, about.shape[0] if about.name == "folder" else None)
-
-
 def draw_picture(system: Any, dataset: Any, name: str, path: Path, seed: int) -> None:
     """One of the system's own pictures, of test images where it needs some."""
     from minigen.train import pictures
@@ -169,7 +168,7 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
     from rich.console import Console
 
     from minigen.cli import quality
-    from minigen.metrics.report import chance, format_tables
+    from minigen.metrics.report import chance, compared, format_tables
 
     with said_in_one_sentence("--quality"):
         ruled = dataset.train.labels is not None
@@ -183,12 +182,21 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
         console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
         console.print(*format_tables(figures), *quality.legend(figures), sep="\n", markup=False)
     if drawn is not None:
-        print(f"FD x of as many training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
+        m = compared(dataset, len(samples))
+        print(f"FD x of {m} training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
     if system.figures is not None:
         with said_in_one_sentence("--quality"):
             figures = system.figures(dataset, rng=np.random.default_rng(seed))
         for what, value in figures.items():
             print(f"{what}: {value:.4g}")
+
+
+def print_tally(notes: list[str]) -> None:
+    """How many of the pictures show what their prompts say, where that can be judged."""
+    from minigen.metrics.prompts import tally
+
+    if said := tally(notes):
+        print(said)
 
 
 def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> None:
@@ -201,11 +209,18 @@ def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> 
 
 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The samples, and the states on the way if they were asked for. NonFinite if a sample is NaN or infinite."""
+    """The samples (n, ...), and if they were asked for the states on the way, of the first 36 pictures, or of all points.
+
+    NonFinite if a sample is NaN or infinite, UserError if they cannot be drawn.
+    """
     from minigen.train.run import check_finite
 
     states: list[Any] = []
-    callback = (lambda t, x_t: states.append(x_t.copy())) if flags.trajectory else None
+
+    def keep(t: float, x_t: Any) -> None:
+        states.append((x_t if x_t.ndim == 2 else x_t[:STATES]).copy())  # of points, all are shown
+
+    callback = keep if flags.trajectory else None
     rng = np.random.default_rng(flags.seed)
     try:
         samples = system.sample(flags.n, rng=rng, steps=flags.steps, callback=callback, **settings)

@@ -24,6 +24,14 @@ class ClipFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class PresetFlags:
+    """For systems that have presets, which are listed above."""
+
+    preset: Annotated[str | None, arg(metavar="NAME")] = None
+    """A named set of the system's own settings, which other flags change further."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunFlags:
     """These are the same for every system."""
 
@@ -41,8 +49,6 @@ class RunFlags:
     """cpu or cuda."""
     resume: bool = False
     """Go on from the checkpoint in --out, which says data, size, seed and the system's settings where their flags are left out."""
-    preset: str | None = None
-    """A named set of the system's own settings, which other flags change further; the system's help lists them."""
     samples_every: Annotated[int | None, arg(metavar="STEPS")] = None
     """Steps between two pictures of samples: a quarter of the run if left out, 0 for only one at the end."""
     save_seconds: float = 15.0
@@ -61,6 +67,7 @@ def main(args: list[str]) -> int:
     elif takes_clip(model) and not config.clip_steps and not goes_on(run):
         raise UserError("--clip-steps 0 needs a CLIP that is trained already: give its weights by --clip FILE")
     arguments.check_at_least(1, steps=getattr(config, "steps", None))
+    check_size(config)
     arguments.check_at_least(0, seed=run.seed, samples_every=run.samples_every)
     if not run.save_seconds >= 0:
         raise UserError(f"--save-seconds must be at least 0, got {run.save_seconds}")
@@ -90,30 +97,40 @@ def main(args: list[str]) -> int:
 
 def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     """The run's flags and the model's, ``.run`` and ``.config``. With ``--resume`` the checkpoint gives the defaults."""
-    more = {"reused": ClipFlags()} if takes_clip(model) else {}
+    presets: dict[str, dict[str, Any]] = getattr(model, "PRESETS", {})
+    more: dict[str, Any] = {"reused": ClipFlags()} if takes_clip(model) else {}
+    more |= {"presets": PresetFlags()} if presets else {}
     kinds = [("run", RunFlags), ("config", model.Config), *((name, type(value)) for name, value in more.items())]
     flags: Any = dataclasses.make_dataclass("Flags", kinds, frozen=True)
     prog = f"minigen train {entry.name}"
-    presets: dict[str, dict[str, Any]] = getattr(model, "PRESETS", {})
     description = f"{entry.title} ({entry.paper})\n\n{model.EQUATION}" + "".join(
         f"\n\n--preset {name}: {', '.join(f'{key} {value}' for key, value in changes.items())}"
         for name, changes in presets.items()
     )
     default = flags(RunFlags(data=default_data(model), out=Path("out") / entry.name), model.Config(), **more)
     parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
-    if parsed.run.preset is not None:
-        if parsed.run.preset not in presets:
-            offered = f"it has {', '.join(presets)}" if presets else "it has none"
-            raise UserError(f"'{entry.name}' has no preset '{parsed.run.preset}': {offered}")
-        default = flags(default.run, dataclasses.replace(default.config, **presets[parsed.run.preset]), **more)
+    preset = parsed.presets.preset if presets else None
+    if preset is not None:
+        if preset not in presets:
+            raise UserError(f"'{entry.name}' has no preset '{preset}': it has {', '.join(presets)}")
+        default = flags(default.run, dataclasses.replace(default.config, **presets[preset]), **more)
         parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
     if not goes_on(parsed.run):
         return parsed
-    if parsed.run.preset is not None:
+    if preset is not None:
         raise UserError("--resume goes on with the settings that the run has: leave out --preset")
     path = parsed.run.out / "checkpoint.safetensors"
     default = flags(*settings_of_checkpoint(path, entry, model, parsed.run.out), **more)
     return arguments.parse(flags, args, prog=prog, description=description, default=default)
+
+
+def check_size(config: Any) -> None:
+    """Raise UserError for a whole number, among a model's settings, that is too large for any machine."""
+    from minigen.train.checkpoint import MOST, too_large
+
+    for field in dataclasses.fields(config):
+        if too_large(value := getattr(config, field.name)):
+            raise UserError(f"--{field.name.replace('_', '-')} must be at most {MOST} in size, got {value}")
 
 
 def goes_on(run: RunFlags) -> bool:
@@ -139,6 +156,9 @@ def settings_of_checkpoint(path: Path, entry: curriculum.Entry, model: Any, out:
         about = reader.about
     config = checkpoint.config_from_json(path, model.Config, about.get("config"))
     data, seed = about.get("data"), about.get("seed")
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or type(seed) is not int:
+    data = data if isinstance(data, dict) else {}
+    name, data_dir, size = (data.get(key) for key in ("name", "data_dir", "size"))
+    sound = isinstance(data_dir, str | None) and isinstance(size, int | None)
+    if not isinstance(name, str) or type(seed) is not int or not sound:
         raise UserError(f"{path} does not say which data and seed its run was started with")
-    return RunFlags(data=data["name"], out=out, data_dir=data.get("data_dir"), size=data.get("size"), seed=seed), config
+    return RunFlags(data=name, out=out, data_dir=data_dir, size=size, seed=seed), config

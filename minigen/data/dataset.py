@@ -58,7 +58,8 @@ class Dataset:
 
     ``levels`` is the number of grey levels, or None for points on a continuous scale (``rings``), which are used as
     they are. ``classes`` names the labels 0, 1, ... and is empty when there are none. In texts the items are tokens,
-    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings.
+    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings. ``checksum``, of the
+    training split, is there where the items are not: weights say by it what they were trained on.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Dataset:
     levels: int | None
     classes: tuple[str, ...]
     tokenizer: Any = None
+    checksum: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +92,7 @@ class Dataset:
         return table.astype(np.float32)[images]
 
     def unscale(self, x: Array) -> Array:
-        """The nearest levels of values in [-1, 1], uint8; values outside are clipped. The inverse of ``scale``.
+        """The nearest levels of values in [-1, 1], uint8 (uint16 above 256); values outside are clipped. The inverse of ``scale``.
 
         Points pass as float32. Raises ValueError for NaN, which has no nearest level.
         """
@@ -100,7 +102,7 @@ class Dataset:
         if np.isnan(x).any():
             raise ValueError("x must be numbers: NaN has no nearest grey level")
         top = self.levels - 1
-        return np.rint(np.clip((x.astype(np.float64) + 1.0) * (0.5 * top), 0, top)).astype(np.uint8)
+        return np.rint(np.clip((x.astype(np.float64) + 1.0) * (0.5 * top), 0, top)).astype(np.min_scalar_type(top))
 
     def to_rgb8(self, images: Array) -> UInt8[Array, "n h w 3"]:
         """Pictures for the eye, uint8 (n, h, w, 3): of integer levels, or of floats in [-1, 1] as they are.

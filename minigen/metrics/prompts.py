@@ -17,7 +17,7 @@ import numpy as np
 
 from kernels.backend import Array
 from minigen.data.captions import canonical, parse
-from minigen.data.oracle import prompt_accuracy, verdicts
+from minigen.data.oracle import Verdict, prompt_accuracy, verdicts
 from minigen.data.shapes import scenes
 
 GROUPS = {
@@ -28,6 +28,8 @@ GROUPS = {
 }
 ATTRIBUTES = ("colour", "size", "shape", "place")  # of one thing, beside the count
 BLOCK = 64  # prompts that are drawn at once
+MET = str(Verdict((), {}))  # what a note says below a prompt that was met,
+UNKNOWN = "no caption of this world"  # and below one that cannot be judged
 SHOWN = ("all", "valid", "count", "shape", "colour", "size", "place", "relation", "background")
 
 Draw = Callable[[Sequence[str]], Array]
@@ -54,12 +56,19 @@ def prompts_for(n: int) -> list[str]:
 
 def notes_for(prompts: Sequence[str], images: Array) -> list[str]:
     """A note a picture: what was asked for, and whether it came."""
-    notes = ["no prompt" if not said else f"{said}\nno caption of this world" for said in prompts]
+    notes = ["no prompt" if not said else f"{said}\n{UNKNOWN}" for said in prompts]
     meant = [i for i, said in enumerate(prompts) if means_something(said)]
     if meant:
         for i, found in zip(meant, verdicts([prompts[i] for i in meant], images[meant])):
             notes[i] = f"{prompts[i]}\n{found}"
     return notes
+
+
+def tally(notes: Sequence[str]) -> str:
+    """How many notes of `notes_for` say that the prompt was met, as in ``met: 3 of 8``; empty where none could be judged."""
+    parts = [note.rpartition("\n") for note in notes]
+    judged = [verdict for prompt, _, verdict in parts if prompt and verdict != UNKNOWN]
+    return f"met: {judged.count(MET)} of {len(judged)}" if judged else ""
 
 
 def means_something(prompt: str) -> bool:

@@ -38,7 +38,12 @@ class Column(NamedTuple):
 
 FIDELITY, PAIRS, MEMORY, POINTS = "fidelity", "fidelity and diversity", "classes and memory", "modes"
 COLUMNS = {
-    "fd_ratio": Column(FIDELITY, "FD x", 2, "Fréchet distance to the test split, over that of as many training images"),
+    "fd_ratio": Column(
+        FIDELITY,
+        "FD x",
+        2,
+        "Fréchet distance to the test split, over that of as many training images (of fewer samples, where there are not so many)",
+    ),
     "fd_test": Column(FIDELITY, "FD test", 1, "the distance itself"),
     "fd_half": Column(FIDELITY, "FD half", 1, "the same between halves of both, mean of two: shows the bias"),
     "fd_infinite": Column(
@@ -89,8 +94,9 @@ def quality(
 ) -> dict[str, float]:
     """The figures of ``COLUMNS`` for image samples in [-1, 1]; of more than 512, ``rng`` picks 512, and it halves them.
 
-    With fewer than 512 samples the reference of ``fd_ratio`` is taken at that number too, so that the finite-sample
-    bias of the Fréchet distance cancels. Raises ValueError for NaN and for fewer than 4 samples, or real images in a split.
+    Both distances of ``fd_ratio`` are taken at `compared` images, so that the finite-sample bias of the Fréchet distance
+    cancels: where the training split is smaller than the samples, ``rng`` then picks as many of those. ``fd_test`` is of
+    all samples. Raises ValueError for NaN and for fewer than 4 samples, or real images in a split.
     """
     for name, count in (
         ("images", len(images)),
@@ -104,19 +110,26 @@ def quality(
     return _figures(dataset, dataset.unscale(images), ruler, rng)
 
 
+def compared(dataset: Dataset, n: int) -> int:
+    """How many of ``n`` samples, and as many training images, ``fd_ratio`` compares: at most 512, and the training split."""
+    return min(n, SAMPLES, len(dataset.train))
+
+
 def _figures(dataset: Dataset, levels: Array, ruler: Ruler, rng: np.random.Generator) -> dict[str, float]:
     """The figures of at most 512 images of grey levels."""
     n, train, test = len(levels), dataset.train.images, dataset.test.images
+    m = compared(dataset, n)
     scaled = dataset.scale(levels)
     ours, of_train, of_test = (ruler.features(x) for x in (scaled, *_references(dataset)))
     probabilities = ruler.probabilities(scaled)
     classes = np.bincount(probabilities.argmax(axis=1), minlength=ruler.classes)
-    fd, reference = frechet_at_two_sizes(ours, of_test, rng=rng), frechet_distance(of_train[:n], of_test)
+    fd, reference = frechet_at_two_sizes(ours, of_test, rng=rng), frechet_distance(of_train[:m], of_test)
+    of_m = fd.full if m == n else frechet_distance(ours[rng.choice(n, m, replace=False)], of_test)
     pixels = overlap(_flat(test[:SAMPLES]), _flat(levels))
     features = overlap(normalised(of_test[:SAMPLES]), normalised(ours))
     memory = memorisation(_flat(levels), _flat(train), _flat(test[:SAMPLES]))
     return {
-        "fd_ratio": fd.full / reference if reference > 0 else float("inf"),
+        "fd_ratio": of_m / reference if reference > 0 else float("inf"),
         "fd_test": fd.full,
         "fd_half": fd.half,
         "fd_infinite": fd.infinite,
@@ -170,28 +183,27 @@ def reference_rows(dataset: Dataset, ruler: Ruler) -> dict[str, dict[str, float]
 
 
 def chance(dataset: Dataset, ruler: Ruler, *, n: int = SAMPLES, draws: int = 40) -> tuple[float, float]:
-    """Mean and spread of ``fd_ratio`` for ``n`` training images, at most 512, drawn with replacement (fixed seed).
+    """Mean and spread of ``fd_ratio`` for `compared` (of ``n``) training images drawn with replacement (fixed seed).
 
     What a perfect sampler of the training set would measure, draw by draw: a difference between two models that is
     smaller than this spread is chance.
     """
-    n = min(n, SAMPLES, len(dataset.train.images))
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
-    ratios = _redrawn(of_train, n, of_train, of_test, draws)
+    ratios = _redrawn(of_train, compared(dataset, n), of_train, of_test, draws)
     return float(np.mean(ratios)), float(np.std(ratios, ddof=1))
 
 
 def spread(dataset: Dataset, images: Float[Array, "n h w c"], ruler: Ruler, *, draws: int = 40) -> float:
-    """The error of ``fd_ratio`` of some image samples: its spread over samples drawn from them with replacement (fixed seed)."""
+    """The error of ``fd_ratio`` of some image samples: its spread over `compared` of them drawn with replacement (fixed seed)."""
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
     ours = ruler.features(dataset.scale(dataset.unscale(images)))
-    return float(np.std(_redrawn(ours, len(ours), of_train, of_test, draws), ddof=1))
+    return float(np.std(_redrawn(ours, compared(dataset, len(ours)), of_train, of_test, draws), ddof=1))
 
 
-def _redrawn(features: Array, n: int, of_train: Array, of_test: Array, draws: int) -> list[float]:
-    """``fd_ratio`` of ``n`` rows of features drawn with replacement, so many times."""
-    unit, rng = frechet_distance(of_train[:n], of_test), np.random.default_rng(0)
-    return [frechet_distance(features[rng.choice(len(features), n)], of_test) / unit for _ in range(draws)]
+def _redrawn(features: Array, m: int, of_train: Array, of_test: Array, draws: int) -> list[float]:
+    """``fd_ratio`` of ``m`` rows of features drawn with replacement, so many times."""
+    unit, rng = frechet_distance(of_train[:m], of_test), np.random.default_rng(0)
+    return [frechet_distance(features[rng.choice(len(features), m)], of_test) / unit for _ in range(draws)]
 
 
 def format_tables(rows: dict[str, dict[str, float]]) -> list[Table]:

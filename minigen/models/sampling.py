@@ -105,17 +105,17 @@ def draw(
         settings = {"spacing": spacing, "eta": eta, "variance": variance, "strength": strength}
         check_belong("a sampler of your own", settings, dict.fromkeys(settings))
         x_0 = sampler(model, x_T, schedule, steps=steps, rng=rng, clip=clip, cond=cond, kind=kind, callback=callback)
-        return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
-    name = checked(schedule, steps, sampler, variance, eta, own)
-    grid = levels(schedule, steps, sampler, spacing)
-    see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
-    how: dict[str, Any] = {"rng": rng, "eta": eta, "clip": clip, "cond": cond, "kind": kind, "callback": see}
-    if strength is None:
-        x_0 = choose.draw(name, model, x_T, grid, **how)
-    elif 0 < strength <= 1:
-        x_0 = inpaint.img2img(model, x_T, grid, strength, sampler=partial(choose.draw, name), **how)
     else:
-        raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
+        name = checked(schedule, steps, sampler, variance, eta, own)
+        grid = levels(schedule, steps, sampler, spacing)
+        see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
+        how: dict[str, Any] = {"rng": rng, "eta": eta, "clip": clip, "cond": cond, "kind": kind, "callback": see}
+        if strength is None:
+            x_0 = choose.draw(name, model, x_T, grid, **how)
+        elif 0 < strength <= 1:
+            x_0 = inpaint.img2img(model, x_T, grid, strength, sampler=partial(choose.draw, name), **how)
+        else:
+            raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
     return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
 
 

@@ -9,8 +9,9 @@ new one, never half of one. Nothing is ever unpickled.
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,11 +28,12 @@ PICKLES = (b"\x80", b"PK\x03\x04", b"(lp", b"(dp")  # a pickle's first byte, a z
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step: temporary file in the same folder, flush, fsync, rename.
 
-    Raises UserError if it cannot (no space, no permission); the old file is then as it was.
+    The temporary file has a name of its own, so two processes that write the same path do not disturb each other. Raises
+    UserError if it cannot write (no space, no permission); the old file is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -41,16 +43,26 @@ def write_atomically(path: Path, data: bytes) -> None:
         _remove(temporary)
         kept = ", the file that was there is unharmed" if path.exists() else ""
         raise UserError(f"cannot write {path}{kept}: {os_reason(error)}") from error
+    except BaseException:  # Ctrl-C
+        _remove(temporary)
+        raise
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files of writes that were killed, of the files called ``name``. For a folder in which nobody writes now."""
+    for temporary in folder.glob(f".{name}.*tmp"):
+        _remove(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be opened (not on Windows)."""
+    """Make the rename itself durable, where folders can be opened (not on Windows) and synced (not on every network file system)."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with suppress(OSError):  # the file is there, whole
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def _remove(path: Path) -> None:
@@ -174,6 +186,16 @@ class Reader:
         return loaded
 
 
+MOST = 2**31 - 1  # the largest whole number among a model's settings: no machine has layers, widths or steps beyond it
+
+
+def too_large(value: Any) -> bool:
+    """Whether a setting, or one of those in a tuple, is a whole number beyond ``MOST``."""
+    if isinstance(value, tuple | list):
+        return any(too_large(v) for v in value)
+    return type(value) is int and abs(value) > MOST
+
+
 def config_to_json(config: Any) -> dict[str, Any]:
     """A Config dataclass as a JSON object (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -189,6 +211,8 @@ def config_from_json(path: Path, config_class: type, values: Any) -> Any:
     try:
         kinds = get_type_hints(config_class)
         for name, value in values.items():
+            if too_large(value):
+                raise ValueError(f"{name} must be at most {MOST} in size, got {value}")
             if getattr(default, name) is None and value is not None:
                 _check_kind(name, value, kinds[name])
         return config_class(**{name: _like(value, getattr(default, name)) for name, value in values.items()})

@@ -138,7 +138,8 @@ class Trainer:
         norm = optim.clip_by_global_norm(module.flat_grad, self.stage.max_norm)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient of the loss '{objective.name}' became {norm} at step {self.done + 1}")
-        self.optimisers[objective.name].step(self.step // objective.every + 1, lr)
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever saves the weights checks them
+            self.optimisers[objective.name].step(self.step // objective.every + 1, lr)
         if objective.after is not None:
             objective.after()
         return {"loss": figures.pop("loss"), "norm": norm, **figures}
@@ -268,6 +269,7 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
                 raise ValueError(f"{name} of the stage '{stage.name}' must be {rule}, got {value}")
         if not 0.0 <= stage.ema < 1.0:
             raise ValueError(f"ema of the stage '{stage.name}' must be in [0, 1), got {stage.ema}")
+        optim.check_settings(stage)
         names = [objective.name for objective in stage.objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"the stage '{stage.name}' needs objectives with names of their own, got {names}")

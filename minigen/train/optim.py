@@ -176,8 +176,31 @@ class Muon:
             flat[at] -= lr * size * orthogonalise(update).reshape(-1)
 
 
+OPTIMISERS = ("adamw", "adam", "muon", "rmsprop", "sgd")
+DECAYING = ("adamw", "muon")  # those that know weight decay
+
+
+def check_settings(stage: Any) -> None:
+    """Raise ValueError, which names the stage, where its optimiser or its schedule could not be made, or would ignore its ``weight_decay``."""
+    for name, choices in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
+        if (value := getattr(stage, name)) not in choices:
+            raise ValueError(f"{name} of the stage '{stage.name}' must be one of {', '.join(choices)}, got {value!r}")
+    if len(stage.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in stage.betas):
+        raise ValueError(f"betas of the stage '{stage.name}' must be two numbers in [0, 1), got {stage.betas}")
+    if not 0.0 <= stage.flat < 1.0:
+        raise ValueError(f"flat of the stage '{stage.name}' must be in [0, 1), got {stage.flat}")
+    if stage.weight_decay and stage.optimiser not in DECAYING:
+        raise ValueError(
+            f"weight_decay of the stage '{stage.name}' must be 0, got {stage.weight_decay}: its optimiser "
+            f"'{stage.optimiser}' has none ({' and '.join(DECAYING)} have)"
+        )
+
+
 def make_optimiser(stage: Any, module: Any) -> SGD | RMSProp | Adam | Muon:
-    """The optimiser that a stage asks for: ``"adamw"``, ``"adam"``, ``"muon"``, ``"rmsprop"`` (alpha is ``betas[1]``) or ``"sgd"`` (momentum ``betas[0]``)."""
+    """The optimiser that a stage asks for, one of ``OPTIMISERS``; "rmsprop" takes alpha from ``betas[1]``, "sgd" its momentum from ``betas[0]``.
+
+    Raises ValueError for another name and for ``betas`` or a ``weight_decay`` out of range.
+    """
     if stage.optimiser == "adamw":
         return AdamW(module, betas=stage.betas, weight_decay=stage.weight_decay)
     if stage.optimiser == "adam":

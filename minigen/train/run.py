@@ -6,7 +6,8 @@
     out/samples/000300.png       what the model drew after that many steps
 
 The checkpoint is written at the start, every few seconds, at Ctrl-C and at the end; how often does not change the
-result. Whatever stops the run, going on from the folder ends with the same weights as if nothing had happened.
+result. Whatever stops the run, going on from the folder ends with the same weights as if nothing had happened. A state
+with NaN or infinity in it is never written. One run at a time works in a folder (`train/lock.py`).
 """
 
 import signal
@@ -20,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from kernels.backend import to_numpy
+from kernels.backend import array_module, to_numpy
 from minigen.errors import Interrupted, NonFinite, UserError, os_reason, said_in_one_sentence
 from minigen.train import checkpoint, pictures
+from minigen.train.lock import alone_in
 from minigen.train.log import Log
 from minigen.train.loop import System, Trainer
 from minigen.train.progress import Progress, clock
@@ -70,17 +72,30 @@ class Result:
 def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Result:
     """Train a system to the end of its last stage, keeping the folder ``run.out`` in order all the way.
 
-    With ``resume`` it goes on from the checkpoint there. Raises UserError if the folder cannot be used, Interrupted
-    after Ctrl-C (the state is saved), NonFinite if a loss or gradient is no number (the last checkpoint is kept) or a
-    sample is none (the state is saved).
+    With ``resume`` it goes on from the checkpoint there. Raises UserError if the folder cannot be used or another run
+    is going on in it, Interrupted after Ctrl-C (the state is saved), NonFinite if a loss, a gradient or a weight is no
+    number (the last checkpoint is kept) or a sample is none (the state is saved).
     """
     with said_in_one_sentence("settings"):
         trainer = Trainer(system, seed=run.seed)
     keeper = Keeper(trainer, dataset, run)
-    if resume:
-        keeper.restore()
-    else:
-        keeper.begin()
+    if not resume:
+        keeper.make(run.out)
+    # NaN and infinity are found by checks of the loss, the gradient, the state and the samples, not by NumPy's warnings
+    with alone_in(run.out) as sure, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if sure:  # or another run may be writing them
+            checkpoint.remove_leftovers(run.out, "*.safetensors")
+            checkpoint.remove_leftovers(run.out / SAMPLES)
+        if resume:
+            keeper.restore()
+        else:
+            keeper.begin()
+        return _train(trainer, keeper)
+
+
+def _train(trainer: Trainer, keeper: "Keeper") -> Result:
+    """Train from where the trainer stands to the end."""
+    run, dataset = keeper.run, keeper.dataset
     log = Log(run.out / LOG, keep_until=trainer.done)
     try:
         with Stop() as stop, Progress(run.system, trainer.total, trainer.done) as progress:
@@ -93,7 +108,9 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
         picture = keeper.draw()
     except (NonFinite, FloatingPointError) as error:
         elsewhere = " in another --out" if keeper.saved_step else ""
-        so = "training stopped" if trainer.done < trainer.total else "no picture was made"
+        so = "training stopped"
+        if trainer.done == trainer.total:
+            so = "no picture was made" if keeper.saved_step == trainer.total else "the end of the run was not saved"
         raise NonFinite(
             f"{error}, so {so}; the checkpoint of step {keeper.saved_step} in {run.out} is kept: "
             f"start again{elsewhere} with a lower --lr"
@@ -101,7 +118,7 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     finally:
         trainer.close()
         log.close()
-    parameters = sum(module.flat.size for module in system.modules.values())
+    parameters = sum(module.flat.size for module in trainer.system.modules.values())
     return Result(run.out, trainer.done, seconds, parameters, picture, cpu_seconds)
 
 
@@ -140,7 +157,7 @@ class Keeper:
 
     def __init__(self, trainer: Trainer, dataset: Any, run: Run):
         self.trainer, self.dataset, self.run = trainer, dataset, run
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "system": run.system,
             "config": checkpoint.config_to_json(trainer.system.config),
             "data": data_identity(dataset, run),
@@ -159,15 +176,20 @@ class Keeper:
         """CPU time of all threads and processes spent on this run, earlier parts included; None if one of those did not keep it."""
         return None if self.earlier_cpu is None else self.earlier_cpu + self.trainer.cpu_seconds - self.started_cpu
 
+    def make(self, folder: Path) -> None:
+        """Make the run's folder or one inside it, if it is not there."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            out = self.run.out
+            raise UserError(f"cannot write to the folder {out}: {os_reason(error, out)}") from error
+
     def begin(self) -> None:
-        """Make the folder and its first checkpoint. A run that is there already, with a step done, is not touched."""
+        """Write the first checkpoint. A run that is there already, with a step done, is not touched."""
         path = self.run.out
         if not self.run.overwrite and holds_run(path):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
-        try:
-            (path / SAMPLES).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to the folder {path}: {os_reason(error, path)}") from error
+        self.make(path / SAMPLES)
         self.save()
 
     def due(self) -> bool:
@@ -175,13 +197,19 @@ class Keeper:
         return time.monotonic() - self.saved >= self.run.save_seconds
 
     def save(self) -> None:
-        """Write the checkpoint, then the weights. Both are whole at every moment, the old ones or the new."""
-        trainer = self.trainer
+        """Write the checkpoint, then the weights. Both are whole at every moment, the old ones or the new.
+
+        Raises NonFinite, and writes nothing, if a number among the weights, averages and moments is NaN or infinite.
+        """
+        trainer, arrays = self.trainer, self.trainer.arrays()
+        for name, array in arrays.items():
+            if not array_module(array).isfinite(array).all():
+                raise NonFinite(f"'{name}' holds NaN or infinity after step {trainer.done}")
         cpu = self.cpu_seconds()
         spent = {"seconds": round(self.seconds(), 3), "cpu_seconds": None if cpu is None else round(cpu, 3)}
         about = {"kind": "checkpoint", **self.identity, **trainer.position, **spent}
         try:
-            checkpoint.save(self.run.out / CHECKPOINT, trainer.arrays(), about)
+            checkpoint.save(self.run.out / CHECKPOINT, arrays, about)
             self.saved_step = trainer.done
             with trainer.averaged():
                 checkpoint.save(self.run.out / WEIGHTS, trainer.weights(), self.about_weights())
@@ -195,6 +223,7 @@ class Keeper:
         """The metadata of a weights file: enough to rebuild the system without its data."""
         data = self.dataset
         about = {"name": data.name, "shape": data.shape, "levels": data.levels, "classes": data.classes}
+        about["checksum"] = self.identity["data"]["checksum"]
         chosen = {name: self.identity[name] for name in ("system", "config", "seed")}
         return {"kind": "weights", **chosen, "dataset": about, "step": self.trainer.done}
 
@@ -209,14 +238,10 @@ class Keeper:
             about = reader.about
             refuse_difference(path, about, self.identity)
             self.trainer.load(position_of(path, about, self.trainer), reader.arrays)
-        cpu = about.get("cpu_seconds")
-        self.earlier = float(about.get("seconds", 0.0))
-        self.earlier_cpu = float(cpu) if isinstance(cpu, int | float) else None
+        self.earlier = seconds_told(about.get("seconds")) or 0.0
+        self.earlier_cpu = seconds_told(about.get("cpu_seconds"))
         self.saved_step = self.trainer.done
-        try:
-            (self.run.out / SAMPLES).mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to the folder {self.run.out}: {os_reason(error)}") from error
+        self.make(self.run.out / SAMPLES)
 
     def draw(self, most: int | None = None) -> Path:
         """A grid of samples (``most`` of them at most) from the averaged weights, always from the same draws.
@@ -254,18 +279,22 @@ def begun(file: Path, kind: str) -> bool:
 
 
 def data_identity(dataset: Any, run: Run) -> dict[str, Any]:
-    """What must be equal for a resumed run to see the same batches, with a checksum of the training split.
+    """What must be equal for a resumed run to see the same batches."""
+    checksum = data_checksum(dataset.train)
+    return {"name": dataset.name, "data_dir": run.data_dir, "size": run.size, "checksum": checksum}
+
+
+def data_checksum(split: Any) -> int:
+    """A checksum of a split's images, labels and captions, in their order.
 
     Images that are drawn when they are asked for say what they are by an ``identity``, which stands for all of them.
     """
-    split = dataset.train
     if hasattr(split.images, "identity"):
-        checksum = zlib.crc32(repr(split.images.identity).encode())
-        return {"name": dataset.name, "data_dir": run.data_dir, "size": run.size, "checksum": checksum}
+        return zlib.crc32(repr(split.images.identity).encode())
     checksum = zlib.crc32(repr(split.captions).encode())
     for array in (split.images, split.labels):
-        checksum = checksum if array is None else zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
-    return {"name": dataset.name, "data_dir": run.data_dir, "size": run.size, "checksum": checksum}
+        checksum = checksum if array is None else zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
 
 
 def refuse_difference(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -287,6 +316,11 @@ def refuse_difference(path: Path, about: dict[str, Any], identity: dict[str, Any
                 f"the run in {path.parent} was started with {flag} {then.get(field)}, not {now.get(field)}: {length}go on "
                 "with the same value, or start another run in another --out"
             )
+
+
+def seconds_told(value: Any) -> float | None:
+    """A time in seconds that a checkpoint tells, or None if that is none."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else None
 
 
 def position_of(path: Path, about: dict[str, Any], trainer: Trainer) -> dict[str, int]:

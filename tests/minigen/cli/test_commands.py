@@ -150,7 +150,7 @@ def test_quality_is_printed_beside_what_chance_would_give(
     assert (
         "recall: share of the test split inside the samples' cloud" in " ".join(said.split()) and "class KL" not in said
     )
-    assert "drawn with replacement: 1.00 ± 0.25" in said
+    assert "FD x of 8 training images drawn with replacement: 1.00 ± 0.25" in said
 
 
 def test_sampling_needs_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch):
@@ -282,7 +282,10 @@ BAD_TRAIN = {
     "out below a file": (("--out", "file/run"), "cannot write to the folder file/run"),
     "out is a file": (("--out", "file"), "cannot write to the folder file"),
     "rate that is infinite": (("--lr", "inf"), "lr of the stage 'first' must be finite, got inf"),
-    "more items than there are numbers": (("--batch-size", "9" * 20), "batch_size of the stage 'first' is too large"),
+    "more items than there are numbers": (
+        ("--batch-size", "2147483647", "--first-steps", "2147483647"),
+        "batch_size of the stage 'first' is too large",
+    ),
     "no seconds": (("--save-seconds", "nan"), "--save-seconds must be at least 0, got nan"),
     "negative seconds": (("--save-seconds", "-1"), "--save-seconds must be at least 0, got -1.0"),
     "unknown preset": (("--preset", "lang"), "'toy' has no preset 'lang': it has short"),
@@ -383,6 +386,22 @@ def test_resume_with_another_flag_names_it(trained: Path, refused: Refused):
     assert "was started with --data digits, not rings" in refused("train", "toy", "--resume", "--data", "rings")
 
 
+def test_a_system_without_presets_has_no_flag_for_one(
+    toy_system: Any,
+    refused: Refused,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for presets in (toy_system.PRESETS, {}):
+        monkeypatch.setattr(toy_system, "PRESETS", presets)
+        with pytest.raises(SystemExit):
+            main(["train", "toy", "--help"])
+        said = capsys.readouterr().out
+        assert ("--preset" in said) == bool(presets) and ("--preset NAME" in said) == bool(presets)
+        assert "--seed INT" in said and "{None}" not in said
+    assert "options: --preset" in refused("train", "toy", "--preset", "short")
+
+
 def test_resume_with_a_preset_is_refused(
     trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -411,7 +430,6 @@ def test_a_full_disk(toy_system: Any, inside: Path, refused: Refused, monkeypatc
     assert not Path("grid.png").exists()
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_loss_that_is_no_number(toy_system: Any, inside: Path, refused: Refused):
     said = refused("train", "toy", *QUICK, "--poison", "1")
     assert "the loss 'generator' became nan at step 4" in said and "checkpoint of step 0" in said

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minigen.__main__ import main
 from minigen.cli import curriculum, edit
-from minigen.data import load
+from minigen.data import Split, load
 from minigen.errors import UserError
 from minigen.models.system import Picture
 
@@ -37,6 +37,20 @@ def test_a_file_goes_in_as_its_levels(trained: Path):
     got = edit.read_picture("five.png", digits, None)
     np.testing.assert_array_equal(got, digits.scale(levels[None])[0])
     np.testing.assert_array_equal(edit.read_picture("test:5", digits, None), got)
+
+
+def test_a_file_goes_in_as_its_levels_where_there_are_more_than_256(inside: Path):
+    fine = replace(load("digits"), levels=1000)
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save("white.png")
+    assert (edit.read_picture("white.png", fine, None) == 1).all()
+
+
+def test_a_picture_of_other_data_than_the_weights_were_trained_on_is_refused(trained: Path, refused: Any):
+    digits = load("digits")
+    with pytest.raises(UserError, match="'digits' is not the one that the weights were trained on, its checksum is"):
+        edit.read_picture("test:5", replace(digits, checksum=1), None)
+    with pytest.raises(UserError, match=r"its shape is \(8, 8, 1\) and not \(9, 9, 1\)"):
+        edit.read_picture("test:5", replace(digits, train=Split(np.zeros((0, 9, 9, 1), np.uint8))), None)
 
 
 def test_white_is_painted_and_black_is_kept(inside: Path):

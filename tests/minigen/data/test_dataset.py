@@ -92,6 +92,14 @@ def test_scale_reaches_both_ends_and_unscale_inverts_it(levels):
     assert back.dtype == np.uint8 and np.array_equal(back, images)
 
 
+@pytest.mark.parametrize("levels", [257, 1000, 65536])
+def test_more_levels_than_256_do_not_wrap(levels):
+    d, images = dataset(levels), np.arange(levels).reshape(1, levels, 1, 1)
+    back = d.unscale(d.scale(images))
+    assert back.dtype == np.uint16 and np.array_equal(back, images)
+    assert d.to_rgb8(back)[0, [0, -1], 0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
 def test_unscale_rounds_to_the_nearest_level_and_clips():
     d = dataset(17)
     step = 2 / 16
@@ -176,3 +184,5 @@ def test_three_way_is_a_partition(n, seed):
     parts = three_way(n, seed=seed)
     assert sorted(np.concatenate(parts)) == list(range(n))
     assert len(parts[1]) == len(parts[2]) == max(1, n // 10)
+    want = np.random.default_rng(seed).permutation(n)  # validation, test, training
+    assert np.array_equal(np.concatenate([parts[1], parts[2], parts[0]]), want)

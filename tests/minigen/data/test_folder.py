@@ -22,8 +22,14 @@ def test_classes_are_the_subfolders(tmp_path):
     assert [len(s) for s in (d.train, d.val, d.test)] == [16, 2, 2]
     for split in (d.train, d.val, d.test):
         assert np.array_equal(split.images[:, 0, 0, 0] > 0, split.labels == 1)
-    again = load("folder", data_dir=str(tmp_path), size=4)
-    assert np.array_equal(d.test.labels, again.test.labels)
+
+
+def test_the_split_of_the_pictures_is_a_fixed_permutation_of_their_paths(tmp_path):
+    for i in range(20):
+        solid(tmp_path / f"{i:02}.png", (i, i, i))
+    d, rows = load("folder", data_dir=tmp_path, size=1), np.random.default_rng(0).permutation(20)
+    for split, want in ((d.train, rows[4:]), (d.val, rows[:2]), (d.test, rows[2:4])):
+        assert np.array_equal(split.images[:, 0, 0, 0], want)
 
 
 def test_no_classes_in_a_flat_or_mixed_directory_or_a_single_subfolder(tmp_path):

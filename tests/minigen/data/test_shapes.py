@@ -36,6 +36,11 @@ def test_the_first_captions_are_what_they_have_always_been():
         "there is a small cyan ring in the bottom left corner",
         "a small cyan ring on the right side",
     ]
+    assert [part(split, seed=5).captions[0] for split in ("val", "test", "held")] == [
+        "a picture of a huge orange square to the left of a huge green triangle",
+        "there is a huge cyan ring over a small red ring",
+        "there is a large green triangle below a little blue square on a black background",
+    ]
 
 
 @given(
@@ -71,6 +76,16 @@ def test_uniform_numbers_are_uniform_and_independent_of_each_other():
     assert np.abs(along).max() < 7 / np.sqrt(len(u))
 
 
+def test_each_number_behind_a_scene_moves_one_thing():
+    """Of two things: radii, places along and across the relation, and colours share no number."""
+    u = np.full((18, shapes.COLUMNS), 0.4)
+    u[:, 0], u[range(1, 18), range(6, 23)] = 0.9, 0.6
+    found = shapes._scenes(u, held=False)
+    told = np.concatenate([a.reshape(18, -1) for a in (found.radius, found.centre, found.rgb)], axis=1)
+    moved = told[1:] != told[0]
+    assert (moved.sum(axis=1) == 1).all() and moved.sum(axis=0).tolist() == [1, 1, *[1, 2] * 2, *[1] * 9]
+
+
 def assert_uniform(values, k):
     """Pearson's test that each of 0..k-1 is equally likely, at level ALPHA."""
     counts = np.bincount(values, minlength=k)
@@ -85,6 +100,8 @@ def test_the_data_set():
     d = load("shapes")
     assert (d.name, d.levels, d.shape, d.classes, d.train.labels) == ("shapes", 256, (32, 32, 3), (), None)
     assert [len(s) for s in (d.train, d.val, d.test)] == [1_000_000, 10_000, 10_000]
+    other = shapes.shapes(seed=5)
+    assert [s.scenes for s in (other.train, other.val, other.test)] == [shapes.scenes(s, seed=5) for s in SPLITS[:3]]
     assert d.train.images.shape == (1_000_000, 32, 32, 3) and d.train.images.ndim == 4
     assert load("shapes", size=64).shape == (64, 64, 3) and load("shapes", size=128).val.images[3].shape == (
         128,

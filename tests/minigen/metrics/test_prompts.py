@@ -56,6 +56,15 @@ def test_a_rate_counts_the_pictures_that_are_right():
     assert found["shape"] == found["size"] == found["place"] == 1
 
 
+def test_notes_are_counted_where_they_could_be_judged():
+    one, other = prompts.prompts_of("val", 1, 2)
+    pictures = painted([one] * 4, np.random.default_rng(0))
+    notes = prompts.notes_for([one, other, "", "what is this"], pictures)
+    assert prompts.tally(notes) == "met: 1 of 2"
+    assert prompts.tally(notes[:1] * 3) == "met: 3 of 3" and prompts.tally(notes[1:2]) == "met: 0 of 1"
+    assert prompts.tally(notes[2:]) == prompts.tally([]) == ""
+
+
 def test_attributes_met():
     """All in pictures of the prompts, some in those of the next prompt, a fifth less for a wrong colour, none in blank ones."""
     asked = prompts.prompts_of("val", 1, 8)
@@ -66,6 +75,25 @@ def test_attributes_met():
     changed = sum(a != b for a, b in zip(asked, recoloured))
     assert changed and prompts.attributes_met(recoloured, images) == pytest.approx(1 - changed / 8 / 5)
     assert prompts.attributes_met(asked, 0 * images) == 0
+
+
+def test_each_of_the_five_attributes_counts_alike():
+    """What a picture shows -> how many of count, colour, size, shape and place are as asked for; the background is not asked about."""
+    asked = "a small red circle at the top left on a black background"
+    shown = {
+        asked: 5,
+        asked.replace("red", "blue"): 4,
+        asked.replace("small", "large"): 4,
+        asked.replace("circle", "square"): 4,
+        asked.replace("top left", "bottom"): 4,
+        asked.replace("black", "white"): 5,
+        asked.replace("red", "blue").replace("top left", "bottom"): 3,
+        "a small red circle above a large blue square on a black background": 0,
+    }
+    images = painted(list(shown), np.random.default_rng(0))
+    for image, met in zip(images, shown.values()):
+        assert prompts.attributes_met([asked], image[None]) == pytest.approx(met / 5)
+    assert prompts.attributes_met([asked] * len(shown), images) == pytest.approx(sum(shown.values()) / 5 / len(shown))
 
 
 def test_standard_error_and_table():

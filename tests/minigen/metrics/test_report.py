@@ -10,11 +10,13 @@ from rich.console import Console
 from kernels.compare import assert_close, bound
 from minigen.data.rings import Rings
 from minigen.metrics.baselines import pixel_noise
+from minigen.metrics.frechet import frechet_distance
 from minigen.metrics.report import (
     COLUMNS,
     POINTS,
     SAMPLES,
     chance,
+    compared,
     format_tables,
     quality,
     quality_of_points,
@@ -168,3 +170,38 @@ def test_the_error_of_the_distance_is_the_spread_over_samples_drawn_again(few, t
     error = spread(few, train, tiny_ruler)
     assert error == pytest.approx(chance(few, tiny_ruler)[1]), "the same draws of the same pictures"
     assert spread(few, train[:60], tiny_ruler) > error, "few samples are less certain"
+
+
+def test_both_distances_of_the_ratio_are_of_as_many_images(digits, few, tiny_ruler):
+    """Other images of the training split's writers are samples as good as its own, however small it is."""
+    rng, ratios = np.random.default_rng(1), []
+    for seed in range(8):
+        order = rng.permutation(len(digits.train))
+        small = replace(few, train=digits.train.take(order[:40]))
+        row = figures(small, tiny_ruler, digits.train.images[order[40:340]], seed)
+        ratios.append(row["fd_ratio"])
+    assert compared(small, 300) == 40 and compared(digits, 300) == 300 and compared(digits, 600) == SAMPLES
+    assert 0.8 < np.mean(ratios) < 1.3, "with the distance of all 300 it would be a half"
+    ours, of_test = (tiny_ruler.features(few.scale(x)) for x in (digits.train.images[order[40:340]], few.test.images))
+    assert row["fd_test"] == frechet_distance(ours, of_test), "the distance itself is of all 300"
+
+
+def test_where_there_are_enough_training_images_nothing_is_picked(few, tiny_ruler):
+    rng, same = np.random.default_rng(3), np.random.default_rng(3)
+    row = quality(few, few.scale(few.val.images), tiny_ruler, rng=rng)
+    for split in (few.val, few.test):
+        same.permutation(np.zeros((len(split), 64)))  # the halves
+    assert rng.bit_generator.state == same.bit_generator.state
+    of_train, of_test = (tiny_ruler.features(few.scale(split.images)) for split in (few.train, few.test))
+    assert row["fd_ratio"] == row["fd_test"] / frechet_distance(of_train[:100], of_test)
+
+
+def test_chance_and_the_error_are_of_as_many_images_as_the_ratio(digits, few, tiny_ruler):
+    """A perfect sampler of 40 training images, asked for 300: its samples' ratio and error are what chance says."""
+    small, rng = replace(few, train=digits.train.take(slice(0, 40))), np.random.default_rng(2)
+    levels = [small.train.images[rng.choice(40, 300)] for _ in range(8)]
+    mean, around = chance(small, tiny_ruler, n=300)
+    assert (mean, around) == chance(small, tiny_ruler, n=40)
+    ratios = [figures(small, tiny_ruler, drawn, seed)["fd_ratio"] for seed, drawn in enumerate(levels)]
+    assert abs(np.mean(ratios) - mean) < 3 * around / 8**0.5 and min(ratios) > 1
+    assert 0.6 < spread(small, small.scale(levels[0]), tiny_ruler) / around < 1.6, "of 300 it would be a third"

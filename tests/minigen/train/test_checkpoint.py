@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,13 +77,75 @@ class Killed(BaseException):
 @pytest.mark.parametrize("step", ["open", "write", "flush", "fsync", "replace"])
 def test_the_end_of_the_process_at_any_step_leaves_a_whole_file(good: Path, monkeypatch: pytest.MonkeyPatch, step: str):
     fail_at(monkeypatch, step, Killed())
+    monkeypatch.setattr(Path, "unlink", lambda *args, **kwargs: None)
     with pytest.raises(Killed):
         checkpoint.save(good, {name: array + 1 for name, array in TENSORS.items()}, ABOUT)
     monkeypatch.undo()
     assert (load(good)["net/b"] == 1).all()
+    left = {p.name for p in good.parent.iterdir()} - {good.name}
+    assert len(left) == (step != "open")
     checkpoint.save(good, {name: array + 1 for name, array in TENSORS.items()}, ABOUT)  # leftovers do not disturb
     assert (load(good)["net/b"] == 2).all()
+    for name, remain in (("other.safetensors", left), ("*.safetensors", set())):
+        checkpoint.remove_leftovers(good.parent, name)
+        assert {p.name for p in good.parent.iterdir()} == {good.name, *remain}
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_ctrl_c_while_a_file_is_written_leaves_nothing_beside_it(
+    good: Path, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    before = good.read_bytes()
+    fail_at(monkeypatch, step, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(good, {"net/w": np.zeros(1000, np.float32)}, ABOUT)
+    monkeypatch.undo()
+    assert good.read_bytes() == before and [p.name for p in good.parent.iterdir()] == [good.name]
+
+
+def test_two_that_write_the_same_file_at_once_do_not_disturb_each_other(good: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second one begins and ends while the first one is about to rename; the last rename wins."""
+    real, inside = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        if not inside:
+            inside.append(handle)
+            checkpoint.write_atomically(good, b"second")
+            assert good.read_bytes() == b"second"
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint.write_atomically(good, b"first")
+    assert inside and good.read_bytes() == b"first"
     assert [p.name for p in good.parent.iterdir()] == [good.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a umask")
+def test_a_file_may_be_read_by_those_who_may_read_any_new_file(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        checkpoint.write_atomically(tmp_path / "new", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_folder_that_cannot_be_synced_is_no_error(good: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    """As on some network file systems: the file itself is written and synced."""
+    real, asked = getattr(os, call), []
+
+    def refuse(what: Any, *args: Any) -> Any:
+        found = os.fstat(what) if isinstance(what, int) else Path(what).stat()
+        if stat.S_ISDIR(found.st_mode):
+            asked.append(what)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(what, *args)
+
+    monkeypatch.setattr(os, call, refuse)
+    checkpoint.save(good, {name: array + 1 for name, array in TENSORS.items()}, ABOUT)
+    monkeypatch.undo()
+    assert asked and (load(good)["net/b"] == 2).all()
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
@@ -97,13 +160,13 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) ->
         monkeypatch.setattr(Path, "replace", fail)
     elif step == "open":
         real = Path.open
-        monkeypatch.setattr(Path, "open", lambda self, mode="r": fail() if "w" in mode else real(self, mode))
+        monkeypatch.setattr(Path, "open", lambda self, mode="r": fail() if mode == "xb" else real(self, mode))
     else:
         real = Path.open
 
         def opened(self: Path, mode: str = "r", **kwargs: Any) -> Any:
             file = real(self, mode, **kwargs)
-            return Half(file, step, error) if "w" in mode else file
+            return Half(file, step, error) if mode == "xb" else file
 
         monkeypatch.setattr(Path, "open", opened)
 
@@ -134,11 +197,12 @@ class Half:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_device_that_is_really_full(good: Path):
-    before = good.read_bytes()
-    (good.parent / f".{good.name}.tmp").symlink_to("/dev/full")
+def test_a_device_that_is_really_full(good: Path, monkeypatch: pytest.MonkeyPatch):
+    before, real = good.read_bytes(), Path.open
+    monkeypatch.setattr(Path, "open", lambda self, mode: real(Path("/dev/full"), "wb"))
     with pytest.raises(UserError, match="No space left on device"):
         checkpoint.save(good, TENSORS, ABOUT)
+    monkeypatch.undo()
     assert good.read_bytes() == before and Path("/dev/full").exists()
 
 
@@ -283,6 +347,8 @@ def test_config_round_trip():
         assert checkpoint.config_from_json(Path("f"), Config, json.loads(json.dumps(values))) == config
     found = checkpoint.config_from_json(Path("f"), Config, {**checkpoint.config_to_json(Config()), "lr": 1})
     assert type(found.lr) is float
+    largest = {**checkpoint.config_to_json(Config()), "steps": checkpoint.MOST, "lr": -checkpoint.MOST}
+    assert checkpoint.config_from_json(Path("f"), Config, largest) == Config(steps=2**31 - 1, lr=-2147483647.0)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +364,11 @@ def test_config_round_trip():
         ({"extra": 1}, "its config differs in 'extra'"),
         ({"maybe": "abc"}, "maybe must be int, got 'abc'"),
         ({"maybe": [1]}, r"maybe must be int, got \[1\]"),
+        ({"steps": 2**31}, "steps must be at most 2147483647 in size, got 2147483648"),
+        ({"steps": -(10**30)}, "steps must be at most 2147483647 in size, got -10"),
+        ({"lr": 10**400}, "lr must be at most 2147483647 in size, got 10"),  # more than a float can be
+        ({"maybe": 10**19}, "maybe must be at most 2147483647 in size"),
+        ({"betas": [0.5, 10**400]}, "betas must be at most 2147483647 in size"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], message: str):

@@ -70,7 +70,9 @@ def test_a_run_leaves_checkpoint_weights_log_and_pictures(whole: Path):
 def test_the_weights_file_says_what_it_is(whole: Path):
     with checkpoint.opened(whole / WEIGHTS, kind="weights", system="toy") as reader:
         about = reader.about
-    assert about["dataset"] == {"name": "digits", "shape": [8, 8, 1], "levels": 17, "classes": [*"0123456789"]}
+    data = {"name": "digits", "shape": [8, 8, 1], "levels": 17, "classes": [*"0123456789"]}
+    with checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as reader:
+        assert about["dataset"] == data | {"checksum": reader.about["data"]["checksum"]}
     assert about["config"]["steps"] == 12 and about["step"] == 16 and about["seed"] == 0
 
 
@@ -195,7 +197,6 @@ def test_a_signal_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("setting", ["poison", "poison_gradient"])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path, setting: str):
     out = tmp_path / "run"

@@ -1,0 +1,105 @@
+"""`minigen train`: settings beyond any machine, and checkpoints that tell nonsense, in one sentence each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigen.__main__ import main
+from minigen.errors import UserError, said_in_one_sentence
+from minigen.train import checkpoint
+from minigen.train.run import CHECKPOINT
+
+QUICK = ("--steps", "4", "--first-steps", "2")
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize("value", ["2147483648", "10000000000000000000", "1" + "0" * 400, "-9999999999"])
+@pytest.mark.parametrize("flag", ["--hidden", "--poison"])
+def test_a_whole_number_beyond_any_machine_is_refused(
+    toy_system: Any, inside: Path, refused: Refused, flag: str, value: str
+):
+    assert refused("train", "toy", flag, value) == f"minigen: {flag} must be at most 2147483647 in size, got {value}\n"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("system", "flag", "value"),
+    [
+        ("pixelcnn", "--layers", "10000000000000000000"),  # too many for a tuple
+        ("gpt", "--reach", "10000000000000000000"),  # too wide for NumPy
+        ("gan", "--width", "10000000000000000000"),  # None by default
+    ],
+)
+def test_so_are_those_that_would_fail_with_a_traceback(
+    inside: Path, refused: Refused, system: str, flag: str, value: str
+):
+    assert f"{flag} must be at most 2147483647 in size, got {value}" in refused("train", system, flag, value)
+
+
+def test_so_are_those_in_a_tuple(inside: Path, refused: Refused):
+    said = refused("train", "autoencoder", "--hidden", "8", "10000000000000000000")
+    assert "--hidden must be at most 2147483647 in size, got (8, 10000000000000000000)" in said
+
+
+def test_a_seed_may_be_any_whole_number(toy_system: Any, inside: Path):
+    assert main(["train", "toy", *QUICK, "--seed", "1" + "0" * 30]) == 0
+    assert main(["train", "toy", "--resume"]) == 0
+
+
+def test_a_number_that_is_too_large_for_an_array_is_one_sentence(
+    toy_system: Any, inside: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+):
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return [0] * 10**30
+
+    monkeypatch.setattr(toy_system, "build", build)
+    said = refused("train", "toy", *QUICK)
+    assert (
+        said == "minigen: cannot build the model: a number is too large: cannot fit 'int' into an index-sized integer\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data": None}, {"data": "digits"}]
+    + [
+        {"data": {"name": "digits", "data_dir": None, "size": None, **d}}
+        for d in ({"name": 3}, {"size": "8"}, {"data_dir": 5})
+    ]
+    + [{"seed": "0"}, {"seed": None}, {"seed": True}],
+)
+def test_a_checkpoint_that_does_not_say_its_data_or_seed(
+    toy_system: Any, inside: Path, refused: Refused, change: dict[str, Any]
+):
+    assert main(["train", "toy", *QUICK]) == 0
+    path = Path("out/toy", CHECKPOINT)
+    with checkpoint.opened(path, kind="checkpoint") as reader:
+        arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
+        about = {**reader.about, **change}
+    checkpoint.save(path, arrays, about)
+    said = refused("train", "toy", "--resume")
+    assert said == f"minigen: {path} does not say which data and seed its run was started with\n"
+
+
+def test_a_checkpoint_whose_settings_are_too_large(toy_system: Any, inside: Path, refused: Refused):
+    assert main(["train", "toy", *QUICK]) == 0
+    path = Path("out/toy", CHECKPOINT)
+    with checkpoint.opened(path, kind="checkpoint") as reader:
+        arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
+        about = {**reader.about, "config": {**reader.about["config"], "hidden": 10**30}}
+    checkpoint.save(path, arrays, about)
+    assert "holds a config that is not valid: hidden must be at most 2147483647" in refused("train", "toy", "--resume")
+
+
+def test_a_rate_that_is_far_too_high(toy_system: Any, inside: Path, refused: Refused):
+    """Nothing but the sentence: warnings are errors here."""
+    said = refused("train", "toy", *QUICK, "--lr", "1e39", "--save-seconds", "0")
+    assert "'net/first.w' holds NaN or infinity after step 1, so training stopped; the checkpoint of step 0 in" in said
+
+
+def test_errors_of_size_name_what_was_done():
+    said = r"^settings: a number is too large: int too large to convert to float$"
+    with pytest.raises(UserError, match=said), said_in_one_sentence("settings"):
+        float(10**400)
