@@ -122,7 +122,9 @@ def softplus(x: Any) -> Any:
 
 @operation(lambda g, y, x: g * ((2 * np.pi) ** -0.5 * exp(-0.5 * (x * x))), keep="0")
 def normal_cdf(x: Any) -> Any:
-    r"""$y = \Phi(x) = \int_{-\infty}^x \frac{1}{\sqrt{2\pi}} e^{-s^2/2} ds$, accurate in the lower tail; $\bar x = \bar y\, \phi(x)$."""
+    r"""$y = \Phi(x) = \int_{-\infty}^x \frac{1}{\sqrt{2\pi}} e^{-s^2/2} ds$, accurate in the lower tail;
+    $\bar x = \bar y\, \phi(x)$.
+    """
     return special(x).ndtr(x)
 
 
@@ -167,7 +169,8 @@ def _gelu_product(g: Any, y: Any, x: Any) -> Any:
 
 @operation(_gelu_product, keep="0")
 def gelu(x: Any) -> Any:
-    r"""$y = \tfrac12 x (1 + \tanh u)$, $u = \sqrt{2/\pi}\,(x + 0.044715 x^3)$; $\bar x = \bar y\,(\tfrac12 (1 + \tanh u) + \tfrac12 x (1 - \tanh^2 u)\, u')$.
+    r"""$y = \tfrac12 x (1 + \tanh u)$, $u = \sqrt{2/\pi}\,(x + 0.044715 x^3)$;
+    $\bar x = \bar y\,(\tfrac12 (1 + \tanh u) + \tfrac12 x (1 - \tanh^2 u)\, u')$.
 
     The tanh form of the Gaussian error linear unit, as GPT-2 uses it (Hendrycks & Gimpel 2016, section 2).
     """

@@ -17,7 +17,8 @@ def stop_gradient(x: Any) -> Any:
 
 
 def straight_through(hard: Any, soft: Any) -> Any:
-    r"""Forward ``hard``, backward as if it were ``soft``: $y = \mathrm{soft} + \mathrm{sg}(\mathrm{hard} - \mathrm{soft})$ (Bengio et al. 2013, 1308.3432).
+    r"""Forward ``hard``, backward as if it were ``soft``:
+    $y = \mathrm{soft} + \mathrm{sg}(\mathrm{hard} - \mathrm{soft})$ (Bengio et al. 2013, 1308.3432).
 
     The value is ``hard`` up to rounding; both have one shape.
     """
@@ -27,7 +28,9 @@ def straight_through(hard: Any, soft: Any) -> Any:
 
 
 def reparameterize(mu: Any, log_var: Any, eps: Any) -> Any:
-    r"""$z = \mu + e^{\frac12 \ln \sigma^2} \epsilon$ with $\epsilon \sim N(0, I)$ given (Kingma & Welling 2013, 1312.6114, section 2.4)."""
+    r"""$z = \mu + e^{\frac12 \ln \sigma^2} \epsilon$ with $\epsilon \sim N(0, I)$ given (Kingma & Welling 2013,
+    1312.6114, section 2.4).
+    """
     return mu + exp(0.5 * log_var) * eps
 
 

@@ -79,9 +79,11 @@ def _conv_transpose2d(x: Any, w: Any, b: Any, *, stride: Any, padding: Any, outp
 def conv_transpose2d(
     x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0
 ) -> Any:
-    r"""The adjoint of `conv2d` with the weights' channels swapped: $\langle \mathrm{convT}(x, w), z \rangle = \langle x, \mathrm{conv}(z, w^{\mathrm{io}}) \rangle$.
+    r"""The adjoint of `conv2d` with the weights' channels swapped:
+    $\langle \mathrm{convT}(x, w), z \rangle = \langle x, \mathrm{conv}(z, w^{\mathrm{io}}) \rangle$.
 
-    ``w`` is (kh, kw, c_in, c_out) with c_in the channels of ``x``; the output is $(h - 1) s - 2p + k + $ ``output_padding`` high.
+    ``w`` is (kh, kw, c_in, c_out) with c_in the channels of ``x``; the output is $(h - 1) s - 2p + k + $
+    ``output_padding`` high.
     """
     return _conv_transpose2d(x, w, b, stride=stride, padding=padding, output_padding=output_padding)
 
@@ -142,8 +144,8 @@ def _attention(q: Any, k: Any, v: Any, *, causal: bool, key_mask: Any, scale: fl
 def attention(q: Any, k: Any, v: Any, *, causal: bool = False, key_mask: Any = None, scale: float | None = None) -> Any:
     r"""$\mathrm{softmax}(q k^\top / \sqrt d + \text{mask})\, v$ (Vaswani et al. 2017, 1706.03762, eq. 1).
 
-    ``q`` (n, heads, t_q, d), ``k`` (n, heads, t_k, d), ``v`` (n, heads, t_k, d_v); ``key_mask`` (n, t_k) is True where a
-    key may be attended. With ``causal``, query i sees keys up to i + t_k - t_q. A row with no key gives 0.
+    ``q`` (n, heads, t_q, d), ``k`` (n, heads, t_k, d), ``v`` (n, heads, t_k, d_v); ``key_mask`` (n, t_k) is True where
+    a key may be attended. With ``causal``, query i sees keys up to i + t_k - t_q. A row with no key gives 0.
     """
     return _attention(q, k, v, causal=causal, key_mask=raw(key_mask), scale=scale)
 
@@ -173,7 +175,8 @@ def _group_norm(x: Any, gamma: Any, beta: Any, *, groups: int, eps: float, silu_
 
 
 def group_norm(x: Any, gamma: Any, beta: Any, groups: int, *, eps: float = 1e-5, silu: bool = False) -> Any:
-    r"""$y = \gamma\, (x - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta$ over each sample's groups of channels (Wu & He 2018, 1803.08494), then SiLU if asked.
+    r"""$y = \gamma\, (x - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta$ over each sample's groups of channels (Wu & He
+    2018, 1803.08494), then SiLU if asked.
 
     ``x`` (n, ..., c); ``gamma`` and ``beta`` (c,), or (n, c) for adaptive group norm.
     """

@@ -26,7 +26,8 @@ def gradcheck(
 
     ``inputs`` are float64 arrays, moved by up to 2 ``step`` $h$: keep away from kinks. The differences' own error is
     $h^4 / 30$ times the fifth derivative, so deep compositions want a smaller step. At order 2 the first gradient,
-    projected on a random direction, is the function that is checked. Raises TypeError for other dtypes, ValueError for another order.
+    projected on a random direction, is the function that is checked. Raises TypeError for other dtypes, ValueError for
+    another order.
     """
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")

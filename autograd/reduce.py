@@ -95,7 +95,8 @@ def softmax(x: Any, axis: int = -1) -> Any:
 
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
-    r"""$y = \ln \sum_i e^{x_i} = m + \ln \sum_i e^{x_i - m}$ with $m = \max_i x_i$ held constant; $\bar x = \bar y\,\mathrm{softmax}(x)$.
+    r"""$y = \ln \sum_i e^{x_i} = m + \ln \sum_i e^{x_i - m}$ with $m = \max_i x_i$ held constant;
+    $\bar x = \bar y\,\mathrm{softmax}(x)$.
 
     Raises TypeError for whole numbers.
     """

@@ -82,7 +82,8 @@ def getitem(x: Any, index: Any) -> Any:
 
 
 def gather(x: Any, indices: Any, axis: int) -> Any:
-    r"""$y_{\dots j \dots} = x_{\dots i_{\dots j \dots} \dots}$ along ``axis``; ``indices`` has as many axes as ``x`` and broadcasts on the others.
+    r"""$y_{\dots j \dots} = x_{\dots i_{\dots j \dots} \dots}$ along ``axis``; ``indices`` has as many axes as ``x``
+    and broadcasts on the others.
 
     NumPy's ``take_along_axis``.
     """

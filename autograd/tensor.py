@@ -1,10 +1,10 @@
 r"""What a gradient is: values that remember how they were made, and one walk back.
 
 Reverse-mode differentiation in three sentences. Every operation $y = f(x_1, \dots, x_k)$ knows, beside its value, its
-*vector-Jacobian product*: given $\bar y = \partial L / \partial y$ it returns $\bar x_i = \bar y \, \partial f / \partial x_i$.
-While operations run, each leaves a `Node` that points to the nodes its inputs came from; the nodes are the tape.
-`backward` visits the tape from the newest node to the oldest, adds up what reaches a node, hands it to the node's
-vector-Jacobian products, and frees the node.
+*vector-Jacobian product*: given $\bar y = \partial L / \partial y$ it returns
+$\bar x_i = \bar y \, \partial f / \partial x_i$. While operations run, each leaves a `Node` that points to the nodes
+its inputs came from; the nodes are the tape. `backward` visits the tape from the newest node to the oldest, adds up
+what reaches a node, hands it to the node's vector-Jacobian products, and frees the node.
 
     operation given arrays   -> an array, nothing recorded
     operation given a Tensor -> a Tensor, and a Node if somebody's gradient will need it

@@ -5,9 +5,11 @@
                             [--rung all|none|N] [--dtype D] [--minutes M] [--missing] [--record] [--tables]
                                                                           on a GPU: see gpu_bench
 
-Without ``--device`` it runs on a GPU if one can be used or a rung is asked for, else on the CPU. On the CPU, ours and the peer's are timed in turn, round by round, in one process, so that whatever disturbs the machine disturbs
-both; figures are medians. As in `minigen train`, freed memory is kept (kernels/memory.py), for both; with
---fresh-memory it is not, and whoever allocates more pays more. The limits are measured first: a large matrix product (GFLOP/s) and a large copy (GB/s).
+Without ``--device`` it runs on a GPU if one can be used or a rung is asked for, else on the CPU. On the CPU, ours and
+the peer's are timed in turn, round by round, in one process, so that whatever disturbs the machine disturbs both;
+figures are medians. As in `minigen train`, freed memory is kept (kernels/memory.py), for both; with --fresh-memory it
+is not, and whoever allocates more pays more. The limits are measured first: a large matrix product (GFLOP/s) and a
+large copy (GB/s).
 """
 
 import argparse

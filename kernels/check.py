@@ -1,10 +1,11 @@
 """``python -m kernels.check [attention/3_mma ...]``: compile kernels for every card, compare what each needs with a table.
 
-No GPU is needed. For each .cu file and each architecture that it is for, NVRTC's assembler says how many registers a thread
-has, how much shared memory a block, and whether registers found no place (spills) or arrays went to local memory, which is
-memory off the chip. A change that costs registers is seen in ``results/resources.json``, which ``--update`` writes anew, so it
-happens on purpose. Names of files, or what names begin with, choose some of them. Exit status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated
-reason or is serialised by the compiler, 2 the request makes no sense or NVRTC is missing.
+No GPU is needed. For each .cu file and each architecture that it is for, NVRTC's assembler says how many registers a
+thread has, how much shared memory a block, and whether registers found no place (spills) or arrays went to local
+memory, which is memory off the chip. A change that costs registers is seen in ``results/resources.json``, which
+``--update`` writes anew, so it happens on purpose. Names of files, or what names begin with, choose some of them. Exit
+status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated reason or is
+serialised by the compiler, 2 the request makes no sense or NVRTC is missing.
 
 A table is right for the version of NVRTC that made it. With another one, registers are shown but not compared.
 """

@@ -1,12 +1,13 @@
 """On which device an operation's arrays are: that decides whether its CUDA rungs are taken.
 
-NumPy arrays are on none, CuPy arrays on the current GPU. ``running_on(Emulator())`` makes NumPy arrays count as being on
-the emulator, so that whole models run on the very same kernels where there is no GPU.
+NumPy arrays are on none, CuPy arrays on the current GPU. ``running_on(Emulator())`` makes NumPy arrays count as being
+on the emulator, so that whole models run on the very same kernels where there is no GPU.
 
-An operation asks ``device_of`` after its checks and imports its ``cuda.py`` only if there is a device: without one nothing
-of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it; the rungs that round to bfloat16 or
-tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for tensor cores round, and know it: they are exact. The
-layers on eight-bit numbers lose nothing on tensor cores: int8 and parts of a float are multiplied there as they are.)
+An operation asks ``device_of`` after its checks and imports its ``cuda.py`` only if there is a device: without one
+nothing of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it;
+the rungs that round to bfloat16 or tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for
+tensor cores round, and know it: they are exact. The layers on eight-bit numbers lose nothing on tensor cores: int8 and
+parts of a float are multiplied there as they are.)
 """
 
 import functools

@@ -2,10 +2,11 @@
 
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
 would be wrong on a GPU is reported with file and line (``kernels.emulator``), once for each line and kind. After a
-schedule in which a kernel does not end there is no other. ``--planted`` shows what that looks like for kernels with one mistake each,
-``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their values are checked:
-all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is planted: all of it), 1 something was,
-or a rung does not compile or gets other arguments than its kernel takes, 2 the request makes no sense or no rung could be run.
+schedule in which a kernel does not end there is no other. ``--planted`` shows what that looks like for kernels with one
+mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their
+values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is planted:
+all of it), 1 something was, or a rung does not compile, lacks its kernel or gets other arguments than it takes, 2 the
+request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -27,11 +28,11 @@ from .emulator import BadArguments, DoesNotCompile, Emulator, Finding, NoCompile
 from .gradients import GRADIENTS
 from .launch import CompileError, NoCuda
 from .quantize import cuda as quantize_cuda
-from .source import kernels_of
+from .source import WrongSource, kernels_of
 
 Run = Callable[[Emulator, int], None]
 CLEAN = ("clean", "atomic_sum", "warp_barriers", "copied", "loaded", "multiplied")  # of planted.cu: without a mistake
-MISTAKES = (DoesNotCompile, CompileError, BadArguments)  # in a rung; other errors are of sizes and cards
+MISTAKES = (DoesNotCompile, CompileError, BadArguments, WrongSource)  # in a rung; other errors are of sizes and cards
 
 
 def _normal(*shape: int) -> np.ndarray:
@@ -192,8 +193,11 @@ def _planted() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.emulate", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("op", nargs="?", choices=["all", *sorted(OPERATIONS)], help="the operation")
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.emulate", description=(__doc__ or "").partition("\n")[0].replace("``", "")
+    )
+    known_ops = ["all", *sorted(OPERATIONS)]
+    parser.add_argument("op", nargs="?", metavar="op", choices=known_ops, help=f"one of {', '.join(known_ops)}")
     parser.add_argument("--rung", default="all", help="a number, or all (default)")
     shapes = ", ".join(f"{op}: {names}" for op, (_, names, _, _) in OPERATIONS.items())
     parser.add_argument("--shape", help=f"sizes with commas between ({shapes})")

@@ -50,6 +50,13 @@ class Parameter:
     const: bool
 
 
+class WrongSource(ValueError):
+    """A .cu file is not what its host code takes it for.
+
+    It has no kernel of that name, or none at all, or declares shared memory in CUDA's words instead of ours.
+    """
+
+
 def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
     """The kernels of a CUDA source text and their parameters.
 
@@ -187,10 +194,11 @@ def check_launch(
 ) -> tuple[tuple[int, int, int], tuple[int, int, int], list[Any]]:
     """The grid and the block as three numbers each, and the arguments in order, for a kernel of the file ``source``.
 
-    Raises ValueError for a kernel that is not among its ``kernels``, and what ``check_grid`` and ``check_arguments`` raise.
+    Raises WrongSource for a kernel that is not among its ``kernels``, and what ``check_grid`` and ``check_arguments``
+    raise.
     """
     if kernel not in kernels:
-        raise ValueError(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
+        raise WrongSource(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
     blocks, block = three(grid), three(threads)
     check_grid(kernel, blocks, block)
     return blocks, block, check_arguments(kernel, kernels[kernel], arguments)

@@ -1,7 +1,8 @@
 """Descriptions of arrays for TMA: what a copy brings of which array (``TensorMap`` in lib/ptx90.cuh).
 
-``TensorMap`` is of boxes, ``Im2colMap`` of windows of images. What the hardware asks for is taken from the documentation of
-``cuTensorMapEncodeTiled`` and ``cuTensorMapEncodeIm2col`` (CUDA 13.0) and from sections 5.5.3 and 5.5.4 of the PTX manual.
+``TensorMap`` is of boxes, ``Im2colMap`` of windows of images. What the hardware asks for is taken from the
+documentation of ``cuTensorMapEncodeTiled`` and ``cuTensorMapEncodeIm2col`` (CUDA 13.0) and from sections 5.5.3 and
+5.5.4 of the PTX manual.
 """
 
 import ctypes
@@ -74,17 +75,18 @@ class TensorMap:
 class Im2colMap(TensorMap):
     """The pixels of NHWC images (n, height, width, channels) that windows begin at, and those ``offset`` from there.
 
-    Windows begin at row ``start[0] + stride[0] * i`` and column ``start[1] + stride[1] * j`` of every image, for i and j
-    below ``windows``. A copy brings ``box = (pixels, channels)``: from a window that the kernel names on, as many windows,
-    along the row, then the next row, then the next image; of each the pixel at an offset (the same for all, also given
-    by the kernel: the place within the window), of which as many channels. So the tile that an implicit GEMM multiplies by
-    the weights of one place comes in one instruction. Whatever is outside of the image (the padding), beyond the last
-    channel or beyond the last image is 0.
+    Windows begin at row ``start[0] + stride[0] * i`` and column ``start[1] + stride[1] * j`` of every image, for i and
+    j below ``windows``. A copy brings ``box = (pixels, channels)``: from a window that the kernel names on, as many
+    windows, along the row, then the next row, then the next image; of each the pixel at an offset (the same for all,
+    also given by the kernel: the place within the window), of which as many channels. So the tile that an implicit GEMM
+    multiplies by the weights of one place comes in one instruction. Whatever is outside of the image (the padding),
+    beyond the last channel or beyond the last image is 0.
 
-    The driver calls ``start`` the lower corner of the box and the last window's start, counted from the image's last pixel,
-    the upper one; both have to be -128 to 127. That the box ends with the last window (inclusively), that rows and images are
-    gone through in this order also with strides, and that the offset comes on top of it all, is from the PTX manual and agrees
-    with what programs that have run on hardware do (CUTLASS's convolutions, Triton's tutorial on im2col).
+    The driver calls ``start`` the lower corner of the box and the last window's start, counted from the image's last
+    pixel, the upper one; both have to be -128 to 127. That the box ends with the last window (inclusively), that rows
+    and images are gone through in this order also with strides, and that the offset comes on top of it all, is from the
+    PTX manual and agrees with what programs that have run on hardware do (CUTLASS's convolutions, Triton's tutorial on
+    im2col).
     """
 
     start: Pair = (0, 0)

@@ -4,8 +4,8 @@ $$\mathrm{silu}(x) = x\,\sigma(x), \qquad \mathrm{gelu}(x) = \tfrac12 x\,(1 + \t
 \qquad \mathrm{softplus}(x) = \ln(1 + e^x).$$
 
 ``gelu`` is the tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2), the one that GPT-2 uses, not the one
-with the error function; the two differ by less than 5e-4. Nothing warns, whatever the input, and large arguments give the
-limits (the derivative of gelu up to the square root of the dtype's range, 1e19 in float32). silu and gelu of minus
+with the error function; the two differ by less than 5e-4. Nothing warns, whatever the input, and large arguments give
+the limits (the derivative of gelu up to the square root of the dtype's range, 1e19 in float32). silu and gelu of minus
 infinity are NaN, as the formulas $-\infty \cdot 0$ say.
 
 The float32 results of silu and gelu are right to a few units of rounding of $|x|$ (of $\sigma(x) \to 0$ for very

@@ -35,12 +35,12 @@ def adam_step(
 ) -> None:
     r"""Update ``p``, ``m`` and ``v`` in place from the gradient ``g``; ``step`` counts from 1, ``m`` and ``v`` start at 0.
 
-    $p \leftarrow (1 - \eta\lambda) p - a\, m / (\sqrt v + e)$ with $a = \eta \sqrt{1 - \beta_2^k} / (1 - \beta_1^k)$ and
-    $e = \epsilon \sqrt{1 - \beta_2^k}$: the same update with both corrections folded into two numbers. The buffers may be
-    strided views but must not overlap.
+    $p \leftarrow (1 - \eta\lambda) p - a\, m / (\sqrt v + e)$ with $a = \eta \sqrt{1 - \beta_2^k} / (1 - \beta_1^k)$
+    and $e = \epsilon \sqrt{1 - \beta_2^k}$: the same update with both corrections folded into two numbers. The buffers
+    may be strided views but must not overlap.
 
-    Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, read-only buffers and
-    settings out of range; nothing has been changed then.
+    Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, read-only buffers
+    and settings out of range; nothing has been changed then.
     """
     check_float("p", p, 1)
     check_same("p, g, m, v", p, g, m, v)

@@ -1,8 +1,8 @@
 r"""Adam in pieces: as few passes as there are, each over a piece that is in the cache.
 
-The update has three sums of the form $y \leftarrow a x + b y$. A ufunc does one multiplication or one addition a pass, so
-each of them takes three; OpenBLAS, which NumPy brings along in most builds, has the whole sum as one function (axpby).
-With it a step is seven passes, without it thirteen. Both paths are tested against the same definition.
+The update has three sums of the form $y \leftarrow a x + b y$. A ufunc does one multiplication or one addition a pass,
+so each of them takes three; OpenBLAS, which NumPy brings along in most builds, has the whole sum as one function
+(axpby). With it a step is seven passes, without it thirteen. Both paths are tested against the same definition.
 """
 
 import ctypes

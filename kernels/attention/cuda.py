@@ -1,4 +1,7 @@
-"""The rungs of attention in CUDA: which file, which grid, and which of them a product takes. ``device`` is a GPU or the emulator."""
+"""The rungs of attention in CUDA: which file, which grid, and which of them a product takes.
+
+``device`` is a GPU or the emulator.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,8 @@ def attention_forward(
         run("weighted_sum", pairs * t_q * d_v, p=s, v=v, o=o, d_v=d_v)
     elif rung >= 3:
         check_heads(rung, d, d_v)
-        # What rung 4 cannot take rung 3 does: TMA has no map of an empty array, and a hidden score is -inf, times scale.
+        # What rung 4 cannot take rung 3 does: TMA has no map of an empty array, and a hidden score is -inf, times
+        # scale.
         launch = _wgmma if rung == 4 and o.size and t_k and scale else _mma
         launch(device, q, k, v, {"o": o, "log_sum": log_sum, "scale": scale, **common})
     elif d_v:

@@ -4,7 +4,8 @@ Scores are kept transposed, $S^T = K (\mathrm{scale}\,Q)^T$ of shape (keys, quer
 products when they read their operands like this. What costs beside the products is passes over the scores, so:
 
 * $e^{S}$ is taken without subtracting the row's maximum where all scores of the block are small.
-* Nothing is normalised: the output is divided by $l_i = \sum_j e^{S_{ij}}$, and the backward pass scales $g_i$ by $1/l_i$.
+* Nothing is normalised: the output is divided by $l_i = \sum_j e^{S_{ij}}$, and the backward pass scales $g_i$ by
+  $1/l_i$.
 * $dS = P \circ (dP - \delta)$ with $\delta_i = g_i \cdot o_i$ (Dao et al. 2022, arXiv 2205.14135, appendix B.2): the
   subtraction is one more column of the product, $dP^T - \delta = [V, 1] [g, -\delta]^T$, and so is $S - \mathrm{lse}$
   where the probabilities are computed again.

@@ -29,7 +29,8 @@ def _softmax(s: Array) -> Array:
 def forward(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None, scale: float) -> Array:
     r"""$o_i = \sum_j p_{ij} v_j$, $p_{ij} = \mathrm{softmax}_j(\mathrm{scale}\; q_i \cdot k_j)$ over the allowed keys $j$.
 
-    q (n, heads, t_q, d), k (n, heads, t_k, d), v (n, heads, t_k, d_v) -> (n, heads, t_q, d_v); 0 where no key is allowed.
+    q (n, heads, t_q, d), k (n, heads, t_k, d), v (n, heads, t_k, d_v) -> (n, heads, t_q, d_v); 0 where no key is
+    allowed.
     """
     o = array_module(q, k, v).zeros((*q.shape[:3], v.shape[3]), q.dtype)
     for n, i, keys in _queries(q.shape[2], k, causal, key_mask):

@@ -2,8 +2,8 @@ r"""The codebook of a VQ-VAE as a moving average of the vectors that chose its c
 
 $$N_k \leftarrow \gamma N_k + (1 - \gamma)\, n_k, \qquad m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_{i:\, c_i = k} z_i, \qquad e_k \leftarrow m_k / N_k$$
 
-with $n_k$ the number of vectors whose code $c_i$ is k (van den Oord et al. 2017, arXiv 1711.00937, eq. 6 to 8). A code that
-nobody chose keeps its vector. Sums are taken in a fixed order, without atomics.
+with $n_k$ the number of vectors whose code $c_i$ is k (van den Oord et al. 2017, arXiv 1711.00937, eq. 6 to 8). A code
+that nobody chose keeps its vector. Sums are taken in a fixed order, without atomics.
 """
 
 from jaxtyping import Float, Integer

@@ -5,7 +5,8 @@ $$y[n, i, j, o] = b[o] + \sum_{u, v, c} \hat x[n, i s_h + u, j s_w + v, c]\, w[u
 ``reference`` is the definition. NumPy arrays take one of two ways, whichever is faster for the sizes at hand
 (``choice``): ``numpy_direct`` (im2col in tiles; float64 always) or ``numpy_winograd`` (float32, kernels of 2 or 3 taps
 for each step of the stride). Data gradients and transposed convolutions are small stride-1 convolutions, one for each
-phase of the stride (``numpy_transposed``). Arrays on a GPU take rung 2 of the CUDA ladder if they are float32, else the definition.
+phase of the stride (``numpy_transposed``). Arrays on a GPU take rung 2 of the CUDA ladder if they are float32, else the
+definition.
 
 Every way has NaN and Inf where the definition has them, and gives the same bits for any number of threads.
 """

@@ -1,7 +1,7 @@
 """Rung 4 of the convolution and its gradients: what TMA is told of the arrays, which grid, and what it cannot take.
 
-Each function gets a kernel's ``arguments`` (arrays, and the sizes by their names in the kernels) and says whether it has
-computed the result; if not, nothing was launched, and it is another rung's.
+Each function gets a kernel's ``arguments`` (arrays, and the sizes by their names in the kernels) and says whether it
+has computed the result; if not, nothing was launched, and it is another rung's.
 """
 
 import itertools
@@ -20,7 +20,8 @@ ROWS, STEP = 128, 64  # of a tile of the left factor, and along the inner axis: 
 FEW, MOST_DEPTH = 4, 150  # what FIRST_LAYER takes: channels, and kernel_h * kernel_w * c_in
 PIXELS = 128  # of a block of FIRST_LAYER
 
-# Microseconds of a step of all the blocks that run at a time, by the columns of their tiles: 3x3, 640 to 640 channels, on an H100.
+# Microseconds of a step of all the blocks that run at a time, by the columns of their tiles: 3x3, 640 to 640 channels,
+# on an H100.
 ACROSS = {64: 0.64, 128: 0.79, 160: 0.66, 256: 0.78}
 ALONG = {64: 0.68, 128: 0.79, 160: 0.53, 256: 0.85}
 
@@ -89,8 +90,8 @@ def conv2d_grad_w(device: Any, arguments: dict[str, Any], parts: int | None, col
 def tile_columns(rows: int, columns: int, times: dict[int, float], *, cut: bool = False) -> int:
     """The columns of a block's tile: of those that leave the fewest empty, what takes the least time.
 
-    That is the time of a step (``ACROSS`` or ``ALONG``, as the right factor lies) for each round of blocks, or each part
-    of a round if the inner axis is cut so that rounds are full.
+    That is the time of a step (``ACROSS`` or ``ALONG``, as the right factor lies) for each round of blocks, or each
+    part of a round if the inner axis is cut so that rounds are full.
     """
 
     def empty(n: int) -> int:

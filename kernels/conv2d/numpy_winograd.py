@@ -10,8 +10,8 @@ Both gradients use the same three matrices. The one with respect to $x$ is the c
 kernel; the one with respect to $w$ is $G^T \big[ \sum_{tiles} (B^T d\, B) \odot (A\, g\, A^T) \big] G$.
 
 **Strides.** If the stride divides the kernel, $k = r s$, the convolution is one of stride 1 with an $r \times r$ kernel
-over the image whose $s \times s$ blocks of pixels lie in its channels ("folded", $s^2 c$ channels). The block's rows and
-columns already lie $s$ lines and $s$ pixels apart in memory, so only strides change here.
+over the image whose $s \times s$ blocks of pixels lie in its channels ("folded", $s^2 c$ channels). The block's rows
+and columns already lie $s$ lines and $s$ pixels apart in memory, so only strides change here.
 
 **The matrices** come from evaluating polynomials at $n - 1$ points and at infinity (Toom-Cook). Here the transforms
 are matrix products too, because BLAS is faster than additions by ufuncs. So the points need not be small integers:
@@ -20,8 +20,8 @@ numbers: root mean square 5.2 and 10.7 times that of direct float32 summation, l
 
 **Errors.** The transforms make large numbers that cancel, so an element's error follows the sizes in its whole tile:
 not $\sum |w||x|$, but the formula above with the absolute values of everything in it. ``magnitude`` and
-``magnitude_grad_w`` compute that; ``kernels.compare.bound(c_in, magnitude, float32)`` is the allowed error (measured: at
-most 0.12 of it). Where all $|x|$ are alike and all $|w|$ are alike, it is ``amplification(m, r)`` times
+``magnitude_grad_w`` compute that; ``kernels.compare.bound(c_in, magnitude, float32)`` is the allowed error (measured:
+at most 0.12 of it). Where all $|x|$ are alike and all $|w|$ are alike, it is ``amplification(m, r)`` times
 $\sum |w||x|$: 7 for $F(2, 3)$, 69 for $F(4, 3)$.
 
 NaN and Inf spread over a tile for the same reason: a block of tiles whose result is not finite is computed again by
@@ -58,9 +58,10 @@ PARTIALS = 8  # and how many such sums are held at once at most
 def toom_cook(m: int, r: int, dtype: Any) -> Matrices:
     r"""$A^T$ (m, n), $G$ (n, r), $B^T$ (n, n) of $F(m, r)$.
 
-    Toom-Cook multiplies polynomials of $m$ and $r$ coefficients: evaluate both at $n$ points ($V_m a$, $V_r b$), multiply,
-    interpolate ($V_n^{-1}$). Filtering is the transpose of that with respect to the longer factor, hence $A^T = V_m^T$,
-    $G = V_r$, $B^T = V_n^{-T}$. Each row of $B^T$ is scaled to a largest entry of 1, and $G$ takes the inverse.
+    Toom-Cook multiplies polynomials of $m$ and $r$ coefficients: evaluate both at $n$ points ($V_m a$, $V_r b$),
+    multiply, interpolate ($V_n^{-1}$). Filtering is the transpose of that with respect to the longer factor, hence
+    $A^T = V_m^T$, $G = V_r$, $B^T = V_n^{-T}$. Each row of $B^T$ is scaled to a largest entry of 1, and $G$ takes the
+    inverse.
     """
     n = m + r - 1
 

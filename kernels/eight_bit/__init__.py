@@ -1,6 +1,7 @@
 r"""Numbers in eight bits with one scale a channel: int8 and the two fp8 formats, and linear layers on them.
 
-A channel, a row or a column of a matrix, gets the scale that maps its largest absolute value to the largest of the format,
+A channel, a row or a column of a matrix, gets the scale that maps its largest absolute value to the largest of the
+format,
 
 $$s = \max_i |x_i| / L, \qquad q_i = \mathrm{round}(x_i / s), \qquad x_i \approx s\, q_i,$$
 
@@ -10,16 +11,16 @@ $$s = \max_i |x_i| / L, \qquad q_i = \mathrm{round}(x_i / s), \qquad x_i \approx
 | ``"e4m3"`` | 1 sign, 4 exponent, 3 mantissa bits; no infinity | 448 | $2^{-4}$ of the number, and $2^{-10} s$ below $2^{-6} s$ |
 | ``"e5m2"`` | 1 sign, 5 exponent, 2 mantissa bits | 57344 | $2^{-3}$ of the number, and $2^{-17} s$ below $2^{-14} s$ |
 
-(Micikevicius et al. 2022, arXiv 2209.05433, for fp8.) All rounding is to the nearest, ties to even, and a number beyond the
-largest becomes the largest. A channel of zeros has the scale 1. A channel with NaN or infinity has that for a scale and
-comes back as NaN.
+(Micikevicius et al. 2022, arXiv 2209.05433, for fp8.) All rounding is to the nearest, ties to even, and a number beyond
+the largest becomes the largest. A channel of zeros has the scale 1. A channel with NaN or infinity has that for a scale
+and comes back as NaN.
 
-The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only`` has x in
-float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too, with a scale a
-row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits everywhere. On
-tensor cores x in float32 is three bf16 numbers that add up to it exactly (but for the last bits of numbers below 1e-33), and their
-sums are added in float32, so ``linear_weight_only`` is no less exact there, but for sums of a few terms, which are off by a
-rounding or two more.
+The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only``
+has x in float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too,
+with a scale a row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits
+everywhere. On tensor cores x in float32 is three bf16 numbers that add up to it exactly (but for the last bits of
+numbers below 1e-33), and their sums are added in float32, so ``linear_weight_only`` is no less exact there, but for
+sums of a few terms, which are off by a rounding or two more.
 """
 
 import numbers
@@ -43,8 +44,8 @@ def quantize(
 ) -> tuple[Integer[Array, "m n"], Float[Array, " channels"]]:
     """(codes, scale): ``axis`` is that of the channels, 0 a scale for each row, 1 a scale for each column.
 
-    Codes are int8, or uint8 bit patterns for fp8. Raises TypeError unless ``x`` is float32, ValueError for shapes, ``axis``
-    and ``form``.
+    Codes are int8, or uint8 bit patterns for fp8. Raises TypeError unless ``x`` is float32, ValueError for shapes,
+    ``axis`` and ``form``.
     """
     check_float("x", x, 2)
     if x.dtype.char != "f":

@@ -1,8 +1,9 @@
 r"""The two fp8 formats: what each of the 256 bit patterns is worth, and which one is nearest to a number.
 
-A pattern is sign, exponent $e$, mantissa $m$ of M bits, and is worth $\pm (2^M + m)\, 2^{e - B - M}$, or $\pm m\, 2^{1 - B - M}$ where
-$e = 0$. e4m3 has M = 3, B = 7, and NaN only as the pattern of ones; e5m2 has M = 2, B = 15 and is a short float16: its
-highest exponent is infinity and NaN (Micikevicius et al. 2022, arXiv 2209.05433, table 1).
+A pattern is sign, exponent $e$, mantissa $m$ of M bits, and is worth $\pm (2^M + m)\, 2^{e - B - M}$, or
+$\pm m\, 2^{1 - B - M}$ where $e = 0$. e4m3 has M = 3, B = 7, and NaN only as the pattern of ones; e5m2 has M = 2, B =
+15 and is a short float16: its highest exponent is infinity and NaN (Micikevicius et al. 2022, arXiv 2209.05433, table
+1).
 """
 
 import functools

@@ -1,7 +1,7 @@
 r"""The linear layers on the CPU, by BLAS.
 
-NumPy multiplies matrices of integers in a plain loop. Sums of at most $2^{31}$ in float64 are exact in whatever order BLAS
-takes them, and so they are in float32 below $2^{24}$: as long as there are at most 1024 products.
+NumPy multiplies matrices of integers in a plain loop. Sums of at most $2^{31}$ in float64 are exact in whatever order
+BLAS takes them, and so they are in float32 below $2^{24}$: as long as there are at most 1024 products.
 """
 
 from typing import Any

@@ -14,10 +14,10 @@ without its library) that ``runtime.cpp`` answers. Read that file for how a GPU'
 * ``deadlock``: threads wait at a barrier that another one never reaches, because it has returned or waits elsewhere;
 * ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
 * ``lane``: a shuffle whose mask leaves out the caller or the lane that is read;
-* ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may still
-  be reading or to its sums, or a copy or product that nobody waits for;
-* ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made visible to
-  it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
+* ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may
+  still be reading or to its sums, or a copy or product that nobody waits for;
+* ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made
+  visible to it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
 * ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32);
 * ``endless``: a kernel that makes more than 400 million accesses;
@@ -36,25 +36,29 @@ What it cannot find, and where it is not a GPU:
 * ``__threadfence`` orders nothing here, so a pattern that is right because of fences and flags is called a race.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
-  (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left out, and
-  what g++ makes one load of, or none, a GPU's compiler may not.
+  (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left
+  out, and what g++ makes one load of, or none, a GPU's compiler may not.
 * The sums inside ``mma.sync`` and ``wgmma`` are exact and then cut off to float32; a GPU cuts off too, but in other
   places, so the last bits differ. Sums that are exact in float32 (of small integers, say) agree.
 * Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
-* Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That its
-  sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of 128 bytes.
-* TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap describes is
-  only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does nothing.
+* Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That
+  its sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of
+  128 bytes.
+* TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap
+  describes is only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does
+  nothing.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
-* ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their sizes are counted
-  as written, where a GPU may pad them. ``__launch_bounds__`` is not read: a GPU refuses a launch with more threads.
+* ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
+  sizes are counted as written, where a GPU may pad them. ``__launch_bounds__`` is not read: a GPU refuses a launch with
+  more threads.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
   contracted to fused multiply-adds.
 * ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
 
-What it takes is C++17 with the words of ``device.cuh`` and of this project's headers (``#include "lib/cuda.cuh"``), one file:
-``DYNAMIC_SHARED(float, name);`` stands for ``extern __shared__ float name[];``, kernels are ``extern "C"`` with plain types, and there is
-no ``__constant__``, ``printf`` or ``<cuda_fp16.h>``. To run one of your own, with ``y = numpy.empty``'s stand-in and a result to compare:
+What it takes is C++17 with the words of ``device.cuh`` and of this project's headers (``#include "lib/cuda.cuh"``), one
+file: ``DYNAMIC_SHARED(float, name);`` stands for ``extern __shared__ float name[];``, kernels are ``extern "C"`` with
+plain types, and there is no ``__constant__``, ``printf`` or ``<cuda_fp16.h>``. To run one of your own, with
+``y = numpy.empty``'s stand-in and a result to compare:
 
     device = Emulator(seed=0)
     y = device.empty((128,), "float32")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..source import ROOT, Parameter, cache_directory, headers_of, kernels_of
+from ..source import ROOT, Parameter, WrongSource, cache_directory, headers_of, kernels_of
 
 HERE = Path(__file__).parent
 WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
@@ -92,10 +92,10 @@ def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
 @functools.cache
 def _built(source: Path, text: str, defines: tuple[tuple[str, str], ...]) -> Library:
     if re.search(r"\bextern\s+__shared__", text):
-        raise ValueError(f"{source.name}: write DYNAMIC_SHARED(float, name); for extern __shared__ float name[];")
+        raise WrongSource(f"{source.name}: write DYNAMIC_SHARED(float, name); for extern __shared__ float name[];")
     kernels = kernels_of(text)
     if not kernels:
-        raise ValueError(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
+        raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
     doors = "".join(
         f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{k}(void** values) '
         f"{{ emulator::call({k}, values); }}\n"

@@ -1,10 +1,11 @@
 """Times on a GPU: each rung is checked, then timed beside its peers, and placed under the limits that this card showed.
 
-One sample of a contestant is, on one stream: a buffer larger than the second-level cache is overwritten, often enough that
-the card is busy until the host has handed in all that follows; an event; a run; an event; a run; an event. The first run
-finds its inputs in memory only ("cold"), the second what the first left in the cache ("hot"), and neither waits for the
-host. How long the host takes to hand a run in is measured too: a program that does nothing between runs pays the larger
-of the two. Contestants take turns, sample by sample, so that whatever the card's clock does, it does to all.
+One sample of a contestant is, on one stream: a buffer larger than the second-level cache is overwritten, often enough
+that the card is busy until the host has handed in all that follows; an event; a run; an event; a run; an event. The
+first run finds its inputs in memory only ("cold"), the second what the first left in the cache ("hot"), and neither
+waits for the host. How long the host takes to hand a run in is measured too: a program that does nothing between runs
+pays the larger of the two. Contestants take turns, sample by sample, so that whatever the card's clock does, it does to
+all.
 """
 
 import contextlib
@@ -292,14 +293,19 @@ def _free(xp: Any, torch: Any) -> None:
         torch.cuda.empty_cache()
 
 
-def placed(row: dict[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The row with each time as TFLOP/s and GB/s, as shares of the limits and of the roofline, and the ratio to the best peer.
+# The format whose products' rate is the limit where that is not the row's own. Tensor cores multiply bfloat16 numbers in
+# the fastest contestants: int8 weights are exact in it, and the nearest codes are first looked for in it.
+MULTIPLIED_AS = {("eight_bit", "float32"): "bf16", ("quantize", "float32"): "bf16"}
 
-    The roofline's time is the larger of what the FLOP take at the fastest product's rate and the bytes at the copy's. All
-    of this is of cold times.
+
+def placed(row: dict[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The row with each time as TFLOP/s and GB/s and as shares of limits and roofline, and the ratio to the best peer.
+
+    The roofline's time is the larger of what the FLOP take at the fastest product's rate and the bytes at the copy's.
+    All of this is of cold times.
     """
     row = {**row, "contestants": [dict(c) for c in row["contestants"]]}
-    flops = limits.get(row["dtype"], {}).get("tflop_per_s")
+    flops = limits.get(MULTIPLIED_AS.get((row["op"], row["dtype"]), row["dtype"]), {}).get("tflop_per_s")
     bytes_ = limits.get("copy", {}).get("gb_per_s")
     roof = max(row["flop"] / flops / 1e9 if flops else 0.0, row["bytes"] / bytes_ / 1e6 if bytes_ else 0.0)  # ms
     for c in row["contestants"]:

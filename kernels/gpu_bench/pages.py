@@ -1,8 +1,9 @@
 """What is kept of the GPU benchmark: a file of results a card, tables in README files between markers, a plot a ladder.
 
-A file holds runs, each with its conditions and limits, and each row stays with those that it was measured under: a new run
-replaces the rows that it has measured anew, and the others remain. A table stands between ``<!-- bench: NAME -->`` and
-``<!-- bench end -->`` in any README of this project; NAME is an operation. Where nothing was measured, the table says so.
+A file holds runs, each with its conditions and limits, and each row stays with those that it was measured under: a new
+run replaces the rows that it has measured anew, and the others remain. A table stands between ``<!-- bench: NAME -->``
+and ``<!-- bench end -->`` in any README of this project; NAME is an operation. Where nothing was measured, the table
+says so.
 """
 
 import io
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..source import ROOT
+from .measure import placed
 from .problem import Problem
 
 RESULTS = ROOT / "results"
@@ -71,11 +73,11 @@ def write(file: Path, runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def rows_of(runs: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """All rows, each with its device and date."""
+    """All rows, each with its device and date, placed under the limits of its run."""
     found = []
     for run in runs:
         conditions = {"device": run["conditions"]["device"], "date": run["conditions"]["date"]}
-        found += [{**row, **conditions} for row in run["rows"]]
+        found += [{**placed(row, run["limits"]), **conditions} for row in run["rows"]]
     return found
 
 

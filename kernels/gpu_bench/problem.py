@@ -1,7 +1,7 @@
 """What a problem of the GPU benchmark is, where its data come from, and a device on which it can be tried without a GPU.
 
-The rungs of a problem are not listed here: they are those that the operation's folder declares (``cuda.RUNGS``), sorted by
-what their sources say of the numbers that they multiply. A new rung is on the list as soon as it is in its folder.
+The rungs of a problem are not listed here: they are those that the operation's folder declares (``cuda.RUNGS``), sorted
+by what their sources say of the numbers that they multiply. A new rung is on the list as soon as it is in its folder.
 """
 
 import mmap
@@ -38,9 +38,10 @@ class Problem:
     """One shape of an operation in one number format.
 
     ``make(source)`` gives the inputs. ``run(device, inputs, rung)`` is what is timed; what it returns goes to
-    ``check(inputs, result, rung)``, which yields sampled numbers beside the definition's in float64. ``peers`` are pairs of
-    a name and of what makes, from torch and tensors of the same inputs, torch's run. FLOP are those of the definition, a
-    multiply-add as two; bytes are those that must move, every input read and every result written once in this format.
+    ``check(inputs, result, rung)``, which yields sampled numbers beside the definition's in float64. ``peers`` are
+    pairs of a name and of what makes, from torch and tensors of the same inputs, torch's run. FLOP are those of the
+    definition, a multiply-add as two; bytes are those that must move, every input read and every result written once in
+    this format.
     """
 
     op: str

@@ -1,7 +1,7 @@
 """The problems of the four ladders: matrix products, convolution, attention, nearest codes.
 
-Where a whole result in float64 would take longer than the benchmark, some numbers of it are checked: the ends of each axis
-and others at random. What they may be off is that of the tests, from ``compare.bound``.
+Where a whole result in float64 would take longer than the benchmark, some numbers of it are checked: the ends of each
+axis and others at random. What they may be off is that of the tests, from ``compare.bound``.
 """
 
 import itertools

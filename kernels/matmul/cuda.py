@@ -1,6 +1,7 @@
 """The rungs of the matrix product in CUDA: which file, which grid. ``device`` is a GPU or the emulator.
 
-The sizes of tiles and the number of parts fit an H100: those of rung 4 on bf16 and tf32 are measured on one, the others reasoned.
+The sizes of tiles and the number of parts fit an H100: those of rung 4 on bf16 and tf32 are measured on one, the others
+reasoned.
 """
 
 import math
@@ -42,9 +43,9 @@ def matmul(
     """``a @ b + bias`` over the last two axes of contiguous float32 arrays; each may lie transposed.
 
     Leading axes are those of both, or of one if the other is a matrix. ``tile`` and ``parts`` are chosen by the shapes
-    alone unless given. Rungs 3 and 4 round the factors to bfloat16, unless they are that already (uint16 arrays of the bits,
-    see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. Without a ``rung`` it is the last one that
-    the device has. Rung 4 leaves tf32 and empty factors to rung 3.
+    alone unless given. Rungs 3 and 4 round the factors to bfloat16, unless they are that already (uint16 arrays of the
+    bits, see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. Without a ``rung`` it is the
+    last one that the device has. Rung 4 leaves tf32 and empty factors to rung 3.
     """
     rung = rung or last_rung(device)
     if rung > 2 and precision == "bf16":

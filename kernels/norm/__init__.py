@@ -2,8 +2,8 @@ r"""Group norm (with the SiLU that often follows) and layer norm, forward and ba
 
 $$y = \gamma\, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-with $\mu$ and $\sigma^2$ the mean and the (biased) variance over one sample's group of channels and all its pixels (Wu &
-He 2018, arXiv 1803.08494, eq. 1-2 and 4-7), or over one row (Ba, Kiros & Hinton 2016, arXiv 1607.06450, eq. 3-4).
+with $\mu$ and $\sigma^2$ the mean and the (biased) variance over one sample's group of channels and all its pixels (Wu
+& He 2018, arXiv 1803.08494, eq. 1-2 and 4-7), or over one row (Ba, Kiros & Hinton 2016, arXiv 1607.06450, eq. 3-4).
 
 Forward returns ``(y, saved)``; ``saved`` is for backward only, holds a few numbers for each group, and its content is
 no part of the contract. The statistics are right far from zero (a mean of 1e4 with a deviation of 1 in float32), a
@@ -37,10 +37,11 @@ def group_norm_forward(
     r"""$y = z$, or $y = z\,\sigma(z)$ with ``silu``, where $z = \gamma (x - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta$.
 
     ``x`` is (n, ..., c), channels last, with any number of axes between; ``groups`` divides c and group j holds the
-    channels j c / groups and following. ``gamma`` and ``beta`` are (c,), or (n, c) for one pair a sample (adaptive group
-    norm, Dhariwal & Nichol 2021, arXiv 2105.05233, section 3.1). Returns (y, saved).
+    channels j c / groups and following. ``gamma`` and ``beta`` are (c,), or (n, c) for one pair a sample (adaptive
+    group norm, Dhariwal & Nichol 2021, arXiv 2105.05233, section 3.1). Returns (y, saved).
 
-    Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, ``groups`` or ``eps``.
+    Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, ``groups`` or
+    ``eps``.
     """
     _check_group(x, gamma, beta, groups, eps)
     if (device := device_of(x)) is not None:
@@ -66,7 +67,8 @@ def group_norm_backward(
     eps: float = 1e-5,
     silu: bool = False,
 ) -> tuple[Float[Array, "n *axes c"], Float[Array, "*per_gamma c"], Float[Array, "*per_beta c"]]:
-    r"""$\bar x = r\,(\gamma \bar z - \overline{\gamma \bar z} - \hat x\, \overline{\gamma \bar z \hat x})$, $\bar\gamma = \sum \bar z \hat x$, $\bar\beta = \sum \bar z$, $r = 1/\sqrt{\sigma_g^2 + \epsilon}$.
+    r"""$\bar x = r\,(\gamma \bar z - \overline{\gamma \bar z} - \hat x\, \overline{\gamma \bar z \hat x})$,
+    $\bar\gamma = \sum \bar z \hat x$, $\bar\beta = \sum \bar z$, $r = 1/\sqrt{\sigma_g^2 + \epsilon}$.
 
     ``g`` is the gradient with respect to y. The other arguments are those of the forward call, ``saved`` is what it
     returned. Returns (dx, dgamma, dbeta) with the shapes of ``x``, ``gamma`` and ``beta``.
@@ -109,7 +111,8 @@ def layer_norm_forward(
 def layer_norm_backward(
     g: Float[Array, "*axes c"], x: Float[Array, "*axes c"], gamma: Float[Array, " c"], saved: Any, *, eps: float = 1e-5
 ) -> tuple[Float[Array, "*axes c"], Float[Array, " c"], Float[Array, " c"]]:
-    r"""$\bar x = r\,(\gamma \bar y - \overline{\gamma \bar y} - \hat x\, \overline{\gamma \bar y \hat x})$ over each row, $\bar\gamma = \sum \bar y \hat x$ and $\bar\beta = \sum \bar y$ over all rows.
+    r"""$\bar x = r\,(\gamma \bar y - \overline{\gamma \bar y} - \hat x\, \overline{\gamma \bar y \hat x})$ over each
+    row, $\bar\gamma = \sum \bar y \hat x$ and $\bar\beta = \sum \bar y$ over all rows.
 
     Returns (dx, dgamma, dbeta). ``saved`` is what the forward call returned, ``eps`` what it was given.
     """

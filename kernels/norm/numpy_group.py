@@ -12,9 +12,9 @@ its neighbours.
 
 $$z = a x + b, \qquad \bar x = a \bar z - r^2 c_2\, x + (r^2 c_2\, \mu - r c_1),$$
 
-with $c_1, c_2$ the means of $\gamma \bar z$ and $\gamma \bar z \hat x$. The SiLU works on $h = z/2$ (the half is folded into
-$a$ and $b$): $z \sigma(z) = h (1 + \tanh h)$, and its derivative is $\tfrac12 (1 + \tanh h)(1 + h - h \tanh h)$. Backward
-computes $h$ and $\tanh h$ again from $x$, so nothing of the size of $x$ is kept.
+with $c_1, c_2$ the means of $\gamma \bar z$ and $\gamma \bar z \hat x$. The SiLU works on $h = z/2$ (the half is folded
+into $a$ and $b$): $z \sigma(z) = h (1 + \tanh h)$, and its derivative is $\tfrac12 (1 + \tanh h)(1 + h - h \tanh h)$.
+Backward computes $h$ and $\tanh h$ again from $x$, so nothing of the size of $x$ is kept.
 
 **Long rows.** NumPy multiplies slowly by a short row that it has to repeat, so coefficients of c channels are written
 out k times and the tile is seen as rows of k c elements.

@@ -1,13 +1,15 @@
 r"""Layer norm over the last axis, in tiles of rows.
 
 NumPy is slow at multiplying each row by its own number. A BLAS product of two columns with two rows writes
-$r_i \gamma_j$ or $\beta_j - \mu_i r_i \gamma_j$ for the whole tile faster than that, so with $r = 1/\sqrt{\sigma^2 + \epsilon}$
+$r_i \gamma_j$ or $\beta_j - \mu_i r_i \gamma_j$ for the whole tile faster than that, so with
+$r = 1/\sqrt{\sigma^2 + \epsilon}$
 
 $$y_{ij} = x_{ij}\,[r_i \gamma_j] + [\beta_j - \mu_i r_i \gamma_j], \qquad
 \bar x_{ij} = \bar y_{ij}\,[r_i \gamma_j] - [r_i^2 c_{2i}]\,x_{ij} + [r_i^2 c_{2i} \mu_i - r_i c_{1i}]$$
 
 where each bracket is such a product. The sums are matrix-vector products too: with $p = \bar y x$,
-$c_1 = \bar y \gamma / d$, $c_2 = r (p \gamma - \mu\, \bar y \gamma) / d$, $\bar\gamma = r^T p - (r \mu)^T \bar y$, $\bar\beta = 1^T \bar y$.
+$c_1 = \bar y \gamma / d$, $c_2 = r (p \gamma - \mu\, \bar y \gamma) / d$, $\bar\gamma = r^T p - (r \mu)^T \bar y$,
+$\bar\beta = 1^T \bar y$.
 
 A row with $\mu^2 > 16\,\sigma^2$ is first shifted by its mean, as in ``numpy_group``.
 """

@@ -15,9 +15,9 @@ def nearest_code(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Int[A
 
     (van den Oord et al. 2017, arXiv 1711.00937, eq. 1.) Exactly what ``argmin`` gives for the distances with the
     differences taken and summed in float64: right far from the origin, the lowest index on ties, and the first NaN
-    where a distance is NaN. (Where only the last bits of float64 tell two codes apart, NumPy's order of summing may decide otherwise
-    than the kernels', which all have one.) Raises TypeError for other dtypes than float32 and float64, ValueError for shapes that do
-    not fit and for an empty codebook.
+    where a distance is NaN. (Where only the last bits of float64 tell two codes apart, NumPy's order of summing may
+    decide otherwise than the kernels', which all have one.) Raises TypeError for other dtypes than float32 and float64,
+    ValueError for shapes that do not fit and for an empty codebook.
     """
     check_float("z", z, 2)
     check_float("codebook", codebook, 2)

@@ -5,8 +5,8 @@ the seed as its key and (block, sample, step, purpose) as its counter. So sample
 alone, leaving out a step does not move the others, noise and dropout do not disturb each other, and NumPy, CuPy and the
 CUDA kernel give the same bits: words, uniform and normal numbers alike (why: ``reference``).
 
-In ``normal`` the words give $2^{32}$ radii and angles; the largest number is 6.76, and the density beyond, 1.4e-11 of all, is
-missing. float32 results are the float64 ones rounded once, right to 0.51 units in the last place.
+In ``normal`` the words give $2^{32}$ radii and angles; the largest number is 6.76, and the density beyond, 1.4e-11 of
+all, is missing. float32 results are the float64 ones rounded once, right to 0.51 units in the last place.
 """
 
 import math
@@ -32,8 +32,8 @@ def random_bits(
 ) -> UInt32[Array, "n *rest"]:
     """Words of 32 random bits; row i of ``shape`` (n, ...) belongs to the sample ``first + i``.
 
-    ``seed`` is below 2^64, the others are below 2^32, and a sample has at most 2^34 numbers, else ValueError. The result
-    lies on the device of the array ``like``.
+    ``seed`` is below 2^64, the others are below 2^32, and a sample has at most 2^34 numbers, else ValueError. The
+    result lies on the device of the array ``like``.
     """
     return _draw("random_bits", lambda w, xp: w, 4, np.uint32, shape, seed, first, step, purpose, like)
 
@@ -63,7 +63,10 @@ def normal(
     dtype: Any = np.float32,
     like: Array | None = None,
 ) -> Float[Array, "n *rest"]:
-    r"""$N(0, 1)$: $\sqrt{-2 \ln u} \cos 2\pi a$ and $\sqrt{-2 \ln u} \sin 2\pi a$ (Box & Muller 1958). Arguments as for ``random_bits``."""
+    r"""$N(0, 1)$: $\sqrt{-2 \ln u} \cos 2\pi a$ and $\sqrt{-2 \ln u} \sin 2\pi a$ (Box & Muller 1958).
+
+    Arguments as for ``random_bits``.
+    """
     _check_dtype(dtype)
     return _draw("normal", reference.normal_64, 4, dtype, shape, seed, first, step, purpose, like)
 
@@ -71,8 +74,9 @@ def normal(
 class Stream:
     """The stream in the place of a NumPy generator: each call takes the next step, rows are samples.
 
-    ``Stream(seed, first=7).standard_normal((1, ...))`` is row 7 of what ``Stream(seed).standard_normal((512, ...))`` gives,
-    call after call. ``purpose`` keeps the draws of two uses apart; ``like`` is an array on the device of the results.
+    ``Stream(seed, first=7).standard_normal((1, ...))`` is row 7 of what ``Stream(seed).standard_normal((512, ...))``
+    gives, call after call. ``purpose`` keeps the draws of two uses apart; ``like`` is an array on the device of the
+    results.
     """
 
     def __init__(self, seed: int, *, purpose: int = 0, first: int = 0, step: int = 0, like: Array | None = None):

@@ -67,8 +67,9 @@ def normal_64(w: Any, xp: Any) -> Any:
 def log_uniform(w: Any, xp: Any) -> Any:
     r"""$\ln u$ for $u = (w + 1/2) / 2^{32}$.
 
-    $u = f\, 2^e$ with $f$ in $[\sqrt{1/2}, \sqrt 2)$, and $\ln f = 2 s (1 + s^2/3 + s^4/5 + \dots)$ with $s = (f - 1) / (f + 1)$.
-    Near $u = 1$ the difference $f - 1$ is exact, so the result is right relative to its own small size.
+    $u = f\, 2^e$ with $f$ in $[\sqrt{1/2}, \sqrt 2)$, and $\ln f = 2 s (1 + s^2/3 + s^4/5 + \dots)$ with
+    $s = (f - 1) / (f + 1)$. Near $u = 1$ the difference $f - 1$ is exact, so the result is right relative to its own
+    small size.
     """
     f, e = xp.frexp((w * 2 + 1).astype(xp.float64) * 2.0**-33)
     low = f < ROOT_HALF
@@ -84,8 +85,8 @@ def log_uniform(w: Any, xp: Any) -> Any:
 def cos_sin_turn(w: Any, xp: Any) -> tuple[Any, Any]:
     r"""$\cos 2\pi a$ and $\sin 2\pi a$ for $a = (w + 1/2) / 2^{32}$.
 
-    $4a = q + r$ with the nearest whole number $q$ of quarter turns and $y = r \pi / 2$ within an eighth of a turn, where
-    $\sin y = y (1 - \tfrac{y^2}{2 \cdot 3} (1 - \tfrac{y^2}{4 \cdot 5} (\dots)))$ and the cosine likewise.
+    $4a = q + r$ with the nearest whole number $q$ of quarter turns and $y = r \pi / 2$ within an eighth of a turn,
+    where $\sin y = y (1 - \tfrac{y^2}{2 \cdot 3} (1 - \tfrac{y^2}{4 \cdot 5} (\dots)))$ and the cosine likewise.
     """
     a = (w * 2 + 1).astype(xp.float64) * 2.0**-31  # 4 a: 33 bits, exact
     q = xp.floor(a + 0.5)

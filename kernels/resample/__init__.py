@@ -3,7 +3,8 @@ r"""Nearest-neighbour upsampling and average pooling by a whole factor f, and th
 $$\mathrm{up}(x)_{ij} = x_{\lfloor i/f \rfloor, \lfloor j/f \rfloor}, \qquad
 \mathrm{pool}(x)_{ij} = \frac{1}{f^2} \sum_{u, v = 0}^{f-1} x_{f i + u,\, f j + v}.$$
 
-Each is the other's transpose up to the factor: $\mathrm{up}^T = f^2\, \mathrm{pool}$ and $\mathrm{pool}^T = \mathrm{up} / f^2$.
+Each is the other's transpose up to the factor: $\mathrm{up}^T = f^2\, \mathrm{pool}$ and
+$\mathrm{pool}^T = \mathrm{up} / f^2$.
 """
 
 import numbers

@@ -6,8 +6,8 @@ $$o = o_\varnothing + s\, (o_c - o_\varnothing), \qquad (\hat x_0, \hat\epsilon)
 x_u = \sqrt{a'}\, \hat x_0 + \sqrt{1 - a' - \sigma^2}\; \hat\epsilon + \sigma z,
 \qquad \sigma = \eta \sqrt{\tfrac{1 - a'}{1 - a}} \sqrt{1 - \tfrac{a}{a'}}$$
 
-(Song, Meng & Ermon 2020, arXiv 2010.02502, eq. 12 and 16; Ho & Salimans 2022, arXiv 2207.12598; Saharia et al. 2022, arXiv
-2205.11487, eq. 2). The network predicts ``kind``:
+(Song, Meng & Ermon 2020, arXiv 2010.02502, eq. 12 and 16; Ho & Salimans 2022, arXiv 2207.12598; Saharia et al. 2022,
+arXiv 2205.11487, eq. 2). The network predicts ``kind``:
 
 | ``kind`` | $\hat x_0$ | $\hat\epsilon$ |
 |---|---|---|
@@ -16,11 +16,12 @@ x_u = \sqrt{a'}\, \hat x_0 + \sqrt{1 - a' - \sigma^2}\; \hat\epsilon + \sigma z,
 | ``"v"`` | $\sqrt a\, x_t - \sqrt{1 - a}\, o$ | $\sqrt{1 - a}\, x_t + \sqrt a\, o$ |
 | ``"score"`` | $(x_t + (1 - a)\, o) / \sqrt a$ | $-\sqrt{1 - a}\, o$ |
 
-With ``clip`` = c, $\hat x_0$ is cut to $[-c, c]$ and $\hat\epsilon$ is computed anew from it. Where s is 1 (or 0) for a sample,
-$o_\varnothing$ (or $o_c$) plays no part in it, whatever it holds.
+With ``clip`` = c, $\hat x_0$ is cut to $[-c, c]$ and $\hat\epsilon$ is computed anew from it. Where s is 1 (or 0) for a
+sample, $o_\varnothing$ (or $o_c$) plays no part in it, whatever it holds.
 
-Each of these lines is a pass over memory when it is an array operation. In the CUDA rung they are one: 12 bytes read and 4
-written for each number, and the noise does not come from memory at all but from the random stream, which needs none.
+Each of these lines is a pass over memory when it is an array operation. In the CUDA rung they are one: 12 bytes read
+and 4 written for each number, and the noise does not come from memory at all but from the random stream, which needs
+none.
 """
 
 import math
@@ -41,7 +42,8 @@ KINDS = ("eps", "x_0", "v", "score")
 
 
 class Plan(NamedTuple):
-    r"""A step as numbers: $\hat x_0$ = ``x_0`` $\cdot (x_t, o)$, $\hat\epsilon$ = ``eps`` $\cdot (x_t, o)$, $x_u$ = ``x_u`` $\cdot (\hat x_0, \hat\epsilon, z)$.
+    r"""A step as numbers: $\hat x_0$ = ``x_0`` $\cdot (x_t, o)$, $\hat\epsilon$ = ``eps`` $\cdot (x_t, o)$, $x_u$ =
+    ``x_u`` $\cdot (\hat x_0, \hat\epsilon, z)$.
 
     ``again`` gives $\hat\epsilon$ from $(x_t, \hat x_0)$ after clipping.
     """
@@ -94,9 +96,10 @@ def ddim_step(
 ) -> tuple[Float[Array, "n *axes"], Float[Array, "n *axes"]]:
     r"""$(x_u, \hat x_0)$: the state after the step, and the guess that it went by.
 
-    ``conditional`` and ``unconditional`` are the network's outputs; without the second there is no guidance and ``scale``
-    must be 1. ``scale`` is a number or one a sample. ``noise`` is $z$, or a ``Stream`` that draws it and moves on; it is
-    needed where $\sigma > 0$ and not looked at elsewhere. Raises TypeError for dtypes, ValueError for shapes and settings.
+    ``conditional`` and ``unconditional`` are the network's outputs; without the second there is no guidance and
+    ``scale`` must be 1. ``scale`` is a number or one a sample. ``noise`` is $z$, or a ``Stream`` that draws it and
+    moves on; it is needed where $\sigma > 0$ and not looked at elsewhere. Raises TypeError for dtypes, ValueError for
+    shapes and settings.
     """
     steps, scales = check(x_t, conditional, unconditional, a_t, a_u, scale, kind, eta, clip, noise)
     if (device := device_of(x_t)) is not None:

@@ -1,7 +1,7 @@
 """The ledger of claims: what everybody says of these models, each as a small experiment with a verdict.
 
-`ledger` is what a claim is and how it is judged; `trained` trains a system once and finds it again; the other files hold
-the claims, a chapter each.
+`ledger` is what a claim is and how it is judged; `trained` trains a system once and finds it again; the other files
+hold the claims, a chapter each.
 """
 
 from . import (

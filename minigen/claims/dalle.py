@@ -4,8 +4,8 @@ All on prompts that ask for one thing with every attribute named, read by the or
 
 **Equal compute.** The second claim sets the codec and the transformer over its codes beside the same transformer over
 pixels, 32x32 tokens of a palette of 16 colours (after image GPT, Chen et al. 2020), which loses nothing that the oracle
-asks for: it reads every test picture right after it. Both train for the same time on one core, the codec's included. The
-numbers of steps are fixed by what one step of each takes, so that no run depends on the machine's mood.
+asks for: it reads every test picture right after it. Both train for the same time on one core, the codec's included.
+The numbers of steps are fixed by what one step of each takes, so that no run depends on the machine's mood.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def reranked(setting: Setting) -> dict[str, float]:
     }
 
 
-# --- the transformer over pixels ---------------------------------------------------------------------------------------
+# --- the transformer over pixels --------------------------------------------------------------------------------------
 
 
 @cache

@@ -1,18 +1,19 @@
 """DALL-E 2: what is the prior good for, which of the two is better, and what does an embedding hold while a picture changes?
 
-One small system a seed, over the CLIP of the claims about CLIP. Prompts ask for one thing with every attribute named, but for the
-background in the claim about diversity, and are read by the oracle of `data/oracle.py`. So short a training seldom meets a whole
-prompt, so the figure counts attributes (`minigen.metrics.prompts.attributes_met`).
+One small system a seed, over the CLIP of the claims about CLIP. Prompts ask for one thing with every attribute named,
+but for the background in the claim about diversity, and are read by the oracle of `data/oracle.py`. So short a training
+seldom meets a whole prompt, so the figure counts attributes (`minigen.metrics.prompts.attributes_met`).
 
-**Equal compute.** Both priors have the same transformer; a sequence of the autoregressive one is twice as long. The steps are
-fixed by what one step of each takes on one core, so that no run depends on the machine's mood.
+**Equal compute.** Both priors have the same transformer; a sequence of the autoregressive one is twice as long. The
+steps are fixed by what one step of each takes on one core, so that no run depends on the machine's mood.
 
-**Variations.** Pictures with one embedding have the same meaning and other details if the embedding is where the meaning is. So test
-pictures are drawn again from their own noise and more (eta 0.5), with their own embedding, and with that of the next picture.
+**Variations.** Pictures with one embedding have the same meaning and other details if the embedding is where the
+meaning is. So test pictures are drawn again from their own noise and more (eta 0.5), with their own embedding, and with
+that of the next picture.
 
-**Diversity.** A caption that does not name the background leaves it open, and training shows all three equally often. So
-the entropy of the backgrounds of many pictures of such prompts is ln 3 if nothing is lost. GLIDE is guided in all that it draws;
-DALL-E 2's background is in the embedding, which the prior has drawn before the decoder is guided.
+**Diversity.** A caption that does not name the background leaves it open, and training shows all three equally often.
+So the entropy of the backgrounds of many pictures of such prompts is ln 3 if nothing is lost. GLIDE is guided in all
+that it draws; DALL-E 2's background is in the embedding, which the prior has drawn before the decoder is guided.
 """
 
 from collections.abc import Sequence

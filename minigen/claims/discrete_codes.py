@@ -32,7 +32,9 @@ def used(setting: Setting) -> dict[str, float]:
 
 
 def accepted(setting: Setting) -> dict[str, float]:
-    """Share accepted as a digit: of uniform codes, of each place's code from another training picture, of the prior's, of copies."""
+    """Share accepted as a digit: of uniform codes, of each place's code from another training picture, of the prior's,
+    of copies.
+    """
     changes: dict[str, Any] = {}
     if setting.quick:
         changes["prior_steps"] = vq_vae.Config().prior_steps // QUICK

@@ -1,7 +1,8 @@
 """GAN and VAE: fidelity against diversity.
 
-But for the last, all on 512 samples of systems trained with their defaults, set against the test split of the digits. A VAE is shown in
-the two ways that papers do: as the *mean* picture of its decoder, or as a *draw* from the decoder's distribution.
+But for the last, all on 512 samples of systems trained with their defaults, set against the test split of the digits. A
+VAE is shown in the two ways that papers do: as the *mean* picture of its decoder, or as a *draw* from the decoder's
+distribution.
 """
 
 from typing import Any

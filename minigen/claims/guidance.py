@@ -5,9 +5,9 @@ classifier, which no sampler has seen; a sample counts as *right* where it takes
 precision are of the test split, in pixels.
 
 **Equal compute.** The noisy classifier costs training that a classifier-free model does not need. So the latter trains
-longer: the numbers of steps are fixed by what one step of each takes on one core (145 ms of ADM's denoiser, 57 ms of its
-classifier, 104 ms of the classifier-free model, measured side by side), so that no run depends on the machine's mood. In
-sampling both guidances take about twice as long as none. Each is shown at its best of three scales.
+longer: the numbers of steps are fixed by what one step of each takes on one core (145 ms of ADM's denoiser, 57 ms of
+its classifier, 104 ms of the classifier-free model, measured side by side), so that no run depends on the machine's
+mood. In sampling both guidances take about twice as long as none. Each is shown at its best of three scales.
 """
 
 from collections.abc import Callable

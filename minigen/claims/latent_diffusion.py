@@ -1,17 +1,19 @@
-"""Latent diffusion: is it cheaper than diffusion of pixels, does the codec's regulariser matter, and which sampler is worth its steps?
+"""Latent diffusion: is it cheaper than diffusion of pixels, does the codec's regulariser matter, and which sampler is
+worth its steps?
 
-All on prompts that ask for one thing with every attribute named, read by the oracle of `data/oracle.py`, by the share of the
-attributes that came (`minigen.metrics.prompts.attributes_met`): so short a training seldom meets a whole prompt. The systems of
-one seed share one small CLIP.
+All on prompts that ask for one thing with every attribute named, read by the oracle of `data/oracle.py`, by the share
+of the attributes that came (`minigen.metrics.prompts.attributes_met`): so short a training seldom meets a whole prompt.
+The systems of one seed share one small CLIP.
 
-**Equal compute.** Every U-Net works on a grid of 8 x 8 places (4 x 4 for f = 8), the pixels' too (squares of 4 x 4 pixels become one
-place): what differs is what a place says. The numbers of steps are fixed by what one step of each takes on one core, so that no
-run depends on the machine's mood: 234, 231, 222 and 153 ms of diffusion in pixels and with f = 2, 4 and 8, and 188, 116 and 106 ms of
-the codecs, measured side by side. All take as long as codec and diffusion with f = 4. The captions are read by CLIP alone: the text network that
-learns beside it would cost all of them the same.
+**Equal compute.** Every U-Net works on a grid of 8 x 8 places (4 x 4 for f = 8), the pixels' too (squares of 4 x 4
+pixels become one place): what differs is what a place says. The numbers of steps are fixed by what one step of each
+takes on one core, so that no run depends on the machine's mood: 234, 231, 222 and 153 ms of diffusion in pixels and
+with f = 2, 4 and 8, and 188, 116 and 106 ms of the codecs, measured side by side. All take as long as codec and
+diffusion with f = 4. The captions are read by CLIP alone: the text network that learns beside it would cost all of them
+the same.
 
-**Few steps.** The samplers start from the same noise, and are judged by how far their pictures are from those that 200 steps of DDIM
-draw from it, and by the attributes that come.
+**Few steps.** The samplers start from the same noise, and are judged by how far their pictures are from those that 200
+steps of DDIM draw from it, and by the attributes that come.
 """
 
 from types import SimpleNamespace

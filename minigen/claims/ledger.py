@@ -1,21 +1,21 @@
 r"""What a claim is, and how it gets its verdict.
 
 A claim is a sentence and an experiment. The experiment runs once for each of at least five seeds and measures some
-things side by side, its *groups*, all in one unit. One number is made of them, the *effect*, which is positive where the
-seed speaks for the sentence. With the effects $e_1 \dots e_n$ of the seeds, their mean $\bar e$ and their standard
+things side by side, its *groups*, all in one unit. One number is made of them, the *effect*, which is positive where
+the seed speaks for the sentence. With the effects $e_1 \dots e_n$ of the seeds, their mean $\bar e$ and their standard
 deviation $s$, the 95 % confidence interval of the mean is
 
 $$ \bar e \pm t_{0.975,\, n-1} \, s / \sqrt n $$
 
-(Student 1908). The verdict compares the whole interval with the smallest effect that would matter: above it the sentence
-is *supported*, below it *not supported*, and *undecided* where the interval holds it, or where all seeds are alike: such a figure is at
-its end (all modes found, nothing met), and says nothing of the spread.
+(Student 1908). The verdict compares the whole interval with the smallest effect that would matter: above it the
+sentence is *supported*, below it *not supported*, and *undecided* where the interval holds it, or where all seeds are
+alike: such a figure is at its end (all modes found, nothing met), and says nothing of the spread.
 
-Each verdict is at 95 % by itself. Of many some are chance: `holm` says which stand although so many are judged, by the two-sided p-value that the effect is
-the smallest that would matter.
+Each verdict is at 95 % by itself. Of many some are chance: `holm` says which stand although so many are judged, by the
+two-sided p-value that the effect is the smallest that would matter.
 
-The seeds are independent trainings: initial weights, batches, noise and samples. The data set and its split are the same
-for all, so a verdict is about this data set.
+The seeds are independent trainings: initial weights, batches, noise and samples. The data set and its split are the
+same for all, so a verdict is about this data set.
 """
 
 import math

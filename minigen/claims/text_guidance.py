@@ -1,8 +1,8 @@
 """GLIDE: is a text model better led by itself or by CLIP?
 
 One small system a seed, with a CLIP that was trained on noisy pictures, as the paper's. It draws pictures of one thing,
-led by either guidance at the best of its scales, and by both together for comparison. So short a training seldom meets a whole prompt, so the
-figure counts attributes (`minigen.metrics.prompts.attributes_met`).
+led by either guidance at the best of its scales, and by both together for comparison. So short a training seldom meets
+a whole prompt, so the figure counts attributes (`minigen.metrics.prompts.attributes_met`).
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Pictures and words: what CLIP recognises that it was never shown, and whether it reads more than a bag of words.
 
-All on the captioned shapes. Training never shows five of the 35 pairs of colour and shape; the split ``held`` shows one of
-them in every picture of one thing.
+All on the captioned shapes. Training never shows five of the 35 pairs of colour and shape; the split ``held`` shows one
+of them in every picture of one thing.
 """
 
 from collections.abc import Callable

@@ -44,19 +44,25 @@ def eps_from_x_0(x_t: Any, t: Any, x_0: Any, schedule: Schedule) -> Any:
 
 
 def posterior_mean(x_0: Any, x_t: Any, t: Any, schedule: Schedule) -> Any:
-    r"""$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$ (eq. 7); ``t`` at least 1."""
+    r"""$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$
+    (eq. 7); ``t`` at least 1.
+    """
     alpha, before, noise = schedule.alpha, schedule.alpha_bar_before, schedule.noise
     return at(before**0.5 * schedule.beta / noise, t, x_t) * x_0 + at(alpha**0.5 * (1 - before) / noise, t, x_t) * x_t
 
 
 def mean_from_eps(x_t: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
-    r"""$\mu = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon\Big)$ (eq. 11): $\tilde\mu_t$ with $\hat x_0$ in terms of $\epsilon$."""
+    r"""$\mu = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon\Big)$ (eq. 11):
+    $\tilde\mu_t$ with $\hat x_0$ in terms of $\epsilon$.
+    """
     _needs_signal(schedule)
     return at(schedule.alpha**-0.5, t, x_t) * (x_t - at(schedule.beta / schedule.noise**0.5, t, x_t) * eps)
 
 
 def mean_from_score(x_t: Any, t: Any, score: Any, schedule: Schedule) -> Any:
-    r"""$\mu = \frac{1}{\sqrt{\alpha_t}} (x_t + \beta_t\, \nabla_{x_t} \ln q(x_t))$: eq. 11 with $\epsilon = -\sqrt{1 - \bar\alpha_t}\, \nabla \ln q$."""
+    r"""$\mu = \frac{1}{\sqrt{\alpha_t}} (x_t + \beta_t\, \nabla_{x_t} \ln q(x_t))$: eq. 11 with
+    $\epsilon = -\sqrt{1 - \bar\alpha_t}\, \nabla \ln q$.
+    """
     return at(schedule.alpha**-0.5, t, x_t) * (x_t + at(schedule.beta, t, x_t) * score)
 
 

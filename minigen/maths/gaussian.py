@@ -20,7 +20,8 @@ def kl(mean_1: Any, log_var_1: Any, mean_2: Any, log_var_2: Any) -> Any:
 
 
 def discretised_log_likelihood(x: Any, mean: Any, log_std: Any, levels: int) -> Any:
-    r"""$\ln \int_{\delta_-(x)}^{\delta_+(x)} N(u; \mu, \sigma^2)\, du$ (Ho et al. 2020, eq. 13) for ``levels`` grey levels in $[-1, 1]$.
+    r"""$\ln \int_{\delta_-(x)}^{\delta_+(x)} N(u; \mu, \sigma^2)\, du$ (Ho et al. 2020, eq. 13) for ``levels`` grey
+    levels in $[-1, 1]$.
 
     Level $k$ sits at $x = 2k / (L - 1) - 1$ and owns the bin $x \pm \frac{1}{L - 1}$; the bins at $-1$ and $1$ reach to
     infinity, so the probabilities of all levels add up to one. (The paper's $1/255$ is this half-width for $L = 256$;

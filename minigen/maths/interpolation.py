@@ -26,8 +26,8 @@ def slerp(a: Any, b: Any, t: Any) -> Any:
     a grid, (n, 1, d) and (k,) give (n, k, d). $t = 0$ and $t = 1$ give ``a`` and ``b`` to the last bit. Computed in
     float64, returned in the dtype of ``a`` and ``b`` (float32 or float64).
 
-    Opposite directions have no shortest arc: it then goes by way of the coordinate axis that is farthest from both (in one
-    dimension, through 0). A zero vector has no direction and takes the other's.
+    Opposite directions have no shortest arc: it then goes by way of the coordinate axis that is farthest from both (in
+    one dimension, through 0). A zero vector has no direction and takes the other's.
     """
     xp = array_module(a, b)
     if a.shape[-1:] != b.shape[-1:] or not a.ndim:

@@ -13,7 +13,9 @@ from kernels.backend import array_module
 
 
 def bernoulli_log_likelihood(level: Any, logits: Any) -> Any:
-    r"""$\ln P(1) = \ln \sigma(\ell)$, $\ln P(0) = \ln \sigma(-\ell)$, from the logits: exact where a probability is 0 or 1 in rounding."""
+    r"""$\ln P(1) = \ln \sigma(\ell)$, $\ln P(0) = \ln \sigma(-\ell)$, from the logits: exact where a probability is 0
+    or 1 in rounding.
+    """
     ell = ag.raw(logits)
     sign = array_module(ell).asarray(2 * _checked(level, 2).astype(np.int8) - 1, ell.dtype)
     return -ag.softplus(-sign * logits)
@@ -63,7 +65,8 @@ def discretised_logistic_log_likelihood(
 def logistic_mixture_log_likelihood(
     level: Any, logits: Any, mean: Any, log_scale: Any, levels: int, *, uniform: float = 0.0
 ) -> Any:
-    r"""$P(k) = \sum_m \pi_m P_m(k)$, $\pi = \mathrm{softmax}(\ell)$, each $P_m$ a discretised logistic (Salimans et al. 2017, 1701.05517, eq. 2).
+    r"""$P(k) = \sum_m \pi_m P_m(k)$, $\pi = \mathrm{softmax}(\ell)$, each $P_m$ a discretised logistic (Salimans et al.
+    2017, 1701.05517, eq. 2).
 
     ``logits`` $\ell$, ``mean`` and ``log_scale`` (..., M) for ``level`` (...), which broadcasts: levels (L, 1) beside
     (n, 1, M) give all of them, (n, L). ``uniform`` is mixed into each part, and so into the whole.
@@ -74,7 +77,9 @@ def logistic_mixture_log_likelihood(
 
 
 def draw_levels(p: Any, u: Any) -> Any:
-    r"""Levels drawn from probabilities ``p`` (..., L) with ``u`` (...) uniform in [0, 1): the number of levels whose cumulated $P$ is at most $u$."""
+    r"""Levels drawn from probabilities ``p`` (..., L) with ``u`` (...) uniform in [0, 1): the number of levels whose
+    cumulated $P$ is at most $u$.
+    """
     cumulated = np.cumsum(p, axis=-1, dtype=np.float64)[..., :-1]  # the last level takes what rounding leaves
     return (cumulated <= u[..., None]).sum(-1).astype(np.uint8)
 

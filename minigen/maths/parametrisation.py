@@ -9,8 +9,8 @@ With $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ know
 | ``"v"`` | $v$ | $\sqrt{\bar\alpha_t}\, \epsilon - \sqrt{1 - \bar\alpha_t}\, x_0$ | Salimans & Ho 2022, 2202.00512, appendix D |
 | ``"score"`` | $\nabla_{x_t} \ln q(x_t)$ | $-\epsilon / \sqrt{1 - \bar\alpha_t}$ | Song et al. 2020, 2011.13456 |
 
-A guess of $\epsilon$ (or of the score) says nothing of $x_0$ where $\bar\alpha_t = 0$; $x_0$ and $v$ do. ``t`` is a level of the
-schedule as in `diffusion`: an integer, or an array (n,) of integers, at least 1.
+A guess of $\epsilon$ (or of the score) says nothing of $x_0$ where $\bar\alpha_t = 0$; $x_0$ and $v$ do. ``t`` is a
+level of the schedule as in `diffusion`: an integer, or an array (n,) of integers, at least 1.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 r"""Noise schedules: how much of the picture is left at time $t$.
 
 A schedule is one array, $\bar\alpha_0 = 1 > \bar\alpha_1 > \dots > \bar\alpha_T \ge 0$ in float64, and everything else
-follows from it. Arrays have $T + 1$ entries so that indices are the papers': ``beta[t]``, $t = 1 \dots T$; clean data is
-$t = 0$, with ``beta[0] = 0`` and ``alpha_bar[0] = 1``.
+follows from it. Arrays have $T + 1$ entries so that indices are the papers': ``beta[t]``, $t = 1 \dots T$; clean data
+is $t = 0$, with ``beta[0] = 0`` and ``alpha_bar[0] = 1``.
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,9 @@ class Schedule:
             return ((1 - self.alpha_bar) / self.alpha_bar) ** 0.5
 
     def alpha_bar_at(self, times: Any) -> Any:
-        r"""$\bar\alpha$ at the times that a network is told, (n,) -> (n,): between two of ``times``, $\ln\sigma$ is interpolated."""
+        r"""$\bar\alpha$ at the times that a network is told, (n,) -> (n,): between two of ``times``, $\ln\sigma$ is
+        interpolated.
+        """
         times = np.asarray(times)
         level = np.searchsorted(self.times, times).clip(0, self.T)
         exact = self.times[level] == times
@@ -109,7 +111,8 @@ class Schedule:
         return alpha_bar
 
     def times_at(self, sigmas: Any) -> Any:
-        r"""The times whose noise in $x_t / \sqrt{\bar\alpha_t}$ is ``sigmas``, fractions between levels: `alpha_bar_at` turned round.
+        r"""The times whose noise in $x_t / \sqrt{\bar\alpha_t}$ is ``sigmas``, fractions between levels: `alpha_bar_at`
+        turned round.
 
         Below the noise of the first level it is the first level's time, above that of the last level the last one's.
         """
@@ -131,7 +134,8 @@ class Schedule:
         return Schedule(self.alpha_bar[: level + 1], self.times[: level + 1])
 
     def at_sigmas(self, sigmas: Any) -> "Schedule":
-        r"""The schedule whose levels have the noise $0 < \sigma_1 < \dots < \sigma_S$ in $x_t / \sqrt{\bar\alpha_t}$; times are interpolated in $\ln\sigma$.
+        r"""The schedule whose levels have the noise $0 < \sigma_1 < \dots < \sigma_S$ in $x_t / \sqrt{\bar\alpha_t}$;
+        times are interpolated in $\ln\sigma$.
 
         Raises ValueError for a noise below that of the first level or above that of the last.
         """
@@ -172,7 +176,8 @@ def uniform_times(T: int, steps: int) -> Any:
 
 
 def quadratic_times(T: int, steps: int) -> Any:
-    r"""``steps`` times, close together where there is little noise: $\tau_i = \lceil T (i / S)^2 \rceil$ (Song et al. 2020, 2010.02502, appendix D.2).
+    r"""``steps`` times, close together where there is little noise: $\tau_i = \lceil T (i / S)^2 \rceil$ (Song et al.
+    2020, 2010.02502, appendix D.2).
 
     Times that would repeat are moved up to the next free one. Raises ValueError unless $1 \le S \le T$.
     """
@@ -182,9 +187,11 @@ def quadratic_times(T: int, steps: int) -> Any:
 
 
 def section_times(T: int, counts: Sequence[int]) -> Any:
-    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (the code of Dhariwal & Nichol 2021).
+    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (the code of
+    Dhariwal & Nichol 2021).
 
-    The first count is that of the section next to the data. Raises ValueError where a section is shorter than its count.
+    The first count is that of the section next to the data. Raises ValueError where a section is shorter than its
+    count.
     """
     edges = [T * k // len(counts) for k in range(len(counts) + 1)] if counts else [0]
     if len(edges) < 2 or any(not 1 <= n <= b - a for n, a, b in zip(counts, edges, edges[1:])):
@@ -193,7 +200,8 @@ def section_times(T: int, counts: Sequence[int]) -> Any:
 
 
 def karras_sigmas(low: float, high: float, steps: int, rho: float = 7.0) -> Any:
-    r"""$\sigma_i = \big(\sigma_{\min}^{1/\rho} + \tfrac{i - 1}{S - 1} (\sigma_{\max}^{1/\rho} - \sigma_{\min}^{1/\rho})\big)^\rho$, $i = 1 \dots S$, rising (Karras et al. 2022, 2206.00364, eq. 5).
+    r"""$\sigma_i = \big(\sigma_{\min}^{1/\rho} + \tfrac{i - 1}{S - 1} (\sigma_{\max}^{1/\rho} - \sigma_{\min}^{1/\rho})\big)^\rho$,
+    $i = 1 \dots S$, rising (Karras et al. 2022, 2206.00364, eq. 5).
 
     One step is $\sigma_{\max}$ alone. Raises ValueError unless $0 < \sigma_{\min} < \sigma_{\max} < \infty$.
     """
@@ -228,8 +236,9 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule
 def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     r"""$\beta_t$ rising linearly from ``beta_1`` to ``beta_T`` (Ho et al. 2020, section 4), given for $T = 1000$.
 
-    Other lengths scale both ends by $1000 / T$, so that $\bar\alpha_T$ is at most about $4 \cdot 10^{-5}$ and the end is noise:
-    unscaled, $T = 100$ would leave 36 % of the signal's power. Raises ValueError for $T \le 20$, where $\beta_T \ge 1$.
+    Other lengths scale both ends by $1000 / T$, so that $\bar\alpha_T$ is at most about $4 \cdot 10^{-5}$ and the end
+    is noise: unscaled, $T = 100$ would leave 36 % of the signal's power. Raises ValueError for $T \le 20$, where
+    $\beta_T \ge 1$.
     """
     scale = 1000 / T if T >= 1 else np.inf
     if scale * beta_T >= 1:
@@ -241,7 +250,9 @@ def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
 
 
 def cosine(T: int, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
-    r"""$\bar\alpha_t = f(t) / f(0)$, $f(t) = \cos^2\!\big(\frac{t/T + s}{1 + s} \frac\pi2\big)$, with $\beta_t \le$ ``beta_max`` (Nichol & Dhariwal 2021, 2102.09672, eq. 17)."""
+    r"""$\bar\alpha_t = f(t) / f(0)$, $f(t) = \cos^2\!\big(\frac{t/T + s}{1 + s} \frac\pi2\big)$, with $\beta_t \le$
+    ``beta_max`` (Nichol & Dhariwal 2021, 2102.09672, eq. 17).
+    """
     if T < 1:
         raise ValueError(f"T must be at least one, got {T}")
     f = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
@@ -261,7 +272,10 @@ def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Sch
 
 
 def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
-    r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$, $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at least $10^{-9}$ (Chen 2023, 2301.10972, algorithm 1)."""
+    r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$,
+    $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at least $10^{-9}$
+    (Chen 2023, 2301.10972, algorithm 1).
+    """
     if T < 1:
         raise ValueError(f"T must be at least one, got {T}")
     u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)
@@ -271,7 +285,8 @@ def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> 
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    r"""$\sqrt{\bar\alpha_t}$ shifted and stretched so that $\bar\alpha_T = 0$ and $\bar\alpha_1$ stays (Lin et al. 2023, 2305.08891, algorithm 1).
+    r"""$\sqrt{\bar\alpha_t}$ shifted and stretched so that $\bar\alpha_T = 0$ and $\bar\alpha_1$ stays (Lin et al.
+    2023, 2305.08891, algorithm 1).
 
     At the last level nothing is left of the picture, so $\epsilon$ says nothing of it there: predict $x_0$ or $v$.
     Raises ValueError for a schedule of one step, which would have no signal at all.
@@ -284,10 +299,12 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 
 def shifted(schedule: Schedule, s: float) -> Schedule:
-    r"""The same with SNR / $s^2$: as much is left of an average over $s \times s$ pixels as was of one pixel (Hoogeboom, Heek & Salimans 2023, "simple diffusion", 2301.11093, on adjusting the noise schedule).
+    r"""The same with SNR / $s^2$: as much is left of an average over $s \times s$ pixels as was of one pixel
+    (Hoogeboom, Heek & Salimans 2023, "simple diffusion", 2301.11093, on adjusting the noise schedule).
 
-    Neighbouring pixels say nearly the same. Under the noise of a schedule made for small pictures a large one can be read from
-    itself at nearly all times, and a network has little reason to look at what it is told besides. Raises ValueError unless s > 0.
+    Neighbouring pixels say nearly the same. Under the noise of a schedule made for small pictures a large one can be
+    read from itself at nearly all times, and a network has little reason to look at what it is told besides. Raises
+    ValueError unless s > 0.
     """
     if not 0 < s < np.inf:
         raise ValueError(f"s must be a positive number, got {s}")
@@ -296,7 +313,8 @@ def shifted(schedule: Schedule, s: float) -> Schedule:
 
 
 def min_snr_weight(t: Any, schedule: Schedule, kind: str = "eps", gamma: float = 5.0) -> Any:
-    r"""The weight of $\| y - \hat y \|^2$ that clips the weight of $\| x_0 - \hat x_0 \|^2$ at $\gamma$ (Hang et al. 2023, 2303.09556, eq. 10).
+    r"""The weight of $\| y - \hat y \|^2$ that clips the weight of $\| x_0 - \hat x_0 \|^2$ at $\gamma$ (Hang et al.
+    2023, 2303.09556, eq. 10).
 
     $\min(\mathrm{SNR}_t, \gamma)$ for a network that predicts $x_0$, over $\mathrm{SNR}_t$ for $\epsilon$, over
     $\mathrm{SNR}_t + 1$ for $v$; ``t`` at least 1.

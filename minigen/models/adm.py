@@ -19,20 +19,21 @@ $$x_{t-1} \sim N(\mu + s\, \Sigma\, \nabla_{x_t} \ln p_\phi(y \mid x_t)\big|_{x_
 $$\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\, s\, \nabla_{x_t} \ln p_\phi(y \mid x_t) \qquad \text{(eq. 14 and algorithm 2)}$$
 $$s\, \nabla_x \ln p(y \mid x) = \nabla_x \ln \tfrac{1}{Z} p(y \mid x)^s \qquad \text{(section 4.3)}$$
 
-Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every sampler; ``mean`` moves the mean of the ancestral
-samplers by the gradient at $\mu$, as section 4.1 derives it; ``mean-at-x_t`` by the gradient at $x_t$, as algorithm 1 is printed and as
-the authors' code has it.
+Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every sampler; ``mean`` moves the mean of the
+ancestral samplers by the gradient at $\mu$, as section 4.1 derives it; ``mean-at-x_t`` by the gradient at $x_t$, as
+algorithm 1 is printed and as the authors' code has it.
 
-The network, against that of DDPM: attention at every resolution, a fixed number of channels a head, the embedding as scale
-and shift of the norms, residual blocks that change the resolution themselves (BigGAN). It is trained with improved
-DDPM's hybrid loss and learns its variance. The classifier is the way down of such a network, with attention as its
-last pooling (Radford et al. 2021, 2103.00020, section 2.4).
+The network, against that of DDPM: attention at every resolution, a fixed number of channels a head, the embedding as
+scale and shift of the norms, residual blocks that change the resolution themselves (BigGAN). It is trained with
+improved DDPM's hybrid loss and learns its variance. The classifier is the way down of such a network, with attention as
+its last pooling (Radford et al. 2021, 2103.00020, section 2.4).
 
-You need: `nn/unet.py`, `models/improved_ddpm.py` (the loss), `samplers/guidance.py` (algorithm 2), `samplers/ancestral.py`
-(algorithm 1). New here: the noisy classifier, and sampling by two networks.
+You need: `nn/unet.py`, `models/improved_ddpm.py` (the loss), `samplers/guidance.py` (algorithm 2),
+`samplers/ancestral.py` (algorithm 1). New here: the noisy classifier, and sampling by two networks.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_adm.py):
-- the classifier is trained on $x_t$, by the same $q$, with one uniform $t$ for each sample, and is told the $t$ that made its $x_t$;
+- the classifier is trained on $x_t$, by the same $q$, with one uniform $t$ for each sample, and is told the $t$ that
+  made its $x_t$;
 - when levels are left out it is told the ORIGINAL time of a level, as the denoiser is;
 - the gradient is of $\ln p(y \mid x_t)$ of the ASKED class, and a sample's own: no batch norm;
 - the gradient at $\mu$ is told the level below; nothing pulls in the last step, whose variance is 0;
@@ -141,12 +142,16 @@ class Sampling(sampling.Sampling):
     label: int | None = None
     """The class of all samples; if left out, all classes in turn (or none, where nothing knows of classes)."""
     guidance: Literal["none", "classifier", "mean", "mean-at-x_t"] | None = None
-    """Algorithm 2 ("classifier", any sampler), or the mean of the sampler "ancestral" moved by the gradient at the mean (section 4.1) or at x_t (algorithm 1); "classifier" if left out and there is one."""
+    """Algorithm 2 ("classifier", any sampler), or the mean of the sampler "ancestral" moved by the gradient at the mean
+    (section 4.1) or at x_t (algorithm 1); "classifier" if left out and there is one.
+    """
     scale: float = 8.0
-    """How often the classifier's evidence counts: 0 is no guidance, 1 Bayes' rule, more is surer and less diverse (8 was the first of 1, 2, 4, 8 that drew 97 % of the digits as asked)."""
+    """How often the classifier's evidence counts: 0 is no guidance, 1 Bayes' rule, more is surer and less diverse (8
+    was the first of 1, 2, 4, 8 that drew 97 % of the digits as asked).
+    """
 
 
-# --- networks ------------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 class Denoiser(Module):
@@ -233,7 +238,7 @@ class NoisyClassifier(Module):
         return self.head(self.pool(self.norm(h)))
 
 
-# --- losses --------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 
 
 def hybrid_loss(
@@ -246,7 +251,9 @@ def hybrid_loss(
     levels: int,
     lam: float = 0.001,
 ) -> Any:
-    r"""$L_{\text{hybrid}}$ (Nichol & Dhariwal 2021, eq. 16) of ``denoiser(x_t, t, y)`` for the times ``t`` (n,) and noise ``eps``: a scalar."""
+    r"""$L_{\text{hybrid}}$ (Nichol & Dhariwal 2021, eq. 16) of ``denoiser(x_t, t, y)`` for the times ``t`` (n,) and
+    noise ``eps``: a scalar.
+    """
     x_t = q_sample(x_0, t, eps, schedule)
     eps_theta, v = denoiser(x_t, t, y)
     return ag.mean(l_hybrid(x_0, x_t, t, eps, eps_theta, v, schedule, levels, lam))
@@ -255,12 +262,14 @@ def hybrid_loss(
 def noisy_cross_entropy(
     classifier: Callable[..., Any], x_0: Any, y: Any, t: Any, eps: Any, schedule: Schedule
 ) -> tuple[Any, Any]:
-    r"""$-\ln p_\phi(y \mid x_t)$ of $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, averaged: a scalar; and the logits."""
+    r"""$-\ln p_\phi(y \mid x_t)$ of $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, averaged: a
+    scalar; and the logits.
+    """
     logits = classifier(q_sample(x_0, t, eps, schedule), t)
     return ag.mean(ag.cross_entropy(logits, y)), logits
 
 
-# --- sampling ------------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def draw(
@@ -280,9 +289,9 @@ def draw(
 ) -> Any:
     r"""$x_0$ of the classes ``y`` (n,), over ``steps`` levels of the ``schedule`` that both networks were trained with.
 
-    ``guidance``: "none"; "classifier", the guided eps (algorithm 2), with any sampler; "mean" or "mean-at-x_t", the moved
-    mean (section 4.1, algorithm 1), with ancestral sampling. ``how`` are the settings of `sampling.Sampling`; all else is as in
-    `sampling.draw`. Raises ValueError for settings that do not go together.
+    ``guidance``: "none"; "classifier", the guided eps (algorithm 2), with any sampler; "mean" or "mean-at-x_t", the
+    moved mean (section 4.1, algorithm 1), with ancestral sampling. ``how`` are the settings of `sampling.Sampling`; all
+    else is as in `sampling.draw`. Raises ValueError for settings that do not go together.
     """
     if guidance not in GUIDANCES:
         raise ValueError(f"guidance must be one of {', '.join(GUIDANCES)}, got {guidance!r}")
@@ -427,7 +436,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.stack([to_numpy(row) for row in rows])
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The bound over at most 128 test images, the classifier on noisy test images, and how many samples are what was asked for."""
+        """The bound over at most 128 test images, the classifier on noisy test images, and how many samples are what
+        was asked for.
+        """
         x_0 = dataset.scale(dataset.test.images[:128])
         told = dataset.test.labels[:128] if config.conditional else None
         bound = variational_bound(lambda x_t, t: denoiser(x_t, t, told), x_0, schedule, levels, rng=rng)

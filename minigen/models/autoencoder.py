@@ -19,16 +19,18 @@ $$\min_{f, g \text{ linear}} d\, L = \sum_{i > k} \lambda_i, \quad \lambda_1 \ge
 $$m' = m + w\,(\bar z - m), \quad C' = (1 - w)\, C + w\, S + w (1 - w)\, (\bar z - m)(\bar z - m)^\top \qquad (3)$$
 
 (2) is Baldi & Hornik's theorem, reached where $g \circ f$ projects on the first $k$ principal components; every other
-set of $k$ components is a saddle. (3) is how the Gaussian of the codes is tracked while training: $\bar z$ and $S$ are mean
-and covariance (divided by n) of a batch's codes, and $m', C'$ are exactly those of the mixture of old and new with
-weights $1 - w$ and $w$. Batch number $s = 0, 1, \dots$ has $w = \max(1/(s+1), 1 - \text{decay})$: first the plain average
-of all batches, then a moving one that forgets the codes of an encoder that has moved on.
+set of $k$ components is a saddle. (3) is how the Gaussian of the codes is tracked while training: $\bar z$ and $S$ are
+mean and covariance (divided by n) of a batch's codes, and $m', C'$ are exactly those of the mixture of old and new with
+weights $1 - w$ and $w$. Batch number $s = 0, 1, \dots$ has $w = \max(1/(s+1), 1 - \text{decay})$: first the plain
+average of all batches, then a moving one that forgets the codes of an encoder that has moved on.
 
-You need: `nn` (linear layers). New here: the bottleneck, and drawing from ONE Gaussian in its codes, which shows the holes.
+You need: `nn` (linear layers). New here: the bottleneck, and drawing from ONE Gaussian in its codes, which shows the
+holes.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_autoencoder.py):
 - with ``hidden`` empty both networks are affine: the biases play the part of PCA's centring, and (2) is met exactly;
-- nothing squashes the output while training (a tanh would cost the linear case its theorem); drawn pictures are clipped;
+- nothing squashes the output while training (a tanh would cost the linear case its theorem); drawn pictures are
+  clipped;
 - the Gaussian is a buffer of the module, saved with the weights: drawing needs no data;
 - weights are not averaged, as the codes' statistics belong to the encoder that made them.
 """
@@ -111,7 +113,7 @@ def decode(net: Autoencoder, z: Any) -> Any:
         return ag.raw(net.decode(array_module(net.latent_mean).asarray(z)))
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 
 
 def reconstruction_loss(x: Any, x_hat: Any) -> Any:
@@ -128,7 +130,7 @@ def track(mean: Any, cov: Any, z: Any, w: float) -> tuple[Any, Any]:
     return mean + w * moved, (1 - w) * cov + w * S + w * (1 - w) * moved[:, None] * moved
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def draw_codes(mean: Any, cov: Any, noise: Any) -> Any:
@@ -154,7 +156,10 @@ def pca_error(train: Any, test: Any, k: int) -> float:
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The two networks and what `minigen train`, `sample` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The two networks and what `minigen train`, `sample` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     if len(dataset.shape) != 3:
         raise ValueError(f"this model squeezes pictures, and the data set '{dataset.name}' holds no pictures")
     if config.latent < 1:

@@ -1,8 +1,9 @@
 r"""Classifier-free guidance. Ho & Salimans 2022, "Classifier-free diffusion guidance", arXiv 2207.12598.
 
-Guidance without a classifier: one network learns both $p(x \mid c)$ and $p(x)$, because in training its label is now and
-then replaced by a null label. What the two predictions differ by points to where the label matters, and sampling goes
-that way further than the conditional model would. No second network is trained, and no gradient is needed to sample.
+Guidance without a classifier: one network learns both $p(x \mid c)$ and $p(x)$, because in training its label is now
+and then replaced by a null label. What the two predictions differ by points to where the label matters, and sampling
+goes that way further than the conditional model would. No second network is trained, and no gradient is needed to
+sample.
 
 | symbol | code | shape |
 |---|---|---|
@@ -18,8 +19,8 @@ $$\tilde\epsilon_t = (1 + w)\, \epsilon_\theta(x_t, c) - w\, \epsilon_\theta(x_t
 ``--scale`` is $s$: 0 draws without the label, 1 is the conditional model, more is guidance. The papers after this one
 count so; this one's strengths are $w = s - 1$.
 
-You need: `models/ddpm.py` ($L_{\text{simple}}$, the bound), `samplers/classifier_free.py` (eq. 6). New here: labels that are
-dropped.
+You need: `models/ddpm.py` ($L_{\text{simple}}$, the bound), `samplers/classifier_free.py` (eq. 6). New here: labels
+that are dropped.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_classifier_free.py):
 - labels are dropped PER SAMPLE, not per batch, and the label is all that is dropped;
@@ -113,7 +114,10 @@ class Sampling(sampling.Sampling):
 
 
 class LabelledUNet(Module):
-    """``model(x_t, t, y)`` -> eps: the label's embedding is added to the time's. Labels 0 to classes - 1, and ``null`` = classes."""
+    """``model(x_t, t, y)`` -> eps: the label's embedding is added to the time's.
+
+    Labels 0 to classes - 1, and ``null`` = classes.
+    """
 
     def __init__(self, channels: int, classes: int, *, base: int, rng: Any, **settings: Any):
         self.unet = UNet(channels, channels, base=base, rng=rng, **settings)
@@ -125,7 +129,7 @@ class LabelledUNet(Module):
         return self.unet(x_t, t, self.embed(y), rng=rng)
 
 
-# --- the loss ------------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def without_labels(y: Any, dropped: Any, null: int) -> Any:
@@ -134,7 +138,9 @@ def without_labels(y: Any, dropped: Any, null: int) -> Any:
 
 
 def conditional_loss(model: Callable[..., Any], x_0: Any, y: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
-    r"""$L_{\text{simple}}$ of ``model(x_t, t, y)`` for times ``t`` (n,), noise ``eps`` and labels ``y`` (n,), some of them null: a scalar."""
+    r"""$L_{\text{simple}}$ of ``model(x_t, t, y)`` for times ``t`` (n,), noise ``eps`` and labels ``y`` (n,), some of
+    them null: a scalar.
+    """
     return l_simple(eps, model(q_sample(x_0, t, eps, schedule), t, y))
 
 
@@ -148,7 +154,7 @@ def training_loss(
     return conditional_loss(model, x_0, y, t, eps, schedule)
 
 
-# --- training and sampling -----------------------------------------------------------------------------------------------
+# --- training and sampling --------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:

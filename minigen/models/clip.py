@@ -21,32 +21,34 @@ $$P_{ij} = [c_i = c_j] \,/\, |\{k : c_k = c_i\}| \qquad (3)$$
 $$W = \mathrm{norm}\Big(\frac1K \sum_k \mathrm{norm}\, T(\text{prompt}_k)\Big) \qquad (4, \text{ section 3.1.4})$$
 $$p(c \mid I) \propto \sum_{r} e^{s\, I \cdot W_{cr}} \qquad (5)$$
 
-The paper has $P$ = the identity and no $F$. (3) is for a world of few captions: $c_i$ is what caption i MEANS, so that a
-paraphrase of the right answer is right as well. Where equal captions have equal embeddings, (3) gives the very loss of
-the identity (a sum over copies of one column can be taken in any order), at its least $\ln$ of the number of copies
+The paper has $P$ = the identity and no $F$. (3) is for a world of few captions: $c_i$ is what caption i MEANS, so that
+a paraphrase of the right answer is right as well. Where equal captions have equal embeddings, (3) gives the very loss
+of the identity (a sum over copies of one column can be taken in any order), at its least $\ln$ of the number of copies
 above 0; it differs where words differ. $F$ are captions of the same picture with one thing wrong (Yuksekgonul et al.
 2022, 2210.01936): without them nothing in a batch asks who is left and who is right, and a bag of words does.
 
-**Zero-shot.** (4) is one vector for prompts that say the same in other words. A class may leave open what a caption never
-does: "a red circle" has a size and a place. The mean of all of them is near to none, so (5) adds up their probabilities
-instead; where a class has one description it is the paper's classifier.
+**Zero-shot.** (4) is one vector for prompts that say the same in other words. A class may leave open what a caption
+never does: "a red circle" has a size and a place. The mean of all of them is near to none, so (5) adds up their
+probabilities instead; where a class has one description it is the paper's classifier.
 
 **What the best score is.** For pairs from $p(i, t)$, (2) with the identity is least where
-$\ell = \ln \frac{p(i, t)}{p(i)\,p(t)} + \text{const}$, whatever n, and $\ln n - L$ never exceeds the mutual information of
-picture and caption (van den Oord, Li & Vinyals 2018, 1807.03748, eq. 4 and appendix A).
+$\ell = \ln \frac{p(i, t)}{p(i)\,p(t)} + \text{const}$, whatever n, and $\ln n - L$ never exceeds the mutual information
+of picture and caption (van den Oord, Li & Vinyals 2018, 1807.03748, eq. 4 and appendix A).
 
 **Noise.** With ``noise_aware`` the image network is told $t$ and trained on
-$x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, $t$ uniform over $0 \dots T$ (Nichol et al. 2021,
-2112.10741, section 2.4), because guidance asks what a picture shows while there is hardly a picture yet. At $t = 0$ it
-is CLIP.
+$x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, $t$ uniform over $0 \dots T$ (Nichol et al.
+2021, 2112.10741, section 2.4), because guidance asks what a picture shows while there is hardly a picture yet. At
+$t = 0$ it is CLIP.
 
-**Sampling.** CLIP draws nothing. `sample` RETRIEVES: of 4,096 test pictures those that fit the prompt best, the best first.
-Of a prompt about two things there may be none that is right.
+**Sampling.** CLIP draws nothing. `sample` RETRIEVES: of 4,096 test pictures those that fit the prompt best, the best
+first. Of a prompt about two things there may be none that is right.
 
-You need: `nn/transformer.py`, `data/captions.py`, `maths/diffusion.py` (the noise). New here: two networks that meet in one space.
+You need: `nn/transformer.py`, `data/captions.py`, `maths/diffusion.py` (the noise). New here: two networks that meet in
+one space.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_clip.py):
-- the PARAMETER $\tau$ is kept in $[0, \ln 100]$ after each step: clamping its use instead would end its gradient at the bound;
+- the PARAMETER $\tau$ is kept in $[0, \ln 100]$ after each step: clamping its use instead would end its gradient at the
+  bound;
 - it starts at $\ln(1 / 0.07)$, not at 0;
 - the text's vector stands where <eos> stands, found by its place: here it is not the largest token;
 - attention is causal, as in the paper: what stands behind <eos>, padding, changes nothing;
@@ -148,7 +150,7 @@ class Sampling:
     """What the pictures shall show; six different things in turn if left out."""
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def normalise(x: Any) -> Any:
@@ -188,16 +190,16 @@ def clamp(log_scale: Any) -> None:
     log_scale.data[...] = np.clip(log_scale.data, *LOG_SCALE)
 
 
-# --- captions with something wrong -------------------------------------------------------------------------------------
+# --- captions with something wrong ------------------------------------------------------------------------------------
 
 
 def changes(scene: Scene) -> dict[str, list[Scene]]:
     """What a picture of ``scene`` surely does NOT show: kind of change -> scenes that differ in it alone.
 
-    One attribute of one thing is another ("shape", "colour", "size"), the "place" or the "relation" is (left of: above),
-    or two things have exchanged their places ("order"), their "shapes", "colours" or "sizes". ``scene`` names all of
-    them (the background may be left open: it is changed if it is named). Compositions that are held out of training do
-    not come up, nor do kinds with nothing to change.
+    One attribute of one thing is another ("shape", "colour", "size"), the "place" or the "relation" is (left of:
+    above), or two things have exchanged their places ("order"), their "shapes", "colours" or "sizes". ``scene`` names
+    all of them (the background may be left open: it is changed if it is named). Compositions that are held out of
+    training do not come up, nor do kinds with nothing to change.
     """
     things, place, relation, background = scene.things, scene.place, scene.relation, scene.background
 
@@ -231,7 +233,9 @@ ASKED = ("shape", "order", "shapes", "colours", "sizes")  # kinds that the other
 
 
 def false_captions(scene: Scene, count: int, *, rng: Any) -> list[str]:
-    """``count`` false captions of a picture of ``scene``: one of each kind of ``ASKED`` that it has, in random order, and on from the first."""
+    """``count`` false captions of a picture of ``scene``: one of each kind of ``ASKED`` that it has, in random order,
+    and on from the first.
+    """
     found = changes(scene)
     kinds = [found[kind] for kind in ASKED if kind in found]
     kinds = [[some[i] for i in rng.permutation(len(some))] for some in kinds]
@@ -242,7 +246,7 @@ def false_captions(scene: Scene, count: int, *, rng: Any) -> list[str]:
     return [captions.caption(other, x) for other, x in zip(wrong, u.tolist())]
 
 
-# --- the networks ------------------------------------------------------------------------------------------------------
+# --- the networks -----------------------------------------------------------------------------------------------------
 
 
 class ImageTower(Module):
@@ -288,14 +292,19 @@ class TextTower(Module):
         self.out = Linear(config.text_width, config.width, rng=rng)
 
     def features(self, tokens: Any, *, penultimate: bool = False) -> Any:
-        """Tokens (n, t) -> a vector for each of them (n, t, c): what the last block says, or the one before; the last norm follows."""
+        """Tokens (n, t) -> a vector for each of them (n, t, c): what the last block says, or the one before; the last
+        norm follows.
+        """
         h = self.embed(tokens) + self.positions[: tokens.shape[1]]
         for block in self.transformer.blocks[: -1 if penultimate else None]:
             h = block(h, causal=True)
         return self.transformer.norm(h)
 
     def forward(self, tokens: Any) -> Any:
-        """Tokens (n, t) -> (n, d). The shorter half of the texts goes through on its own: a row costs what its longest neighbour does."""
+        """Tokens (n, t) -> (n, d).
+
+        The shorter half of the texts goes through on its own: a row costs what its longest neighbour does.
+        """
         xp, at = array_module(tokens), ends(tokens, self.eos)
         order, found = xp.argsort(at), []
         for rows in xp.array_split(order, 2 if len(order) > 1 else 1):
@@ -366,7 +375,10 @@ class Embedder:
         return self._in_blocks(len(images), block)
 
     def encode_text(self, prompts: Any) -> Any:
-        """Prompts, strings or rows of tokens (n, t) -> unit vectors (n, d). "" is the null prompt: no caption is, so its vector says nothing."""
+        """Prompts, strings or rows of tokens (n, t) -> unit vectors (n, d).
+
+        "" is the null prompt: no caption is, so its vector says nothing.
+        """
         return self._in_blocks(len(prompts), lambda rows: self.net.embed_text(self.net.read(prompts[rows])))
 
     def text_features(self, prompts: Any, *, penultimate: bool = False) -> tuple[Any, Any]:
@@ -388,7 +400,7 @@ class Embedder:
             return xp.concatenate([ag.raw(function(slice(i, i + BLOCK))) for i in range(0, max(n, 1), BLOCK)])
 
 
-# --- zero-shot ---------------------------------------------------------------------------------------------------------
+# --- zero-shot --------------------------------------------------------------------------------------------------------
 
 
 def ensemble(vectors: Any) -> Any:
@@ -418,7 +430,7 @@ def pair_classifier(embedder: Any) -> Any:
     return ensemble(embedder.encode_text(prompts.ravel().tolist()).reshape(*prompts.shape, -1))
 
 
-# --- training and what it is good for ----------------------------------------------------------------------------------
+# --- training and what it is good for ---------------------------------------------------------------------------------
 
 
 def check(config: Config, shape: tuple[int, ...]) -> None:
@@ -499,7 +511,10 @@ def true_beats_false(embedder: Any, images: Any, scenes: Sequence[Scene], *, rng
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
+    """The network and what `minigen train`, `sample` and `tour` do with it.
+
+    Raises ValueError for settings that do not fit the data.
+    """
     if dataset.name != "shapes":
         raise ValueError(f"this model needs pictures with captions, data set 'shapes': '{dataset.name}' has none")
     net = CLIP(dataset.shape, config, rng=np.random.default_rng(seed))
@@ -514,7 +529,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return x[order[:, :count]]
 
     def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None, prompt: str | None = None) -> Any:
-        """``n`` test pictures: those nearest to ``prompt``, the nearest first; without one, in turn those of each of ``PROMPTS``."""
+        """``n`` test pictures: those nearest to ``prompt``, the nearest first; without one, in turn those of each of
+        ``PROMPTS``.
+        """
         if steps is not None:
             raise ValueError(f"CLIP retrieves in one step: steps must be left out, got {steps}")
         test = load("shapes", size=size).test

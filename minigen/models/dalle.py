@@ -17,16 +17,16 @@ $$L = w\, \frac1{T} \sum_{i < T} -\ln p(y_i \mid y_{<i}) + (1 - w)\, \frac1{h'w'
 $$\ell = \ell_\varnothing + s\, (\ell_y - \ell_\varnothing) \qquad \text{(guidance, Ho \& Salimans 2022, 2207.12598; not in the paper)}$$
 $$x = \operatorname{argmax}_{k \le N} \mathrm{CLIP}(x_k, y) \qquad \text{(section 2.6)}$$
 
-(1) is raised in two stages: the codec first, with a uniform $p_\psi$ (`dvae`; or `vq_vae`, whose KL is a constant), then
-$p_\psi$ alone.
+(1) is raised in two stages: the codec first, with a uniform $p_\psi$ (`dvae`; or `vq_vae`, whose KL is a constant),
+then $p_\psi$ alone.
 
-**Tokens.** One numbering without overlaps: words are $0 \dots V - 1$, the padding at text position i is $V + i$, a token of its own as in
-the paper, and code k is $V + T + k$. Two heads, one over words and padding, one over codes: a text position has the
-logit $-\infty$ for every code and a picture's position for every word.
+**Tokens.** One numbering without overlaps: words are $0 \dots V - 1$, the padding at text position i is $V + i$, a
+token of its own as in the paper, and code k is $V + T + k$. Two heads, one over words and padding, one over codes: a
+text position has the logit $-\infty$ for every code and a picture's position for every word.
 
 **What is not the paper's.** The paper's 64 layers attend along rows, columns and in small windows; here four layers
-attend to all tokens, and each place is also told the codes above it and to its left directly. Captions are left out of some training
-pairs (the null prompt, <eos> alone), so that prompts can be exaggerated by guidance.
+attend to all tokens, and each place is also told the codes above it and to its left directly. Captions are left out of
+some training pairs (the null prompt, <eos> alone), so that prompts can be exaggerated by guidance.
 
 You need: `samplers/autoregressive.py`, `models/vq_vae.py` and `models/dvae.py` (codecs), `models/clip.py` (the judge).
 New here: two kinds of tokens in one sequence, and best-of-N.
@@ -124,7 +124,9 @@ class Sampling:
     """Settings of sampling."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
+    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
+    not name is drawn; the empty prompt asks for anything.
+    """
     rerank: int = 1
     """Candidates for each sample, of which CLIP's favourite is shown."""
     temperature: float = 0.5
@@ -137,7 +139,7 @@ class Sampling:
     """s in null + s (prompt - null), of logits: 0 ignores the prompt, 1 is the model, more exaggerates the prompt."""
 
 
-# --- tokens ------------------------------------------------------------------------------------------------------------
+# --- tokens -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,7 @@ def transformer_stage(net: DALLE, loss: Any, config: Config) -> Stage:
     )
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def with_null(step: autoregressive.Step, null: Any) -> autoregressive.Step:
@@ -324,8 +326,8 @@ def draw_codes(
 ) -> Any:
     """Codes (n, h', w') for captions as tokens (n, T), with ``u`` (n, T + h' w') of which the captions' part is not looked at.
 
-    ``null`` (T,) is the null prompt as tokens, ``kept`` (n, k) are the first codes, if they are given; ``filters`` those of
-    `autoregressive.sample`.
+    ``null`` (T,) is the null prompt as tokens, ``kept`` (n, k) are the first codes, if they are given; ``filters``
+    those of `autoregressive.sample`.
     """
     codes = net.vocabulary
     prefix = text if kept is None else np.concatenate([text, codes.of_codes(kept)], axis=1)
@@ -353,7 +355,10 @@ def unfinished(images: Any, done: int, grid: tuple[int, int]) -> Any:
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The three networks and what `minigen train`, `sample` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The three networks and what `minigen train`, `sample` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     check(config, dataset)
     rng = np.random.default_rng(seed)
     codec_file: Any = {"vq": vq_vae, "dvae": dvae}[config.codec]

@@ -1,9 +1,12 @@
-r"""DALL-E 2 (unCLIP). Ramesh, Dhariwal, Nichol, Chu & Chen 2022, "Hierarchical text-conditional image generation with CLIP
-latents", arXiv 2204.06125.
+r"""DALL-E 2 (unCLIP).
 
-CLIP knows which picture goes with which caption, and its vector $z_i$ of a picture says what the picture means. So drawing
-from a caption is split in two: a prior draws a $z_i$ that goes with the caption, a decoder draws a picture that has it.
-Because meaning and detail are apart then, a picture can be varied, blended with another, or led by the difference of two texts.
+Ramesh, Dhariwal, Nichol, Chu & Chen 2022, "Hierarchical text-conditional image generation with CLIP latents", arXiv
+2204.06125.
+
+CLIP knows which picture goes with which caption, and its vector $z_i$ of a picture says what the picture means. So
+drawing from a caption is split in two: a prior draws a $z_i$ that goes with the caption, a decoder draws a picture that
+has it. Because meaning and detail are apart then, a picture can be varied, blended with another, or led by the
+difference of two texts.
 
 | symbol | code | |
 |---|---|---|
@@ -14,12 +17,14 @@ Because meaning and detail are apart then, a picture can be varied, blended with
 
 $$p(x \mid y) = p(x, z_i \mid y) = p(x \mid z_i, y)\, p(z_i \mid y) \qquad (1, \text{ section 2})$$
 
-The first equality holds because $z_i$ is a function of $x$. `unclip` is the second one as code: one draw of either factor.
+The first equality holds because $z_i$ is a function of $x$. `unclip` is the second one as code: one draw of either
+factor.
 
-**Without the prior** the paper's comparison feeds the decoder the caption's own vector in place of a picture's, or the caption
-alone: ``prior`` "text" and "none". The decoder has never seen a text's vector in that place, so this asks how far the vectors of texts
-are from those of pictures. In this world they are near, because captions say nearly all that CLIP looks at. Mean cosine with the
-picture's own embedding (256 captions, a CLIP of 1,200 steps, a diffusion prior of 600 steps of 64, 80 CPU s of one thread):
+**Without the prior** the paper's comparison feeds the decoder the caption's own vector in place of a picture's, or the
+caption alone: ``prior`` "text" and "none". The decoder has never seen a text's vector in that place, so this asks how
+far the vectors of texts are from those of pictures. In this world they are near, because captions say nearly all that
+CLIP looks at. Mean cosine with the picture's own embedding (256 captions, a CLIP of 1,200 steps, a diffusion prior of
+600 steps of 64, 80 CPU s of one thread):
 
 | | test | held out |
 |---|---|---|
@@ -28,8 +33,8 @@ picture's own embedding (256 captions, a CLIP of 1,200 steps, a diffusion prior 
 | the nearer to the text of two draws | .952 | .938 |
 | the prior's guess of the mean | .956 | .941 |
 
-You need: `models/clip.py`, `models/glide.py`. New here: a chain of models each of which draws what the next one is told. Read
-`dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_edits.py`.
+You need: `models/clip.py`, `models/glide.py`. New here: a chain of models each of which draws what the next one is
+told. Read `dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_edits.py`.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2.py):
 - the decoder is told the $z_i$ that the prior drew for the same prompt, row by row, and both are told the same prompt;
@@ -104,7 +109,9 @@ class Config:
     T: int = 200
     """Length of the noising chains."""
     shift: float = 1.0
-    """s: the decoder's chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see `schedules.shifted`. 1: as it is."""
+    """s: the decoder's chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see
+    `schedules.shifted`. 1: as it is.
+    """
     sample_steps: int = 8
     """Levels that the decoder visits in sampling; T visits all."""
     prior_sample_steps: int = 20
@@ -176,15 +183,21 @@ class Sampling(sampling.Sampling):
     """Settings of sampling; --steps says how many levels of its chain the decoder visits."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
+    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
+    not name is drawn; the empty prompt asks for anything.
+    """
     prior: Priors = "diffusion"
-    """Where the embedding comes from: a prior; "text", the prompt's own vector in place of a picture's; "none", the decoder is told the prompt alone."""
+    """Where the embedding comes from: a prior; "text", the prompt's own vector in place of a picture's; "none", the
+    decoder is told the prompt alone.
+    """
     prior_guidance: float = 1.0
     """s in prior(nothing) + s (prior(prompt) - prior(nothing))."""
     guidance: float = 1.5
     """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
     spacing: sampling.Spacing | None = "karras"
-    """Which levels the decoder visits: evenly spread, denser near the data, or evenly in the 7th root of the noise ("karras"). Even ones ("uniform") leave outlines less clean."""
+    """Which levels the decoder visits: evenly spread, denser near the data, or evenly in the 7th root of the noise
+    ("karras"). Even ones ("uniform") leave outlines less clean.
+    """
     size: int = 32
     """Side of the pictures: 32, or what the up-samplers lead to, always in 10 ancestral steps."""
 
@@ -202,22 +215,30 @@ class Editing:
     prompt: str = ""
     """What the WHOLE picture shall show in the end, the kept part included, where IMAGE is painted into."""
     eta: float | None = None
-    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. 0.5 for variations, 1 for text diffs, 0 for interpolations, if left out."""
+    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. 0.5 for variations,
+    1 for text diffs, 0 for interpolations, if left out.
+    """
     theta: float | None = None
-    """How far a text diff goes at the most, as a share of the arc from the picture's embedding to the difference of the texts. If left out, to where the picture's embedding plus that difference points."""
+    """How far a text diff goes at the most, as a share of the arc from the picture's embedding to the difference of the
+    texts. If left out, to where the picture's embedding plus that difference points.
+    """
     noise: Literal["arc", "fixed"] = "arc"
     """The noise that interpolations begin with: on the arc between the two pictures' own, or the same for all and drawn."""
     guidance: float | None = None
     """s in f(nothing) + s (f(embedding) - f(nothing)): 1 for variations, 2 for the others, if left out."""
     steps: int | None = None
-    """Levels that are visited, on both ways: 25 for pictures that go back to noise, the decoder's own choice for painting, if left out."""
+    """Levels that are visited, on both ways: 25 for pictures that go back to noise, the decoder's own choice for
+    painting, if left out.
+    """
 
 
-# --- the chain ---------------------------------------------------------------------------------------------------------
+# --- the chain --------------------------------------------------------------------------------------------------------
 
 
 def unclip(prior: Callable[..., Any], decoder: Callable[..., Any], prompts: Any, *, rng: Any) -> Any:
-    r"""Eq. 1: $z_i \sim p(z_i \mid y)$ by ``prior(prompts, rng=)``, then $x \sim p(x \mid z_i, y)$ by ``decoder(z, prompts, rng=)``."""
+    r"""Eq. 1: $z_i \sim p(z_i \mid y)$ by ``prior(prompts, rng=)``, then $x \sim p(x \mid z_i, y)$ by
+    ``decoder(z, prompts, rng=)``.
+    """
     z = prior(prompts, rng=rng)
     return decoder(z, prompts, rng=rng)
 
@@ -287,7 +308,9 @@ class Chain:
         spacing: str | None = Sampling.spacing,
         **how: Any,
     ) -> Any:
-        r"""$p(x \mid z_i, y)$: a picture of the decoder's size for each row of ``z``; ``how`` is that of `dalle2_decoder.decode`."""
+        r"""$p(x \mid z_i, y)$: a picture of the decoder's size for each row of ``z``; ``how`` is that of
+        `dalle2_decoder.decode`.
+        """
         steps = min(self.config.sample_steps, self.config.T) if steps is None else steps
         return dalle2_decoder.decode(
             self.decoder,
@@ -327,11 +350,14 @@ class Chain:
         return to_numpy(self.enlarge(images, size, rng=rng))
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     check(config, dataset)
     rng = np.random.default_rng(seed)
     of_clip = clip.Config(steps=config.clip_steps)

@@ -1,8 +1,8 @@
 r"""DALL-E 2's autoregressive prior: an embedding as a sentence. Ramesh et al. 2022, arXiv 2204.06125, section 2.2.
 
 The embeddings of pictures fill few of their dimensions. Turned to the axes along which they vary, the most telling
-first, and cut into buckets, an embedding is a short sequence of integers, and any language model will say how likely one
-is for a caption. Before the sequence stand the caption and one token more: how well the picture fits it. Asked for
+first, and cut into buckets, an embedding is a short sequence of integers, and any language model will say how likely
+one is for a caption. Before the sequence stand the caption and one token more: how well the picture fits it. Asked for
 a good fit, the model draws one.
 
 | symbol | code | shape |
@@ -18,11 +18,11 @@ $$p(z_i \mid y) \approx \prod_{j=1}^{dims} p(b_j \mid b_{<j}, D, z_t, y), \quad 
 $$\hat a_j = l_j + (b_j + \tfrac12)(h_j - l_j) / K, \quad \hat z_i = \mathrm{norm}(\mu + A^\top \hat a), \quad |\hat a_j - a_j| \le \tfrac{h_j - l_j}{2K} \qquad (2)$$
 $$L = -\frac{1}{dims} \sum_j \ln p(b_j \mid b_{<j}, D, z_t, y) \qquad (3)$$
 
-The numbers of the equations are this file's. The paper keeps 319 of 1,024 dimensions and cuts each into 1,024 buckets; here
-24 of 128 keep 99.4 % of the variance (of a CLIP of 1,200 steps), and the buckets of $z_i \cdot z_t$ hold equally many pictures each, so that "the top
-half of the distribution", from which the paper draws $D$, is the upper half of the buckets. Where a token is to be said the network
-is also told the token that $z_t$ has there, which is not the paper's: texts and pictures are near each other here, and a small
-network would take long to find that out.
+The numbers of the equations are this file's. The paper keeps 319 of 1,024 dimensions and cuts each into 1,024 buckets;
+here 24 of 128 keep 99.4 % of the variance (of a CLIP of 1,200 steps), and the buckets of $z_i \cdot z_t$ hold equally
+many pictures each, so that "the top half of the distribution", from which the paper draws $D$, is the upper half of the
+buckets. Where a token is to be said the network is also told the token that $z_t$ has there, which is not the paper's:
+texts and pictures are near each other here, and a small network would take long to find that out.
 
 You need: `dalle2_prior.py` (how a caption is told), `samplers/autoregressive.py`. New here: tokens for vectors.
 
@@ -171,8 +171,8 @@ def draw(
 ) -> Any:
     r"""An embedding of length 1 for each caption (n, d), its $D$ from the upper half.
 
-    ``guidance`` is s of $\ell_\varnothing + s\, (\ell_y - \ell_\varnothing)$, of logits; ``null`` (1 row) is the null prompt. Draws
-    ``rng.random(n)`` for $D$, then ``rng.random((n, dims))``.
+    ``guidance`` is s of $\ell_\varnothing + s\, (\ell_y - \ell_\varnothing)$, of logits; ``null`` (1 row) is the null
+    prompt. Draws ``rng.random(n)`` for $D$, then ``rng.random((n, dims))``.
     """
     n = len(said.z)
     dot = good_fits(rng.random(n), net.dots)

@@ -1,10 +1,12 @@
-r"""DALL-E 2's decoder: CLIP turned around. Ramesh et al. 2022, "Hierarchical text-conditional image generation with CLIP
-latents", arXiv 2204.06125, sections 2.1 and 3.
+r"""DALL-E 2's decoder: CLIP turned around.
 
-A GLIDE that is shown, beside the caption, what CLIP sees in the picture: one unit vector $z_i$. CLIP forgets where exactly a
-thing stands and which pixel has which tint, so many pictures have the same $z_i$; the decoder draws one of them. What the
-embedding does not say is in the noise $x_T$, which DDIM finds for any picture: the pair $(z_i, x_T)$ is a picture, and
-moving one of the two while holding the other is an edit.
+Ramesh et al. 2022, "Hierarchical text-conditional image generation with CLIP latents", arXiv 2204.06125, sections 2.1
+and 3.
+
+A GLIDE that is shown, beside the caption, what CLIP sees in the picture: one unit vector $z_i$. CLIP forgets where
+exactly a thing stands and which pixel has which tint, so many pictures have the same $z_i$; the decoder draws one of
+them. What the embedding does not say is in the noise $x_T$, which DDIM finds for any picture: the pair $(z_i, x_T)$ is
+a picture, and moving one of the two while holding the other is an edit.
 
 | symbol | code | shape |
 |---|---|---|
@@ -23,29 +25,33 @@ $$\text{interpolations: } z_\theta = \mathrm{slerp}(z_1, z_2, \theta), \; x_T = 
 $$\text{text diffs: } z_d = \frac{z_t - z_{t_0}}{\lvert z_t - z_{t_0} \rvert}, \quad z_\theta = \mathrm{slerp}(z_i, z_d, \theta), \; \theta \in [0.25, 0.5] \qquad (4, \text{ section 3.3})$$
 $$\theta^* : z_{\theta^*} \parallel z_i + (z_t - z_{t_0}) \qquad (5)$$
 
-How far a text diff has to go depends on the texts: a colour is near to its neighbour, a ring far from a cross. $\theta^*$ is where the difference
-itself leads (the paper takes one range for all; this is its choice unless it is told). On 64 validation pictures of one thing it
-comes nearer to the picture that was asked for (mean cosine of the embeddings .944) than any one $\theta$ (.931 at .4).
-The paper's way down is the same all along ($\eta = 0$); here it draws ($\eta = 1$, unless told), as then .73 of 128 diffs succeed instead of .57.
+How far a text diff has to go depends on the texts: a colour is near to its neighbour, a ring far from a cross.
+$\theta^*$ is where the difference itself leads (the paper takes one range for all; this is its choice unless it is
+told). On 64 validation pictures of one thing it comes nearer to the picture that was asked for (mean cosine of the
+embeddings .944) than any one $\theta$ (.931 at .4). The paper's way down is the same all along ($\eta = 0$); here it
+draws ($\eta = 1$, unless told), as then .73 of 128 diffs succeed instead of .57.
 
-$z_i$ comes in twice, as the paper has it: beside the caption's vector, which joins the time, and as four tokens more behind
-the words. Its numbers are of size $1 / \sqrt d$; they are brought to size 1 first.
+$z_i$ comes in twice, as the paper has it: beside the caption's vector, which joins the time, and as four tokens more
+behind the words. Its numbers are of size $1 / \sqrt d$; they are brought to size 1 first.
 
-**What it took.** After 3,000 steps of 64 pictures the decoder's prompts are met for one thing / two in .99 and .46, held out .68 and .16 (500 each,
-`minigen train dalle2` and `minigen sample dalle2 --prompts 500`); after 10,000, with a longer CLIP and prior (``--preset long``), in 1.00 and .97, held out .99 and .87.
-With the frozen words of CLIP alone it binds colours to things much more slowly (.90 and .09 after 1,800 steps); the text network that
-learns beside it (`nn.Words`) helps, and the prior matters more than either: see `dalle2_prior.py`. More noise (``shift`` 4, 4,500 steps of 32) has the colours of two things right
-in .97 with true embeddings instead of .89, and draws shapes less cleanly: .38 of the prompts either way.
+**What it took.** After 3,000 steps of 64 pictures the decoder's prompts are met for one thing / two in .99 and .46,
+held out .68 and .16 (500 each, `minigen train dalle2` and `minigen sample dalle2 --prompts 500`); after 10,000, with a
+longer CLIP and prior (``--preset long``), in 1.00 and .97, held out .99 and .87. With the frozen words of CLIP alone it
+binds colours to things much more slowly (.90 and .09 after 1,800 steps); the text network that learns beside it
+(`nn.Words`) helps, and the prior matters more than either: see `dalle2_prior.py`. More noise (``shift`` 4, 4,500 steps
+of 32) has the colours of two things right in .97 with true embeddings instead of .89, and draws shapes less cleanly:
+.38 of the prompts either way.
 
-You need: `models/glide.py` (the loss, the text, known pixels), `samplers/ddim.py` (there and back), `maths/interpolation.py`.
-New here: a picture's meaning as a condition.
+You need: `models/glide.py` (the loss, the text, known pixels), `samplers/ddim.py` (there and back),
+`maths/interpolation.py`. New here: a picture's meaning as a condition.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_decoder.py):
 - the embedding and the caption are left out apart from each other and sample by sample, in new arrays;
 - nothing is learnt by CLIP: its embeddings are numbers, and no gradient reaches it;
 - with $\eta = 0$ the way down undoes the way up: same levels, same condition, no guidance, nothing clipped;
 - both ends of an interpolation with guidance 1 are the round trips of the two pictures;
-- $z_d$ of equal texts is 0 / 0 and refused; $\theta^*$ is that of the sum, for every angle between picture and difference.
+- $z_d$ of equal texts is 0 / 0 and refused; $\theta^*$ is that of the sum, for every angle between picture and
+  difference.
 """
 
 from collections.abc import Callable
@@ -76,7 +82,9 @@ class Told(NamedTuple):
 
 
 class Decoder(Module):
-    """GLIDE's network with an embedding of ``width`` numbers beside the text of ``c_text``; ``words`` are those that learn with it, if any do."""
+    """GLIDE's network with an embedding of ``width`` numbers beside the text of ``c_text``; ``words`` are those that
+    learn with it, if any do.
+    """
 
     def __init__(
         self,
@@ -123,7 +131,7 @@ class Decoder(Module):
         return self.unet(x_t, t, ag.concat([vector, z], 1), ag.concat([words, more], 1), mask, beside)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def without_embeddings(z: Any, left_out: Any) -> Any:
@@ -131,11 +139,13 @@ def without_embeddings(z: Any, left_out: Any) -> Any:
     return z * array_module(z).asarray(~left_out, z.dtype)[:, None]
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def guided(net: Decoder, null: Told, guidance: float) -> Callable[..., Any]:
-    r"""``model(x_t, t, told)``: $f(\varnothing) + s\, (f(z_i, y) - f(\varnothing))$ with ``guidance`` s; ``null`` tells of neither, with a row a sample."""
+    r"""``model(x_t, t, told)``: $f(\varnothing) + s\, (f(z_i, y) - f(\varnothing))$ with ``guidance`` s; ``null`` tells
+    of neither, with a row a sample.
+    """
 
     def model(x_t: Any, t: Any, told: Told) -> Any:
         return net(x_t, t, told)
@@ -158,7 +168,10 @@ def decode(
     callback: Any = None,
     **how: Any,
 ) -> Any:
-    """Pictures from ``x_T`` (n, h, w, c): exactly ``image`` where ``keep`` (n or 1, h, w, 1) is 1. ``how``: fields of `sampling.Sampling`."""
+    """Pictures from ``x_T`` (n, h, w, c): exactly ``image`` where ``keep`` (n or 1, h, w, 1) is 1.
+
+    ``how``: fields of `sampling.Sampling`.
+    """
     xp, chosen = array_module(x_T), False
     if keep is not None:
         chosen, beside = check_mask(keep, image.shape), glide.known_pixels(image, keep)
@@ -173,7 +186,7 @@ def decode(
     return limit(sampling.draw(model, x_T, schedule, **settings, **how))
 
 
-# --- pictures as pairs (z_i, x_T) ----------------------------------------------------------------------------------------
+# --- pictures as pairs (z_i, x_T) -------------------------------------------------------------------------------------
 
 
 def invert(net: Decoder, x_0: Any, told: Told, levels: Schedule, *, iterations: int = 1) -> Any:
@@ -184,7 +197,10 @@ def invert(net: Decoder, x_0: Any, told: Told, levels: Schedule, *, iterations: 
 def walk(
     net: Decoder, x_T: Any, told: Told, null: Told, levels: Schedule, *, guidance: float, eta: float, rng: Any
 ) -> Any:
-    r"""Eq. 2: DDIM down the ``levels`` from ``x_T``, with as much noise as $\eta$ says. Only the picture at the end is limited to [-1, 1]."""
+    r"""Eq. 2: DDIM down the ``levels`` from ``x_T``, with as much noise as $\eta$ says.
+
+    Only the picture at the end is limited to [-1, 1].
+    """
     model = guided(net, null, guidance)
     return np.clip(ddim.sample(model, x_T, levels, rng=rng, eta=eta, cond=told, kind=OUTPUT), -1, 1)
 
@@ -192,8 +208,8 @@ def walk(
 def between(z: Any, x_T: Any, shares: Any, noise: Any = None) -> tuple[Any, Any]:
     r"""Eq. 3: $z_\theta$ (k, d) and $x_T$ (k, h, w, c) on the way from one picture to the other, at the k ``shares`` of the other.
 
-    ``z`` (2, d) and ``x_T`` (2, h, w, c) are the pictures'; ``noise`` (h, w, c) is held all the way instead of the arc of
-    ``x_T``. Raises ValueError for two pictures that are one.
+    ``z`` (2, d) and ``x_T`` (2, h, w, c) are the pictures'; ``noise`` (h, w, c) is held all the way instead of the arc
+    of ``x_T``. Raises ValueError for two pictures that are one.
     """
     xp, k = array_module(x_T), len(shares)
     if xp.array_equal(x_T[0], x_T[1]):
@@ -206,7 +222,10 @@ def between(z: Any, x_T: Any, shares: Any, noise: Any = None) -> tuple[Any, Any]
 
 
 def difference(after: Any, before: Any) -> Any:
-    r"""$z_t - z_{t_0}$ (d,) of the embeddings (d,) of two texts. Raises ValueError where they are the same: there is no direction."""
+    r"""$z_t - z_{t_0}$ (d,) of the embeddings (d,) of two texts.
+
+    Raises ValueError where they are the same: there is no direction.
+    """
     d = after - before
     if float((d * d).sum()) < 1e-12:
         raise ValueError("a text diff needs two texts that say different things: these two have the same embedding")
@@ -214,12 +233,16 @@ def difference(after: Any, before: Any) -> Any:
 
 
 def towards(z: Any, d: Any, shares: Any) -> Any:
-    r"""Eq. 4: $z_\theta$ (k, d), the picture's embedding ``z`` (d,) turned by the ``shares`` of the arc to $z_d$, the direction of ``d`` (d,)."""
+    r"""Eq. 4: $z_\theta$ (k, d), the picture's embedding ``z`` (d,) turned by the ``shares`` of the arc to $z_d$, the
+    direction of ``d`` (d,).
+    """
     return slerp(z, d / (d * d).sum() ** 0.5, shares)
 
 
 def own_theta(z: Any, d: Any) -> float:
-    r"""Eq. 5: $\theta^*$ of the embedding ``z`` (d,) of length 1 and the difference ``d`` (d,) of two texts: in their plane, with $z$ ahead."""
+    r"""Eq. 5: $\theta^*$ of the embedding ``z`` (d,) of length 1 and the difference ``d`` (d,) of two texts: in their
+    plane, with $z$ ahead.
+    """
     length = float((d * d).sum() ** 0.5)
     ahead = float((z * d).sum()) / length
     aside = max(1 - ahead * ahead, 0.0) ** 0.5

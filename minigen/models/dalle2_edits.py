@@ -1,8 +1,9 @@
-r"""What DALL-E 2 makes of pictures: variations, interpolations, text diffs, paintings, and how well. Ramesh et al. 2022,
-arXiv 2204.06125, section 3.
+r"""What DALL-E 2 makes of pictures: variations, interpolations, text diffs, paintings, and how well.
 
-All of them hold the picture's embedding $z_i$ and its noise $x_T$ (`dalle2_decoder`) and move one of the two. The oracle of
-this world says exactly what came of it:
+Ramesh et al. 2022, arXiv 2204.06125, section 3.
+
+All of them hold the picture's embedding $z_i$ and its noise $x_T$ (`dalle2_decoder`) and move one of the two. The
+oracle of this world says exactly what came of it:
 
 | use | what should be | figure |
 |---|---|---|
@@ -62,7 +63,7 @@ BELONG = {
 }
 
 
-# --- the uses ----------------------------------------------------------------------------------------------------------
+# --- the uses ---------------------------------------------------------------------------------------------------------
 
 
 def levels_of(chain: Any, steps: int | None) -> Schedule:
@@ -100,7 +101,10 @@ def varied(
     steps: int | None = None,
     rng: Any = None,
 ) -> Any:
-    """``times`` pictures with the embedding of each of ``x_0`` (n, h, w, c), from its own noise: (n times, h, w, c). Its reconstruction with ``eta`` 0."""
+    """``times`` pictures with the embedding of each of ``x_0`` (n, h, w, c), from its own noise: (n times, h, w, c).
+
+    Its reconstruction with ``eta`` 0.
+    """
     x_0, levels = chain.device(x_0), levels_of(chain, steps)
     z = chain.text.encode_image(x_0)
     x_T, z = (a.repeat(times, axis=0) for a in (inverted(chain, x_0, z, levels), z))
@@ -163,8 +167,9 @@ def direction(text: clip.Embedder, z: Any, before: str, after: str) -> Any:
     r"""$z_t - z_{t_0}$ (d,) from ``before`` to ``after`` for a picture with the embedding ``z`` (d,).
 
     A text that leaves something open has many readings $y_k$. CLIP says which of them the picture shows,
-    $p_k \propto e^{s\, z_i \cdot z(y_k)}$ over those of ``before``, and the difference is the mean over them, with the open things of ``after``
-    as in $y_k$. Raises ValueError for texts that are no sentences, and for two that say the same.
+    $p_k \propto e^{s\, z_i \cdot z(y_k)}$ over those of ``before``, and the difference is the mean over them, with the
+    open things of ``after`` as in $y_k$. Raises ValueError for texts that are no sentences, and for two that say the
+    same.
     """
     asked, scenes = parse(after), readings(before)
     first = text.encode_text([canonical(scene) for scene in scenes])
@@ -188,7 +193,8 @@ def led(
     steps: int | None = None,
     rng: Any = None,
 ) -> Any:
-    r"""Pictures ``x_0`` (n, h, w, c) led from ``before`` to ``after``, two texts a picture, by the k ``shares`` of $\theta$: (n, k, h, w, c).
+    r"""Pictures ``x_0`` (n, h, w, c) led from ``before`` to ``after``, two texts a picture, by the k ``shares`` of
+    $\theta$: (n, k, h, w, c).
 
     $\theta$ is $\theta^*$ (eq. 5), each picture's own, where no ``theta`` is given.
     """
@@ -206,7 +212,9 @@ def led(
 def painted(
     chain: Any, image: Any, keep: Any, prompts: Sequence[str], *, rng: Any, guidance: float = 2.0, **how: Any
 ) -> Any:
-    """What ``prompts`` say painted into ``image`` (n, h, w, c) where ``keep`` (n or 1, h, w, 1) is 0; where it is 1 the pixels stay."""
+    """What ``prompts`` say painted into ``image`` (n, h, w, c) where ``keep`` (n or 1, h, w, 1) is 0; where it is 1 the
+    pixels stay.
+    """
     if not chain.config.paint_steps:
         raise ValueError("this model was trained without paint_steps: it cannot paint into pictures")
     image, keep = chain.device(image), chain.device(keep)
@@ -214,7 +222,7 @@ def painted(
     return to_numpy(chain.decode(z, prompts, rng=rng, guidance=guidance, image=image, keep=keep, **how))
 
 
-# --- minigen edit ------------------------------------------------------------------------------------------------------
+# --- minigen edit -----------------------------------------------------------------------------------------------------
 
 
 def edit(
@@ -290,7 +298,9 @@ def notes_of_edits(
 
 
 def rewritten(scene: Scene, before: str, after: str) -> Scene | None:
-    """``scene`` with what the two texts differ in as ``after`` says; None where that has no meaning, or nothing is like ``before``."""
+    """``scene`` with what the two texts differ in as ``after`` says; None where that has no meaning, or nothing is like
+    ``before``.
+    """
     try:
         a, b = parse(before), parse(after)
     except ValueError:
@@ -309,7 +319,7 @@ def rewritten(scene: Scene, before: str, after: str) -> Scene | None:
     return replace(scene, things=tuple(things), **moved)
 
 
-# --- how well ----------------------------------------------------------------------------------------------------------
+# --- how well ---------------------------------------------------------------------------------------------------------
 
 
 def one_thing(split: str, n: int) -> tuple[Any, list[Scene]]:
@@ -331,7 +341,8 @@ def said(thing: Thing) -> str:
 
 
 def diff_tasks(n: int, *, split: str = "test", rng: Any) -> tuple[Any, list[str], list[str], list[Scene]]:
-    """Pictures of one thing (n, h, w, 3) uint8, two texts each, of a thing with another shape or another colour, and the scenes to come.
+    """Pictures of one thing (n, h, w, 3) uint8, two texts each, of a thing with another shape or another colour, and
+    the scenes to come.
 
     Nothing that training never shows is asked for.
     """
@@ -358,7 +369,9 @@ def attributes(scene: Scene) -> dict[str, str | None]:
 
 
 def flips_once(values: Sequence[Any]) -> bool:
-    """Whether a path of values goes from its first to its last, which differ, in one step: nothing comes back, nothing comes between."""
+    """Whether a path of values goes from its first to its last, which differ, in one step: nothing comes back, nothing
+    comes between.
+    """
     steps = sum(a != b for a, b in zip(values, values[1:]))
     return values[0] != values[-1] and steps == 1
 
@@ -372,7 +385,8 @@ def goes_on(values: Sequence[Any]) -> bool:
 def flips(path: Sequence[Scene | None], test: Callable[[Sequence[Any]], bool] = flips_once) -> list[bool]:
     """For each attribute in which the ends of a path of scenes of one thing differ, whether it passes the ``test``.
 
-    Pictures in which nothing can be read, or another number of things, have no attributes: they are a value of their own.
+    Pictures in which nothing can be read, or another number of things, have no attributes: they are a value of their
+    own.
     """
     read = [attributes(s) if s is not None and len(s.things) == 1 else None for s in path]
     first, last = read[0], read[-1]
@@ -431,7 +445,7 @@ def path_between(chain: Any, a: Any, b: Any, **how: Any) -> list[Scene | None]:
     return [reading.scene for reading in path]
 
 
-# --- pictures for the tour -----------------------------------------------------------------------------------------------
+# --- pictures for the tour --------------------------------------------------------------------------------------------
 
 
 def pictures(chain: Any, dataset: Dataset) -> dict[str, Callable[..., Any]]:

@@ -15,21 +15,22 @@ embedding itself.
 $$L_{prior} = \mathbb E_{t, z_i^{(t)}} \| f_\theta(z_i^{(t)}, t, y) - z_i \|^2 \qquad (2)$$
 $$z_i = \operatorname{argmax}_{z \in \{z^{(1)}, z^{(2)}\}} z \cdot z_t \qquad (3, \text{ not numbered in the paper})$$
 
-**Scale.** The numbers of a unit vector are of size $1 / \sqrt d$ and would drown in noise of size 1 at once. Everything here is
-about $\sqrt d\, z_i$, whose mean square is 1; what leaves `draw` is of length 1 again. Nothing is clipped on the way:
-these are not pixels.
+**Scale.** The numbers of a unit vector are of size $1 / \sqrt d$ and would drown in noise of size 1 at once. Everything
+here is about $\sqrt d\, z_i$, whose mean square is 1; what leaves `draw` is of length 1 again. Nothing is clipped on
+the way: these are not pixels.
 
-**What the best answer is.** For $(z_i, y)$ from any distribution $f = \mathbb E[z_i \mid z_i^{(t)}, y]$; for a Gaussian one that is linear
-in both, and the draws have the conditional covariance. The mean of all embeddings of a caption, which a regression
-would give, is $\mathbb E[z_i \mid y]$, the guess at the highest time.
+**What the best answer is.** For $(z_i, y)$ from any distribution $f = \mathbb E[z_i \mid z_i^{(t)}, y]$; for a Gaussian
+one that is linear in both, and the draws have the conditional covariance. The mean of all embeddings of a caption,
+which a regression would give, is $\mathbb E[z_i \mid y]$, the guess at the highest time.
 
-**What is not the paper's.** Captions are read by CLIP's frozen text network, one layer of it, instead of a transformer of
-the prior's own. Behind <eos> stands a learned vector, so that all captions are of one length and none depends on its
+**What is not the paper's.** Captions are read by CLIP's frozen text network, one layer of it, instead of a transformer
+of the prior's own. Behind <eos> stands a learned vector, so that all captions are of one length and none depends on its
 neighbours in the batch.
 
-**It must be trained to the end.** The decoder trusts $z_i$, and a mean that is a little off names another shape. Squared distance of the guess at
-the highest time from the mean of 24 true embeddings (128 captions of two things, seen and held-out compositions; the
-embeddings of one caption are .02 from their own mean), and what one decoder meets of 96 prompts for two things with such draws:
+**It must be trained to the end.** The decoder trusts $z_i$, and a mean that is a little off names another shape.
+Squared distance of the guess at the highest time from the mean of 24 true embeddings (128 captions of two things, seen
+and held-out compositions; the embeddings of one caption are .02 from their own mean), and what one decoder meets of 96
+prompts for two things with such draws:
 
 | | seen | held out | met |
 |---|---|---|---|
@@ -38,7 +39,8 @@ embeddings of one caption are .02 from their own mean), and what one decoder mee
 | 3,000 steps, Muon | .012 | .021 | .58 |
 | embeddings of other pictures of the caption; their mean | | | .51; .67 |
 
-You need: `models/clip.py`, `nn/transformer.py`, `samplers/ancestral.py`. New here: diffusion of something that is no picture.
+You need: `models/clip.py`, `nn/transformer.py`, `samplers/ancestral.py`. New here: diffusion of something that is no
+picture.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_prior.py):
 - embeddings are scaled before they are noised, in a new array, and brought back after sampling;
@@ -102,7 +104,9 @@ class CaptionTokens(Module):
 
 
 class DiffusionPrior(Module):
-    r"""$f_\theta$: ``prior(z_t, t, said)`` guesses $\sqrt d\, z_i$ from its noised version (n, d) and a `Caption` of ``length`` words."""
+    r"""$f_\theta$: ``prior(z_t, t, said)`` guesses $\sqrt d\, z_i$ from its noised version (n, d) and a `Caption` of
+    ``length`` words.
+    """
 
     def __init__(self, width: int, c_text: int, length: int, *, channels: int, layers: int, heads: int, rng: Any):
         self.caption = CaptionTokens(c_text, width, channels, rng=rng)
@@ -122,7 +126,7 @@ class DiffusionPrior(Module):
         return self.out(self.transformer(x, causal=True)[:, -1])
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def scaled(z: Any) -> Any:
@@ -131,19 +135,23 @@ def scaled(z: Any) -> Any:
 
 
 def l_prior(model: Callable[..., Any], z: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
-    r"""Eq. 2, a scalar: the mean over samples and numbers for $\sqrt d\, z_i$ (n, d), at times ``t`` (n,) with the noise ``eps`` (n, d)."""
+    r"""Eq. 2, a scalar: the mean over samples and numbers for $\sqrt d\, z_i$ (n, d), at times ``t`` (n,) with the
+    noise ``eps`` (n, d).
+    """
     d = model(q_sample(z, t, eps, schedule), t) - z
     return ag.mean(d * d)
 
 
 def training_loss(model: Callable[..., Any], z: Any, schedule: Schedule, rng: Any) -> Any:
-    r"""Eq. 2 of unit vectors ``z`` with $t \sim U\{1..T\}$ and $\epsilon \sim N(0, I)$; ``model(z_t, t)`` guesses $\sqrt d\, z_i$."""
+    r"""Eq. 2 of unit vectors ``z`` with $t \sim U\{1..T\}$ and $\epsilon \sim N(0, I)$; ``model(z_t, t)`` guesses
+    $\sqrt d\, z_i$.
+    """
     t = rng.integers(1, schedule.T + 1, len(z))
     eps = array_module(z).asarray(rng.standard_normal(z.shape), z.dtype)
     return l_prior(model, scaled(z), t, eps, schedule)
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def unit(z: Any) -> Any:
@@ -158,7 +166,9 @@ def repeated(said: Any, times: int) -> Any:
 
 
 def closer(z: Any, z_text: Any) -> Any:
-    """Eq. 3: of candidates (n, k, d) for each caption the one with the largest product with its ``z_text`` (n, d); the first of equal ones."""
+    """Eq. 3: of candidates (n, k, d) for each caption the one with the largest product with its ``z_text`` (n, d); the
+    first of equal ones.
+    """
     best = (z * z_text[:, None]).sum(-1).argmax(1)
     return z[array_module(z).arange(len(z)), best]
 

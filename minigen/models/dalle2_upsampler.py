@@ -1,10 +1,10 @@
 r"""DALL-E 2's up-samplers: 32 to 64 to 128 pixels. Ramesh et al. 2022, arXiv 2204.06125, section 2.1 and appendix C.
 
 Two diffusion models of larger pictures, each shown the smaller one with every pixel doubled. The pictures that they are
-used on are drawn, not taken, so those that they are trained on are spoilt a little: the first's are blurred (Saharia et al.
-2021, SR3, 2104.07636), the second's go through blur, loss of resolution and noise in any order (after BSRGAN, Zhang et
-al. 2021, 2103.14006). Captions do not help them, so they are not told any, and there is nothing to guide by. They are
-trained on crops and used on whole pictures: what they add is local.
+used on are drawn, not taken, so those that they are trained on are spoilt a little: the first's are blurred (Saharia et
+al. 2021, SR3, 2104.07636), the second's go through blur, loss of resolution and noise in any order (after BSRGAN, Zhang
+et al. 2021, 2103.14006). Captions do not help them, so they are not told any, and there is nothing to guide by. They
+are trained on crops and used on whole pictures: what they add is local.
 
 | symbol | code | shape |
 |---|---|---|
@@ -15,7 +15,8 @@ trained on crops and used on whole pictures: what they add is local.
 What the network puts out is added to the doubled pixels: before any training the cascade doubles pixels, exactly.
 
 You need: `nn/unet.py`, `models/glide.py` (the loss). New here: pictures that are spoilt on purpose. GLIDE's up-sampler
-(`glide_upsampler.py`) is told how much noise there is on what it is shown; these are not told anything, as in the paper.
+(`glide_upsampler.py`) is told how much noise there is on what it is shown; these are not told anything, as in the
+paper.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_upsampler.py):
 - pictures are spoilt in training only: what is sampled from is shown as it is;
@@ -42,7 +43,10 @@ REACH = 3  # pixels that a blur looks at, to either side
 
 
 class Upsampler(Module):
-    """Pictures of side ``size``, or of crops of it, from those of half of it. Squares of size / 16 pixels are folded, so that all sizes cost the same."""
+    """Pictures of side ``size``, or of crops of it, from those of half of it.
+
+    Squares of size / 16 pixels are folded, so that all sizes cost the same.
+    """
 
     def __init__(self, c: int, size: int, *, base: int = 48, rng: Any):
         self.patch = max(1, size // 16)
@@ -55,7 +59,7 @@ class Upsampler(Module):
         return large + unfold(self.unet(fold(ag.concat([x_t, large], axis=3), self.patch), t), self.patch)
 
 
-# --- what is done to the small pictures of training --------------------------------------------------------------------
+# --- what is done to the small pictures of training -------------------------------------------------------------------
 
 
 def blurred(x: Any, sigma: Any) -> Any:
@@ -110,7 +114,10 @@ def degraded(low: Any, *, rng: Any) -> Any:
 
 
 def cropped(large: Any, low: Any, *, rng: Any) -> tuple[Any, Any]:
-    """The same random crop of half the side of both, ``large`` (n, 2h, 2w, c) and ``low`` (n, h, w, c). Draws two integers a picture."""
+    """The same random crop of half the side of both, ``large`` (n, 2h, 2w, c) and ``low`` (n, h, w, c).
+
+    Draws two integers a picture.
+    """
     n, h, w, _ = low.shape
     top, left = (rng.integers(0, side // 2 + 1, n) for side in (h, w))
 
@@ -122,11 +129,13 @@ def cropped(large: Any, low: Any, *, rng: Any) -> tuple[Any, Any]:
     return crop(large, 2), crop(low, 1)
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def upsample(net: Upsampler, low: Any, schedule: Schedule, *, rng: Any, steps: int = STEPS, **how: Any) -> Any:
-    """Pictures of twice the size (n, 2h, 2w, c) for ``low`` (n, h, w, c), shown as it is; ``how`` are fields of `sampling.Sampling`."""
+    """Pictures of twice the size (n, 2h, 2w, c) for ``low`` (n, h, w, c), shown as it is; ``how`` are fields of
+    `sampling.Sampling`.
+    """
 
     def model(x_t: Any, t: Any, cond: Any = None) -> Any:
         return net(x_t, t, low)

@@ -24,7 +24,8 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_dd
 - one $t$ and one $\epsilon$ for each sample, and the network sees the $t$ that made its $x_t$;
 - the linear schedule is the paper's at $T = 1000$ and is rescaled for shorter chains;
 - the decoder $L_0$ knows how many grey levels the data have: the digits have 17, not 256;
-- samples are drawn with the averaged weights, and $\hat x_0$ is clipped to $[-1, 1]$ on the way, as in the paper's code.
+- samples are drawn with the averaged weights, and $\hat x_0$ is clipped to $[-1, 1]$ on the way, as in the paper's
+  code.
 """
 
 from collections.abc import Callable
@@ -94,23 +95,29 @@ class Config:
     """Largest global norm of the gradient."""
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 
 
 def l_simple(eps: Any, eps_theta: Any) -> Any:
-    r"""$\| \epsilon - \epsilon_\theta \|^2$ (eq. 14), averaged over samples and pixels: a scalar, 1 for a network that outputs 0."""
+    r"""$\| \epsilon - \epsilon_\theta \|^2$ (eq. 14), averaged over samples and pixels: a scalar, 1 for a network that
+    outputs 0.
+    """
     d = eps_theta - eps
     return ag.mean(d * d)
 
 
 def l_t_weight(t: Any, schedule: Schedule, variance: str = "small") -> Any:
-    r"""$\frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - \bar\alpha_t)}$ (eq. 12): $L_{t-1}$ is this times $\| \epsilon - \epsilon_\theta \|^2$, plus a constant; ``t`` at least 2."""
+    r"""$\frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - \bar\alpha_t)}$ (eq. 12): $L_{t-1}$ is this times
+    $\| \epsilon - \epsilon_\theta \|^2$, plus a constant; ``t`` at least 2.
+    """
     sigma2 = ancestral.variances(schedule, variance)
     return schedule.beta[t] ** 2 / (2 * sigma2[t] * schedule.alpha[t] * (1 - schedule.alpha_bar[t]))
 
 
 def prior_term(x_0: Any, schedule: Schedule) -> Any:
-    r"""$L_T = \mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$ in nats a sample (n,): what the last level still knows; nothing trains it."""
+    r"""$L_T = \mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$ in nats a sample (n,): what the last level still knows; nothing
+    trains it.
+    """
     a = float(schedule.alpha_bar[-1])
     return gaussian.kl(a**0.5 * x_0, np.log(1 - a), x_0 * 0, 0.0).reshape(len(x_0), -1).sum(1)
 
@@ -127,8 +134,8 @@ def bound_term(
 ) -> Any:
     r"""$L_{t-1}$ for $t > 1$, or $L_0$ for $t = 1$ (eq. 5), in nats a sample (n,).
 
-    $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \sigma_t^2 I))$ (eq. 8 and the variances' share), or the
-    discretised decoder (eq. 13) with $\sigma_1^2 = \beta_1$, as $\tilde\beta_1 = 0$ is no density. ``clip`` limits
+    $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \sigma_t^2 I))$ (eq. 8 and the variances' share), or
+    the discretised decoder (eq. 13) with $\sigma_1^2 = \beta_1$, as $\tilde\beta_1 = 0$ is no density. ``clip`` limits
     $\hat x_0$ as in sampling.
     """
     x_0_hat = x_0_from_eps(x_t, t, eps_theta, schedule)
@@ -184,7 +191,7 @@ def variational_bound(
     return Bound(terms, float(prior_term(x_0, schedule).mean() / unit))
 
 
-# --- training and sampling ---------------------------------------------------------------------------------------------
+# --- training and sampling --------------------------------------------------------------------------------------------
 
 
 def training_loss(eps_model: Callable[..., Any], x_0: Any, schedule: Schedule, rng: Any) -> Any:
@@ -195,7 +202,10 @@ def training_loss(eps_model: Callable[..., Any], x_0: Any, schedule: Schedule, r
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
+    """The network and what `minigen train`, `sample` and `tour` do with it.
+
+    Raises ValueError for settings that do not fit the data.
+    """
     sampling.check_pictures(config, dataset)
     h, w, c = dataset.shape
     schedule = schedules.make(config.schedule, config.T)

@@ -2,8 +2,9 @@ r"""The denoising autoencoder. Vincent, Larochelle, Bengio & Manzagol 2008 (ICML
 
 Noise is added to a picture and a network learns to take it off again. As it cannot know which of all clean pictures it
 came from, the best it can do is to return their mean, and that mean lies from the noisy picture in the direction in
-which pictures become more likely: the residual is $\sigma^2$ times the score of the noised data (Tweedie's formula; Efron
-2011, JASA 106; for autoencoders Alain & Bengio 2012, arXiv 1211.4246). A chain that follows the score draws pictures.
+which pictures become more likely: the residual is $\sigma^2$ times the score of the noised data (Tweedie's formula;
+Efron 2011, JASA 106; for autoencoders Alain & Bengio 2012, arXiv 1211.4246). A chain that follows the score draws
+pictures.
 
 | symbol | code | shape |
 |---|---|---|
@@ -23,14 +24,14 @@ $$p = \text{a finite set}: \quad r(\tilde x) = \textstyle\sum_i w_i x_i, \quad w
 $$y' = y + \tfrac\delta2\, s(y) + \sqrt\delta\, \xi, \quad \xi \sim N(0, I) \qquad (6)$$
 
 (3) is denoising score matching (Vincent 2011). (4) is also the best linear denoiser of any data with that mean and
-covariance (Wiener's), and (5) the very best one when the training pictures are all there is. (6) is Langevin's walk: its
-states have density $p_\sigma$ for small $\delta$. They are noisy pictures, so one denoising step ends it (walk and jump,
-Saremi & Hyvärinen 2019, arXiv 1903.02334).
+covariance (Wiener's), and (5) the very best one when the training pictures are all there is. (6) is Langevin's walk:
+its states have density $p_\sigma$ for small $\delta$. They are noisy pictures, so one denoising step ends it (walk and
+jump, Saremi & Hyvärinen 2019, arXiv 1903.02334).
 
-**What the samples look like.** One noise level has to do for two things that want different ones. A large $\sigma$ joins the
-pictures into one cloud in which the walk gets about, but one jump from there lands on a mean of several pictures; a small
-one gives sharp jumps and a walk that never leaves the basin it began in. The default is a compromise: soft digits,
-about six in ten clear ones. Many levels, one after the other, are the way out, and that is chapter 10.
+**What the samples look like.** One noise level has to do for two things that want different ones. A large $\sigma$
+joins the pictures into one cloud in which the walk gets about, but one jump from there lands on a mean of several
+pictures; a small one gives sharp jumps and a walk that never leaves the basin it began in. The default is a compromise:
+soft digits, about six in ten clear ones. Many levels, one after the other, are the way out, and that is chapter 10.
 
 You need: `nn` (linear layers). New here: the score that a denoiser contains, and the walk.
 
@@ -39,8 +40,8 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_de
 - the residual is divided by $\sigma^2$, not by $\sigma$, and its sign is "towards the clean picture";
 - the walk's noise is $\sqrt\delta$ where its drift is $\delta / 2$; half of either draws from another density;
 - the last state is denoised without noise being added after it;
-- while walking, $r$ is clipped to $[-1, 1]$, where every mean of pictures lies: far from all data a network's residual points
-  anywhere, and without the clip the walk runs off to infinity. The states themselves are not clipped.
+- while walking, $r$ is clipped to $[-1, 1]$, where every mean of pictures lies: far from all data a network's residual
+  points anywhere, and without the clip the walk runs off to infinity. The states themselves are not clipped.
 """
 
 from collections.abc import Callable
@@ -109,7 +110,7 @@ class Denoiser(Module):
         return ag.reshape(self.mlp(ag.reshape(x_noisy, (x_noisy.shape[0], -1))), x_noisy.shape)
 
 
-# --- losses, and what is known of their optimum --------------------------------------------------------------------------
+# --- losses, and what is known of their optimum -----------------------------------------------------------------------
 
 
 def denoising_loss(x: Any, x_hat: Any) -> Any:
@@ -144,7 +145,7 @@ def finite_set(x_noisy: Any, points: Any, sigma: float) -> Any:
     return np.concatenate(found)
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def langevin_step(y: Any, score: Any, delta: float, xi: Any) -> Any:
@@ -162,7 +163,9 @@ def walk_and_jump(
     step_size: float = Sampling.step_size,
     callback: Any = None,
 ) -> Any:
-    """``steps`` of eq. 6 from ``y``, then one denoising step. ``callback(t, y)`` sees every state, t = steps..1, and the jump's landing, t = 0.
+    """``steps`` of eq. 6 from ``y``, then one denoising step.
+
+    ``callback(t, y)`` sees every state, t = steps..1, and the jump's landing, t = 0.
 
     Draws ``standard_normal(y.shape)`` once a step.
     """
@@ -179,7 +182,10 @@ def walk_and_jump(
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
+    """The network and what `minigen train`, `sample` and `tour` do with it.
+
+    Raises ValueError for settings that do not fit the data.
+    """
     if len(dataset.shape) != 3:
         raise ValueError(f"this model denoises pictures, and the data set '{dataset.name}' holds no pictures")
     if not config.sigma > 0:

@@ -1,9 +1,10 @@
 r"""DiffusionCLIP. Kim, Kwon & Ye 2021, "DiffusionCLIP: text-guided diffusion models for robust image manipulation",
 arXiv 2110.02711.
 
-A diffusion model that knows no words is walked backwards: a picture becomes the noisy $x_{t_0}$ from which DDIM draws that
-picture again. A copy of the network is then tuned, through the walk down, until what comes out differs from the picture as
-one sentence differs from another by the eyes of CLIP. The copy has learnt an edit, and makes it on pictures it has never seen.
+A diffusion model that knows no words is walked backwards: a picture becomes the noisy $x_{t_0}$ from which DDIM draws
+that picture again. A copy of the network is then tuned, through the walk down, until what comes out differs from the
+picture as one sentence differs from another by the eyes of CLIP. The copy has learnt an edit, and makes it on pictures
+it has never seen.
 
 | symbol | code | shape |
 |---|---|---|
@@ -30,23 +31,27 @@ c = \frac{\sum_i \alpha_i (\hat x_{0,i} - g)}{\sum_i \alpha_i^2} \qquad (4)$$
 $$L_{one} = \frac1n \sum_k \|m_k - \bar m\|^2 \qquad (5)$$
 $$\tilde\epsilon(x_t, t) = \sum_i \gamma_i\, \epsilon_{\theta_i}(x_t, t), \quad \sum_i \gamma_i = 1 \qquad (6)$$
 
-The paper has the first three terms of (2), the third of them the distance of two faces. What stays itself is here $K$, the ground if a
-thing is edited and the thing if the ground is, and the outline, as far as the picture itself tells (`untouched`).
+The paper has the first three terms of (2), the third of them the distance of two faces. What stays itself is here $K$,
+the ground if a thing is edited and the thing if the ground is, and the outline, as far as the picture itself tells
+(`untouched`).
 
-**What is not the paper's.** (1) does not ask how far: pictures of this world that hardly change, and a grey in place of blue,
-have the right direction already, so (3) asks for the text's length as well. A small CLIP is also pleased by patterns that no eye would see. So an
-edit of a colour is shown to it as the old silhouette in two colours, $g + \alpha c$, where there is no room for patterns, and (4), the share of the thing that is
-wrong, keeps the picture near that (with a thing that fades counted as if it had the contrast $c_{min}$). About the right colour CLIP's direction is flat: by (5), for things, a word is one colour, whatever the old
-one was, and the last term of (2) holds $\hat x_0$ near what the untuned network makes of it with noise on
-($x_t = \sqrt{\bar\alpha_t}\, \hat x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, no gradient through $f_{base}$: Poole et al. 2022, 2209.14988). The
-weights of (4), (5) and of the prior rise from 0 along tuning: the way from orange to blue on grey leads past grey, and that from black to
-white through greys that the untuned network has never seen and takes back in part. An
-edit is a word ("blue"), $y_{ref}$ is the training picture's own caption and $y_{tar}$ that caption with the word in it, so that
-$\Delta T$ names this change and no other. Captions, the source pictures and CLIP are all that tuning is told; the oracle only measures.
-In (6) the untuned network is one of the sum and has the $\gamma$ that the others leave over, which may be negative: two edits of strength 1 are both
-made in full. The networks predict $x_0$.
+**What is not the paper's.** (1) does not ask how far: pictures of this world that hardly change, and a grey in place of
+blue, have the right direction already, so (3) asks for the text's length as well. A small CLIP is also pleased by
+patterns that no eye would see. So an edit of a colour is shown to it as the old silhouette in two colours,
+$g + \alpha c$, where there is no room for patterns, and (4), the share of the thing that is wrong, keeps the picture
+near that (with a thing that fades counted as if it had the contrast $c_{min}$). About the right colour CLIP's direction
+is flat: by (5), for things, a word is one colour, whatever the old one was, and the last term of (2) holds $\hat x_0$
+near what the untuned network makes of it with noise on
+($x_t = \sqrt{\bar\alpha_t}\, \hat x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, no gradient through $f_{base}$: Poole et
+al. 2022, 2209.14988). The weights of (4), (5) and of the prior rise from 0 along tuning: the way from orange to blue on
+grey leads past grey, and that from black to white through greys that the untuned network has never seen and takes back
+in part. An edit is a word ("blue"), $y_{ref}$ is the training picture's own caption and $y_{tar}$ that caption with the
+word in it, so that $\Delta T$ names this change and no other. Captions, the source pictures and CLIP are all that
+tuning is told; the oracle only measures. In (6) the untuned network is one of the sum and has the $\gamma$ that the
+others leave over, which may be negative: two edits of strength 1 are both made in full. The networks predict $x_0$.
 
-**What it took.** Edits that are right, with all else as it was, of 300 test pictures of one thing and more, by the oracle; where there are more numbers, each is of a training seed:
+**What it took.** Edits that are right, with all else as it was, of 300 test pictures of one thing and more, by the
+oracle; where there are more numbers, each is of a training seed:
 
 | CLIP sees | $\lambda_{prior}$ | levels | blue | white | both at once |
 |---|---|---|---|---|---|
@@ -58,18 +63,22 @@ made in full. The networks predict $x_0$.
 | two colours, without (3) | rising to 40 | 1 | .99, .99 | .98, .52 | |
 | two colours: the defaults | rising to 40 | 1 | .99, .98, .99 | .99, .98, .98 | .96, .96, .97 |
 
-From a black ground to a white one, (1) and (3) fall all the way, by .16 and .05 over its first eighth. There the untuned network takes back 40 percent, and 20 times the square of that is
-.24. And where two edits are summed at a second level, each network is asked about a picture that the other has half changed, which it has never seen; at the first, their guesses add up.
-Tried when CLIP still saw the picture: noise on what it sees (.46 of the blue ones), the walk from $t_0 = 100$ in four levels (.32).
+From a black ground to a white one, (1) and (3) fall all the way, by .16 and .05 over its first eighth. There the
+untuned network takes back 40 percent, and 20 times the square of that is .24. And where two edits are summed at a
+second level, each network is asked about a picture that the other has half changed, which it has never seen; at the
+first, their guesses add up. Tried when CLIP still saw the picture: noise on what it sees (.46 of the blue ones), the
+walk from $t_0 = 100$ in four levels (.32).
 
-You need: `samplers/ddim.py` (both walks), `models/clip.py`, `diffusionclip_losses.py` (the equations). New here: a gradient through a sampler.
+You need: `samplers/ddim.py` (both walks), `models/clip.py`, `diffusionclip_losses.py` (the equations). New here: a
+gradient through a sampler.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_diffusionclip.py):
 - the walk up visits the levels of the walk down, and is not clipped: else the round trip is not one;
 - a picture that has not changed has no direction: 0 / 0 is caught, with a gradient that is finite;
 - texts are of unit length before AND after the mean over openings, which changes their difference;
-- ``"full"`` tuning keeps the tape of all levels, ``"per_step"`` that of one level, drawn at random and walked to without a tape
-  (the paper's GPU-efficient tuning moves the weights after each level in turn): with one level they are the same;
+- ``"full"`` tuning keeps the tape of all levels, ``"per_step"`` that of one level, drawn at random and walked to
+  without a tape (the paper's GPU-efficient tuning moves the weights after each level in turn): with one level they are
+  the same;
 - what is tuned is a copy, taken when its stage begins: the untuned network stays as it is.
 """
 
@@ -171,18 +180,26 @@ class Config:
     far: float = 1.0
     """Weight of what the change lacks of the text's length; 0 for the paper's loss."""
     outline: float = 16.0
-    """Weight, at the end of tuning, of what is not the silhouette in two colours, in edits of colours and backgrounds; 0 for the paper's loss."""
+    """Weight, at the end of tuning, of what is not the silhouette in two colours, in edits of colours and backgrounds;
+    0 for the paper's loss.
+    """
     same: float = 2.0
-    """Weight, at the end of tuning, of the spread of the asked colour over a step's pictures, in edits of colours; 0 for the paper's loss."""
+    """Weight, at the end of tuning, of the spread of the asked colour over a step's pictures, in edits of colours; 0
+    for the paper's loss.
+    """
     prior: float = 40.0
-    """Weight, at the end of tuning, of the distance to what the untuned network makes of the edit with noise on; 0 for the paper's loss."""
+    """Weight, at the end of tuning, of the distance to what the untuned network makes of the edit with noise on; 0 for
+    the paper's loss.
+    """
     prior_time: int = 40
     """Times of that noise: uniform up to this one."""
 
 
 @dataclass(frozen=True)
 class Sampling(sampling.Sampling):
-    """Settings of sampling, with which the untuned network draws pictures from nothing; --edit asks for edits, and goes with none of the others."""
+    """Settings of sampling, with which the untuned network draws pictures from nothing; --edit asks for edits, and goes
+    with none of the others.
+    """
 
     edit: tuple[str, ...] = ()
     """Change validation pictures instead, by these edits, all at once."""
@@ -202,7 +219,7 @@ class Editing:
     """Noise on the way down, from 0, none, to 1, as much as ancestral sampling."""
 
 
-# --- what is asked for -------------------------------------------------------------------------------------------------
+# --- what is asked for ------------------------------------------------------------------------------------------------
 
 
 def told(embedder: clip.Embedder, scenes: Sequence[Scene]) -> Any:
@@ -211,7 +228,7 @@ def told(embedder: clip.Embedder, scenes: Sequence[Scene]) -> Any:
     return clip.ensemble(embedder.encode_text(texts).reshape(len(scenes), len(captions.OPENINGS), -1))
 
 
-# --- there and back ----------------------------------------------------------------------------------------------------
+# --- there and back ---------------------------------------------------------------------------------------------------
 
 
 class Denoiser(Module):
@@ -268,7 +285,8 @@ def tuned_guess(model: Callable[..., Any], x_T: Any, levels: Schedule, tuning: s
 def mixed(models: Sequence[Callable[..., Any]], strengths: Sequence[float], base: Callable[..., Any]) -> Any:
     r"""Eq. 6 as one model: $\sum_i \gamma_i f_i$, with $\gamma_0 = 1 - \sum_{i > 0} \gamma_i$ for ``base``.
 
-    As the $\gamma$ add up to 1, it is the same for guesses of $x_0$ and of $\epsilon$. Networks of strength 0 are not asked.
+    As the $\gamma$ add up to 1, it is the same for guesses of $x_0$ and of $\epsilon$. Networks of strength 0 are not
+    asked.
     """
     if len(models) != len(strengths):
         raise ValueError(f"there must be a strength for each edit, got {len(strengths)} for {len(models)}")
@@ -315,7 +333,7 @@ def edited(
     return np.clip(array_module(x_0).concatenate(found), -1, 1)
 
 
-# --- pictures to edit, and the judge -----------------------------------------------------------------------------------
+# --- pictures to edit, and the judge ----------------------------------------------------------------------------------
 
 
 def asked_of(split: str, edit: Sequence[str], n: int) -> tuple[Any, list[Scene]]:
@@ -351,7 +369,7 @@ def pictures_to_learn(split: Split, word: str, n: int) -> tuple[Any, list[Scene]
     return np.stack(images[:n]), scenes[:n]
 
 
-# --- learning an edit ---------------------------------------------------------------------------------------------------
+# --- learning an edit -------------------------------------------------------------------------------------------------
 
 
 class Lesson(NamedTuple):
@@ -387,7 +405,9 @@ def tuning_loss(
     dataset: Dataset,
     aim: Callable[[Any, Lesson], tuple[Any, Any]] = directional,
 ) -> Callable[..., Any]:
-    """The loss of a stage in which ``net``, a copy of ``base`` made when the stage begins, learns an edit; ``aim`` says what eq. 1 compares."""
+    """The loss of a stage in which ``net``, a copy of ``base`` made when the stage begins, learns an edit; ``aim`` says
+    what eq. 1 compares.
+    """
     schedule, embedder, learnt = schedules.cosine(config.T), clip.Embedder(clip_net), list[Lesson]()
     levels = levels_to(schedule, config.t_0, config.levels)
     weights = {name: getattr(config, name) for name in WEIGHTS}
@@ -463,11 +483,14 @@ def stage(
     )
 
 
-# --- the system --------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     check(config, dataset)
     rng = np.random.default_rng(seed)
     schedule = schedules.cosine(config.T)
@@ -539,7 +562,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return [f"{scene}\n{verdict}" for verdict in verdicts([scene] * len(images), images)]
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """How many test pictures of one thing survive the round trip, and are edited as asked with all else kept; alone and all at once."""
+        """How many test pictures of one thing survive the round trip, and are edited as asked with all else kept; alone
+        and all at once.
+        """
         found = {}
         for edit in dict.fromkeys([(), *((word,) for word in config.edits), config.edits]):
             images, wanted = asked_of("test", edit, SHOWN)

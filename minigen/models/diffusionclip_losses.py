@@ -1,7 +1,7 @@
 r"""The losses of `diffusionclip`: equations 1 to 5, whose symbols are in the table there, as functions of pictures and directions.
 
-A direction is the change of CLIP's vector. What a picture tells of itself, its ground, its thing and its outline, is a `Still`:
-an edit has no business with it. All is taken from source pictures alone.
+A direction is the change of CLIP's vector. What a picture tells of itself, its ground, its thing and its outline, is a
+`Still`: an edit has no business with it. All is taken from source pictures alone.
 
 You need: nothing of the model. New here: a loss between two changes, and a picture as a silhouette in two colours.
 """
@@ -27,7 +27,9 @@ class Still(NamedTuple):
 
 
 def untouched(x_0: Any, word: str) -> Still:
-    """What of the pictures ``x_0`` the edit ``word`` leaves alone: all but things, or all but the background; and, of colours, the outline."""
+    """What of the pictures ``x_0`` the edit ``word`` leaves alone: all but things, or all but the background; and, of
+    colours, the outline.
+    """
     xp = array_module(x_0)
     frame = xp.concatenate([x_0[:, 0], x_0[:, -1], x_0[:, :, 0], x_0[:, :, -1]], axis=1)
     away = abs(x_0 - xp.median(frame, axis=1)[:, None, None]).max(-1, keepdims=True)
@@ -53,7 +55,9 @@ def silhouette(x_0: Any, ground: Any, thing: Any) -> Any:
 
 
 def of_two_colours(x: Any, still: Still) -> tuple[Any, Any]:
-    r"""Eq. 4: the thing's contrast $c$ (n, 1, 1, ch), and what of ``x`` is not $g + \alpha\, c$ with $g$ the mean colour of the ground."""
+    r"""Eq. 4: the thing's contrast $c$ (n, 1, 1, ch), and what of ``x`` is not $g + \alpha\, c$ with $g$ the mean
+    colour of the ground.
+    """
     alpha, off = still.outline, x - mean_colour(x, still.ground)
     c = ag.sum(off * alpha, (1, 2), keepdims=True) / (alpha * alpha).sum((1, 2), keepdims=True)
     return c, off - alpha * c
@@ -92,7 +96,10 @@ def l_edit(
     prior: float,
     least: float,
 ) -> tuple[Any, dict[str, Any]]:
-    r"""Eq. 2: a scalar, and its terms without their weights. ``natural`` is $f_{base}(x_t, t)$, a constant, or None for no such term."""
+    r"""Eq. 2: a scalar, and its terms without their weights.
+
+    ``natural`` is $f_{base}(x_t, t)$, a constant, or None for no such term.
+    """
     change = ag.abs(x_hat - x_0)
     terms = {
         "direction": ag.mean(directional_loss(d_image, d_text)),

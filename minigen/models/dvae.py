@@ -1,4 +1,6 @@
-r"""The discrete VAE that is DALL-E's first stage. Ramesh et al. 2021, "Zero-shot text-to-image generation", arXiv 2102.12092, sections 2.1 and A.
+r"""The discrete VAE that is DALL-E's first stage.
+
+Ramesh et al. 2021, "Zero-shot text-to-image generation", arXiv 2102.12092, sections 2.1 and A.
 
 A picture becomes a grid of integers, each drawn from a distribution over K codes that an encoder names, and a decoder
 draws the picture from them. While that is learnt a draw is replaced by a softmax that is nearly one, which has a
@@ -18,9 +20,9 @@ $$y = \mathrm{softmax}((\ell + G) / \tau), \quad G = -\ln(-\ln u) \qquad \text{(
 $$f(x \mid \mu, b) = \frac{1}{2 b\, x (1 - x)} \exp\Big( -\frac{| \mathrm{logit}(x) - \mu |}{b} \Big) \qquad (2)$$
 $$\varphi(x) = (1 - 2 \epsilon)\, x + \epsilon \qquad (3)$$
 
-(1) is the paper's without its captions, a bound on the likelihood at $\beta = 1$ and, as the KL is not negative, a looser one above. (2) is the density of a Laplace
-variable that was pushed through a sigmoid, so that a picture, which is bounded, has one; (3) keeps x off the ends, where
-it would be infinite.
+(1) is the paper's without its captions, a bound on the likelihood at $\beta = 1$ and, as the KL is not negative, a
+looser one above. (2) is the density of a Laplace variable that was pushed through a sigmoid, so that a picture, which
+is bounded, has one; (3) keeps x off the ends, where it would be infinite.
 
 You need: `autograd/estimators.py` (Gumbel-softmax), `models/vq_vae.py` (cutting pictures into a grid).
 New here: the relaxation and its temperature, the exact KL, a density for bounded numbers.
@@ -82,7 +84,7 @@ class Config:
     """Largest global norm of the gradient."""
 
 
-# --- the bound ---------------------------------------------------------------------------------------------------------
+# --- the bound --------------------------------------------------------------------------------------------------------
 
 
 def map_pixels(x: Any, eps: float = EPS) -> Any:
@@ -124,7 +126,7 @@ def beta_at(step: int, steps: float, end: float) -> float:
     return end * 0.5 * (1 - math.cos(math.pi * u))
 
 
-# --- the networks ------------------------------------------------------------------------------------------------------
+# --- the networks -----------------------------------------------------------------------------------------------------
 
 
 class DVAE(Module):
@@ -221,7 +223,7 @@ class Codec:
         return xp.concatenate(found)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def check_codec(config: Config, shape: tuple[int, ...]) -> None:

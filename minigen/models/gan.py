@@ -23,13 +23,14 @@ You need: `nn/layers.py`, `maths/interpolation.py` (the arc between two latents)
 New here: two objectives in one stage, losses that contain a gradient.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_gan.py):
-- losses are computed from logits, $\ln \sigma(l) = -\mathrm{softplus}(-l)$: a logarithm of a rounded sigmoid is $-\infty$;
+- losses are computed from logits, $\ln \sigma(l) = -\mathrm{softplus}(-l)$: a logarithm of a rounded sigmoid is
+  $-\infty$;
 - in the discriminator's step $G(z)$ is a constant, and each of the two steps draws a $z$ of its own;
 - the gradient's norm is over ALL axes but the batch's, there is one $\alpha$ for each SAMPLE, and the discriminator has
   no batch norm: it would make one sample's gradient depend on the others;
 - the penalties are differentiated a second time, through convolutions too;
-- samples are drawn with the averaged generator, in evaluation mode. Its running statistics are those of the weights that learn; at the
-  end of the run, where the rate falls to 0, both agree.
+- samples are drawn with the averaged generator, in evaluation mode. Its running statistics are those of the weights
+  that learn; at the end of the run, where the rate falls to 0, both agree.
 """
 
 import dataclasses
@@ -103,10 +104,12 @@ class Sampling:
     label: int | None = None
     """The label of all samples, for a conditional GAN; if left out, each sample draws its own."""
     truncation: float = 1.0
-    """Share of the Gaussian that each coordinate of z is drawn from, its centre: less is truer and less diverse; above 0, 1 is all."""
+    """Share of the Gaussian that each coordinate of z is drawn from, its centre: less is truer and less diverse; above
+    0, 1 is all.
+    """
 
 
-# --- losses: of logits, to be minimised ----------------------------------------------------------------------------------
+# --- losses: of logits, to be minimised -------------------------------------------------------------------------------
 
 
 def d_minimax(real: Any, fake: Any) -> Any:
@@ -135,12 +138,16 @@ def g_least_squares(fake: Any) -> Any:
 
 
 def d_hinge(real: Any, fake: Any) -> Any:
-    r"""$\mathbb E_p \max(0, 1 - l) + \mathbb E_q \max(0, 1 + l)$ (Lim & Ye 2017, arXiv 1705.02894): nothing to gain beyond $\pm 1$."""
+    r"""$\mathbb E_p \max(0, 1 - l) + \mathbb E_q \max(0, 1 + l)$ (Lim & Ye 2017, arXiv 1705.02894): nothing to gain
+    beyond $\pm 1$.
+    """
     return ag.mean(ag.relu(1.0 - real)) + ag.mean(ag.relu(1.0 + fake))
 
 
 def d_wasserstein(real: Any, fake: Any) -> Any:
-    r"""$\mathbb E_q f - \mathbb E_p f$ (Arjovsky et al. 2017, arXiv 1701.07875, eq. 2): minus $W_1$ for the best $f$ with slope at most 1."""
+    r"""$\mathbb E_q f - \mathbb E_p f$ (Arjovsky et al. 2017, arXiv 1701.07875, eq. 2): minus $W_1$ for the best $f$
+    with slope at most 1.
+    """
     return ag.mean(fake) - ag.mean(real)
 
 
@@ -150,7 +157,9 @@ def g_critic(fake: Any) -> Any:
 
 
 def squared_slope(outputs: Any, x: Any) -> Any:
-    r"""$\|\nabla_x f(x_i)\|^2$ of each sample (n,), to be differentiated again; ``outputs`` (n,) were computed from the Tensor ``x``."""
+    r"""$\|\nabla_x f(x_i)\|^2$ of each sample (n,), to be differentiated again; ``outputs`` (n,) were computed from the
+    Tensor ``x``.
+    """
     slope = ag.grad(ag.sum(outputs), x, create_graph=True)  # output i depends on sample i alone
     return ag.sum(slope * slope, axis=tuple(range(1, x.ndim)))
 
@@ -172,8 +181,9 @@ def gradient_penalty(between: Any, x_hat: Any, weight: float) -> Any:
 class Game:
     r"""The losses of the two players, and what fills in the settings that are left out.
 
-    Penalties' forms, the clipping, the critic's steps and WGAN's RMSProp are the papers'; all others run Adam with $\beta_1 = 0$. ``r1`` and the rate of 2e-3 were chosen on the digits
-    for the non-saturating loss; 1e-3 was not tuned (WGAN's paper has 5e-5, which needs far longer runs than ours).
+    Penalties' forms, the clipping, the critic's steps and WGAN's RMSProp are the papers'; all others run Adam with
+    $\beta_1 = 0$. ``r1`` and the rate of 2e-3 were chosen on the digits for the non-saturating loss; 1e-3 was not tuned
+    (WGAN's paper has 5e-5, which needs far longer runs than ours).
     """
 
     d_loss: Callable[[Any, Any], Any]
@@ -206,7 +216,7 @@ def resolved(config: Config) -> Any:
     return dataclasses.replace(config, **{k: defaults[k] for k, v in vars(config).items() if v is None})
 
 
-# --- networks ------------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 class Generator(Module):
@@ -222,7 +232,9 @@ class Generator(Module):
 
 
 class Discriminator(Module):
-    r"""$l(x, y) = w^\top \phi(x) + b + e_y^\top \phi(x)$: the label enters by projection (Miyato & Koyama 2018, arXiv 1802.05637, eq. 3)."""
+    r"""$l(x, y) = w^\top \phi(x) + b + e_y^\top \phi(x)$: the label enters by projection (Miyato & Koyama 2018, arXiv
+    1802.05637, eq. 3).
+    """
 
     def __init__(self, features: Module, last: Linear, embed: Embedding | None):
         self.features, self.last, self.embed = features, last, embed
@@ -290,7 +302,7 @@ def _to_shape(*shape: int) -> Callable[[Any], Any]:
     return lambda x: ag.reshape(x, (len(x), *shape))
 
 
-# --- the two objectives ----------------------------------------------------------------------------------------------------
+# --- the two objectives -----------------------------------------------------------------------------------------------
 
 
 def discriminator_objective(
@@ -298,8 +310,8 @@ def discriminator_objective(
 ) -> tuple[Any, dict[str, Any]]:
     r"""The discriminator's loss on real ``x`` and fakes $G(z)$, with the penalties of a resolved config.
 
-    The fakes are constants. ``alpha`` has shape (n, 1, ...): where between its real and its fake partner a sample of the
-    gradient penalty lies.
+    The fakes are constants. ``alpha`` has shape (n, 1, ...): where between its real and its fake partner a sample of
+    the gradient penalty lies.
     """
     with ag.no_grad():
         fake = ag.raw(generator(z, y))
@@ -323,7 +335,8 @@ def generator_objective(generator: Any, discriminator: Any, y: Any, z: Any, conf
 
 
 def truncated(z: Any, share: float) -> Any:
-    r"""Coordinates drawn again until $|z_j| \le c$ (the truncation trick: Brock et al. 2019, arXiv 1809.11096, section 3.1), without the loop.
+    r"""Coordinates drawn again until $|z_j| \le c$ (the truncation trick: Brock et al. 2019, arXiv 1809.11096, section
+    3.1), without the loop.
 
     $z_j \mapsto \Phi^{-1}\big(\tfrac12 + s\,(\Phi(z_j) - \tfrac12)\big)$ has the same distribution, for
     $c = \Phi^{-1}(\tfrac{1 + s}{2})$: the middle ``share`` $s$ of the Gaussian. 1 leaves ``z`` as it is.
@@ -334,7 +347,10 @@ def truncated(z: Any, share: float) -> Any:
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The two networks and what `minigen train`, `sample` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The two networks and what `minigen train`, `sample` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     full, shape = resolved(config), dataset.shape
     _check(full, dataset)
     rng = np.random.default_rng(seed)

@@ -3,8 +3,8 @@ models", arXiv 2112.10741.
 
 A diffusion model is told a caption: its words stand beside the pixels in every attention layer, and their last vector
 joins the time. Some captions are left out in training, so that the model can be led beyond what it would draw
-(classifier-free guidance), which works better than being led by CLIP. Shown a picture with a hole in it besides, it paints
-what the caption asks for there.
+(classifier-free guidance), which works better than being led by CLIP. Shown a picture with a hole in it besides, it
+paints what the caption asks for there.
 
 | symbol | code | shape |
 |---|---|---|
@@ -23,12 +23,13 @@ $\nabla$ takes the difference of neighbouring pixels. Any positive weighting lea
 $\mathbb E[x_0 \mid x_t, y]$; it only says what is learnt first.
 
 **What is not the paper's.** The paper predicts $\epsilon$ and its variance, with 3.5 billion parameters and a text
-transformer of its own; here 1.4 million predict $x_0$ with the frozen text network of a CLIP and a small one that learns with them. The paper guides by the one or the other, by CLIP
-with one trained on noise, at $x_t$; here both pull together, and CLIP, which knows clean pictures, looks at $\hat x_0$.
+transformer of its own; here 1.4 million predict $x_0$ with the frozen text network of a CLIP and a small one that
+learns with them. The paper guides by the one or the other, by CLIP with one trained on noise, at $x_t$; here both pull
+together, and CLIP, which knows clean pictures, looks at $\hat x_0$.
 
-**What it took** for the text to be obeyed. Share of prompts for one thing that are met, and whose shape is right given the
-count, after 1,500 steps of 16 pictures with Muon (210 to 310 CPU s of one thread; 64 prompts, so each +- 5 points), guidance 2; one
-change at a time, each line on top of the one above unless it says "instead":
+**What it took** for the text to be obeyed. Share of prompts for one thing that are met, and whose shape is right given
+the count, after 1,500 steps of 16 pictures with Muon (210 to 310 CPU s of one thread; 64 prompts, so each +- 5 points),
+guidance 2; one change at a time, each line on top of the one above unless it says "instead":
 
 | | met | shape | place |
 |---|---|---|---|
@@ -40,10 +41,11 @@ change at a time, each line on top of the one above unless it says "instead":
 | $w_{\max} = 5$ | .27 | .77 | 1.00 |
 
 So: a text network that already knows what words mean, weight on edges for the shape, and weight on little noise for the
-clean finish that `data/oracle.py` asks for. With so few steps of training, few steps of sampling draw cleaner: the last network
-of the table meets .39 of the prompts with 5, .28 with 8, .27 with 25 and .14 with 50.
+clean finish that `data/oracle.py` asks for. With so few steps of training, few steps of sampling draw cleaner: the last
+network of the table meets .39 of the prompts with 5, .28 with 8, .27 with 25 and .14 with 50.
 
-**Two things** are the harder half: which colour and shape goes with which. What helped there, all right for one thing / two (100 prompts):
+**Two things** are the harder half: which colour and shape goes with which. What helped there, all right for one thing /
+two (100 prompts):
 
 | | one | two |
 |---|---|---|
@@ -53,18 +55,20 @@ of the table meets .39 of the prompts with 5, .28 with 8, .27 with 25 and .14 wi
 | 3,300 steps of 64 (211,000) and a text network that learns beside CLIP's; without CLIP's pull, 64 prompts | .97 | .81 |
 | and CLIP pulls besides, by 200; 500 prompts | .996 | .816 |
 
-Pulled at all times a picture changes its background (on an earlier network: all right .80 for one thing, against .90). CLIP is a good
-judge of which goes with which: the colours of two things are right in .86 of the pictures with it, in .78 without. What did not help: other
-samplers and spacings (.17 to .23 in all of eight), words from all layers of CLIP, a trainable transformer block over them, a learning rate of
-1e-2, no second resolution (the same loss after 400 to 800 steps, or a larger one), and $v$ instead of $x_0$: its error is twice to three
-times as large. What lifted two things in the end is the second text network: CLIP's blurs which word carries what (`stable_diffusion.py`).
-Of held-out compositions the defaults meet .922 and .704 (500 prompts each).
+Pulled at all times a picture changes its background (on an earlier network: all right .80 for one thing, against .90).
+CLIP is a good judge of which goes with which: the colours of two things are right in .86 of the pictures with it, in
+.78 without. What did not help: other samplers and spacings (.17 to .23 in all of eight), words from all layers of CLIP,
+a trainable transformer block over them, a learning rate of 1e-2, no second resolution (the same loss after 400 to 800
+steps, or a larger one), and $v$ instead of $x_0$: its error is twice to three times as large. What lifted two things in
+the end is the second text network: CLIP's blurs which word carries what (`stable_diffusion.py`). Of held-out
+compositions the defaults meet .922 and .704 (500 prompts each).
 
-You need: `nn/text_unet.py`, `models/clip.py`, `samplers/classifier_free.py`, `guidance.py`, `inpaint.py`. New here: a text in a
-diffusion model, and a network that paints into pictures. `glide_upsampler.py` makes them larger.
+You need: `nn/text_unet.py`, `models/clip.py`, `samplers/classifier_free.py`, `guidance.py`, `inpaint.py`. New here: a
+text in a diffusion model, and a network that paints into pictures. `glide_upsampler.py` makes them larger.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_glide.py):
-- the channels beside the picture start with weights of zero: before the fine-tune the network is the base model, bit for bit;
+- the channels beside the picture start with weights of zero: before the fine-tune the network is the base model, bit
+  for bit;
 - 1 in the mask means keep; what lies under 0 is never seen; kept pixels are those of the picture, bit for bit;
 - padding is not attended to, and captions that are left out are left out sample by sample, in a new array;
 - the text is read anew for every call: nothing of the last prompt is kept.
@@ -128,7 +132,9 @@ class Config:
     T: int = 200
     """Length of the noising chain."""
     shift: float = 1.0
-    """s: the chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see `schedules.shifted`. 4 is better after 600 steps."""
+    """s: the chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see
+    `schedules.shifted`. 4 is better after 600 steps.
+    """
     sample_steps: int = 10
     """Levels that sampling visits; T visits all."""
     patch: int = 4
@@ -178,7 +184,9 @@ class Sampling(sampling.Sampling):
     """Settings of sampling; --steps says how many levels of the chain are visited."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
+    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
+    not name is drawn; the empty prompt asks for anything.
+    """
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
     guidance: float = 1.5
@@ -205,7 +213,7 @@ class Editing(sampling.Sampling):
     """Levels of the chain that are visited; the model's own choice if left out."""
 
 
-# --- the text ----------------------------------------------------------------------------------------------------------
+# --- the text ---------------------------------------------------------------------------------------------------------
 
 
 class Told(NamedTuple):
@@ -219,7 +227,8 @@ class Told(NamedTuple):
 
 
 def read(text: clip.Embedder, prompts: Any, beside: Any = None, *, penultimate: bool = False) -> Told:
-    """Prompts (strings, or rows of tokens) as CLIP's text network reads them; the vector is that of <eos>, which has seen all words.
+    """Prompts (strings, or rows of tokens) as CLIP's text network reads them; the vector is that of <eos>, which has
+    seen all words.
 
     They are what its last block says, or, with ``penultimate``, the one before; its last norm follows.
     """
@@ -228,7 +237,7 @@ def read(text: clip.Embedder, prompts: Any, beside: Any = None, *, penultimate: 
     return Told(words[np.arange(len(words)), to_numpy(mask).sum(1) - 1], words, mask, beside, tokens)
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def schedule_of(config: Any) -> Schedule:
@@ -259,7 +268,7 @@ def training_loss(model: Callable[..., Any], x_0: Any, schedule: Schedule, confi
     return l_glide(x_0, model(q_sample(x_0, t, eps, schedule), t), weights(t, schedule, config.most), config.edges)
 
 
-# --- what is known of a picture ----------------------------------------------------------------------------------------
+# --- what is known of a picture ---------------------------------------------------------------------------------------
 
 
 def random_masks(n: int, size: int, *, rng: Any, nothing: float = 0.25) -> Any:
@@ -278,13 +287,15 @@ def random_masks(n: int, size: int, *, rng: Any, nothing: float = 0.25) -> Any:
 
 
 def known_pixels(x: Any, keep: Any) -> Any:
-    """The four channels that the network sees beside the noise: the picture where it is kept, 0 elsewhere; and the mask, 1 = keep."""
+    """The four channels that the network sees beside the noise: the picture where it is kept, 0 elsewhere; and the
+    mask, 1 = keep.
+    """
     xp = array_module(x)
     keep = xp.broadcast_to(xp.asarray(keep, x.dtype), (*x.shape[:3], 1))
     return xp.concatenate([xp.where(keep == 1, x, 0), keep], axis=3)
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def draw(
@@ -301,7 +312,10 @@ def draw(
     callback: Any = None,
     **how: Any,
 ) -> Any:
-    """A picture of the base model's size for each prompt; exactly ``image`` (n, h, w, c) where ``keep`` is 1. ``how``: fields of `sampling.Sampling`."""
+    """A picture of the base model's size for each prompt; exactly ``image`` (n, h, w, c) where ``keep`` is 1.
+
+    ``how``: fields of `sampling.Sampling`.
+    """
     config, net, text = system.config, system.modules["glide"], clip.Embedder(system.modules["clip"])
     schedule = schedule_of(config)
     n, xp = len(prompts), array_module(net.unet.conv_in.w.data)
@@ -333,8 +347,9 @@ def pulled_by_clip(
 ) -> Callable[..., Any]:
     r"""Section 2.4: ``model`` with its score moved by $s\, \nabla_{x_t} f(x) \cdot g(y)$, $f$ and $g$ CLIP's networks.
 
-    A noise-aware CLIP is asked about $x = x_t$, a clean one about $x = \hat x_0(x_t)$, through the U-Net; at the times between
-    ``PULLED`` alone. Above, $\hat x_0$ is a blur, and what is pulled is the background; below, the shapes are there, and get frayed.
+    A noise-aware CLIP is asked about $x = x_t$, a clean one about $x = \hat x_0(x_t)$, through the U-Net; at the times
+    between ``PULLED`` alone. Above, $\hat x_0$ is a blur, and what is pulled is the background; below, the shapes are
+    there, and get frayed.
     """
     if not scale:
         return model
@@ -361,8 +376,9 @@ def enlarged(system: System, images: Any, prompts: Sequence[str], size: int, *, 
 def edit(system: System, image: Any, keep: Any, prompt: str | Sequence[str], *, rng: Any, **settings: Any) -> Any:
     """Pictures with what ``prompt`` says painted where ``keep`` is 0; where it is 1 the pixels stay, bit for bit.
 
-    ``image`` (n, h, w, c) in [-1, 1], ``keep`` (n or 1, h, w, 1) of 0 and 1. One prompt for all or one for each: it says what the
-    WHOLE picture shall show. ``settings`` are those of `Editing`. Raises ValueError for a mask or picture of another size.
+    ``image`` (n, h, w, c) in [-1, 1], ``keep`` (n or 1, h, w, 1) of 0 and 1. One prompt for all or one for each: it
+    says what the WHOLE picture shall show. ``settings`` are those of `Editing`. Raises ValueError for a mask or picture
+    of another size.
     """
     if not system.config.paint_steps:
         raise ValueError("this model was trained without paint_steps: it cannot paint into pictures")
@@ -400,7 +416,7 @@ def with_another(scene: Scene, k: int, *, rng: Any) -> Scene:
             return found
 
 
-# --- the system --------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def stage(name: str, net: Any, loss: Any, config: Any, *, steps: int, lr: float, apart: tuple[str, ...]) -> Stage:
@@ -433,7 +449,10 @@ def own_words(config: Any, channels: int, *, rng: Any) -> Words | None:
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     check(config, dataset)
     rng = np.random.default_rng(seed)
     of_clip = clip.Config(steps=config.clip_steps, noise_aware=config.noisy_clip, T=config.T, shift=config.shift)

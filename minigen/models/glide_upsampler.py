@@ -1,9 +1,10 @@
-r"""The up-sampler of GLIDE (Nichol et al. 2021, 2112.10741, section 4.1): a diffusion model of large pictures that is shown the small one.
+r"""The up-sampler of GLIDE (Nichol et al. 2021, 2112.10741, section 4.1): a diffusion model of large pictures that is
+shown the small one.
 
 One network doubles the sides; a cascade of them draws at any size, each a diffusion model of its own (Ho et al. 2021,
 "Cascaded diffusion models", 2106.15282). It is trained on small pictures of the data and used on small pictures that
-another model drew, which are never quite right. So (as in the cascade, not in GLIDE) it is trained on small pictures with some noise and told how much:
-it learns how far to trust what it is shown.
+another model drew, which are never quite right. So (as in the cascade, not in GLIDE) it is trained on small pictures
+with some noise and told how much: it learns how far to trust what it is shown.
 
 | symbol | code | shape |
 |---|---|---|
@@ -11,7 +12,8 @@ it learns how far to trust what it is shown.
 | $z_s = \sqrt{\bar\alpha_s}\, z + \sqrt{1 - \bar\alpha_s}\, \epsilon'$, $s \sim U\{0..S\}$ | ``low``, ``level`` of `augmented` | (n, h, w, c), (n,) |
 | $f(x_t, t, z_s, s, y)$, the guess of $x_0$ | ``Upsampler`` | (n, 2h, 2w, c) |
 
-What the network puts out is added to $z_s$ with every pixel doubled: only what the small picture lacks has to be learnt.
+What the network puts out is added to $z_s$ with every pixel doubled: only what the small picture lacks has to be
+learnt.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_glide.py):
 - the noise on the small picture is drawn apart from that on the large one, and level 0 adds none;
@@ -36,7 +38,10 @@ STEPS = 10  # levels that sampling visits
 
 
 class Upsampler(Module):
-    """Pictures of side ``size`` from those of half of it. Squares of size / 16 pixels are folded, so that all sizes cost the same."""
+    """Pictures of side ``size`` from those of half of it.
+
+    Squares of size / 16 pixels are folded, so that all sizes cost the same.
+    """
 
     def __init__(self, c: int, size: int, c_text: int, *, base: int = 48, rng: Any):
         self.level = TimeEmbedding(64, c_text, rng=rng)

@@ -1,4 +1,7 @@
-r"""GPT. Radford et al. 2019, "Language models are unsupervised multitask learners"; attention: Vaswani et al. 2017, arXiv 1706.03762.
+r"""GPT.
+
+Radford et al. 2019, "Language models are unsupervised multitask learners"; attention: Vaswani et al. 2017, arXiv
+1706.03762.
 
 A text is a sequence of tokens, and its probability is the product of the probability of each token given those before
 it. One transformer says all of these at once, because attention is cut off at each token's own place. Nothing in this
@@ -20,24 +23,26 @@ $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}(Q K^\top / \sqrt{d_k} + M) V, \
 around, gives its logit ("weight tying", Press & Wolf 2016, 1608.05859): two gradients meet in one parameter.
 
 **Numbers.** Grey levels are numbers, and in a picture the pixel above is as near as the last token, though a whole row
-away. So the network is told the level as a number, whether it is 0 (the background), and whether it is there: of the last
-token, and of the earlier pixels up to ``reach`` rows and columns around the one that is asked for. It says a mixture of
-discretised logistics (Salimans et al. 2017, 1701.05517, eq. 2). The logarithm of the mixture's probability of each level
-serves as its logit, so everything below sees logits in both cases. On the 1,000 digits names cost 84.1 nats a test
-picture, numbers with reach 0, 1 and 2 cost 85.2, 81.4 and 79.7 (the default steps, one seed each; the default was chosen by them, so its
-figure is a little favourable): what helps is the reach.
+away. So the network is told the level as a number, whether it is 0 (the background), and whether it is there: of the
+last token, and of the earlier pixels up to ``reach`` rows and columns around the one that is asked for. It says a
+mixture of discretised logistics (Salimans et al. 2017, 1701.05517, eq. 2). The logarithm of the mixture's probability
+of each level serves as its logit, so everything below sees logits in both cases. On the 1,000 digits names cost 84.1
+nats a test picture, numbers with reach 0, 1 and 2 cost 85.2, 81.4 and 79.7 (the default steps, one seed each; the
+default was chosen by them, so its figure is a little favourable): what helps is the reach.
 
 You need: `nn/transformer.py` (the blocks), `samplers/autoregressive.py` (drawing), `maths/likelihood.py` (the mixture).
 New here: what goes into a transformer and what comes out of it, the shift by one, the cache.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_gpt.py):
-- slot $i$ sees the tokens before $i$ and no other: every pair is tested, and the probabilities of ALL sequences add up to 1;
+- slot $i$ sees the tokens before $i$ and no other: every pair is tested, and the probabilities of ALL sequences add up
+  to 1;
 - the first token is predicted too, from a start vector that is no token: without it nothing says $p(x_1)$;
 - a step with the cache says what the whole pass says, for every prefix;
 - the mask is $-\infty$: a large negative number can be overcome by the scores;
 - the tied table is one parameter, initialised with std 0.02, so that at first all tokens are nearly equally likely;
   what is added to the positions starts as small as they are (louder inputs cost 3 nats with reach 0);
-- other weights start with the variance 1 / fan in, and what is added to the residual stream at 0, where GPT-2 has std 0.02 and $1 / \sqrt N$ of it;
+- other weights start with the variance 1 / fan in, and what is added to the residual stream at 0, where GPT-2 has std
+  0.02 and $1 / \sqrt N$ of it;
 - nats are sums over the tokens of a sequence; bits a byte divide by the bytes that the tokens spell, not by the tokens.
 """
 
@@ -74,7 +79,9 @@ class Config:
     """Settings of the run."""
 
     output: Literal["auto", "logistics", "softmax"] = "auto"
-    """Tokens as numbers (logistics) or as names (softmax, embedded by the same table); auto: grey levels are numbers, texts names."""
+    """Tokens as numbers (logistics) or as names (softmax, embedded by the same table); auto: grey levels are numbers,
+    texts names.
+    """
     width: int = 48
     """Numbers in a token's vector."""
     layers: int = 3
@@ -122,7 +129,7 @@ def quiet(shape: tuple[int, ...], rng: Any) -> Any:
     return init.normal(shape, STD, rng)
 
 
-# --- what goes in, what comes out --------------------------------------------------------------------------------------
+# --- what goes in, what comes out -------------------------------------------------------------------------------------
 
 
 class Names(Module):
@@ -241,7 +248,9 @@ class GPT(Module):
         return self.ends.log_p(tokens, self(tokens, rng))
 
     def step(self, new: Any, cache: Any = None) -> tuple[Any, Any]:
-        """The logits (n, vocab) of the token after ``new`` (n, k), which follow those in ``cache``: `logits` at the price of k tokens."""
+        """The logits (n, vocab) of the token after ``new`` (n, k), which follow those in ``cache``: `logits` at the
+        price of k tokens.
+        """
         before, past = cache if cache is not None else (new[:, :0], None)
         first = 0 if cache is None else before.shape[1] + 1  # the slot after those that are done
         tokens = np.concatenate([before, new], axis=1)
@@ -268,7 +277,7 @@ class Spelling(Module):
         return BytePair(np.rint(to_numpy(self.merges)).astype(np.int64).tolist())
 
 
-# --- the loss ------------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def negative_log_likelihood(log_p: Any) -> Any:
@@ -276,7 +285,7 @@ def negative_log_likelihood(log_p: Any) -> Any:
     return -ag.mean(log_p)
 
 
-# --- training and sampling ---------------------------------------------------------------------------------------------
+# --- training and sampling --------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
@@ -393,7 +402,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 
 def text_figures(nats: float, dataset: Dataset, tokenizer: BytePair) -> dict[str, float]:
-    """``nats`` a window of the test part as bits a byte, beside the tokens' frequencies and a compressor that saw the training part."""
+    """``nats`` a window of the test part as bits a byte, beside the tokens' frequencies and a compressor that saw the
+    training part.
+    """
     if dataset.tokenizer.merges != tokenizer.merges:
         raise ValueError("the text of this version of Python is not the one that the weights were trained on")
     train, test = (s.images.astype(np.int64) for s in (dataset.train, dataset.test))

@@ -1,9 +1,9 @@
 r"""Improved diffusion models. Nichol & Dhariwal 2021, "Improved denoising diffusion probabilistic models", arXiv 2102.09672.
 
-The reverse step's variance is not fixed but learned: the network says, for every pixel, where between its two bounds the
-variance lies. The loss that draws well says nothing of a variance, so a little of the variational bound is added to it,
-through which only the variance learns. A bound that is good at every step survives when steps are left out: the same
-network samples in far fewer. Trained on the bound alone, a model codes better and draws worse; then the noise of
+The reverse step's variance is not fixed but learned: the network says, for every pixel, where between its two bounds
+the variance lies. The loss that draws well says nothing of a variance, so a little of the variational bound is added to
+it, through which only the variance learns. A bound that is good at every step survives when steps are left out: the
+same network samples in far fewer. Trained on the bound alone, a model codes better and draws worse; then the noise of
 the gradient is tamed by asking more often for the times whose terms are large.
 
 | symbol | code | shape |
@@ -21,18 +21,19 @@ $$\bar\alpha_t = \frac{f(t)}{f(0)}, \quad f(t) = \cos^2 \Big(\frac{t / T + s}{1 
 $$L_{\text{vlb}} = \mathbb E_{t \sim p_t} \Big[\frac{L_t}{p_t}\Big], \quad p_t \propto \sqrt{\mathbb E[L_t^2]}, \quad \sum_t p_t = 1 \qquad (18)$$
 $$\beta_{S_t} = 1 - \frac{\bar\alpha_{S_t}}{\bar\alpha_{S_{t-1}}}, \quad \tilde\beta_{S_t} = \frac{1 - \bar\alpha_{S_{t-1}}}{1 - \bar\alpha_{S_t}}\, \beta_{S_t} \qquad (19)$$
 
-Where $v$ lives the paper leaves open; $(o + 1) / 2$ is the authors' code. It is not limited to $[0, 1]$, as in the paper.
-(15) and (19) are in `samplers/ancestral.py` and `maths/schedules.py`, (17) is there too: after respacing, the same $v$ is
-read between the wider bounds. $L_{\text{vlb}}$ of the loss is in nats a dimension (the authors' code: bits, which makes
-its $\lambda = 0.001$ a factor 1.44 heavier).
+Where $v$ lives the paper leaves open; $(o + 1) / 2$ is the authors' code. It is not limited to $[0, 1]$, as in the
+paper. (15) and (19) are in `samplers/ancestral.py` and `maths/schedules.py`, (17) is there too: after respacing, the
+same $v$ is read between the wider bounds. $L_{\text{vlb}}$ of the loss is in nats a dimension (the authors' code: bits,
+which makes its $\lambda = 0.001$ a factor 1.44 heavier).
 
 You need: `models/ddpm.py` (the bound), `samplers/ancestral.py` (eq. 15). New here: a learned variance, the hybrid loss,
 times drawn by their importance.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_improved_ddpm.py):
-- in the hybrid loss the bound sends no gradient to the mean: its weights, large at small $t$, would drown $L_{\text{simple}}$;
-- $L_{\text{vlb}}$ is a SUM over T terms: the mean over drawn times is multiplied by T before $\lambda$ (the authors' code
-  multiplies one term by $T / 1000$, which is both);
+- in the hybrid loss the bound sends no gradient to the mean: its weights, large at small $t$, would drown
+  $L_{\text{simple}}$;
+- $L_{\text{vlb}}$ is a SUM over T terms: the mean over drawn times is multiplied by T before $\lambda$ (the authors'
+  code multiplies one term by $T / 1000$, which is both);
 - $\tilde\beta_1 = 0$ has no logarithm: at $t = 1$ the lower bound is $\tilde\beta_2$;
 - importance weights are $1 / (p_t T)$, so that they are 1 for uniform times and the loss keeps its meaning;
 - times are uniform until each has 10 losses. The losses are a buffer that is saved with the weights: a resumed run is
@@ -119,7 +120,7 @@ class Config:
     """Largest global norm of the gradient."""
 
 
-# --- the bound with a learned variance -----------------------------------------------------------------------------------
+# --- the bound with a learned variance --------------------------------------------------------------------------------
 
 
 def bound_term(
@@ -134,8 +135,9 @@ def bound_term(
 ) -> Any:
     r"""$L_{t-1}$ in nats a sample (n,), for levels ``t`` (n,) or one level for all: arrays or Tensors, with their gradients.
 
-    $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \Sigma_\theta))$ for $t > 1$; for $t = 1$ the discretised
-    decoder $-\ln p_\theta(x_0 \mid x_1)$ (Ho et al. 2020, eq. 13). ``clip`` limits $\hat x_0$ as sampling may do.
+    $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \Sigma_\theta))$ for $t > 1$; for $t = 1$ the
+    discretised decoder $-\ln p_\theta(x_0 \mid x_1)$ (Ho et al. 2020, eq. 13). ``clip`` limits $\hat x_0$ as sampling
+    may do.
     """
     if clip is None:
         mu = mean_from_eps(x_t, t, eps_theta, schedule)
@@ -157,14 +159,18 @@ def per_sample(x: Any) -> Any:
 
 
 def l_vlb(x_0: Any, x_t: Any, t: Any, eps_theta: Any, v: Any, schedule: Schedule, levels: int) -> Any:
-    r"""$T\, L_{t-1}$ a dimension, in nats (n,): its mean over uniform $t$ is $L_{\text{vlb}}$ without $L_T$, which nothing trains."""
+    r"""$T\, L_{t-1}$ a dimension, in nats (n,): its mean over uniform $t$ is $L_{\text{vlb}}$ without $L_T$, which
+    nothing trains.
+    """
     return bound_term(x_0, x_t, t, eps_theta, v, schedule, levels) * (schedule.T / x_0[0].size)
 
 
 def l_hybrid(
     x_0: Any, x_t: Any, t: Any, eps: Any, eps_theta: Any, v: Any, schedule: Schedule, levels: int, lam: float = 0.001
 ) -> Any:
-    r"""$L_{\text{simple}} + \lambda L_{\text{vlb}}$ (eq. 16) a sample (n,), with $\mathrm{sg}[\mu_\theta]$ in the second term: there only $\Sigma_\theta$ learns."""
+    r"""$L_{\text{simple}} + \lambda L_{\text{vlb}}$ (eq. 16) a sample (n,), with $\mathrm{sg}[\mu_\theta]$ in the
+    second term: there only $\Sigma_\theta$ learns.
+    """
     d = eps_theta - eps
     simple = per_sample(d * d) * (1 / x_0[0].size)
     return simple + lam * l_vlb(x_0, x_t, t, ag.stop_gradient(eps_theta), v, schedule, levels)
@@ -197,11 +203,12 @@ def variational_bound(
     return Bound(terms, float(prior_term(x_0, schedule).mean() / unit))
 
 
-# --- times by their importance -------------------------------------------------------------------------------------------
+# --- times by their importance ----------------------------------------------------------------------------------------
 
 
 def time_probabilities(losses: Any, known: Any) -> Any:
-    r"""Eq. 18 for the last losses (T, K) of each time, ``known`` (T,) of them there already: $p_t$ for $t = 1 \dots T$ (T,), float64.
+    r"""Eq. 18 for the last losses (T, K) of each time, ``known`` (T,) of them there already: $p_t$ for $t = 1 \dots T$
+    (T,), float64.
 
     Uniform until all K are known of every time, and where all losses are 0; 0.1 % uniform times are always mixed in.
     """
@@ -216,7 +223,9 @@ def time_probabilities(losses: Any, known: Any) -> Any:
 
 
 def draw_times(p: Any, u: Any) -> tuple[Any, Any]:
-    r"""The times $t$ at which the sum of ``p`` passes the uniform numbers ``u`` (n,), and the weights $1 / (p_t T)$ of their losses."""
+    r"""The times $t$ at which the sum of ``p`` passes the uniform numbers ``u`` (n,), and the weights $1 / (p_t T)$ of
+    their losses.
+    """
     t = 1 + np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
     return t, 1 / (p[t - 1] * len(p))
 
@@ -244,7 +253,7 @@ class History(Module):
             self.known[i - 1] = min(HISTORY, self.known[i - 1] + 1)
 
 
-# --- the network, training and sampling ----------------------------------------------------------------------------------
+# --- the network, training and sampling -------------------------------------------------------------------------------
 
 
 def eps_and_v(output: Any) -> tuple[Any, Any]:
@@ -254,7 +263,9 @@ def eps_and_v(output: Any) -> tuple[Any, Any]:
 
 
 class LearnedVariance(Module):
-    r"""``model(x_t, t, cond=None)`` -> the pair $(\epsilon_\theta, v)$, of a network with twice the channels; and the losses of its times."""
+    r"""``model(x_t, t, cond=None)`` -> the pair $(\epsilon_\theta, v)$, of a network with twice the channels; and the
+    losses of its times.
+    """
 
     def __init__(self, unet: UNet, T: int):
         self.unet, self.history = unet, History(T)
@@ -276,7 +287,9 @@ def training_loss(
     lam: float = 0.001,
     times: str = "uniform",
 ) -> Any:
-    """One estimate of eq. 16, or of the bound in nats a dimension, by one time and one noise for each sample; in training, the history grows."""
+    """One estimate of eq. 16, or of the bound in nats a dimension, by one time and one noise for each sample; in
+    training, the history grows.
+    """
     xp, T = array_module(x_0), schedule.T
     p = np.full(T, 1 / T) if times == "uniform" else history.probabilities()
     t, weights = draw_times(p, rng.random(len(x_0)))
@@ -293,7 +306,10 @@ def training_loss(
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
+    """The network and what `minigen train`, `sample` and `tour` do with it.
+
+    Raises ValueError for settings that do not fit the data.
+    """
     check(config, dataset)
     h, w, c = dataset.shape
     levels = dataset.levels or 256

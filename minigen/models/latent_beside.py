@@ -1,7 +1,8 @@
 r"""What lies beside the noisy map: conditions by concatenation. Rombach et al. 2022, arXiv 2112.10752, sections 3.3, 4.3.2 and 4.5.
 
-What is known place by place needs no attention: it is brought to the size of the map and becomes further channels of it. Two
-such things here: what is kept of a picture that is painted into, and a layout, which says where which shapes shall be.
+What is known place by place needs no attention: it is brought to the size of the map and becomes further channels of
+it. Two such things here: what is kept of a picture that is painted into, and a layout, which says where which shapes
+shall be.
 
 | symbol | code | shape |
 |---|---|---|
@@ -13,8 +14,8 @@ such things here: what is kept of a picture that is painted into, and a layout, 
 The 1 tells an empty layout ("nothing anywhere") from none ("anything anywhere").
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
-- a place counts as kept only if ALL of its pixels are: a place at the edge of the hole is painted, and its kept pixels are put
-  back in pixels;
+- a place counts as kept only if ALL of its pixels are: a place at the edge of the hole is painted, and its kept pixels
+  are put back in pixels;
 - the hole is emptied before the codec sees the picture, whose convolutions would carry it over the edge;
 - shares, not a yes or no: a box finer than the map is still told.
 """
@@ -40,7 +41,9 @@ def kept_places(keep: Any, f: int) -> Any:
 
 
 def known_places(codec: Codec | Identity, x: Any, keep: Any) -> Any:
-    """The map of a picture (n, h, w, c) with a hole, 0 where a place is not kept, and the mask of its places: (n, h / f, w / f, d + 1)."""
+    """The map of a picture (n, h, w, c) with a hole, 0 where a place is not kept, and the mask of its places: (n, h /
+    f, w / f, d + 1).
+    """
     xp = array_module(x)
     keep = xp.broadcast_to(xp.asarray(keep, x.dtype), (*x.shape[:3], 1))
     z = codec.encode(xp.where(keep == 1, x, 0))

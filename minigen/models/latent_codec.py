@@ -1,10 +1,12 @@
-r"""The first stage of latent diffusion: pictures to small maps of numbers and back. Esser, Rombach & Ommer 2021, "Taming
-transformers for high-resolution image synthesis", arXiv 2012.09841, section 3.1; Rombach et al. 2022, arXiv 2112.10752, section 3.1.
+r"""The first stage of latent diffusion: pictures to small maps of numbers and back.
 
-An autoencoder whose middle is a map, $f$ times smaller than the picture on each side, keeps what matters and leaves what nobody
-sees. What matters is said by three judges: the pixels, the features of a network that has learnt to see, and a discriminator
-that looks at patches. So that the map is good to diffuse in it is kept near a standard normal, faintly ("kl"), or its vectors are
-replaced by the nearest ones of a codebook before they are decoded ("vq").
+Esser, Rombach & Ommer 2021, "Taming transformers for high-resolution image synthesis", arXiv 2012.09841, section 3.1;
+Rombach et al. 2022, arXiv 2112.10752, section 3.1.
+
+An autoencoder whose middle is a map, $f$ times smaller than the picture on each side, keeps what matters and leaves
+what nobody sees. What matters is said by three judges: the pixels, the features of a network that has learnt to see,
+and a discriminator that looks at patches. So that the map is good to diffuse in it is kept near a standard normal,
+faintly ("kl"), or its vectors are replaced by the nearest ones of a codebook before they are decoded ("vq").
 
 | symbol | code | shape |
 |---|---|---|
@@ -24,19 +26,20 @@ $$\lambda = \frac{\| \nabla_W L_{rec} \|}{\| \nabla_W \mathbb E[-D(\hat x)] \| +
 $$L_D = \mathbb E \max(0, 1 - D(x)) + \mathbb E \max(0, 1 + D(\hat x)) \qquad (5)$$
 $$\tilde z = (\mu - m) / s, \qquad \hat x = \mathrm{decoder}(s\, \tilde z + m) \qquad (6)$$
 
-Under "vq" the second term of (1) is the commitment of `vq_vae` (eq. 3 there), and $z$ of (6) is taken BEFORE the codebook: the decoder
-quantises, so what a diffusion model draws need not lie on a code. The mean over the pixels is the paper's sum over $hwc$, for
-the KL as for the errors.
+Under "vq" the second term of (1) is the commitment of `vq_vae` (eq. 3 there), and $z$ of (6) is taken BEFORE the
+codebook: the decoder quantises, so what a diffusion model draws need not lie on a code. The mean over the pixels is the
+paper's sum over $hwc$, for the KL as for the errors.
 
-**What is not the paper's.** Its $\phi$ is a VGG trained on ImageNet (LPIPS); here it is the image network of this project's own
-CLIP, its feature maps after each norm. Its scale is one number, $1 / s$ over the first batch (0.18215 in Stable Diffusion), and no
-mean; here there is one for each channel, over many pictures of the training split. Its discriminator joins late in one long
-stage; here it has a stage of its own.
+**What is not the paper's.** Its $\phi$ is a VGG trained on ImageNet (LPIPS); here it is the image network of this
+project's own CLIP, its feature maps after each norm. Its scale is one number, $1 / s$ over the first batch (0.18215 in
+Stable Diffusion), and no mean; here there is one for each channel, over many pictures of the training split. Its
+discriminator joins late in one long stage; here it has a stage of its own.
 
-**How much KL.** The paper has just enough to keep the maps from growing. Here it is 20,000 times as much, because the map is decoded
-from what a small diffusion model draws, which is never quite right: with more noise in training the decoder learns to draw clean
-shapes from maps that are not. Share of 143 test pictures of one thing / 157 of two that the oracle reads right after the codec (600 steps of
-32 pictures, the first row 800; f = 4, d = 4), when noise is added to the map, in units of its deviation (the default was chosen by this table):
+**How much KL.** The paper has just enough to keep the maps from growing. Here it is 20,000 times as much, because the
+map is decoded from what a small diffusion model draws, which is never quite right: with more noise in training the
+decoder learns to draw clean shapes from maps that are not. Share of 143 test pictures of one thing / 157 of two that
+the oracle reads right after the codec (600 steps of 32 pictures, the first row 800; f = 4, d = 4), when noise is added
+to the map, in units of its deviation (the default was chosen by this table):
 
 | weight of the KL | no noise | 0.2 | 0.3 | 0.5 |
 |---|---|---|---|---|
@@ -45,14 +48,16 @@ shapes from maps that are not. Share of 143 test pictures of one thing / 157 of 
 | 2e-2 | .99 / .99 | .99 / .96 | .97 / .87 | .70 / .43 |
 | 1e-1 | .97 / .92 | .97 / .92 | .97 / .89 | .86 / .64 |
 
-Diffusion of 900 steps in these maps met .34 of the prompts for one thing with 1e-4 (32 prompts), .52 with 2e-2 and with 1e-1 (64 prompts).
+Diffusion of 900 steps in these maps met .34 of the prompts for one thing with 1e-4 (32 prompts), .52 with 2e-2 and with
+1e-1 (64 prompts).
 
-You need: `models/vae.py` (the KL), `vq_vae.py` (the codebook), `gan.py` (the hinge loss), `clip.py`. New here: judges besides the
-pixels, and a weight that balances two gradients.
+You need: `models/vae.py` (the KL), `vq_vae.py` (the codebook), `gan.py` (the hinge loss), `clip.py`. New here: judges
+besides the pixels, and a weight that balances two gradients.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_latent_codec.py):
 - $\lambda$ is a number: nothing is differentiated through it, and it is taken at the last layer only;
-- (6) divides by the deviation on the way in and multiplies on the way out, and is measured over the data and not over a batch;
+- (6) divides by the deviation on the way in and multiplies on the way out, and is measured over the data and not over a
+  batch;
 - $\ln \sigma^2$ is held within [-30, 20];
 - the frozen network gets no gradient, the pictures that go through it do;
 - the discriminator's fakes are constants; its pull on the codec rises from 0, as its first gradients are noise.
@@ -100,7 +105,9 @@ class Config:
     blocks: int = 2
     """Residual blocks at the map's resolution, of encoder and decoder each."""
     kl: float = 2e-2
-    """Weight of the KL. The paper has 1e-6; here more makes maps that forgive what a small diffusion model gets wrong, see above."""
+    """Weight of the KL. The paper has 1e-6; here more makes maps that forgive what a small diffusion model gets wrong,
+    see above.
+    """
     codes: int = 512
     """Vectors of the codebook ("vq")."""
     beta: float = 0.25
@@ -127,11 +134,13 @@ class Config:
     """Largest global norm of the gradient."""
 
 
-# --- the losses --------------------------------------------------------------------------------------------------------
+# --- the losses -------------------------------------------------------------------------------------------------------
 
 
 def kl_loss(mu: Any, log_var: Any, numbers: int) -> Any:
-    r"""The second term of eq. 1 without its weight: the KL of each picture in nats, over its ``numbers`` $hwc$; the mean over pictures."""
+    r"""The second term of eq. 1 without its weight: the KL of each picture in nats, over its ``numbers`` $hwc$; the
+    mean over pictures.
+    """
     return ag.sum(gaussian.kl(mu, log_var, 0.0, 0.0)) * (1 / (len(mu) * numbers))
 
 
@@ -172,7 +181,7 @@ def gradient_at(layer: Any, h: Any, loss: Callable[[Any], Any], after: Callable[
         return ag.raw(ag.grad(loss(after(layer(ag.raw(h)))), layer.w))
 
 
-# --- the networks ------------------------------------------------------------------------------------------------------
+# --- the networks -----------------------------------------------------------------------------------------------------
 
 
 class Autoencoder(Module):
@@ -241,7 +250,7 @@ class Discriminator(Module):
         return self.last(self.layers(x))[..., 0]
 
 
-# --- the codec ---------------------------------------------------------------------------------------------------------
+# --- the codec --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,9 @@ class Codec:
         return picture[0] // self.net.factor, picture[1] // self.net.factor, self.net.d
 
     def encode(self, images: Any, *, rng: Any = None) -> Any:
-        r"""Images in [-1, 1] (n, h, w, c) -> $\tilde z$ (n, h / f, w / f, d) of the mean, or, with ``rng``, of a draw from $q(z \mid x)$."""
+        r"""Images in [-1, 1] (n, h, w, c) -> $\tilde z$ (n, h / f, w / f, d) of the mean, or, with ``rng``, of a draw
+        from $q(z \mid x)$.
+        """
         net, xp = self.net, array_module(self.net.mean)
         x, found = xp.asarray(images, net.mean.dtype), []
         with ag.no_grad():
@@ -310,7 +321,7 @@ def measure(net: Autoencoder, images: Any) -> None:
     net.mean[...], net.std[...] = z.mean(0), np.maximum(z.std(0), 1e-6)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def objective(
@@ -325,8 +336,10 @@ def objective(
     revive: bool = False,
     u: Any = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Eq. 1 for pictures ``x``. ``noise`` is standard normal, of the map's shape ("kl"); ``judge`` is the discriminator, if it plays, and
-    ``pull`` in [0, 1] how much of its judgement counts; ``revive`` and ``u`` are those of `vq_vae.objective` ("vq").
+    """Eq. 1 for pictures ``x``.
+
+    ``noise`` is standard normal, of the map's shape ("kl"); ``judge`` is the discriminator, if it plays, and ``pull``
+    in [0, 1] how much of its judgement counts; ``revive`` and ``u`` are those of `vq_vae.objective` ("vq").
     """
     mu, log_var = net.moments(x)
     if net.codebook is None:

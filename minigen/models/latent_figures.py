@@ -22,7 +22,9 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Uses:
-    """What a trained system can do: ``draw(prompts, *, rng, ...)`` and ``enlarge(images, prompts, *, rng)``, arrays of NumPy in and out."""
+    """What a trained system can do: ``draw(prompts, *, rng, ...)`` and ``enlarge(images, prompts, *, rng)``, arrays of
+    NumPy in and out.
+    """
 
     codec: Codec | Identity
     draw: Callable[..., Any]

@@ -1,8 +1,9 @@
 r"""Pictures of twice the size by latent diffusion. Rombach et al. 2022, arXiv 2112.10752, section 4.4.
 
-The map of a large picture is drawn by a diffusion model that is shown the small picture: its pixels are concatenated to the
-channels of the noisy map, place by place. What is shown has some noise, and the network is told how much, so that it learns how far
-to trust it (Ho et al. 2021, 2106.15282): small pictures that another model drew are never quite right.
+The map of a large picture is drawn by a diffusion model that is shown the small picture: its pixels are concatenated to
+the channels of the noisy map, place by place. What is shown has some noise, and the network is told how much, so that
+it learns how far to trust it (Ho et al. 2021, 2106.15282): small pictures that another model drew are never quite
+right.
 
 | symbol | code | shape |
 |---|---|---|
@@ -10,8 +11,8 @@ to trust it (Ho et al. 2021, 2106.15282): small pictures that another model drew
 | $z_0$, the map of the large picture | | (n, 2h / f, 2w / f, d) |
 | $g(z_t, t, y_s, s, \text{text})$, the guess of $z_0$ | ``Upscaler`` | like $z_0$ |
 
-A codec of convolutions takes pictures of any size: it is the one that was trained on small pictures. A place of the map is
-$f / 2$ pixels of the small picture wide, which become channels beside it.
+A codec of convolutions takes pictures of any size: it is the one that was trained on small pictures. A place of the map
+is $f / 2$ pixels of the small picture wide, which become channels beside it.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
 - the small picture is put beside the places that it shows, and reaches no other place but through the network;
@@ -35,7 +36,9 @@ GRID = 8  # places a side on which the network works
 
 
 class Upscaler(Module):
-    """Maps of pictures of side 2 ``side`` from pictures of side ``side``, in the latents of a codec with ``d`` channels and factor ``f``."""
+    """Maps of pictures of side 2 ``side`` from pictures of side ``side``, in the latents of a codec with ``d`` channels
+    and factor ``f``.
+    """
 
     def __init__(self, c: int, d: int, *, side: int, f: int, c_text: int, base: int = 64, rng: Any):
         size = 2 * side // f

@@ -74,7 +74,9 @@ class Config:
     norm_target: bool = False
     """Predict each patch with its own mean and variance taken out (eq. 2)."""
     width: int = 64
-    """Channels of the encoder (a good perceptron: width 512, layers 3, batch_size 128, lr 2e-3, steps 4000, shift 0.1, ema 0.998)."""
+    """Channels of the encoder (a good perceptron: width 512, layers 3, batch_size 128, lr 2e-3, steps 4000, shift 0.1,
+    ema 0.998).
+    """
     layers: int = 3
     """Blocks of the encoder."""
     heads: int = 4
@@ -105,7 +107,7 @@ class Config:
     """Rounds of hiding and filling in when pictures are drawn."""
 
 
-# --- patches and masks -------------------------------------------------------------------------------------------------
+# --- patches and masks ------------------------------------------------------------------------------------------------
 
 
 def patchify(images: Any, p: int) -> Any:
@@ -144,7 +146,7 @@ def rows(x: Any, ids: Any) -> Any:
     return ag.embedding(ag.reshape(x, (n * t, d)), flat)
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 
 
 def masked_loss(pred: Any, target: Any, hidden: Any) -> Any:
@@ -170,7 +172,7 @@ def denormalise(pred: Any, patches: Any, eps: float = 1e-6) -> Any:
     return pred * (var + eps) ** 0.5 + mean
 
 
-# --- networks ----------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 def positions(high: int, wide: int, channels: int) -> Any:
@@ -248,7 +250,7 @@ class PatchMLP(Module):
         return self.encode(patches, masks)
 
 
-# --- filling in --------------------------------------------------------------------------------------------------------
+# --- filling in -------------------------------------------------------------------------------------------------------
 
 
 def fill_in(net: Any, patches: Any, masks: Masks, *, norm_target: bool = False) -> Any:
@@ -302,7 +304,10 @@ def check(config: Config, dataset: Dataset) -> tuple[int, int]:
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The network and what `minigen train`, `sample` and `tour` do with it. Raises ValueError for settings that do not fit the data."""
+    """The network and what `minigen train`, `sample` and `tour` do with it.
+
+    Raises ValueError for settings that do not fit the data.
+    """
     L, visible = check(config, dataset)
     (h, w, c), p = dataset.shape, config.patch
     P = p * p * c
@@ -344,7 +349,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         ]
 
     def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None) -> Any:
-        """``n`` pictures after ``steps`` rounds (``sample_steps`` if None) from pixel noise: see the file's docstring for what they are."""
+        """``n`` pictures after ``steps`` rounds (``sample_steps`` if None) from pixel noise: see the file's docstring
+        for what they are.
+        """
         steps = config.sample_steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps must be at least 1 round, got {steps}")
@@ -357,7 +364,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return unpatchify(patches, (h, w, c), p)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """Error in hidden patches of at most 512 test pictures (four masks each if they have few patches), beside fills that need no network.
+        """Error in hidden patches of at most 512 test pictures (four masks each if they have few patches), beside fills
+        that need no network.
 
         On the scale from 0 to 1, so a quarter of the squared error on [-1, 1].
         """

@@ -25,13 +25,13 @@ pixel in the row above, two in the row above that. The triangle beyond is never 
          1 0 0         1 1 0         seen by ?            # # # # . . .     the dots are the blind spot
          0 0 0         0 0 0                              # # ?
 
-**Two stacks** have none (1606.05328, section 2.2, fig. 2). The vertical stack sees whole rows, with kernels that reach to
-both sides; its row i has seen row i itself, so it enters the horizontal stack one row further down. The horizontal
-stack adds what is to the left. Both kernels are cut to the taps that a mask would leave, and zeros are added
-above or to the left of the picture, so that no weight is there to be masked.
+**Two stacks** have none (1606.05328, section 2.2, fig. 2). The vertical stack sees whole rows, with kernels that reach
+to both sides; its row i has seen row i itself, so it enters the horizontal stack one row further down. The horizontal
+stack adds what is to the left. Both kernels are cut to the taps that a mask would leave, and zeros are added above or
+to the left of the picture, so that no weight is there to be masked.
 
-**Grey levels** are shown to the network as a number and a flag for level 0, and said by it as a mixture of logistics, in
-which level 7 lies between 6 and 8: six numbers a pixel, however many levels there are. (With the 17 levels of the
+**Grey levels** are shown to the network as a number and a flag for level 0, and said by it as a mixture of logistics,
+in which level 7 lies between 6 and 8: six numbers a pixel, however many levels there are. (With the 17 levels of the
 digits a softmax says them as well.) Tokens that are mere names, a VQ-VAE's codes, are embedded and said by a softmax;
 `TokenPixelCNN` takes either.
 
@@ -127,7 +127,7 @@ class Sampling:
     """The class of all samples, for a conditional model; if left out, each sample draws its own."""
 
 
-# --- masks: the first PixelCNN -----------------------------------------------------------------------------------------
+# --- masks: the first PixelCNN ----------------------------------------------------------------------------------------
 
 
 def mask(kernel: int, kind: Literal["A", "B"]) -> Any:
@@ -149,7 +149,7 @@ class MaskedConv2d(Conv2d):
         return ag.conv2d(x, w, self.b, padding=self.padding)
 
 
-# --- two stacks: the gated PixelCNN ------------------------------------------------------------------------------------
+# --- two stacks: the gated PixelCNN -----------------------------------------------------------------------------------
 
 
 def gate(a: Any) -> Any:
@@ -169,7 +169,10 @@ def add_columns(x: Any, columns: int) -> Any:
 
 
 class GatedLayer(Module):
-    """One layer of both stacks (1606.05328, fig. 2). ``first``: mask A and no residual, else mask B and one around the horizontal stack."""
+    """One layer of both stacks (1606.05328, fig. 2).
+
+    ``first``: mask A and no residual, else mask B and one around the horizontal stack.
+    """
 
     def __init__(
         self,
@@ -194,7 +197,9 @@ class GatedLayer(Module):
         self.dropout = Dropout(dropout)
 
     def biases(self, label: Any) -> list[Any]:
-        r"""What is added before the gates of either stack, the $V^\top h$ of eq. 4 and a number for each place: two of (1 or n, h, w, 2c)."""
+        r"""What is added before the gates of either stack, the $V^\top h$ of eq. 4 and a number for each place: two of
+        (1 or n, h, w, 2c).
+        """
         places = [self.places[i : i + 1] for i in range(2)]
         if bool(self.classes) != (label is not None):
             raise ValueError("a network built with classes needs a label for each picture, one without takes none")
@@ -325,12 +330,14 @@ class GatedPixelCNN(Module):
         cache.out = ag.raw(self.head(y) + self.places[:, i : i + 1, j : j + 1])[:, 0, 0]
 
 
-# --- distributions of one token ----------------------------------------------------------------------------------------
+# --- distributions of one token ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Token:
-    """What ``outputs`` numbers say of a token: ``log_p(token (...), out (..., outputs))`` (...), and ``logits(out)`` of all (..., vocab)."""
+    """What ``outputs`` numbers say of a token: ``log_p(token (...), out (..., outputs))`` (...), and ``logits(out)`` of
+    all (..., vocab).
+    """
 
     outputs: int
     log_p: Callable[[Any, Any], Any]
@@ -343,12 +350,16 @@ def categorical(vocab: int) -> Token:
 
 
 def logistics(levels: int, mixtures: int) -> Token:
-    """Tokens as grey levels: a mixture of discretised logistics. Outputs of 0 are logistics of different means, alike in all else."""
+    """Tokens as grey levels: a mixture of discretised logistics.
+
+    Outputs of 0 are logistics of different means, alike in all else.
+    """
     spread = np.linspace(-1, 1, mixtures + 2)[1:-1]
 
     def log_p(level: Any, out: Any) -> Any:
         m, xp, dtype = mixtures, array_module(ag.raw(out)), ag.raw(out).dtype
-        # means go beyond the ends, so that black can be certain; scales from one level of 256 to all alike, and no further
+        # means go beyond the ends, so that black can be certain; scales from one level of 256 to all alike, and no
+        # further
         mean = 1.2 * ag.tanh(out[..., m : 2 * m] + xp.asarray(spread, dtype))
         log_scale = 5 * ag.tanh(0.2 * out[..., 2 * m :]) - 2
         return logistic_mixture_log_likelihood(level, out[..., :m], mean, log_scale, levels, uniform=UNIFORM)
@@ -367,14 +378,14 @@ class GreyLevels(Module):
         return np.stack([x / (self.levels - 1), x == 0], axis=-1)
 
 
-# --- the density -------------------------------------------------------------------------------------------------------
+# --- the density ------------------------------------------------------------------------------------------------------
 
 
 class TokenPixelCNN(Module):
     """A distribution over h x w grids of tokens 0 .. vocab - 1, with the methods that `samplers.autoregressive` draws by.
 
-    Tokens are names, embedded and said by a softmax, unless ``read`` (tokens (...) -> features (..., read.channels)) and
-    ``token`` (their distribution) say otherwise. Starts with no dependence on anything: all its outputs are 0.
+    Tokens are names, embedded and said by a softmax, unless ``read`` (tokens (...) -> features (..., read.channels))
+    and ``token`` (their distribution) say otherwise. Starts with no dependence on anything: all its outputs are 0.
     """
 
     def __init__(
@@ -435,7 +446,7 @@ def nats(log_p: Any) -> Any:
     return -ag.mean(ag.sum(log_p, (1, 2)))
 
 
-# --- training and sampling ---------------------------------------------------------------------------------------------
+# --- training and sampling --------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
@@ -500,7 +511,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         temperature: float = 1.0,
         label: int | None = None,
     ) -> Any:
-        """``n`` pictures in [-1, 1], pixel by pixel: one uniform number each, and for a conditional model one before them for the label.
+        """``n`` pictures in [-1, 1], pixel by pixel: one uniform number each, and for a conditional model one before
+        them for the label.
 
         ``callback(t, x_t)`` sees the pictures at the start and after every row, with t rows to go.
         """

@@ -1,9 +1,11 @@
-r"""Stable Diffusion. Rombach, Blattmann, Lorenz, Esser & Ommer 2022, "High-resolution image synthesis with latent diffusion models",
-arXiv 2112.10752.
+r"""Stable Diffusion.
 
-Most of what a picture's pixels say nobody sees, and a diffusion model spends most of its work on it. So a codec first learns to
-leave that out, and diffusion happens in its maps, which are small. What the picture shall be comes in by two doors: words, which
-all places attend to, and maps that lie beside the noisy one, place by place.
+Rombach, Blattmann, Lorenz, Esser & Ommer 2022, "High-resolution image synthesis with latent diffusion models", arXiv
+2112.10752.
+
+Most of what a picture's pixels say nobody sees, and a diffusion model spends most of its work on it. So a codec first
+learns to leave that out, and diffusion happens in its maps, which are small. What the picture shall be comes in by two
+doors: words, which all places attend to, and maps that lie beside the noisy one, place by place.
 
 | symbol | code | shape |
 |---|---|---|
@@ -20,15 +22,18 @@ $$\tilde f = f(z_t, t, \tau(y_-)) + s\, \big( f(z_t, t, \tau(y)) - f(z_t, t, \ta
 $$\text{img2img: } z_{t_0} = \sqrt{\bar\alpha_{t_0}}\, \mathcal E(x) + \sqrt{1 - \bar\alpha_{t_0}}\, \epsilon, \quad t_0 = \lceil \text{strength} \cdot S \rceil \text{ of the } S \text{ levels} \qquad (\text{SDEdit, 2108.01073})$$
 $$\text{inpainting: } x = m \odot x + (1 - m) \odot \mathcal D(z), \quad z \text{ drawn beside } \mathcal E(m \odot x) \text{ and } m \qquad (\text{section 4.5})$$
 
-$k_t$ is what the network predicts: $\epsilon$ in the paper and Stable Diffusion 1, $v$ in Stable Diffusion 2.1, here $x_0$ by default
-($k_t = z_0$, $w_t = \min(\mathrm{SNR}_t + 1, w_{\max})$), which learnt fastest; `glide` has the same weights.
+$k_t$ is what the network predicts: $\epsilon$ in the paper and Stable Diffusion 1, $v$ in Stable Diffusion 2.1, here
+$x_0$ by default ($k_t = z_0$, $w_t = \min(\mathrm{SNR}_t + 1, w_{\max})$), which learnt fastest; `glide` has the same
+weights.
 
-**What is not the paper's.** 1.3 million parameters instead of 860, one attention over places and words together instead of two in
-turn, one fine-tuning that teaches painting and layouts at once; and the text is read twice, by a frozen CLIP (as Stable Diffusion has it) and
-by a small transformer that is trained with the U-Net (as the paper has it, section 3.3), whose words are added.
+**What is not the paper's.** 1.3 million parameters instead of 860, one attention over places and words together instead
+of two in turn, one fine-tuning that teaches painting and layouts at once; and the text is read twice, by a frozen CLIP
+(as Stable Diffusion has it) and by a small transformer that is trained with the U-Net (as the paper has it, section
+3.3), whose words are added.
 
-**What it took.** Three things, each worth more than time. One change at a time, 800 to 900 steps of 32 pictures (210 to 230 CPU s of one
-thread), prompts for one thing / two that are met (64 / 128 of them, so +- 6 / 2 points; the first row 32 / 128):
+**What it took.** Three things, each worth more than time. One change at a time, 800 to 900 steps of 32 pictures (210 to
+230 CPU s of one thread), prompts for one thing / two that are met (64 / 128 of them, so +- 6 / 2 points; the first row
+32 / 128):
 
 | | one | two | two: colours right |
 |---|---|---|---|
@@ -39,9 +44,10 @@ thread), prompts for one thing / two that are met (64 / 128 of them, so +- 6 / 2
 | (a table of what is asked for, in place of any words: what a perfect reader would give) | .73 | .13 | .88 |
 | a transformer over places and words alike instead of the U-Net, after 120 CPU s | error 2.5 times as large | | |
 
-So CLIP's words are made to tell pictures apart, and which word carries what is blurred in them. The third is to go on: after 2,900
-of 7,000 steps 1.00 and .81 of the prompts were met (100 each), held out .99 and .66; after all of them, by the sampler and its steps
-(guidance 2 unless said; 128 / 192 / 128 prompts that nothing was chosen by: seen one, two, held out two):
+So CLIP's words are made to tell pictures apart, and which word carries what is blurred in them. The third is to go on:
+after 2,900 of 7,000 steps 1.00 and .81 of the prompts were met (100 each), held out .99 and .66; after all of them, by
+the sampler and its steps (guidance 2 unless said; 128 / 192 / 128 prompts that nothing was chosen by: seen one, two,
+held out two):
 
 | | one | two | held out, two |
 |---|---|---|---|
@@ -49,19 +55,21 @@ of 7,000 steps 1.00 and .81 of the prompts were met (100 each), held out .99 and
 | the same, 6 steps, guidance 1 / 1.5 / 3 | 1.00 / 1.00 / 1.00 | .87 / .98 / .92 | .77 / .91 / .85 |
 | ddim, 8 steps; ancestral, 10 steps | 1.00; .99 | .98; .99 | .91; .90 |
 
-The defaults stop at 4,500 steps: 1.000 and .860, held out .964 and .760 (500 prompts each). Layouts are the hardest of what lies beside the map,
-because without words the model must draw alone: after 400 steps of the fine-tuning 0 of 64 were met, after 800, in which most layouts
-came without a caption, .22. Guidance leads to the layout as it leads to the words ($f(\varnothing)$ has neither): then .32 of 256, .53 with
-noise on the way (ancestral, 25 steps); with captions .89, and as many of the captions.
+The defaults stop at 4,500 steps: 1.000 and .860, held out .964 and .760 (500 prompts each). Layouts are the hardest of
+what lies beside the map, because without words the model must draw alone: after 400 steps of the fine-tuning 0 of 64
+were met, after 800, in which most layouts came without a caption, .22. Guidance leads to the layout as it leads to the
+words ($f(\varnothing)$ has neither): then .32 of 256, .53 with noise on the way (ancestral, 25 steps); with captions
+.89, and as many of the captions.
 
-You need: `models/latent_codec.py`, `clip.py`, `glide.py` (what is told, the weights), `nn/text_unet.py`, the samplers. New here:
-diffusion somewhere else than in pixels, and conditions that lie beside the noise (`latent_beside.py`). `latent_upscaler.py` draws
-larger, `latent_figures.py` measures and shows.
+You need: `models/latent_codec.py`, `clip.py`, `glide.py` (what is told, the weights), `nn/text_unet.py`, the samplers.
+New here: diffusion somewhere else than in pixels, and conditions that lie beside the noise (`latent_beside.py`).
+`latent_upscaler.py` draws larger, `latent_figures.py` measures and shows.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
 - with the codec that does nothing it is diffusion of pixels, bit for bit, in training and in sampling;
 - maps are brought to mean 0 and deviation 1 over the DATA, before the first step in them; nothing clips a map;
-- a place of the map counts as kept only if all of its pixels are, and the hole is empty before the codec sees the picture;
+- a place of the map counts as kept only if all of its pixels are, and the hole is empty before the codec sees the
+  picture;
 - known pixels are put back after decoding, in pixels, bit for bit: a codec's round trip is not the identity;
 - img2img walks down from the very level that it noised to; strength 1 is the whole chain;
 - the null prompt is the empty caption as the text networks read it, not zeros; padding is attended to by nobody;
@@ -165,7 +173,9 @@ class Config:
     clip_steps: int = 1200
     """Training steps of CLIP, whose text network, frozen, reads the captions; 0 with --clip, which gives a trained one."""
     beside_steps: int = 800
-    """Steps of the fine-tuning that teaches painting and layouts; 0: holes are filled by the base model, and there are no layouts."""
+    """Steps of the fine-tuning that teaches painting and layouts; 0: holes are filled by the base model, and there are
+    no layouts.
+    """
     upscale_steps: int = 200
     """Training steps of the up-scaler to 64 x 64; 0: there is none."""
 
@@ -180,7 +190,9 @@ class Sampling(sampling.Sampling):
     sampler: Sampler = "dpmpp-2m"
     """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others)."""
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does not name is drawn; the empty prompt asks for anything."""
+    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
+    not name is drawn; the empty prompt asks for anything.
+    """
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
     guidance: float = 2.0
@@ -200,7 +212,9 @@ class Editing(sampling.Sampling):
     img2img: Picture | None = None
     """A picture to start from, instead of from noise."""
     strength: float = 0.6
-    """How much of it is noised away for img2img: above 0, which would leave it as it is, to 1, which leaves next to nothing of it."""
+    """How much of it is noised away for img2img: above 0, which would leave it as it is, to 1, which leaves next to
+    nothing of it.
+    """
     upscale: Picture | None = None
     """A picture to draw at twice its size."""
     prompt: str = ""
@@ -213,13 +227,16 @@ class Editing(sampling.Sampling):
     """Levels of the chain, of which img2img visits the share ``strength``; the model's own choice if left out."""
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def l_ldm(
     model: Callable[..., Any], z_0: Any, t: Any, eps: Any, schedule: Schedule, *, kind: str, most: float = np.inf
 ) -> Any:
-    """Eq. 3 for times ``t`` (n,) and noise ``eps``: a scalar, means over samples and numbers. ``model(z_t, t)`` predicts ``kind``."""
+    """Eq. 3 for times ``t`` (n,) and noise ``eps``: a scalar, means over samples and numbers.
+
+    ``model(z_t, t)`` predicts ``kind``.
+    """
     d = model(q_sample(z_0, t, eps, schedule), t) - target(kind, z_0, eps, t, schedule)
     if kind == "x_0":
         w = array_module(ag.raw(d)).asarray(glide.weights(t, schedule, most), d.dtype)
@@ -234,7 +251,7 @@ def training_loss(model: Callable[..., Any], z_0: Any, schedule: Schedule, confi
     return l_ldm(model, z_0, t, eps, schedule, kind=config.output, most=config.most)
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def walk(
@@ -257,9 +274,11 @@ def walk(
     callback: Callable[[float, Any], None] | None = None,
     xp: Any = np,
 ) -> Any:
-    """Pictures of ``shape`` (n, h, w, c), drawn in the codec's maps and decoded: from noise, or from the pictures ``start`` with ``strength``.
+    """Pictures of ``shape`` (n, h, w, c), drawn in the codec's maps and decoded: from noise, or from the pictures
+    ``start`` with ``strength``.
 
-    ``callback(t, x_t)`` sees the maps on the way, decoded. ``limit`` changes each guess of the map, after the codec's own bound.
+    ``callback(t, x_t)`` sees the maps on the way, decoded. ``limit`` changes each guess of the map, after the codec's
+    own bound.
     """
     see = None if callback is None else (lambda t, z_t: callback(t, codec.decode(z_t)))
 
@@ -294,8 +313,8 @@ def draw(
     callback: Any = None,
     **how: Any,
 ) -> Any:
-    """A picture for each prompt (n, h, w, c): from noise or from the pictures ``start``; exactly ``image`` where ``keep`` is 1; things where
-    ``layouts`` has their boxes. ``how``: fields of `sampling.Sampling`.
+    """A picture for each prompt (n, h, w, c): from noise or from the pictures ``start``; exactly ``image`` where
+    ``keep`` is 1; things where ``layouts`` has their boxes. ``how``: fields of `sampling.Sampling`.
     """
     config, net, text = system.config, system.modules["unet"], clip.Embedder(system.modules["clip"])
     codec, n, (side, _, _), xp = (
@@ -362,11 +381,14 @@ def enlarged(system: System, images: Any, prompts: Sequence[str], *, rng: Any) -
     return latent_upscaler.upscale(net, codec_of(system), images, said, schedule, rng=rng, kind=system.config.output)
 
 
-# --- the system --------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """The networks and what `minigen train`, `sample`, `edit` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     check(config, dataset)
     rng = np.random.default_rng(seed)
     of_clip = clip.Config(steps=max(1, config.clip_steps))
@@ -501,7 +523,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         prompt: str = "",
         **settings: Any,
     ) -> Any:
-        """``n`` pictures made of one (h, w, c): painted into where ``keep`` (h, w, 1) is False, changed as a whole, or drawn larger."""
+        """``n`` pictures made of one (h, w, c): painted into where ``keep`` (h, w, 1) is False, changed as a whole, or
+        drawn larger.
+        """
         given = [picture for picture in (image, img2img, upscale) if picture is not None]
         if len(given) != 1:
             raise ValueError("give one picture: IMAGE with --mask, or --img2img, or --upscale")

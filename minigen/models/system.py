@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, NewType
 
 Picture = NewType("Picture", str)
-"""The type of a field of ``Editing`` that names a picture, a file or test:K: `minigen edit` reads it into floats in [-1, 1], (h, w, c)."""
+"""The type of a field of ``Editing`` that names a picture, a file or test:K: `minigen edit` reads it into floats in
+[-1, 1], (h, w, c).
+"""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Objective:
     """One loss and the module that it trains.
 
     ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of figures to log. ``batch`` is a `Split`, ``step``
-    counts from 0 within the stage, and ``rng`` depends on nothing but (seed, stage, objective, step). While a loss runs,
-    the other modules of the system ask for no gradients.
+    counts from 0 within the stage, and ``rng`` depends on nothing but (seed, stage, objective, step). While a loss
+    runs, the other modules of the system ask for no gradients.
 
     Steps 0, ``every``, 2 ``every`` ... update it, the others leave it alone (a critic takes several steps for each of
     its generator's). ``after()`` is called when the optimiser has moved the module (a critic's weights are clipped).
@@ -40,14 +42,14 @@ class Stage:
     """How some objectives are trained together: every step takes one batch and updates each of them in order.
 
     ``lr`` is the peak learning rate, reached after ``warmup`` steps and then shaped by ``schedule`` (one of
-    ``train.optim.SCHEDULES``; ``flat`` is the share of a ``flat-then-...`` one before its fall). ``ema`` is the
-    decay of the averaged weights (0: none), ``max_norm`` the largest global gradient norm (0: no clipping). ``apart`` are
+    ``train.optim.SCHEDULES``; ``flat`` is the share of a ``flat-then-...`` one before its fall). ``ema`` is the decay
+    of the averaged weights (0: none), ``max_norm`` the largest global gradient norm (0: no clipping). ``apart`` are
     beginnings of the names of weights that the optimiser "muon" leaves to AdamW: first and last layers. When a stage
     ends, the modules it trained take over their averaged weights, so that a later stage builds on what sampling uses.
 
-    ``shards`` are the parts that each batch is cut into (of at least one item), whose gradients are computed apart, with draws
-    of their own, and added: two take three fifths of the time where there are two cores (`train/shards.py`), and on a GPU one
-    comes after the other. For losses that are a mean of one term an item, and modules without buffers.
+    ``shards`` are the parts that each batch is cut into (of at least one item), whose gradients are computed apart,
+    with draws of their own, and added: two take three fifths of the time where there are two cores (`train/shards.py`),
+    and on a GPU one comes after the other. For losses that are a mean of one term an item, and modules without buffers.
     """
 
     name: str
@@ -85,13 +87,14 @@ class System:
     ``function(split, *, rng)`` returns float images in [-1, 1] of shape (rows, columns, h, w, c). The tour shows all
     of them, and `minigen sample` those whose name is given as a flag.
 
-    ``notes(images, **settings)`` returns one line a sample that ``sample`` drew with these settings: what was asked for,
-    and whether it came. They are written under the pictures.
+    ``notes(images, **settings)`` returns one line a sample that ``sample`` drew with these settings: what was asked
+    for, and whether it came. They are written under the pictures.
 
-    ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` pictures made of one, (n, h, w, c); ``keep`` (h, w, 1) is True where
-    pixels stay, or None for the whole picture; ``settings`` are the fields of the model file's dataclass ``Editing``, flags of
-    `minigen edit`. Fields of the type `Picture`, or tuples with one, arrive as pictures (h, w, c); where ``Editing`` has some,
-    ``image`` may be None. ``notes_of_edits(edits, *, image, **settings)`` is to ``edit`` what ``notes`` is to ``sample``.
+    ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` pictures made of one, (n, h, w, c); ``keep`` (h, w, 1) is
+    True where pixels stay, or None for the whole picture; ``settings`` are the fields of the model file's dataclass
+    ``Editing``, flags of `minigen edit`. Fields of the type `Picture`, or tuples with one, arrive as pictures (h, w,
+    c); where ``Editing`` has some, ``image`` may be None. ``notes_of_edits(edits, *, image, **settings)`` is to
+    ``edit`` what ``notes`` is to ``sample``.
 
     ``paint(prompts, *, rng, **settings)`` draws one picture for each of some prompts, in systems that take prompts;
     ``settings`` are those of ``Sampling`` but for its ``prompt``. It is what `minigen.metrics.prompts` measures.

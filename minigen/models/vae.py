@@ -19,8 +19,9 @@ $$z = g_\phi(\epsilon, x) = \mu + \sigma \epsilon, \quad \epsilon \sim N(0, I) \
 $$\mathrm{KL} = \sum_j \mathrm{KL}_j = -\tfrac12 \sum_j (1 + \ln \sigma_j^2 - \mu_j^2 - \sigma_j^2) \qquad \text{(App. B)}$$
 $$\mathcal L_K = \mathbb E \Big[ \ln \frac1K \sum_{k=1}^K w_k \Big], \quad w_k = \frac{p_\theta(x \mid z_k)\, p(z_k)}{q_\phi(z_k \mid x)}, \quad \mathcal L \le \mathcal L_K \to \ln p_\theta(x) \qquad (\text{Burda et al. 2016, 1509.00519, eq. 8})$$
 
-Training may weigh the KL: by $\beta$ (Higgins et al. 2017), less while it warms up (Bowman et al. 2016, 1511.06349), and
-by counting at least $\lambda$ nats for each coordinate, "free bits" (Kingma et al. 2016, 1606.04934). Figures never do.
+Training may weigh the KL: by $\beta$ (Higgins et al. 2017), less while it warms up (Bowman et al. 2016, 1511.06349),
+and by counting at least $\lambda$ nats for each coordinate, "free bits" (Kingma et al. 2016, 1606.04934). Figures never
+do.
 
 You need: `maths/gaussian.py` (the KL), `maths/likelihood.py` (three distributions over grey levels), `nn` (layers).
 New here: the bound in its terms, the importance-weighted bound, and drawing from the decoder's DISTRIBUTION.
@@ -30,7 +31,8 @@ it models the picture thresholded at mid-grey (static binarisation, 1 above the 
 nats are nats of that. Cross-entropy with grey targets is no likelihood, and is not offered.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_vae.py):
-- sums over pixels AND over latents, means over pictures only: a mean over pixels would be a beta-VAE with $\beta = hwc$;
+- sums over pixels AND over latents, means over pictures only: a mean over pixels would be a beta-VAE with
+  $\beta = hwc$;
 - the network says $\ln \sigma^2$, and $z$ takes $\sigma = e^{\frac12 \ln \sigma^2}$;
 - everything is computed from logits, so no clipping hides in the likelihood; its constants are all there;
 - the mean over the K weights is inside the logarithm, with its $-\ln K$;
@@ -80,7 +82,9 @@ class Config:
     """Settings of the run. Twice the default steps gain nothing on the validation digits: there are 1,000 to learn from."""
 
     decoder: Literal["logistic", "categorical", "bernoulli"] = "logistic"
-    """Distribution of a pixel: over grey levels as a scale, over grey levels as mere names, or over black and white (thresholded)."""
+    """Distribution of a pixel: over grey levels as a scale, over grey levels as mere names, or over black and white
+    (thresholded).
+    """
     latent: int = 16
     """Numbers in z."""
     channels: tuple[int, ...] = (24, 48)
@@ -119,14 +123,16 @@ class Sampling:
     """Show the mean of the decoder's distribution instead of a draw from it: smoother, but no sample of the model."""
 
 
-# --- the bound ---------------------------------------------------------------------------------------------------------
+# --- the bound --------------------------------------------------------------------------------------------------------
 
 Posterior = tuple[Any, Any]  # mu, log_var
 LogLikelihood = Callable[[Any, Any], Any]  # x (n, ...), z (K, n, d) -> (K, n)
 
 
 def elbo_terms(x: Any, posterior: Posterior, log_likelihood: LogLikelihood, eps: Any) -> tuple[Any, Any]:
-    r"""The two terms of eq. 3: $\ln p_\theta(x \mid z)$ for each draw (K, n), and $\mathrm{KL}_j$ (n, d), whose sum over $j$ is exact."""
+    r"""The two terms of eq. 3: $\ln p_\theta(x \mid z)$ for each draw (K, n), and $\mathrm{KL}_j$ (n, d), whose sum
+    over $j$ is exact.
+    """
     mu, log_var = posterior
     z = ag.reparameterize(mu, log_var, eps)  # eq. 4
     return log_likelihood(x, z), gaussian.kl(mu, log_var, 0.0, 0.0)
@@ -161,7 +167,7 @@ def active_units(mu: Any) -> Any:
     return mu.var(axis=0) > 0.01
 
 
-# --- the networks ------------------------------------------------------------------------------------------------------
+# --- the networks -----------------------------------------------------------------------------------------------------
 
 
 class Encoder(Module):
@@ -249,7 +255,7 @@ def threshold(images: Any, levels: int) -> Any:
     return (2 * images.astype(np.int64) > levels - 1).astype(np.uint8)
 
 
-# --- training and sampling ---------------------------------------------------------------------------------------------
+# --- training and sampling --------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
@@ -340,7 +346,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return pixels(rng.standard_normal((n, config.latent)), None if mean else rng)
 
     def figures(dataset: Dataset, *, rng: Any, draws: int = DRAWS) -> dict[str, float]:
-        """The test likelihood, by ``draws`` of z, and its bound in their parts, beside models without a network, in nats a picture."""
+        """The test likelihood, by ``draws`` of z, and its bound in their parts, beside models without a network, in
+        nats a picture.
+        """
         train, val, test = (modelled(s.images) for s in (dataset.train, dataset.val, dataset.test))
         test = test[:MEASURED]
         mu, log_var = encode(test)

@@ -1,10 +1,10 @@
 r"""The vector-quantised VAE. van den Oord, Vinyals & Kavukcuoglu 2017, "Neural discrete representation learning", arXiv 1711.00937.
 
 An encoder turns a picture into a small grid of vectors, each vector is replaced by the nearest one of a codebook, and a
-decoder draws the picture from those: the picture has become a few integers. Choosing the nearest has no gradient, so the
-decoder's gradient is handed to the encoder as if nothing had been chosen, and codebook and encoder are drawn to each
-other besides. While that is trained the prior over the codes is uniform and costs a constant; afterwards a PixelCNN
-learns which grids of codes belong to pictures, and new pictures are drawn from it.
+decoder draws the picture from those: the picture has become a few integers. Choosing the nearest has no gradient, so
+the decoder's gradient is handed to the encoder as if nothing had been chosen, and codebook and encoder are drawn to
+each other besides. While that is trained the prior over the codes is uniform and costs a constant; afterwards a
+PixelCNN learns which grids of codes belong to pictures, and new pictures are drawn from it.
 
 | symbol | code | shape |
 |---|---|---|
@@ -20,24 +20,27 @@ $$z_q(x) = e_k \qquad (2)$$
 $$L = -\ln p(x \mid z_q(x)) + \| \mathrm{sg}[z_e(x)] - e \|_2^2 + \beta \| z_e(x) - \mathrm{sg}[e] \|_2^2 \qquad (3)$$
 $$N_i \leftarrow \gamma N_i + (1 - \gamma)\, n_i, \quad m_i \leftarrow \gamma m_i + (1 - \gamma) \sum_{j=1}^{n_i} z_{i,j}, \quad e_i = m_i / N_i \qquad (6 - 8)$$
 
-(3) is written as the loss. Its first term is $\| x - \hat x \|^2$, a Gaussian's, with a little of $| x - \hat x |$ beside it;
-every term is a mean over its own numbers, so that $\beta$ asks for the same in any size. (6 - 8), appendix A.1, move the
-codebook in place of its term in (3): $n_i$ vectors $z_{i,j}$ of the batch chose code $i$.
+(3) is written as the loss. Its first term is $\| x - \hat x \|^2$, a Gaussian's, with a little of $| x - \hat x |$
+beside it; every term is a mean over its own numbers, so that $\beta$ asks for the same in any size. (6 - 8), appendix
+A.1, move the codebook in place of its term in (3): $n_i$ vectors $z_{i,j}$ of the batch chose code $i$.
 
-**What is a likelihood here.** $p(k)$ of a grid of codes, by the prior, is exact, and its nats are those of the code, not
-of the picture. With $p(x \mid k)$, a distribution over grey levels around the copy (its scales are measured on the
+**What is a likelihood here.** $p(k)$ of a grid of codes, by the prior, is exact, and its nats are those of the code,
+not of the picture. With $p(x \mid k)$, a distribution over grey levels around the copy (its scales are measured on the
 validation split), $p(x) = \sum_k p(k)\, p(x \mid k)$ over all $K^{h'w'}$ grids. No one adds those up; the one grid that
-the encoder chooses gives a bound, $-\ln p(x) \le -\ln p(k) - \ln p(x \mid k)$. Training never sees it: it is there to compare.
+the encoder chooses gives a bound, $-\ln p(x) \le -\ln p(k) - \ln p(x \mid k)$. Training never sees it: it is there to
+compare.
 
 You need: `kernels/quantize` (eq. 1), `autograd/estimators.py` (straight-through), `models/pixelcnn.py` (the prior).
 New here: the codebook, its two ways of learning, what becomes of codes that nobody chooses, and a prior over codes.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_vq_vae.py):
-- $\beta$ weighs the COMMITMENT of the encoder, not the pull on the codebook; the two terms have one value and two gradients;
+- $\beta$ weighs the COMMITMENT of the encoder, not the pull on the codebook; the two terms have one value and two
+  gradients;
 - both are computed from $z_e$ and $e$ and not from the straight-through vector, which would mix their gradients;
 - a codebook is moved by the optimiser or by averages, never by both; averages move in training only, after the choice;
 - (6 - 8) start from nothing: the corrections $1 / (1 - \gamma^t)$ of N and m cancel in m / N, so after one step a code
-  is the mean of its vectors. A code that no vector of the batch chose keeps its place to the bit: N = 0 divides nothing;
+  is the mean of its vectors. A code that no vector of the batch chose keeps its place to the bit: N = 0 divides
+  nothing;
 - a code that is used too little is put on a vector of the current batch. How much it was used is in buffers that are
   saved with the weights, so a resumed run revives the same codes. The first batch finds all of them dead: that is how a
   codebook starts on data;
@@ -94,7 +97,9 @@ class Config:
     """Settings of the run: first those of the codec, then those of the prior over its codes."""
 
     codes: int = 32
-    """Vectors in the codebook. More make better copies and a harder prior. One is allowed: then all pictures are the mean picture."""
+    """Vectors in the codebook. More make better copies and a harder prior. One is allowed: then all pictures are the
+    mean picture.
+    """
     dimension: int = 8
     """Numbers in a vector of the codebook."""
     patch: int = 0
@@ -161,7 +166,7 @@ class Sampling:
     """The label of all samples, for a conditional prior; if left out, each sample draws its own."""
 
 
-# --- the codebook ------------------------------------------------------------------------------------------------------
+# --- the codebook -----------------------------------------------------------------------------------------------------
 
 
 def nearest(z_e: Any, codebook: Any) -> Any:
@@ -173,16 +178,20 @@ def nearest(z_e: Any, codebook: Any) -> Any:
 
 
 def latent_losses(z_e: Any, e: Any) -> tuple[Any, Any]:
-    r"""The last two terms of eq. 3, $\| \mathrm{sg}[z_e] - e \|^2$ and $\| z_e - \mathrm{sg}[e] \|^2$ without $\beta$, as means over all numbers."""
+    r"""The last two terms of eq. 3, $\| \mathrm{sg}[z_e] - e \|^2$ and $\| z_e - \mathrm{sg}[e] \|^2$ without $\beta$,
+    as means over all numbers.
+    """
     pull = ag.stop_gradient(z_e) - e
     commitment = z_e - ag.stop_gradient(e)
     return ag.mean(pull * pull), ag.mean(commitment * commitment)
 
 
 def reconstruction_loss(x: Any, x_hat: Any, absolute: float = 0.0, edges: float = 0.0) -> Any:
-    r"""The first term of eq. 3 for the error $d = \hat x - x$: the mean of $d^2 + a\, | d |$, and $b$ times those of $(\partial d)^2$ down and across.
+    r"""The first term of eq. 3 for the error $d = \hat x - x$: the mean of $d^2 + a\, | d |$, and $b$ times those of
+    $(\partial d)^2$ down and across.
 
-    The differences $\partial d$ of neighbours weigh sharp errors more: a flat surface of a slightly wrong tint has none.
+    The differences $\partial d$ of neighbours weigh sharp errors more: a flat surface of a slightly wrong tint has
+    none.
     """
     d = x_hat - x
     loss = ag.mean(d * d)
@@ -197,7 +206,8 @@ def reconstruction_loss(x: Any, x_hat: Any, absolute: float = 0.0, edges: float 
 def dead(N: Any, weight: Any, n: int, share: float) -> Any:
     r"""Which codes were used less than ``share`` of their even part of the $n$ vectors of a batch, (K,).
 
-    ``weight`` is $1 - \gamma^t$: $N / (1 - \gamma^t)$ is the mean number of uses, whatever $t$. At $t = 0$ all are dead.
+    ``weight`` is $1 - \gamma^t$: $N / (1 - \gamma^t)$ is the mean number of uses, whatever $t$. At $t = 0$ all are
+    dead.
     """
     even = weight * n / len(N)
     return (share * even > N) | (N == 0)
@@ -261,7 +271,7 @@ class Codebook(Module):
             self.vectors[...] = e
 
 
-# --- the networks ------------------------------------------------------------------------------------------------------
+# --- the networks -----------------------------------------------------------------------------------------------------
 
 
 class VQVAE(Module):
@@ -349,11 +359,14 @@ class Codec:
         return xp.concatenate(parts).clip(-1, 1)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def factors(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
-    """The side of the blocks that become channels, and the pixels a code is wide. Raises ValueError if they do not divide the picture."""
+    """The side of the blocks that become channels, and the pixels a code is wide.
+
+    Raises ValueError if they do not divide the picture.
+    """
     if len(shape) != 3:
         raise ValueError(f"this model cuts pictures into a grid, and the data are points of shape {shape}")
     patch = config.patch or (1 if min(shape[:2]) < 16 else 2)
@@ -433,7 +446,7 @@ def codec_stage(net: VQVAE, config: Config, dataset: Dataset, *, name: str = "co
     )
 
 
-# --- the prior ---------------------------------------------------------------------------------------------------------
+# --- the prior --------------------------------------------------------------------------------------------------------
 
 
 class CodeVectors:
@@ -469,11 +482,14 @@ class CodeVectors:
         )
 
 
-# --- the system --------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
-    """Codec and prior, and what `minigen train`, `sample` and `tour` do with them. Raises ValueError for settings that do not fit."""
+    """Codec and prior, and what `minigen train`, `sample` and `tour` do with them.
+
+    Raises ValueError for settings that do not fit.
+    """
     check(config, dataset)
     shape, rng = dataset.shape, np.random.default_rng(seed)
     net = VQVAE(shape, config, rng=rng)

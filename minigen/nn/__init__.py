@@ -1,4 +1,7 @@
-"""Layers and blocks that no single paper owns. Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`, `text_unet`."""
+"""Layers and blocks that no single paper owns.
+
+Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`, `text_unet`.
+"""
 
 from .attention import Attention, PixelAttention
 from .layers import (

@@ -87,7 +87,9 @@ class GroupNorm(Module):
         self.groups, self.silu, self.eps = groups, silu, eps
 
     def forward(self, x: Any, scale: Any = None, shift: Any = None) -> Any:
-        r"""$y = (1 + s)\,(\gamma \hat x + \beta) + t$ with ``scale`` $s$ and ``shift`` $t$ (n, c), each 0 if left out: adaptive group norm."""
+        r"""$y = (1 + s)\,(\gamma \hat x + \beta) + t$ with ``scale`` $s$ and ``shift`` $t$ (n, c), each 0 if left out:
+        adaptive group norm.
+        """
         gamma, beta = self.gamma, self.beta
         if scale is not None:
             gamma, beta = gamma * (1 + scale), beta * (1 + scale)
@@ -111,7 +113,8 @@ class BatchNorm(Module):
     r"""Batch norm (Ioffe & Szegedy 2015, 1502.03167): statistics over all axes but the last.
 
     Training uses the batch's and updates ``running_mean`` and ``running_var`` (the unbiased variance) with weight
-    ``momentum`` for the new batch; evaluation uses the running ones. Raises ValueError for a batch with one value a channel.
+    ``momentum`` for the new batch; evaluation uses the running ones. Raises ValueError for a batch with one value a
+    channel.
     """
 
     BUFFERS = ("running_mean", "running_var")

@@ -1,13 +1,13 @@
 r"""The U-Net that is told a text (Nichol et al. 2021, GLIDE, 2112.10741, section 4.1).
 
-The text comes in twice: as one vector, which joins the time in every residual block's adaptive group norm, and as words,
-whose keys and values stand beside the pixels' own in every attention layer. Pixels are folded into channels at the door
-(``patch``) and every resolution has a learned map of positions: convolutions alone hardly know where they are, and
-half of what a caption says is where.
+The text comes in twice: as one vector, which joins the time in every residual block's adaptive group norm, and as
+words, whose keys and values stand beside the pixels' own in every attention layer. Pixels are folded into channels at
+the door (``patch``) and every resolution has a learned map of positions: convolutions alone hardly know where they are,
+and half of what a caption says is where.
 
-`Words` is a text network that learns with the U-Net, beside a frozen one that reads the caption: the frozen one (CLIP's) knows from the
-first step what goes together, but its vectors were made to tell pictures apart, and which word carries which attribute is
-blurred in them; what is missing is learnt from the loss of the pictures.
+`Words` is a text network that learns with the U-Net, beside a frozen one that reads the caption: the frozen one
+(CLIP's) knows from the first step what goes together, but its vectors were made to tell pictures apart, and which word
+carries which attribute is blurred in them; what is missing is learnt from the loss of the pictures.
 """
 
 from collections.abc import Sequence
@@ -58,8 +58,8 @@ class TextUNet(Module):
 
     ``patch``: blocks of patch x patch pixels become channels first. ``multipliers``: channels at each resolution, in
     units of ``base``; each level halves the size. ``attention``: the levels (0 is the first after folding) that attend;
-    the middle always does. ``c_beside`` further channels may be shown beside the image: their convolution starts at zero,
-    so the network starts as if they were not there, bit for bit (section 4.3: the inpainting fine-tune).
+    the middle always does. ``c_beside`` further channels may be shown beside the image: their convolution starts at
+    zero, so the network starts as if they were not there, bit for bit (section 4.3: the inpainting fine-tune).
     """
 
     def __init__(
@@ -177,7 +177,9 @@ class TextStack(Module):
 
 
 class Words(Module):
-    r"""$c(y) + e(y)$: words $c$ as a frozen network reads them, and $e$, a transformer of its own over the tokens $y$, which sees both ways."""
+    r"""$c(y) + e(y)$: words $c$ as a frozen network reads them, and $e$, a transformer of its own over the tokens $y$,
+    which sees both ways.
+    """
 
     def __init__(self, vocabulary: int, length: int, channels: int, *, layers: int, heads: int = 4, rng: Any):
         self.embed = Embedding(vocabulary, channels, rng=rng)

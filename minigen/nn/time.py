@@ -12,10 +12,11 @@ from .module import Module
 
 
 def sinusoidal(t: Any, channels: int, max_period: float = 10_000.0) -> Any:
-    r"""$[\cos(t \omega_k), \sin(t \omega_k)]_{k < c/2}$, $\omega_k = P^{-k / (c/2)}$, for ``t`` (n,) of any number type: (n, channels) float32.
+    r"""$[\cos(t \omega_k), \sin(t \omega_k)]_{k < c/2}$, $\omega_k = P^{-k / (c/2)}$, for ``t`` (n,) of any number
+    type: (n, channels) float32.
 
-    Vaswani et al. 2017, section 3.5, with the cosines first; computed in float64. Raises ValueError for an odd ``channels``
-    and where ``t`` is not one time an item.
+    Vaswani et al. 2017, section 3.5, with the cosines first; computed in float64. Raises ValueError for an odd
+    ``channels`` and where ``t`` is not one time an item.
     """
     if channels < 2 or channels % 2:
         raise ValueError(f"channels must be even and at least 2, got {channels}")

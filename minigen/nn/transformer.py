@@ -11,7 +11,8 @@ from .module import Module
 
 
 class Block(Module):
-    r"""$x \leftarrow x + \mathrm{attention}(\mathrm{norm}(x))$; with a context, $x \leftarrow x + \mathrm{attention}(\mathrm{norm}(x), \mathrm{context})$;
+    r"""$x \leftarrow x + \mathrm{attention}(\mathrm{norm}(x))$; with a context,
+    $x \leftarrow x + \mathrm{attention}(\mathrm{norm}(x), \mathrm{context})$;
     $x \leftarrow x + W_2\,\mathrm{gelu}(W_1 \mathrm{norm}(x))$.
     """
 

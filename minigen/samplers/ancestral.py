@@ -2,14 +2,16 @@ r"""Ancestral sampling: Algorithm 2 of Ho et al. 2020, on any grid of times.
 
 Walking the reverse chain $x_T \to x_{T-1} \to \dots \to x_0$, each step draws from
 $$p_\theta(x_{t-1} \mid x_t) = N\big(\tilde\mu_t(x_t, \hat x_0),\; \sigma_t^2 I\big),$$
-the forward process's posterior with the network's guess $\hat x_0$ in place of $x_0$. Two choices of $\sigma_t^2$ bracket
-the truth: ``"small"`` $\tilde\beta_t$ is exact if the data are one point, ``"large"`` $\beta_t$ if they are $N(0, I)$
-(section 3.2); ``"learned"`` lets the network choose between them for every pixel (Nichol & Dhariwal 2021, eq. 15). Levels
-are those of the schedule that is given: respace it, and the same formulas walk the coarser grid.
+the forward process's posterior with the network's guess $\hat x_0$ in place of $x_0$. Two choices of $\sigma_t^2$
+bracket the truth: ``"small"`` $\tilde\beta_t$ is exact if the data are one point, ``"large"`` $\beta_t$ if they are
+$N(0, I)$ (section 3.2); ``"learned"`` lets the network choose between them for every pixel (Nichol & Dhariwal 2021, eq.
+15). Levels are those of the schedule that is given: respace it, and the same formulas walk the coarser grid.
 
-A classifier can pull on the mean (Dhariwal & Nichol 2021, section 4.1): ``score`` is $\nabla_x \ln p(y \mid x)$ times its scale, and
+A classifier can pull on the mean (Dhariwal & Nichol 2021, section 4.1): ``score`` is $\nabla_x \ln p(y \mid x)$ times
+its scale, and
 $$x_{t-1} \sim N(\mu + \sigma_t^2\, \nabla_x \ln p(y \mid x), \sigma_t^2 I),$$
-with the gradient at $x = \mu$ as it is derived there, or at $x = x_t$ as algorithm 1 is printed and the authors' code does.
+with the gradient at $x = \mu$ as it is derived there, or at $x = x_t$ as algorithm 1 is printed and the authors' code
+does.
 
 Claims, checked in tests: exact finite-step moments on Gaussian data; one draw of ``standard_normal`` of the state's
 shape a step except the last; the last step ($t = 1$) adds no noise.
@@ -31,7 +33,9 @@ VARIANCES = ("small", "large", "learned")
 
 
 def variances(schedule: Schedule, variance: str) -> Any:
-    r"""$\sigma_t^2$ for all $t$ (T + 1,): $\tilde\beta_t$ for ``"small"``, $\beta_t$ for ``"large"``; ValueError for another word."""
+    r"""$\sigma_t^2$ for all $t$ (T + 1,): $\tilde\beta_t$ for ``"small"``, $\beta_t$ for ``"large"``; ValueError for
+    another word.
+    """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
     return schedule.beta_tilde if variance == "small" else schedule.beta
@@ -40,8 +44,8 @@ def variances(schedule: Schedule, variance: str) -> Any:
 def log_variance_range(schedule: Schedule) -> tuple[Any, Any]:
     r"""$\ln \tilde\beta_t$ and $\ln \beta_t$, (T + 1,) each, between which a variance is learned; entry 0 is no level and NaN.
 
-    $\tilde\beta_1 = 0$ has no logarithm: at $t = 1$, $\tilde\beta_2$ stands for it, as in the authors' code (for the decoder's
-    likelihood only: the last step of sampling adds no noise). A chain of one level has $\ln \beta_1$.
+    $\tilde\beta_1 = 0$ has no logarithm: at $t = 1$, $\tilde\beta_2$ stands for it, as in the authors' code (for the
+    decoder's likelihood only: the last step of sampling adds no noise). A chain of one level has $\ln \beta_1$.
     """
     high = schedule.beta[1:]
     low = np.concatenate([schedule.beta_tilde[2:3], schedule.beta_tilde[2:]]) if schedule.T > 1 else high
@@ -49,7 +53,8 @@ def log_variance_range(schedule: Schedule) -> tuple[Any, Any]:
 
 
 def learned_log_variance(v: Any, t: Any, schedule: Schedule) -> Any:
-    r"""$\ln \sigma_t^2 = v \ln \beta_t + (1 - v) \ln \tilde\beta_t$ (Nichol & Dhariwal 2021, eq. 15), for ``v`` (an array or Tensor) in units of that range.
+    r"""$\ln \sigma_t^2 = v \ln \beta_t + (1 - v) \ln \tilde\beta_t$ (Nichol & Dhariwal 2021, eq. 15), for ``v`` (an
+    array or Tensor) in units of that range.
 
     ``t`` is an integer, or an array (n,) of them; `log_variance_range` says what happens at $t = 1$.
     """
@@ -58,7 +63,9 @@ def learned_log_variance(v: Any, t: Any, schedule: Schedule) -> Any:
 
 
 def sigma(t: int, schedule: Schedule, variance: str) -> float:
-    r"""$\sigma_t$: $\sqrt{\tilde\beta_t}$ for ``"small"``, $\sqrt{\beta_t}$ for ``"large"``; 0 at $t = 1$ (Algorithm 2: $z = 0$)."""
+    r"""$\sigma_t$: $\sqrt{\tilde\beta_t}$ for ``"small"``, $\sqrt{\beta_t}$ for ``"large"``; 0 at $t = 1$ (Algorithm 2:
+    $z = 0$).
+    """
     return 0.0 if t == 1 else float(variances(schedule, variance)[t]) ** 0.5
 
 
@@ -92,14 +99,14 @@ def sample(
     r"""Walk from ``x_T`` (n, ...) at the schedule's last level to $x_0$; returns an array like ``x_T``.
 
     ``model(x_t, t, cond)`` is asked once a level, with ``t`` an array (n,) of the level's original times, and predicts
-    ``kind`` ("eps", "x_0", "v" or "score"), or a pair of that and $v$ for the variance ``"learned"``. ``clip`` limits $\hat x_0$
-    to $[-c, c]$, as the paper's code does with $c = 1$ and its text does not say, or is a function of it.
+    ``kind`` ("eps", "x_0", "v" or "score"), or a pair of that and $v$ for the variance ``"learned"``. ``clip`` limits
+    $\hat x_0$ to $[-c, c]$, as the paper's code does with $c = 1$ and its text does not say, or is a function of it.
 
-    ``score(x, t, cond)`` is $s\, \nabla_x \ln p(y \mid x)$; at ``"mean"``, $x = \mu$ is told the time of the level below, at
-    ``"x_t"`` the time of $x_t$. The last step adds neither noise nor score, its variance being 0.
+    ``score(x, t, cond)`` is $s\, \nabla_x \ln p(y \mid x)$; at ``"mean"``, $x = \mu$ is told the time of the level
+    below, at ``"x_t"`` the time of $x_t$. The last step adds neither noise nor score, its variance being 0.
 
-    ``callback(t, x_t, x_0)`` sees every state before its step, with the model's (clipped) guess of $x_0$, and at the end
-    ``(0, x_0, x_0)``. Raises FloatingPointError, naming the step, if the model returns NaN or Inf.
+    ``callback(t, x_t, x_0)`` sees every state before its step, with the model's (clipped) guess of $x_0$, and at the
+    end ``(0, x_0, x_0)``. Raises FloatingPointError, naming the step, if the model returns NaN or Inf.
     """
     if variance not in VARIANCES:
         raise ValueError(f"variance must be one of {', '.join(map(repr, VARIANCES))}, got {variance!r}")

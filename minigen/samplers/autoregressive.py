@@ -2,21 +2,21 @@ r"""Autoregressive sampling: one token after the other, each drawn from the mode
 
 $$ p(x) = \prod_{i=0}^{t-1} p(x_i \mid x_{<i}), \qquad p(x_i = v \mid x_{<i}) = \mathrm{softmax}(\ell_i)_v $$
 
-A model is a function ``logits(tokens)``: integers (n, t) -> (n, t, vocab), whose entry $i$ is $\ell_i$, a function of the
-tokens BEFORE $i$ alone (what stands before token 0 is the model's business). It is asked for any beginning of a sequence;
-one that knows only whole sequences is wrapped by `padded`. A model may also have a ``step(new, cache)``, which is told
-the tokens ``new`` (n, k) since its last call, and returns the $\ell$ (n, vocab) of the token after them, and the cache to
-hand over next time (None the first time; a cache that was handed over is used up). Both give the same numbers, and for
-the same ``u`` the two loops, `sample` and `sample_cached`, the same tokens.
+A model is a function ``logits(tokens)``: integers (n, t) -> (n, t, vocab), whose entry $i$ is $\ell_i$, a function of
+the tokens BEFORE $i$ alone (what stands before token 0 is the model's business). It is asked for any beginning of a
+sequence; one that knows only whole sequences is wrapped by `padded`. A model may also have a ``step(new, cache)``,
+which is told the tokens ``new`` (n, k) since its last call, and returns the $\ell$ (n, vocab) of the token after them,
+and the cache to hand over next time (None the first time; a cache that was handed over is used up). Both give the same
+numbers, and for the same ``u`` the two loops, `sample` and `sample_cached`, the same tokens.
 
 The distribution can be sharpened before each draw, in this order: tokens that are not ``allowed`` get $-\infty$ (any
 finite number could be overcome), then `with_temperature`, `keep_top_k` (Fan et al. 2018, 1805.04833), `keep_top_p`
 (Holtzman et al. 2019, 1904.09751). Where two tokens are equally likely the one with the lower number goes first.
 
-What it claims, and the tests check: ONE uniform number for each sample and position, ``u[:, i]`` for token $i$ (those of a
-prefix are not looked at, so completing a part of a sample with its own ``u`` gives the sample again); the draw is the
-inverse of the cumulated probabilities, in float64; a sample's tokens depend on its own row of ``u`` alone, up to the
-rounding of the model's products; no input is changed.
+What it claims, and the tests check: ONE uniform number for each sample and position, ``u[:, i]`` for token $i$ (those
+of a prefix are not looked at, so completing a part of a sample with its own ``u`` gives the sample again); the draw is
+the inverse of the cumulated probabilities, in float64; a sample's tokens depend on its own row of ``u`` alone, up to
+the rounding of the model's products; no input is changed.
 
 All of it works on arrays on the host: logits are fetched from wherever the model computes.
 """
@@ -96,9 +96,10 @@ def guided(
 ) -> Float[Array, "*n vocab"]:
     r"""Classifier-free guidance of logits: $\ell() + s\,(\ell(c) - \ell())$ with ``scale`` $s$.
 
-    $s = 0$ is the unconditional and $s = 1$ the conditional model, bit for bit; $s > 1$ exaggerates the condition. Papers
-    that write $(1 + w)\,\ell(c) - w\,\ell()$ (Ho & Salimans 2022, 2207.12598, eq. 6) mean $s = 1 + w$. The result is the
-    distribution proportional to $p(x_i \mid c)^s\, p(x_i)^{1 - s}$. A token that either forbids ($-\infty$) stays forbidden.
+    $s = 0$ is the unconditional and $s = 1$ the conditional model, bit for bit; $s > 1$ exaggerates the condition.
+    Papers that write $(1 + w)\,\ell(c) - w\,\ell()$ (Ho & Salimans 2022, 2207.12598, eq. 6) mean $s = 1 + w$. The
+    result is the distribution proportional to $p(x_i \mid c)^s\, p(x_i)^{1 - s}$. A token that either forbids
+    ($-\infty$) stays forbidden.
     """
     if not np.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")
@@ -138,7 +139,7 @@ def _checked(logits: Any) -> Any:
     return logits
 
 
-# --- the loop ----------------------------------------------------------------------------------------------------------
+# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 def uniforms(n: int, t: int, *, rng: Any) -> Float[Array, "n t"]:
@@ -229,7 +230,7 @@ def _loop(
     return tokens
 
 
-# --- models made of models, and what they say of given tokens ----------------------------------------------------------
+# --- models made of models, and what they say of given tokens ---------------------------------------------------------
 
 
 def padded(logits: Logits, length: int) -> Logits:

@@ -1,8 +1,9 @@
 r"""Classifier-free guidance: the model is its own classifier. Ho & Salimans 2022, arXiv 2207.12598.
 
-A network that was trained with its condition now and then left out knows $p(x_t \mid c)$ and $p(x_t)$, and so, by Bayes' rule,
-the score of a classifier nobody trained: $\nabla \ln p(c \mid x_t) = \nabla \ln p(x_t \mid c) - \nabla \ln p(x_t)$. Guidance walks
-beyond the conditional model in that direction. It is arithmetic on predictions and holds for eps, $x_0$, $v$ and score alike.
+A network that was trained with its condition now and then left out knows $p(x_t \mid c)$ and $p(x_t)$, and so, by
+Bayes' rule, the score of a classifier nobody trained:
+$\nabla \ln p(c \mid x_t) = \nabla \ln p(x_t \mid c) - \nabla \ln p(x_t)$. Guidance walks beyond the conditional model
+in that direction. It is arithmetic on predictions and holds for eps, $x_0$, $v$ and score alike.
 
 | symbol | code | |
 |---|---|---|
@@ -16,19 +17,22 @@ The same guidance in the two conventions that are in use, $s = 1 + w$:
 $$\tilde\epsilon = \epsilon(x_t, \varnothing) + s\, \big(\epsilon(x_t, c) - \epsilon(x_t, \varnothing)\big) \qquad (1, \text{ Saharia et al. 2022, 2205.11487, eq. 2; GLIDE; latent diffusion})$$
 $$\tilde\epsilon = (1 + w)\, \epsilon(x_t, c) - w\, \epsilon(x_t, \varnothing) \qquad (2, \text{ Ho \& Salimans 2022, eq. 6})$$
 
-**Evaluation.** One call with a doubled batch, conditional first: $[x_t, x_t]$, $[t, t]$, $[c, \varnothing]$. A condition is an array or
-Tensor with a row a sample, None, or a tuple, list or dict of conditions; two conditions are joined leaf by leaf (`joined`).
-Where they cannot be (None beside an array, texts of two lengths, a leaf without a row a sample) the model is called
-twice instead, conditional first; the numbers are the same.
+**Evaluation.** One call with a doubled batch, conditional first: $[x_t, x_t]$, $[t, t]$, $[c, \varnothing]$. A
+condition is an array or Tensor with a row a sample, None, or a tuple, list or dict of conditions; two conditions are
+joined leaf by leaf (`joined`). Where they cannot be (None beside an array, texts of two lengths, a leaf without a row a
+sample) the model is called twice instead, conditional first; the numbers are the same.
 
-**What it samples.** At each level the score of $p(x_t \mid c)^s\, p(x_t)^{1 - s}$, but these densities are not one noising chain, so
-the result is not the tilted $p(x_0 \mid c)^s\, p(x_0)^{1 - s}$ (Bradley & Nakkiran 2024, 2408.09000): the test computes both.
+**What it samples.** At each level the score of $p(x_t \mid c)^s\, p(x_t)^{1 - s}$, but these densities are not one
+noising chain, so the result is not the tilted $p(x_0 \mid c)^s\, p(x_0)^{1 - s}$ (Bradley & Nakkiran 2024, 2408.09000):
+the test computes both.
 
-`rescaled` and `dynamic_threshold` mend what large scales break: contrast that grows with them, and $\hat x_0$ out of range.
+`rescaled` and `dynamic_threshold` mend what large scales break: contrast that grows with them, and $\hat x_0$ out of
+range.
 
 Details that matter, and the tests that guard them (tests/minigen/samplers/test_classifier_free.py):
 - $1 + w$ against $s$; which half of the batch is which;
-- the learned variance v of a pair is that of the conditional half and is never guided (at $s = 0$, the unconditional's);
+- the learned variance v of a pair is that of the conditional half and is never guided (at $s = 0$, the
+  unconditional's);
 - where $s$ is 1 (or 0) for the whole batch only that half is computed, with the model's own numbers, bit for bit;
 - standard deviations and percentiles are those of a sample, not of a batch or a channel.
 """
@@ -47,11 +51,12 @@ from .guidance import Scale, scale_at
 def classifier_free(
     model: Callable[..., Any], scale: Scale, null: Any = None, *, rescale: float = 0.0
 ) -> Callable[..., Any]:
-    r"""``model`` guided by eq. 1: $\epsilon(\varnothing) + s\, (\epsilon(c) - \epsilon(\varnothing))$, $s$ = ``scale``; in the other convention $w = s - 1$.
+    r"""``model`` guided by eq. 1: $\epsilon(\varnothing) + s\, (\epsilon(c) - \epsilon(\varnothing))$, $s$ = ``scale``;
+    in the other convention $w = s - 1$.
 
-    ``null`` takes the place of the condition: an array (n or 1 rows), a number that fills the place of cond (the null label),
-    a tuple, list or dict of them, None, or a function of cond that returns one. A negative prompt is another ``null``.
-    ``rescale`` is $\phi$ of `rescaled`.
+    ``null`` takes the place of the condition: an array (n or 1 rows), a number that fills the place of cond (the null
+    label), a tuple, list or dict of them, None, or a function of cond that returns one. A negative prompt is another
+    ``null``. ``rescale`` is $\phi$ of `rescaled`.
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be from 0 to 1, got {rescale}")
@@ -87,7 +92,8 @@ def classifier_free_w(
 
 
 def rescaled(guided: Any, conditional: Any, phi: float) -> Any:
-    r"""$\phi\, \tilde\epsilon\, \frac{\mathrm{std}(\epsilon(c))}{\mathrm{std}(\tilde\epsilon)} + (1 - \phi)\, \tilde\epsilon$ (Lin et al. 2023, 2305.08891, eqs. 14 to 16), with the standard deviations of each sample.
+    r"""$\phi\, \tilde\epsilon\, \frac{\mathrm{std}(\epsilon(c))}{\mathrm{std}(\tilde\epsilon)} + (1 - \phi)\, \tilde\epsilon$
+    (Lin et al. 2023, 2305.08891, eqs. 14 to 16), with the standard deviations of each sample.
 
     Unlike the rest of this file it depends on what the model predicts; the paper uses $v$.
     """
@@ -97,7 +103,9 @@ def rescaled(guided: Any, conditional: Any, phi: float) -> Any:
 
 
 def dynamic_threshold(share: float = 0.995, bound: float = 1.0) -> Callable[[Any], Any]:
-    r"""A ``clip`` for samplers: with $\tau$ = the ``share``-quantile of $|\hat x_0|$ in a sample, or ``bound`` if that is more, $\hat x_0 \leftarrow \mathrm{clip}(\hat x_0, -\tau, \tau) \cdot \text{bound} / \tau$ (Saharia et al. 2022, section 2.3).
+    r"""A ``clip`` for samplers: with $\tau$ = the ``share``-quantile of $|\hat x_0|$ in a sample, or ``bound`` if that
+    is more, $\hat x_0 \leftarrow \mathrm{clip}(\hat x_0, -\tau, \tau) \cdot \text{bound} / \tau$ (Saharia et al. 2022,
+    section 2.3).
 
     A guess that lies within the bound is returned as it is. Raises ValueError unless 0 < share <= 1 and bound > 0.
     """
@@ -115,7 +123,7 @@ def dynamic_threshold(share: float = 0.995, bound: float = 1.0) -> Callable[[Any
     return clip
 
 
-# --- two conditions, one batch -----------------------------------------------------------------------------------------
+# --- two conditions, one batch ----------------------------------------------------------------------------------------
 
 
 class CannotJoin(Exception):
@@ -125,8 +133,8 @@ class CannotJoin(Exception):
 def joined(a: Any, b: Any, n: int) -> Any:
     """The condition of ``2 n`` samples, ``a`` before ``b``, leaf by leaf.
 
-    Both None: None. Arrays or Tensors with ``n`` rows of one shape: one after the other. Tuples and lists of one length,
-    dicts of the same keys: each of their members. Raises `CannotJoin` for all else.
+    Both None: None. Arrays or Tensors with ``n`` rows of one shape: one after the other. Tuples and lists of one
+    length, dicts of the same keys: each of their members. Raises `CannotJoin` for all else.
     """
     if a is None and b is None:
         return None

@@ -19,10 +19,10 @@ $$\frac{x_u}{\sqrt{\bar\alpha_u}} = \frac{x_t}{\sqrt{\bar\alpha_t}}
 You need: `maths/schedules.py`, `samplers/predict.py`, `samplers/ancestral.py`. New here: steps that skip levels, the
 noise as a choice, and the way back.
 
-Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_ddim.py: exact at any number of steps and any $\eta$
-if the data are one point; $\eta = 1$ is ancestral sampling with the variance "small", step by step with the same noise;
-order 1 for $\eta = 0$. One call of the model a level. One draw of ``standard_normal`` of the state's shape a step
-except the last if $\eta > 0$, none if $\eta = 0$.
+Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_ddim.py: exact at any number of steps and any
+$\eta$ if the data are one point; $\eta = 1$ is ancestral sampling with the variance "small", step by step with the same
+noise; order 1 for $\eta = 0$. One call of the model a level. One draw of ``standard_normal`` of the state's shape a
+step except the last if $\eta > 0$, none if $\eta = 0$.
 
 Details that matter, and the tests that guard them:
 - the last step lands on $\bar\alpha_0 = 1$, so the result is the guess $\hat x_0$ itself, not $x_1$;
@@ -82,8 +82,8 @@ def sample(
 
     ``model(x_t, t, cond)`` is asked once a level, with ``t`` an array (n,) of the level's original times, and predicts
     ``kind``. ``clip`` limits $\hat x_0$ to $[-c, c]$ or is a function of it. ``callback(t, x_t, x_0)`` sees every state
-    before its step, with the guess of $x_0$, and at the end ``(0, x_0, x_0)``. ``eta`` is 0 to 1, else ValueError; with 0
-    there is no noise and ``rng`` may be None.
+    before its step, with the guess of $x_0$, and at the end ``(0, x_0, x_0)``. ``eta`` is 0 to 1, else ValueError; with
+    0 there is no noise and ``rng`` may be None.
     """
     check_eta(eta, rng)
     xp, x_t = array_module(x_T), x_T
@@ -119,16 +119,17 @@ def encode(
 ) -> Any:
     r"""The latent $x_T$ of ``x_0`` (n, ...): the levels of `sample` with $\eta = 0$, walked upwards (the paper's section 4.3).
 
-    With 0 ``iterations`` every step from $t$ up to $u$ is explicit, along $\epsilon_\theta(x_t, t)$ where the way down takes
-    $\epsilon_\theta(x_u, u)$: the round trip is the identity up to an error of order 1. Each of the ``iterations`` puts the
-    $\epsilon_\theta$ of the last $x_u$ into the same step. If that settles, it does at the $x_u$ from which the step down leads
-    to $x_t$ exactly, and `sample` undoes it. For data $N(m, s^2)$ an iteration shrinks the error by
-    $\tfrac{\sigma_u (\sigma_u - \sigma_t)}{\sigma_u^2 + s^2} < 1$, so it settles: fast on fine grids, slowly on coarse ones if $s$ is small.
-    On the mixture of the tests over 20 uniform levels, the worst round trip misses by 0.35 without iterations, by 0.06, 0.03 and
-    0.008 with 1, 2 and 3 of them, and by 7e-5 with 10.
+    With 0 ``iterations`` every step from $t$ up to $u$ is explicit, along $\epsilon_\theta(x_t, t)$ where the way down
+    takes $\epsilon_\theta(x_u, u)$: the round trip is the identity up to an error of order 1. Each of the
+    ``iterations`` puts the $\epsilon_\theta$ of the last $x_u$ into the same step. If that settles, it does at the
+    $x_u$ from which the step down leads to $x_t$ exactly, and `sample` undoes it. For data $N(m, s^2)$ an iteration
+    shrinks the error by $\tfrac{\sigma_u (\sigma_u - \sigma_t)}{\sigma_u^2 + s^2} < 1$, so it settles: fast on fine
+    grids, slowly on coarse ones if $s$ is small. On the mixture of the tests over 20 uniform levels, the worst round
+    trip misses by 0.35 without iterations, by 0.06, 0.03 and 0.008 with 1, 2 and 3 of them, and by 7e-5 with 10.
 
-    1 + ``iterations`` calls a level, at the times of $t$ and then of $u$. The data, $t = 0$, are asked about at the time of the
-    grid's first level: nothing was trained at 0. (On a coarse grid that is well above the least time of training.) ``callback(t, x_t)`` sees every state, from ``(0, x_0)`` to ``(T, x_T)``.
+    1 + ``iterations`` calls a level, at the times of $t$ and then of $u$. The data, $t = 0$, are asked about at the
+    time of the grid's first level: nothing was trained at 0. (On a coarse grid that is well above the least time of
+    training.) ``callback(t, x_t)`` sees every state, from ``(0, x_0)`` to ``(T, x_T)``.
     """
     if iterations < 0:
         raise ValueError(f"iterations must be at least 0, got {iterations}")

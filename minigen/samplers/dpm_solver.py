@@ -1,9 +1,9 @@
 r"""DPM-Solver++: second order in the logarithm of the signal-to-noise ratio. Lu et al. 2022, arXiv 2211.01095.
 
 Half of the diffusion ODE is linear and can be solved exactly: what is left is an integral of $\hat x_0$ over
-$\lambda = \ln(\alpha / \sigma)$, in which $\hat x_0$ changes slowly. Holding it fixed over a step is DDIM again; a straight line
-through two of its values is a method of second order. The second value comes from a level in between ("2S", one step on
-its own) or from the step before ("2M", many steps linked).
+$\lambda = \ln(\alpha / \sigma)$, in which $\hat x_0$ changes slowly. Holding it fixed over a step is DDIM again; a
+straight line through two of its values is a method of second order. The second value comes from a level in between
+("2S", one step on its own) or from the step before ("2M", many steps linked).
 
 | symbol | code | meaning |
 |---|---|---|
@@ -18,20 +18,23 @@ $$x_u = \frac{\sigma_u}{\sigma_t}\, x_t - \alpha_u (e^{-h} - 1)\, D \qquad
 $$\text{2S: } D = \Big(1 - \frac{1}{2r}\Big) \hat x_0(x_t) + \frac{1}{2r}\, \hat x_0(x_s) \quad \text{(algorithm 1)} \qquad
 \text{2M: } D = \Big(1 + \frac{1}{2r}\Big) \hat x_0(x_t) - \frac{1}{2r}\, \hat x_0(x_{\text{before}}) \quad \text{(algorithm 2)}$$
 
-Both lines are read at the middle of the step. The level $s$ of 2S is the next level of the grid, and $u$ the one after it: so
-the network is asked only about levels of its grid, and $N$ levels cost $N$ calls like everywhere else. On a grid even in
-$\lambda$ that is $r = 1/2$. A level that is left over is a step of first order, taken first, where the noise is strongest. The
-last step, to $\lambda = \infty$, is of first order for both: it returns $\hat x_0$ itself.
+Both lines are read at the middle of the step. The level $s$ of 2S is the next level of the grid, and $u$ the one after
+it: so the network is asked only about levels of its grid, and $N$ levels cost $N$ calls like everywhere else. On a grid
+even in $\lambda$ that is $r = 1/2$. A level that is left over is a step of first order, taken first, where the noise is
+strongest. The last step, to $\lambda = \infty$, is of first order for both: it returns $\hat x_0$ itself.
 
 You need: `samplers/ddim.py`. New here: time measured in log-SNR.
 
 Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_dpm_solver.py: exact at any number of steps if the
-data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of order 2 in $\lambda$, also where step lengths alternate.
-One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the network predicts x_0 or v.
+data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of order 2 in $\lambda$, also where step
+lengths alternate. One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the
+network predicts x_0 or v.
 
 Details that matter, and the tests that guard them:
-- $r$ of 2M is the last step over this one, not its inverse, which no test of the order would show (`test_dpmpp_algorithms_1_and_2_weights`);
-- $\lambda$ is infinite at both ends, and no NaN comes of it (`test_a_level_without_signal_and_one_without_noise_stay_finite`).
+- $r$ of 2M is the last step over this one, not its inverse, which no test of the order would show
+  (`test_dpmpp_algorithms_1_and_2_weights`);
+- $\lambda$ is infinite at both ends, and no NaN comes of it
+  (`test_a_level_without_signal_and_one_without_noise_stay_finite`).
 """
 
 from collections.abc import Callable
@@ -84,7 +87,8 @@ def sample_2m(
 ) -> Any:
     r"""DPM-Solver++(2M), algorithm 2: walk from ``x_T`` (n, ...) at the schedule's last level to $x_0$.
 
-    Arguments as those of `ddim.sample`; nothing is drawn from ``rng``, which may be None. First and last step are of first order.
+    Arguments as those of `ddim.sample`; nothing is drawn from ``rng``, which may be None. First and last step are of
+    first order.
     """
     lam = log_snr(schedule)
     x_t, before = x_T, None
@@ -114,8 +118,8 @@ def sample_2s(
 ) -> Any:
     r"""DPM-Solver++(2S), algorithm 1: walk from ``x_T`` (n, ...) at the schedule's last level to $x_0$, two levels a step.
 
-    Arguments as those of `ddim.sample`; nothing is drawn from ``rng``, which may be None. ``callback`` also sees the states in
-    between, which are of first order.
+    Arguments as those of `ddim.sample`; nothing is drawn from ``rng``, which may be None. ``callback`` also sees the
+    states in between, which are of first order.
     """
     lam = log_snr(schedule)
     x_t, start = x_T, None  # (level, state, guess) that a step of two levels sets out from

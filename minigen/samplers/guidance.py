@@ -1,9 +1,10 @@
 r"""Guidance by a gradient: a diffusion model made to draw what somebody asks for, without training it again.
 
-By Bayes' rule the score of $p(x_t \mid y)$ is that of $p(x_t)$ plus $\nabla_{x_t} \ln p(y \mid x_t)$ (Dhariwal & Nichol 2021,
-2105.05233, section 4). Whatever says how well $x_t$ fits $y$ and can be differentiated will do for $\ln p(y \mid x_t)$: a
-classifier, CLIP, features of another picture, its pixels. So every guidance here takes a model ``model(x_t, t, cond)`` and
-returns a model of the same kind, which any sampler can walk, and which can be guided again: scores add up.
+By Bayes' rule the score of $p(x_t \mid y)$ is that of $p(x_t)$ plus $\nabla_{x_t} \ln p(y \mid x_t)$ (Dhariwal & Nichol
+2021, 2105.05233, section 4). Whatever says how well $x_t$ fits $y$ and can be differentiated will do for
+$\ln p(y \mid x_t)$: a classifier, CLIP, features of another picture, its pixels. So every guidance here takes a model
+``model(x_t, t, cond)`` and returns a model of the same kind, which any sampler can walk, and which can be guided again:
+scores add up.
 
 | symbol | code | shape |
 |---|---|---|
@@ -13,33 +14,37 @@ returns a model of the same kind, which any sampler can walk, and which can be g
 | $\hat x_0(x_t)$, the model's guess | ``guess`` | like $x_t$ |
 | $\bar\alpha_t$ of the schedule the network was TRAINED with | ``schedule.alpha_bar_at(t)`` | (n,) |
 
-The sampled density is $p(x_t)\, p(y \mid x_t)^s$ at each level; $s = 0$ is the model, $s = 1$ Bayes' rule. A change of the score
-by $g$ is, in the four kinds of prediction (`maths.parametrisation`),
+The sampled density is $p(x_t)\, p(y \mid x_t)^s$ at each level; $s = 0$ is the model, $s = 1$ Bayes' rule. A change of
+the score by $g$ is, in the four kinds of prediction (`maths.parametrisation`),
 
 $$\hat\epsilon - \sqrt{1 - \bar\alpha_t}\, g \;\;(1) \qquad \hat x_0 + \frac{1 - \bar\alpha_t}{\sqrt{\bar\alpha_t}}\, g \;\;(2) \qquad \hat v - \sqrt{\frac{1 - \bar\alpha_t}{\bar\alpha_t}}\, g \;\;(3) \qquad \text{score} + g \;\;(4)$$
 
-(1) is line 4 of algorithm 2 of Dhariwal & Nichol; (2) to (4) are the same in other words, so that the sampled path does not
-depend on the kind. Algorithm 1, which moves the mean of ancestral sampling, is `classifier_score` for `ancestral.sample`.
+(1) is line 4 of algorithm 2 of Dhariwal & Nichol; (2) to (4) are the same in other words, so that the sampled path does
+not depend on the kind. Algorithm 1, which moves the mean of ancestral sampling, is `classifier_score` for
+`ancestral.sample`.
 
 The four guides, each a ``log_p``:
 1. `label_log_p`: a classifier that was trained on noisy pictures;
 2. `clip_log_p`: CLIP, told $t$ (Nichol et al. 2021, 2112.10741, section 2.4), or a clean one on $\hat x_0$;
 3. `feature_log_p`: features of a reference picture, as `content`, `structure` or `style` (Liu et al. 2021, 2112.05744);
-4. `pixel_log_p`: $-\| A(\hat x_0) - y \|^2$ (Ho et al. 2022, 2204.03458; Chung et al. 2022, 2209.14687); `replaced` is its hard form
-   (after Choi et al. 2021, 2108.02938).
+4. `pixel_log_p`: $-\| A(\hat x_0) - y \|^2$ (Ho et al. 2022, 2204.03458; Chung et al. 2022, 2209.14687); `replaced` is
+   its hard form (after Choi et al. 2021, 2108.02938).
 
-A guide that knows clean pictures only is asked about $\hat x_0(x_t)$ and differentiated through the network: `by_x_0_gradient`, or
-`through_x_0` where the guess is that of another model than the one that is guided.
+A guide that knows clean pictures only is asked about $\hat x_0(x_t)$ and differentiated through the network:
+`by_x_0_gradient`, or `through_x_0` where the guess is that of another model than the one that is guided.
 
-**Order.** ``by_x_0_gradient(by_gradient(model, ...), ...)`` asks about the guess of the guided model, and differentiates the
-inner gradient too; ``by_gradient(by_x_0_gradient(model, ...), ...)`` asks about the guess of ``model``, and the two scores add up.
+**Order.** ``by_x_0_gradient(by_gradient(model, ...), ...)`` asks about the guess of the guided model, and
+differentiates the inner gradient too; ``by_gradient(by_x_0_gradient(model, ...), ...)`` asks about the guess of
+``model``, and the two scores add up.
 
-**What is not exact.** (1) with the true $p(y \mid x_t)$ and $s = 1$ samples the posterior; all else is heuristic. For $s \ne 1$ the
-densities $p(x_t)\, p(y \mid x_t)^s$ are not those of one noising chain. $\ln p(y \mid \hat x_0(x_t))$ leaves out that $x_0$ is not known
-yet when it stands for $\ln p(y \mid x_t)$: tests/minigen/samplers/test_guidance.py measures by how much on Gaussian data.
+**What is not exact.** (1) with the true $p(y \mid x_t)$ and $s = 1$ samples the posterior; all else is heuristic. For
+$s \ne 1$ the densities $p(x_t)\, p(y \mid x_t)^s$ are not those of one noising chain. $\ln p(y \mid \hat x_0(x_t))$
+leaves out that $x_0$ is not known yet when it stands for $\ln p(y \mid x_t)$: tests/minigen/samplers/test_guidance.py
+measures by how much on Gaussian data.
 
 Details that matter, and the tests that guard them (same file):
-- the factor $\sqrt{1 - \bar\alpha_t}$ and its sign; $\bar\alpha$ of the told time, not of the level in a respaced schedule;
+- the factor $\sqrt{1 - \bar\alpha_t}$ and its sign; $\bar\alpha$ of the told time, not of the level in a respaced
+  schedule;
 - the gradient of the SUM over samples of ``log_p``: a sample's own, whatever stands beside it in the batch;
 - a learned variance is never guided: of a pair (prediction, v), v goes through as it is;
 - no gradient reaches a guide's or the model's parameters; samplers may call a guided model inside ``no_grad``;
@@ -60,7 +65,7 @@ Scale = float | Callable[[Any], Any]  # a number, or a function of times (n,) ->
 LogP = Callable[[Any, Any, Any], Any]  # (x_t Tensor, t, cond) -> (n,) Tensor
 
 
-# --- scales ------------------------------------------------------------------------------------------------------------
+# --- scales -----------------------------------------------------------------------------------------------------------
 
 
 def scale_at(scale: Scale, t: Any) -> Any:
@@ -75,7 +80,8 @@ def scale_at(scale: Scale, t: Any) -> Any:
 def interval(scale: Scale, low: float, high: float, *, outside: float) -> Scale:
     r"""``scale`` at times within [``low``, ``high``], ``outside`` elsewhere (Kynkaanniemi et al. 2024, 2404.07724).
 
-    ``outside`` is what leaves the model alone: 0 for a gradient's scale and for $w$ of `classifier_free`, 1 for its $s$.
+    ``outside`` is what leaves the model alone: 0 for a gradient's scale and for $w$ of `classifier_free`, 1 for its
+    $s$.
     """
     if not low <= high:
         raise ValueError(f"an interval needs low <= high, got {low} and {high}")
@@ -87,7 +93,9 @@ def interval(scale: Scale, low: float, high: float, *, outside: float) -> Scale:
 
 
 def of_sigma(scale: Callable[[Any], Any], schedule: Schedule) -> Scale:
-    r"""A function of $\sigma = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$, in which papers give intervals, as one of times of ``schedule``."""
+    r"""A function of $\sigma = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$, in which papers give intervals, as one of
+    times of ``schedule``.
+    """
 
     def at(times: Any) -> Any:
         a = schedule.alpha_bar_at(times)
@@ -98,11 +106,13 @@ def of_sigma(scale: Callable[[Any], Any], schedule: Schedule) -> Scale:
 
 
 def reconstruction_scale(weight: float, schedule: Schedule) -> Scale:
-    r"""$\frac{w_r}{2} \frac{\bar\alpha_t}{1 - \bar\alpha_t}$: with `pixel_log_p`, $\hat x_0$ moves by $-\frac{w_r \sqrt{\bar\alpha_t}}{2} \nabla_{x_t} \| A(\hat x_0) - y \|^2$ (Ho et al. 2022)."""
+    r"""$\frac{w_r}{2} \frac{\bar\alpha_t}{1 - \bar\alpha_t}$: with `pixel_log_p`, $\hat x_0$ moves by
+    $-\frac{w_r \sqrt{\bar\alpha_t}}{2} \nabla_{x_t} \| A(\hat x_0) - y \|^2$ (Ho et al. 2022).
+    """
     return of_sigma(lambda sigma: 0.5 * weight / sigma**2, schedule)
 
 
-# --- the core: score arithmetic ----------------------------------------------------------------------------------------
+# --- the core: score arithmetic ---------------------------------------------------------------------------------------
 
 
 def gradient(log_p: LogP, x_t: Any, t: Any, cond: Any = None) -> Any:
@@ -137,10 +147,11 @@ def by_gradient(
 def by_x_0_gradient(
     model: Callable[..., Any], log_p: LogP, schedule: Schedule, scale: Scale = 1.0, kind: str = "eps"
 ) -> Callable[..., Any]:
-    r"""``model`` with its score moved by $s\, \nabla_{x_t} \ln p(y \mid \hat x_0(x_t))$, through the network: ``log_p(x_0, t, cond)`` is asked about its guess.
+    r"""``model`` with its score moved by $s\, \nabla_{x_t} \ln p(y \mid \hat x_0(x_t))$, through the network:
+    ``log_p(x_0, t, cond)`` is asked about its guess.
 
-    The scale's convention is that of `by_gradient`. One evaluation of the network gives the guess and is differentiated.
-    The model must be computed with autograd's operations: TypeError otherwise.
+    The scale's convention is that of `by_gradient`. One evaluation of the network gives the guess and is
+    differentiated. The model must be computed with autograd's operations: TypeError otherwise.
     """
     check_kind(kind)
 
@@ -175,7 +186,8 @@ def through_x_0(model: Callable[..., Any], log_p: LogP, schedule: Schedule, kind
 
 
 def score_of(log_p: LogP, scale: Scale = 1.0) -> Callable[..., Any]:
-    r"""``score(x, t, cond)`` $= s\, \nabla_x \ln p(y \mid x)$, an array: what `ancestral.sample` moves the mean by (Dhariwal & Nichol 2021, algorithm 1).
+    r"""``score(x, t, cond)`` $= s\, \nabla_x \ln p(y \mid x)$, an array: what `ancestral.sample` moves the mean by
+    (Dhariwal & Nichol 2021, algorithm 1).
 
     There the sampler multiplies by $\sigma_t^2$, and says whether $x$ is the mean or $x_t$.
     """
@@ -188,7 +200,9 @@ def score_of(log_p: LogP, scale: Scale = 1.0) -> Callable[..., Any]:
 
 
 def pulled(said: Any, g: Any, scale: Any, noise: Any, kind: str) -> Any:
-    r"""Eqs. 1 to 4: what a model ``said`` (of a pair, the prediction alone) when its score changes by ``scale`` (n,) times ``g``; ``noise`` (n,) is $1 - \bar\alpha_t$."""
+    r"""Eqs. 1 to 4: what a model ``said`` (of a pair, the prediction alone) when its score changes by ``scale`` (n,)
+    times ``g``; ``noise`` (n,) is $1 - \bar\alpha_t$.
+    """
     signal = 1 - noise
     with np.errstate(divide="ignore"):
         factor = {
@@ -203,11 +217,13 @@ def pulled(said: Any, g: Any, scale: Any, noise: Any, kind: str) -> Any:
 def replaced(
     model: Callable[..., Any], project: Callable[[Any], Any], y: Any, schedule: Schedule, kind: str = "eps"
 ) -> Callable[..., Any]:
-    r"""``model`` with $\hat x_0 \leftarrow \hat x_0 - \phi(\hat x_0) + \phi(y)$: what ``project`` $\phi$ keeps is taken from ``y``, the rest from the model.
+    r"""``model`` with $\hat x_0 \leftarrow \hat x_0 - \phi(\hat x_0) + \phi(y)$: what ``project`` $\phi$ keeps is taken
+    from ``y``, the rest from the model.
 
-    With $\phi$ = `low_pass` this is the replacement of Choi et al. 2021, made on the guess of $x_0$ at every level instead
-    of on $x_{t-1}$, so that no noise need be drawn for $y$. A sampler's last step returns its guess: for a linear projection $\phi$
-    the result has $\phi(x_0) = \phi(y)$, to rounding. ``y`` is like $x_0$, or a function of cond, or None for cond itself.
+    With $\phi$ = `low_pass` this is the replacement of Choi et al. 2021, made on the guess of $x_0$ at every level
+    instead of on $x_{t-1}$, so that no noise need be drawn for $y$. A sampler's last step returns its guess: for a
+    linear projection $\phi$ the result has $\phi(x_0) = \phi(y)$, to rounding. ``y`` is like $x_0$, or a function of
+    cond, or None for cond itself.
     """
     check_kind(kind)
 
@@ -233,7 +249,7 @@ def low_pass(factor: int) -> Callable[[Any], Any]:
     return lambda x: ag.upsample_nearest(ag.avg_pool(x, factor), factor)
 
 
-# --- guide 1: a classifier ---------------------------------------------------------------------------------------------
+# --- guide 1: a classifier --------------------------------------------------------------------------------------------
 
 
 def label_log_p(classifier: Callable[..., Any], label: Any = None) -> LogP:
@@ -259,16 +275,16 @@ def classifier_score(classifier: Callable[..., Any], scale: Scale = 1.0, label: 
     return score_of(label_log_p(classifier, label), scale)
 
 
-# --- guide 2: CLIP -----------------------------------------------------------------------------------------------------
+# --- guide 2: CLIP ----------------------------------------------------------------------------------------------------
 
 
 def clip_log_p(embed: Callable[..., Any], target: Any = None, similarity: str = "cosine") -> LogP:
     r"""$f(x) \cdot g(y)$ (GLIDE, section 2.4), of vectors brought to unit length ("cosine") or as they are ("dot").
 
-    ``embed(x, t)`` is the image network on the tape: `CLIP.embed_image` if it is told $t$, or ``lambda x, t: net.embed_image(x)``
-    for a clean one, with `by_x_0_gradient`. ``target`` (n, d) or (1, d) embeds the text (or a picture); or it is a function
-    of cond, or None for cond itself. CLIP's logits are the cosine times its own $e^\tau$: with that as the scale, the pull is
-    that of a classifier over captions but for its normaliser.
+    ``embed(x, t)`` is the image network on the tape: `CLIP.embed_image` if it is told $t$, or
+    ``lambda x, t: net.embed_image(x)`` for a clean one, with `by_x_0_gradient`. ``target`` (n, d) or (1, d) embeds the
+    text (or a picture); or it is a function of cond, or None for cond itself. CLIP's logits are the cosine times its
+    own $e^\tau$: with that as the scale, the pull is that of a classifier over captions but for its normaliser.
     """
     if similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity!r}")
@@ -287,7 +303,7 @@ def unit(x: Any) -> Any:
     return x / ag.sqrt(ag.sum(x * x, -1, keepdims=True) + 1e-24)
 
 
-# --- guide 3: features of a picture ------------------------------------------------------------------------------------
+# --- guide 3: features of a picture -----------------------------------------------------------------------------------
 
 
 def content(a: Any, b: Any) -> Any:
@@ -296,21 +312,28 @@ def content(a: Any, b: Any) -> Any:
 
 
 def structure(a: Any, b: Any) -> Any:
-    r"""$-\sum_{ijc} (a_{ijc} - b_{ijc})^2$ (n,): the same at the same place. The paper's average over places and channels is left to the scale."""
+    r"""$-\sum_{ijc} (a_{ijc} - b_{ijc})^2$ (n,): the same at the same place.
+
+    The paper's average over places and channels is left to the scale.
+    """
     d = a - b
     return -_total(d * d)
 
 
 def style(a: Any, b: Any) -> Any:
-    r"""$-\| G(a) - G(b) \|_F^2$ (n,) with the Gram matrix $G_{cd} = \frac{1}{hw} \sum_{ij} a_{ijc}\, a_{ijd}$: which features go together, wherever they are."""
+    r"""$-\| G(a) - G(b) \|_F^2$ (n,) with the Gram matrix $G_{cd} = \frac{1}{hw} \sum_{ij} a_{ijc}\, a_{ijd}$: which
+    features go together, wherever they are.
+    """
     return structure(_gram(a), _gram(b))
 
 
 def feature_log_p(features: Callable[..., Any], reference: Any, compare: Callable[[Any, Any], Any]) -> LogP:
-    r"""``compare`` (`content`, `structure`, `style`) of the features of $x$ and of a reference picture, added up if there are several maps.
+    r"""``compare`` (`content`, `structure`, `style`) of the features of $x$ and of a reference picture, added up if
+    there are several maps.
 
-    ``features(x, t)`` gives (n, h, w, c), or a list of such maps. ``reference`` is a picture (n or 1, h, w, c), for features of
-    $\hat x_0$ (`by_x_0_gradient`), or a function of the times, for a network that is used to noise: see `noised`.
+    ``features(x, t)`` gives (n, h, w, c), or a list of such maps. ``reference`` is a picture (n or 1, h, w, c), for
+    features of $\hat x_0$ (`by_x_0_gradient`), or a function of the times, for a network that is used to noise: see
+    `noised`.
     """
 
     def log_p(x: Any, t: Any, cond: Any = None) -> Any:
@@ -330,7 +353,8 @@ def feature_log_p(features: Callable[..., Any], reference: Any, compare: Callabl
 
 
 def noised(reference: Any, noise: Any, schedule: Schedule) -> Callable[[Any], Any]:
-    r"""The function $t \mapsto x'_t = \sqrt{\bar\alpha_t}\, x'_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ of a reference $x'_0$, as noisy as the picture it is compared with.
+    r"""The function $t \mapsto x'_t = \sqrt{\bar\alpha_t}\, x'_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ of a reference
+    $x'_0$, as noisy as the picture it is compared with.
 
     One $\epsilon$ = ``noise`` (n, ...) for all levels, so that the guided model stays a function.
     """
@@ -342,14 +366,15 @@ def noised(reference: Any, noise: Any, schedule: Schedule) -> Callable[[Any], An
     return at
 
 
-# --- guide 4: pixels ---------------------------------------------------------------------------------------------------
+# --- guide 4: pixels --------------------------------------------------------------------------------------------------
 
 
 def pixel_log_p(operator: Callable[[Any], Any], y: Any = None) -> LogP:
-    r"""$-\| A(x) - y \|^2$ (n,), for `by_x_0_gradient`: ``operator`` $A$ (a mask, a down-sampling) is known, ``y`` is what it showed.
+    r"""$-\| A(x) - y \|^2$ (n,), for `by_x_0_gradient`: ``operator`` $A$ (a mask, a down-sampling) is known, ``y`` is
+    what it showed.
 
-    For $y = A(x_0) + N(0, r^2 I)$ the scale $1 / (2 r^2)$ makes it $\ln p(y \mid x_0)$ (Chung et al. 2022), `reconstruction_scale` is the
-    weight of Ho et al. 2022. ``y`` may be a function of cond, or None for cond itself.
+    For $y = A(x_0) + N(0, r^2 I)$ the scale $1 / (2 r^2)$ makes it $\ln p(y \mid x_0)$ (Chung et al. 2022),
+    `reconstruction_scale` is the weight of Ho et al. 2022. ``y`` may be a function of cond, or None for cond itself.
     """
 
     def log_p(x: Any, t: Any, cond: Any = None) -> Any:
@@ -358,7 +383,7 @@ def pixel_log_p(operator: Callable[[Any], Any], y: Any = None) -> LogP:
     return log_p
 
 
-# --- small things ------------------------------------------------------------------------------------------------------
+# --- small things -----------------------------------------------------------------------------------------------------
 
 
 def _asked(what: Any, cond: Any) -> Any:

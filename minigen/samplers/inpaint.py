@@ -1,11 +1,11 @@
 r"""Pictures that are partly given: img2img and inpainting with a network that was never trained for it.
 
 *SDEdit* (Meng et al. 2021, 2108.01073) noises a picture to some level and walks down from there: the less noise, the
-more of the picture stays. *Replacement* (Song et al. 2020, 2011.13456, appendix I.2) knows some pixels exactly: before each call of
-the network it overwrites them with the known picture at the noise of that level. *RePaint* (Lugmayr et al. 2022,
-2201.09865) observes that the new pixels then never hear of the known ones in time, and walks up and down again so that
-they can agree. The code that
-was released with *GLIDE* (Nichol et al. 2021, 2112.10741) instead overwrites the known pixels of the guess $\hat x_0$.
+more of the picture stays. *Replacement* (Song et al. 2020, 2011.13456, appendix I.2) knows some pixels exactly: before
+each call of the network it overwrites them with the known picture at the noise of that level. *RePaint* (Lugmayr et al.
+2022, 2201.09865) observes that the new pixels then never hear of the known ones in time, and walks up and down again so
+that they can agree. The code that was released with *GLIDE* (Nichol et al. 2021, 2112.10741) instead overwrites the
+known pixels of the guess $\hat x_0$.
 
 | symbol | code | meaning |
 |---|---|---|
@@ -21,11 +21,12 @@ $$x_{t} \sim N\Big(\sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_u}}\, x_u,\; \big(1 - \
 
 You need: `samplers/ddim.py`. New here: known pixels, walking up again.
 
-Claims, checked in tests: whenever the network is called, known pixels have exactly the mean and variance of their level;
-at the end they are the known picture, bit for bit. Replacement is biased: on Gaussian data its law is a linear recursion
-that differs from the conditional; as $r$ grows, RePaint's mean comes closer, its variance falls, past the truth on coarse grids. Draws of ``standard_normal`` of the state's shape:
-`img2img` one, then the sampler's; `replace` one for the start, then for each step down to a level above 0 one for the known
-pixels and, if $\eta > 0$, one for the step, and one for each way up.
+Claims, checked in tests: whenever the network is called, known pixels have exactly the mean and variance of their
+level; at the end they are the known picture, bit for bit. Replacement is biased: on Gaussian data its law is a linear
+recursion that differs from the conditional; as $r$ grows, RePaint's mean comes closer, its variance falls, past the
+truth on coarse grids. Draws of ``standard_normal`` of the state's shape: `img2img` one, then the sampler's; `replace`
+one for the start, then for each step down to a level above 0 one for the known pixels and, if $\eta > 0$, one for the
+step, and one for each way up.
 
 Details that matter, and the tests that guard them:
 - img2img walks from the very level that it noised to, and strength 1 is the whole chain (`test_sdedit_...`);
@@ -57,11 +58,12 @@ def img2img(
     sampler: Callable[..., Any] = ddim.sample,
     **settings: Any,
 ) -> Any:
-    r"""SDEdit: ``x_0`` (n, ...) with the noise of level $\lceil$ ``strength`` $\cdot\, T \rceil$, walked down from there by ``sampler``.
+    r"""SDEdit: ``x_0`` (n, ...) with the noise of level $\lceil$ ``strength`` $\cdot\, T \rceil$, walked down from
+    there by ``sampler``.
 
-    Strength 0 returns the picture, 1 walks all levels of ``schedule`` (and still starts from what $\sqrt{\bar\alpha_T}$ leaves of it).
-    ``settings`` go to the sampler, which is called as ``sampler(model, x_t, schedule, rng=rng, ...)`` with the schedule cut at
-    the level. Raises ValueError for a strength outside [0, 1].
+    Strength 0 returns the picture, 1 walks all levels of ``schedule`` (and still starts from what $\sqrt{\bar\alpha_T}$
+    leaves of it). ``settings`` go to the sampler, which is called as ``sampler(model, x_t, schedule, rng=rng, ...)``
+    with the schedule cut at the level. Raises ValueError for a strength outside [0, 1].
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be from 0 (the picture itself) to 1 (all of the chain), got {strength}")
@@ -87,7 +89,8 @@ def check_mask(mask: Any, shape: tuple[int, ...]) -> Any:
 
 
 def path(T: int, resample: int = 1, jump: int = 1) -> list[int]:
-    """The levels that are visited, from T to 0: ``jump`` levels up again, ``resample`` - 1 times from each multiple of it that has room.
+    """The levels that are visited, from T to 0: ``jump`` levels up again, ``resample`` - 1 times from each multiple of
+    it that has room.
 
     Algorithm 1 is ``jump`` 1: every step from level 2 or above is taken ``resample`` times. Raises ValueError for a
     number below 1, and for a ``jump`` that leaves no room below T.
@@ -111,7 +114,9 @@ def path(T: int, resample: int = 1, jump: int = 1) -> list[int]:
 
 
 def step_up(x_u: Any, u: int, t: int, noise: Any, schedule: Schedule) -> Any:
-    r"""The chain forwards from level ``u`` to ``t`` above it: $\sqrt{\bar\alpha_t / \bar\alpha_u}\, x_u + \sqrt{1 - \bar\alpha_t / \bar\alpha_u}\, z$."""
+    r"""The chain forwards from level ``u`` to ``t`` above it:
+    $\sqrt{\bar\alpha_t / \bar\alpha_u}\, x_u + \sqrt{1 - \bar\alpha_t / \bar\alpha_u}\, z$.
+    """
     ratio = float(schedule.alpha_bar[t] / schedule.alpha_bar[u])
     return ratio**0.5 * x_u + (1 - ratio) ** 0.5 * noise
 
@@ -134,9 +139,10 @@ def replace(
 ) -> Any:
     r"""Paint where ``mask`` is 0, from ``x_T`` (n, ...), keeping ``known`` (n, ...) where it is 1; returns an array like ``x_T``.
 
-    ``resample`` 1 is replacement; above, RePaint, whose settings for 250 levels are 10 and ``jump`` 10. Steps are DDIM's with ``eta``, 1
-    being ancestral sampling with the variance "small"; the model is called once a step down. ``callback(t, x_t, x_0)`` sees
-    every state that the model is asked about, with its guess, on the way up again too, and at the end ``(0, x_0, x_0)``.
+    ``resample`` 1 is replacement; above, RePaint, whose settings for 250 levels are 10 and ``jump`` 10. Steps are
+    DDIM's with ``eta``, 1 being ancestral sampling with the variance "small"; the model is called once a step down.
+    ``callback(t, x_t, x_0)`` sees every state that the model is asked about, with its guess, on the way up again too,
+    and at the end ``(0, x_0, x_0)``.
     """
     ddim.check_eta(eta, rng)
     if known.shape != x_T.shape:
@@ -169,10 +175,10 @@ def replace(
 def keep(model: Callable[..., Any], known: Any, mask: Any, schedule: Schedule, kind: str = "eps") -> Callable[..., Any]:
     r"""``model`` with the known pixels of its $\hat x_0$ put right: GLIDE's ``denoised_fn``, a model of the same ``kind``.
 
-    $\hat x_0 \leftarrow m \odot x_0^{\text{known}} + (1 - m) \odot \hat x_0$, and $\hat\epsilon$ anew from it. The known pixels of the state are left
-    alone: they drift to the known picture because every step aims there, and the last step lands on it (to rounding; a
-    ``clip`` that does the same replacement in a sampler lands bit for bit). ``schedule`` is the one that the network was
-    trained with; a learned variance stays.
+    $\hat x_0 \leftarrow m \odot x_0^{\text{known}} + (1 - m) \odot \hat x_0$, and $\hat\epsilon$ anew from it. The
+    known pixels of the state are left alone: they drift to the known picture because every step aims there, and the
+    last step lands on it (to rounding; a ``clip`` that does the same replacement in a sampler lands bit for bit).
+    ``schedule`` is the one that the network was trained with; a learned variance stays.
     """
     check_kind(kind)
     chosen = check_mask(mask, known.shape)

@@ -12,18 +12,19 @@ extrapolates it from the guesses of the last levels, which cost nothing. Using D
 $$e'_t = \tfrac{1}{24} (55\, e_t - 59\, e_{t+1} + 37\, e_{t+2} - 9\, e_{t+3}) \qquad (12)
 \qquad x_u = \phi(x_t, e'_t, t, u) \qquad (11)$$
 
-$\phi$ is DDIM's step with $\eta = 0$ (`ddim.step`). The first steps, with a shorter history, take the Adams-Bashforth weights of
-order 1, 2 and 3; the paper starts with three Runge-Kutta steps of four calls instead.
+$\phi$ is DDIM's step with $\eta = 0$ (`ddim.step`). The first steps, with a shorter history, take the Adams-Bashforth
+weights of order 1, 2 and 3; the paper starts with three Runge-Kutta steps of four calls instead.
 
 You need: `samplers/ddim.py`. New here: a memory.
 
-Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_plms.py: exact at any number of steps if the data are
-one point; one call of the model a level, no time asked twice, no draws; order 2 on grids whose steps change smoothly, held
-down by the first step, which is of order 1, and by weights that take the steps as equally long; **order 1** where step lengths
-alternate, for the same reason.
+Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_plms.py: exact at any number of steps if the data
+are one point; one call of the model a level, no time asked twice, no draws; order 2 on grids whose steps change
+smoothly, held down by the first step, which is of order 1, and by weights that take the steps as equally long; **order
+1** where step lengths alternate, for the same reason.
 
-Details that matter, and the tests that guard them: the weights, newest first (`test_pndm_eq12_...`); a step goes to the next
-level of the grid; what is blended is $\hat\epsilon$ after clipping, so the last step, which extrapolates, may leave the clip's range.
+Details that matter, and the tests that guard them: the weights, newest first (`test_pndm_eq12_...`); a step goes to the
+next level of the grid; what is blended is $\hat\epsilon$ after clipping, so the last step, which extrapolates, may
+leave the clip's range.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,9 @@
 r"""One call of the network, told as the pair $(\hat x_0, \hat\epsilon)$ that every sampler works with.
 
 Whatever the network predicts (`maths.parametrisation`), both guesses belong together:
-$x_t = \sqrt{\bar\alpha_t}\, \hat x_0 + \sqrt{1 - \bar\alpha_t}\, \hat\epsilon$. When $\hat x_0$ is clipped, $\hat\epsilon$ is computed anew,
-so that a sampler never mixes a clipped guess of one with an unclipped guess of the other.
+$x_t = \sqrt{\bar\alpha_t}\, \hat x_0 + \sqrt{1 - \bar\alpha_t}\, \hat\epsilon$. When $\hat x_0$ is clipped,
+$\hat\epsilon$ is computed anew, so that a sampler never mixes a clipped guess of one with an unclipped guess of the
+other.
 """
 
 from collections.abc import Callable
@@ -39,8 +40,8 @@ def predict(
 ) -> Prediction:
     r"""``model(x_t, times, cond)`` at level ``t`` of the schedule, where every sample is told ``schedule.times[t]``.
 
-    The model returns its prediction of ``kind``, or a pair of that and ``v`` (a learned variance, Nichol & Dhariwal 2021,
-    eq. 15). Raises FloatingPointError, naming level and time, if it returns NaN or Inf.
+    The model returns its prediction of ``kind``, or a pair of that and ``v`` (a learned variance, Nichol & Dhariwal
+    2021, eq. 15). Raises FloatingPointError, naming level and time, if it returns NaN or Inf.
     """
     xp = array_module(x_t)
     times = xp.full(len(x_t), schedule.times[t])

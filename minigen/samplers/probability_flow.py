@@ -2,8 +2,8 @@ r"""The probability-flow ODE and its exact likelihood. Song et al. 2020, arXiv 2
 
 The noisy pictures of all levels are also what a deterministic flow makes of pure noise: an ordinary differential
 equation with the network on its right-hand side has, at every level, the distribution of $x_t$. A flow can be followed
-backwards, so every picture has one code $x_T$, and its density is that of the code, $N(0, I)$, times what the flow does to
-volumes, which is the integral of a divergence. The likelihood is exact for the model, not a bound.
+backwards, so every picture has one code $x_T$, and its density is that of the code, $N(0, I)$, times what the flow does
+to volumes, which is the integral of a divergence. The likelihood is exact for the model, not a bound.
 
 | symbol | code | meaning |
 |---|---|---|
@@ -14,22 +14,25 @@ volumes, which is the integral of a divergence. The likelihood is exact for the 
 
 $$dx = \Big[ f(x, t) - \tfrac12 g(t)^2\, \nabla_x \ln p_t(x) \Big] dt \quad (13) \qquad \frac{d \ln p_t(x(t))}{dt} = -\nabla \cdot \tilde f(x(t), t) \quad (39) \qquad \nabla \cdot \tilde f = \mathbb E_z\, z^\top \frac{\partial \tilde f}{\partial x} z \quad (40)$$
 
-In $y$ and $\sigma$, eq. 13 is $dy / d\sigma = \hat\epsilon$ (Karras et al. 2022, 2206.00364, eq. 4 with $s = 1$); in $x$ and the angle it is
+In $y$ and $\sigma$, eq. 13 is $dy / d\sigma = \hat\epsilon$ (Karras et al. 2022, 2206.00364, eq. 4 with $s = 1$); in
+$x$ and the angle it is
 $$\frac{dx}{d\varphi} = v,$$
-the form that is solved here: its right-hand side stays finite from clean data to pure noise, it is 0 for data $N(0, I)$,
-and $\ln p$ needs no change of variables on the way. Song's SDE and the chain of DDPM have the same marginals
+the form that is solved here: its right-hand side stays finite from clean data to pure noise, it is 0 for data
+$N(0, I)$, and $\ln p$ needs no change of variables on the way. Song's SDE and the chain of DDPM have the same marginals
 $q(x_t \mid x_0)$ at the levels; between them $\ln \sigma$ is interpolated along the times that the network is told.
 
-**Where the path ends.** The flow is followed between the levels 1 and T, where the network was trained. Below level 1 nothing is
-assumed: the density is that of $y_1 = x_0 + \sigma_1 \epsilon$, the data with the noise of the first level, in the units of the
-data; it integrates to 1. At $T$ the code's law is taken to be $N(0, I)$, as for sampling. For pictures of $L$ levels,
-`bits_per_dim` spreads each grey level over its bin, evenly; its mean bounds the bits of the model "draw $y_1$, round to the nearest level".
+**Where the path ends.** The flow is followed between the levels 1 and T, where the network was trained. Below level 1
+nothing is assumed: the density is that of $y_1 = x_0 + \sigma_1 \epsilon$, the data with the noise of the first level,
+in the units of the data; it integrates to 1. At $T$ the code's law is taken to be $N(0, I)$, as for sampling. For
+pictures of $L$ levels, `bits_per_dim` spreads each grey level over its bin, evenly; its mean bounds the bits of the
+model "draw $y_1$, round to the nearest level".
 
 You need: `maths/schedules.py`, `maths/parametrisation.py`. New here: the flow, its divergence.
 
-Claims, checked in tests: $\ln N(x; m, \Sigma + \sigma_1^2 I)$ for Gaussian data, up to the solver's tolerance and what $x_T$ still knows
-of the data; the same for mixtures; Hutchinson's trace is unbiased, and with unit vectors for probes it is the exact one. Draws:
-`bits_per_dim` one of ``random`` of the pictures' shape, then (Hutchinson) one of ``integers`` of (probes, \*shape).
+Claims, checked in tests: $\ln N(x; m, \Sigma + \sigma_1^2 I)$ for Gaussian data, up to the solver's tolerance and what
+$x_T$ still knows of the data; the same for mixtures; Hutchinson's trace is unbiased, and with unit vectors for probes
+it is the exact one. Draws: `bits_per_dim` one of ``random`` of the pictures' shape, then (Hutchinson) one of
+``integers`` of (probes, \*shape).
 """
 
 from collections.abc import Callable
@@ -56,7 +59,8 @@ def angles(schedule: Schedule) -> Any:
 def velocity(
     model: Callable[..., Any], x: Any, angle: float, schedule: Schedule, *, cond: Any = None, kind: str = "eps"
 ) -> Any:
-    r"""$v(x, \varphi)$ for ``x`` (n, ...), an array or a Tensor, at any angle from $\varphi_1$ to $\varphi_T$; the network is told a fraction between two times.
+    r"""$v(x, \varphi)$ for ``x`` (n, ...), an array or a Tensor, at any angle from $\varphi_1$ to $\varphi_T$; the
+    network is told a fraction between two times.
 
     Raises FloatingPointError, naming the time, if the model returns NaN or Inf.
     """
@@ -73,7 +77,8 @@ def velocity(
 
 
 def with_divergence(field: Callable[[Any], Any], x: Any, probes: Any) -> tuple[Any, Any]:
-    r"""The value of ``field`` at ``x`` (n, ...) and $\sum_k z_k^\top \frac{\partial f}{\partial x} z_k$ (n,) over ``probes`` $z$ (k, n, ...), or (k, 1, ...).
+    r"""The value of ``field`` at ``x`` (n, ...) and $\sum_k z_k^\top \frac{\partial f}{\partial x} z_k$ (n,) over
+    ``probes`` $z$ (k, n, ...), or (k, 1, ...).
 
     One vector-Jacobian product a probe. Samples must not see each other.
     """
@@ -89,13 +94,17 @@ def with_divergence(field: Callable[[Any], Any], x: Any, probes: Any) -> tuple[A
 
 
 def unit_vectors(shape: tuple[int, ...]) -> Any:
-    """All probes (d, 1, ...) with a single 1, for samples (n, ...) of ``shape``: their sum in `with_divergence` is the trace itself."""
+    """All probes (d, 1, ...) with a single 1, for samples (n, ...) of ``shape``: their sum in `with_divergence` is the
+    trace itself.
+    """
     d = int(np.prod(shape[1:]))
     return np.eye(d).reshape(d, 1, *shape[1:])
 
 
 def rademacher(rng: Any, probes: int, shape: tuple[int, ...]) -> Any:
-    """Probes (probes, n, ...) of signs, equally likely, scaled such that the sum in `with_divergence` is the mean over the probes."""
+    """Probes (probes, n, ...) of signs, equally likely, scaled such that the sum in `with_divergence` is the mean over
+    the probes.
+    """
     return (2.0 * rng.integers(0, 2, (probes, *shape)) - 1) / probes**0.5
 
 
@@ -113,14 +122,16 @@ def log_likelihood(
     atol: float = 1e-5,
     method: Solver = "RK45",
 ) -> Any:
-    r"""$\ln p_1(y_1 = x_0)$ in nats a sample (n,), float64 (eqs. 39, 40): the density of data with the noise of level 1, at ``x_0`` (n, ...).
+    r"""$\ln p_1(y_1 = x_0)$ in nats a sample (n,), float64 (eqs. 39, 40): the density of data with the noise of level
+    1, at ``x_0`` (n, ...).
 
     $$\ln p_1(x_0) = \ln N(x_T; 0, I) + \int_{\varphi_1}^{\varphi_T} \nabla \cdot v\, d\varphi + \tfrac d2 \ln \bar\alpha_1, \qquad x_1 = \sqrt{\bar\alpha_1}\, x_0;$$
 
-    the last term turns the density of $x_1$ into that of $y_1$. ``divergence`` is ``"exact"``, $d$ vector-Jacobian products each
-    time, or ``"hutchinson"``, the mean over ``probes`` random signs, drawn once and held along the path (``rng``). The solver's
-    step sizes serve the whole batch, so a sample's last digits, below ``rtol`` and ``atol``, depend on its neighbours.
-    Give the schedule that the network was trained with; its grid does not matter, its first and last level do.
+    the last term turns the density of $x_1$ into that of $y_1$. ``divergence`` is ``"exact"``, $d$ vector-Jacobian
+    products each time, or ``"hutchinson"``, the mean over ``probes`` random signs, drawn once and held along the path
+    (``rng``). The solver's step sizes serve the whole batch, so a sample's last digits, below ``rtol`` and ``atol``,
+    depend on its neighbours. Give the schedule that the network was trained with; its grid does not matter, its first
+    and last level do.
     """
     check_kind(kind)
     _check_schedule(schedule)
@@ -149,10 +160,12 @@ def log_likelihood(
 def bits_per_dim(
     model: Callable[..., Any], x_0: Any, schedule: Schedule, levels: int, *, rng: Any, **settings: Any
 ) -> Any:
-    r"""$-\frac{1}{d \ln 2} \Big( \ln p_1(x_0 + u) + d \ln \frac{2}{L - 1} \Big)$ a sample (n,), for pictures of $L$ ``levels`` in $[-1, 1]$.
+    r"""$-\frac{1}{d \ln 2} \Big( \ln p_1(x_0 + u) + d \ln \frac{2}{L - 1} \Big)$ a sample (n,), for pictures of $L$
+    ``levels`` in $[-1, 1]$.
 
-    $u$ is uniform over a bin, $\pm \frac{1}{L - 1}$. By Jensen's inequality its mean is at least the bits a dimension of the
-    probability of the whole bin (Theis et al. 2015, 1511.01844, section 3.1). ``settings`` go to `log_likelihood`.
+    $u$ is uniform over a bin, $\pm \frac{1}{L - 1}$. By Jensen's inequality its mean is at least the bits a dimension
+    of the probability of the whole bin (Theis et al. 2015, 1511.01844, section 3.1). ``settings`` go to
+    `log_likelihood`.
     """
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
@@ -176,7 +189,8 @@ def sample(
     method: Solver = "RK45",
     callback: Callable[[int, Any, Any], None] | None = None,
 ) -> Any:
-    r"""Follow the flow from ``x_T`` (n, ...) down to level 1, each stretch between levels to the tolerance; returns $\hat x_0$ there, like ``x_T``.
+    r"""Follow the flow from ``x_T`` (n, ...) down to level 1, each stretch between levels to the tolerance; returns
+    $\hat x_0$ there, like ``x_T``.
 
     No draws; ``rng`` is there because other samplers have it. The callback sees every level as in `ancestral.sample`;
     ``clip`` limits the guess of $x_0$ at the end, and those that the callback sees.
