@@ -34,8 +34,8 @@ USED = {
     "averages, revived": 250.0, "averages, none revived, started on data": 7.0,
 }  # fmt: skip
 GLIDE = {
-    "no guidance": 0.95, "classifier-free, 1.5": 0.5, "classifier-free, 2": 0.7, "classifier-free, 3": 0.6,
-    "CLIP, 30": 0.3, "CLIP, 100": 0.2, "CLIP, 300": 0.05, "both": 0.99,
+    "no guidance": 0.95, "classifier-free": 0.7, "CLIP": 0.3, "both": 0.99,
+    "tried: classifier-free, 2": 0.8, "tried: CLIP, 30": 0.9,
 }  # fmt: skip
 VARIED = {
     "reconstructions (eta 0)": 1.0,
@@ -110,8 +110,7 @@ CASES = [
         0.3,
     ),
     ("classifier-free-or-classifier", OVER_SCALES | {"classifier-free, 0": 1.0, "classifier-free, 1": 1.0}, -0.17),
-    ("clip-or-classifier-free", GLIDE, 0.4),  # at scales 2 and 30
-    ("clip-or-classifier-free", GLIDE | {"CLIP, 300": 0.9, "classifier-free, 2": 0.1}, -0.3),  # at 3 and 300
+    ("clip-or-classifier-free", GLIDE, 0.4),
     ("directional-clip", {"directional": 0.9, "global": 0.7}, 0.2),
     # DALL-E 2
     ("prior-or-text-vector", PRIORS, 0.1),

@@ -430,13 +430,23 @@ def test_steps_and_scales_are_those_they_are_called(monkeypatch):
     }  # fmt: skip
 
 
-def test_either_guidance_leads_alone_but_in_the_last_group(monkeypatch):
-    system = SimpleNamespace(paint=lambda prompts, *, rng, guidance, clip_guidance: 1000 * guidance + clip_guidance)
-    monkeypatch.setattr(text_guidance, "trained", lambda model, setting, **changes: (system, None))
+def test_scales_are_chosen_on_some_prompts_and_judged_on_others(monkeypatch):
+    """On validation prompts scales 2 and 100 are the best; on those that are judged more is better."""
+
+    def paint(prompts, *, rng, guidance, clip_guidance):
+        if prompts[0].startswith("val"):
+            return -abs(guidance - 2) - abs(clip_guidance - 100) / 1000
+        assert prompts[0].startswith("test")
+        return 1000 * guidance + clip_guidance
+
+    monkeypatch.setattr(text_guidance, "trained", lambda model, setting, **changes: (SimpleNamespace(paint=paint), 0))
+    monkeypatch.setattr(text_guidance, "prompts_of", lambda split, things, n: [f"{split} {i}" for i in range(n)])
     monkeypatch.setattr(text_guidance, "attributes_met", lambda prompts, images: images)
     assert text_guidance.guidances(SETTING) == {
-        "no guidance": 1000, "classifier-free, 1.5": 1500, "classifier-free, 2": 2000, "classifier-free, 3": 3000,
-        "CLIP, 30": 1030, "CLIP, 100": 1100, "CLIP, 300": 1300, "both": 1600,
+        "no guidance": 1000, "classifier-free": 2000, "CLIP": 1100, "both": 1600,
+        "tried: classifier-free, 1.5": -0.6, "tried: classifier-free, 2": -0.1, "tried: classifier-free, 3": -1.1,
+        "tried: classifier-free, 4.5": -2.6,
+        "tried: CLIP, 30": -1.07, "tried: CLIP, 100": -1.0, "tried: CLIP, 300": -1.2, "tried: CLIP, 1000": -1.9,
     }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from minigen.claims import text_guidance as claims
 from minigen.claims.ledger import Setting
@@ -19,21 +18,11 @@ def test_the_experiment_returns_what_its_effect_asks_for(monkeypatch):
         return model.build(config, load(data), seed=0), None
 
     monkeypatch.setattr(claims, "trained", build)
-    monkeypatch.setattr(claims, "PROMPTS", 2)
+    monkeypatch.setattr(claims, "TRIED", 2)
+    monkeypatch.setattr(claims, "JUDGED", 2)
     (claim,) = claims.CLAIMS
     groups = claim.experiment(SETTING)
     assert all(0 <= v <= 1 for v in groups.values()) and np.isfinite(claim.effect(groups))
-
-
-def test_the_effect_compares_either_guidance_at_its_best():
-    groups = {
-        "no guidance": 0.9,
-        "classifier-free, 2": 0.5,
-        "classifier-free, 3": 0.7,
-        "CLIP, 10": 0.6,
-        "CLIP, 30": 0.2,
-    }
-    assert claims.CLAIMS[0].effect(groups) == pytest.approx(0.1)
 
 
 def test_the_system_is_one_of_glide():
