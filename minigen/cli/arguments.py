@@ -183,7 +183,8 @@ def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu") ->
 def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
     """Put the trained CLIP of a weights file, whatever system's it is, into a system that has one like it.
 
-    Raises UserError for a file without a CLIP, for one of another width or build, and for one that learnt from other data.
+    Raises UserError for a file without a CLIP, for one of another width or build, and for one that learnt from other
+    data.
     """
     from minigen.train import checkpoint
 
@@ -206,7 +207,8 @@ def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
 def checked_dataset(path: Path, about: Any) -> dict[str, Any]:
     """What a weights file says of its data set; UserError if it makes no sense.
 
-    ``name, shape, levels, classes``, and the ``checksum`` of its training split, None in a file that was written without.
+    ``name, shape, levels, classes``, and the ``checksum`` of its training split, None in a file that was written
+    without.
     """
     about = about if isinstance(about, dict) else {}
     name, shape, levels, classes, checksum = (

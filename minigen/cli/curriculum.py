@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from minigen.errors import UserError
+from minigen.errors import UserError, in_words
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Entry:
     """One line of the curriculum. ``name`` is what the command line calls it, ``module`` where Python finds it.
 
     ``kind`` is "system" for a model that can be trained, "engine", "sampler" or "part" for what the models stand on.
-    ``draws`` is False for a system whose samples are pictures that it found, not pictures that it made.
+    ``draws`` is False for a system whose samples are pictures that it found, not pictures that it made; ``edits`` says
+    whether it changes pictures, and ``used`` by which command a sampler is used.
     """
 
     chapter: int
@@ -25,6 +26,8 @@ class Entry:
     module: str
     kind: str = "system"
     draws: bool = True
+    edits: bool = False
+    used: str = ""
 
     @property
     def exists(self) -> bool:
@@ -40,6 +43,8 @@ class Entry:
         stem = self.module.replace(".", "/")
         return stem if self.module.count(".") == 0 else f"{stem}.py"
 
+
+CHOSEN = "sample --sampler"
 
 CURRICULUM = [
     Entry(
@@ -61,6 +66,15 @@ CURRICULUM = [
     Entry(5, "vq_vae", "Vector-quantised VAE", "van den Oord et al. 1711.00937", "minigen.models.vq_vae"),
     Entry(6, "pixelcnn", "PixelCNN", "van den Oord et al. 1606.05328", "minigen.models.pixelcnn"),
     Entry(7, "gpt", "GPT on pixels and text", "Radford et al. 2019; Vaswani et al. 1706.03762", "minigen.models.gpt"),
+    Entry(
+        7,
+        "autoregressive",
+        "Autoregressive sampling",
+        "Fan et al. 1805.04833; Holtzman et al. 1904.09751",
+        "minigen.samplers.autoregressive",
+        "sampler",
+        used="sample",
+    ),
     Entry(8, "clip", "CLIP", "Radford et al. 2103.00020", "minigen.models.clip", draws=False),
     Entry(
         9,
@@ -71,12 +85,58 @@ CURRICULUM = [
         "part",
     ),
     Entry(9, "dalle", "DALL-E", "Ramesh et al. 2102.12092", "minigen.models.dalle"),
-    Entry(10, "ddpm", "Denoising diffusion", "Ho et al. 2006.11239", "minigen.models.ddpm"),
-    Entry(11, "ddim", "DDIM", "Song et al. 2010.02502", "minigen.samplers.ddim", "sampler"),
-    Entry(11, "plms", "Pseudo linear multistep", "Liu et al. 2202.09778", "minigen.samplers.plms", "sampler"),
-    Entry(11, "dpm_solver", "DPM-Solver++", "Lu et al. 2211.01095", "minigen.samplers.dpm_solver", "sampler"),
-    Entry(11, "euler", "Euler and Heun in sigma", "Karras et al. 2206.00364", "minigen.samplers.euler", "sampler"),
-    Entry(12, "improved_ddpm", "Improved DDPM", "Nichol & Dhariwal 2102.09672", "minigen.models.improved_ddpm"),
+    Entry(10, "ddpm", "Denoising diffusion", "Ho et al. 2006.11239", "minigen.models.ddpm", edits=True),
+    Entry(
+        10,
+        "ancestral",
+        "Ancestral sampling",
+        "Ho et al. 2006.11239",
+        "minigen.samplers.ancestral",
+        "sampler",
+        used=CHOSEN,
+    ),
+    Entry(11, "ddim", "DDIM", "Song et al. 2010.02502", "minigen.samplers.ddim", "sampler", used=CHOSEN),
+    Entry(
+        11, "plms", "Pseudo linear multistep", "Liu et al. 2202.09778", "minigen.samplers.plms", "sampler", used=CHOSEN
+    ),
+    Entry(
+        11, "dpm_solver", "DPM-Solver++", "Lu et al. 2211.01095", "minigen.samplers.dpm_solver", "sampler", used=CHOSEN
+    ),
+    Entry(
+        11,
+        "euler",
+        "Euler and Heun in sigma",
+        "Karras et al. 2206.00364",
+        "minigen.samplers.euler",
+        "sampler",
+        used=CHOSEN,
+    ),
+    Entry(
+        11,
+        "probability_flow",
+        "Probability flow, likelihood",
+        "Song et al. 2011.13456",
+        "minigen.samplers.probability_flow",
+        "sampler",
+        used="sample --quality",
+    ),
+    Entry(
+        11,
+        "inpaint",
+        "RePaint and SDEdit",
+        "Lugmayr et al. 2201.09865; Meng et al. 2108.01073",
+        "minigen.samplers.inpaint",
+        "sampler",
+        used="edit",
+    ),
+    Entry(
+        12,
+        "improved_ddpm",
+        "Improved DDPM",
+        "Nichol & Dhariwal 2102.09672",
+        "minigen.models.improved_ddpm",
+        edits=True,
+    ),
     Entry(13, "adm", "ADM with classifier guidance", "Dhariwal & Nichol 2105.05233", "minigen.models.adm"),
     Entry(
         14,
@@ -85,11 +145,21 @@ CURRICULUM = [
         "Liu et al. 2112.05744; Ho et al. 2204.03458",
         "minigen.samplers.guidance",
         "sampler",
+        used="sample --guidance",
     ),
     Entry(
         15, "classifier_free", "Classifier-free guidance", "Ho & Salimans 2207.12598", "minigen.models.classifier_free"
     ),
-    Entry(16, "glide", "GLIDE", "Nichol et al. 2112.10741", "minigen.models.glide"),
+    Entry(
+        15,
+        "free_guidance",
+        "Its guidance",
+        "Ho & Salimans 2207.12598",
+        "minigen.samplers.classifier_free",
+        "sampler",
+        used="sample --scale",
+    ),
+    Entry(16, "glide", "GLIDE", "Nichol et al. 2112.10741", "minigen.models.glide", edits=True),
     Entry(
         16,
         "glide_upsampler",
@@ -98,11 +168,11 @@ CURRICULUM = [
         "minigen.models.glide_upsampler",
         "part",
     ),
-    Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip"),
+    Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip", edits=True),
     Entry(
         17, "diffusionclip_losses", "Its losses", "Kim et al. 2110.02711", "minigen.models.diffusionclip_losses", "part"
     ),
-    Entry(18, "dalle2", "DALL-E 2 (unCLIP)", "Ramesh et al. 2204.06125", "minigen.models.dalle2"),
+    Entry(18, "dalle2", "DALL-E 2 (unCLIP)", "Ramesh et al. 2204.06125", "minigen.models.dalle2", edits=True),
     Entry(18, "dalle2_prior", "Its diffusion prior", "Ramesh et al. 2204.06125", "minigen.models.dalle2_prior", "part"),
     Entry(
         18,
@@ -122,7 +192,14 @@ CURRICULUM = [
         "part",
     ),
     Entry(18, "dalle2_edits", "Its edits", "Ramesh et al. 2204.06125", "minigen.models.dalle2_edits", "part"),
-    Entry(19, "stable_diffusion", "Stable Diffusion", "Rombach et al. 2112.10752", "minigen.models.stable_diffusion"),
+    Entry(
+        19,
+        "stable_diffusion",
+        "Stable Diffusion",
+        "Rombach et al. 2112.10752",
+        "minigen.models.stable_diffusion",
+        edits=True,
+    ),
     Entry(
         19,
         "latent_codec",
@@ -156,13 +233,17 @@ def systems() -> dict[str, Entry]:
 def find(name: str) -> Entry:
     """The model called ``name`` (a hyphen counts as an underscore), whose file is there.
 
-    Raises UserError for an unknown name, with the nearest known one, for one that is still to come, and for a model file
-    that has no line here.
+    Raises UserError for an unknown name, with the nearest known one, for a sampler or a part of a system, for a system
+    that is still to come, and for a model file that has no line here.
     """
     known = systems()
     plain = name.replace("-", "_")
     entry = known.get(plain)
     runs = [e.name for e in known.values() if e.exists]
+    part = next((e for e in CURRICULUM if e.name == plain and e.kind != "system"), None)
+    if part is not None:
+        use = f", which 'minigen {part.used}' uses" if part.used else ""
+        raise UserError(f"'{name}' is no system but {part.file}{use}: the systems that run today are {', '.join(runs)}")
     if entry is None:
         file = Entry(0, plain, "", "", f"minigen.models.{plain}")
         if plain.isidentifier() and file.exists and file.module not in {e.module for e in CURRICULUM}:
@@ -178,7 +259,10 @@ def find(name: str) -> Entry:
 
 
 def load(entry: Entry) -> Any:
-    """The module of an entry. UserError for a model's that lacks one of the names in ``REQUIRED``."""
+    """The module of an entry.
+
+    Raises UserError for a file that cannot be parsed, and for a model's that lacks one of the names in ``REQUIRED``.
+    """
     module = imported(entry.module)
     lacking = [name for name in REQUIRED if entry.kind == "system" and not hasattr(module, name)]
     if lacking:
@@ -187,8 +271,11 @@ def load(entry: Entry) -> Any:
 
 
 def imported(module: str) -> Any:
-    """A module by its name, whatever is in it."""
-    return importlib.import_module(module)
+    """A module by its name, whatever is in it. UserError for a file that Python cannot parse."""
+    try:
+        return importlib.import_module(module)
+    except (SyntaxError, MemoryError, RecursionError) as error:  # the last two: of thousands of nested brackets
+        raise UserError(f"cannot import '{module}': {in_words(error)}") from error
 
 
 def source_file(module: Any) -> Path:

@@ -29,7 +29,9 @@ class EditFlags:
     weights: Path
     """The weights.safetensors that 'minigen train' wrote; that of the folder it uses if left out."""
     mask: Annotated[str | None, arg(metavar="FILE|ROWS,COLUMNS")] = None
-    """Where to paint, for systems that fill in: a picture, white where to paint and black what to keep, or rows and columns as in 8:24,0:16."""
+    """Where to paint, for systems that fill in: a picture, white where to paint and black what to keep, or rows and
+    columns as in 8:24,0:16.
+    """
     n: int = 4
     """How many edits."""
     out: Path = Path("edit.png")
@@ -175,7 +177,10 @@ def with_pictures(kind: Any, value: Any, read: Callable[[str], Any]) -> Any:
 
 
 def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
-    """A picture of the data set's shape, floats in [-1, 1]: from a file, or the K-th of the test split. UserError for any other name."""
+    """A picture of the data set's shape, floats in [-1, 1]: from a file, or the K-th of the test split.
+
+    UserError for any other name.
+    """
     h, w, c = about.shape
     if name.startswith("test:"):
         dataset = arguments.load_data_of(about, data_dir)
@@ -194,7 +199,10 @@ def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
 
 
 def read_mask(text: str, size: tuple[int, int]) -> Any:
-    """What is kept, (h, w, 1) booleans, of a picture file (white is painted) or of rows and columns to paint. UserError for nonsense."""
+    """What is kept, (h, w, 1) booleans, of a picture file (white is painted) or of rows and columns to paint.
+
+    UserError for nonsense.
+    """
     h, w = size
     parts = text.split(",")
     if len(parts) == 2 and all(part.count(":") == 1 for part in parts):

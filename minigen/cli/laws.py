@@ -7,7 +7,8 @@ import itertools
 import re
 import shlex
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +16,22 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from kernels import command
 from minigen.cli import arguments
-from minigen.errors import UserError, said_in_one_sentence
+from minigen.errors import UserError, in_words, said_in_one_sentence
 
 PEERS = ("diffusers", "kdiffusion")
 MANY = 1_000_000
+ABOUT = """Try whether samplers obey their maths, and what else has laws: no trained network, seconds a sampler.
+
+'minigen laws shrink SAMPLER' finds the smallest case in which one is broken."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """What `minigen laws` and `minigen laws shrink` share."""
 
-    samplers: Positional[tuple[str, ...]] = ()
-    """Names of our samplers, such as ddim; module:Name of yours; diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m. Everything of ours if left out."""
+    samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="[SAMPLER ...]")] = ()
+    """Of ours, such as ddim; module:Name of yours; diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m. All of ours if
+    left out."""
     config: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """A setting of the sampler, as its class takes it; again for each."""
     law: Annotated[str | None, arg(metavar="NAMES")] = None
@@ -43,9 +48,9 @@ class LawFlags(Flags):
     """Only print the laws."""
     sweep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUES")] = ()
     """Numbers of steps to try, N=1..100 or N=2,5,10; or a setting's values, timestep_spacing=leading,trailing."""
-    json: Path | None = None
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file for all verdicts as JSON."""
-    html: Path | None = None
+    html: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file for the report: one page with tables and pictures."""
     all: bool = False
     """Print every verdict, not only the failures."""
@@ -55,7 +60,9 @@ class LawFlags(Flags):
 class ShrinkFlags(Flags):
     """Flags of `minigen laws shrink`."""
 
-    script: Path | None = None
+    samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="SAMPLER")] = ()
+    """Of ours, such as ddim; module:Name of yours; diffusers:DDIMScheduler or kdiffusion:sample_dpmpp_2m."""
+    script: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file for the script that shows it, without this project."""
     seconds: float = 60.0
     """How long to look for a smaller case."""
@@ -68,10 +75,9 @@ def main(args: list[str]) -> int:
     from minigen import laws
     from minigen.laws import suite
     from minigen.laws.protocol import SPACES
+    from minigen.laws.shrink import with_steps
 
-    flags = arguments.parse(
-        LawFlags, args, prog="minigen laws", description="Try whether samplers obey their maths: no trained network."
-    )
+    flags = arguments.parse(LawFlags, args, prog="minigen laws", description=ABOUT)
     names, dtypes = _chosen(flags)
     if flags.list:
         for law in suite.choose(names):
@@ -94,16 +100,14 @@ def main(args: list[str]) -> int:
         for sampler in find(name, settings)
     ]
     samplers = [sampler for sampler, _, _ in asked]
-    walks = [sampler for sampler in samplers if getattr(sampler, "space", None) in SPACES]
+    walks = [sampler for sampler in samplers if sampler.space in SPACES]
     if numbers is not None:
         if not walks:
             raise UserError("--sweep N=... is for samplers that walk levels, and none of these does")
         for sampler in walks:
-            sampler.sweep = sampler.steps = tuple(numbers)
-    try:
-        found = [(one, verdict) for one in asked for verdict in laws.run_laws([one[0]], names, dtypes)]
-    except (TypeError, ValueError) as error:  # what is no sampler at all; the faults of a sampler are verdicts
-        raise UserError(" ".join(str(error).split())) from error
+            with said_in_one_sentence("--sweep"):
+                with_steps(sampler, tuple(numbers), tuple(numbers))
+    found = [(one, verdict) for one in asked for verdict in laws.run_laws([one[0]], names, dtypes)]
     verdicts = [verdict for _, verdict in found]
     print(laws.report(verdicts, whole=flags.all or len(samplers) == 1))
     if numbers is not None:
@@ -143,6 +147,9 @@ def shrink(args: list[str]) -> int:
     check_file(flags.script)
     name = flags.samplers[0]
     settings = dict(_setting(text) for text in flags.config)
+    space = find(name, settings)[0].space
+    if not any(space in law.spaces for law in suite.choose(names)):
+        raise UserError(f"nothing was checked: {flags.law} is no law of {space}")
     with said_in_one_sentence(name):
         broken = ((dtype, shrink.first_broken(find(name, settings)[0], names, dtype)) for dtype in dtypes)
         dtype, found = next(((dtype, found) for dtype, found in broken if found is not None), (dtypes[-1], None))
@@ -198,7 +205,7 @@ def _value(text: str) -> Any:
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):  # TypeError: {[]: 1}
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # {[]: 1}; a thousand brackets
         return text
 
 
@@ -241,7 +248,7 @@ def _where(samplers: list[Any], verdicts: Any, numbers: list[int]) -> list[str]:
             said = ", ".join(map(str, found[:12])) + (", ..." if len(found) > 12 else "")
             steps = "step" if found == [1] else "steps"
             lines.append(f"{verdict.sampler}: {name} fails with {said} {steps}, {len(found)} of {len(numbers)}")
-        sampler.sweep = sampler.steps = tuple(numbers)
+        shrink.with_steps(sampler, tuple(numbers), tuple(numbers))
     return lines
 
 
@@ -262,8 +269,12 @@ def _next(one: tuple[Any, str, dict[str, Any]], broken: Any, flags: LawFlags) ->
 
 
 def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
-    """The samplers of a name: "ours", one of ours, a peer's, or module:Name, a sampler or what makes one when it is called."""
+    """The samplers of a name: "ours", one of ours, a peer's, or module:Name, a sampler or what makes one when called.
+
+    Raises UserError, with the reason, for a name that leads to none.
+    """
     from minigen import laws
+    from minigen.laws import protocol
     from minigen.samplers.choose import SAMPLERS
 
     settings = settings or {}
@@ -283,36 +294,49 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
         )
     if module in PEERS:
         return [_peer(module, inside, settings)]
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
+    hint = f" (without .py: {module.removesuffix('.py').replace('/', '.')}:{inside})" if module.endswith(".py") else ""
+    with _stopping(f"cannot import '{module}'", hint):
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
         found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        hint = f" (without .py: {module.removesuffix('.py')}:{inside})" if module.endswith(".py") else ""
-        raise UserError(f"cannot import '{module}': {type(error).__name__}: {error}{hint}") from error
-    for part in inside.split("."):
-        if not hasattr(found, part):
-            raise UserError(f"'{module}' has no '{inside}'")
-        found = getattr(found, part)
-    if isinstance(found, type) or not (hasattr(found, "sample") or hasattr(found, "space")):
+    with _stopping(f"cannot find '{inside}' in '{module}'"):
+        for part in inside.split("."):
+            if not hasattr(found, part):
+                raise UserError(f"'{module}' has no '{inside}'")
+            found = getattr(found, part)
+        ready = not isinstance(found, type) and (hasattr(found, "sample") or hasattr(found, "space"))
+    if ready and settings:
+        raise UserError(f"'{name}' is a sampler already, so {next(iter(settings))!r} cannot be set")
+    if not ready:
         if not callable(found):
             raise UserError(f"'{name}' is no sampler: it has neither a method sample nor a space, and cannot be called")
-        try:
+        with _stopping(f"cannot make a sampler of '{name}'"):
             found = found(**settings)
-        except Exception as error:
-            raise UserError(f"cannot make a sampler of '{name}': {type(error).__name__}: {error}") from error
-        _name(found, settings)
-    elif settings:
-        raise UserError(f"'{name}' is a sampler already, so {next(iter(settings))!r} cannot be set")
+            _name(found, settings)
+    try:
+        protocol.check(found)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
     return [found]
+
+
+@contextmanager
+def _stopping(doing: str, hint: str = "") -> Iterator[None]:
+    """Whatever a stranger's file does that is no sampler of ours: one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{doing}: {in_words(error)}{hint}") from error
 
 
 def _name(found: Any, settings: dict[str, Any]) -> None:
     """Let reports tell one's own samplers apart by their settings, unless each has a name of its own."""
     if settings and not getattr(found, "__dict__", {}).get("name"):
         said = ", ".join(f"{key}={value}" for key, value in settings.items())
-        with suppress(AttributeError):  # a name that cannot be set
+        with suppress(AttributeError, TypeError):  # a name that cannot be set
             object.__setattr__(found, "name", f"{getattr(found, 'name', '') or type(found).__name__} ({said})")
 
 

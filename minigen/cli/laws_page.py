@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigen.cli.page import document, text
+from minigen.errors import in_words
 from minigen.laws import protocol, suite
 from minigen.laws.beds import Gaussian
 from minigen.laws.order_laws import COUNTS, flow_errors
@@ -125,8 +126,9 @@ def _levels(sampler: Any, n: int) -> str:
         first = protocol.levels(sampler, n)[0]
         x = tape_start(sampler, first, first.a * POINT, first.s, protocol.draws(sampler, n) + 4, np.float64)
         trace = run(sampler, n, Gaussian(POINT), x, noise=Tape())
-    except Fault as fault:
-        return f'<p class="small">No picture with {suite.steps(n)}: {text(str(fault))}</p>'
+    except Exception as error:  # of a sampler, or of a number of draws that no memory holds
+        said = str(error) if isinstance(error, Fault) else in_words(error)
+        return f'<p class="small">No picture with {suite.steps(n)}: {text(said)}</p>'
     told = [call.level.s for call in trace.calls]
     state = []
     for call in trace.calls:
@@ -154,7 +156,7 @@ def _errors(sampler: Any) -> str:
     try:
         errors = flow_errors(sampler, counts=counts)
     except Exception as error:  # also of its own method on
-        said = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, Fault) else in_words(error)
         return f'<p class="small">No errors: {text(said)}</p>'
     if not np.isfinite(errors).all() or len(errors) != len(counts):
         return '<p class="small">The errors are not finite.</p>'
@@ -177,7 +179,7 @@ def _heat(sampler: Any, n: int) -> str:
         first = protocol.levels(sampler, n)[0]
         x = tape_start(sampler, first, 0.0, 1.0, protocol.draws(sampler, n) + 4, np.float64)
         trace = run(sampler, n, Gaussian(0.0, STD), x, noise=Tape())
-    except Fault:
+    except Exception:  # as above, where it is told
         return ""
     if not trace.draws:
         return ""

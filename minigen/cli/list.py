@@ -5,7 +5,8 @@ import os
 from minigen.cli.curriculum import CURRICULUM, Entry
 
 USAGE = "usage: minigen list\n\nThe curriculum as a table: chapter, system, paper, file, and what runs today."
-WIDE = 120  # columns of a terminal from which on everything is shown
+WIDE = 120  # columns of a terminal from which on titles and commands are shown
+WHOLE = 140  # and from which on files are told from the root of the project
 
 
 def main(args: list[str]) -> int:
@@ -33,18 +34,25 @@ def main(args: list[str]) -> int:
     for entry in CURRICULUM:
         chapter = "" if entry.chapter == before else str(entry.chapter)
         what = [entry.title] if wide else []
-        file = entry.file if wide else entry.file.removeprefix("minigen/")
+        file = entry.file if console.width >= WHOLE else entry.file.removeprefix("minigen/")
         style = None if entry.exists else "dim"
         table.add_row(chapter, entry.name, *what, entry.paper, file, runs(entry, wide), style=style)
         before = entry.chapter
     console.print(table)
+    if not wide:
+        console.print("yes: minigen train, sample, tour")
     return 0
 
 
 def runs(entry: Entry, wide: bool = True) -> str:
-    """What can be done with an entry today."""
+    """What can be done with an entry today: commands; for a part of a system, what it is."""
     if not entry.exists:
         return "planned"
     if entry.kind == "system":
-        return "train, sample, tour" if wide else "yes"
+        edits = ["edit"] if entry.edits else []
+        return ", ".join(["train", "sample", *edits, "tour"] if wide else ["yes", *edits])
+    if entry.kind == "sampler":
+        return entry.used if wide else "sampler"
+    if entry.kind == "part":
+        return "part"
     return "import, bench" if entry.name == "kernels" and wide else "import"

@@ -1,12 +1,12 @@
 r"""The family portrait: what every system of the tour is asked for, and the figures by which it stands beside the others.
 
-Systems that take prompts get the same ones in the same order; the pictures that are shown are the first that were measured.
-Systems that can be asked for a class are asked for each; of the others' samples, the first that the ruler's classifier takes for
-a class is shown for it. All figures come from the functions behind `minigen sample --quality` and `--prompts`, with its flags'
-defaults, so that these commands print them again from the weights that the tour leaves.
+Systems that take prompts get the same ones in the same order; the pictures that are shown are the first that were
+measured. Systems that can be asked for a class are asked for each; of the others' samples, the first that the ruler's
+classifier takes for a class is shown for it. All figures come from the functions behind `minigen sample --quality` and
+`--prompts`, with its flags' defaults, so that these commands print them again from the weights that the tour leaves.
 
-``sit`` measures once, and what it found is kept as numbers (tour.json). ``row`` reads the figures of one system from there: a
-`Figure` with its error, or the reason why there is none.
+``sit`` measures once, and what it found is kept as numbers (tour.json). ``row`` reads the figures of one system from
+there: a `Figure` with its error, or the reason why there is none.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ EACH = 16  # samples of each class, from a system that can be asked for one
 BLANK = 0.0  # the grey of a class that no sample was taken for
 
 
-# --- what is drawn and measured -----------------------------------------------------------------------------------------
+# --- what is drawn and measured ---------------------------------------------------------------------------------------
 
 
 class Sitting(NamedTuple):
@@ -45,10 +45,10 @@ class Sitting(NamedTuple):
 def sit(entry: curriculum.Entry, model: Any, system: Any, dataset: Any, *, seed: int) -> Sitting:
     """Draw what the portrait needs with the default settings of `minigen sample`, and measure it.
 
-    ``facts``: ``quality``, label -> figures; of ``fd_ratio`` its ``spread``, and by ``chance``; ``prompts``, the report over prompts, or
-    None; ``right``, the share of pictures of the asked class with their number, or the reason why there is none; ``samples`` with
-    the seconds that drawing them took; ``real``, how many real pictures they were set against; ``shown``, what each shown picture
-    was asked for and what came; ``sitting_seconds``, of all this.
+    ``facts``: ``quality``, label -> figures; of ``fd_ratio`` its ``spread``, and by ``chance``; ``prompts``, the report
+    over prompts, or None; ``right``, the share of pictures of the asked class with their number, or the reason why
+    there is none; ``samples`` with the seconds that drawing them took; ``real``, how many real pictures they were set
+    against; ``shown``, what each shown picture was asked for and what came; ``sitting_seconds``, of all this.
     """
     from minigen.metrics import report
 
@@ -186,7 +186,7 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# --- what is said of it -------------------------------------------------------------------------------------------------
+# --- what is said of it -----------------------------------------------------------------------------------------------
 
 
 class Column(NamedTuple):
@@ -300,7 +300,7 @@ def astray(visited: list[dict[str, Any]], how: tuple[str, ...], asked: list[str]
     return [facts for facts in visited if facts["shown"]["how"] in how and facts["shown"]["asked"] != asked]
 
 
-# --- where it comes from ------------------------------------------------------------------------------------------------
+# --- where it comes from ----------------------------------------------------------------------------------------------
 
 
 def news(doc: str | None) -> str:
@@ -310,7 +310,9 @@ def news(doc: str | None) -> str:
 
 
 def parents(entry: curriculum.Entry) -> list[str]:
-    """Names of the systems that one needs, by the "You need:" of its file and of the files of its parts, in the curriculum's order."""
+    """Names of the systems that one needs, by the "You need:" of its file and of the files of its parts, in the
+    curriculum's order.
+    """
     files = {e.module: e for e in curriculum.CURRICULUM if e.module.startswith("minigen.models.")}
     found: set[str] = set()
     seen: set[str] = set()

@@ -1,4 +1,7 @@
-"""The family portrait as HTML: who is who, their pictures side by side, their figures in one table. Numbers are those of tour.json."""
+"""The family portrait as HTML: who is who, their pictures side by side, their figures in one table.
+
+Numbers are those of tour.json.
+"""
 
 import re
 from functools import cache
@@ -49,7 +52,7 @@ def render(visited: list[dict[str, Any]], out: Path) -> str:
     )
 
 
-# --- who is who ---------------------------------------------------------------------------------------------------------
+# --- who is who -------------------------------------------------------------------------------------------------------
 
 
 def _who(visited: list[dict[str, Any]]) -> str:
@@ -73,7 +76,7 @@ def _code(line: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", text(line))
 
 
-# --- their pictures -----------------------------------------------------------------------------------------------------
+# --- their pictures ---------------------------------------------------------------------------------------------------
 
 
 def pictures(facts: dict[str, Any], out: Path) -> Any:
@@ -227,7 +230,7 @@ def _dataset(name: str) -> Any:
     return arguments.load_data(name)
 
 
-# --- their figures ------------------------------------------------------------------------------------------------------
+# --- their figures ----------------------------------------------------------------------------------------------------
 
 
 def _figures(visited: list[dict[str, Any]]) -> str:

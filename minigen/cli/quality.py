@@ -44,7 +44,9 @@ _known: dict[str, Any] = {}
 
 
 def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
-    """The spread of the samples' ``fd_ratio``; and its mean and spread for training images drawn with replacement (worked out once a tour)."""
+    """The spread of the samples' ``fd_ratio``; and its mean and spread for training images drawn with replacement
+    (worked out once a tour).
+    """
     from minigen.metrics import report
 
     ruler, name = known(dataset.name, dataset)[0], f"chance of {dataset.name}"
@@ -72,8 +74,9 @@ def prompts(
 def captioned(dataset: Any, samples: Any, real: Any, other: Any, what: str) -> dict[str, dict[str, float]]:
     """label -> figures of captioned pictures, which have no ruler: the share that the oracle can read, and the clouds in pixels.
 
-    ``real`` are the pictures that all are set against, ``other`` (called ``what``) as many of the same kind, both grey levels. Those
-    stand beside the samples, and so do what is left of them without the things on them, and noise with their levels.
+    ``real`` are the pictures that all are set against, ``other`` (called ``what``) as many of the same kind, both grey
+    levels. Those stand beside the samples, and so do what is left of them without the things on them, and noise with
+    their levels.
     """
     from minigen.data.oracle import readings
     from minigen.metrics.baselines import pixel_noise

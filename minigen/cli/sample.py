@@ -43,7 +43,9 @@ class SampleFlags:
     quality: bool = False
     """Also measure the samples (take --n 512) beside real images and simple baselines, and print the tables."""
     prompts: Annotated[int | None, arg(metavar="INT")] = None
-    """Also draw so many prompts each of four kinds (500 for a report), seen and held out of training, and print how often they are met."""
+    """Also draw so many prompts each of four kinds (500 for a report), seen and held out of training, and print how
+    often they are met.
+    """
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
     """Where the data set's files are, if --quality or a picture needs them: as for 'minigen train'."""
 
@@ -164,7 +166,9 @@ def draw_picture(system: Any, dataset: Any, name: str, path: Path, seed: int) ->
 
 
 def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
-    """The ruler's tables for the samples, with what their headings mean, and what the system measures of itself on the test split."""
+    """The ruler's tables for the samples, with what their headings mean, and what the system measures of itself on the
+    test split.
+    """
     from rich.console import Console
 
     from minigen.cli import quality

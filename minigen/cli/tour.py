@@ -27,7 +27,9 @@ class TourFlags:
     only: Annotated[str | None, arg(metavar="NAMES")] = None
     """Names of systems with commas between: ddpm,gan. All that run today if left out."""
     whole: bool = False
-    """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures of the README are about. Its page and trainings are in the folder's own folder "whole"."""
+    """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures
+    of the README are about. Its page and trainings are in the folder's own folder "whole".
+    """
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""
     device: str = "cpu"
@@ -35,7 +37,9 @@ class TourFlags:
     seed: int = 0
     """Initial weights, batches and noise all follow from this number."""
     resume: bool = False
-    """Go on with a tour that was stopped: systems that are done with this seed are neither trained nor measured again, and one that was training goes on from its checkpoint."""
+    """Go on with a tour that was stopped: systems that are done with this seed are neither trained nor measured again,
+    and one that was training goes on from its checkpoint.
+    """
 
 
 def main(args: list[str]) -> int:
@@ -156,7 +160,9 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
 
 
 def tour_config(model: Any, whole: bool) -> Any:
-    """The model's Config; if not ``whole``, with the changes that its ``TOUR`` asks for, so that it keeps within its time on the tour."""
+    """The model's Config; if not ``whole``, with the changes that its ``TOUR`` asks for, so that it keeps within its
+    time on the tour.
+    """
     with said_in_one_sentence("TOUR"):
         return dataclasses.replace(model.Config(), **({} if whole else getattr(model, "TOUR", {})))
 
@@ -237,9 +243,12 @@ def write_page(out: Path) -> None:
 
 def known(entry: curriculum.Entry) -> dict[str, Any]:
     """What the page says of a system by its source: where that is, what is new in it, and which systems it needs."""
-    model = curriculum.imported(entry.module)  # which need not be whole: the page tells of those that failed, too
-    return {
-        "source": str(curriculum.source_file(model)),
-        "new": portrait.news(model.__doc__),
-        "from": portrait.parents(entry),
-    }
+    try:
+        model = curriculum.imported(entry.module)  # which need not be whole: the page tells of those that failed, too
+        return {
+            "source": str(curriculum.source_file(model)),
+            "new": portrait.news(model.__doc__),
+            "from": portrait.parents(entry),
+        }
+    except UserError:  # of a file that cannot be parsed
+        return {"source": str(Path(__file__).parents[2] / entry.file), "new": "", "from": []}

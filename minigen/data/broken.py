@@ -112,11 +112,13 @@ KINDS: dict[str, Callable[..., Array]] = {
 }
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 def disturbed(scenes: Scenes, how: str, *, rng: np.random.Generator) -> Array:
-    """Pictures of scenes: ``clean``, ``noise`` of standard deviation 0.1 on [-1, 1], ``blur`` over half a pixel, ``64``, ``128``."""
+    """Pictures of scenes: ``clean``, ``noise`` of standard deviation 0.1 on [-1, 1], ``blur`` over half a pixel,
+    ``64``, ``128``.
+    """
     if how in ("64", "128"):
         return shapes.render(scenes, int(how))
     x = (shapes.render(scenes) / 127.5 - 1).astype(np.float32)

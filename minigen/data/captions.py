@@ -54,7 +54,7 @@ class Scene:
         return canonical(self)
 
 
-# --- the phrases -------------------------------------------------------------------------------------------------------
+# --- the phrases ------------------------------------------------------------------------------------------------------
 
 OPENINGS = ("", "there is ", "a picture of ")
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
@@ -182,7 +182,7 @@ def paraphrases(scene: Scene) -> Iterator[str]:
     return (_say(scene, chosen) for chosen in product(*_options(scene)))
 
 
-# --- reading them back -------------------------------------------------------------------------------------------------
+# --- reading them back ------------------------------------------------------------------------------------------------
 
 
 def _phrases(table: Mapping[str, Sequence[str]]) -> list[tuple[list[str], str]]:
@@ -204,8 +204,8 @@ WORDS = tuple(dict.fromkeys(word for table in _TABLES for phrase, _ in table for
 def words(text: str) -> list[str]:
     """The words of a caption in lower case, other spellings brought to ours; the full stop at its end is dropped.
 
-    Raises ValueError that names the words which the language does not have (each with a near one that it has, if there is one) and
-    says what it has.
+    Raises ValueError that names the words which the language does not have (each with a near one that it has, if there
+    is one) and says what it has.
     """
     found = [SPELLINGS.get(word, word) for word in text.lower().strip().removesuffix(".").split()]
     unknown = [word for word in dict.fromkeys(found) if word not in WORDS]

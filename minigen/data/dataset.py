@@ -58,8 +58,8 @@ class Dataset:
 
     ``levels`` is the number of grey levels, or None for points on a continuous scale (``rings``), which are used as
     they are. ``classes`` names the labels 0, 1, ... and is empty when there are none. In texts the items are tokens,
-    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings. ``checksum``, of the
-    training split, is there where the items are not: weights say by it what they were trained on.
+    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings. ``checksum``,
+    of the training split, is there where the items are not: weights say by it what they were trained on.
     """
 
     name: str
@@ -138,7 +138,8 @@ def _order(n: int, seed: int, epoch: int) -> Array:
 
 
 def batch(split: Split, *, seed: int, step: int, size: int, part: slice = slice(None)) -> Split:
-    r"""Batch number ``step``, or a ``part`` of it: a pure function of (seed, step), so that a resumed run sees what an unbroken one sees.
+    r"""Batch number ``step``, or a ``part`` of it: a pure function of (seed, step), so that a resumed run sees what an
+    unbroken one sees.
 
     Epoch $e$ visits the $n$ items in the order of the permutation drawn from ``default_rng((seed, e))``. The batches
     lie end to end on the epochs: item $i$ of batch $s$ is number $(s \cdot size + i) \bmod n$ of epoch

@@ -23,8 +23,8 @@ $$ g = \frac{\sum_{i \in S} |q_i - T_i(\hat\theta)\, d_{\hat c}|^2}{|T(\hat\thet
 
 $g$ is about the share of the thing's area that is wrong: at most 0.02 for a clean picture (its tints), 0.09 with noise
 of standard deviation 0.1 on [-1, 1], 1/4 for a thing at half contrast, more for half of a thing. Without the two steps
-clean pictures would leave up to 0.08, and a gate for the noisy ones would let broken ones pass. A small thing stuck to a
-large one is a small share of it, so no 3x3 pixels may be off by as much as makes a pixel of the foreground, either:
+clean pictures would leave up to 0.08, and a gate for the noisy ones would let broken ones pass. A small thing stuck to
+a large one is a small share of it, so no 3x3 pixels may be off by as much as makes a pixel of the foreground, either:
 
 $$ \max_{3 \times 3} |\mathrm{mean}(q - T(\hat\theta)\, d_{\hat c})| \le 0.25 \qquad (3) $$
 
@@ -92,7 +92,7 @@ class Reading:
     misfit: float = 0.0
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read(images: Array) -> list[Scene | None]:
@@ -262,7 +262,7 @@ def _reading(things: list[Thing], centre: Array, misfit: float, background: Arra
     return Reading(scene, fault, misfit)
 
 
-# --- judging -----------------------------------------------------------------------------------------------------------
+# --- judging ----------------------------------------------------------------------------------------------------------
 
 ATTRIBUTES = ("valid", "count", "shape", "colour", "size", "place", "relation", "background")
 OF_A_THING = ("size", "colour", "shape")

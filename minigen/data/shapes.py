@@ -30,7 +30,8 @@ compositions that are held out on purpose, so that "has it learnt to combine?" c
 
 Details that matter, and the tests that guard them (tests/minigen/data/test_shapes.py):
 - an item does not depend on which others are drawn with it, in which order or how many;
-- what is held out is left out of the table that compositions are drawn from: no draw is rejected, so none slips through;
+- what is held out is left out of the table that compositions are drawn from: no draw is rejected, so none slips
+  through;
 - coordinates, radii and jitter do not know the size in pixels, so 64x64 pictures averaged over 2x2 are the 32x32 ones;
 - two things never touch, and none leaves the frame: `data/oracle.py` counts on it.
 """
@@ -91,7 +92,7 @@ def held_out(scene: Scene) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# --- scenes as arrays --------------------------------------------------------------------------------------------------
+# --- scenes as arrays -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +235,7 @@ def check(scene: Scene) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {value}: {scene.things}")
 
 
-# --- the renderer ------------------------------------------------------------------------------------------------------
+# --- the renderer -----------------------------------------------------------------------------------------------------
 
 
 def signed_distance(shape: str, x: Array, y: Array, r: Array) -> Array:
@@ -281,7 +282,7 @@ def render(scenes: Scenes, size: int = SIDE) -> UInt8[Array, "n size size 3"]:
     return np.ascontiguousarray(np.rint(planes).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-# --- the data set ------------------------------------------------------------------------------------------------------
+# --- the data set -----------------------------------------------------------------------------------------------------
 
 
 def _mix(z: Array) -> Array:

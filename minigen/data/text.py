@@ -1,10 +1,10 @@
 """Text without a download: the sources of Python's own standard library, cut into windows of byte pairs.
 
 The modules are read one after another in the order of `MODULES`, as one text. Its last tenth is the test part and the
-tenth before it the validation part: what comes after the training part, never sentences between its own. The cuts lie where
-these shares end, in Python 3.11 inside `shutil` and inside `statistics`, whose beginnings are in one part and their ends in the next.
-The byte pairs (`tokenizer.BytePair`) are learnt from the beginning of the training part alone. Windows do not overlap; what is left over
-at the end of a part is dropped.
+tenth before it the validation part: what comes after the training part, never sentences between its own. The cuts lie
+where these shares end, in Python 3.11 inside `shutil` and inside `statistics`, whose beginnings are in one part and
+their ends in the next. The byte pairs (`tokenizer.BytePair`) are learnt from the beginning of the training part alone.
+Windows do not overlap; what is left over at the end of a part is dropped.
 
 Another version of Python has other sources, so figures are comparable on one version only; a run that was started on
 another one is not resumed (its data have another checksum).

@@ -1,9 +1,9 @@
 r"""Text to integers and back: the words of the captions, and byte pairs learnt from any text.
 
-**Words.** The captions' language has a closed vocabulary (`data/captions.py`), so a token is a word. A prompt becomes its
-words and ``<eos>``, filled up with ``<pad>`` to a fixed length that the longest caption fits exactly. The empty prompt
-is ``<eos>`` alone: it is the NULL prompt that classifier-free guidance trains and samples with, and no caption. ``<bos>``
-is for models that need something before the first word; ``encode`` never writes it.
+**Words.** The captions' language has a closed vocabulary (`data/captions.py`), so a token is a word. A prompt becomes
+its words and ``<eos>``, filled up with ``<pad>`` to a fixed length that the longest caption fits exactly. The empty
+prompt is ``<eos>`` alone: it is the NULL prompt that classifier-free guidance trains and samples with, and no caption.
+``<bos>`` is for models that need something before the first word; ``encode`` never writes it.
 
 **Byte pairs** (Gage 1994, "A new algorithm for data compression"; Sennrich et al. 2016, arXiv 1508.07909; on bytes:
 Radford et al. 2019, GPT-2). Start from the 256 bytes and again and again make the most frequent pair of neighbours a
@@ -101,7 +101,7 @@ class WordTokenizer:
         return " ".join(found)
 
 
-# --- byte pairs --------------------------------------------------------------------------------------------------------
+# --- byte pairs -------------------------------------------------------------------------------------------------------
 
 _CHUNK = re.compile(r" ?\S+|\s+(?!\S)|\s+")  # every character is in exactly one chunk
 

@@ -151,7 +151,8 @@ def ours(pattern: str | None = None) -> list[Ours]:
 
 
 class FromStep:
-    """Any function ``step(x, prediction, level, next_level, z)`` as a sampler; levels are `Level`, and z is None where nothing is drawn.
+    """Any function ``step(x, prediction, level, next_level, z)`` as a sampler; levels are `Level`, and z is None where
+    nothing is drawn.
 
     ``levels(n)`` gives its levels; it is asked once a level, and draws on every step but the last if ``noisy``.
     """

@@ -2,10 +2,11 @@ r"""diffusers' schedulers as the protocol has them: any class, any config, with 
 
     Diffusers("DDIMScheduler", timestep_spacing="trailing", eta=0.4)
 
-Levels are read off what a scheduler publishes: the time that the model is told is looked up in ``alphas_cumprod``, or is the noise
-itself in flow matching, or its logarithm (EDM). What the scheduler carries between calls is its own business; here only what it shows the
-model counts, and that is brought into the protocol's space by the family's formula for the time *told*, never by the scheduler's own
-state: so a state that does not have the level told is seen. Noise is injected where schedulers get it, ``randn_tensor`` or ``noise_sampler``.
+Levels are read off what a scheduler publishes: the time that the model is told is looked up in ``alphas_cumprod``, or
+is the noise itself in flow matching, or its logarithm (EDM). What the scheduler carries between calls is its own
+business; here only what it shows the model counts, and that is brought into the protocol's space by the family's
+formula for the time *told*, never by the scheduler's own state: so a state that does not have the level told is seen.
+Noise is injected where schedulers get it, ``randn_tensor`` or ``noise_sampler``.
 
 | family | seen by its | told | space |
 |---|---|---|---|
@@ -15,8 +16,9 @@ state: so a state that does not have the level told is seen. Noise is injected w
 | EDM, consistency models | ``sigma_data`` | $\frac14 \ln \sigma$ and the like | sigma |
 | angles: iPNDM, sCM | their classes | the angle whose sine is $\sigma$ | vp |
 
-The beds' data go beyond 1, so ``clip_sample`` and ``clip_denoised`` are off unless asked for; with them, and with thresholding, only claims about data within 1 are made.
-The arithmetic of schedulers is float32 whatever the states are, so that is what rounding means here.
+The beds' data go beyond 1, so ``clip_sample`` and ``clip_denoised`` are off unless asked for; with them, and with
+thresholding, only claims about data within 1 are made. The arithmetic of schedulers is float32 whatever the states are,
+so that is what rounding means here.
 """
 
 import contextlib
@@ -165,7 +167,9 @@ class Diffusers:
     # --- what the scheduler publishes ---
 
     def scheduler(self, kind: str | None = None) -> Any:
-        """The scheduler that works with a kind of prediction: one object each, for all runs; and one, for None, that only tells levels."""
+        """The scheduler that works with a kind of prediction: one object each, for all runs; and one, for None, that
+        only tells levels.
+        """
         own = None if kind is None or kind == self.kinds[0] else NAMES[kind]
         key = own or ("" if kind is None else "own")
         if key not in self._schedulers:

@@ -3,9 +3,10 @@ r"""k-diffusion's sampling functions as the protocol has them, with the claims t
     KDiffusion("sample_dpmpp_2m")
     KDiffusion("sample_euler_ancestral", eta=0.4)
 
-States are $x_0 + \sigma \epsilon$, the model is told $\sigma$ and says $\hat x_0$. Levels are Karras et al. 2022's, eq. 5, from 20 to 0.02,
-as float32 has them, so that a state in float32 can be told them. Noise comes in as ``noise_sampler``. What Euler, Heun and DPM-2 draw
-for a churn of 0 is left to torch: if it mattered, the same run twice would differ.
+States are $x_0 + \sigma \epsilon$, the model is told $\sigma$ and says $\hat x_0$. Levels are Karras et al. 2022's, eq.
+5, from 20 to 0.02, as float32 has them, so that a state in float32 can be told them. Noise comes in as
+``noise_sampler``. What Euler, Heun and DPM-2 draw for a churn of 0 is left to torch: if it mattered, the same run twice
+would differ.
 """
 
 import ast

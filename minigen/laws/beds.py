@@ -1,8 +1,8 @@
 r"""Data whose best prediction is known: a model for every law, with no network.
 
-A bed is ``bed(x, level, call) -> (x_0, eps)``, the two guesses at the level that the model was told; ``call`` counts its calls.
-They belong together, $x = \alpha \hat x_0 + \sigma \hat\epsilon$, in every space. What they are worth in a state's own dtype is
-worked out there: the numbers in front are Python's.
+A bed is ``bed(x, level, call) -> (x_0, eps)``, the two guesses at the level that the model was told; ``call`` counts
+its calls. They belong together, $x = \alpha \hat x_0 + \sigma \hat\epsilon$, in every space. What they are worth in a
+state's own dtype is worked out there: the numbers in front are Python's.
 """
 
 import itertools
@@ -23,8 +23,9 @@ Bed = Callable[[Any, Level, int], tuple[Any, Any]]
 class Gaussian:
     r"""$N(m, s^2)$ in every dimension; one point $m$ for $s = 0$.
 
-    $\hat x_0 = m + g (x - \alpha m)$, $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$; $\hat\epsilon = \sigma (x - \alpha m) / (\alpha^2 s^2 + \sigma^2)$:
-    conditioning of two jointly Gaussian variables. At a level without noise, one point is all there is.
+    $\hat x_0 = m + g (x - \alpha m)$, $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$;
+    $\hat\epsilon = \sigma (x - \alpha m) / (\alpha^2 s^2 + \sigma^2)$: conditioning of two jointly Gaussian variables.
+    At a level without noise, one point is all there is.
     """
 
     mean: float = 0.7
@@ -41,7 +42,9 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class FullGaussian:
-    r"""$N(m, C)$ over items flattened to (d,): $\hat\epsilon = \sigma (\alpha^2 C + \sigma^2 I)^{-1} (x - \alpha m)$, and $\hat x_0$ with $C$ in its place."""
+    r"""$N(m, C)$ over items flattened to (d,): $\hat\epsilon = \sigma (\alpha^2 C + \sigma^2 I)^{-1} (x - \alpha m)$,
+    and $\hat x_0$ with $C$ in its place.
+    """
 
     mean: Any
     covariance: Any
@@ -60,8 +63,8 @@ class FullGaussian:
 class Mixture:
     r"""$\sum_k w_k N(m_k, s_k^2)$ in every dimension, and the exact map of its probability flow.
 
-    In one dimension the flow keeps quantiles: it takes $x$ at one level to $F_u^{-1}(F_t(x))$ at another, so no solver is
-    needed to know where it leads.
+    In one dimension the flow keeps quantiles: it takes $x$ at one level to $F_u^{-1}(F_t(x))$ at another, so no solver
+    is needed to know where it leads.
     """
 
     weights: Sequence[float] = (0.3, 0.7)
@@ -136,8 +139,9 @@ class Scripted:
 class Strings:
     r"""A table over all strings of a length, and the model that knows it: $\ln p(x_i \mid x_{<i})$, up to a constant.
 
-    The constants differ from prefix to prefix, for logits need not be normalised. Vocabulary 2 and length 9 are all pictures of
-    3 x 3 pixels. With ``holes`` nothing begins with token 0, and of the rest about a third of the strings cannot occur.
+    The constants differ from prefix to prefix, for logits need not be normalised. Vocabulary 2 and length 9 are all
+    pictures of 3 x 3 pixels. With ``holes`` nothing begins with token 0, and of the rest about a third of the strings
+    cannot occur.
     """
 
     vocab: int = 3

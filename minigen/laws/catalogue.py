@@ -1,7 +1,7 @@
 r"""What of ours has laws beside the samplers of `adapters`: tokens and their filters, guidance, inpainting, latents.
 
-Each function makes the thing that is asked, of the module that is given: the same with a bug planted in it, in the tests. Losses are in
-`loss_catalogue`.
+Each function makes the thing that is asked, of the module that is given: the same with a bug planted in it, in the
+tests. Losses are in `loss_catalogue`.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ LINEAR = schedules.linear(1000)
 KINDS = ("eps", "x_0", "v", "score")
 
 
-# --- tokens -------------------------------------------------------------------------------------------------------------
+# --- tokens -----------------------------------------------------------------------------------------------------------
 
 
 def every_prefix(model: Any) -> Any:
@@ -117,7 +117,7 @@ def token_filter(module: Any = autoregressive) -> Transform:
     )
 
 
-# --- guidance -----------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------------
 
 
 def classifier_free_guidance(module: Any = classifier_free, *, w: bool = False) -> Transform:
@@ -189,7 +189,7 @@ def dynamic_threshold(module: Any = classifier_free) -> Transform:
     )
 
 
-# --- something given ----------------------------------------------------------------------------------------------------
+# --- something given --------------------------------------------------------------------------------------------------
 
 
 class _Walk:
@@ -280,7 +280,7 @@ class Inverted:
         return self.module.sample(_told(model), x, self.walk._schedule(n))
 
 
-# --- points, codes, candidates ------------------------------------------------------------------------------------------
+# --- points, codes, candidates ----------------------------------------------------------------------------------------
 
 
 def arc(module: Any = interpolation) -> Transform:

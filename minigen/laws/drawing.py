@@ -3,11 +3,11 @@ r"""A sampler as the laws know it, walking down with a trained network: what pas
     mine = as_sampler(MySampler())
     pictures = minigen.load("out/ddpm/weights.safetensors").sample(16, rng=rng, sampler=mine, steps=20)
 
-and ``minigen sample ddpm --sampler mymodule:MySampler --steps 20``. The sampler keeps its own levels and times. Its state
-$x = \alpha x_0 + \sigma \epsilon$ is shown to the network as $x / \sqrt{\alpha^2 + \sigma^2}$, told the time at which $\sigma / \alpha$ is the
-noise of the network's own schedule, at the most and at the least that of its last and first level. The network's guess of $x_0$ is
-clipped as the model wants it (to [-1, 1] for pictures: without, a guess at the noisiest levels can be far out), and comes back as
-what the sampler asks for.
+and ``minigen sample ddpm --sampler mymodule:MySampler --steps 20``. The sampler keeps its own levels and times. Its
+state $x = \alpha x_0 + \sigma \epsilon$ is shown to the network as $x / \sqrt{\alpha^2 + \sigma^2}$, told the time at
+which $\sigma / \alpha$ is the noise of the network's own schedule, at the most and at the least that of its last and
+first level. The network's guess of $x_0$ is clipped as the model wants it (to [-1, 1] for pictures: without, a guess at
+the noisiest levels can be far out), and comes back as what the sampler asks for.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
 r"""Laws with no discretisation error: they hold at any number of steps, so the only tolerance is rounding.
 
-States are compared in variance-preserving units, divided by $\sqrt{\alpha^2 + \sigma^2}$; $a, s$ are the shares of signal and noise there.
+States are compared in variance-preserving units, divided by $\sqrt{\alpha^2 + \sigma^2}$; $a, s$ are the shares of
+signal and noise there.
 """
 
 from collections.abc import Iterator
@@ -52,8 +53,9 @@ def _allowed(sampler: Any, n: int, dtype: Any) -> float:
 def _limits(sampler: Any, n: int, dtype: Any, trace: Trace) -> list[float]:
     r"""How far rounding may move every state that the model was shown, and the result.
 
-    It grows by the ratio of noises of a step that ended in a second slope (`rounding`): the next call is about the same level again, with
-    no noise drawn in between, or about one with at most $\sqrt 2$ times its noise, as after the churn of Karras et al. 2022, algorithm 2.
+    It grows by the ratio of noises of a step that ended in a second slope (`rounding`): the next call is about the same
+    level again, with no noise drawn in between, or about one with at most $\sqrt 2$ times its noise, as after the churn
+    of Karras et al. 2022, algorithm 2.
     """
     levels, kept, claims = protocol.levels(sampler, n), protocol.precision(sampler, dtype), sampler.claims
     told = [*(call.level for call in trace.calls), trace.levels[-1]]
@@ -73,8 +75,9 @@ def _seeded(sampler: Any, dtype: Any, level: Level, rows: int = 8) -> Any:
 def coherence(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""The noise-to-signal ratio of every state the model is shown is that of the level it is told.
 
-    Data of one point m, by the tape: $\mathrm{sd}\, m / \mathrm{mean} = \sigma / \alpha$, compared as shares $a, s$ of a unit vector. Limit: rounding.
-    Catches: a previous time that is not the next one listed, Karras noise with its time rounded to a whole number.
+    Data of one point m, by the tape: $\mathrm{sd}\, m / \mathrm{mean} = \sigma / \alpha$, compared as shares $a, s$ of
+    a unit vector. Limit: rounding. Catches: a previous time that is not the next one listed, Karras noise with its time
+    rounded to a whole number.
     """
     for n in protocol.steps(sampler):
         first = protocol.levels(sampler, n)[0]
@@ -92,9 +95,10 @@ def coherence(sampler: Any, dtype: Any) -> Iterator[Check]:
 def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Data of one point m: the state at every call is $N(a m, s^2)$ for the level that the model is told, and the end is m.
 
-    There $\hat x_0 = m$ always and $\hat\epsilon$ is constant along a path, so no solver that is consistent can be wrong, at any number
-    of steps on any grid. Not so for the large variance, which is exact for unit data instead. Limit: rounding. Catches: most
-    things; but look at every call, for the last step, to the guess of x_0, repairs the result.
+    There $\hat x_0 = m$ always and $\hat\epsilon$ is constant along a path, so no solver that is consistent can be
+    wrong, at any number of steps on any grid. Not so for the large variance, which is exact for unit data instead.
+    Limit: rounding. Catches: most things; but look at every call, for the last step, to the guess of x_0, repairs the
+    result.
     """
     for n in protocol.steps(sampler):
         for kind in protocol.kinds(sampler)[:1]:
@@ -115,10 +119,12 @@ def _one_point(trace: Trace, n: int, point: float, limits: list[float], what: st
 
 
 def unit_gaussian(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""Data N(0, 1) and the large variance: every state has variance 1, at any stride; the end has $\bar\alpha_1$ (Ho et al. 2020, section 3.2).
+    r"""Data N(0, 1) and the large variance: every state has variance 1, at any stride; the end has $\bar\alpha_1$ (Ho
+    et al. 2020, section 3.2).
 
-    $x_u \mid x_t$ is then $N(\sqrt{\alpha} x_t, \beta)$ with $\beta = 1 - \bar\alpha_t / \bar\alpha_u$; the last step gives the mean $a_1 x_1$ and no noise. Limit: rounding.
-    Catches: $\beta$ of the full chain on a respaced one, a variance for a standard deviation.
+    $x_u \mid x_t$ is then $N(\sqrt{\alpha} x_t, \beta)$ with $\beta = 1 - \bar\alpha_t / \bar\alpha_u$; the last step
+    gives the mean $a_1 x_1$ and no noise. Limit: rounding. Catches: $\beta$ of the full chain on a respaced one, a
+    variance for a standard deviation.
     """
     for n in protocol.steps(sampler):
         trace = _on_tape(sampler, n, Gaussian(0.0, 1.0), dtype, 0.0, 1.0)
@@ -131,8 +137,8 @@ def unit_gaussian(sampler: Any, dtype: Any) -> Iterator[Check]:
 def transition(top: Level, bottom: Level, std: float, eta: float | str) -> tuple[float, float]:
     r"""Gain and added variance of one step on data $N(m, s^2)$: $x_u - a_u m = A (x_t - a_t m) + \sqrt v z$.
 
-    Replacing $x_0$ by its mean given $x_t$ in $x_u = a_u x_0 + c\, \epsilon_t + \sqrt v z$ gives $A = \mathrm{Cov}(x_u, x_t) / \mathrm{Var}(x_t)$, read off the joint
-    covariance of $(x_0, x_u, x_t)$.
+    Replacing $x_0$ by its mean given $x_t$ in $x_u = a_u x_0 + c\, \epsilon_t + \sqrt v z$ gives
+    $A = \mathrm{Cov}(x_u, x_t) / \mathrm{Var}(x_t)$, read off the joint covariance of $(x_0, x_u, x_t)$.
     """
     v = ddim_variance(top, bottom, 1.0 if eta == "large" else float(eta))
     c = np.sqrt(max(bottom.s**2 - v, 0.0))
@@ -147,9 +153,9 @@ def transition(top: Level, bottom: Level, std: float, eta: float | str) -> tuple
 def gaussian_recursion(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Data $N(m, s^2)$: mean and variance of every state, by the recursion of `transition`, at any stride and for any $\eta$.
 
-    A finite number of steps gets the variance wrong, and by exactly this much: so a sampler can be checked there to rounding, where a
-    sample of $10^6$ would see 0.3 %. Limit: 8 times rounding times the largest moment. Catches: $\eta$ for $\eta^2$ (at 0.4; 0 and 1 hide it),
-    a missing root, noise of the wrong level.
+    A finite number of steps gets the variance wrong, and by exactly this much: so a sampler can be checked there to
+    rounding, where a sample of $10^6$ would see 0.3 %. Limit: 8 times rounding times the largest moment. Catches:
+    $\eta$ for $\eta^2$ (at 0.4; 0 and 1 hide it), a missing root, noise of the wrong level.
     """
     eta = sampler.claims["eta"]
     for n in protocol.steps(sampler):
@@ -196,8 +202,8 @@ def _compared(trace: Trace, want: list[Any], allowed: float, n: int, what: str) 
 def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""$\eta = 1$ is DDPM with $\tilde\beta$: the same path from the same noise, on a mixture.
 
-    The posterior (eq. 7 of 2006.11239) is written here as a product of two Gaussians, not as DDIM's eq. 12. Limit: 8 times rounding.
-    Catches: $\sigma$ of eq. 16 between the wrong two levels, noise at the wrong place.
+    The posterior (eq. 7 of 2006.11239) is written here as a product of two Gaussians, not as DDIM's eq. 12. Limit: 8
+    times rounding. Catches: $\sigma$ of eq. 16 between the wrong two levels, noise at the wrong place.
     """
     for n in protocol.steps(sampler):
         x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
@@ -209,8 +215,8 @@ def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
 def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:
     """Whatever kind of prediction says it, the same guess leads along the same path.
 
-    One Gaussian told as eps, x_0, v, score or velocity. Limit: 64 times rounding, for what one kind divides by another multiplies.
-    Catches: a kind that is not passed on, a conversion at the wrong level, a sign.
+    One Gaussian told as eps, x_0, v, score or velocity. Limit: 64 times rounding, for what one kind divides by another
+    multiplies. Catches: a kind that is not passed on, a conversion at the wrong level, a sign.
     """
     bed = Gaussian(POINT, 0.4)
     for n in protocol.steps(sampler):
@@ -225,9 +231,10 @@ def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:
 def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
     """Every state as a combination of what the model said, by a model whose answers depend on nothing but the number of the call.
 
-    Row k of the batch hears 1 at call k, so it carries the weight of call k; further rows carry seeded noise. Compared with the
-    published rule, written anew in `reference`. Limit: 8 times rounding times the largest weight. Catches: a step ratio turned round, which
-    every test of the order lets pass because its error telescopes; weights of the wrong order; stale history.
+    Row k of the batch hears 1 at call k, so it carries the weight of call k; further rows carry seeded noise. Compared
+    with the published rule, written anew in `reference`. Limit: 8 times rounding times the largest weight. Catches: a
+    step ratio turned round, which every test of the order lets pass because its error telescopes; weights of the wrong
+    order; stale history.
     """
     rule, eta = sampler.claims["rule"], sampler.claims.get("eta") or 0.0
     settings = {"eta": eta} if rule == "ddim" else {}
@@ -245,9 +252,11 @@ def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def none_in_vain(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """Every answer of the model moves a later state or the result: row k of the batch hears 1 at call k, and the last row 0 at all of them.
+    """Every answer of the model moves a later state or the result: row k of the batch hears 1 at call k, and the last
+    row 0 at all of them.
 
-    Exact: not by how much, but whether. What is said where no signal is left may be of no use, as eps is there. Catches: a sampler that asks as often as it claims, and goes on with what it heard first.
+    Exact: not by how much, but whether. What is said where no signal is left may be of no use, as eps is there.
+    Catches: a sampler that asks as often as it claims, and goes on with what it heard first.
     """
     kind = protocol.kinds(sampler)[0]
     for n in protocol.steps(sampler):
@@ -272,9 +281,10 @@ def none_in_vain(sampler: Any, dtype: Any) -> Iterator[Check]:
 def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""A sample does not know its neighbours, its place, or the axes it is written in.
 
-    (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row changes no other. (3) $Q$ orthogonal:
-    sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by $\delta$: the state at a level is shifted by
-    $\alpha \delta$. Limit: 64 times rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis.
+    (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row
+    changes no other. (3) $Q$ orthogonal: sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the
+    sample. (4) Data shifted by $\delta$: the state at a level is shifted by $\alpha \delta$. Limit: 64 times rounding.
+    Catches: noise shared by the batch, statistics of the batch, a wrong axis.
     """
     for n in protocol.steps(sampler)[1:4] or protocol.steps(sampler):
         first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
@@ -323,11 +333,14 @@ def _rotated(sampler: Any, dtype: Any, n: int, allowed: float) -> Iterator[Check
 
 
 def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""A clip that no guess reaches changes nothing, one of any width beyond is the same one, and a function is shown every guess of $x_0$ itself.
+    r"""A clip that no guess reaches changes nothing, one of any width beyond is the same one, and a function is shown
+    every guess of $x_0$ itself.
 
-    One that makes any guess m makes any data one point: every state is then $N(a m, s^2)$, as in L6, if ``point`` is claimed and $\hat\epsilon$ follows the clipped guess.
-    And a bound c that guesses reach is the function that clips to [-c, c]. Limit: rounding; the two wide ones bitwise. Catches: clipping eps or the state instead of
-    $\hat x_0$, a guess clipped before it is converted, one that is thrown away, a clipped guess with the $\hat\epsilon$ of another, one side only.
+    One that makes any guess m makes any data one point: every state is then $N(a m, s^2)$, as in L6, if ``point`` is
+    claimed and $\hat\epsilon$ follows the clipped guess. And a bound c that guesses reach is the function that clips to
+    [-c, c]. Limit: rounding; the two wide ones bitwise. Catches: clipping eps or the state instead of $\hat x_0$, a
+    guess clipped before it is converted, one that is thrown away, a clipped guess with the $\hat\epsilon$ of another,
+    one side only.
     """
     bed = Gaussian(POINT, 0.4)
     for n in protocol.steps(sampler):
@@ -383,8 +396,9 @@ def _bounds(sampler: Any, dtype: Any, n: int, x: Any) -> Iterator[Check]:
 def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The same noise gives the same sample, bitwise; other noise another one if draws are claimed, and the same if none are.
 
-    Of an item of several numbers, noise in one of them alone moves that one alone, in data of independent dimensions: rounding. Catches: noise from somewhere else
-    than ``noise``, such as a global generator; a draw that is thrown away, or used twice in the place of a later one; one draw for all pixels, or for one channel only.
+    Of an item of several numbers, noise in one of them alone moves that one alone, in data of independent dimensions:
+    rounding. Catches: noise from somewhere else than ``noise``, such as a global generator; a draw that is thrown away,
+    or used twice in the place of a later one; one draw for all pixels, or for one channel only.
     """
     bed = Mixture()
     for n in protocol.steps(sampler):

@@ -2,8 +2,9 @@
 
     python -m minigen.laws.findings --out docs/findings.md
 
-Every number on that page is measured by this command. A finding is a sampler, its settings, a law that it breaks and the numbers of steps
-that are tried; the smallest case and its script come from `shrink` and `scripts`, and what the script prints is what it printed.
+Every number on that page is measured by this command. A finding is a sampler, its settings, a law that it breaks and
+the numbers of steps that are tried; the smallest case and its script come from `shrink` and `scripts`, and what the
+script prints is what it printed.
 """
 
 import argparse

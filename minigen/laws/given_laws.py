@@ -48,12 +48,14 @@ def _steps(subject: Any) -> tuple[int, ...]:
 
 
 def inpainting(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""Known pixels k are $N(a k, s^2)$ at every call (``noised``), and k at the end; painted pixels of data of one point m are $N(a m, s^2)$ and end at m (``point``).
+    r"""Known pixels k are $N(a k, s^2)$ at every call (``noised``), and k at the end; painted pixels of data of one
+    point m are $N(a m, s^2)$ and end at m (``point``).
 
-    A mask of ones returns the picture; with a mask of zeros what would be known is never read: NaN and 99 there give the same. The mask is 1 where
-    a pixel is known. By the tape, in one batch; ways up again (RePaint) must keep every variance for that to hold. ``calls`` as claimed, and no draw
-    after the last one. Limit: rounding; at the end 0 if ``exact`` is claimed. Catches: a mask turned round, known pixels without noise or with
-    that of another level (the result shows neither), a last step that is not overwritten, a jump by $\beta$ for $\sqrt\beta$.
+    A mask of ones returns the picture; with a mask of zeros what would be known is never read: NaN and 99 there give
+    the same. The mask is 1 where a pixel is known. By the tape, in one batch; ways up again (RePaint) must keep every
+    variance for that to hold. ``calls`` as claimed, and no draw after the last one. Limit: rounding; at the end 0 if
+    ``exact`` is claimed. Catches: a mask turned round, known pixels without noise or with that of another level (the
+    result shows neither), a last step that is not overwritten, a jump by $\beta$ for $\sqrt\beta$.
     """
     for n in _steps(subject):
         levels = protocol.levels(subject, n)
@@ -103,10 +105,12 @@ def inpainting(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def editing(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""A picture $x_0$ noised to the level $\lceil \text{strength} \cdot N \rceil$ is $N(a x_0, s^2)$ when the model first hears of it, and told as that level; the walk then ends like any other.
+    r"""A picture $x_0$ noised to the level $\lceil \text{strength} \cdot N \rceil$ is $N(a x_0, s^2)$ when the model
+    first hears of it, and told as that level; the walk then ends like any other.
 
-    Strength 0 returns the picture, 1 walks all levels (Meng et al. 2021, 2108.01073). By the tape, on data of one point. Limit: rounding. Catches: a level
-    more or less than was noised to, a strength that is rounded down or turned round, a picture that is not shrunk.
+    Strength 0 returns the picture, 1 walks all levels (Meng et al. 2021, 2108.01073). By the tape, on data of one
+    point. Limit: rounding. Catches: a level more or less than was noised to, a strength that is rounded down or turned
+    round, a picture that is not shrunk.
     """
     for n in _steps(subject):
         levels = protocol.levels(subject, n)
@@ -134,10 +138,13 @@ def editing(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def inversion(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""The way up from $x_0$ ends at $F_T(F_0^{-1}(x_0))$, and down again at $x_0$, with an error of the claimed order: on the mixture, even steps in $\ln \sigma$.
+    r"""The way up from $x_0$ ends at $F_T(F_0^{-1}(x_0))$, and down again at $x_0$, with an error of the claimed order:
+    on the mixture, even steps in $\ln \sigma$.
 
-    In one dimension the flow keeps quantiles, so both ends are known. Limits as for the order of a sampler; the round trip with 320 levels misses by at most 0.06.
-    It does not see which of the two levels of a step was asked about: both are of order 1. Catches: a step that goes another way than down again, one that is taken twice, an $\epsilon$ of the wrong level altogether.
+    In one dimension the flow keeps quantiles, so both ends are known. Limits as for the order of a sampler; the round
+    trip with 320 levels misses by at most 0.06. It does not see which of the two levels of a step was asked about: both
+    are of order 1. Catches: a step that goes another way than down again, one that is taken twice, an $\epsilon$ of the
+    wrong level altogether.
     """
     bed, errors, trips = Mixture(), [], []
     for n in COUNTS:

@@ -1,7 +1,7 @@
 r"""Laws of what stands between noise, codes and pictures: slerp, nearest codes, latents, truncation, the best of many.
 
-Each is a function of arrays without a state, compared with its definition written out slowly. Limits: rounding of the dtype, $64\,\varepsilon$ of the
-largest number, unless a law says otherwise.
+Each is a function of arrays without a state, compared with its definition written out slowly. Limits: rounding of the
+dtype, $64\,\varepsilon$ of the largest number, unless a law says otherwise.
 """
 
 import math
@@ -25,10 +25,12 @@ def _limit(dtype: Any, size: float = 1.0) -> float:
 
 
 def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""At 0 and 1 the points, bitwise; in between the angle to the first grows evenly, and points of one norm stay on their sphere; symmetric in both ends.
+    r"""At 0 and 1 the points, bitwise; in between the angle to the first grows evenly, and points of one norm stay on
+    their sphere; symmetric in both ends.
 
-    Over directions at random, at right angles, equal, equal to rounding, and nearly opposite; in the plane of both. Where ``norms`` "linear" is claimed, points of
-    several norms, and the norm is $(1 - t)|a| + t|b|$. Limit: rounding; an angle is compared by $\cos$ and $\sin$, and between nearly opposite points it is a million times coarser.
+    Over directions at random, at right angles, equal, equal to rounding, and nearly opposite; in the plane of both.
+    Where ``norms`` "linear" is claimed, points of several norms, and the norm is $(1 - t)|a| + t|b|$. Limit: rounding;
+    an angle is compared by $\cos$ and $\sin$, and between nearly opposite points it is a million times coarser.
     Catches: the straight line, a division by $\sin 0$, an angle in the wrong half, ends that are swapped.
     """
     rng = np.random.default_rng(0)
@@ -72,9 +74,9 @@ def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
 def nearest_codes(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$\arg\min_k \sum_j (z_j - c_{kj})^2$ by differences in float64, the lowest number where two are equally near.
 
-    Codebooks of 1 to 33 codes, vectors that are codes, ties; where ``far`` is claimed, also 3e8 from the origin (3e4 in float32), where
-    $|z|^2 - 2 z c + |c|^2$ has lost the difference. Exact, but for what is nearer than rounding. Catches: the expanded form, argmax, a sum
-    over the wrong axis, a code that is never chosen.
+    Codebooks of 1 to 33 codes, vectors that are codes, ties; where ``far`` is claimed, also 3e8 from the origin (3e4 in
+    float32), where $|z|^2 - 2 z c + |c|^2$ has lost the difference. Exact, but for what is nearer than rounding.
+    Catches: the expanded form, argmax, a sum over the wrong axis, a code that is never chosen.
     """
     rng = np.random.default_rng(1)
     cases: list[tuple[str, Any, Any]] = []
@@ -97,10 +99,12 @@ def nearest_codes(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def latents(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""$z = \mu + e^{\frac12 \ln \sigma^2} \epsilon$: by a tape of ones, mean $\mu$ and variance $e^{\ln\sigma^2}$ in every coordinate, and no other row's noise.
+    r"""$z = \mu + e^{\frac12 \ln \sigma^2} \epsilon$: by a tape of ones, mean $\mu$ and variance $e^{\ln\sigma^2}$ in
+    every coordinate, and no other row's noise.
 
-    Of a prior: a decoder that does nothing shows the draws themselves, so the mean is 0, the variance 1, and a row is that of its own noise.
-    Limit: rounding. Catches: $e^{\ln \sigma^2}$ for its root, a mean that is scaled, one draw for the whole batch.
+    Of a prior: a decoder that does nothing shows the draws themselves, so the mean is 0, the variance 1, and a row is
+    that of its own noise. Limit: rounding. Catches: $e^{\ln \sigma^2}$ for its root, a mean that is scaled, one draw
+    for the whole batch.
     """
     if subject.space == "prior":
         n, d = 6, 3
@@ -128,11 +132,14 @@ def latents(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def truncation(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""$|z_j| \le c$ for every coordinate; what is drawn from $N(0, 1)$ becomes the truncated Gaussian; a $c$ beyond all of them changes nothing.
+    r"""$|z_j| \le c$ for every coordinate; what is drawn from $N(0, 1)$ becomes the truncated Gaussian; a $c$ beyond
+    all of them changes nothing.
 
-    Where ``quantiles`` is claimed, quantile $q$ of $N(0, 1)$ becomes quantile $q$ of the truncated Gaussian, $\Phi^{-1}(\Phi(-c) + q\,(2\Phi(c) - 1))$, so 1,001
-    of them are a test without chance. Else 20,000 draws are counted in 20 bins of equal probability: $\chi^2$, wrong about a right one with probability 1e-9 a bound. Limit: rounding there, 1e-5 in float32's tails. Catches: coordinates that are clipped and pile up at c, a
-    share for a bound, one side only, the uniform or the reflected Gaussian in place of the truncated one.
+    Where ``quantiles`` is claimed, quantile $q$ of $N(0, 1)$ becomes quantile $q$ of the truncated Gaussian,
+    $\Phi^{-1}(\Phi(-c) + q\,(2\Phi(c) - 1))$, so 1,001 of them are a test without chance. Else 20,000 draws are counted
+    in 20 bins of equal probability: $\chi^2$, wrong about a right one with probability 1e-9 a bound. Limit: rounding
+    there, 1e-5 in float32's tails. Catches: coordinates that are clipped and pile up at c, a share for a bound, one
+    side only, the uniform or the reflected Gaussian in place of the truncated one.
     """
     q = (np.arange(1001) + 0.5) / 1001
     z = np.random.default_rng(4).permutation(ndtri(q)).reshape(-1, 7).astype(dtype)
@@ -163,10 +170,11 @@ def truncation(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def ranking(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""The k best of N candidates: no one twice, sorted, the first of equal ones; the same candidates in whatever order they are handed over.
+    r"""The k best of N candidates: no one twice, sorted, the first of equal ones; the same candidates in whatever order
+    they are handed over.
 
-    Against Python's sort, in every row by itself. Exact. Catches: the worst for the best, the winner of another row, ties that depend on the order
-    of a sort.
+    Against Python's sort, in every row by itself. Exact. Catches: the worst for the best, the winner of another row,
+    ties that depend on the order of a sort.
     """
     rng = np.random.default_rng(6)
     scores = rng.standard_normal((7, 9)).astype(dtype)
@@ -186,10 +194,12 @@ def ranking(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def threshold(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""A guess within the bound stays as it is, bitwise; beyond it, $\mathrm{clip}(x_0, \pm\tau) \cdot \text{bound} / \tau$ with $\tau$ the share-quantile of a sample's $|x_0|$, or the bound if that is more.
+    r"""A guess within the bound stays as it is, bitwise; beyond it,
+    $\mathrm{clip}(x_0, \pm\tau) \cdot \text{bound} / \tau$ with $\tau$ the share-quantile of a sample's $|x_0|$, or the
+    bound if that is more.
 
-    The quantile by sorting and a straight line between two of the values. Limit: rounding. Catches: one quantile for a batch, or for a channel, a
-    quantile of $x_0$ for one of $|x_0|$, a clip without the division.
+    The quantile by sorting and a straight line between two of the values. Limit: rounding. Catches: one quantile for a
+    batch, or for a channel, a quantile of $x_0$ for one of $|x_0|$, a clip without the division.
     """
     rng = np.random.default_rng(8)
     calm = rng.uniform(-1, 1, (3, 4, 4, 2)).astype(dtype)

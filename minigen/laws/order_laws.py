@@ -1,7 +1,8 @@
 r"""Order of convergence, on a mixture whose probability flow is known without a solver.
 
-A grid matters as much as the sampler: over the times of a linear schedule even right solvers show slopes from 0.07 to 4.7. Levels are
-therefore laid evenly in $\ln \sigma$ from 20 to 0.02, or with steps of unequal lengths, which shows what an even grid hides.
+A grid matters as much as the sampler: over the times of a linear schedule even right solvers show slopes from 0.07 to
+4.7. Levels are therefore laid evenly in $\ln \sigma$ from 20 to 0.02, or with steps of unequal lengths, which shows
+what an even grid hides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,9 +67,9 @@ def _checked(sampler: Any, pattern: Sequence[float], order: int, what: str) -> I
 def order(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""On even steps in $\ln\sigma$ the error falls as $N^{-p}$: the claimed order, measured over 20 to 320 levels.
 
-    The exact state is $F_u^{-1}(F_t(x))$, for in one dimension the flow keeps quantiles. Limit: the slope may be 0.15 (p = 1) or 0.2
-    (p = 2) short, by the next term of the error at these N, and the error at 320 must be small, lest a slope towards somewhere else passes. Catches:
-    a wrong coefficient that consistency does not see.
+    The exact state is $F_u^{-1}(F_t(x))$, for in one dimension the flow keeps quantiles. Limit: the slope may be 0.15
+    (p = 1) or 0.2 (p = 2) short, by the next term of the error at these N, and the error at 320 must be small, lest a
+    slope towards somewhere else passes. Catches: a wrong coefficient that consistency does not see.
     """
     yield from _checked(sampler, (1.0,), sampler.claims["order"], "an even grid")
 

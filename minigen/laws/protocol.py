@@ -14,8 +14,9 @@ r"""What the author of a sampler writes down so that its laws can be checked: le
                 x = a_u * (x - s * eps) / a + s_u * eps
             return x
 
-At every level the state is $x = \alpha x_0 + \sigma \epsilon$ with $\epsilon \sim N(0, I)$. All arrays are NumPy's, unless ``arrays``
-says otherwise, and states keep the dtype of ``x``: coefficients are Python's floats, since an np.float64 would widen float32 states.
+At every level the state is $x = \alpha x_0 + \sigma \epsilon$ with $\epsilon \sim N(0, I)$. All arrays are NumPy's,
+unless ``arrays`` says otherwise, and states keep the dtype of ``x``: coefficients are Python's floats, since an
+np.float64 would widen float32 states.
 
 | ``space`` | levels obey | | ``kinds`` of prediction that it may name |
 |---|---|---|---|
@@ -40,12 +41,13 @@ says otherwise, and states keep the dtype of ``x``: coefficients are Python's fl
 | ``learned`` | True | the model says a pair, and the second half where between the small and the large variance, in logarithms, a step's lies |
 | ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, which moves the mean of a step by its variance times that, asked there |
 
-A law whose claim is not made is skipped, and the report says so. What else a sampler may have: ``name``; ``kinds`` (its own
-first; if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out; ``at(time) -> (alpha, sigma)`` where the model is asked
-between levels; ``on(sigmas)``, the same sampler on levels with the noise-to-signal ratios given, falling, and then the data;
-``steps``, the numbers of levels it is run with, and ``sweep``, those that the laws of levels try; ``fresh()``, one like it that has not run;
-``arrays``, "torch" or "cupy" if `sample` works with those (the same memory where that can be); ``precision``, the dtype of its coefficients
-where that is coarser than the states'.
+A law whose claim is not made is skipped, and the report says so. What else a sampler may have: ``name``; ``kinds`` (its
+own first; if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out;
+``at(time) -> (alpha, sigma)`` where the model is asked between levels; ``on(sigmas)``, the same sampler on levels with
+the noise-to-signal ratios given, falling, and then the data; ``steps``, the numbers of levels it is run with, and
+``sweep``, those that the laws of levels try; ``fresh()``, one like it that has not run; ``arrays``, "torch" or "cupy"
+if `sample` works with those (the same memory where that can be); ``precision``, the dtype of its coefficients where
+that is coarser than the states'.
 
 What is no such walk has another ``space``, its claims and one method (`FORMS` is the list); for a function, `Transform`
 is all that is needed:
@@ -71,6 +73,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from minigen.errors import in_words
+
 SPACES = {"vp": ("eps", "x_0", "v", "score"), "sigma": ("eps", "x_0", "score"), "flow": ("velocity", "eps", "x_0")}
 COUNTS = {"0": (0, 0), "n": (1, 0), "n-1": (1, -1), "2n-1": (2, -1), "2n": (2, 0), "n+1": (1, 1)}
 CLAIMS = (
@@ -81,7 +85,9 @@ STEPS = (1, 2, 3, 7, 20)
 
 
 class Form(NamedTuple):
-    """Something that is no walk of a continuous state: what it must have, the call in words, the claims it may make and what they mean."""
+    """Something that is no walk of a continuous state: what it must have, the call in words, the claims it may make and
+    what they mean.
+    """
 
     members: tuple[str, ...]
     call: str
@@ -270,14 +276,27 @@ class Level(NamedTuple):
 
 
 def check(sampler: Any) -> None:
-    """Raise TypeError or ValueError, in one sentence, for what is no sampler at all, and nothing else that has laws."""
-    if getattr(sampler, "space", None) in FORMS:
+    """Raise TypeError or ValueError, in one sentence, for what is no sampler at all, and nothing else that has laws.
+
+    Also for one with a member that raises when it is looked at, as a property may.
+    """
+    try:
+        name(sampler)
+        _check(sampler)
+    except (TypeError, ValueError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise TypeError(f"a member of {type(sampler).__name__} raised {in_words(error)}") from error
+
+
+def _check(sampler: Any) -> None:
+    space = getattr(sampler, "space", None)
+    if isinstance(space, str) and space in FORMS:
         return _check_form(sampler)
     for member in ("levels", "sample"):
         if not callable(getattr(sampler, member, None)):
             raise TypeError(f"a sampler must have a method {member}, got {type(sampler).__name__} without one")
-    space = getattr(sampler, "space", None)
-    if space not in SPACES:
+    if not isinstance(space, str) or space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(map(repr, (*SPACES, *FORMS)))}, got {space!r}")
     if not hasattr(sampler, "claims"):
         raise TypeError(f"a sampler must have claims, a dict, and {type(sampler).__name__} has none")
@@ -289,12 +308,14 @@ def check(sampler: Any) -> None:
         raise ValueError(f"unknown claim {unknown[0]!r}: use {', '.join(CLAIMS)}")
     _check_values(claims)
     for name in ("calls", "draws"):
-        if name in claims and not callable(claims[name]) and claims[name] not in list(COUNTS):
+        known = callable(claims.get(name)) or (isinstance(claims.get(name), str) and claims[name] in COUNTS)
+        if name in claims and not known:
             raise ValueError(
                 f"claim {name!r} must be a function of n or one of {', '.join(map(repr, COUNTS))}, got {claims[name]!r}"
             )
     eta = claims.get("eta")
-    if eta is not None and eta != "large" and not (isinstance(eta, int | float) and 0 <= eta <= 1):
+    share = isinstance(eta, int | float) and 0 <= eta <= 1
+    if eta is not None and not share and not (isinstance(eta, str) and eta == "large"):
         raise ValueError(f"claim 'eta' must be from 0 to 1, or 'large', got {eta!r}")
     _check_tuples(sampler)
     for kind in kinds(sampler):
@@ -305,8 +326,9 @@ def check(sampler: Any) -> None:
 
 
 def _check_tuples(sampler: Any) -> None:
-    """Raise ValueError for kinds, a shape or steps that are no tuple of names or of whole numbers of at least 1."""
-    for member, empty, example in (("kinds", False, "('eps',)"), ("shape", True, "(3,)"), ("steps", False, "(1, 7)")):
+    """Raise ValueError for kinds that are no tuple of names; a shape, steps or a sweep that are none of whole numbers."""
+    members = (("kinds", False, "('eps',)"), ("shape", True, "(3,)"), ("steps", False, "(1, 7)"))
+    for member, empty, example in (*members, ("sweep", True, "(1, 7)")):
         value = getattr(sampler, member, None)
         if value is None:
             continue
@@ -325,11 +347,14 @@ def _check_values(claims: Mapping[str, Any]) -> None:
         return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
 
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
-        **{name: (lambda v: v in (1, 2), "1 or 2") for name in ("order", "order_uneven")},
+        **{name: (lambda v: np.ndim(v) == 0 and v in (1, 2), "1 or 2") for name in ("order", "order_uneven")},
         **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "learned")},
-        "clip": (lambda v: isinstance(v, bool) or v == "x_0 only", "True, False or 'x_0 only'"),
+        "clip": (
+            lambda v: isinstance(v, bool) or (isinstance(v, str) and v == "x_0 only"),
+            "True, False or 'x_0 only'",
+        ),
         "rule": (lambda v: isinstance(v, str) and v in RULES, f"one of {', '.join(map(repr, RULES))}"),
-        "score": (lambda v: v in ("mean", "x_t"), "'mean' or 'x_t'"),
+        "score": (lambda v: isinstance(v, str) and v in ("mean", "x_t"), "'mean' or 'x_t'"),
         "times": (pair, "a pair (lowest, highest)"),
         "leak": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0, "a share of at least 0"),
         "betas": (lambda v: np.ndim(v) == 1 and np.asarray(v).dtype.kind == "f", "an array (T,) of floats"),
@@ -352,8 +377,9 @@ def _check_form(subject: Any) -> None:
     if unknown:
         allowed = f"use {', '.join(form.claims)}" if form.claims else f"space {subject.space!r} has none"
         raise ValueError(f"unknown claim {unknown[0]!r}: {allowed}")
-    for kind in claims.get("kinds", ()):
-        if kind not in SPACES["vp"]:
+    given = claims.get("kinds", ())
+    for kind in given if isinstance(given, tuple | list) else (given,):
+        if not isinstance(kind, str) or kind not in SPACES["vp"]:
             raise ValueError(f"claim 'kinds' must be among {', '.join(SPACES['vp'])}, got {kind!r}")
     if not isinstance(claims.get("most", 1), int) or claims.get("most", 1) < 1:
         raise ValueError(f"claim 'most' must be a whole number of at least 1, got {claims['most']!r}")
@@ -366,17 +392,23 @@ def name(sampler: Any) -> str:
 
 def kinds(sampler: Any) -> tuple[str, ...]:
     """The kinds of prediction that it takes, its own first."""
-    return tuple(getattr(sampler, "kinds", SPACES[sampler.space][:1]))
+    return _given(sampler, "kinds", SPACES[sampler.space][:1])
 
 
 def shape(sampler: Any) -> tuple[int, ...]:
     """The shape of one item."""
-    return tuple(getattr(sampler, "shape", (1,)))
+    return _given(sampler, "shape", (1,))
 
 
 def steps(sampler: Any) -> tuple[int, ...]:
     """The numbers of levels it is run with, rising."""
-    return tuple(getattr(sampler, "steps", STEPS))
+    return _given(sampler, "steps", STEPS)
+
+
+def _given(sampler: Any, member: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A member that may be left out, or None."""
+    value = getattr(sampler, member, None)
+    return default if value is None else tuple(value)
 
 
 def precision(sampler: Any, dtype: Any) -> Any:
@@ -386,10 +418,13 @@ def precision(sampler: Any, dtype: Any) -> Any:
 
 
 def count(sampler: Any, claim: str, n: int) -> int:
-    """What ``calls`` or ``draws`` claims for n levels."""
+    """What ``calls`` or ``draws`` claims for n levels. Fault where it is a function that raises."""
     said = sampler.claims[claim]
     if callable(said):
-        return int(said(n))
+        try:
+            return int(said(n))
+        except Exception as error:
+            raise Fault(f"claim {claim!r} raised {in_words(error)} for n = {n}") from error
     slope, offset = COUNTS[said]
     return slope * n + offset
 
@@ -403,8 +438,8 @@ def levels(sampler: Any, n: int) -> list[Level]:
     """Its levels as `Level`; Fault where they are none, or not even numbers."""
     try:
         found = [Level(*(float(value) for value in level)) for level in sampler.levels(n)]
-    except Exception as error:
-        raise Fault(f"levels({n}) raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise Fault(f"levels({n}) raised {in_words(error)}") from error
     if len(found) < 2:
         raise Fault(f"levels({n}) gave {len(found)} levels: at least one noisy level and the data are needed")
     rows = np.array(found)

@@ -1,4 +1,6 @@
-"""One test a law: ``from minigen.laws.pytest import laws`` and ``test_mine = laws(MySampler())`` in a test file; or, inside a test, `obeys`."""
+"""One test a law: ``from minigen.laws.pytest import laws`` and ``test_mine = laws(MySampler())`` in a test file; or,
+inside a test, `obeys`.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

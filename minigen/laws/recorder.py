@@ -1,8 +1,9 @@
 """One run of a sampler, with a recorder inside the model and scripted noise from outside.
 
-A law that looks only at the result misses most faults, because the last step, to the guess of x_0, repairs nearly anything:
-what counts is each state that the model is shown, with the time that it is told. And on Gaussian data a sampler is affine in
-its start and its draws, so a tape of ones and zeros shows mean and variance exactly, where random numbers would need millions.
+A law that looks only at the result misses most faults, because the last step, to the guess of x_0, repairs nearly
+anything: what counts is each state that the model is shown, with the time that it is told. And on Gaussian data a
+sampler is affine in its start and its draws, so a tape of ones and zeros shows mean and variance exactly, where random
+numbers would need millions.
 """
 
 import traceback
@@ -112,8 +113,9 @@ def run(
 ) -> Trace:
     """Let the sampler walk n levels from ``x``. Fault, with a sentence, where it breaks the protocol or raises.
 
-    A budget of 20 n + 50 calls and as many draws, or twice the draws claimed, ends what would run forever. With ``share`` the model says a pair, whose
-    second half is that share of a learned variance everywhere; ``score`` goes to the sampler.
+    A budget of 20 n + 50 calls and as many draws, or twice the draws claimed, ends what would run forever. With
+    ``share`` the model says a pair, whose second half is that share of a learned variance everywhere; ``score`` goes to
+    the sampler.
     """
     trace = Trace(protocol.levels(sampler, n))
     by_time = {level.time: level for level in trace.levels[:-1]}
@@ -196,7 +198,7 @@ def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any)
         found = tuple(map(arrays.out, found)) if isinstance(found, tuple) else arrays.out(found)
     except Fault:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = str(error).strip().splitlines()[:1]
         raise Fault(f"{method} raised {type(error).__name__}: {first[0] if first else ''}") from error
     for k, (a, copy) in enumerate(zip(arguments, before)):

@@ -1,8 +1,9 @@
 r"""The published ways to combine what a model said, written once more, slowly, in variance-preserving states.
 
-Each rule is ``rule(levels, x, ask, noise) -> x_0``: ``ask(i, x)`` gives both guesses at ``levels[i]``, ``noise()`` a draw. They share
-no code with the samplers they are compared with: lines are read at the middle in $\lambda = \ln(a / s)$ by Lagrange's formula,
-Adams and Bashforth's weights are integrals of polynomials, the posterior is a product of two Gaussians.
+Each rule is ``rule(levels, x, ask, noise) -> x_0``: ``ask(i, x)`` gives both guesses at ``levels[i]``, ``noise()`` a
+draw. They share no code with the samplers they are compared with: lines are read at the middle in
+$\lambda = \ln(a / s)$ by Lagrange's formula, Adams and Bashforth's weights are integrals of polynomials, the posterior
+is a product of two Gaussians.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,9 @@ Ask = Callable[[int, Any], tuple[Any, Any]]
 
 
 def ddim_variance(top: Level, bottom: Level, eta: float) -> float:
-    r"""$\eta^2 \tilde\beta$, from $\tilde\beta = 1 / (1 / \beta' + 1 / (1 - \bar\alpha_u))$ with $\beta'$ the step's noise over its gain squared: two precisions add."""
+    r"""$\eta^2 \tilde\beta$, from $\tilde\beta = 1 / (1 / \beta' + 1 / (1 - \bar\alpha_u))$ with $\beta'$ the step's
+    noise over its gain squared: two precisions add.
+    """
     if bottom.s == 0:
         return 0.0
     if top.a == 0:

@@ -25,8 +25,8 @@ def _sweep(sampler: Any) -> Iterable[int]:
 def runs(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The protocol is kept: right shape and dtype, input unchanged, the model asked, no exception, all finite.
 
-    Catches: states in another dtype, a mutated x_T, NaN at some number of steps, a loop that never ends. Limit 0 on what is
-    not finite, on two beds, one point and a mixture.
+    Catches: states in another dtype, a mutated x_T, NaN at some number of steps, a loop that never ends. Limit 0 on
+    what is not finite, on two beds, one point and a mixture.
     """
     for n in protocol.steps(sampler):
         for bed in (Gaussian(0.7, 0.0), Mixture()):
@@ -40,8 +40,10 @@ def runs(sampler: Any, dtype: Any) -> Iterator[Check]:
 def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Noise falls strictly, levels lie in the space, and are those of the chain: $\bar\alpha_t = \prod_{i \le t} (1 - \beta_i)$.
 
-    Any level may be any of the chain's; the one told as time t, where ``times`` is claimed too. Limit: $64 T \varepsilon$ of float64, which is what a product of T
-    numbers may lose; $2 T \varepsilon$ where the sampler's own precision is coarser; $64\,\varepsilon$ of that for the space. Catches: a schedule that is off by one, a product in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
+    Any level may be any of the chain's; the one told as time t, where ``times`` is claimed too. Limit:
+    $64 T \varepsilon$ of float64, which is what a product of T numbers may lose; $2 T \varepsilon$ where the sampler's
+    own precision is coarser; $64\,\varepsilon$ of that for the space. Catches: a schedule that is off by one, a product
+    in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
     """
     eps, betas = float(np.finfo(np.float64).eps), sampler.claims.get("betas")
     chain = None if betas is None else np.cumprod(1 - np.asarray(betas, np.float64))
@@ -102,8 +104,8 @@ def times(sampler: Any, dtype: Any) -> Iterator[Check]:
 def start(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""At the first level at most the share ``leak`` of the signal is left, $\sqrt{\bar\alpha} \le$ leak, for every n.
 
-    The state handed in is then, up to that share, the pure noise that it was drawn as. Catches: "leading" spacing, which with
-    501 levels of 1000 starts at half the noise.
+    The state handed in is then, up to that share, the pure noise that it was drawn as. Catches: "leading" spacing,
+    which with 501 levels of 1000 starts at half the noise.
     """
     for n in _sweep(sampler):
         first = protocol.levels(sampler, n)[0]
@@ -113,10 +115,12 @@ def start(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def counts(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """The model is asked as often as claimed, first about x_T at the first level, and later never about an earlier level, unless noise
-    drawn in between led up to it; noise is drawn as often as claimed, and none after the last call, where it would stay in the result.
+    """The model is asked as often as claimed, first about x_T at the first level, and later never about an earlier
+    level, unless noise drawn in between led up to it; noise is drawn as often as claimed, and none after the last call,
+    where it would stay in the result.
 
-    Exact, but for rounding in the first state. Catches: noise added at the end, a first level left out, calls out of order.
+    Exact, but for rounding in the first state. Catches: noise added at the end, a first level left out, calls out of
+    order.
     """
     for n in protocol.steps(sampler):
         x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)

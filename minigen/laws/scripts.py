@@ -1,8 +1,10 @@
-"""Scripts of at most 15 lines, without this project, that show how a law is broken: what an issue for somebody else's project needs.
+"""Scripts of at most 15 lines, without this project, that show how a law is broken: what an issue for somebody else's
+project needs.
 
-Each walks the sampler on data of one point, m = 0.7, where the best prediction is known: then every state that the model is shown has mean
-a m and standard deviation s, for the level (a, s) of the time that it is told. Row 0 of the batch has no noise in it, row 1 one standard
-deviation of the first, and each further row, if noise is drawn, one of a draw. The last line says ``WRONG`` or ``right``.
+Each walks the sampler on data of one point, m = 0.7, where the best prediction is known: then every state that the
+model is shown has mean a m and standard deviation s, for the level (a, s) of the time that it is told. Row 0 of the
+batch has no noise in it, row 1 one standard deviation of the first, and each further row, if noise is drawn, one of a
+draw. The last line says ``WRONG`` or ``right``.
 """
 
 import importlib
@@ -24,7 +26,9 @@ SHOWN = 'f"told {float(t):g}: mean {mean:.6g} should be {a * m:.6g}, sd {sd:.6g}
 
 
 def script(case: Case, sampler: Any = None, named: str = "") -> str | None:
-    """The script for a shrunk case; None for what needs more than data of one point to show. ``named`` is module:Name, as a person gave it.
+    """The script for a shrunk case; None for what needs more than data of one point to show.
+
+    ``named`` is module:Name, as a person gave it.
 
     A stranger's script is run, in a process of its own, and handed out only if it shows the fault.
     """
@@ -298,12 +302,15 @@ def _stranger(case: Case, sampler: Any, named: str) -> list[str] | None:
         return None
     if case.law not in OF_ONE_POINT or getattr(sampler, "arrays", "numpy") != "numpy":
         return None
-    from .protocol import draws, kinds, levels, shape
+    from .protocol import Fault, draws, kinds, levels, shape
 
     module, _, inside = (named or f"{kind.__module__}:{kind.__qualname__}").partition(":")
     found = attrgetter(inside)(importlib.import_module(module))
     made = inside if found is sampler else _call(inside, case.settings)
-    item, rows = shape(sampler), 2 + draws(sampler, case.n)
+    try:
+        item, rows = shape(sampler), 2 + draws(sampler, case.n)
+    except Fault:
+        return None
     nearest = "levels[min(levels, key=lambda time: abs(time - float(np.ravel(t)[0])))]"
     if hasattr(sampler, "at"):
         nearest = "levels.get(float(np.ravel(t)[0])) or sampler.at(float(np.ravel(t)[0]))"

@@ -1,8 +1,9 @@
 """The smallest case in which a law is still broken, and a script without this project that shows it.
 
-A sampler is described, not given: a maker and its settings, so that settings can be left out and the chain made shorter. In order:
-settings that do not matter are dropped, then the shortest chain is looked for in which some number of steps still breaks the law, and for
-it the smallest number. What breaks must be alike: an exception stays one, a number that is not finite too.
+A sampler is described, not given: a maker and its settings, so that settings can be left out and the chain made
+shorter. In order: settings that do not matter are dropped, then the shortest chain is looked for in which some number
+of steps still breaks the law, and for it the smallest number. What breaks must be alike: an exception stays one, a
+number that is not finite too.
 """
 
 import math
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from minigen.errors import in_words
 
 from . import protocol, suite
 from .verdict import Law, Verdict, judge
@@ -35,10 +38,22 @@ class Case:
     tried: int = 0
 
 
-def one(sampler: Any, n: int, law: Law) -> Any:
-    """The sampler with n steps only; where the law is about other runs, after runs of 2 and 3."""
-    sampler.sweep, sampler.steps = (n,), (2, 3, max(n, 4)) if law.name == "L5b" else (n, n)  # some leave the first out
+def with_steps(sampler: Any, sweep: tuple[int, ...], steps: tuple[int, ...]) -> Any:
+    """The sampler, tried from now on with these numbers of steps. ValueError where they cannot be set."""
+    try:
+        for member, numbers in (("sweep", sweep), ("steps", steps)):
+            object.__setattr__(sampler, member, numbers)  # also of a frozen dataclass
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"cannot set the numbers of steps of {type(sampler).__name__}: {in_words(error)}") from error
     return sampler
+
+
+def one(sampler: Any, n: int, law: Law) -> Any:
+    """The sampler with n steps only; where the law is about other runs, after runs of 2 and 3.
+
+    ValueError where they cannot be set.
+    """
+    return with_steps(sampler, (n,), (2, 3, max(n, 4)) if law.name == "L5b" else (n, n))  # some leave the first out
 
 
 def first_broken(sampler: Any, names: Any = None, dtype: str = "float32") -> tuple[Law, Verdict] | None:
@@ -81,7 +96,11 @@ def smallest(
     seconds: float = 60.0,
     known: Sequence[int] = (),
 ) -> Case:
-    """Shrink a broken law, within seconds of the processor; ``make(**settings)`` gives the sampler that broke it with this verdict, in ``known`` numbers of steps."""
+    """Shrink a broken law, within seconds of the processor.
+
+    ``make(**settings)`` gives the sampler that broke it with this verdict, in ``known`` numbers of steps.
+    ValueError where no single number of steps breaks it, or where a sampler's numbers of steps cannot be set.
+    """
     end, tried = time.process_time() + seconds, 0
 
     def broken(settings: Mapping[str, Any], n: int) -> Case | None:
@@ -105,7 +124,10 @@ def smallest(
 
     whole = make(**settings)
     least = 4 if law.name == "L5b" else 1
-    numbers = sorted(n for n in {*getattr(whole, "sweep", ()), *protocol.steps(whole), *range(1, 131)} if n >= least)
+    swept = getattr(whole, "sweep", None)
+    swept = () if swept is None else swept
+    numbers = sorted(n for n in {*swept, *protocol.steps(whole), *range(1, 131)} if n >= least)
+    one(make(**settings), least, law)
     best = over(settings, known) or over(settings, numbers)
     if best is None:
         raise ValueError(

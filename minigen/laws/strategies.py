@@ -1,7 +1,8 @@
 r"""What property-based tests of samplers draw, with hypothesis: descriptions, from which arrays are built.
 
-A description is a frozen dataclass of small integers. It prints as what it is, shrinks to the smallest case that fails (`Grid(T=17, n=7,
-spacing='even')`, not a matrix of 64 numbers), and builds its arrays when it is asked. Numbers with a fraction are hundredths or thousandths.
+A description is a frozen dataclass of small integers. It prints as what it is, shrinks to the smallest case that fails
+(`Grid(T=17, n=7, spacing='even')`, not a matrix of 64 numbers), and builds its arrays when it is asked. Numbers with a
+fraction are hundredths or thousandths.
 
     from hypothesis import given
     from minigen.laws import strategies as some
@@ -27,7 +28,8 @@ SPACINGS = ("even", "leading", "drawn")
 
 @dataclass(frozen=True)
 class Chain:
-    r"""A noise schedule of T levels: "linear" and "cosine" as published, scaled to T; "drawn": $\bar\alpha$ is a product of ``kept`` thousandths, over and over.
+    r"""A noise schedule of T levels: "linear" and "cosine" as published, scaled to T; "drawn": $\bar\alpha$ is a
+    product of ``kept`` thousandths, over and over.
 
     No signal is left at the last level if ``flat`` (Lin et al. 2023, 2305.08891, algorithm 1).
     """
@@ -56,7 +58,10 @@ class Chain:
 
 @dataclass(frozen=True)
 class Grid:
-    """n of the times 1 ... T: "even" ends at T, "leading" at 1 + (n - 1) (T // n), "drawn" are any with T among them, by ``seed``."""
+    """n of the times 1 ...
+
+    T: "even" ends at T, "leading" at 1 + (n - 1) (T // n), "drawn" are any with T among them, by ``seed``.
+    """
 
     T: int = 10
     n: int = 3
@@ -136,7 +141,10 @@ class Filter:
 
 @st.composite
 def schedules(draw: st.DrawFn, *, longest: int = 1000, shapes: Sequence[str] = SHAPES, flat: bool = False) -> Chain:
-    r"""Schedules of 2 to ``longest`` levels; drawn ones of at most 12, so that $\bar\alpha_T$ stays above $10^{-9}$. ``flat``: also without signal at the end."""
+    r"""Schedules of 2 to ``longest`` levels; drawn ones of at most 12, so that $\bar\alpha_T$ stays above $10^{-9}$.
+
+    ``flat``: also without signal at the end.
+    """
     shape = draw(st.sampled_from(tuple(shapes)))
     T = draw(st.integers(2, min(longest, 12) if shape == "drawn" else longest))
     kept = tuple(draw(st.lists(st.integers(200, 999), min_size=1, max_size=T))) if shape == "drawn" else (900,)

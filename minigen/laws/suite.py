@@ -181,7 +181,9 @@ def line(verdict: Verdict) -> str:
 
 
 def report(verdicts: Sequence[Verdict], *, whole: bool = True) -> str:
-    """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line; at the end the counts."""
+    """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line; at the
+    end the counts.
+    """
     out = []
     titles = {law.name: law.title for law in LAWS}
     for sampler in dict.fromkeys(verdict.sampler for verdict in verdicts):

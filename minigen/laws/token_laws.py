@@ -1,7 +1,8 @@
 r"""Laws of discrete samplers, of the networks that they ask, and of what is done to logits in between.
 
-The data are a table over all strings (`beds.Strings`), so every probability is known; where random numbers can be scripted nothing
-is left to chance, and where they cannot, a count is held against the exact tail of its binomial distribution.
+The data are a table over all strings (`beds.Strings`), so every probability is known; where random numbers can be
+scripted nothing is left to chance, and where they cannot, a count is held against the exact tail of its binomial
+distribution.
 """
 
 import math
@@ -29,7 +30,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 EPS = float(np.finfo(np.float64).eps)
 
 
-# --- running what is discrete -------------------------------------------------------------------------------------------
+# --- running what is discrete -----------------------------------------------------------------------------------------
 
 
 class Scripted:
@@ -119,15 +120,16 @@ def filtered_table(bed: Strings, settings: dict[str, Any]) -> Any:
     return p
 
 
-# --- laws ---------------------------------------------------------------------------------------------------------------
+# --- laws -------------------------------------------------------------------------------------------------------------
 
 
 def chain_rule(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$\sum_x e^{\ln p(x)} = 1$ over all strings, and $\ln p(x) = \sum_i \ln p(x_i \mid x_{<i})$ is what the table says.
 
-    For a sampler that scores strings by a model, against the table of the bed; for a network (of weights as they are), the sum of
-    its own log-probabilities. Limit: 1e-12, or the rounding of the network's dtype on as many terms.
-    Catches: a token scored by the distribution of its neighbour, logits that are not normalised, a position left out or counted twice.
+    For a sampler that scores strings by a model, against the table of the bed; for a network (of weights as they are),
+    the sum of its own log-probabilities. Limit: 1e-12, or the rounding of the network's dtype on as many terms.
+    Catches: a token scored by the distribution of its neighbour, logits that are not normalised, a position left out or
+    counted twice.
     """
     if subject.space == "discrete":
         for bed in BEDS:
@@ -147,11 +149,13 @@ def chain_rule(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def filters(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""Temperature, then top-k, then top-p, as a loop over sorted tokens has them; what is left out is $-\infty$, in the same dtype.
+    r"""Temperature, then top-k, then top-p, as a loop over sorted tokens has them; what is left out is $-\infty$, in
+    the same dtype.
 
-    The token that crosses p is kept; p towards 0 keeps the best, and so does $\tau = 0$ where ``greedy`` is claimed; logits as large as 1e4 stay finite and $-\infty$
-    stays out; equal tokens count one by one, and where ``ties`` is claimed the first go first. Limit on probabilities: $64\,\varepsilon$ times
-    spread and size of the logits over $\tau$, on what is kept: none. Catches: the crossing token dropped, p of what is not normalised, top-p before the
+    The token that crosses p is kept; p towards 0 keeps the best, and so does $\tau = 0$ where ``greedy`` is claimed;
+    logits as large as 1e4 stay finite and $-\infty$ stays out; equal tokens count one by one, and where ``ties`` is
+    claimed the first go first. Limit on probabilities: $64\,\varepsilon$ times spread and size of the logits over
+    $\tau$, on what is kept: none. Catches: the crossing token dropped, p of what is not normalised, top-p before the
     temperature, one token too many.
     """
     rng = np.random.default_rng(5)
@@ -203,11 +207,12 @@ def filters(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def frequencies(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""Of 20,000 draws, string $x$ is seen $c_x \sim \mathrm{Bin}(n, p_x)$ times: its two-sided tail, times the number of strings, is above 1e-9.
+    r"""Of 20,000 draws, string $x$ is seen $c_x \sim \mathrm{Bin}(n, p_x)$ times: its two-sided tail, times the number
+    of strings, is above 1e-9.
 
-    A string with $p_x = 0$ must not be seen. The smallest fault that shows: a probability of 0.1 that is off by 0.014. Limit 1, on
-    $\ln(\text{tail} \cdot K) / \ln 10^{-9}$. Catches: a filter that is left out or applied in another order, tokens drawn from a neighbour's
-    distribution, one random number for several tokens, rows that share theirs.
+    A string with $p_x = 0$ must not be seen. The smallest fault that shows: a probability of 0.1 that is off by 0.014.
+    Limit 1, on $\ln(\text{tail} \cdot K) / \ln 10^{-9}$. Catches: a filter that is left out or applied in another
+    order, tokens drawn from a neighbour's distribution, one random number for several tokens, rows that share theirs.
     """
     for bed in BEDS:
         for settings in SETTINGS if bed.length < 9 else SETTINGS[:1]:
@@ -238,10 +243,11 @@ def _tails(counts: Any, p: Any, n: int, bed: Strings, what: str) -> Iterator[Che
 
 
 def inverse(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""One uniform number a token: $u$ in $[c_{v-1}, c_v)$ draws token $v$, with $c$ the cumulated probabilities of the tokens, each interval near both ends.
+    r"""One uniform number a token: $u$ in $[c_{v-1}, c_v)$ draws token $v$, with $c$ the cumulated probabilities of the
+    tokens, each interval near both ends.
 
-    All strings of all beds, by scripted numbers: nothing is left to chance. Exact, $10^{-9}$ from the ends. Catches: tokens of probability 0 at
-    $u = 0$, $\le$ for $<$, numbers read by column, a token's number given to its neighbour.
+    All strings of all beds, by scripted numbers: nothing is left to chance. Exact, $10^{-9}$ from the ends. Catches:
+    tokens of probability 0 at $u = 0$, $\le$ for $<$, numbers read by column, a token's number given to its neighbour.
     """
     for bed in BEDS:
         strings = bed.strings
@@ -265,11 +271,13 @@ def inverse(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
-    """A change of token j leaves the logits of every token up to j as they are, bitwise, and reaches those after it; steps say what the whole says.
+    """A change of token j leaves the logits of every token up to j as they are, bitwise, and reaches those after it;
+    steps say what the whole says.
 
-    Every token of a few sequences, every other value. ``sees`` "all": token j reaches every later one; "near": those within 2 rows and
-    columns (a blind spot is one that is not reached). ``roundings`` of the largest logit may be claimed in place of 0 where a kernel picks its
-    way by a block's largest number. The cached steps: 1e4 roundings. Catches: a mask of the wrong kind, a blind spot, a stale cache.
+    Every token of a few sequences, every other value. ``sees`` "all": token j reaches every later one; "near": those
+    within 2 rows and columns (a blind spot is one that is not reached). ``roundings`` of the largest logit may be
+    claimed in place of 0 where a kernel picks its way by a block's largest number. The cached steps: 1e4 roundings.
+    Catches: a mask of the wrong kind, a blind spot, a stale cache.
     """
     rng = np.random.default_rng(3)
     n, t, vocab = 3, network.length, network.vocab
@@ -308,10 +316,11 @@ def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
 
 
 def token_seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """The same seed gives the same tokens, another one others; rows of a batch are drawn anew, and streams of one root are not one stream.
+    """The same seed gives the same tokens, another one others; rows of a batch are drawn anew, and streams of one root
+    are not one stream.
 
-    Exact. Two of 64 strings of 6 bits may be equal by chance, all of them never. Catches: a global generator, a seed that is not used, one
-    draw for a whole batch.
+    Exact. Two of 64 strings of 6 bits may be equal by chance, all of them never. Catches: a global generator, a seed
+    that is not used, one draw for a whole batch.
     """
     bed = Strings(2, 6, 4)
 

@@ -17,7 +17,8 @@ from .verdict import Check, distance
 def best_share(top: Level, bottom: Level, std: float) -> float:
     r"""$v^*$ with $v \ln \beta + (1 - v) \ln \tilde\beta = \ln \mathrm{Var}(x_u \mid x_t)$, for data of this standard deviation.
 
-    $x_t = \alpha x_u + \sqrt\beta z$ with $\alpha = a_t / a_u$, so $\mathrm{Var}(x_u \mid x_t) = V_u \beta / V_t$, $V = a^2 \text{std}^2 + s^2$.
+    $x_t = \alpha x_u + \sqrt\beta z$ with $\alpha = a_t / a_u$, so $\mathrm{Var}(x_u \mid x_t) = V_u \beta / V_t$,
+    $V = a^2 \text{std}^2 + s^2$.
     """
     if bottom.s == 0:
         return 0.0
@@ -30,9 +31,10 @@ def best_share(top: Level, bottom: Level, std: float) -> float:
 def learned_variance(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Data $N(m, s^2)$, and the model says the best share $v^*$: then every state is $N(a m, a^2 s^2 + 1 - a^2)$, at any stride.
 
-    The step is drawn from $x_u \mid x_t$ itself: its mean is $\tilde\mu$ with $E[x_0 \mid x_t]$, and $v^*$ makes its variance right (Nichol & Dhariwal 2021, 2102.09672, eq. 15). The result is the mean
-    of $x_0$ given the last state. Shares beyond 1 count too: data wider than unit need them. Limit: 8 times rounding. Catches: the ends of the range turned round, the bounds of the
-    full chain on a respaced one, half a logarithm forgotten.
+    The step is drawn from $x_u \mid x_t$ itself: its mean is $\tilde\mu$ with $E[x_0 \mid x_t]$, and $v^*$ makes its
+    variance right (Nichol & Dhariwal 2021, 2102.09672, eq. 15). The result is the mean of $x_0$ given the last state.
+    Shares beyond 1 count too: data wider than unit need them. Limit: 8 times rounding. Catches: the ends of the range
+    turned round, the bounds of the full chain on a respaced one, half a logarithm forgotten.
     """
     for n in protocol.steps(sampler):
         levels = protocol.levels(sampler, n)
@@ -58,10 +60,12 @@ def learned_variance(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def levels_alone(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""A walk over some levels of a chain is the walk over the chain that has no others: $\beta'_i = 1 - \bar\alpha_{\tau_i} / \bar\alpha_{\tau_{i - 1}}$.
+    r"""A walk over some levels of a chain is the walk over the chain that has no others:
+    $\beta'_i = 1 - \bar\alpha_{\tau_i} / \bar\alpha_{\tau_{i - 1}}$.
 
-    The same noise, the same states, whether the levels are picked out of a thousand (``levels(n)``) or are all there is (``on``). Limit: 8 times rounding, and the rounding of
-    noise told as $\sigma$. Catches: $\beta$ or $\tilde\beta$ of the full chain, looked up by the time that the model is told.
+    The same noise, the same states, whether the levels are picked out of a thousand (``levels(n)``) or are all there is
+    (``on``). Limit: 8 times rounding, and the rounding of noise told as $\sigma$. Catches: $\beta$ or $\tilde\beta$ of
+    the full chain, looked up by the time that the model is told.
     """
     for n in protocol.steps(sampler):
         levels = protocol.levels(sampler, n)

@@ -88,9 +88,7 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
                 worst = check
     except Fault as fault:
         return Verdict(**known, status="fail", detail=str(fault), checks=n)
-    except (
-        Exception
-    ) as error:  # from what a sampler has besides, such as ``on`` or ``at``: a verdict too, never a traceback
+    except (Exception, SystemExit) as error:  # of what a sampler has besides, such as ``on`` or ``at``: a verdict too
         first = str(error).strip().splitlines()[:1]
         said = f"the law came upon {type(error).__name__}: {first[0] if first else ''}"
         return Verdict(**known, status="fail", detail=said, checks=n)
@@ -127,10 +125,10 @@ def of_noises(high: Level, low: Level) -> float:
 def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None, ratio: float = 1.0) -> float:
     r"""How far rounding may move a state of size 1: $64 \varepsilon \sum_i \max(1, 1/\sqrt{\bar\alpha_i})$ over the noisy levels.
 
-    At each a few operations, and x_0 is read off the state by dividing by $\sqrt{\bar\alpha_i}$. A second slope
-    at the end of a step also divides what rounding did by the noise there, and multiplies it by the step: ``ratio`` of the two noises, the
-    largest of all steps for the ``rule`` "heun".
-    Where the first level has no signal, DDIM's share of eps for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$ of float64.
+    At each a few operations, and x_0 is read off the state by dividing by $\sqrt{\bar\alpha_i}$. A second slope at the
+    end of a step also divides what rounding did by the noise there, and multiplies it by the step: ``ratio`` of the two
+    noises, the largest of all steps for the ``rule`` "heun". Where the first level has no signal, DDIM's share of eps
+    for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$ of float64.
     """
     a = levels[0].a
     if rule == "heun":

@@ -1,7 +1,8 @@
 r"""What is left to say of a picture when a copy of it is known, in nats.
 
-A copy $\hat x$ in $[-1, 1]$ becomes a distribution over grey levels: a discretised logistic around it, whose scale goes by
-the copy's own brightness. It is measured on pictures other than those it is used for, and most copies of black are black.
+A copy $\hat x$ in $[-1, 1]$ becomes a distribution over grey levels: a discretised logistic around it, whose scale goes
+by the copy's own brightness. It is measured on pictures other than those it is used for, and most copies of black are
+black.
 """
 
 from typing import Any

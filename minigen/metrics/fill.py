@@ -4,8 +4,8 @@ For a Gaussian $N(m, S)$ whose visible part is $v$ and whose hidden part is $u$,
 
 $$ \mathbb E[x_u \mid x_v] = m_u + S_{uv} S_{vv}^{-1} (x_v - m_v), $$
 
-and whatever the distribution is, no other affine function of $x_v$ has a smaller mean squared error. A small
-multiple of the identity (``ridge``) is added to $S$, so that pixels that never vary cause no division by zero and a covariance
+and whatever the distribution is, no other affine function of $x_v$ has a smaller mean squared error. A small multiple
+of the identity (``ridge``) is added to $S$, so that pixels that never vary cause no division by zero and a covariance
 of few images is not trusted in its smallest directions.
 """
 
@@ -33,8 +33,8 @@ def linear_fill(
 ) -> Float[Array, "n d"]:
     """Hidden pixels at their best linear guess (see the module), visible ones as they were.
 
-    One system of equations an image, of the size of its visible part: no array is larger than ``cov``. ``ridge`` is a share of the
-    mean of ``cov``'s diagonal. Raises ValueError for a negative one.
+    One system of equations an image, of the size of its visible part: no array is larger than ``cov``. ``ridge`` is a
+    share of the mean of ``cov``'s diagonal. Raises ValueError for a negative one.
     """
     if not ridge >= 0:
         raise ValueError(f"ridge must be at least 0, got {ridge}")

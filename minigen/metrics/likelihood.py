@@ -1,12 +1,13 @@
 r"""Negative log-likelihoods of grey levels in nats an image (sums over pixels, means over images), and what to beat.
 
-Three models with no network give a number its place, each a probability of the levels $k = 0 \dots L - 1$ of $D$ pixels:
+Three models with no network give a number its place, each a probability of the levels $k = 0 \dots L - 1$ of $D$
+pixels:
 
 $$\text{uniform: } p(x) = L^{-D} \qquad \text{independent: } p(x) = \prod_d \theta_{d x_d}, \quad \theta_{dk} = \frac{n_{dk} + \alpha}{n + \alpha L}$$
 $$\text{mixture: } p(x) = \sum_j \pi_j \prod_d \theta_{j d x_d} \quad \text{by expectation maximisation, } \quad \theta_{jdk} = \frac{n_{jdk} + \kappa L\, \theta_{dk}}{n_j + \kappa L}.$$
 
-The mixture's parts lean on the independent model as if each had seen $\kappa L$ images of it (the mode under a Dirichlet
-prior). $\alpha$, $\kappa$ and the number of parts are chosen on the validation split.
+The mixture's parts lean on the independent model as if each had seen $\kappa L$ images of it (the mode under a
+Dirichlet prior). $\alpha$, $\kappa$ and the number of parts are chosen on the validation split.
 """
 
 import numpy as np
@@ -35,7 +36,8 @@ def log_mean_exp(a: Float[Array, "k *rest"]) -> Float[Array, "*rest"]:
 
 
 def importance_weighted_nll(log_weights: Float[Array, "k n"]) -> Float[Array, " n"]:
-    r"""$-\ln \frac1K \sum_k w_k$ for each image, with $\ln w_k = \ln p(x, z_k) - \ln q(z_k \mid x)$, $z_k \sim q$ (Burda et al. 2016, 1509.00519, eq. 8).
+    r"""$-\ln \frac1K \sum_k w_k$ for each image, with $\ln w_k = \ln p(x, z_k) - \ln q(z_k \mid x)$, $z_k \sim q$
+    (Burda et al. 2016, 1509.00519, eq. 8).
 
     At least $-\ln p(x)$ on average, less so with every further sample, and equal to it in the limit.
     """

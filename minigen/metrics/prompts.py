@@ -3,8 +3,8 @@ r"""How often a system draws what a prompt asks for, with all attributes named, 
 Four groups of prompts: one thing or two, from the validation scenes (compositions that training shows) or from those
 with a composition that was held out. Each prompt is the plain caption of a scene, so every attribute is asked for, and
 each picture is read by `data/oracle.py`, which has no taste. A rate $p$ over $n$ prompts has the standard error
-$\sqrt{p (1 - p) / n}$, which says 0 where all or none are met; there the error is taken as if two had been met and two not (Agresti
-& Coull 1998).
+$\sqrt{p (1 - p) / n}$, which says 0 where all or none are met; there the error is taken as if two had been met and two
+not (Agresti & Coull 1998).
 
 Any system with a function ``draw(prompts) -> images`` can be measured.
 """
@@ -100,8 +100,8 @@ def prompt_report(draw: Draw, n: int, groups: Sequence[str] = tuple(GROUPS)) -> 
 def attributes_met(prompts: Sequence[str], images: Array) -> float:
     """Of the count, colour, size, shape and place that prompts for one thing ask for, the share that came.
 
-    A picture with another number of things has none of the five. A system that is trained for minutes seldom meets a whole prompt,
-    and this still tells two of them apart.
+    A picture with another number of things has none of the five. A system that is trained for minutes seldom meets a
+    whole prompt, and this still tells two of them apart.
     """
     found = prompt_accuracy(prompts, images)
     count = found["count"]

@@ -94,9 +94,9 @@ def quality(
 ) -> dict[str, float]:
     """The figures of ``COLUMNS`` for image samples in [-1, 1]; of more than 512, ``rng`` picks 512, and it halves them.
 
-    Both distances of ``fd_ratio`` are taken at `compared` images, so that the finite-sample bias of the Fréchet distance
-    cancels: where the training split is smaller than the samples, ``rng`` then picks as many of those. ``fd_test`` is of
-    all samples. Raises ValueError for NaN and for fewer than 4 samples, or real images in a split.
+    Both distances of ``fd_ratio`` are taken at `compared` images, so that the finite-sample bias of the Fréchet
+    distance cancels: where the training split is smaller than the samples, ``rng`` then picks as many of those.
+    ``fd_test`` is of all samples. Raises ValueError for NaN and for fewer than 4 samples, or real images in a split.
     """
     for name, count in (
         ("images", len(images)),

@@ -30,9 +30,13 @@ class Sampling:
     sampler: Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"] | str = (
         "ancestral"
     )
-    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others). Or one of yours, as `minigen laws` takes it: module:Name."""
+    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others).
+    Or one of yours, as `minigen laws` takes it: module:Name.
+    """
     spacing: Spacing | None = None
-    """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise. If left out, "karras" for "heun", "uniform" for all others."""
+    """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise. If left
+    out, "karras" for "heun", "uniform" for all others.
+    """
     eta: float | None = None
     """Noise of "ddim" (0 if left out) and "euler-ancestral" (1), from 0, none, to 1, as much as "ancestral"."""
     variance: Literal["small", "large", "learned"] | None = None
@@ -52,7 +56,9 @@ class Editing:
 
 
 def check_pictures(config: Any, dataset: Any) -> None:
-    """Raise ValueError for data that are no pictures, or whose sides ``config.multipliers`` cannot halve, and for ``config.sample_steps``."""
+    """Raise ValueError for data that are no pictures, or whose sides ``config.multipliers`` cannot halve, and for
+    ``config.sample_steps``.
+    """
     if len(dataset.shape) != 3:
         raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds no pictures")
     (h, w, _), factor = dataset.shape, 2 ** (len(config.multipliers) - 1)
@@ -96,10 +102,11 @@ def draw(
 
     ``own`` is the variance where none is asked for. The result is limited as $\hat x_0$ is if ``clip`` is a number.
     ``callback(t, x_t)`` is told the network's time, which is a fraction under the spacing "karras". Raises ValueError,
-    before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and at most 1,
-    ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
+    before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and
+    at most 1, ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
 
-    A function as ``sampler`` walks the levels that it likes: ``sampler(model, x_T, schedule, steps=, rng=, clip=, cond=, kind=, callback=)``.
+    A function as ``sampler`` walks the levels that it likes:
+    ``sampler(model, x_T, schedule, steps=, rng=, clip=, cond=, kind=, callback=)``.
     """
     if callable(sampler):
         settings = {"spacing": spacing, "eta": eta, "variance": variance, "strength": strength}
@@ -133,8 +140,9 @@ def edit(
 ) -> Any:
     r"""``n`` pictures made of ``image`` (h, w, c) by the settings of `Editing`, with $\eta = 1$ and $\hat x_0$ clipped to [-1, 1].
 
-    Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are painted; None draws the whole picture anew.
-    Raises ValueError for settings that are out of range, and for the one of ``strength`` and ``resample`` that has no place.
+    Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are painted; None draws the whole picture
+    anew. Raises ValueError for settings that are out of range, and for the one of ``strength`` and ``resample`` that
+    has no place.
     """
     use, name = ("an edit without a mask", "strength") if keep is None else ("painting by a mask", "resample")
     check_belong(use, {"strength": strength, "resample": resample}, vars(Editing()), (name,))
@@ -155,7 +163,10 @@ def levels(schedule: Schedule, steps: int, sampler: str = "ancestral", spacing: 
 def checked(
     schedule: Schedule, steps: int, sampler: str, variance: str | None, eta: float | None, own: str = "small"
 ) -> str:
-    """The name in `choose` of what these settings ask for. Raises ValueError for those that do not exist or go together, whatever the spacing."""
+    """The name in `choose` of what these settings ask for.
+
+    Raises ValueError for those that do not exist or go together, whatever the spacing.
+    """
     uniform_times(schedule.T, steps)
     name = with_variance(sampler, variance, own)
     choose.find(name, eta)

@@ -28,8 +28,8 @@ PICKLES = (b"\x80", b"PK\x03\x04", b"(lp", b"(dp")  # a pickle's first byte, a z
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step: temporary file in the same folder, flush, fsync, rename.
 
-    The temporary file has a name of its own, so two processes that write the same path do not disturb each other. Raises
-    UserError if it cannot write (no space, no permission); the old file is then as it was.
+    The temporary file has a name of its own, so two processes that write the same path do not disturb each other.
+    Raises UserError if it cannot write (no space, no permission); the old file is then as it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -49,13 +49,18 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files of writes that were killed, of the files called ``name``. For a folder in which nobody writes now."""
+    """Remove the temporary files of writes that were killed, of the files called ``name``.
+
+    For a folder in which nobody writes now.
+    """
     for temporary in folder.glob(f".{name}.*tmp"):
         _remove(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be opened (not on Windows) and synced (not on every network file system)."""
+    """Make the rename itself durable, where folders can be opened (not on Windows) and synced (not on every network
+    file system).
+    """
     if os.name == "posix":
         with suppress(OSError):  # the file is there, whole
             handle = os.open(folder, os.O_RDONLY)
@@ -140,7 +145,8 @@ def _check_about(path: Path, about: dict[str, Any], kind: str, system: str | Non
         raise UserError(f"{path} belongs to the system {about.get('system')!r}, not to '{system}'")
 
 
-# The kinds of numbers that our files hold, by safetensors' names; a file of others (BF16, say) is refused before it is read.
+# The kinds of numbers that our files hold, by safetensors' names; a file of others (BF16, say) is refused before it is
+# read.
 DTYPES = {
     "F64": np.dtype("float64"), "F32": np.dtype("float32"), "F16": np.dtype("float16"), "BOOL": np.dtype("bool"),
     **{f"{kind}{bits}": np.dtype(f"{name}{bits}") for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},

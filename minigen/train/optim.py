@@ -33,7 +33,9 @@ class SGD:
 
 
 class RMSProp:
-    r"""$v \leftarrow \alpha v + (1-\alpha) g^2, \quad p \leftarrow p - \eta\, g / (\sqrt v + \epsilon)$ (Tieleman & Hinton 2012, lecture 6.5)."""
+    r"""$v \leftarrow \alpha v + (1-\alpha) g^2, \quad p \leftarrow p - \eta\, g / (\sqrt v + \epsilon)$ (Tieleman &
+    Hinton 2012, lecture 6.5).
+    """
 
     def __init__(self, module: Any, *, alpha: float = 0.99, eps: float = 1e-8):
         if not 0.0 <= alpha < 1.0:
@@ -106,10 +108,12 @@ class AdamW(Adam):
 
 
 def orthogonalise(g: Float[Array, "a b"], rounds: int = 5) -> Float[Array, "a b"]:
-    r"""Nearly $U V^\top$ of $g = U \Sigma V^\top$, without a decomposition: $X \leftarrow a X + (b\, X X^\top + c\, (X X^\top)^2) X$ from $X = g / \|g\|$.
+    r"""Nearly $U V^\top$ of $g = U \Sigma V^\top$, without a decomposition:
+    $X \leftarrow a X + (b\, X X^\top + c\, (X X^\top)^2) X$ from $X = g / \|g\|$.
 
-    Each round maps every singular value by $\sigma \mapsto a \sigma + b \sigma^3 + c \sigma^5$ and leaves U and V alone. The
-    coefficients make small ones grow fast and end between about 0.7 and 1.2, which serves as well as 1 (Jordan et al. 2024).
+    Each round maps every singular value by $\sigma \mapsto a \sigma + b \sigma^3 + c \sigma^5$ and leaves U and V
+    alone. The coefficients make small ones grow fast and end between about 0.7 and 1.2, which serves as well as 1
+    (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g if g.shape[0] <= g.shape[1] else g.T
@@ -124,9 +128,10 @@ class Muon:
     r"""Momentum, orthogonalised: all directions of a weight matrix move alike. AdamW for all that is no hidden matrix.
 
     $M \leftarrow \mu M + G, \quad W \leftarrow W - \eta\, (0.2 \sqrt{\max(a, b)}\; \mathrm{orthogonalise}(G + \mu M) + \lambda W)$
-    for a weight called ``w`` of shape (..., b), taken as a matrix (a, b) (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
-    The factor gives the update the size of AdamW's, so one learning rate serves both (Liu et al. 2025, arXiv 2502.16982,
-    eq. 4). Weights whose names begin with one of ``apart``, first and last layers, are left to AdamW as well.
+    for a weight called ``w`` of shape (..., b), taken as a matrix (a, b) (Jordan et al. 2024,
+    kellerjordan.github.io/posts/muon). The factor gives the update the size of AdamW's, so one learning rate serves
+    both (Liu et al. 2025, arXiv 2502.16982, eq. 4). Weights whose names begin with one of ``apart``, first and last
+    layers, are left to AdamW as well.
     """
 
     def __init__(
@@ -181,7 +186,9 @@ DECAYING = ("adamw", "muon")  # those that know weight decay
 
 
 def check_settings(stage: Any) -> None:
-    """Raise ValueError, which names the stage, where its optimiser or its schedule could not be made, or would ignore its ``weight_decay``."""
+    """Raise ValueError, which names the stage, where its optimiser or its schedule could not be made, or would ignore
+    its ``weight_decay``.
+    """
     for name, choices in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
         if (value := getattr(stage, name)) not in choices:
             raise ValueError(f"{name} of the stage '{stage.name}' must be one of {', '.join(choices)}, got {value!r}")
@@ -197,7 +204,8 @@ def check_settings(stage: Any) -> None:
 
 
 def make_optimiser(stage: Any, module: Any) -> SGD | RMSProp | Adam | Muon:
-    """The optimiser that a stage asks for, one of ``OPTIMISERS``; "rmsprop" takes alpha from ``betas[1]``, "sgd" its momentum from ``betas[0]``.
+    """The optimiser that a stage asks for, one of ``OPTIMISERS``; "rmsprop" takes alpha from ``betas[1]``, "sgd" its
+    momentum from ``betas[0]``.
 
     Raises ValueError for another name and for ``betas`` or a ``weight_decay`` out of range.
     """

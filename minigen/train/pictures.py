@@ -164,7 +164,7 @@ def is_text(dataset: Any) -> bool:
     return dataset.levels is not None and len(dataset.shape) == 1
 
 
-# --- loss curves -------------------------------------------------------------------------------------------------------
+# --- loss curves ------------------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 480, 200, 56, 24
 COLOURS = ("#3b7dd8", "#d9722e", "#2f9e5f", "#b04fc4")

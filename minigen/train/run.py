@@ -53,7 +53,8 @@ class Run:
 class Result:
     """What a finished run leaves: the paths of its files, the steps, the seconds of training (earlier parts included), the size.
 
-    ``cpu_seconds`` are those of all threads and processes; None where an earlier part of the run was saved without them.
+    ``cpu_seconds`` are those of all threads and processes; None where an earlier part of the run was saved without
+    them.
     """
 
     out: Path

@@ -1,15 +1,18 @@
 r"""A batch in shards, each with a process of its own where there is a core for it: data parallelism.
 
-A loss that is a mean of one term an item is the mean of its shards' losses, weighted by their sizes, and so is its gradient:
+A loss that is a mean of one term an item is the mean of its shards' losses, weighted by their sizes, and so is its
+gradient:
 
 $$L(B) = \sum_s \frac{|B_s|}{|B|} L(B_s), \qquad \nabla L(B) = \sum_s \frac{|B_s|}{|B|} \nabla L(B_s)$$
 
-Why processes: the tiles of `kernels.threads` keep two cores busy inside one long operation, but a step of a small network is a
-thousand short ones, with Python between them, of which one thread at a time can run. Two threads with a shard each are little
-faster than one for the same reason. Processes have a Python each: the second one is forked when a stage's first step comes, with
-all that this one holds. Before each step it copies the weights out of memory that both see; after it, it leaves its gradient there.
+Why processes: the tiles of `kernels.threads` keep two cores busy inside one long operation, but a step of a small
+network is a thousand short ones, with Python between them, of which one thread at a time can run. Two threads with a
+shard each are little faster than one for the same reason. Processes have a Python each: the second one is forked when a
+stage's first step comes, with all that this one holds. Before each step it copies the weights out of memory that both
+see; after it, it leaves its gradient there.
 
-The shards' gradients are added in their order, whoever computed them: the result does not depend on the number of processes.
+The shards' gradients are added in their order, whoever computed them: the result does not depend on the number of
+processes.
 """
 
 import gc
@@ -36,7 +39,9 @@ from minigen.errors import UserError
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 Gradient = Callable[[int, int, int], dict[str, float]]
-"""``gradient(objective, step, shard)`` adds a shard's share of the gradient to its module's ``flat_grad``; returns its share of the figures."""
+"""``gradient(objective, step, shard)`` adds a shard's share of the gradient to its module's ``flat_grad``; returns its
+share of the figures.
+"""
 
 
 class Shards:
@@ -99,7 +104,8 @@ class Helper:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             with warnings.catch_warnings():
-                # Python 3.12 warns of threads that could hold a lock at the fork: ours wait for tiles, see kernels.threads
+                # Python 3.12 warns of threads that could hold a lock at the fork: ours wait for tiles, see
+                # kernels.threads
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.pid = os.fork()
             if self.pid == 0:

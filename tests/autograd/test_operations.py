@@ -118,7 +118,7 @@ CASES = {
 }
 
 
-# --- what NumPy says of the same inputs ---------------------------------------------------------------------------------
+# --- what NumPy says of the same inputs -------------------------------------------------------------------------------
 
 
 def softmax(x, axis=-1):
@@ -311,7 +311,8 @@ def test_gradcheck_sees_a_wrong_derivative():
     ag.gradcheck(once, [r(3)])
     with pytest.raises(AssertionError, match="second derivative"):
         ag.gradcheck(once, [r(3)], order=2)
-    # to seven digits, also where the function is much larger than its gradient; and the recorded gradient is the plain one
+    # to seven digits, also where the function is much larger than its gradient; and the recorded gradient is the plain
+    # one
     off = 2 * (1 + 2e-7)
     nearly = ag.operation(lambda g, y, x: g * (off * x), keep="0")(lambda x: x * x)
     for shift in (0.0, 3.0):

@@ -405,7 +405,7 @@ def test_winograd_confines_nan_and_infinity(m, r, value, which):
             assert_close(got, want, winograd.amplification(m, r) * np.max(finite, initial=0.0))
 
 
-# --- the products --------------------------------------------------------------------------------------------------------
+# --- the products -----------------------------------------------------------------------------------------------------
 
 
 @given(

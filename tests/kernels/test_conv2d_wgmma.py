@@ -1,4 +1,7 @@
-"""Rung 4 of the convolution and its gradients, emulated: TMA im2col, a ring, wgmma. As test_cuda_gradients.py does for the others."""
+"""Rung 4 of the convolution and its gradients, emulated: TMA im2col, a ring, wgmma.
+
+As test_cuda_gradients.py does for the others.
+"""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """The way from a public function to its CUDA rung: on the emulator every operation, and a model's step, must agree with NumPy's.
 
-The rungs themselves are tested elsewhere, over many shapes. Here it is what lies between: which arrays take a rung, what
-they are brought into before, and that nothing else about the function changes.
+The rungs themselves are tested elsewhere, over many shapes. Here it is what lies between: which arrays take a rung,
+what they are brought into before, and that nothing else about the function changes.
 """
 
 import importlib
@@ -77,7 +77,7 @@ def turned(*shape, seed=0):
     return normal(*shape[::-1], seed=seed).transpose()
 
 
-# --- what each function is asked ----------------------------------------------------------------------------------------
+# --- what each function is asked --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -446,7 +446,7 @@ def test_every_public_function_is_here():
     assert tested == public - WITHOUT
 
 
-# --- what keeps the path it had -----------------------------------------------------------------------------------------
+# --- what keeps the path it had ---------------------------------------------------------------------------------------
 
 
 def adam_of_strided(p, g, m, v):
@@ -538,7 +538,7 @@ sys.exit(" ".join(odd) or 0)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT.parent)})
 
 
-# --- a whole model ------------------------------------------------------------------------------------------------------
+# --- a whole model ----------------------------------------------------------------------------------------------------
 
 
 def unet_step(dtype):

@@ -28,8 +28,10 @@ SHAPE = ["--shape", "40,20,5"]
             "kernel nearest_code takes z, codebook, indices, m, codes, D; missing",
         ),
         ("const float* z", "const double* z", "kernel nearest_code: z must be an array of double, got one of float32"),
+        ("nearest_code(", "nearest(", f"{TILED} has no kernel 'nearest_code', it has nearest"),
+        ("__global__", "", f'{TILED} has no kernel, which would be extern "C" __global__ void name(...)'),
     ],
-    ids=["typo", "another name", "another type"],
+    ids=["typo", "another name", "another type", "another kernel", "no kernel"],
 )
 def test_a_mistake_in_a_rung_is_one_report_and_the_others_run(old, new, said, monkeypatch, tmp_path, capsys):
     plant(monkeypatch, tmp_path, cuda, TILED, old, new)

@@ -410,7 +410,8 @@ def test_bad_calls_are_named(tmp_path):
         run_(tmp_path / "none.cu", "k", 1, 1, good)
 
 
-# Every instruction of lib/ptx.cuh on numbers whose products and sums are exact, against what NumPy makes of whole matrices.
+# Every instruction of lib/ptx.cuh on numbers whose products and sums are exact, against what NumPy makes of whole
+# matrices.
 PRODUCTS = """
     __shared__ __align__(16) TYPE left[16][COLUMNS], right[DEPTH][8];
     const int lane = threadIdx.x;

@@ -25,7 +25,8 @@ from minigen.train.loop import Trainer
 
 OPERATIONS = emulate.OPERATIONS
 EVERY = [(op, rung) for op, (*_, rungs) in OPERATIONS.items() for rung in rungs]
-# Sums of small whole numbers are exact however they are added up, and these three are made to have the same bits everywhere.
+# Sums of small whole numbers are exact however they are added up, and these three are made to have the same bits
+# everywhere.
 EXACT = ("matmul", "conv2d", "conv2d-grad", "quantize", "embedding", "random", "eight_bit")
 SECOND = {  # sizes that are larger than a block's, or odd, for a card
     "attention": (2, 3, 300, 64), "attention-short": (2, 3, 300, 77, 64), "attention-grad": (1, 2, 150, 130, 64), "conv2d": (3, 17, 16, 72), "conv2d-grad": (3, 17, 16, 72, 1),
@@ -102,7 +103,7 @@ def test_second_sizes_are_of_operations_that_exist():
     assert OPERATIONS.keys() > set(EXACT)
 
 
-# --- the ways to a card, tried on the stand-in --------------------------------------------------------------------------
+# --- the ways to a card, tried on the stand-in ------------------------------------------------------------------------
 
 
 class Off(StandIn):

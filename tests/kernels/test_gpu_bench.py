@@ -362,6 +362,21 @@ def test_a_time_is_placed_under_the_limits():
     assert "tflop_per_s" not in wrong and "tflop_per_s" not in ROW["contestants"][0]
     few = measure.placed({**ROW, "dtype": "int8"}, LIMITS)["contestants"][0]  # no limit is known for these
     assert few["of_product"] is None and few["of_roofline"] == pytest.approx(1e9 / 3e9 / 8)
+    limits = {**LIMITS, "float32": {"tflop_per_s": 50.0, "by": "torch.matmul"}}
+    for op, share in (("eight_bit", 500 / 800), ("quantize", 500 / 800), ("matmul", 500 / 50)):
+        exact = measure.placed({**ROW, "op": op, "dtype": "float32"}, limits)["contestants"][0]
+        assert exact["of_product"] == exact["of_roofline"] == pytest.approx(share)
+
+
+def test_what_tensor_cores_do_is_not_faster_than_their_roofline():
+    shares = [
+        c["of_roofline"]
+        for r in pages.all_rows()
+        if r["op"] in ("eight_bit", "quantize")
+        for c in r["contestants"]
+        if c.get("of_roofline")
+    ]
+    assert len(shares) > 10 and max(shares) < 1
 
 
 def test_a_new_run_replaces_the_rows_that_it_measured(tmp_path):

@@ -17,9 +17,10 @@ SOURCE = cuda.HERE / cuda.RUNGS[4]
 SIZES = st.sampled_from([1, 8, 9, 63, 64, 72, 127, 128, 136])
 
 
-# --- the instruction ---------------------------------------------------------------------------------------------------
+# --- the instruction --------------------------------------------------------------------------------------------------
 
-# Both operands either way; in memory a row of 64 numbers for each row of the matrix, or for each place on the inner axis.
+# Both operands either way; in memory a row of 64 numbers for each row of the matrix, or for each place on the inner
+# axis.
 PRODUCTS = """
 // Needs sm_90a.
 #include "lib/ptx90.cuh"
@@ -156,7 +157,7 @@ def test_products_of_bytes_on_a_gpu(columns, tmp_path):
     np.testing.assert_array_equal(got.get(), want)
 
 
-# --- the product -------------------------------------------------------------------------------------------------------
+# --- the product ------------------------------------------------------------------------------------------------------
 
 
 @needs_compiler
@@ -278,7 +279,7 @@ def test_the_ring_fits_the_chip(columns):
     assert blocks * a_block <= (launch.SHARED_KILOBYTES["90a"] + 1) << 10
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------------------------------
 
 PLANTED_IN_THE_HEADER = [  # wgmma.cuh; lib/ring.cuh's are in test_ring.py: what is changed into what, what must be found
     (
@@ -341,7 +342,7 @@ def test_a_wrong_swizzle_is_found(rng, monkeypatch):
     assert {f.kind for f in device.findings} == {"wrong value"}
 
 
-# --- for a GPU ---------------------------------------------------------------------------------------------------------
+# --- for a GPU --------------------------------------------------------------------------------------------------------
 
 
 @needs_nvrtc

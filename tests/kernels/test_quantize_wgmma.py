@@ -52,7 +52,7 @@ def test_on_a_gpu_as_rung_1(kind, d):
     on_a_gpu_as_rung_1(device, kind, d, 4)
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------------------------------
 
 RELEASE = "        ring.release(turn);\n"
 LISTING = "        list_candidates(lists, mine, scores, bound, tile * CODES, codes, warps_row);\n"
@@ -94,7 +94,7 @@ def test_a_wrong_swizzle_is_found(monkeypatch):
     assert {f.kind for f in device.findings} == {"wrong value"}
 
 
-# --- for a GPU ---------------------------------------------------------------------------------------------------------
+# --- for a GPU --------------------------------------------------------------------------------------------------------
 
 
 class Noting(Emulator):

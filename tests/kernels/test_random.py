@@ -20,8 +20,8 @@ ALPHA = 1e-6  # of every statistical test here; the seeds are fixed
 SEEDS = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 2**32, 2**63, 2**64 - 1]))
 AT = st.fixed_dictionaries({k: st.sampled_from([0, 1, 2**31, 2**32 - 1]) for k in ("step", "purpose")})
 
-# philox 4x32 with 10 rounds: counter, key, output. From the file tests/kat_vectors of the distribution of Random123 (D. E.
-# Shaw Research), as the tests of several other implementations quote it; the last input is the digits of pi.
+# philox 4x32 with 10 rounds: counter, key, output. From the file tests/kat_vectors of the distribution of Random123 (D.
+# E. Shaw Research), as the tests of several other implementations quote it; the last input is the digits of pi.
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),

@@ -2,8 +2,8 @@
 
 With ``pytest --beside gpu`` this class takes the emulator's place in all tests. A launch runs in the emulator first. If
 nothing is found it runs on the card with the same arguments, and the test goes on with the card's results: its own
-expectations judge them, from the error model or to the last bit as they may say. Kernels with planted mistakes end in the
-emulator. How the card's bits compare with the emulator's is counted by kernel and shown at the end of the run.
+expectations judge them, from the error model or to the last bit as they may say. Kernels with planted mistakes end in
+the emulator. How the card's bits compare with the emulator's is counted by kernel and shown at the end of the run.
 
 ``--beside stand-in`` has a second emulator in the card's place, to try all of this without one.
 """

@@ -52,8 +52,8 @@ def marks(file):
 class Mistaken(Emulator):
     """An emulator that, for one source file, takes a copy in which ``old`` has become ``new``.
 
-    With ``header`` (as in "matmul/mma.cuh") the mistake is in that header, which the copy has in the place of its #include;
-    with several, one after the other.
+    With ``header`` (as in "matmul/mma.cuh") the mistake is in that header, which the copy has in the place of its
+    #include; with several, one after the other.
     """
 
     def __init__(self, source: Path, old: str, new: str, seed: int = 3, header: str | tuple[str, ...] = ()):

@@ -7,7 +7,9 @@ from minigen.laws.protocol import Level
 
 
 def gaussian_eps(mean, std, schedule):
-    r"""The best prediction for data $N(m, s^2)$: $\epsilon^* = \sqrt{1 - \bar\alpha}\,(x - \sqrt{\bar\alpha}\, m) / (\bar\alpha s^2 + 1 - \bar\alpha)$."""
+    r"""The best prediction for data $N(m, s^2)$:
+    $\epsilon^* = \sqrt{1 - \bar\alpha}\,(x - \sqrt{\bar\alpha}\, m) / (\bar\alpha s^2 + 1 - \bar\alpha)$.
+    """
 
     def model(x_t, t, cond=None):
         a = schedule.alpha_bar_at(t).reshape(-1, *(1,) * (x_t.ndim - 1)).astype(x_t.dtype)

@@ -45,7 +45,7 @@ def named(model):
     return model.__name__.rpartition(".")[2]
 
 
-# --- autoencoders ------------------------------------------------------------------------------------------------------
+# --- autoencoders -----------------------------------------------------------------------------------------------------
 
 
 def masked(monkeypatch, net_of):
@@ -126,7 +126,7 @@ def test_holes_are_copies_of_test_pictures_what_is_between_two_and_drawn_codes(m
     assert beside == {"autoencoder, drawn codes": 0.25, "VAE, codes from the prior": 1.0}
 
 
-# --- GAN and VAE -------------------------------------------------------------------------------------------------------
+# --- GAN and VAE ------------------------------------------------------------------------------------------------------
 
 
 def images_of(*values):
@@ -212,7 +212,7 @@ def test_modes_are_counted_of_the_game_that_they_are_called(monkeypatch):
     }  # fmt: skip
 
 
-# --- discrete codes ----------------------------------------------------------------------------------------------------
+# --- discrete codes ---------------------------------------------------------------------------------------------------
 
 
 def test_used_codes_are_those_of_the_rule_and_the_start_that_they_are_called(monkeypatch):
@@ -271,7 +271,7 @@ def test_codes_are_drawn_as_they_are_called(monkeypatch):
     assert ((picture == picture[:, :1]).all(1)).mean() < 0.01, "and of another picture than the next place"
 
 
-# --- autoregressive models ---------------------------------------------------------------------------------------------
+# --- autoregressive models --------------------------------------------------------------------------------------------
 
 
 def test_nats_are_the_first_figure_of_each_system(monkeypatch):
@@ -330,7 +330,7 @@ def test_the_faster_of_two_draws_counts_for_a_picture(monkeypatch):
     assert found == {"PixelCNN": pytest.approx(2.0), "GPT": pytest.approx(4.0), "VAE": pytest.approx(0.1)}
 
 
-# --- CLIP and DALL-E ---------------------------------------------------------------------------------------------------
+# --- CLIP and DALL-E --------------------------------------------------------------------------------------------------
 
 
 def test_seen_pairs_are_the_test_splits_and_held_out_ones_are_not(monkeypatch):
@@ -390,7 +390,7 @@ def test_two_stages_are_the_chain_and_one_is_the_transformer_over_pixels(monkeyp
     assert dalle.two_stages(SETTING) == {"codec and transformer": 0.75, "transformer over pixels": 0.25}
 
 
-# --- guidance ----------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------------
 
 
 def test_precision_and_recall_over_scales_are_of_the_test_split(monkeypatch):
@@ -450,7 +450,7 @@ def test_scales_are_chosen_on_some_prompts_and_judged_on_others(monkeypatch):
     }  # fmt: skip
 
 
-# --- DALL-E 2 and diffusion in latents ---------------------------------------------------------------------------------
+# --- DALL-E 2 and diffusion in latents --------------------------------------------------------------------------------
 
 
 def test_each_prior_draws_its_own_group(monkeypatch):

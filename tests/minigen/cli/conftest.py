@@ -20,7 +20,9 @@ FIGURES = {
 
 @pytest.fixture
 def without_ruler(toy_system: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toy model, and digits measured without the ruler, which would be trained: a sample's class is its number, without threes."""
+    """The toy model, and digits measured without the ruler, which would be trained: a sample's class is its number,
+    without threes.
+    """
     monkeypatch.setattr(quality, "SAMPLES", 64)
     monkeypatch.setattr(quality, "figures", lambda dataset, samples, *, seed: FIGURES)
     monkeypatch.setattr(quality, "errors", lambda dataset, samples: (0.125, (1.5, 0.25)))

@@ -47,7 +47,7 @@ def trained(toy_system: Any, inside: Path, trained_once: Path) -> Path:
     return inside / "out" / "toy" / WEIGHTS
 
 
-# --- what works -----------------------------------------------------------------------------------------------------------
+# --- what works -------------------------------------------------------------------------------------------------------
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]):
@@ -200,7 +200,7 @@ def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
     assert main(["train", "toy", "--out", "f", "--resume"]) == 0
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_command(refused: Refused):

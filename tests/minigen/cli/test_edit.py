@@ -110,7 +110,7 @@ def test_a_broken_picture_is_no_traceback(inside: Path):
         edit.pixels_of(Path("broken.png"), "L")
 
 
-# --- pictures in the settings ------------------------------------------------------------------------------------------
+# --- pictures in the settings -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 import importlib.util
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from minigen.__main__ import main
+from minigen.__main__ import COMMANDS, main
 from minigen.cli import curriculum
 from minigen.errors import UserError
+from minigen.samplers import choose
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -60,6 +62,28 @@ def test_every_model_file_is_in_the_curriculum():
     assert {f"minigen.models.{name}" for name in files} <= {entry.module for entry in curriculum.CURRICULUM}
 
 
+def test_every_file_that_teaches_a_sampler_is_in_the_curriculum_with_a_command_that_uses_it():
+    files = {path.stem for path in (ROOT / "minigen" / "samplers").glob("*.py")} - {"__init__", "choose", "predict"}
+    entries = [entry for entry in curriculum.CURRICULUM if entry.kind == "sampler"]
+    assert {entry.module for entry in entries} == {f"minigen.samplers.{name}" for name in files}
+    chosen = {sampler.func if isinstance(sampler, partial) else sampler for sampler in choose.SAMPLERS.values()}
+    modules = {sampler.__module__ for sampler in chosen}
+    for entry in entries:
+        command, _, flag = entry.used.partition(" --")
+        assert command in COMMANDS
+        assert (flag == "sampler") == (entry.module in modules), entry.name
+
+
+def test_systems_that_change_pictures_say_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    edits = [entry for entry in curriculum.systems().values() if entry.edits]
+    assert edits == [e for e in curriculum.systems().values() if hasattr(curriculum.load(e), "Editing")]
+    for columns, words in (("160", "train, sample, edit, tour"), ("80", "yes, edit")):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["list"]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.rstrip().endswith(words)]
+        assert [next(word for word in line if not word.isdecimal()) for line in lines] == [e.name for e in edits]
+
+
 def test_a_hyphen_is_as_good_as_an_underscore(toy_system: object):
     assert curriculum.find("toy").name == "toy"
     with pytest.raises(UserError, match=r"'stable_diffusion'|planned"):
@@ -67,9 +91,45 @@ def test_a_hyphen_is_as_good_as_an_underscore(toy_system: object):
             raise UserError("'stable_diffusion' is found")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "ddim",
+            "'ddim' is no system but minigen/samplers/ddim.py, which 'minigen sample --sampler' uses: the systems",
+        ),
+        ("dvae", "'dvae' is no system but minigen/models/dvae.py: the systems that run today are autoencoder, "),
+        ("dalle2-prior", "'dalle2-prior' is no system but minigen/models/dalle2_prior.py: the systems"),
+    ],
+)
+def test_a_file_that_is_listed_and_is_no_system_is_told_from_an_unknown_name(
+    name: str, said: str, refused: Callable[..., str]
+):
+    for command in ("train", "sample", "edit"):
+        assert f"minigen: {said}" in refused(command, name)
+
+
 def test_a_missing_parent_package_is_a_missing_file():
     assert not curriculum.Entry(1, "x", "x", "x", "minigen.nowhere.x").exists
     assert importlib.util.find_spec("minigen.nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = (", r"SyntaxError: '\(' was never closed \(\w+\.py, line 1\)$"),
+        (f"x = {'-' * 20_000}1", "MemoryError|RecursionError"),
+        (f"x = 1{'+1' * 20_000}", "RecursionError|MemoryError"),
+    ],
+    ids=["syntax", "memory", "recursion"],
+)
+def test_a_model_file_that_cannot_be_parsed_is_one_sentence(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "model_unparsable.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"^cannot import 'model_unparsable': ({said})"):
+        curriculum.load(curriculum.Entry(99, "toy", "Toy", "Nobody 2026", "model_unparsable"))
 
 
 def test_list_takes_no_arguments(refused: Callable[..., str]):

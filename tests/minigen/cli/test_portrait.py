@@ -52,8 +52,8 @@ def model(name: str, data: str, **changes: Any) -> ModuleType:
 
 
 def painter(shift: int) -> Any:
-    """Makes a ``paint`` that draws what the prompts ask for, and some pictures for the next prompt instead: every third, from ``shift``
-    on, and of prompts for two things all but every fourth."""
+    """Makes a ``paint`` that draws what the prompts ask for, and some pictures for the next prompt instead: every
+    third, from ``shift`` on, and of prompts for two things all but every fourth."""
 
     def make(dataset: Any) -> Any:
         def paint(prompts: Any, *, rng: Any) -> Any:
@@ -145,7 +145,7 @@ def again(seen: Seen, **changed: dict[str, Any]) -> tuple[str, Page]:
     return text, Page(text)
 
 
-# --- the same for everybody ---------------------------------------------------------------------------------------------
+# --- the same for everybody -------------------------------------------------------------------------------------------
 
 
 def test_every_system_that_ran_has_a_row_and_every_section_a_link_to_it(seen: Seen):
@@ -267,7 +267,7 @@ def test_a_class_is_asked_for_where_that_can_be_and_else_found_among_the_samples
     assert len(np.unique(missing[:-2, :-2])) == 1
 
 
-# --- every figure from the JSON -----------------------------------------------------------------------------------------
+# --- every figure from the JSON ---------------------------------------------------------------------------------------
 
 
 def cells_of(seen: Seen, title: str) -> dict[str, str]:
@@ -375,7 +375,7 @@ def test_the_report_is_that_of_minigen_sample_prompts(seen: Seen):
     assert portrait.without_nan(report) == kept
 
 
-# --- every gap with its reason ------------------------------------------------------------------------------------------
+# --- every gap with its reason ----------------------------------------------------------------------------------------
 
 
 def test_a_missing_figure_has_a_reason(seen: Seen):
@@ -428,7 +428,7 @@ def test_a_system_that_draws_nothing_shows_what_it_finds_and_its_own_figure(seen
     assert f"test pictures: {len(load('shapes').test):.4g}." in seen.text.split("<h3>")[0]
 
 
-# --- the page -----------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_needs_no_network_and_says_every_picture_in_words(seen: Seen):

@@ -22,7 +22,7 @@ Refused = Callable[..., str]
 QUICK = ("--steps", "2", "--first-steps", "1")
 
 
-# --- the data that weights were trained on ------------------------------------------------------------------------------
+# --- the data that weights were trained on ----------------------------------------------------------------------------
 
 
 def retold(path: Path, drop: str = "", **changes: Any) -> None:
@@ -94,7 +94,7 @@ def test_pictures_drawn_on_demand_are_loaded_in_the_size_of_the_weights(toy_syst
     assert main(["sample", "toy", "--n", "1", "--shades"]) == 0
 
 
-# --- states on the way --------------------------------------------------------------------------------------------------
+# --- states on the way ------------------------------------------------------------------------------------------------
 
 
 def drawn(shape: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
@@ -131,7 +131,7 @@ def test_all_points_of_a_state_are_kept():
     np.testing.assert_array_equal(np.stack(whole), np.stack(kept))
 
 
-# --- prompts --------------------------------------------------------------------------------------------------------------
+# --- prompts ----------------------------------------------------------------------------------------------------------
 
 
 def test_how_many_prompts_were_met_is_said_below_them(

@@ -135,6 +135,22 @@ def test_a_model_file_that_lacks_a_name_is_told_and_does_not_end_the_tour(
     assert read(two)[0].count("It did not get to the end") == 2
 
 
+def test_a_model_file_that_cannot_be_parsed_is_told_and_does_not_end_the_tour(
+    two: Path, inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (inside / "toy_broken.py").write_text("x = (\n")
+    monkeypatch.syspath_prepend(inside)
+    broken = dataclasses.replace(toy.ENTRY, name="toy_broken", chapter=98, module="toy_broken")
+    monkeypatch.setattr(curriculum, "CURRICULUM", [broken, toy.ENTRY])
+    assert main(["tour"]) == 2
+    assert "toy_broken: cannot import 'toy_broken': SyntaxError: '(' was never closed (toy_broken.py, line 1)\n" in (
+        capsys.readouterr().err
+    )
+    text, seen = read(two)
+    assert text.count("It did not get to the end") == 1 and "cannot import" in text
+    assert [s["id"] for s in seen.all("section") if "id" in s] == ["portrait", "toy_broken", "toy"]
+
+
 def test_a_tour_over_a_finished_one_says_so(two: Path, capsys: pytest.CaptureFixture[str]):
     sentence = "trains toy anew over what is there: --resume keeps it"
     assert main(["tour", "--only", "toy"]) == 0
@@ -212,7 +228,7 @@ def test_an_empty_page_is_a_page(tmp_path: Path):
     Page(tour_page.render([], tmp_path))
 
 
-# --- going on -----------------------------------------------------------------------------------------------------------
+# --- going on ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

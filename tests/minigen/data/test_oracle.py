@@ -29,7 +29,7 @@ def pictured(*wanted, seed=0):
     return render(arrange(wanted, rng=np.random.default_rng(seed)))
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("how", "n"), [("clean", 1000), ("noise", 400), ("blur", 200), ("64", 200), ("128", 100)])
@@ -94,7 +94,7 @@ def test_arrays_that_are_no_pictures_are_refused():
         read(np.zeros((1, 32, 32, 3), np.int64))
 
 
-# --- refusing ----------------------------------------------------------------------------------------------------------
+# --- refusing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", broken.KINDS)
@@ -145,7 +145,7 @@ def test_a_background_of_another_colour_is_no_scene():
     assert readings(render(replace(arranged, rgb=rgb)))[0].fault == "odd background"
 
 
-# --- judging -----------------------------------------------------------------------------------------------------------
+# --- judging ----------------------------------------------------------------------------------------------------------
 
 
 def others(scene):
@@ -257,7 +257,7 @@ def test_prompts_and_images_must_be_as_many():
         verdicts(["a blob"], pictured(Scene((RED,), "top", None, "black")))
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def test_the_table_of_the_command_line(monkeypatch, capsys):

@@ -20,7 +20,7 @@ RED = Thing("circle", "red", "small")
 SPLITS = ("train", "val", "test", "held")
 
 
-# --- items as functions of (seed, split, index) ------------------------------------------------------------------------
+# --- items as functions of (seed, split, index) -----------------------------------------------------------------------
 
 
 def test_the_stream_of_seed_0_is_splitmix64():
@@ -93,7 +93,7 @@ def assert_uniform(values, k):
     assert len(counts) == k and np.sum((counts - expected) ** 2) / expected < chi2.isf(ALPHA, k - 1)
 
 
-# --- the data set ------------------------------------------------------------------------------------------------------
+# --- the data set -----------------------------------------------------------------------------------------------------
 
 
 def test_the_data_set():
@@ -164,7 +164,7 @@ def test_captions_describe_their_scenes():
         assert found.background in (None, scene.background)
 
 
-# --- held out ----------------------------------------------------------------------------------------------------------
+# --- held out ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_held_out_compositions_are_five_pairs_and_five_relations():
@@ -218,7 +218,7 @@ def test_everything_else_is_seen_equally_often():
     assert set(drawn) == set(triples)
 
 
-# --- scenes of your own ------------------------------------------------------------------------------------------------
+# --- scenes of your own -----------------------------------------------------------------------------------------------
 
 
 @given(st.lists(described, max_size=4), st.integers(0, 99))
@@ -247,7 +247,7 @@ def test_scenes_that_the_world_does_not_have_are_refused(scene, message):
         arrange([scene], rng=np.random.default_rng(0))
 
 
-# --- the renderer ------------------------------------------------------------------------------------------------------
+# --- the renderer -----------------------------------------------------------------------------------------------------
 
 
 def test_signed_distances_by_hand():
@@ -314,8 +314,9 @@ def test_the_same_scene_at_another_size(size):
 
     Where a corner of angle a lies on a pixel's centre, the clipped distance says 1/2, and the area is a / 360 degrees:
     the sharpest corner, a triangle's apex of 58 degrees, differs by 0.34 of a contrast of at most 1. There are at most
-    24 corners in 1,024 pixels, each in at most 4 of them, by 0.1 on the average: 0.01 for a picture of two crosses,
-    and 0.002 for the mean over pictures, of which a fifth of the things are crosses. Rounding adds half a level at either size.
+    24 corners in 1,024 pixels, each in at most 4 of them, by 0.1 on the average: 0.01 for a picture of two crosses, and
+    0.002 for the mean over pictures, of which a fifth of the things are crosses. Rounding adds half a level at either
+    size.
     """
     found = shapes.scenes("train")[:300]
     small, large = render(found) / 255, render(found, size) / 255

@@ -1,7 +1,8 @@
 """Bugs of one line planted in all our samplers, filters, guidances, inpainters, networks and losses, and which law kills which.
 
 A bug is text that is changed in one module, what is then asked for its laws, and one law that sees it.
-``PYTHONPATH=tests/support python -m tests.minigen.laws.mutants`` runs every law on every bug and writes the table beside this file.
+``PYTHONPATH=tests/support python -m tests.minigen.laws.mutants`` runs every law on every bug and writes the table
+beside this file.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,9 @@ TABLE = Path(__file__).with_name("kills.txt")
 
 
 class Planted(NamedTuple):
-    """A bug: what is asked, as a function of the module; the module; the text, and what stands there instead; a law that sees it."""
+    """A bug: what is asked, as a function of the module; the module; the text, and what stands there instead; a law
+    that sees it.
+    """
 
     subject: Callable[[Any], Any]
     module: Any

@@ -17,7 +17,7 @@ from minigen.laws.verdict import judge
 from minigen.maths.schedules import Schedule
 from minigen.samplers import autoregressive, choose
 
-# --- descriptions ---------------------------------------------------------------------------------------------------------
+# --- descriptions -----------------------------------------------------------------------------------------------------
 
 
 @given(some.walks(flat=True))
@@ -82,7 +82,7 @@ def test_hypothesis_is_imported_by_the_strategies_alone():
     assert out.stdout.strip() == "False"
 
 
-# --- our filters on whatever is drawn -------------------------------------------------------------------------------------
+# --- our filters on whatever is drawn ---------------------------------------------------------------------------------
 
 
 @given(some.token_tables(), some.filters())
@@ -105,7 +105,7 @@ def test_filters_keep_what_a_slow_loop_keeps(table, chosen):
         np.testing.assert_allclose(mine, want, atol=64 * np.finfo(float).eps * spread)
 
 
-# --- our samplers on whatever is drawn ------------------------------------------------------------------------------------
+# --- our samplers on whatever is drawn --------------------------------------------------------------------------------
 
 CASES = [(name, eta) for name in choose.SAMPLERS for eta in (None, 0.4, 1.0) if eta is None or name in choose.WITH_ETA]
 NO_SIGNAL = [name for name in choose.SAMPLERS if not name.startswith(("euler", "heun"))]

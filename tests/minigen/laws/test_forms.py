@@ -1,4 +1,6 @@
-"""What is no walk of a continuous state: ours keep their laws, a stranger's ten lines do, and what is broken is said in a verdict."""
+"""What is no walk of a continuous state: ours keep their laws, a stranger's ten lines do, and what is broken is said in
+a verdict.
+"""
 
 from typing import ClassVar
 
@@ -28,7 +30,7 @@ def test_every_form_has_a_law_and_every_law_a_form():
     assert all(form.call and form.members for form in FORMS.values())
 
 
-# --- strangers ------------------------------------------------------------------------------------------------------------
+# --- strangers --------------------------------------------------------------------------------------------------------
 
 
 def softmax(x):
@@ -179,7 +181,7 @@ def test_temperature_0_is_a_claim_and_large_logits_lose_digits():
         )
 
 
-# --- broken ones ----------------------------------------------------------------------------------------------------------
+# --- broken ones ------------------------------------------------------------------------------------------------------
 
 
 def tokens_by(change):

@@ -158,7 +158,7 @@ def test_a_previous_time_that_is_not_the_next_one_listed_is_seen_though_the_resu
     assert {"L4", "L6"} <= set(failed(Skips()))
 
 
-# --- what is no sampler, or a broken one --------------------------------------------------------------------------------
+# --- what is no sampler, or a broken one ------------------------------------------------------------------------------
 
 
 def broken(change):
@@ -303,7 +303,7 @@ def test_a_clip_may_be_of_x_0_only(claim):
     assert ("L17" in failed(sampler, ["L17"])) is (claim is True)
 
 
-# --- verdicts, beds -----------------------------------------------------------------------------------------------------
+# --- verdicts, beds ---------------------------------------------------------------------------------------------------
 
 
 def test_a_claim_not_made_is_skipped_and_shown():

@@ -1,4 +1,6 @@
-"""What a stranger meets: the README's example, the command with settings and sweeps, shrinking, the page, faults that are not ours."""
+"""What a stranger meets: the README's example, the command with settings and sweeps, shrinking, the page, faults that
+are not ours.
+"""
 
 import json
 import re
@@ -206,7 +208,7 @@ def test_nothing_imports_a_peer_by_itself():
     assert done.stdout.strip() == "[]"
 
 
-# --- faults ------------------------------------------------------------------------------------------------------------
+# --- faults -----------------------------------------------------------------------------------------------------------
 
 
 class Base:
@@ -254,7 +256,9 @@ def test_a_fault_is_named_in_a_verdict(sample, law, words):
 
 @pytest.mark.parametrize("share, broken", [(1.0, False), (1.1, True)])
 def test_a_second_slope_is_granted_what_it_makes_of_rounding(share, broken):
-    """Heun's step from much noise to little, without a claim of that rule: its second slope divides float32's rounding by little."""
+    """Heun's step from much noise to little, without a claim of that rule: its second slope divides float32's rounding
+    by little.
+    """
 
     class Second:
         space: ClassVar = "sigma"
@@ -332,7 +336,7 @@ def test_precision_widens_limits_and_sweep_narrows_levels():
     assert not failed(sampler, ["L2"])
 
 
-# --- arrays -------------------------------------------------------------------------------------------------------------
+# --- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def test_arrays_of_numpy_are_not_touched_and_others_are_named():
@@ -350,7 +354,7 @@ def test_arrays_of_numpy_are_not_touched_and_others_are_named():
     assert "arrays must be one of" in failed(Jax(), ["L0"])["L0"].detail
 
 
-# --- the page -----------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 class Reader(HTMLParser):

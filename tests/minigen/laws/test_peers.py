@@ -170,7 +170,7 @@ def test_k_diffusion_with_one_step(peer_k):
         assert "UnboundLocalError" in next(run_laws(KDiffusion(name), ["L0"])).detail
 
 
-# --- scripts ------------------------------------------------------------------------------------------------------------
+# --- scripts ----------------------------------------------------------------------------------------------------------
 
 SHRUNK = [  # title, the longest chain and number of steps that the smallest case may have
     ("Trailing spacing lists a timestep too many, and it is -1", 15, 13),
@@ -223,7 +223,7 @@ def test_a_findings_page(torch, peer_k, tmp_path):
     assert "### 8. UniPC, solver_type='bh1'" in page and "```python" in page and "WRONG" in page and "20 of 20" in page
 
 
-# --- the adapter itself -------------------------------------------------------------------------------------------------
+# --- the adapter itself -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

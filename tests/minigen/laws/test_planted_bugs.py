@@ -1,7 +1,7 @@
 """Every planted bug of `mutants` is killed; and every law that is not redundant is needed for it.
 
-kills.txt says which law kills which bug. Where a sampler claims all that ours do, several laws see most bugs; those that claim less
-(`mutants.MODEST`) show what each law is for.
+kills.txt says which law kills which bug. Where a sampler claims all that ours do, several laws see most bugs; those
+that claim less (`mutants.MODEST`) show what each law is for.
 """
 
 import pytest

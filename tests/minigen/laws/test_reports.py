@@ -1,4 +1,6 @@
-"""What a failing run says to a stranger: numbers with their names, one line of what is skipped, what to do next; scripts that show the fault; the page's lines."""
+"""What a failing run says to a stranger: numbers with their names, one line of what is skipped, what to do next;
+scripts that show the fault; the page's lines.
+"""
 
 import re
 import shlex
@@ -94,7 +96,7 @@ def strangers(tmp_path, monkeypatch):
     sys.modules.pop("stranger_reports", None)
 
 
-# --- scripts ------------------------------------------------------------------------------------------------------------
+# --- scripts ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_an_order_has_no_smallest_number_of_steps(strangers, capsys):
     assert "smallest: 1 step, no setting" in capsys.readouterr().out
 
 
-# --- the report ---------------------------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
 def test_numbers_have_names_and_what_is_skipped_is_one_line(strangers, capsys):
@@ -183,7 +185,7 @@ def test_what_cannot_be_shrunk_is_not_said_to_be(strangers, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "next: `minigen laws --list --law L19` says what L19 is"
 
 
-# --- the page -----------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -70,3 +70,5 @@ def test_x_0_needs_signal():
     s = schedules.Schedule([1.0, 0.5, 0.0])
     with pytest.raises(ValueError, match="alpha_bar is 0"):
         diffusion.x_0_from_eps(np.ones(1), 2, np.ones(1), s)
+    with pytest.raises(ValueError, match="alpha_bar is 0"):
+        diffusion.mean_from_eps(np.ones(1), 2, np.ones(1), s)

@@ -75,6 +75,12 @@ def test_in_one_dimension_opposite_signs_meet_at_zero():
     np.testing.assert_allclose(slerp(np.array([2.0]), np.array([-2.0]), T), 2 * np.cos(T * np.pi)[:, None], atol=1e-15)
 
 
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_opposite_directions_go_by_way_of_the_axis_that_is_farthest_from_both(k):
+    a, by = np.eye(3)[k] + 0.1 * np.eye(3)[k - 1], np.eye(3)[k - 2]
+    np.testing.assert_allclose(slerp(a, -a, 0.5), np.linalg.norm(a) * by, atol=1e-15)
+
+
 def test_a_grid_of_pairs_and_steps(rng):
     a, b = rng.standard_normal((2, 3, 1, 6))
     grid = slerp(a, b, T)

@@ -26,7 +26,9 @@ def drawn(schedule, seed=0, n=2):
 
 
 def allowed(schedule, t):
-    """A dozen roundings of numbers up to 5, made larger where the picture is read through little signal or the noise through little noise."""
+    """A dozen roundings of numbers up to 5, made larger where the picture is read through little signal or the noise
+    through little noise.
+    """
     a = schedule.alpha_bar[t][:, None]
     return 200 * U * (1 + (1 - a) ** -0.5 * 1.0), 200 * U * (1 + a**-0.5 + (1 - a) ** -0.5)
 

@@ -182,6 +182,13 @@ def test_iddpm_section_times_by_hand():
     np.testing.assert_array_equal(section_times(10, [3]), uniform_times(10, 3))
 
 
+def test_what_is_done_to_a_schedule_leaves_the_times_that_a_network_is_told():
+    spaced = schedules.cosine(10).respaced([2, 5, 10])
+    for changed in (schedules.zero_terminal_snr(spaced), schedules.shifted(spaced, 2.0), spaced.up_to(3)):
+        assert changed.times.tolist() == [0, 2, 5, 10]
+    assert spaced.up_to(2).times.tolist() == [0, 2, 5]
+
+
 @given(st.integers(1, 60), st.floats(0.01, 1), st.floats(1.1, 100), st.sampled_from([1.0, 3.0, 7.0]))
 def test_karras_eq5(steps, low, high, rho):
     got = karras_sigmas(low, high, steps, rho)
@@ -240,7 +247,9 @@ def test_hoogeboom_2023_a_shift_divides_the_snr_and_shifts_add_up(s, a, b):
 
 
 def test_hoogeboom_2023_the_mean_of_a_patch_keeps_its_snr():
-    """16 equal pixels under the noise of the schedule that is shifted by 4: their mean is as noisy as one pixel was under the old one."""
+    """16 equal pixels under the noise of the schedule that is shifted by 4: their mean is as noisy as one pixel was
+    under the old one.
+    """
     s = schedules.cosine(50)
     moved = schedules.shifted(s, 4.0)
     mean_snr = moved.alpha_bar[1:] / ((1 - moved.alpha_bar[1:]) / 16)

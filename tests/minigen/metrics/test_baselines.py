@@ -72,6 +72,17 @@ def test_gaussian_mixture_finds_separate_clouds():
     assert distance.max() < 5 * 6  # standard deviations from the nearest of the three centres
 
 
+@pytest.mark.parametrize("contrast", [50, 100])
+def test_gaussian_mixture_adds_a_thousandth_of_the_mean_variance(contrast):
+    """Two pictures, over and over, have no variance of their own: that of a drawn pixel is what is added, and 1/12 from
+    rounding.
+    """
+    images = (140 + contrast * np.resize([-1, 1], (64, 1, 1, 1)) * np.ones((1, 4, 4, 1))).astype(np.uint8)
+    drawn = gaussian_mixture(images, 500, levels=256, rng=np.random.default_rng(0), k=2).astype(float)
+    off = abs(drawn - 140) - contrast
+    assert np.square(off).mean() == pytest.approx(contrast**2 / 1000 + 1 / 12, rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["pixel", "class", "mixture"])
 def test_the_same_rng_gives_the_same_images(name):
     rng = np.random.default_rng(4)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minigen.data import Dataset, Split, load
+from minigen.data import Dataset, Split, batch, load, shift
+from minigen.metrics import classifier
 from minigen.metrics.baselines import class_noise, pixel_noise
 from minigen.metrics.classifier import BLOCK, FEATURES, Classifier, Recipe, in_blocks, recipes, train_classifier
 from minigen.metrics.classifier import training_batch as make_batch
@@ -46,12 +47,35 @@ def test_a_batch_holds_real_images_then_noise_of_the_extra_class(digits):
     assert [image.tobytes() in real for image in levels] == [True] * 7 + [False] * 5
     plain, _ = make_batch(digits, replace(recipe, negatives=0), 3, np.random.default_rng(0))
     assert np.array_equal(plain, levels[:7])
+    moved, _ = make_batch(digits, replace(recipe, negatives=0, shift=0.7), 3, np.random.default_rng(0))
+    want = shift(batch(digits.train, seed=0, step=3, size=7).images, rng=np.random.default_rng(0), p=0.7)
+    assert np.array_equal(moved, want) and not np.array_equal(moved, plain)
 
 
 def test_training_is_a_function_of_data_and_recipe(digits):
     recipe = Recipe(channels=4, steps=3)
-    first, again, other = (train_classifier(digits, r).flat for r in (recipe, recipe, replace(recipe, seed=1)))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    first, again = (train_classifier(digits, recipe).flat for _ in range(2))
+    assert np.array_equal(first, again)
+    changes = {"seed": 1, "batch": 32, "lr": 1e-3, "weight_decay": 0.1, "dropout": 0.0, "shift": 0.0, "ema": 0.15}
+    for name, value in changes.items():
+        other = train_classifier(digits, replace(recipe, **{name: value})).flat
+        assert not np.array_equal(first, other), name
+
+
+def test_the_weights_are_averaged_with_a_short_memory_first(digits, monkeypatch):
+    """Steps that leave all weights at 1, 2 and 3: of the average 1/10, 2/11 and at most ``ema`` is kept; the rate falls
+    along a cosine.
+    """
+    rates = []
+    monkeypatch.setattr(
+        classifier, "adam_step", lambda w, *state, step, lr, weight_decay: (w.fill(step), rates.append(lr))
+    )
+    recipe = Recipe(channels=2, steps=3, lr=0.1, ema=0.2)
+    average = train_classifier(digits, replace(recipe, steps=0)).flat.copy()
+    for step, keep in ((1, 1 / 10), (2, 2 / 11), (3, 0.2)):
+        average = keep * average + (1 - keep) * step
+    np.testing.assert_allclose(train_classifier(digits, recipe).flat, average, rtol=1e-5)
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.025])
 
 
 def test_fifty_steps_learn_most_digits_and_to_tell_noise_from_them(tiny_ruler, digits):

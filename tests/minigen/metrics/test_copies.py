@@ -12,6 +12,8 @@ def test_each_brightness_of_a_copy_has_the_scale_that_costs_least(rng):
     levels = np.stack([np.zeros(50, int), rng.integers(0, 17, 50)], axis=-1).reshape(x_hat.shape)
     found = copies.fit_log_scales(levels, x_hat, 17)
     assert found.shape == (64,) and found[0] <= -3 and found[32] >= -1.5
+    whole = [copies.residual_nats(levels, x_hat, np.full(64, scale), 17).sum() for scale in copies.CANDIDATES]
+    assert set(np.delete(found, [0, 32])) == {copies.CANDIDATES[np.argmin(whole)]}, "of shades that no pixel has"
     nats = copies.residual_nats(levels, x_hat, found, 17).mean()
     for k, by in ((0, 2.0), (32, 0.5), (32, -0.5)):
         moved = found.copy()

@@ -94,6 +94,15 @@ def test_two_kinds_of_pictures_are_told_apart():
     assert np.log(2) < found["mixture"] < 2.1 * np.log(2)
 
 
+def test_settings_are_chosen_on_the_validation_split(monkeypatch):
+    """Training and test pictures, all black, like the least smoothing; the validation's, half white, the most: alpha 1, kappa 3."""
+    monkeypatch.setattr(likelihood, "PARTS", (1,))
+    black, half = np.zeros((10, 4), int), np.indices((10, 4)).sum(0) % 2
+    found = likelihood.baselines(black, half, black, 2, rng=np.random.default_rng(0))
+    assert found["independent"] == pytest.approx(4 * np.log(12 / 11), rel=1e-12)
+    assert found["mixture"] == pytest.approx(4 * np.log(16 / 15.5), rel=1e-12)  # of white: 3 x 2 x 1/12 of 10 + 6
+
+
 def test_baselines_of_the_digits(digits):
     """The prototypes' figures (another code, other starts): 181.3, 106.3 and 98.5 nats a picture."""
     found = likelihood.baselines(

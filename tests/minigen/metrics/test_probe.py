@@ -14,6 +14,16 @@ def test_separable_features_are_read_whatever_their_scale(rng):
     assert linear_probe(x[:100], labels[:100], x[100:], labels[100:]) == 1.0
 
 
+def test_the_mean_and_the_deviation_are_those_of_the_training_features():
+    """Of two features that tell the same in training, each counts half; by the deviations of the test split the second
+    would count more.
+    """
+    labels = np.array([0, 1] * 20)
+    x = np.repeat(2.0 * labels[:, None] - 1, 2, axis=1)
+    test = np.array([[1, 0], [3, -0.5], [2, -0.9]])  # all sums are above 0; around their own means the last is below
+    assert linear_probe(x, labels, test, np.ones(3, int)) == 1
+
+
 def test_features_without_the_label_give_chance():
     """900 test items of 3 classes: the accuracy's deviation is 0.016; five of them are allowed."""
     rng = np.random.default_rng(0)

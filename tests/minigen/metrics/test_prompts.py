@@ -78,7 +78,9 @@ def test_attributes_met():
 
 
 def test_each_of_the_five_attributes_counts_alike():
-    """What a picture shows -> how many of count, colour, size, shape and place are as asked for; the background is not asked about."""
+    """What a picture shows -> how many of count, colour, size, shape and place are as asked for; the background is not
+    asked about.
+    """
     asked = "a small red circle at the top left on a black background"
     shown = {
         asked: 5,

@@ -29,7 +29,7 @@ def shaken(module, rng, size=0.2):
     return module
 
 
-# --- networks ------------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_denoiser_returns_a_pair_and_starts_at_silence(rng):
@@ -106,7 +106,7 @@ def test_the_classifiers_gradient_is_right(rng):
     ag.gradcheck(lambda x: ag.sum(ag.cross_entropy(net(x, t), y)), [rng.standard_normal((2, 4, 4, 1))])
 
 
-# --- losses --------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_classifier_sees_the_t_that_made_x_t(rng):
@@ -152,7 +152,7 @@ def test_the_denoisers_mean_learns_from_l_simple_alone(rng):
     assert not np.any(grads[0][1]) and np.all(grads[1][1] != 0)
 
 
-# --- guidance with exact networks ------------------------------------------------------------------------------------------
+# --- guidance with exact networks -------------------------------------------------------------------------------------
 
 
 class Oracles:
@@ -298,7 +298,7 @@ def test_the_equality_sees_planted_bugs(bug):
     assert np.abs(guided - conditional).max() > 1e-3
 
 
-# --- the system ------------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def losses(module, digits, monkeypatch, calls=1):

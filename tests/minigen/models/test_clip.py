@@ -40,7 +40,7 @@ def unit(rng, *shape):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-# --- the loss where its value is known ---------------------------------------------------------------------------------
+# --- the loss where its value is known --------------------------------------------------------------------------------
 
 
 def test_eq2_one_pair_has_nothing_to_choose(rng):
@@ -131,7 +131,7 @@ def test_pairs_that_do_not_fit_are_named(rng):
         contrastive_loss(unit(rng, 3, 4), unit(rng, 2, 4), TAU)
 
 
-# --- captions that mean the same ---------------------------------------------------------------------------------------
+# --- captions that mean the same --------------------------------------------------------------------------------------
 
 
 def test_eq3_shares_the_target_among_equal_meanings():
@@ -179,7 +179,7 @@ def test_eq3_equal_captions_with_equal_embeddings_give_the_loss_of_the_identity(
     assert shared >= np.log(copies).mean() - 1e-9, "what is left when pictures of one meaning cannot be told apart"
 
 
-# --- the best score ----------------------------------------------------------------------------------------------------
+# --- the best score ---------------------------------------------------------------------------------------------------
 
 
 def joint(seed, images=3, texts=2):
@@ -210,7 +210,7 @@ def test_infonce_the_best_score_is_the_pointwise_mutual_information(n, seed):
     assert 0 < np.log(n) - loss <= information, "ln n - L is a bound on the mutual information"
 
 
-# --- the scale's bounds ------------------------------------------------------------------------------------------------
+# --- the scale's bounds -----------------------------------------------------------------------------------------------
 
 
 def test_the_parameter_is_clamped_after_the_step_and_its_gradient_lives_at_the_bound(rng):
@@ -241,7 +241,7 @@ def test_training_clamps_it(data):
     assert np.shares_memory(net.flat, net.log_scale.data)
 
 
-# --- the text tower ----------------------------------------------------------------------------------------------------
+# --- the text tower ---------------------------------------------------------------------------------------------------
 
 
 def tokens_of(net, *prompts):
@@ -314,7 +314,7 @@ def test_text_features_come_with_their_mask():
     np.testing.assert_array_equal(mask, [[True] * 4, [True, False, False, False]])
 
 
-# --- the image tower and noise -----------------------------------------------------------------------------------------
+# --- the image tower and noise ----------------------------------------------------------------------------------------
 
 
 def test_embeddings_are_plain_unit_vectors_whatever_the_block(rng, monkeypatch):
@@ -452,7 +452,7 @@ def test_training_is_eq2_of_noisy_pictures_that_are_told_t_with_eq3s_targets_and
         assert by_hand(*other) != pytest.approx(float(got), rel=1e-3), "each part can be told from its absence"
 
 
-# --- false captions ----------------------------------------------------------------------------------------------------
+# --- false captions ---------------------------------------------------------------------------------------------------
 
 
 @given(i=st.integers(0, 999_999))
@@ -520,7 +520,7 @@ def test_false_captions_say_as_much_as_the_true_one(i, count, seed):
         assert len(set(meanings)) == min(count, len(found[0])), "no caption twice while there are others"
 
 
-# --- what it is measured by --------------------------------------------------------------------------------------------
+# --- what it is measured by -------------------------------------------------------------------------------------------
 
 
 def code(scene, places=True):
@@ -612,7 +612,7 @@ def test_truth_is_whatever_the_picture_does_not_contradict():
     np.testing.assert_array_equal(clip.truth([parse(s) for s in said], scenes), [[1, 0, 0], [1, 1, 0]])
 
 
-# --- the whole system --------------------------------------------------------------------------------------------------
+# --- the whole system -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -693,7 +693,7 @@ def test_a_few_pairs_are_learnt_by_heart(data):
     assert losses[0] > 1.5 and losses[-1] < 0.3
 
 
-# --- what does not fit -------------------------------------------------------------------------------------------------
+# --- what does not fit ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

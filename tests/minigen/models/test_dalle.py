@@ -53,7 +53,7 @@ def system(shapes):
     return found
 
 
-# --- one sequence of two kinds -----------------------------------------------------------------------------------------
+# --- one sequence of two kinds ----------------------------------------------------------------------------------------
 
 
 def test_tokens_of_the_two_kinds_do_not_overlap():
@@ -126,7 +126,7 @@ def test_the_cached_step_says_what_the_whole_pass_says():
     check_cached(net.logits, net.step, frozen(tokens))
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 999), st.sampled_from([0.0, 1 / 8, 0.3, 1.0]))
@@ -267,7 +267,7 @@ def test_figures_nats_a_code_are_the_codes_and_not_the_captions(shapes, monkeypa
     assert got == pytest.approx(of_codes, rel=1e-4) and abs(of_text - of_codes) > 0.1
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 CAPTION, NULL = TOY.of_text(np.array([[1, EOS]]), EOS), TOY.of_text(np.array([[EOS, 0]]), EOS)[0]
 
@@ -385,7 +385,7 @@ def test_a_trajectory_fills_the_picture_row_by_row(system):
     np.testing.assert_array_equal(states[3][1][:, :12], x[:, :12])
 
 
-# --- best of N ---------------------------------------------------------------------------------------------------------
+# --- best of N --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("N", "mean"), [(1, 0.0), (2, 0.564), (4, 1.029), (8, 1.424), (16, 1.766), (32, 2.070)])
@@ -446,7 +446,7 @@ def test_what_a_prompt_leaves_open_is_drawn_once_for_all_candidates_of_a_sample(
     assert all(text.split()[2:4] == ["green", "triangle"] and text.split()[1] in ("small", "large") for text in asked)
 
 
-# --- the system --------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def test_stages_train_one_module_each_in_order_and_go_on_anywhere(shapes):

@@ -6,11 +6,11 @@ import itertools
 import numpy as np
 import pytest
 
-from minigen.data import Dataset, load
+from minigen.data import Dataset, load, shapes
 from minigen.data.captions import Scene, Thing, parse
 from minigen.data.oracle import read as read_pictures
 from minigen.data.shapes import held_out
-from minigen.models import clip, dalle2
+from minigen.models import clip, dalle2, dalle2_decoder
 from minigen.models import dalle2_edits as edits
 from minigen.train.loop import Trainer
 
@@ -70,7 +70,7 @@ def chain_of(system):
     return system.paint.__self__
 
 
-# --- eq. 1 -------------------------------------------------------------------------------------------------------------
+# --- eq. 1 ------------------------------------------------------------------------------------------------------------
 
 
 def test_unclip_eq1_prior_and_decoder_together_are_the_distribution_of_pictures():
@@ -138,7 +138,7 @@ def test_unclip_without_the_prior(system):
         chain.embeddings(PROMPTS, rng=rng, prior="both")
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def test_unclip_trains_its_stages_in_order_and_leaves_clip_alone(run):
@@ -244,7 +244,7 @@ def test_unclip_needs_captions():
         dalle2.build(TINY, load("digits"), seed=0)
 
 
-# --- the uses ----------------------------------------------------------------------------------------------------------
+# --- the uses ---------------------------------------------------------------------------------------------------------
 
 
 def asked(**changes):
@@ -282,6 +282,23 @@ def test_unclip_variations_are_one_with_eta_0_and_differ_with_more(system, x):
     np.testing.assert_array_equal(other, edit(system, variations=x[0], eta=0.5), "the default")
 
 
+def test_unclip_walks_are_those_of_each_picture_alone(system, x, monkeypatch):
+    """Each picture so many times, one after the other, and however many are walked at once; the steps up are corrected."""
+    chain = chain_of(system)
+    alone = np.concatenate([edits.varied(chain, x[i : i + 1], eta=0.0) for i in range(3)])
+    monkeypatch.setattr(edits, "BLOCK", 2)
+    np.testing.assert_allclose(edits.varied(chain, x, times=2, eta=0.0), alone.repeat(2, axis=0), atol=1e-5)
+    assert abs(edits.varied(chain, x, eta=0.0, guidance=3.0) - alone).max() > 1e-3
+    levels, z = edits.levels_of(chain, None), chain.text.encode_image(x)
+    found = edits.inverted(chain, x, z, levels)
+    corrected, plain = (
+        dalle2_decoder.invert(chain.decoder, x, chain.told(z), levels, iterations=count)
+        for count in (edits.ITERATIONS, 0)
+    )
+    np.testing.assert_allclose(found, corrected, atol=1e-5)
+    assert abs(found - plain).max() > 1e-3
+
+
 def test_unclip_interpolation_ends_at_the_round_trips_of_both(system, x):
     path = edit(system, interpolate=(x[0], x[1]), n=5, guidance=1.0)
     ends = [edit(system, variations=x[k], eta=0.0, n=1)[0] for k in (0, 1)]
@@ -297,6 +314,12 @@ def test_unclip_text_diff_goes_further_and_further(system, x):
     for share, picture in zip((0.2, 0.4, 0.6), far):
         alone = edits.led(chain, x[:1], [texts[0]], [texts[1]], [1.0], theta=share, eta=0.0, guidance=1.0)[0, 0]
         np.testing.assert_allclose(picture, alone, atol=1e-4)
+    z = chain.text.encode_image(x[:1])[0]
+    own = dalle2_decoder.own_theta(z, edits.direction(chain.text, z, *texts))
+    by_default, by_own = (
+        edit(system, text_diff=(x[0], *texts), n=1, theta=theta, eta=0.0, guidance=1.0) for theta in (None, own)
+    )
+    np.testing.assert_allclose(by_default, by_own, atol=1e-5)
     still = edits.led(chain, x[:1], [texts[0]], [texts[1]], [0.0], eta=0.0, guidance=1.0)[0, 0]
     np.testing.assert_allclose(still, edit(system, variations=x[0], eta=0.0, n=1)[0], atol=1e-4)
 
@@ -330,6 +353,11 @@ def test_unclip_eq4_a_text_is_read_as_the_picture_shows_it():
     near = edits.direction(text, 1e5 * before, "a red circle", "a red ring")
     np.testing.assert_allclose(near, want, atol=1e-5)
     assert abs(edits.direction(text, 0 * before, "a red circle", "a red ring") - want).max() > 1e-3
+    readings = [str(scene) for scene in edits.readings("a red circle")]
+    circles, rings = (text.encode_text([said.replace("circle", a) for said in readings]) for a in ("circle", "ring"))
+    p = np.exp(np.exp(net.log_scale.data) * (circles @ anywhere))
+    found = edits.direction(text, anywhere, "a red circle", "a red ring")
+    np.testing.assert_allclose(found, p @ (rings - circles) / p.sum(), atol=1e-5)
 
 
 def test_unclip_painting_keeps_known_pixels_bit_for_bit(system, x):
@@ -338,6 +366,7 @@ def test_unclip_painting_keeps_known_pixels_bit_for_bit(system, x):
     found = edit(system, x[0], keep, prompt="a red circle")
     np.testing.assert_array_equal(found[:, 16:], np.stack([x[0], x[0]])[:, 16:])
     assert abs(found[:, :16] - x[0][:16]).max() > 0.1
+    assert abs(edit(system, x[0], keep, prompt="a red circle", guidance=4.0) - found).max() > 1e-3
     np.testing.assert_array_equal(edit(system, x[0], np.ones((32, 32, 1), bool), prompt=PROMPTS[0])[0], x[0])
 
 
@@ -397,6 +426,9 @@ def test_unclip_what_a_text_diff_asks_for():
         (red, dataclasses.replace(ring, colour="green")), None, "above", "white"
     )
     assert wanted(one, "a circle at the top", "a circle at the bottom") == Scene((red,), "bottom", None, "black")
+    blue = dataclasses.replace(red, colour="blue")
+    moved = wanted(one, "a red circle on the left", "a blue circle on the left")
+    assert moved == Scene((blue,), "top", None, "black"), "what both texts say is no change, whatever the picture shows"
     assert wanted(one, "a blue circle", "a green circle") is None, "the picture shows no such thing"
     assert wanted(one, "a pink circle", "a circle") is None
     assert wanted(one, "a circle above a ring", "a ring above a circle") is None
@@ -406,6 +438,8 @@ def test_unclip_text_diff_tasks_ask_for_seen_compositions():
     images, before, after, wanted = edits.diff_tasks(10, rng=np.random.default_rng(0))
     for scene, a, b, new in zip(read_pictures(images), before, after, wanted):
         assert edits.rewritten(scene, a, b) == new and new != scene and not held_out(new)
+    kept = [[old == new for old, new in zip(a.split(), b.split())] for a, b in zip(before, after)]
+    assert kept == [[True, True, False], [True, False, True]] * 5, "of the article, the colour and the shape"
 
 
 @pytest.mark.parametrize(
@@ -451,8 +485,30 @@ def test_unclip_flips_count_what_the_ends_differ_in():
 
 
 def test_unclip_figures(system, data, monkeypatch):
-    monkeypatch.setattr(edits, "SHOWN", 2)
+    """Also of variations that are the pictures themselves, or black ones, and of text diffs that are drawn as they are
+    asked for.
+    """
+    real = {name: getattr(edits, name) for name in ("varied", "led")}
+
+    def varied(chain, x_0, *, eta, rng):
+        assert real["varied"](chain, x_0, eta=eta, rng=rng).shape == x_0.shape
+        return x_0 if eta == 0 else 0 * x_0 - 1
+
+    def led(chain, x_0, before, after, shares, *, rng):
+        assert real["led"](chain, x_0, before, after, shares, rng=rng).shape == (len(x_0), 1, *x_0.shape[1:])
+        wanted = [edits.rewritten(*task) for task in zip(read_pictures(x_0), before, after)]
+        return data.scale(shapes.render(shapes.arrange(wanted, rng=rng)))[:, None]
+
+    for name, function in (("SHOWN", 2), ("varied", varied), ("led", led)):
+        monkeypatch.setattr(edits, name, function)
     found = edits.figures(dataclasses.replace(chain_of(system), upsamplers={}), data, rng=np.random.default_rng(0))
+    assert [found[f"variations, eta {eta}, with all attributes kept"] for eta in ("0", "0.5")] == [1, 0]
+    still, changed = (found[f"variations, eta {eta}, mean change of a pixel"] for eta in ("0", "0.5"))
+    assert still == 0 < changed
+    assert found["text diffs that succeed"] == 1
+    some, text = data.test.take(slice(0, 256)), chain_of(system).text
+    cosines = (text.encode_image(data.scale(some.images)) * text.encode_text(some.captions)).sum(1)
+    assert found["cosine with the picture's own embedding, prior: text"] == pytest.approx(cosines.mean(), abs=1e-5)
     assert found["largest change of a known pixel"] == 0
     assert sum("prior: text" in name for name in found) == 3
     assert sum("prompts met" in name for name in found) == 4 + 3 * 2

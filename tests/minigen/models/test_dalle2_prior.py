@@ -1,4 +1,6 @@
-"""DALL-E 2's priors: Gaussian embeddings in closed form, two candidates, and embeddings as sentences whose probabilities add up to 1."""
+"""DALL-E 2's priors: Gaussian embeddings in closed form, two candidates, and embeddings as sentences whose
+probabilities add up to 1.
+"""
 
 from functools import partial
 
@@ -54,7 +56,7 @@ def diffusion_prior(seed=0):
     return shaken(net.astype(np.float64), seed)
 
 
-# --- captions ----------------------------------------------------------------------------------------------------------
+# --- captions ---------------------------------------------------------------------------------------------------------
 
 
 def test_unclip_captions_do_not_depend_on_their_neighbours(text):
@@ -79,7 +81,7 @@ def test_unclip_what_stands_behind_eos_is_one_learned_vector(text):
     assert (found[:, :-1][~said.mask] == tokens.absent.data).all()
 
 
-# --- the diffusion prior -----------------------------------------------------------------------------------------------
+# --- the diffusion prior ----------------------------------------------------------------------------------------------
 
 
 def test_unclip_prior_hears_every_token_and_reads_the_last(text):
@@ -238,7 +240,7 @@ def test_unclip_prior_guidance(text):
         sample(said, guidance=2.0)
 
 
-# --- embeddings as sentences -------------------------------------------------------------------------------------------
+# --- embeddings as sentences ------------------------------------------------------------------------------------------
 
 
 def ar_prior(dims=3, buckets=4, dots=4, seed=0):

@@ -135,7 +135,9 @@ def test_eq5_blocks_do_not_change_the_answer():
 
 @pytest.mark.parametrize("step_size", [0.1, 1.0, 3.0])
 def test_eq6_the_walk_on_gaussian_data_is_its_exact_recursion(step_size):
-    """With the exact denoiser of N(m, s^2) each step is y' - m = a (y - m) + sqrt(delta) xi, a = 1 - delta / (2 C), C = s^2 + sigma^2."""
+    """With the exact denoiser of N(m, s^2) each step is y' - m = a (y - m) + sqrt(delta) xi, a = 1 - delta / (2 C), C =
+    s^2 + sigma^2.
+    """
     m, s, steps = 0.8, 0.5, 9
     delta, C = step_size * SIGMA**2, s**2 + SIGMA**2
     a = 1 - delta / (2 * C)

@@ -1,4 +1,6 @@
-"""DiffusionCLIP: the direction by hand, one grid for both walks, gradients through the walk, mixing, and a run of all its stages."""
+"""DiffusionCLIP: the direction by hand, one grid for both walks, gradients through the walk, mixing, and a run of all
+its stages.
+"""
 
 import dataclasses
 
@@ -83,7 +85,7 @@ def run(data):
     return system, base
 
 
-# --- the direction -----------------------------------------------------------------------------------------------------
+# --- the direction ----------------------------------------------------------------------------------------------------
 
 
 def test_diffusionclip_eq1_parallel_orthogonal_and_opposite():
@@ -220,8 +222,26 @@ def test_diffusionclip_untouched_is_the_ground_or_the_thing():
     assert large.outline is None and blue.outline is not None
 
 
+def test_diffusionclip_untouched_by_hand():
+    """The ground is within 0.1 of the frame's median, though a thing lies over its upper side; the thing is beyond 0.8
+    of the farthest.
+    """
+    x, ground, thing = np.full((1, 6, 6, 3), 0.2), np.ones((6, 6)), np.zeros((6, 6))
+    x[0, 0], x[0, 2, 1:5] = 0.7, np.array([[0.29], [0.31], [0.59], [0.61]])
+    ground[0], ground[2, 2:5] = 0, 0
+    thing[0], thing[2, 4] = 1, 1
+    blue, white = (dc.untouched(x, word) for word in ("blue", "white"))
+    np.testing.assert_array_equal(blue.ground[0, ..., 0], ground)
+    np.testing.assert_array_equal(white.pixels[0, ..., 0], thing)
+    assert (blue.outline[0, 0] == 1).all() and blue.outline.max() == 1, "no more than 1 beyond the thing's mean colour"
+    off = x[0, 2, 4, 0] - (26 * 0.2 + 0.29) / 27
+    assert blue.outline[0, 2, 4, 0] == pytest.approx(off / ((6 * (off + 0.09) + off) / 7), rel=1e-5)
+
+
 def test_diffusionclip_silhouette_is_the_coverage_whatever_the_colours():
-    """Pictures (1 - alpha) g + alpha c of one thing on other grounds in other colours have the silhouette alpha, to the roundings."""
+    """Pictures (1 - alpha) g + alpha c of one thing on other grounds in other colours have the silhouette alpha, to the
+    roundings.
+    """
     scenes = [parse(f"a small {c} cross in the middle on a {g} background") for c, g in
               (("red", "gray"), ("blue", "gray"), ("yellow", "black"), ("purple", "white"))]  # fmt: skip
     of = [shapes.arrange([scene], rng=np.random.default_rng(0)) for scene in scenes]
@@ -255,7 +275,7 @@ def test_diffusionclip_eq4_two_colours_are_found_and_nothing_is_left(seed, k):
     np.testing.assert_allclose(outline(g + (alpha + torn) * k * c), outline(g + (alpha + torn) * c), rtol=1e-4)
 
 
-# --- there and back ----------------------------------------------------------------------------------------------------
+# --- there and back ---------------------------------------------------------------------------------------------------
 
 
 def test_diffusionclip_both_walks_visit_the_same_levels(rng):
@@ -338,7 +358,7 @@ def test_diffusionclip_per_step_asks_every_level_with_a_tape_of_one_call(rng):
     assert seen == {1, 2, 3}
 
 
-# --- mixing ------------------------------------------------------------------------------------------------------------
+# --- mixing -----------------------------------------------------------------------------------------------------------
 
 
 def test_diffusionclip_eq6_one_and_zero_is_the_first_network_bit_for_bit(rng):
@@ -366,7 +386,7 @@ def test_diffusionclip_eq6_mixes_eps_with_what_is_left_for_the_base(g, h):
         dc.mixed(fs[:2], (1.0,), fs[2])
 
 
-# --- the system --------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def test_diffusionclip_stages_run_and_leave_the_untuned_network_alone(run):
@@ -540,7 +560,7 @@ def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
     np.testing.assert_allclose(dc.told(embedder, [parse("a small blue circle at the top")])[0], blue, atol=1e-6)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def shapes():
     return load("shapes")
 
 
-# --- the relaxation ----------------------------------------------------------------------------------------------------
+# --- the relaxation ---------------------------------------------------------------------------------------------------
 
 
 def test_gumbel_max_is_a_draw_from_the_softmax():
@@ -47,7 +47,7 @@ def test_relaxation_becomes_one_hot_as_the_temperature_sinks(seed):
         assert (1 - y[np.arange(6), gumbel.argmax(-1)] <= furthest + 1e-12).all()
 
 
-# --- the bound ---------------------------------------------------------------------------------------------------------
+# --- the bound --------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 999), st.integers(1, 9))
@@ -129,7 +129,7 @@ def test_schedules_at_their_ends():
     assert dvae.temperature_at(0, 0, 0.5) == 0.5 and dvae.beta_at(0, 0, 2.0) == 2, "a share of 0 is the end at once"
 
 
-# --- the codec ---------------------------------------------------------------------------------------------------------
+# --- the codec --------------------------------------------------------------------------------------------------------
 
 
 def test_codec_takes_the_argmax_and_decodes_its_one_hot(shapes):

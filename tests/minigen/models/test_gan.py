@@ -49,7 +49,7 @@ def jsd(p: Any, q: Any) -> float:
     return float(0.5 * np.sum(p * np.log(p / m)) + 0.5 * np.sum(q * np.log(q / m)))
 
 
-# --- the losses ----------------------------------------------------------------------------------------------------------
+# --- the losses -------------------------------------------------------------------------------------------------------
 
 
 def test_gan_prop1_and_thm1_on_a_finite_support():
@@ -168,7 +168,7 @@ def test_every_loss_is_gradchecked(name, rng):
     ag.gradcheck(game.g_loss, [fake], order=2)
 
 
-# --- penalties on the gradient -----------------------------------------------------------------------------------------------
+# --- penalties on the gradient ----------------------------------------------------------------------------------------
 
 
 @given(seed=st.integers(0, 1000), shape=st.sampled_from([(2,), (3, 2, 1), (2, 2, 3)]))
@@ -271,7 +271,7 @@ def test_discriminator_judges_each_sample_alone(network, digits, rng):
     np.testing.assert_allclose(critic(x).data[0], critic(other).data[0], rtol=1e-5)
 
 
-# --- the two players' turns --------------------------------------------------------------------------------------------------
+# --- the two players' turns -------------------------------------------------------------------------------------------
 
 
 def test_fakes_are_constants_in_the_discriminators_step(digits, rng):
@@ -432,7 +432,7 @@ def test_settings_that_are_given_are_kept():
     assert gan.resolved(gan.Config(r1=0.0)).r1 == 0.0
 
 
-# --- sampling ------------------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [{}, {"network": "conv"}, {"conditional": True}])

@@ -65,7 +65,7 @@ def system(data):
     return found
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def test_glide_eq1_loss_by_hand_and_by_differences(rng):
@@ -108,7 +108,7 @@ def test_glide_training_loss_tells_the_time_that_made_x_t():
     assert set(seen) == set(range(1, 21))
 
 
-# --- the text in the network -------------------------------------------------------------------------------------------
+# --- the text in the network ------------------------------------------------------------------------------------------
 
 
 def test_glide_the_vector_is_that_of_eos_and_has_seen_the_last_word(system):
@@ -152,7 +152,7 @@ def test_glide_captions_are_left_out_sample_by_sample(rng):
     np.testing.assert_array_equal(found[~left_out], tokens[~left_out])
 
 
-# --- what is kept ------------------------------------------------------------------------------------------------------
+# --- what is kept -----------------------------------------------------------------------------------------------------
 
 
 def test_glide_first_stage_leaves_them_zero_and_the_second_does_not(data):
@@ -220,7 +220,7 @@ def test_glide_edit_tasks_erase_the_thing_and_ask_for_another(data):
         assert scene is None if len(scenes[i].things) == 1 else len(scene.things) == 1, "one thing less is left"
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def test_glide_guidance_of_one_asks_for_the_prompt_alone_and_a_prompt_as_its_own_negative_changes_nothing(system):
@@ -314,7 +314,7 @@ def test_glide_sample_edit_and_notes(system, data):
         assert system.pictures[name](data.test, rng=np.random.default_rng(0)).shape == shape
 
 
-# --- the cascade -------------------------------------------------------------------------------------------------------
+# --- the cascade ------------------------------------------------------------------------------------------------------
 
 
 def test_glide_cascade_grows_to_every_size(system):
@@ -353,7 +353,7 @@ def test_glide_low_resolution_noise_has_its_level_and_level_0_has_none(rng):
     assert (told == 0).all()
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_neighbours_are_earlier_near_and_all_of_them(shape, reach):
         assert len(steps) == 1, "the same neighbour in a column"
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def markov(transition, n, t, rng):

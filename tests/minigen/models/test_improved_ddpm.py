@@ -183,7 +183,7 @@ def test_bits_are_nats_over_ln_2():
     assert bound.terms[t - 1] == pytest.approx(1, rel=1e-4), "index t - 1 is that of time t"
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------
+# --- gradients --------------------------------------------------------------------------------------------------------
 
 
 def test_iddpm_losses_have_the_right_gradients(rng):
@@ -224,7 +224,8 @@ def test_in_the_network_each_loss_reaches_the_channels_it_may(rng):
         system.stages()[0].objectives[0].loss(digits.train.take(slice(16)), np.random.default_rng(1), 0)[0].backward()
         reached[loss] = net.unet.conv_out.b.grad.copy()
     assert reached["hybrid"].shape == (2,) and np.all(reached["vlb"] != 0) and np.all(reached["hybrid"] != 0)
-    # conv_out is 0 at the start, so eps_theta = 0 and L_simple's gradient is -2 mean(eps): of another size than the bound's
+    # conv_out is 0 at the start, so eps_theta = 0 and L_simple's gradient is -2 mean(eps): of another size than the
+    # bound's
     draws = np.random.default_rng(1)
     draws.random(16)
     eps = draws.standard_normal((16, 8, 8, 1)).astype(np.float32)
@@ -232,7 +233,7 @@ def test_in_the_network_each_loss_reaches_the_channels_it_may(rng):
     assert abs(reached["vlb"][0] / reached["hybrid"][0] - 1) > 0.1
 
 
-# --- eq. 18: times by importance -----------------------------------------------------------------------------------------
+# --- eq. 18: times by importance --------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
@@ -361,7 +362,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path):
     assert (whole / "weights.safetensors").read_bytes() == (cut / "weights.safetensors").read_bytes()
 
 
-# --- the network and its sampler ---------------------------------------------------------------------------------------
+# --- the network and its sampler --------------------------------------------------------------------------------------
 
 
 def test_the_network_returns_eps_and_v_in_this_order(rng):

@@ -40,7 +40,7 @@ def some_features(x):
     return [ag.sin(2.0 * x), ag.avg_pool(x * x, 2) + 0.3]
 
 
-# --- the terms of eq. 1 to 3 -------------------------------------------------------------------------------------------
+# --- the terms of eq. 1 to 3 ------------------------------------------------------------------------------------------
 
 
 def test_codec_eq1_kl_is_a_sum_over_the_map_and_a_mean_over_pictures(rng):
@@ -107,7 +107,7 @@ def test_codec_log_variance_is_held_in_bounds(rng):
     assert (ag.raw(net.moments(rng.standard_normal((1, 8, 8, 3)))[1]) == -30).all()
 
 
-# --- the discriminator -------------------------------------------------------------------------------------------------
+# --- the discriminator ------------------------------------------------------------------------------------------------
 
 
 def test_codec_eq4_weight_makes_the_gradients_equally_long(rng):
@@ -159,7 +159,7 @@ def test_codec_eq5_hinge_with_fakes_that_are_constants(rng):
     assert ag.raw(judge_of()(x)).shape == (3, 2, 2), "a logit for each 4 x 4 pixels"
 
 
-# --- eq. 6: what the maps are measured by ------------------------------------------------------------------------------
+# --- eq. 6: what the maps are measured by -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("regulariser", ["kl", "vq"])
@@ -218,7 +218,7 @@ def test_codec_identity_hands_back_the_very_array(rng):
     assert Identity().decode(Identity().encode(x)) is x and Identity().shape((4, 4, 3)) == (4, 4, 3)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_patches_are_squares_row_by_row_and_come_back(n, high, wide, p, c):
         np.testing.assert_array_equal(patches[:, i], images[:, y : y + p, x : x + p].reshape(n, -1))
 
 
-# --- masks -------------------------------------------------------------------------------------------------------------
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
 @given(n=st.integers(1, 6), L=st.integers(2, 12), data=st.data(), seed=st.integers(0, 2**32 - 1))
@@ -78,7 +78,7 @@ def test_rows_takes_each_samples_own(rng):
     ag.gradcheck(lambda a: masked_ae.rows(a, ids), [x])
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def test_eq1_is_the_mean_over_hidden_patches(rng):
@@ -160,7 +160,7 @@ def test_training_is_eq1_towards_the_very_patches_that_filling_in_brings_back(na
     assert_close(reached, patches, 1e-5)
 
 
-# --- the networks ------------------------------------------------------------------------------------------------------
+# --- the networks -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -221,7 +221,7 @@ def test_positions_tell_rows_from_columns_and_all_places_apart():
     np.testing.assert_array_equal(places[2, 4:], places[7, 4:])  # one column
 
 
-# --- filling in --------------------------------------------------------------------------------------------------------
+# --- filling in -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm_target", [False, True])

@@ -1,4 +1,6 @@
-"""PixelCNN against exact answers: what every output sees, pictures that are counted one by one, draws against their probabilities."""
+"""PixelCNN against exact answers: what every output sees, pictures that are counted one by one, draws against their
+probabilities.
+"""
 
 import dataclasses
 
@@ -261,7 +263,9 @@ def test_salimans_eq2_is_the_mixture_written_out(rng):
 
 
 def test_at_the_start_names_are_uniform_and_logistics_know_the_scale_only(digits):
-    """D ln L nats a picture for a softmax; the mixture's start is one fixed distribution at every place, symmetric in the levels."""
+    """D ln L nats a picture for a softmax; the mixture's start is one fixed distribution at every place, symmetric in
+    the levels.
+    """
     start = dataclasses.replace(TINY, decoder="categorical")
     batch = digits.train.take(slice(0, 9))
     loss, _ = pixelcnn.build(start, digits, seed=0).stages()[0].objectives[0].loss(batch, np.random.default_rng(0), 0)

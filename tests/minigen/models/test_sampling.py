@@ -93,7 +93,7 @@ def test_the_flags_are_the_arguments():
     assert np.isfinite(draw(**dataclasses.asdict(sampling.Sampling()))).all()
 
 
-# --- editing with a network that was never trained for it --------------------------------------------------------------
+# --- editing with a network that was never trained for it -------------------------------------------------------------
 
 
 def edit(keep, n=3, model=MODEL, **how):
@@ -155,7 +155,9 @@ def test_settings_of_editing_that_are_out_of_range(keep, how, said):
 
 
 def test_heun_goes_with_the_spacing_of_its_paper():
-    """On even levels of a cosine schedule its first step, from sigma 4058 to 12, multiplies what x_0 is seen better by with 4058 / 24."""
+    """On even levels of a cosine schedule its first step, from sigma 4058 to 12, multiplies what x_0 is seen better by
+    with 4058 / 24.
+    """
     schedule = schedules.cosine(200)
     model, x_T = gaussian_eps(0.2, 3.0, schedule), np.linspace(-2, 2, 9)[:, None]
 

@@ -91,7 +91,7 @@ def pixels(data):
     return found
 
 
-# --- eq. 3 -------------------------------------------------------------------------------------------------------------
+# --- eq. 3 ------------------------------------------------------------------------------------------------------------
 
 
 def test_ldm_with_the_identity_is_pixel_diffusion_in_training_bit_for_bit(rng):
@@ -216,7 +216,7 @@ def test_ldm_multistep_samplers_convert_what_the_network_predicts_before_they_bl
     np.testing.assert_allclose(drawn[2], drawn[0], atol=TINY_ROUNDING)
 
 
-# --- the words ---------------------------------------------------------------------------------------------------------
+# --- the words --------------------------------------------------------------------------------------------------------
 
 
 def unet(seed=0):
@@ -307,7 +307,7 @@ def test_ldm_guidance_and_negative_prompts(system):
     np.testing.assert_allclose(a, b, atol=1e-3)
 
 
-# --- img2img -----------------------------------------------------------------------------------------------------------
+# --- img2img ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("strength", "levels"), [(0.05, 1), (0.3, 3), (0.55, 6), (1.0, 10)])
@@ -384,7 +384,7 @@ def test_a_walk_keeps_to_the_bound_of_its_codec_whatever_else_limits_it():
         assert y.max() == 1.0
 
 
-# --- painting ----------------------------------------------------------------------------------------------------------
+# --- painting ---------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 999), st.sampled_from([2, 4, 8]))
@@ -437,7 +437,7 @@ def test_inpainting_without_its_fine_tuning_puts_the_guess_right(system, data):
     assert abs(seen[-1][:, 24:] - lower).max() < abs(seen[0][:, 24:] - lower).max()
 
 
-# --- layouts -----------------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 def test_layout_is_the_share_of_each_place_in_a_box():
@@ -508,7 +508,7 @@ def test_guidance_leads_away_from_no_layout_as_from_no_words(system):
     assert abs(np.where(keep == 1, 0, holes[0] - bare)).max() > 1e-3
 
 
-# --- the up-scaler -----------------------------------------------------------------------------------------------------
+# --- the up-scaler ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("f", "folded"), [(2, 1), (4, 2), (8, 4)])
@@ -546,7 +546,7 @@ def test_upscaler_tells_the_level_that_the_small_picture_has(rng):
     assert abs(z.std() - 1) < 6 / np.sqrt(2 * z.size)
 
 
-# --- a run -------------------------------------------------------------------------------------------------------------
+# --- a run ------------------------------------------------------------------------------------------------------------
 
 
 def test_sd_stages_come_in_order_and_maps_are_measured_before_the_first_step_in_them(run):
@@ -628,7 +628,7 @@ def test_sd_sample_edit_notes_and_pictures(system, data):
     }
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -472,7 +472,9 @@ def test_the_prior_over_all_grids_sums_to_one(grid, K):
 
 
 def test_the_prior_meets_codes_as_vectors_in_units_of_their_spread(rng):
-    """Codes of one place are read alike and are equally likely; the codebook's unit does not matter; the prior trains none of it."""
+    """Codes of one place are read alike and are equally likely; the codebook's unit does not matter; the prior trains
+    none of it.
+    """
     book = vq_vae.Codebook(4, 3, "gradient", rng=rng)
     book.vectors[...] = rng.standard_normal((4, 3))
     book.vectors[2] = book.vectors[0]
@@ -494,7 +496,8 @@ def test_the_prior_meets_codes_as_vectors_in_units_of_their_spread(rng):
 
 
 def test_the_likelihood_of_pictures_is_the_sum_over_all_grids_and_the_figure_bounds_it():
-    """Pictures of 2 x 2 black or white pixels with a code each: p(x) = sum of p(k) p(x | k) over 16 grids sums to 1 over 16 pictures.
+    """Pictures of 2 x 2 black or white pixels with a code each: p(x) = sum of p(k) p(x | k) over 16 grids sums to 1
+    over 16 pictures.
 
     And the nats that the figures add up, of the one grid that the encoder chooses, are never fewer than -ln p(x).
     """
@@ -680,7 +683,9 @@ def test_the_codec_rests_while_the_prior_learns(few):
 
 
 def test_samples_come_from_the_prior_that_was_asked_for(few):
-    """A prior that gives code 3 the probability 0.6 draws it so often, the uniform one draws all alike; temperature 0 is the likeliest."""
+    """A prior that gives code 3 the probability 0.6 draws it so often, the uniform one draws all alike; temperature 0
+    is the likeliest.
+    """
     system = vq_vae.build(TINY, few, seed=0)
     codec, prior = vq_vae.Codec(system.modules["codec"]), system.modules["prior"]
     prior.net.out.b.data[:8] = np.log(np.where(np.arange(8) == 3, 0.6, 0.4 / 7))

@@ -10,6 +10,8 @@ import autograd as ag
 from minigen import nn
 from minigen.nn.text_unet import Positions, TextUNet, Words
 
+EVALUATED_AND_TRAINED = pytest.mark.parametrize("seed", [None, 7], ids=["evaluated", "trained"])  # of dropout's masks
+
 
 def made(module):
     """In float64, with every parameter far from where it starts."""
@@ -37,6 +39,16 @@ def silu(x):
 
 def gelu(x):
     return x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def masks(seed):
+    """What draws the masks of dropout while training; nothing does at evaluation."""
+    return None if seed is None else np.random.default_rng(seed)
+
+
+def dropout(p, seed):
+    rng = masks(seed)
+    return lambda x: x if rng is None else x * (rng.random(x.shape) >= p) / (1 - p)
 
 
 def linear(m, x):
@@ -82,11 +94,11 @@ def many_heads(m, x, context=None, seen=True):
     return linear(m.out, np.concatenate(parts, -1))
 
 
-def block(m, x, context=None, seen=True, context_seen=True):
-    x = x + many_heads(m.attention, layer_norm(m.norm_1, x), None, seen)
+def block(m, x, context=None, seen=True, context_seen=True, drop=lambda h: h):
+    x = x + drop(many_heads(m.attention, layer_norm(m.norm_1, x), None, seen))
     if context is not None:
-        x = x + many_heads(m.cross, layer_norm(m.norm_context, x), context, context_seen)
-    return x + linear(m.linear_2, gelu(linear(m.linear_1, layer_norm(m.norm_2, x))))
+        x = x + drop(many_heads(m.cross, layer_norm(m.norm_context, x), context, context_seen))
+    return x + drop(linear(m.linear_2, gelu(linear(m.linear_1, layer_norm(m.norm_2, x)))))
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -166,15 +178,16 @@ def test_pixel_attention(rng):
     close(value(layer, x), x + many_heads(layer.attention, h).reshape(x.shape))
 
 
-def test_transformers(rng):
+@EVALUATED_AND_TRAINED
+def test_transformers(seed, rng):
     x, context = rng.standard_normal((2, 4, 6)), rng.standard_normal((2, 5, 3))
     own, mask = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool), np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]], bool)
     before = np.tri(4, dtype=bool)
-    model = made(nn.Transformer(6, 2, 3, c_context=3, rng=rng))
-    want = x
+    model = made(nn.Transformer(6, 2, 3, c_context=3, dropout=0.3, rng=rng))
+    want, drop = x, dropout(0.3, seed)
     for m in model.blocks:
-        want = block(m, want, context, own[:, None] & before, mask[:, None])
-    got = value(model, x, context, causal=True, key_mask=own, context_mask=mask)
+        want = block(m, want, context, own[:, None] & before, mask[:, None], drop)
+    got = value(model, x, context, causal=True, key_mask=own, context_mask=mask, rng=masks(seed))
     close(got, layer_norm(model.norm, want))
     model = made(nn.Transformer(6, 1, 2, rng=rng))
     close(value(model, x), layer_norm(model.norm, block(model.blocks[0], x)))
@@ -196,14 +209,16 @@ def test_words(rng):
 # --- U-Nets -----------------------------------------------------------------------------------------------------------
 
 
+@EVALUATED_AND_TRAINED
 @pytest.mark.parametrize("scale_shift", [True, False])
-def test_residual_blocks(scale_shift, rng):
+def test_residual_blocks(scale_shift, seed, rng):
     x, e = rng.standard_normal((2, 4, 3, 4)), rng.standard_normal((2, 5))
-    m = made(nn.ResBlock(4, 6, 5, groups=2, scale_shift=scale_shift, rng=rng))
+    m = made(nn.ResBlock(4, 6, 5, groups=2, dropout=0.3, scale_shift=scale_shift, rng=rng))
     told = linear(m.embed, e)[:, None, None]
     h = conv(m.conv_1, silu(group_norm(m.norm_1, x, 2)))
     h = group_norm(m.norm_2, h, 2, told[..., :6], told[..., 6:]) if scale_shift else group_norm(m.norm_2, h + told, 2)
-    close(value(m, x, e), conv(m.conv_2, silu(h)) + conv(m.skip, x, padding=(0, 0)))
+    h = dropout(0.3, seed)(silu(h))
+    close(value(m, x, e, masks(seed)), conv(m.conv_2, h) + conv(m.skip, x, padding=(0, 0)))
     m = made(nn.ResBlock(4, 4, groups=2, rng=rng))
     h = conv(m.conv_1, silu(group_norm(m.norm_1, x, 2)))
     close(value(m, x), conv(m.conv_2, silu(group_norm(m.norm_2, h, 2))) + x)
@@ -215,17 +230,21 @@ def test_changes_of_resolution(rng):
     close(value(m := made(nn.Upsample(3, rng=rng)), x), conv(m.conv, x.repeat(2, 1).repeat(2, 2)))
 
 
-def test_unet_is_its_diagram(rng):
+@EVALUATED_AND_TRAINED
+def test_unet_is_its_diagram(seed, rng):
     """conv_in, down, middle, up with what was kept, norm, conv_out; the condition is added to the time before its SiLU."""
-    net = made(nn.UNet(2, 3, base=4, multipliers=(1, 2), blocks=1, attention=(1,), heads=2, groups=2, rng=rng))
+    small = {"base": 4, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "heads": 2, "groups": 2}
+    net = made(nn.UNet(2, 3, **small, dropout=0.3, rng=rng))
+    assert {m.p for _, m in net.named_modules() if isinstance(m, nn.Dropout)} == {0.3}
     x, t, cond = rng.standard_normal((2, 4, 6, 2)), np.array([3, 90]), rng.standard_normal((2, 16))
 
     def through(stack, h):
         for part in stack.parts:
-            h = value(part, h, e) if isinstance(part, nn.ResBlock) else value(part, h)
+            h = value(part, h, e, drawn) if isinstance(part, nn.ResBlock) else value(part, h)
         return h
 
     for given, added in ((cond, cond), (None, 0)):
+        drawn = masks(seed)
         e = silu(value(net.time, t) + added)
         first = conv(net.conv_in, x)
         one, two, three = net.down
@@ -235,7 +254,7 @@ def test_unet_is_its_diagram(rng):
         h = through(net.middle, c)
         for part, kept in zip(net.up, (c, b, a, first), strict=True):
             h = through(part, np.concatenate([h, kept], -1))
-        close(value(net, x, t, given), conv(net.conv_out, silu(group_norm(net.norm_out, h, 2))))
+        close(value(net, x, t, given, rng=masks(seed)), conv(net.conv_out, silu(group_norm(net.norm_out, h, 2))))
 
 
 def test_text_unet_is_its_diagram(rng):

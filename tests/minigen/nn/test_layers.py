@@ -278,6 +278,21 @@ def test_initialisers_have_their_variance(name, variance, rng):
     assert np.var(w) == pytest.approx(variance, rel=0.05) and abs(w.mean()) < 5 * np.sqrt(variance / w.size)
 
 
+def test_layers_start_with_the_variance_of_their_inputs(rng):
+    """Each output of a transposed convolution sees k^2 / s^2 positions; an MLP's layers have He's factor 2 for what
+    follows them.
+    """
+    x = rng.standard_normal((8, 8, 8, 32)).astype(np.float32)
+    for initial, gain in (({}, 1), ({"initial": init.he}, 2)):
+        for shape in ({}, {"kernel": 3, "stride": 1}, {"kernel": 6, "stride": 3, "padding": 0}):
+            y = nn.ConvTranspose2d(32, 32, **shape, **initial, rng=rng)(x).data[:, 3:-3, 3:-3]
+            assert y.var() == pytest.approx(gain, rel=0.1)
+        assert nn.Conv2d(32, 32, **initial, rng=rng)(x).data[:, 1:-1, 1:-1].var() == pytest.approx(gain, rel=0.1)
+        assert nn.Linear(32, 256, **initial, rng=rng)(x).data.var() == pytest.approx(gain, rel=0.1)
+    for layer in nn.MLP(32, 128, 64, 256, rng=rng).layers[::2]:
+        assert layer.w.data.var() * layer.w.shape[0] == pytest.approx(2, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "build, message",
     [

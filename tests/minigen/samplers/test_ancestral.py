@@ -85,7 +85,8 @@ def test_small_is_exact_for_a_point_and_large_for_unit_data():
         x_T = np.random.default_rng(0).standard_normal((50, 3))
         x_0 = ancestral.sample(gaussian_eps(1.5, 0.0, schedule), x_T, schedule, rng=np.random.default_rng(1))
         np.testing.assert_allclose(x_0, 1.5, rtol=1e-9)
-    # for N(0, I) every reverse step of variance beta keeps unit variance; only the noiseless last step takes beta_1 away
+    # for N(0, I) every reverse step of variance beta keeps unit variance; only the noiseless last step takes beta_1
+    # away
     schedule = schedules.linear(1000)
     assert output_variance(schedule, 1.0, "large") == pytest.approx(1 - schedule.beta[1], rel=1e-9)
 
@@ -174,6 +175,10 @@ def test_a_broken_model_stops_the_sampler_at_its_step():
     model = lambda x, t, c: x * (np.nan if t[0] == 3 else 1)  # noqa: E731
     with pytest.raises(FloatingPointError, match=r"level 3 of 5 \(time 3\)"):
         ancestral.sample(model, np.zeros((1, 1)), schedules.cosine(5), rng=np.random.default_rng(0))
+    pair, how = lambda x, t, c: (x, model(x, t, c)), {"rng": np.random.default_rng(0), "variance": "learned"}
+    with pytest.raises(FloatingPointError, match=r"level 3 of 5 \(time 3\)"):
+        ancestral.sample(pair, np.zeros((1, 1)), schedules.cosine(5), **how)
+    assert [ancestral.sigma(1, schedules.cosine(5), variance) for variance in ("small", "large")] == [0, 0]
     with pytest.raises(ValueError, match="variance"):
         ancestral.sigma(2, schedules.cosine(5), "medium")
 

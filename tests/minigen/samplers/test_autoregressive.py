@@ -209,7 +209,7 @@ def test_draws_have_their_frequencies():
     assert chisquare(counts[p > 0], p[p > 0] * n).pvalue > ALPHA  # would see 0.18 become 0.185
 
 
-# --- guidance ----------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------------
 
 
 @given(seeds, st.floats(-3, 8))
@@ -255,7 +255,7 @@ def test_guided_models_have_the_guided_law(s):
     np.testing.assert_array_equal(ar.sample(logits, draws), ar.sample_cached(step, draws))
 
 
-# --- the loop ----------------------------------------------------------------------------------------------------------
+# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_support_checks_pass_for_a_table_and_see_what_they_are_for():
@@ -420,7 +420,7 @@ def test_nothing_is_changed():
     ar.guided(logits, logits, 2.0)
 
 
-# --- mistakes ------------------------------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -106,6 +106,7 @@ def contrast(g):
     close(std(full), std(c))
     close(full, plain * std(c) / std(plain))
     close(g.classifier_free(model, 6.0, 0, rescale=0.7)(X, T3, Y), 0.7 * full + 0.3 * plain)
+    close(g.classifier_free_w(model, 5.0, 0, rescale=0.7)(X, T3, Y), 0.7 * full + 0.3 * plain)
     close(g.rescaled(0 * c, c, 1.0), 0 * c)
     u = model(X, T3, 0.3 * Y)
     close(g.classifier_free(model, 0.0, 0.3 * Y, rescale=1.0)(X, T3, Y), u * std(c) / std(u))
@@ -171,7 +172,7 @@ def test_every_planted_bug_is_seen(name):
     assert seen == (name != "none")
 
 
-# --- conditions --------------------------------------------------------------------------------------------------------
+# --- conditions -------------------------------------------------------------------------------------------------------
 
 
 class Asked(NamedTuple):
@@ -219,7 +220,7 @@ def test_null_fills_the_place_of_the_condition():
     assert seen[0]["text"][n:].max() == 0 and cond["label"].tolist() == [1, 2, 3]
 
 
-# --- the law on Gaussians ----------------------------------------------------------------------------------------------
+# --- the law on Gaussians ---------------------------------------------------------------------------------------------
 
 
 def result(model, schedule, variance="small"):
@@ -279,8 +280,8 @@ def test_law_12_different_variances_follow_the_recursion(s):
 def test_guidance_does_not_sample_the_tilted_density():
     """p(x | c)^3 p(x)^-2 of N(1, 1/4) and N(0, 1) is a Gaussian; what is drawn is another one, however small the steps.
 
-    Bradley & Nakkiran 2408.09000. That it is not the steps: at s = 1 the same chain gives N(1, 1/4) far more closely, and
-    ten times as many levels leave the gap as it is.
+    Bradley & Nakkiran 2408.09000. That it is not the steps: at s = 1 the same chain gives N(1, 1/4) far more closely,
+    and ten times as many levels leave the gap as it is.
     """
     (m_c, s_c), (m_u, s_u), s = (1.0, 0.5), (0.0, 1.0), 3.0
     precision = s / s_c**2 + (1 - s) / s_u**2
@@ -298,7 +299,7 @@ def test_guidance_does_not_sample_the_tilted_density():
     assert np.round([*tilted, mean, var], 3).tolist() == [1.2, 0.1, 1.313, 0.066]
 
 
-# --- with others -------------------------------------------------------------------------------------------------------
+# --- with others ------------------------------------------------------------------------------------------------------
 
 
 def test_it_composes_and_can_be_differentiated_through():

@@ -72,7 +72,9 @@ ROUND_TRIPS = {10: 0.477, 20: 0.259, 40: 0.135, 80: 0.0695, 160: 0.0354}
 
 @pytest.mark.parametrize("n", ROUND_TRIPS)
 def test_ddim_eq13_the_round_trip_has_the_known_error(n):
-    """The known numbers ask at t = 0, where the best eps is 0; asking at the first level's time instead, as a network must be, is no worse."""
+    """The known numbers ask at t = 0, where the best eps is 0; asking at the first level's time instead, as a network
+    must be, is no worse.
+    """
     schedule = known_grid(n)
     model, one = gaussian_eps(0.0, 0.5, schedule), np.ones((1, 1))
     x = ddim.step_up(one, 0 * one, 0, 1, schedule)
@@ -163,7 +165,9 @@ def test_encoding_reaches_a_level_without_signal(kind):
 
 
 def test_between_two_pictures_the_latents_go_along_the_arc():
-    """With data N(0, s^2) both ways are multiplications, so what is decoded is the arc between the pictures, times the round trip."""
+    """With data N(0, s^2) both ways are multiplications, so what is decoded is the arc between the pictures, times the
+    round trip.
+    """
     schedule = known_grid(10)
     model = gaussian_eps(0.0, 0.5, schedule)
     a, b = np.random.default_rng(0).standard_normal((2, 3, 2, 2, 1))
@@ -179,6 +183,16 @@ def test_between_two_pictures_the_latents_go_along_the_arc():
     np.testing.assert_allclose(exact, np.stack([a, b], 1), atol=1e-9)
     small = ddim.interpolate(model, a.astype(np.float32), b.astype(np.float32), (0.5,), schedule)
     assert small.dtype == np.float32
+    told = []
+
+    def of_x_0(x_t, t, cond):
+        told.append(cond)
+        return gaussian("x_0", 0.0, 0.5, schedule)(x_t, t)
+
+    same = ddim.interpolate(of_x_0, a, b, shares, schedule, cond="c", kind="x_0")
+    np.testing.assert_allclose(same, got, rtol=1e-9)
+    assert set(told) == {"c"}
+    assert abs(ddim.interpolate(model, a, b, shares, schedule, clip=0.1)).max() <= 0.1 < abs(got).max()
     with pytest.raises(ValueError, match="same shape"):
         ddim.interpolate(model, a, b[:1], shares, schedule)
 

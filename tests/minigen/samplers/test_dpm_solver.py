@@ -1,4 +1,7 @@
-"""DPM-Solver++: first order is DDIM, its lines, its ends, its order on grids of odd lengths. Its other laws and planted bugs: tests/minigen/laws."""
+"""DPM-Solver++: first order is DDIM, its lines, its ends, its order on grids of odd lengths.
+
+Its other laws and planted bugs: tests/minigen/laws.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Euler, Heun and Euler-ancestral: the same as DDIM where they are, the split of the noise, Heun's calls. Their laws and planted bugs: tests/minigen/laws."""
+"""Euler, Heun and Euler-ancestral: the same as DDIM where they are, the split of the noise, Heun's calls.
+
+Their laws and planted bugs: tests/minigen/laws.
+"""
 
 import functools
 
@@ -40,7 +43,9 @@ def test_edm_the_split_keeps_the_noise_of_the_level():
 
 
 def test_edm_algorithm_1_the_calls_and_their_weights():
-    """Row k of the batch gets the slope 1 at call k: each step adds half its length for either of its two calls, the last all of it."""
+    """Row k of the batch gets the slope 1 at call k: each step adds half its length for either of its two calls, the
+    last all of it.
+    """
     schedule, told = schedules.spaced(LINEAR, 4), []
 
     def model(x_t, t, cond=None):

@@ -62,7 +62,7 @@ class Mix:
         return gaussian_eps(self.m[k], self.s[k], self.schedule)
 
 
-# --- exact facts, each a function of the module so that planted bugs can be shown to it --------------------------------
+# --- exact facts, each a function of the module so that planted bugs can be shown to it -------------------------------
 
 
 def exact_classifier(g, seed=0, k=3, d=2):
@@ -194,6 +194,7 @@ def replacement(g):
     rng = np.random.default_rng(0)
     x_T, y = rng.standard_normal((2, 4, 4, 1)), rng.standard_normal((2, 4, 4, 1))
     low = g.low_pass(2)
+    close(low(y), y.reshape(2, 2, 2, 2, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2), 1e-14)
     close(low(low(y)), low(y), 1e-14)
     grid = SCHEDULE.respaced([2, 30, 60])
     results = []
@@ -400,7 +401,7 @@ def test_every_planted_bug_is_seen(name):
     assert bool(seen) == (name != "none")
 
 
-# --- derivatives, and what stays as it was -----------------------------------------------------------------------------
+# --- derivatives, and what stays as it was ----------------------------------------------------------------------------
 
 
 def guides(g=guidance):
@@ -469,14 +470,14 @@ def test_a_real_clip_guides_noise_aware_and_through_x_0():
     assert all(p.grad is None for p in net.parameters())
 
 
-# --- how far off the usual approximation is ----------------------------------------------------------------------------
+# --- how far off the usual approximation is ---------------------------------------------------------------------------
 
 
 def test_dps_bias_on_a_gaussian_is_a_number():
     """Data N(0, 1), y = x_0 + N(0, 0.5^2) seen as 1: the posterior is N(0.8, 0.2).
 
-    ln p(y | x_0_hat) forgets what is not known of x_0, so it is too sure: the mean is too near to y, the variance too small.
-    With what is not known put back, r^2 + Var(x_0 | x_t), the result is the posterior.
+    ln p(y | x_0_hat) forgets what is not known of x_0, so it is too sure: the mean is too near to y, the variance too
+    small. With what is not known put back, r^2 + Var(x_0 | x_t), the result is the posterior.
     """
     schedule, std, y, r = schedules.linear(1000), 1.0, 1.0, 0.5
     exact_mean, exact_var = std**2 * y / (std**2 + r**2), std**2 * r**2 / (std**2 + r**2)
@@ -499,7 +500,7 @@ def test_dps_bias_on_a_gaussian_is_a_number():
     assert mean == pytest.approx(exact_mean, abs=1e-3) and var == pytest.approx(exact_var, rel=0.02)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_one_sentence():

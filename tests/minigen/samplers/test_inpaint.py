@@ -94,7 +94,9 @@ def test_paths_go_from_T_to_0_by_steps_and_jumps(T, resample, jump):
 
 
 def tape_run(schedule, eta, resample, jump, std=0.5, module=inpaint):
-    """All that the model is asked about, (calls, draws + 1, 2): pixel 0 is known (0.7), pixel 1 is not; the last sample sees no noise."""
+    """All that the model is asked about, (calls, draws + 1, 2): pixel 0 is known (0.7), pixel 1 is not; the last sample
+    sees no noise.
+    """
     draws = 3 * len(path(schedule.T, resample, jump)) + 2
     states, x_T = [], np.zeros((draws + 1, 2))
     model = gaussian_eps(0.0, std, schedule)
@@ -155,6 +157,10 @@ def test_a_mask_of_ones_returns_the_picture_and_one_of_zeros_never_reads_it(rng)
         outs.append(replace(model, x_T, known, none_of_it, schedule, rng=np.random.default_rng(0), eta=0))
     np.testing.assert_array_equal(*outs)
     np.testing.assert_allclose(outs[0], ddim.sample(model, x_T, schedule), rtol=1e-6)
+    how = {"cond": np.float32(0.8), "kind": "x_0", "clip": 0.5, "eta": 0}  # all of which reach the network's guess
+    asked = (lambda x, t, cond: cond * x), x_T
+    same = replace(*asked, picture, none_of_it, schedule, rng=rng, **how)
+    np.testing.assert_allclose(same, ddim.sample(*asked, schedule, **how), rtol=1e-5)
 
 
 # --- correlated Gaussian data: replacement's bias ---------------------------------------------------------------------

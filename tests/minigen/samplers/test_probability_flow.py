@@ -22,7 +22,9 @@ LIMIT = 1e-6  # of a log density at that tolerance: some hundred steps, each wit
 
 
 def gaussian(mean, cov, schedule, kind="eps"):
-    r"""What is best predicted for data $N(m, \Sigma)$, differentiable: $\epsilon^* = \sqrt{1 - \bar\alpha}\, (\bar\alpha \Sigma + (1 - \bar\alpha) I)^{-1} (x - \sqrt{\bar\alpha}\, m)$."""
+    r"""What is best predicted for data $N(m, \Sigma)$, differentiable:
+    $\epsilon^* = \sqrt{1 - \bar\alpha}\, (\bar\alpha \Sigma + (1 - \bar\alpha) I)^{-1} (x - \sqrt{\bar\alpha}\, m)$.
+    """
 
     def model(x, t, cond=None):
         a = float(schedule.alpha_bar_at(t)[0])
@@ -308,6 +310,15 @@ def test_networks_in_float32_and_conditions_and_learned_variances(rng):
     assert got.shape == (2,) and got.dtype == np.float64 and np.isfinite(got).all()
     assert min(told)[0] == pytest.approx(1) and max(told)[0] == pytest.approx(50) and {c for _, c in told} == {"c"}
     np.testing.assert_array_equal(x_0, before)
+    told.clear()
+    probability_flow.sample(model, x_0, schedule, cond="c")
+    assert {c for _, c in told} == {"c"}
+    calls = []
+    for method in ("RK45", "DOP853"):
+        told.clear()
+        log_likelihood(model, x_0, schedule, method=method)
+        calls.append(len(told))
+    assert calls[0] != calls[1]
 
 
 def test_a_chain_of_one_level_is_the_prior_there():

@@ -1,4 +1,7 @@
-"""What all samplers share, by the name that the command line knows them by. Their laws on the linear schedule: tests/minigen/laws/test_ours.py."""
+"""What all samplers share, by the name that the command line knows them by.
+
+Their laws on the linear schedule: tests/minigen/laws/test_ours.py.
+"""
 
 import functools
 
@@ -99,6 +102,17 @@ def test_times_calls_draws_and_states_are_as_declared(name, eta):
 def test_what_the_callback_is_told_wrongly_is_seen(module, old, new):
     with pytest.raises(AssertionError):
         bookkeeping(mutant(module, old, new).sample, lambda n: n, lambda n: 0, "ddim")
+
+
+@pytest.mark.parametrize("name", choose.SAMPLERS)
+def test_clip_and_kind_reach_every_guess(name):
+    guesses = []
+    model = with_share(lambda x, t, cond=None: np.full_like(x, 5.0), name)
+    choose.draw(
+        name, model, np.ones((2, 1)), schedules.cosine(5), rng=np.random.default_rng(0), clip=0.5, kind="x_0",
+        callback=lambda t, x_t, x_0: guesses.append(x_0),
+    )  # fmt: skip
+    np.testing.assert_array_equal(guesses[:-1], 0.5)
 
 
 @pytest.mark.parametrize("name", choose.SAMPLERS)

@@ -211,7 +211,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path):
         checkpoint.save(tmp_path / "no" / "w.safetensors", TENSORS, ABOUT)
 
 
-# --- files that are refused ---------------------------------------------------------------------------------------------
+# --- files that are refused -------------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -322,7 +322,7 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path):
         load(tmp_path)
 
 
-# --- configs ------------------------------------------------------------------------------------------------------------
+# --- configs ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

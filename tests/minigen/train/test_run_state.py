@@ -136,7 +136,7 @@ def test_seconds_that_make_no_sense_are_not_counted(tmp_path: Path, seconds: Any
     assert result.steps == 6 and 0 <= result.seconds < 60 and result.cpu_seconds is None
 
 
-# --- the data --------------------------------------------------------------------------------------------------------------
+# --- the data ---------------------------------------------------------------------------------------------------------
 
 
 def points(**changes: Any) -> Dataset:

@@ -1,8 +1,8 @@
 """A model that trains in a moment, with everything that a large one can have: stages, two objectives, buffers, steps.
 
 ``python -m tests.minigen.train.toy train toy --out ...`` runs the command line with this model in the curriculum.
-``TOY_END="9 fsync 23"`` in the environment sends that process signal 9 at its 23rd fsync, ``"2 loss 7"`` signal 2 at its
-7th evaluation of the generator's loss.
+``TOY_END="9 fsync 23"`` in the environment sends that process signal 9 at its 23rd fsync, ``"2 loss 7"`` signal 2 at
+its 7th evaluation of the generator's loss.
 """
 
 import os

@@ -1,0 +1,23 @@
+"""What `minigen tour --resume` counts as done: what this tour would find, with its seed and its settings."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from minigen.__main__ import main
+from minigen.cli import tour
+from tests.minigen.train import toy
+
+
+def test_a_system_is_done_with_the_seed_and_the_settings_that_it_was_trained_with(
+    without_ruler: None, inside: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flags = tour.TourFlags()
+    assert not tour.done(toy.ENTRY, flags)
+    assert main(["tour", "--only", "toy"]) == 0
+    assert tour.done(toy.ENTRY, flags)
+    assert not tour.done(toy.ENTRY, dataclasses.replace(flags, seed=1))
+    assert not tour.done(toy.ENTRY, dataclasses.replace(flags, whole=True))
+    monkeypatch.setattr(toy, "TOUR", {**toy.TOUR, "lr": 0.02})
+    assert not tour.done(toy.ENTRY, flags)
