@@ -75,6 +75,8 @@ def main(args: list[str]) -> int:
             print(f"minigen: {entry.name}: {error}", file=sys.stderr)
             facts = about(entry) | {"failed": str(error) or type(error).__name__}
             status = max(status, 2 if isinstance(error, UserError) else 1)
+            if flags.resume and finished(flags.out / entry.name) is not None:  # a run that cannot go on as it is asked to
+                continue
         keep(flags.out, entry, facts)
         write_page(flags.out)
     print(f"the tour: {index}")
@@ -94,10 +96,16 @@ def chosen(only: str | None) -> list[curriculum.Entry]:
 
 def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
     """Whether the folder holds what this tour would find: the same settings and seed, visited to the end."""
-    facts = read_facts(flags.out / entry.name)
-    if facts is None or "failed" in facts:
+    facts = finished(flags.out / entry.name)
+    if facts is None:
         return False
     return bool(facts["seed"] == flags.seed and facts["config"] == config_of(curriculum.load(entry), flags.whole))
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The facts of a visit that came to its end, or None if there was none."""
+    facts = read_facts(folder)
+    return None if facts is None or "failed" in facts else facts
 
 
 def config_of(model: Any, whole: bool) -> dict[str, Any]:
@@ -120,9 +128,11 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
     if not flags.resume and holds_run(out):
         print(f"trains {entry.name} anew over what is there: --resume keeps it", flush=True)
-    (out / FACTS).unlink(missing_ok=True)  # they tell of weights that are trained over from here on
+    goes_on = flags.resume and (out / CHECKPOINT).exists()
+    if not goes_on:
+        (out / FACTS).unlink(missing_ok=True)  # they tell of weights that are trained over from here on
     run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
-    result = train(system, dataset, run, resume=flags.resume and (out / CHECKPOINT).exists())
+    result = train(system, dataset, run, resume=goes_on)
 
     system, _ = arguments.load_weights(result.weights, entry, device=flags.device)
     print("sampling and measuring (the first time on a data set, the ruler itself is trained)", flush=True)

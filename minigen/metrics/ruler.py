@@ -32,8 +32,8 @@ SURE = 0.9  # the probability above which a classifier counts as confident
 class Ruler:
     """A plain classifier and its twin with a reject class. Images are float (n, h, w, c) in [-1, 1].
 
-    ``accuracy`` is the plain classifier's on the test split, ``seconds`` what training both took (when it was done),
-    ``cached`` whether this one came from a file.
+    ``accuracy`` is the plain classifier's on the test split and ``seconds`` what training both took, each when that was
+    done; ``cached`` says whether this one came from a file.
     """
 
     dataset: str

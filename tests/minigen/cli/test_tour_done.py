@@ -1,4 +1,4 @@
-"""What `minigen tour --resume` counts as done: what this tour would find, with its seed and its settings."""
+"""What `minigen tour --resume` keeps, and what it counts as done: what this tour would find, with its seed and its settings."""
 
 import dataclasses
 from pathlib import Path
@@ -21,3 +21,14 @@ def test_a_system_is_done_with_the_seed_and_the_settings_that_it_was_trained_wit
     assert not tour.done(toy.ENTRY, dataclasses.replace(flags, whole=True))
     monkeypatch.setattr(toy, "TOUR", {**toy.TOUR, "lr": 0.02})
     assert not tour.done(toy.ENTRY, flags)
+
+
+def test_a_run_that_cannot_go_on_keeps_what_was_found(
+    without_ruler: None, inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["tour", "--only", "toy"]) == 0
+    facts = (inside / "out" / "tour" / "toy" / tour.FACTS).read_bytes()
+    monkeypatch.setattr(toy, "TOUR", {**toy.TOUR, "lr": 0.02})
+    assert main(["tour", "--only", "toy", "--resume"]) == 2
+    assert "was started with --lr 0.01, not 0.02" in capsys.readouterr().err
+    assert (inside / "out" / "tour" / "toy" / tour.FACTS).read_bytes() == facts
