@@ -75,10 +75,8 @@ def main(args: list[str]) -> int:
             print(f"minigen: {entry.name}: {error}", file=sys.stderr)
             facts = about(entry) | {"failed": str(error) or type(error).__name__}
             status = max(status, 2 if isinstance(error, UserError) else 1)
-            if (
-                flags.resume and finished(flags.out / entry.name) is not None
-            ):  # a run that cannot go on as it is asked to
-                continue
+            if flags.resume and finished(flags.out / entry.name) is not None:
+                continue  # the run cannot go on as it is asked to, and nothing was done to it
         keep(flags.out, entry, facts)
         write_page(flags.out)
     print(f"the tour: {index}")
