@@ -5,7 +5,8 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
@@ -35,14 +36,40 @@ def parse(flags: type[T], args: list[str], *, prog: str, description: str, defau
 
     given: dict[str, Any] = {} if default is None else {"default": default}
     marks: tuple[Any, ...] = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    rules = tyro.constructors.ConstructorRegistry()
+    rules.primitive_rule(left_out_or)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), rules:
             return tyro.cli(flags, args=args, prog=prog, description=description, config=marks, **given)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(f"{first_sentence(said.getvalue())} ('{prog} --help' explains the flags)") from None
+
+
+def left_out_or(flag: Any) -> Any:
+    """tyro's rule for a flag ``int | None``, and the like: the help calls it INT. None is what it is if it is left out."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    kinds = set(get_args(flag.type))
+    kind = next(iter(kinds - {NoneType}), None)
+    if NoneType not in kinds or len(kinds) != 2 or kind not in (int, float, str):
+        return None
+
+    def read(words: list[str]) -> Any:
+        try:
+            return None if words == ["None"] else kind(*words)
+        except ValueError:
+            raise ValueError(f"it takes {kind.__name__.upper()}, got {words[0]}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, kind | None),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def first_sentence(box: str) -> str:

@@ -30,7 +30,7 @@ class SampleFlags:
     """How many samples."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The file to write: .png, or .txt if the weights were trained on text; grid.png or grid.txt if left out."""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    steps: int | None = None
     """Sampling steps, for systems that sample in steps; their own choice if left out."""
     seed: int = 0
     """All draws follow from this number."""
@@ -42,7 +42,7 @@ class SampleFlags:
     """Also write a strip that shows how the first samples came to be, and an animation of it, beside the grid."""
     quality: bool = False
     """Also measure the samples (take --n 512) beside real images and simple baselines, and print the tables."""
-    prompts: Annotated[int | None, arg(metavar="INT")] = None
+    prompts: int | None = None
     """Also draw so many prompts each of four kinds (500 for a report), seen and held out of training, and print how
     often they are met.
     """

@@ -84,7 +84,8 @@ def test_the_flags_of_every_system_fit_together(command: str, name: str, capsys:
     with pytest.raises(SystemExit) as caught:
         main([command, name, "--help"])
     assert caught.value.code == 0
-    assert "--seed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--seed INT" in said and "{None}" not in said
 
 
 def test_a_preset_is_a_start_for_other_flags(toy_system: Any, inside: Path, capsys: pytest.CaptureFixture[str]):
@@ -275,6 +276,7 @@ BAD_TRAIN = {
     "zero steps of a stage": (("--first-steps", "0"), "steps of the stage 'first' must be at least 1, got 0"),
     "zero batch": (("--batch-size", "0"), "batch_size of the stage 'first' must be at least 1, got 0"),
     "negative seed": (("--seed", "-1"), "--seed must be at least 0, got -1"),
+    "a word for a number": (("--samples-every", "often"), "Error parsing --samples-every: it takes INT, got often"),
     "samples every": (("--samples-every", "-1"), "--samples-every must be at least 0, got -1"),
     "model that does not fit": (("--hidden", "3"), "hidden must be even, got 3"),
     "cuda": (("--device", "cuda"), "no GPU can be used"),
