@@ -187,8 +187,8 @@ def quadratic_times(T: int, steps: int) -> Any:
 
 
 def section_times(T: int, counts: Sequence[int]) -> Any:
-    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (the code of
-    Dhariwal & Nichol 2021).
+    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (sections
+    as in the code of Dhariwal & Nichol 2021; within one, the times of `uniform_times`).
 
     The first count is that of the section next to the data. Raises ValueError where a section is shorter than its
     count.
@@ -314,7 +314,7 @@ def shifted(schedule: Schedule, s: float) -> Schedule:
 
 def min_snr_weight(t: Any, schedule: Schedule, kind: str = "eps", gamma: float = 5.0) -> Any:
     r"""The weight of $\| y - \hat y \|^2$ that clips the weight of $\| x_0 - \hat x_0 \|^2$ at $\gamma$ (Hang et al.
-    2023, 2303.09556, eq. 10).
+    2023, 2303.09556, sections 3.4 and 4.2).
 
     $\min(\mathrm{SNR}_t, \gamma)$ for a network that predicts $x_0$, over $\mathrm{SNR}_t$ for $\epsilon$, over
     $\mathrm{SNR}_t + 1$ for $v$; ``t`` at least 1.

@@ -23,7 +23,7 @@ Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every
 ancestral samplers by the gradient at $\mu$, as section 4.1 derives it; ``mean-at-x_t`` by the gradient at $x_t$, as
 algorithm 1 is printed and as the authors' code has it.
 
-The network, against that of DDPM: attention at every resolution, a fixed number of channels a head, the embedding as
+The network, against that of DDPM: attention at several resolutions, a fixed number of channels a head, the embedding as
 scale and shift of the norms, residual blocks that change the resolution themselves (BigGAN). It is trained with
 improved DDPM's hybrid loss and learns its variance. The classifier is the way down of such a network, with attention as
 its last pooling (Radford et al. 2021, 2103.00020, section 2.4).
@@ -36,9 +36,9 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_ad
   made its $x_t$;
 - when levels are left out it is told the ORIGINAL time of a level, as the denoiser is;
 - the gradient is of $\ln p(y \mid x_t)$ of the ASKED class, and a sample's own: no batch norm;
-- the gradient at $\mu$ is told the level below; nothing pulls in the last step, whose variance is 0;
-- the variance is never guided, and $\hat x_0$ is clipped AFTER guidance;
-- the classifier's last layer starts at zero: before it is trained, guidance is none.
+- the gradient at $\mu$ is told the level below; nothing pulls in the last step, which adds no noise either;
+- the variance is never guided; $\hat x_0$ is clipped AFTER guidance by ``classifier``, and before a mean is moved;
+- the output of the classifier's attention pooling starts at zero: before it is trained, guidance is none.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ the gradient is tamed by asking more often for the times whose terms are large.
 | $v$ | ``v`` $= (o + 1) / 2$ of the second half $o$ | like $x_t$ |
 | $\mu_\theta$, $\Sigma_\theta$ | mean and variance of $p_\theta(x_{t-1} \mid x_t)$ | like $x_t$ |
 | $L_t$ | ``bound_term(..., t + 1, ...)``: $L_0$ is the decoder's, at time 1 | (n,) nats a sample |
-| $p_t$ | ``time_probabilities(...)[t]``, of time t + 1 as $L_t$ is | (T,) |
+| $p_t$ | ``time_probabilities(...)[t]``, of time t + 1 as that of $L_t$ | (T,) |
 
 $$L_{\text{vlb}} = L_0 + L_1 + \dots + L_{T-1} + L_T \qquad (4)$$
 $$\Sigma_\theta(x_t, t) = \exp(v \ln \beta_t + (1 - v) \ln \tilde\beta_t) \qquad (15)$$
@@ -207,8 +207,8 @@ def variational_bound(
 
 
 def time_probabilities(losses: Any, known: Any) -> Any:
-    r"""Eq. 18 for the last losses (T, K) of each time, ``known`` (T,) of them there already: $p_t$ for $t = 1 \dots T$
-    (T,), float64.
+    r"""Eq. 18 for the last losses (T, K) of each time, ``known`` (T,) of them there already: the probabilities (T,) of
+    the times $1 \dots T$, float64.
 
     Uniform until all K are known of every time, and where all losses are 0; 0.1 % uniform times are always mixed in.
     """

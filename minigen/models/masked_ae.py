@@ -33,7 +33,8 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_ma
 - the loss is over hidden patches only: visible targets have gradient 0; hidden pixels never reach the encoder;
 - ``restore`` is the argsort of the shuffle, and un-shuffling by the shuffle itself is the classic bug;
 - the decoder's positions are added to the mask tokens too;
-- (2) divides by P - 1, with $\epsilon$ inside the root: a network that says 0 has loss (P - 1) / P;
+- (2) divides by P - 1, with $\epsilon$ inside the root: a network that says 0 has loss (P - 1) / P on patches
+  that are not flat (a flat one costs it nothing);
 - with ``norm_target``, pictures need $\mu_i$ and $\sigma_i$ of the HIDDEN patch to be shown. That leaks the answer's
   brightness and contrast into the picture (and into the figures, which then say so).
 """

@@ -103,7 +103,7 @@ def sample(
     $\hat x_0$ to $[-c, c]$, as the paper's code does with $c = 1$ and its text does not say, or is a function of it.
 
     ``score(x, t, cond)`` is $s\, \nabla_x \ln p(y \mid x)$; at ``"mean"``, $x = \mu$ is told the time of the level
-    below, at ``"x_t"`` the time of $x_t$. The last step adds neither noise nor score, its variance being 0.
+    below, at ``"x_t"`` the time of $x_t$. The last step adds no noise (algorithm 2: $z = 0$), and no score.
 
     ``callback(t, x_t, x_0)`` sees every state before its step, with the model's (clipped) guess of $x_0$, and at the
     end ``(0, x_0, x_0)``. Raises FloatingPointError, naming the step, if the model returns NaN or Inf.

@@ -94,8 +94,8 @@ def sample_heun(
     kind: str = "eps",
     callback: Callable[[int, Any, Any], None] | None = None,
 ) -> Any:
-    r"""Algorithm 1 (without churn) from ``x_T`` (n, ...) at the schedule's last level to $x_0$; arguments as those of
-    `ddim.sample`.
+    r"""Algorithm 1 (algorithm 2 without churn) from ``x_T`` (n, ...) at the schedule's last level to $x_0$; arguments
+    as those of `ddim.sample`.
 
     Nothing is drawn. ``callback`` sees the state at the start of each step, not the trial point at its end.
     """

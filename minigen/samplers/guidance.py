@@ -221,8 +221,8 @@ def replaced(
     from ``y``, the rest from the model.
 
     With $\phi$ = `low_pass` this is the replacement of Choi et al. 2021, made on the guess of $x_0$ at every level
-    instead of on $x_{t-1}$, so that no noise need be drawn for $y$. A sampler's last step returns its guess: for a
-    linear projection $\phi$ the result has $\phi(x_0) = \phi(y)$, to rounding. ``y`` is like $x_0$, or a function of
+    instead of on $x_{t-1}$, so that no noise need be drawn for $y$. For a linear projection $\phi$ all guesses have the
+    same $\phi(\hat x_0)$, so the result has $\phi(x_0) = \phi(y)$, to rounding. ``y`` is like $x_0$, or a function of
     cond, or None for cond itself.
     """
     check_kind(kind)

@@ -17,7 +17,8 @@ $$x_u^{\text{known}} \sim N\big(\sqrt{\bar\alpha_u}\, x_0^{\text{known}}, (1 - \
 x_u = m \odot x_u^{\text{known}} + (1 - m) \odot x_u^{\text{unknown}} \quad (8c)$$
 $$x_{t} \sim N\Big(\sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_u}}\, x_u,\; \big(1 - \tfrac{\bar\alpha_t}{\bar\alpha_u}\big) I\Big), \quad t = u + j \quad (\text{algorithm 1, line 10, in one draw})$$
 
-(The paper prints $(1 - \bar\alpha)\epsilon$ and $\beta_{t-1}$ in algorithm 1; its eqs. 8a and 2 are what is meant.)
+(The paper prints $\bar\alpha_t$ for $x_{t-1}$ in 8a, and $(1 - \bar\alpha)\epsilon$ and $\beta_{t-1}$ in algorithm 1;
+its eqs. 7 and 1 are what is meant.)
 
 You need: `samplers/ddim.py`. New here: known pixels, walking up again.
 
@@ -177,8 +178,9 @@ def keep(model: Callable[..., Any], known: Any, mask: Any, schedule: Schedule, k
 
     $\hat x_0 \leftarrow m \odot x_0^{\text{known}} + (1 - m) \odot \hat x_0$, and $\hat\epsilon$ anew from it. The
     known pixels of the state are left alone: they drift to the known picture because every step aims there, and the
-    last step lands on it (to rounding; a ``clip`` that does the same replacement in a sampler lands bit for bit).
-    ``schedule`` is the one that the network was trained with; a learned variance stays.
+    last step lands on it, to rounding. (With `plms`, which adds up earlier guesses, that can be 5e-3 in float32. A
+    ``clip`` that does the same replacement lands bit for bit where the last step returns the guess itself, as in `ddim`
+    and not in `euler`.) ``schedule`` is the one that the network was trained with; a learned variance stays.
     """
     check_kind(kind)
     chosen = check_mask(mask, known.shape)

@@ -8,7 +8,7 @@ from mutants import mutant
 from oracles import OneHotNoise, gaussian_eps
 
 from minigen.maths import parametrisation, schedules
-from minigen.samplers import ancestral, ddim, inpaint
+from minigen.samplers import ancestral, choose, ddim, inpaint
 from minigen.samplers.inpaint import img2img, keep, path, replace
 
 
@@ -268,6 +268,23 @@ def test_glide_known_pixels_of_the_guess_are_the_picture_and_the_others_are_the_
     np.testing.assert_allclose(out[:, [0, 1], [0, 1]], known[:, [0, 1], [0, 1]], rtol=1e-9, atol=1e-9)
     exact = ddim.sample(lambda x, t, cond: said, x, grid, kind=kind, clip=lambda x_0: np.where(mask == 1, known, x_0))
     np.testing.assert_array_equal(exact[:, [0, 1], [0, 1]], known[:, [0, 1], [0, 1]])
+
+
+@pytest.mark.parametrize("name", choose.SAMPLERS)
+def test_glide_the_last_step_lands_on_the_known_picture(name, rng):
+    """Where the last step returns the guess, a `clip` that puts the known pixels in lands bit for bit."""
+    schedule = schedules.cosine(100)
+    grid = schedules.spaced(schedule, 7, "karras")
+    known, mask, x_T = rng.standard_normal((3, 4)), np.array([1.0, 0, 1, 0]), rng.standard_normal((3, 4))
+
+    def model(x, t, cond=None):
+        return (np.tanh(x), x) if name == "ancestral-learned" else np.tanh(x)
+
+    kept = choose.draw(name, keep(model, known, mask, schedule), x_T, grid, rng=rng)
+    clipped = choose.draw(name, model, x_T, grid, rng=rng, clip=lambda x_0: np.where(mask == 1, known, x_0))
+    np.testing.assert_allclose(kept[:, mask == 1], known[:, mask == 1], rtol=0, atol=1e-11)
+    exact = (clipped == known)[:, mask == 1].all()
+    assert exact == (name not in ("plms", "euler", "heun", "euler-ancestral"))
 
 
 # --- planted bugs, bad input ------------------------------------------------------------------------------------------
