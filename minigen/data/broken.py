@@ -10,6 +10,9 @@
 | three | three things in three corners |
 | tiny, huge | one thing of radius 2 to 2.6, or 8 to 10 (the world has 3.7 to 6.5) |
 | average | the mean of two pictures |
+| specks | a scene with twelve specks of one or two pixels, of the palette's colours, beside its things |
+| gradient | a scene on a background that grows brighter by a quarter of the range from one side to the other |
+| ghost | one thing, and in the opposite corner a large one, too pale to count |
 
 `python -m minigen.data.oracle --check N` prints the table for N pictures a row.
 
@@ -28,7 +31,7 @@ from scipy import ndimage
 from kernels.backend import Array
 
 from . import oracle, shapes
-from .shapes import GRID, SIDE, Scenes
+from .shapes import GRID, RADII, SIDE, Scenes
 
 
 def _of(count: int, n: int, rng: np.random.Generator) -> Scenes:
@@ -103,12 +106,47 @@ def average(n: int, *, rng: np.random.Generator) -> Array:
     return _levels(a + b)
 
 
+def specks(n: int, *, rng: np.random.Generator) -> Array:
+    """Scenes with a dozen specks, where no thing is near."""
+    scenes = shapes.draw(n, rng=rng)
+    pictures = shapes.render(scenes)
+    there = abs(pictures.astype(int) - pictures[:, :1, :1]).max(-1) > 20
+    free = ~ndimage.binary_dilation(there, np.ones((1, 7, 7)))[:, :, :-1]  # and one pixel to the right of it
+    for picture, place in zip(pictures, free):
+        at = rng.choice(np.flatnonzero(place), 12, replace=False)
+        y, x = np.divmod(at, SIDE - 1)
+        picture[y, x + rng.integers(0, 2, 12)] = picture[y, x] = 255 * shapes.PALETTE[rng.integers(0, 7, 12)]
+    return pictures
+
+
+def gradient(n: int, *, rng: np.random.Generator) -> Array:
+    """Scenes whose background is no single colour."""
+    pictures = shapes.render(shapes.draw(n, rng=rng)) / 255
+    slope = np.linspace(-0.13, 0.13, SIDE)[None, :, None, None] * rng.choice([-1, 1], (n, 1, 1, 1))
+    across = rng.random((n, 1, 1, 1)) < 0.5
+    return _levels(pictures + np.where(across, slope, slope.transpose(0, 2, 1, 3)))
+
+
+def ghost(n: int, *, rng: np.random.Generator) -> Array:
+    """One thing in a corner, and in the opposite one a large one whose colour is 0.2 to 0.25 from the background's."""
+    a, b = _of(1, n, rng), replace(_of(1, n, rng), radius=np.full((n, 2), RADII[1]))
+    corner = rng.integers(0, 2, (n, 2))
+    picture = np.broadcast_to(a.rgb[:, :1, None], (n, SIDE, SIDE, 3))
+    away = np.sqrt(np.square(b.rgb[:, 1] - a.rgb[:, 0]).sum(-1)).reshape(n, 1, 1, 1)
+    pale = rng.uniform(0.2, 0.25, (n, 1, 1, 1)) / away
+    for s, at, share in ((a, GRID[2 * corner], 1.0), (b, GRID[2 - 2 * corner], pale)):
+        alpha = share * shapes.coverage(s.shape[:, 0], at, s.radius[:, 0], np.arange(SIDE))[..., None]
+        picture = picture + alpha * (s.rgb[:, 1][:, None, None] - picture)
+    return _levels(picture)
+
+
 def _levels(x: Array) -> UInt8[Array, "n 32 32 3"]:
     return np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
 
 
 KINDS: dict[str, Callable[..., Array]] = {
-    function.__name__: function for function in (noise, clouds, blank, half, fused, three, tiny, huge, average)
+    function.__name__: function
+    for function in (noise, clouds, blank, half, fused, three, tiny, huge, average, specks, gradient, ghost)
 }
 
 

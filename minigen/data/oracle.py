@@ -28,7 +28,12 @@ a large one is a small share of it, so no 3x3 pixels may be off by as much as ma
 
 $$ \max_{3 \times 3} |\mathrm{mean}(q - T(\hat\theta)\, d_{\hat c})| \le 0.25 \qquad (3) $$
 
-(a mean, because the soft edge of a blurred shape is too dark on one side and too bright on the other).
+(a mean, because the soft edge of a blurred shape is too dark on one side and too bright on the other). And beside the
+things there must be nothing: with the pixels $B$ that are more than 2 away from the box of every thing,
+
+$$ \sum_{i \in B} [\,|q_i| > 0.25\,] < 6, \qquad \max_{5 \times 5} \Big|\frac{1}{25} \sum_{i \in B} q_i\Big| \le 0.12 \qquad (4) $$
+
+(specks, and what is too faint or too wide for a thing; with the noise above 1 pixel and 0.084 are the most).
 
 `python -m minigen.data.oracle --check 10000` prints how often all of this is right.
 
@@ -58,6 +63,7 @@ from .shapes import ACROSS, GREYS, GRID, GROWTH, JITTER, PALETTE, RADII, SIDE, c
 FOREGROUND = 0.25  # distance from the background, in RGB of 0..1, from which a pixel belongs to a thing
 SMALLEST = 6  # pixels of a thing
 GATE = 0.15  # G of eq. 2
+GHOST = 0.12  # largest mean of 5x5 pixels beside the things, eq. 4
 GREY = 0.2  # distance of a background from its grey
 SLACK = 2.25  # pixels that a thing may stand beyond where the world would put it
 WINDOW = 19  # pixels a side
@@ -135,6 +141,7 @@ def _read_block(p: Float32[Array, "n 32 32 3"]) -> list[Reading]:
     readable = (number >= 1) & (number <= 2) & (np.bincount(picture[vast], minlength=len(p)) == 0)
     kept = readable[picture]
     picture, box = picture[kept], box[kept]
+    littered = _littered(q, picture, box)
     window, corner = _windows(q, picture, box)
     kind, colour, centre, misfit = _fit(window, PALETTE.astype(np.float32) - background[picture][:, None])
     centre = centre + corner
@@ -142,7 +149,7 @@ def _read_block(p: Float32[Array, "n 32 32 3"]) -> list[Reading]:
     for i in np.flatnonzero(readable):
         of = np.flatnonzero(picture == i)
         things = [Thing(SHAPES[kind[j, 0]], COLOURS[colour[j]], SIZES[kind[j, 1]]) for j in of]
-        found[i] = _reading(things, centre[of], float(misfit[of].max()), background[i])
+        found[i] = _reading(things, centre[of], float(misfit[of].max()), background[i], bool(littered[i]))
     return found
 
 
@@ -161,6 +168,17 @@ def _things(foreground: Bool[Array, "n 32 32"]) -> tuple[Int[Array, " m"], Int[A
     rows = [(z.start, y.start, x.start, y.stop, x.stop) for z, y, x in slices]
     table = np.array(rows, np.int64).reshape(-1, 5)
     return table[:, 0], table[:, 1:]
+
+
+def _littered(q: Float32[Array, "n 32 32 3"], picture: Int[Array, " m"], box: Int[Array, "m 4"]) -> Bool[Array, " n"]:
+    """Whether there is more than a background beside the things, eq. 4."""
+    beside = np.ones(q.shape[:3], bool)
+    for i, (top, left, bottom, right) in zip(picture, box):
+        beside[i, max(top - 2, 0) : bottom + 2, max(left - 2, 0) : right + 2] = False
+    q = np.where(beside[..., None], q, 0)
+    specks = (np.square(q).sum(-1) > FOREGROUND**2).sum((1, 2))
+    ghost = np.square(ndimage.uniform_filter(q, (0, 5, 5, 0), mode="constant")).sum(-1).max((1, 2))
+    return (specks >= SMALLEST) | (ghost > GHOST**2)
 
 
 def _windows(q: Array, picture: Array, box: Array) -> tuple[Float32[Array, "m 19 19 3"], Int[Array, "m 2"]]:
@@ -236,7 +254,7 @@ def _means(a: Float32[Array, "m h w 3"]) -> Float32[Array, "m h2 w2 3"]:
     return (a[:, :, :-2] + a[:, :, 1:-1] + a[:, :, 2:]) / 9
 
 
-def _reading(things: list[Thing], centre: Array, misfit: float, background: Array) -> Reading:
+def _reading(things: list[Thing], centre: Array, misfit: float, background: Array, littered: bool) -> Reading:
     """Names for what was fitted, and the reasons not to believe it."""
     grey = np.sqrt(np.square(background - GREYS[:, None]).sum(1))
     name = BACKGROUNDS[int(grey.argmin())]
@@ -255,6 +273,8 @@ def _reading(things: list[Thing], centre: Array, misfit: float, background: Arra
     fault = ""
     if misfit > 1:
         fault = "no clean shape"
+    elif littered:
+        fault = "something beside the things"
     elif grey.min() > GREY:
         fault = "odd background"
     elif away > SLACK:
