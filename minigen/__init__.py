@@ -26,11 +26,11 @@ def _refuse_strangers() -> None:
 _refuse_strangers()
 
 
-def load(weights: str | Path, *, device: str = "cpu") -> Any:
+def load(weights: str | Path, *, model: Any = None, device: str = "cpu") -> Any:
     """The trained `System` (`models/system.py`) in a weights file that `minigen train` wrote.
 
     ``load("out/ddpm/weights.safetensors").sample(4, rng=np.random.default_rng(0))`` gives pictures (4, h, w, c) in [-1,
-    1]; ``modules`` holds the networks. Raises errors.UserError, one sentence, for a file that is none.
+    1]; ``modules`` holds the networks. ``model`` is the module of a model file of your own. Raises errors.UserError, one sentence, for a file that is none.
     """
     from minigen.cli import arguments, curriculum
     from minigen.train import checkpoint
@@ -38,4 +38,5 @@ def load(weights: str | Path, *, device: str = "cpu") -> Any:
     path = Path(weights)
     with checkpoint.opened(path, kind="weights") as reader:
         name = str(reader.about.get("system"))
-    return arguments.load_weights(path, curriculum.find(name), device=device)[0]
+    entry = curriculum.find(name) if model is None else curriculum.Entry(0, name, "", "", model.__name__)
+    return arguments.load_weights(path, entry, device=device)[0]

@@ -13,12 +13,18 @@ regression: pick a picture, a time and a noise, and guess the noise.
 | $t$ | ``t`` | (n,), 1 to T |
 | $\beta_t, \alpha_t, \bar\alpha_t, \tilde\beta_t$ | ``schedule.beta[t]`` ... | (T + 1,) |
 | $\sigma_t^2$ | ``variance`` | ``"small"`` $\tilde\beta_t$ or ``"large"`` $\beta_t$ |
+| $q$, $p_\theta$ | the chain that adds noise; the one that is learned, $p_\theta(x_{t-1} \mid x_t) = N(\mu_\theta(x_t, t), \sigma_t^2 I)$ | |
 
 $$L = \mathbb E \Big[ \underbrace{\mathrm{KL}(q(x_T \mid x_0) \,\|\, p(x_T))}_{L_T} + \sum_{t > 1} \underbrace{\mathrm{KL}(q(x_{t-1} \mid x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t))}_{L_{t-1}} \underbrace{-\, \ln p_\theta(x_0 \mid x_1)}_{L_0} \Big] \qquad (5)$$
 $$L_{\text{simple}} = \mathbb E_{t, x_0, \epsilon} \big\| \epsilon - \epsilon_\theta(\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, t) \big\|^2 \qquad (14)$$
 
 You need: `maths/schedules.py`, `maths/diffusion.py` (the chain, eqs. 2 to 11), `nn/unet.py`, `samplers/ancestral.py`
-(Algorithm 2), `sampling.py` (the other samplers). New here: the two losses and the bound in bits.
+(Algorithm 2, by way of $\hat x_0$; eq. 11 is `maths.diffusion.mean_from_eps`), `models/sampling.py` (the other
+samplers). New here: the two losses and the bound in bits.
+
+Not the paper's, so that 8x8 digits take two minutes: the default schedule is the cosine of `models/improved_ddpm.py`
+with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW, its rate falls along a cosine. The bound and its
+bits are of all 200 levels.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_ddpm.py):
 - one $t$ and one $\epsilon$ for each sample, and the network sees the $t$ that made its $x_t$;

@@ -173,9 +173,18 @@ class Trainer:
                 p.requires_grad = True
 
     def _hand_over(self) -> None:
+        self._keep_averages()
+        self.enter(self.index + 1)
+
+    def _keep_averages(self) -> None:
         for name, average in self.averages.items():
             self.trained[name].flat[...] = average
-        self.enter(self.index + 1)
+
+    def finish(self) -> None:
+        """After the last step: leave the averaged weights in the system, in evaluation mode, as the weights file has them."""
+        self._keep_averages()
+        for module in self.system.modules.values():
+            module.eval()
 
     @contextmanager
     def averaged(self) -> Iterator[System]:

@@ -73,7 +73,8 @@ class Result:
 def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Result:
     """Train a system to the end of its last stage, keeping the folder ``run.out`` in order all the way.
 
-    With ``resume`` it goes on from the checkpoint there. Raises UserError if the folder cannot be used or another run
+    With ``resume`` it goes on from the checkpoint there. At the end the system has the averaged weights, as the weights
+    file has, and is in evaluation mode. Raises UserError if the folder cannot be used or another run
     is going on in it, Interrupted after Ctrl-C (the state is saved), NonFinite if a loss, a gradient or a weight is no
     number (the last checkpoint is kept) or a sample is none (the state is saved).
     """
@@ -119,6 +120,7 @@ def _train(trainer: Trainer, keeper: "Keeper") -> Result:
     finally:
         trainer.close()
         log.close()
+    trainer.finish()
     parameters = sum(module.flat.size for module in trainer.system.modules.values())
     return Result(run.out, trainer.done, seconds, parameters, picture, cpu_seconds)
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import minigen
+from minigen import data
 from minigen.__main__ import main
 from minigen.errors import UserError
+from minigen.models import autoencoder
+from minigen.train import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,3 +47,16 @@ def test_a_loaded_system_draws_what_the_command_draws(trained: Path):
     np.testing.assert_array_equal(*draws)
     with pytest.raises(UserError, match="cannot read"):
         minigen.load(trained.with_name("nothing.safetensors"))
+
+
+def test_what_training_leaves_in_memory_is_what_it_wrote(tmp_path: Path):
+    digits = data.load("digits")
+    system = autoencoder.build(autoencoder.Config(steps=20), digits, seed=0)
+    result = run.train(system, digits, run.Run(out=tmp_path, system="mine"))
+    loaded = minigen.load(result.weights, model=autoencoder)
+    for name, module in system.modules.items():
+        assert not any(part.training for _, part in module.named_modules())
+        for key, array in module.arrays().items():
+            np.testing.assert_array_equal(array, loaded.modules[name].arrays()[key])
+    with pytest.raises(UserError, match="unknown system 'mine'"):
+        minigen.load(result.weights)
