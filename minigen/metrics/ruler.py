@@ -2,8 +2,9 @@
 
 Distances in a network's features mean something only beside others in the same features. So the ruler is trained once
 (by a fixed recipe from a fixed seed, in seconds), stored, and found again under a name that holds the version of its
-code, the data set, and a hash of the recipes and of the training images. Another machine's ruler has other last digits:
-quote the ratios and the reference rows of `minigen.metrics.report`, which move along with it.
+code, the data set, and a hash of the recipes and of the training images. Another machine's ruler is another one, as
+training makes much of the last digit (docs/figures.md says how much): quote the reference rows of
+`minigen.metrics.report`, which move along with it, and compare what one ruler has measured.
 """
 
 import hashlib
