@@ -186,6 +186,11 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
         console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
         console.print(*format_tables(figures), *quality.legend(figures), sep="\n", markup=False)
     if drawn is not None:
+        if len(samples) < quality.SAMPLES:
+            print(
+                f"the first row is of {len(samples)} samples, those below it of up to {quality.SAMPLES}: only FD x is "
+                f"corrected for that (take --n {quality.SAMPLES})"
+            )
         m = compared(dataset, len(samples))
         print(f"FD x of {m} training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
     if system.figures is not None:

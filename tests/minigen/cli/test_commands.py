@@ -152,6 +152,7 @@ def test_quality_is_printed_beside_what_chance_would_give(
         "recall: share of the test split inside the samples' cloud" in " ".join(said.split()) and "class KL" not in said
     )
     assert "FD x of 8 training images drawn with replacement: 1.00 ± 0.25" in said
+    assert "the first row is of 8 samples, those below it of up to 512" in said
 
 
 def test_sampling_needs_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch):
