@@ -1,14 +1,16 @@
 """The pictures under a directory as a data set.
 
 Every file below the directory whose ending belongs to an image format that Pillow reads is taken (in the order of its
-path), turned upright by its EXIF tag, cropped to the largest centred square, and resized to ``size``. Hidden files and
-files of other kinds are passed over. A picture that cannot be read is an error that names it: silently training on
-half of a directory would be worse.
+path), turned upright by its EXIF tag, cropped to the largest centred square, and resized to ``size``. Links are
+followed; a directory to which several paths lead is taken once, under the first of them. Hidden files and files of
+other kinds (``NO_PICTURES`` names those that Pillow opens too) are passed over. A picture that cannot be read and a
+link that leads nowhere are errors that name it: silently training on half of a directory would be worse.
 
 If every picture lies in a subfolder and there are at least two of them, the first-level subfolders are the classes.
 The split is a fixed permutation: a tenth each for val and test.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from .dataset import Dataset, Split, three_way
 
 SEED = 0  # of the split's permutation
 SIZE = 32
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+GREY_MODES = ("1", "L", "LA", "La")
+NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them: measurements, pages, films
+SIXTEEN_BITS = ("PNG", "PPM")  # whose mode I is 0..65535; Pillow 10.1 opens every 16-bit PNG so
 
 
 def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool | None = None) -> Dataset:
@@ -29,7 +33,8 @@ def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool |
     ``size`` is the side in pixels (32 when not given). ``grey`` asks for one channel or three; when not given, it is
     one exactly if all files are grey. Transparent pixels become white.
 
-    Raises ValueError for a missing directory, fewer than three pictures, a bad size, and a picture that cannot be read.
+    Raises ValueError for a missing directory, fewer than three pictures, a bad size, a picture that cannot be read (or
+    has 32-bit values, whose range is unknown), and a link that leads nowhere.
     """
     size = SIZE if size is None else size
     if size < 1:
@@ -50,15 +55,30 @@ def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool |
 
 
 def find_images(root: Path) -> list[Path]:
-    """All files under ``root`` with an ending of an image format that Pillow reads, sorted; hidden ones left out."""
-    readable = {
-        ending
-        for ending, name in Image.registered_extensions().items()
-        if name in Image.OPEN and Image.MIME.get(name, "").startswith("image/")
-    }
-    found = (path for path in root.rglob("*") if path.suffix.lower() in readable and path.is_file())
-    visible = (path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    return sorted(visible, key=lambda path: path.relative_to(root).as_posix())
+    """All files under ``root`` with an ending of an image format that Pillow reads, sorted; hidden ones left out.
+
+    Raises ValueError for a link that leads nowhere and a directory that cannot be listed.
+    """
+    opened = Image.registered_extensions().items()
+    readable = {ending for ending, name in opened if name in Image.OPEN and name not in NO_PICTURES}
+    found, visited = [], set()
+    for directory, folders, files in os.walk(root, onerror=_unlisted, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:  # a link back up, or a second link to the same place
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(directory, name) for name in files if not name.startswith(".")):
+            if path.is_symlink() and not path.exists():
+                raise ValueError(f"the link {str(path)!r} leads nowhere; mend or remove it")
+            if path.suffix.lower() in readable and path.is_file():
+                found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _unlisted(error: OSError) -> None:
+    raise ValueError(f"cannot list the directory {str(error.filename)!r}: {error.strerror}") from None
 
 
 def read_image(path: Path, size: int) -> Image.Image:
@@ -69,16 +89,24 @@ def read_image(path: Path, size: int) -> Image.Image:
                 None, (2 * size, 2 * size)
             )  # lets a JPEG be decoded at a fraction of its size; others ignore it
             upright = ImageOps.exif_transpose(image)
-            return ImageOps.fit(_plain(upright), (size, size), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
-        raise ValueError(f"cannot read the picture {str(path)!r}: {error}; mend or remove it") from None
+            return ImageOps.fit(_plain(upright, image.format), (size, size), Image.Resampling.LANCZOS)
+    except Exception as error:  # Pillow's readers raise nearly everything: OSError, struct.error, RuntimeError, ...
+        why = str(error) or type(error).__name__
+        raise ValueError(f"cannot read the picture {str(path)!r}: {why}; mend or remove it") from None
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB, transparency over white, 16-bit grey brought to 8 bits."""
+def _plain(image: Image.Image, file_format: str | None) -> Image.Image:
+    """The picture in mode L or RGB, transparency over white, 16-bit grey brought to 8 bits.
+
+    Raises ValueError for 32-bit integers and floats: whether they reach to 1, 255, or 65535 is not in the file.
+    """
     grey = image.mode in GREY_MODES
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray((np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in SIXTEEN_BITS):
+        values = np.asarray(image).astype(np.int64)
+        clear = values == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(clear, 255, values >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"the range of its values (mode {image.mode}) is unknown")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -4,8 +4,8 @@
    ``mnist``). They are sorted by class there; the split takes, of each class, 400 / 50 / 50 by a fixed permutation and
    then shuffles each part by a fixed permutation: 4,000 / 500 / 500.
 2. With ``data_dir``: the four IDX files of the original distribution, gzipped or not. The t10k files are the test
-   split, the last twelfth of the training files is the validation split (55,000 / 5,000 / 10,000). Training files
-   that are sorted by class are shuffled by a fixed permutation first.
+   split, the last twelfth of the training files is the validation split (55,000 / 5,000 / 10,000). Where that would
+   leave a part without one of the classes (files sorted by class), a fixed permutation shuffles the files first.
 
 Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits (1998), which also defines IDX.
 """
@@ -13,6 +13,7 @@ Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits
 import gzip
 import math
 import zlib
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from .dataset import Dataset, Split
 SEED = 0  # of the fixed permutations; changing it changes the splits that every published figure stands on
 PER_CLASS = (400, 50, 50)
 GZIP = b"\x1f\x8b"
+BLOCK = 2**20  # bytes read at once: a header may promise more than there is memory
 MAGIC = {3: "images", 1: "labels"}  # axes in an IDX file of unsigned bytes -> what MNIST keeps in it
 
 
@@ -64,9 +66,9 @@ def _from_files(directory: Path) -> tuple[Split, Split, Split]:
     n = len(training)
     if n < 2:
         raise ValueError(f"the training files in {str(directory)!r} must hold at least 2 images, got {n}")
-    if np.all(np.diff(training.labels) >= 0):
-        training = training.take(np.random.default_rng(SEED).permutation(n))
     cut = n - max(1, n // 12)
+    if not set(training.labels.tolist()) == set(training.labels[:cut].tolist()) == set(training.labels[cut:].tolist()):
+        training = training.take(np.random.default_rng(SEED).permutation(n))
     return training.take(slice(0, cut)), training.take(slice(cut, n)), test
 
 
@@ -97,24 +99,29 @@ def read_idx(path: str | Path, *, axes: int) -> Array:
     the values. Raises ValueError naming the file for another magic number, a truncated file, and bytes left over.
     """
     path = Path(path)
-    raw = path.read_bytes()
+    with path.open("rb") as file:
+        zipped = file.read(2) == GZIP
     try:
-        return _parse_idx(gzip.decompress(raw) if raw[:2] == GZIP else raw, axes, path)
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            return _parse_idx(file, axes, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{str(path)!r} is a broken gzip file: {error}") from None
 
 
-def _parse_idx(raw: bytes, axes: int, path: Path) -> Array:
-    start = 4 + 4 * axes
-    if raw[:4] != bytes((0, 0, 8, axes)):
+def _parse_idx(file: gzip.GzipFile | BufferedReader, axes: int, path: Path) -> Array:
+    header = file.read(4 + 4 * axes)
+    if header[:4] != bytes((0, 0, 8, axes)):
         kind = f" of MNIST {MAGIC[axes]}" if axes in MAGIC else ""
-        found = raw[:4].hex() or "nothing"
+        found = header[:4].hex() or "nothing"
         raise ValueError(f"{str(path)!r} is no IDX file{kind}: it starts with {found}, not 000008{axes:02x}")
-    if len(raw) < start:
+    if len(header) < 4 + 4 * axes:
         raise ValueError(f"{str(path)!r} is truncated inside its header")
-    shape = tuple(int(size) for size in np.frombuffer(raw[4:start], ">u4"))
+    shape = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
     promised = math.prod(shape)
-    if len(raw) - start != promised:
-        what = "is truncated" if len(raw) - start < promised else "holds bytes after its last value"
+    values = bytearray()  # at most one byte more than promised, whatever a gzip file would inflate to
+    while block := file.read(min(BLOCK, promised + 1 - len(values))):
+        values += block
+    if len(values) != promised:
+        what = "is truncated" if len(values) < promised else "holds bytes after its last value"
         raise ValueError(f"{str(path)!r} {what}: its header promises {promised} values of shape {shape}")
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(values, np.uint8).reshape(shape)

@@ -33,6 +33,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -89,16 +90,23 @@ class WordTokenizer:
     def decode(self, tokens: Any) -> str:
         """The words before the first <eos>, with a space between; <pad> and <bos> say nothing.
 
-        Raises ValueError for a number that is no token.
+        Raises ValueError for what is no integer and a number that is no token.
         """
         found = []
-        for token in np.asarray(tokens).ravel().tolist():
+        for token in map(_integer, np.asarray(tokens).ravel().tolist()):
             if not 0 <= token < len(self):
                 raise ValueError(f"tokens must be in 0..{len(self) - 1}, got {token}")
             if token == self.eos:
                 break
             found += [self.vocabulary[token]] if token not in (self.pad, self.bos) else []
         return " ".join(found)
+
+
+def _integer(token: Any) -> int:
+    try:
+        return index(token)
+    except TypeError:
+        raise ValueError(f"tokens must be integers, got {token!r}") from None
 
 
 # --- byte pairs -------------------------------------------------------------------------------------------------------
@@ -124,6 +132,9 @@ class BytePair:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.merges,)  # the cache cannot be pickled
+
     @classmethod
     def train(cls, text: str, merges: int) -> "BytePair":
         """Learn at most ``merges`` merges from a text; fewer where no pair stands there twice.
@@ -138,12 +149,12 @@ class BytePair:
         """The tokens of a text."""
         return [token for chunk in _CHUNK.findall(text) for token in self._encode_chunk(chunk)]
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Iterable[Any]) -> str:
         """The text of tokens; bytes that are no UTF-8 (a sample may end inside a character) become U+FFFD.
 
-        Raises ValueError for a number that is no token.
+        Raises ValueError for what is no integer and a number that is no token.
         """
-        numbers = [int(token) for token in tokens]
+        numbers = [_integer(token) for token in tokens]
         if numbers and not (min(numbers) >= 0 and max(numbers) < len(self)):
             raise ValueError(f"tokens must be in 0..{len(self) - 1}, got {min(numbers)}..{max(numbers)}")
         data = b"".join(self.tokens[number] for number in numbers)

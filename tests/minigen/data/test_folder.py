@@ -1,11 +1,14 @@
-"""Image folders that the test writes: colours, modes, crops, classes, broken files."""
+"""Image folders that the test writes: colours, modes, crops, classes, links, broken files."""
+
+import os
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from minigen.data import load
-from minigen.data.folder import find_images, folder, read_image
+from minigen.data.folder import _plain, find_images, folder, read_image
 
 
 def solid(path, colour, size=(6, 6), mode="RGB"):
@@ -87,6 +90,32 @@ def test_transparent_palette_and_16_bit_files(tmp_path):
     assert grey.mode == "L" and np.asarray(grey).min() == 255
 
 
+def test_16_bit_values_keep_their_range_and_their_transparency(tmp_path):
+    deep = np.full((3, 3), 0x8001, np.uint16)
+    deep[0] = 0x8002
+    Image.fromarray(deep).save(tmp_path / "clear.png", transparency=0x8001)
+    got = read_image(tmp_path / "clear.png", 3)
+    assert got.mode == "L" and np.asarray(got).tolist() == [[0x80] * 3, [255] * 3, [255] * 3]
+    (tmp_path / "deep.pgm").write_bytes(b"P5 3 3 65535\n" + deep.astype(">u2").tobytes())  # Pillow's mode I
+    assert np.all(np.asarray(read_image(tmp_path / "deep.pgm", 3)) == 0x80)
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    assert np.all(np.asarray(read_image(tmp_path / "deep.tif", 3)) == 0x80)
+
+
+def test_mode_i_of_a_png_has_16_bits():
+    deep = Image.fromarray(np.full((2, 2), 0x8001, np.int32))  # so Pillow 10.1 opens it
+    assert np.all(np.asarray(_plain(deep, "PNG")) == 0x80)
+
+
+@pytest.mark.parametrize("value", [np.int32(200), np.int32(40000), np.float32(0.7), np.float32(178), np.float32("nan")])
+def test_values_of_unknown_range_are_refused(tmp_path, value):
+    Image.fromarray(np.full((3, 3), value)).save(tmp_path / "wide.tif")
+    with pytest.raises(
+        ValueError, match=r"wide\.tif': the range of its values \(mode [IF]\) is unknown; mend or remove"
+    ):
+        read_image(tmp_path / "wide.tif", 2)
+
+
 def test_a_large_jpeg_keeps_its_picture(tmp_path):
     half = np.zeros((640, 640, 3), np.uint8)
     half[:320] = 255
@@ -103,6 +132,62 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     (tmp_path / ".hidden").mkdir()
     solid(tmp_path / ".hidden" / "a.png", "red")
     assert [path.name for path in find_images(tmp_path)] == ["0.PNG", "1.PNG", "2.PNG"]
+
+
+def test_formats_without_a_mime_type_are_taken_and_what_is_no_picture_is_not(tmp_path):
+    for ending in ("pdf", "eps", "mpg", "wmf", "h5", "grib", "bufr", "fits"):
+        (tmp_path / f"no.{ending}").write_bytes(b"no picture")
+    solid(tmp_path / "a.dds", "red")
+    for ending in ("cur", "qoi", "ras"):
+        (tmp_path / f"b.{ending}").write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == ["a.dds", "b.cur", "b.qoi", "b.ras"]
+    assert np.asarray(read_image(tmp_path / "a.dds", 1)).tolist() == [[[255, 0, 0]]]
+
+
+def test_links_are_followed_once(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for i in range(3):
+        solid(root / "a" / f"{i}.png", "red")
+        solid(elsewhere / "b" / f"{i}.png", "blue")
+    (root / "b").symlink_to(elsewhere / "b")
+    (root / "a" / "3.png").symlink_to(elsewhere / "b" / "0.png")
+    (root / "loop").symlink_to(root)
+    (elsewhere / "b" / "up").symlink_to(root / "a")
+    (root / "c").symlink_to(root / "b")
+    assert [path.relative_to(root).as_posix() for path in find_images(root)] == [
+        *(f"a/{i}.png" for i in range(4)),
+        *(f"b/{i}.png" for i in range(3)),
+    ]
+    assert folder(root).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["b", "0.png"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, name):
+    (tmp_path / ".hidden.png").symlink_to(tmp_path / "nothing")
+    assert find_images(tmp_path) == []
+    (tmp_path / name).symlink_to(tmp_path / "nothing")  # a class folder, or a picture
+    with pytest.raises(ValueError, match=rf"the link .*{name}' leads nowhere"):
+        find_images(tmp_path)
+
+
+def test_a_directory_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read what the test forbids
+    with pytest.raises(ValueError, match=r"cannot list the directory .*: Permission denied"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no frame"), struct.error("4 bytes"), MemoryError(), KeyError("tag")])
+def test_whatever_pillow_raises_the_picture_is_named(tmp_path, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    solid(tmp_path / "0.png", "red")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match=rf"0\.png': {str(error) or 'MemoryError'}; mend or remove it"):
+        read_image(tmp_path / "0.png", 2)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])

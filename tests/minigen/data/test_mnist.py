@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def test_what_is_written_is_read(tmp_path_factory, shape, zipped):
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("names", ["-", "."])
 def test_the_four_files_make_three_splits(tmp_path, zipped, names):
-    images, labels, test_images, test_labels = write_mnist(tmp_path, names=names, zipped=zipped)
+    both = np.arange(24, dtype=np.uint8) % 2  # each part has both classes
+    images, labels, test_images, test_labels = write_mnist(tmp_path, names=names, zipped=zipped, labels=both)
     d = load("mnist", data_dir=tmp_path)
     assert [len(s) for s in (d.train, d.val, d.test)] == [22, 2, 5]
     assert np.array_equal(d.train.images[..., 0], images[:22]) and np.array_equal(d.val.labels, labels[22:])
@@ -58,6 +60,33 @@ def test_files_sorted_by_class_are_shuffled(tmp_path):
     rows = np.random.default_rng(0).permutation(100)
     assert np.array_equal(np.concatenate([d.train.images, d.val.images])[..., 0], images[rows])
     assert np.array_equal(np.concatenate([d.train.labels, d.val.labels]), rows // 10)
+
+
+CLASSES = np.repeat(np.arange(10, dtype=np.uint8), 100)
+
+
+@pytest.mark.parametrize("labels", [CLASSES[::-1], (CLASSES + 1) % 10, np.roll(CLASSES, 30)])
+def test_files_sorted_by_class_in_any_order_are_shuffled(tmp_path, labels):
+    write_mnist(tmp_path, n=1000, labels=np.ascontiguousarray(labels))
+    d = load("mnist", data_dir=tmp_path)
+    assert set(d.train.labels) == set(d.val.labels) == set(range(10))
+    rows = np.random.default_rng(0).permutation(1000)
+    assert np.array_equal(np.concatenate([d.train.labels, d.val.labels]), labels[rows])
+
+
+def test_a_class_that_only_the_end_holds_is_shuffled_in(tmp_path):
+    labels = np.arange(1000) % 9
+    labels[950:] = np.arange(50) % 10
+    write_mnist(tmp_path, n=1000, labels=labels.astype(np.uint8))
+    d = load("mnist", data_dir=tmp_path)
+    assert set(d.train.labels) == set(d.val.labels) == set(range(10))
+
+
+def test_files_whose_parts_have_every_class_keep_their_order(tmp_path):
+    images, labels, *_ = write_mnist(tmp_path, n=600)
+    d = load("mnist", data_dir=tmp_path)
+    assert np.array_equal(d.train.images[..., 0], images[:550]) and np.array_equal(d.val.images[..., 0], images[550:])
+    assert np.array_equal(d.train.labels, labels[:550]) and np.array_equal(d.val.labels, labels[550:])
 
 
 GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
@@ -85,6 +114,31 @@ def test_a_broken_file_is_named(tmp_path, raw, message):
     with pytest.raises(ValueError, match=message) as error:
         read_idx(path, axes=3)
     assert "broken-file" in str(error.value)
+
+
+@pytest.mark.parametrize("start", [GOOD[:16], b"\x89PNG"])
+def test_no_more_is_inflated_than_the_header_promises(tmp_path, start):
+    path = tmp_path / "bomb"
+    path.write_bytes(gzip.compress(start + bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"bomb' (holds bytes after its last value|is no IDX file)"):
+            read_idx(path, axes=3)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_that_promises_too_much_reserves_nothing(tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 2**20, 28, 28) + bytes(100)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"short' is truncated: its header promises 822083584 values"):
+            read_idx(path, axes=3)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_files_and_directories_are_named(tmp_path):

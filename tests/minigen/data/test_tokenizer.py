@@ -1,6 +1,8 @@
 """Words and byte pairs: exact inverses, merges that are known by hand, and errors that name the word."""
 
+import copy
 import json
+import pickle
 import re
 from collections import Counter
 from itertools import pairwise
@@ -163,6 +165,23 @@ def test_training_does_not_depend_on_hashes_and_merges_are_json():
     again = BytePair(json.loads(json.dumps([list(pair) for pair in TRAINED.merges])))
     assert again.merges == TRAINED.merges and len(again) == len(TRAINED) == 256 + len(TRAINED.merges)
     assert again.encode("naïve rat") == TRAINED.encode("naïve rat")
+
+
+@pytest.mark.parametrize("again", [lambda t: pickle.loads(pickle.dumps(t)), copy.deepcopy])
+def test_a_tokenizer_can_be_pickled_and_copied(again):
+    TRAINED.encode("the cat")  # something is in the cache
+    other = again(TRAINED)
+    assert type(other) is BytePair and other.merges == TRAINED.merges
+    assert other.encode("naïve rat") == TRAINED.encode("naïve rat") and other.decode(other.encode("cat")) == "cat"
+
+
+@pytest.mark.parametrize("tokenizer", [WORDS, TRAINED])
+def test_tokens_are_integers(tokenizer):
+    for bad in ([3.7], np.array([3.7]), ["3"], [None], [float("nan")]):
+        with pytest.raises(ValueError, match="tokens must be integers, got"):
+            tokenizer.decode(bad)
+    assert tokenizer.decode(np.array([5, 6], np.uint16)) == tokenizer.decode([5, 6])
+    assert tokenizer.decode([]) == tokenizer.decode(np.zeros(0)) == ""
 
 
 def test_bytes_that_are_no_text_are_shown_as_such():
