@@ -31,16 +31,25 @@ def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, flo
 
 def known(name: str, dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
     """The ruler of a data set and the figures of real images and of simple baselines; worked out once a tour."""
-    if name not in _known:
-        from minigen.metrics.report import reference_rows
-        from minigen.metrics.ruler import load_ruler
+    from minigen.metrics.report import reference_rows
+    from minigen.metrics.ruler import load_ruler
 
+    key = name, _digest(dataset)
+    if key not in _known:
         ruler = load_ruler(dataset)
-        _known[name] = ruler, reference_rows(dataset, ruler)
-    return _known[name]
+        _known[key] = ruler, reference_rows(dataset, ruler)
+    return _known[key]
 
 
-_known: dict[str, Any] = {}
+def _digest(dataset: Any) -> str:
+    """Of all three splits: another data set of the same name (another folder's, say) has figures of its own."""
+    from minigen.metrics.ruler import digest
+
+    return digest(dataset, dataset.train, dataset.val, dataset.test)
+
+
+_known: dict[tuple[str, str], Any] = {}  # a data set's name and digest -> what `known` gives
+_chance: dict[tuple[str, str], tuple[float, float]] = {}
 
 
 def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
@@ -49,10 +58,10 @@ def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
     """
     from minigen.metrics import report
 
-    ruler, name = known(dataset.name, dataset)[0], f"chance of {dataset.name}"
-    if name not in _known:
-        _known[name] = report.chance(dataset, ruler)
-    return report.spread(dataset, samples, ruler), _known[name]
+    ruler, key = known(dataset.name, dataset)[0], (dataset.name, _digest(dataset))
+    if key not in _chance:
+        _chance[key] = report.chance(dataset, ruler)
+    return report.spread(dataset, samples, ruler), _chance[key]
 
 
 def classes_of(dataset: Any, samples: Any) -> Any:

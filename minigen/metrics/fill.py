@@ -16,6 +16,7 @@ from kernels.backend import Array
 from kernels.threads import map_tiles
 
 RIDGE = 0.05  # as a share of a pixel's mean variance
+FLOOR = 1e-100  # the least that is added where nothing varies at all: lost beside any variance
 
 
 def mean_fill(x: Float[Array, "n d"], visible: Bool[Array, "n d"], mean: Float[Array, " d"]) -> Float[Array, "n d"]:
@@ -38,12 +39,12 @@ def linear_fill(
     """
     if not ridge >= 0:
         raise ValueError(f"ridge must be at least 0, got {ridge}")
-    extra = ridge * np.trace(cov) / len(cov)
+    extra = max(ridge * float(np.trace(cov)) / len(cov), FLOOR)
     filled = np.array(x, np.float64)
 
     def fill(i: int) -> None:
         row, seen = filled[i], visible[i]
-        S_vv = cov[np.ix_(seen, seen)]
+        S_vv = cov[np.ix_(seen, seen)].astype(np.float64)
         S_vv[np.diag_indices_from(S_vv)] += extra
         row[~seen] = mean[~seen] + cov[np.ix_(~seen, seen)] @ np.linalg.solve(S_vv, row[seen] - mean[seen])
 

@@ -17,7 +17,7 @@ def linear_probe(
     """
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = train.mean(axis=0), train.std(axis=0)
+    mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)  # float32 may overflow
     scale = np.where(scale > 0, scale, 1.0)
     model = LogisticRegression(C=STRENGTH, max_iter=2000)
     model.fit((train - mean) / scale, train_labels)

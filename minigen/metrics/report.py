@@ -103,11 +103,15 @@ def quality(
         ("the test split", len(dataset.test)),
         ("the training split", len(dataset.train)),
     ):
-        if count < 4:
-            raise ValueError(f"{name} must hold at least 4 images to be measured, got {count}")
+        _check_count(name, count)
     if len(images) > SAMPLES:
         images = images[rng.choice(len(images), SAMPLES, replace=False)]
     return _figures(dataset, dataset.unscale(images), ruler, rng)
+
+
+def _check_count(name: str, count: int) -> None:
+    if count < 4:
+        raise ValueError(f"{name} must hold at least 4 images to be measured, got {count}")
 
 
 def compared(dataset: Dataset, n: int) -> int:
@@ -169,8 +173,11 @@ def reference_rows(dataset: Dataset, ruler: Ruler) -> dict[str, dict[str, float]
     """The same figures of what is known: name -> figures.
 
     The first 512 training images, up to 512 validation images, 512 draws each (fixed seed) of the Gaussian mixture and
-    of pixel-independent noise.
+    of pixel-independent noise. Raises ValueError for a split of fewer than 4 images.
     """
+    splits = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
+    for name, split in splits.items():
+        _check_count(f"the {name} split", len(split))
     train, rng = dataset.train.images, np.random.default_rng(0)
     k = min(10, max(1, len(train) // 20))  # a mixture of ten needs some images for each
     rows = {

@@ -15,10 +15,12 @@ from kernels.backend import Array
 def ranks(scores: Float[Array, "queries items"], right: Bool[Array, "q i"]) -> Int[Array, " queries"]:
     """How many wrong candidates stand before (or level with) the best right one, for every query: 0 is a hit at once.
 
-    Raises ValueError for shapes that differ, for NaN, and for a query without a right answer.
+    Raises ValueError for shapes that differ, for no queries, for NaN, and for a query without a right answer.
     """
     if scores.shape != right.shape:
         raise ValueError(f"scores and right must have one shape, got {scores.shape} and {right.shape}")
+    if not len(scores):
+        raise ValueError(f"scores must hold at least one query, got shape {scores.shape}")
     if np.isnan(scores).any():
         raise ValueError("scores must be numbers: NaN has no rank")
     if not right.any(axis=1).all():

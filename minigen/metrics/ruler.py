@@ -2,7 +2,7 @@
 
 Distances in a network's features mean something only beside others in the same features. So the ruler is trained once
 (by a fixed recipe from a fixed seed, in seconds), stored, and found again under a name that holds the version of its
-code, the data set, and a hash of the recipes and of the training images. Another machine's ruler is another one, as
+code, the data set, and a hash of the recipes and of the training split. Another machine's ruler is another one, as
 training makes much of the last digit (docs/figures.md says how much): quote the reference rows of
 `minigen.metrics.report`, which move along with it, and compare what one ruler has measured.
 """
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kernels.backend import Array
-from minigen.data import Dataset
+from minigen.data import Dataset, Split
 from minigen.metrics.classifier import FEATURES, Classifier, Recipe, in_blocks, recipes, train_classifier
 
 VERSION = 1  # raise it with every change to the code that changes the trained weights
@@ -106,11 +106,19 @@ def _cache_file(dataset: Dataset, pair: tuple[Recipe, Recipe], cache_dir: str | 
         directory = Path(cache_dir or os.environ.get("MINIGEN_CACHE") or "~/.cache/minigen").expanduser()
     except RuntimeError:
         return None
-    digest = hashlib.sha256(json.dumps([asdict(recipe) for recipe in pair], sort_keys=True).encode())
-    digest.update(repr((dataset.train.images.shape, dataset.classes)).encode())
-    digest.update(np.ascontiguousarray(dataset.train.images).tobytes())
-    digest.update(b"" if dataset.train.labels is None else np.ascontiguousarray(dataset.train.labels).tobytes())
-    return directory / f"ruler-v{VERSION}-{dataset.name}-{digest.hexdigest()[:16]}.safetensors"
+    how = json.dumps([asdict(recipe) for recipe in pair], sort_keys=True)
+    name = hashlib.sha256((how + digest(dataset, dataset.train)).encode()).hexdigest()[:16]
+    return directory / f"ruler-v{VERSION}-{dataset.name}-{name}.safetensors"
+
+
+def digest(dataset: Dataset, *splits: Split) -> str:
+    """A hash of some splits' images and labels, and of the levels and classes that give them a meaning."""
+    found = hashlib.sha256(repr((dataset.levels, dataset.classes)).encode())
+    for split in splits:
+        found.update(repr((split.images.shape, split.labels is None)).encode())
+        for array in (split.images, () if split.labels is None else split.labels):
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _write(path: Path, ruler: Ruler) -> None:

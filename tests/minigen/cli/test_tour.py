@@ -204,6 +204,25 @@ def test_figures_of_quality_come_with_headings_and_meanings():
     assert quality.ruled(load("digits")) and not quality.ruled(unlabelled)
 
 
+def test_what_is_known_belongs_to_one_data_set_and_not_to_its_name(monkeypatch: pytest.MonkeyPatch):
+    """That of another folder has a ruler, reference rows and a spread of its own; loaded again it has the same."""
+    rulers: list[object] = []
+    monkeypatch.setattr("minigen.metrics.ruler.load_ruler", lambda dataset: rulers.append(object()) or rulers[-1])
+    monkeypatch.setattr("minigen.metrics.report.reference_rows", lambda dataset, ruler: {"rows of": ruler})
+    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler: ("chance of", ruler))
+    monkeypatch.setattr("minigen.metrics.report.spread", lambda dataset, samples, ruler: ruler)
+    digits = dataclasses.replace(load("digits"), name="not seen by another test")
+    again, others = dataclasses.replace(load("digits"), name=digits.name), [dataclasses.replace(digits, levels=256)]
+    for split in ("train", "val", "test"):
+        images, labels = getattr(digits, split).images, getattr(digits, split).labels
+        others.append(dataclasses.replace(digits, **{split: Split(16 - images, labels)}))
+        others.append(dataclasses.replace(digits, **{split: Split(images, labels[::-1])}))
+    for dataset in (digits, again, *others):
+        ruler, rows = quality.known(digits.name, dataset)
+        assert rows == {"rows of": ruler} and quality.errors(dataset, None) == (ruler, ("chance of", ruler))
+    assert len(rulers) == 1 + len(others) and quality.known(digits.name, again)[0] is rulers[0]
+
+
 def test_points_on_a_ring_have_their_modes_counted():
     rings = load("rings")
     found = quality.figures(rings, rings.train.images[:512], seed=0)

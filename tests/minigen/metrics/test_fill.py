@@ -54,6 +54,14 @@ def test_linear_fill_leaves_errors_that_no_visible_pixel_explains():
     assert np.square(error).mean() < np.square(mean_fill(x, visible, mean) - x).mean()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ridge", [0.05, 0.0])
+def test_where_no_pixel_varies_the_hidden_ones_are_at_their_mean(ridge, dtype):
+    x, visible = np.array([[1.0, 9.0, 9.0], [9.0, 2.0, 3.0]]), np.array([[True, False, False], [False, True, True]])
+    filled = linear_fill(x, visible, np.array([4.0, 5.0, 6.0]), np.zeros((3, 3), dtype), ridge=ridge)
+    np.testing.assert_array_equal(filled, [[1, 5, 6], [4, 2, 3]])
+
+
 def test_a_pixel_that_never_varies_and_a_negative_ridge():
     cov = np.diag([1.0, 0.0])
     filled = linear_fill(np.array([[3.0, 9.0]]), np.array([[False, True]]), np.zeros(2), cov)

@@ -45,6 +45,30 @@ def test_a_copy_has_distance_exactly_zero_far_from_the_origin():
     assert np.all(nearest(x[::3], x)[0] == 0)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_neighbours_far_from_the_origin_are_those_near_it(k):
+    """All of the offset's bits are in the centre, so nothing of the distances cancels; nor does one far row hurt."""
+    near = np.random.default_rng(0).standard_normal((300, 2))
+    far = near + 1e7
+    near = far - 1e7  # to the bit
+    for x, y in ((near, far), (np.append(near, [[1e9, 1e9]], 0), np.append(far, [[1.01e9, 1.01e9]], 0))):
+        distances, rows = nearest(y, y, k=k, same=True)
+        np.testing.assert_array_equal(rows[:300], nearest(x, x, k=k, same=True)[1][:300])
+        np.testing.assert_array_equal(distances[:300], nearest(x, x, k=k, same=True)[0][:300])
+
+
+@given(n=st.integers(4, 40), dtype=st.sampled_from([np.float32, np.float64]), seed=st.integers(0, 2**32 - 1))
+def test_neighbours_among_grey_levels_are_exact(n, dtype, seed):
+    """Of equally near rows the first is taken: integers have no rounding, and nor have they around the centre."""
+    rng = np.random.default_rng(seed)
+    x = np.repeat(rng.integers(0, 256, (5, 1)), 3, axis=1).astype(dtype)  # as far from (a, b, c) as from (c, a, b)
+    y = rng.permuted(np.tile(rng.integers(0, 256, 3), (n, 1)), axis=1).astype(dtype)
+    d2 = np.square(x[:, None].astype(np.int64) - y.astype(np.int64)).sum(-1)
+    distances, rows = nearest(x, y)
+    np.testing.assert_array_equal(rows[:, 0], d2.argmin(1))
+    np.testing.assert_array_equal(distances[:, 0], np.sqrt(d2.min(1)))
+
+
 def test_too_many_neighbours_are_refused():
     x = np.zeros((3, 2))
     with pytest.raises(ValueError, match=r"k must be in 1\.\.2"):

@@ -14,6 +14,14 @@ def test_separable_features_are_read_whatever_their_scale(rng):
     assert linear_probe(x[:100], labels[:100], x[100:], labels[100:]) == 1.0
 
 
+@pytest.mark.filterwarnings("error")
+def test_features_as_large_as_float32_can_hold_are_read(rng):
+    labels = rng.integers(0, 2, 200)
+    x = (np.where(labels, 1, -1)[:, None] * [1e38, 3e38]).astype(np.float32)
+    x[:, 1] = 3e38  # and one that never changes, whose sum is too large too
+    assert linear_probe(x[:100], labels[:100], x[100:], labels[100:]) == 1.0
+
+
 def test_the_mean_and_the_deviation_are_those_of_the_training_features():
     """Of two features that tell the same in training, each counts half; by the deviations of the test split the second
     would count more.

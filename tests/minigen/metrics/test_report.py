@@ -114,6 +114,15 @@ def test_what_cannot_be_measured_is_an_error(few, tiny_ruler):
         quality(few, x, tiny_ruler, rng=np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(("field", "name"), [("train", "training"), ("val", "validation"), ("test", "test")])
+def test_a_split_too_small_for_the_reference_rows_is_named(few, tiny_ruler, field, name):
+    small = replace(few, **{field: getattr(few, field).take(slice(0, 3))})
+    with pytest.raises(ValueError, match=f"the {name} split must hold at least 4 images to be measured, got 3"):
+        reference_rows(small, tiny_ruler)
+    least = replace(few, **{field: getattr(few, field).take(slice(0, 4))})
+    assert len(reference_rows(least, tiny_ruler)) == 4
+
+
 def test_reference_rows_and_their_table(few, tiny_ruler):
     rows = reference_rows(few, tiny_ruler)
     assert list(rows) == ["train 300", "val 100", "Gaussian mixture 10", "pixel noise"]

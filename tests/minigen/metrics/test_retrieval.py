@@ -39,5 +39,8 @@ def test_what_cannot_be_ranked():
         ranks(np.zeros((3, 3)), right * [[1], [0], [1]] > 0)
     with pytest.raises(ValueError, match=r"one shape, got \(3, 3\) and \(2, 3\)"):
         ranks(np.zeros((3, 3)), right[:2])
+    for items in (3, 0):
+        with pytest.raises(ValueError, match=rf"at least one query, got shape \(0, {items}\)"):
+            recall_at(1, np.zeros((0, items)), np.zeros((0, items), bool))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         recall_at(0, np.zeros((3, 3)), right)

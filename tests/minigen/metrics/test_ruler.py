@@ -56,11 +56,12 @@ def test_the_name_changes_with_recipe_version_and_data(digits, tmp_path, monkeyp
     names.add(name(replace(digits, train=Split(changed, digits.train.labels))))
     names.add(name(replace(digits, train=Split(digits.train.images.reshape(-1, 4, 16, 1), digits.train.labels))))
     names.add(name(replace(digits, classes=digits.classes[::-1])))
+    names.add(name(replace(digits, levels=256)))
     names.add(name(digits, (QUICK[0], replace(QUICK[1], lr=1e-3))))
     assert name(digits) in names
     monkeypatch.setattr(module, "VERSION", 99)
     names.add(name(digits))
-    assert len(names) == 10
+    assert len(names) == 11
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "nan", "shape", "missing", "double", "no-figures"])
