@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ body { max-width: 62rem; } td.law, th.law { white-space: nowrap; text-align: lef
 </style>"""
 
 
-def render(samplers: Sequence[Any], verdicts: Sequence[Verdict]) -> str:
+def render(samplers: Sequence[Any], verdicts: Iterable[Verdict]) -> str:
     """The whole page. Samplers are run once more for their pictures."""
+    verdicts = list(verdicts)
     total = Counter(verdict.status for verdict in verdicts)
     said = (
         f"<p>{len(samplers)} tried: {total['pass']} verdicts pass, {total['fail']} fail, {total['skip']} skipped because not "

@@ -10,7 +10,7 @@ first level. The network's guess of $x_0$ is clipped as the model wants it (to [
 the noisiest levels can be far out), and comes back as what the sampler asks for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,27 +22,31 @@ from minigen.samplers.predict import Clip, predict
 
 from . import arrays, protocol
 from .beds import said
-from .recorder import level_told
+from .recorder import check_drawn, level_told, state_shown, walked
 
 
 @contextmanager
-def in_one_sentence() -> Iterator[None]:
-    """A sampler's fault as the ValueError that a mistake in an argument is."""
+def in_one_sentence(name: str, ours: Sequence[BaseException]) -> Iterator[None]:
+    """A sampler's fault as the ValueError that a mistake in an argument is; what ``ours`` holds was not its fault."""
     try:
         yield
     except protocol.Fault as fault:
-        raise ValueError(f"the sampler: {fault}") from fault
+        cause = fault.__cause__
+        if cause is not None and cause in ours:
+            raise cause from cause.__cause__
+        raise ValueError(f"the sampler {name}: {fault}") from fault
 
 
 def as_sampler(sampler: Any) -> Callable[..., Any]:
     """What ``system.sample(n, rng=rng, sampler=..., steps=...)`` of a diffusion model takes.
 
-    Raises TypeError or ValueError for what is no sampler; when it draws, ValueError for levels or times that are none.
+    Raises TypeError or ValueError for what is no sampler; when it draws, ValueError where it raises, has levels or
+    times that are none, or not ``steps`` levels, or leaves the shape or dtype of its states.
     """
     protocol.check(sampler)
     if sampler.space not in protocol.SPACES:
         raise ValueError(f"only a sampler draws, and this has the space {sampler.space!r}")
-    library, kinds = getattr(sampler, "arrays", "numpy"), protocol.kinds(sampler)
+    library, kinds, name = getattr(sampler, "arrays", "numpy"), protocol.kinds(sampler), protocol.name(sampler)
 
     def sample(
         model: Callable[..., Any],
@@ -57,28 +61,39 @@ def as_sampler(sampler: Any) -> Callable[..., Any]:
         callback: Callable[[float, Any], None] | None = None,
     ) -> Any:
         xp = array_module(x_T)
-        with in_one_sentence():
+        ours: list[BaseException] = []
+        with in_one_sentence(name, ours):
             levels = protocol.levels(sampler, steps)
+            if len(levels) - 1 != steps:
+                told = protocol.short([level.time for level in levels[:-1]])
+                raise protocol.Fault(f"levels({steps}) has {len(levels) - 1} noisy levels: {told}")
         by_time = {level.time: level for level in levels[:-1]}
+        begun = to_numpy(x_T) * levels[0].size
 
         def guess(x: Any, time: Any, *_: Any, **__: Any) -> Any:
-            with in_one_sentence():
-                level = level_told(sampler, by_time, time, len(x_T))
-            x = arrays.out(x)
+            level, x = level_told(sampler, by_time, time, len(x_T)), state_shown(x, begun)
+            try:
+                x_0 = guessed(x, level)
+            except Exception as error:
+                ours.append(error)
+                raise
+            return arrays.into(library, said(kinds[0], x_0, (x - level.alpha * x_0) / level.sigma, level))
+
+        def guessed(x: Any, level: protocol.Level) -> Any:
             ratio = level.sigma / level.alpha if level.alpha > 0 else np.inf
             own = schedule.at_sigmas([min(max(ratio, schedule.sigma[1]), schedule.sigma[-1])])
             shown = xp.asarray(x / level.size, x_T.dtype)
             if callback is not None:
                 callback(float(own.times[1]), shown)
-            x_0 = to_numpy(predict(model, shown, 1, own, cond=cond, kind=kind, clip=clip).x_0)
-            return arrays.into(library, said(kinds[0], x_0, (x - level.alpha * x_0) / level.sigma, level))
+            return to_numpy(predict(model, shown, 1, own, cond=cond, kind=kind, clip=clip).x_0)
 
         def noise(shape: Any) -> Any:
+            check_drawn(shape, begun)
             return arrays.into(library, rng.standard_normal(tuple(shape)).astype(x_T.dtype))
 
-        x = arrays.into(library, to_numpy(x_T) * levels[0].size)
         settings = {"kind": kinds[0]} if len(kinds) > 1 else {}
-        found = arrays.out(sampler.sample(guess, x, steps, noise, **settings))
+        with in_one_sentence(name, ours):
+            found = walked(sampler, guess, begun, steps, noise, **settings)
         return xp.asarray(found / levels[-1].size, x_T.dtype)
 
     return sample

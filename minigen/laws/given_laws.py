@@ -12,7 +12,7 @@ import numpy as np
 from . import protocol
 from .beds import Gaussian, Mixture
 from .exact_laws import POINT, _states
-from .order_laws import COUNTS, LARGEST, QUANTILES, SLACK, _slope, log_sigmas
+from .order_laws import COUNTS, LARGEST, QUANTILES, log_sigmas, of_order
 from .protocol import Level
 from .recorder import Seeded, Tape, Trace, asked, moments, run, shaped
 from .verdict import Check, distance, rounding
@@ -159,6 +159,4 @@ def inversion(subject: Any, dtype: Any) -> Iterator[Check]:
         trips.append(distance(run(down, n, bed, up.result.astype(dtype)).result, x_0))
     order = subject.claims["order"]
     for what, found, largest in (("the way up", errors, LARGEST[order]), ("the round trip", trips, 0.06)):
-        text = ", ".join(f"{e:.2e}" for e in found)
-        yield Check(order - _slope(found), SLACK[order], f"short of order {order} on {what}: errors {text}")
-        yield Check(found[-1], largest, f"error with {COUNTS[-1]} levels on {what}")
+        yield from of_order(found, order, largest, what)

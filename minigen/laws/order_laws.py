@@ -58,10 +58,16 @@ def _slope(errors: Sequence[float]) -> float:
 
 
 def _checked(sampler: Any, pattern: Sequence[float], order: int, what: str) -> Iterator[Check]:
-    errors = flow_errors(sampler, pattern)
-    said = ", ".join(f"{e:.2e}" for e in errors)
-    yield Check(order - _slope(errors), SLACK[order], f"short of order {order} on {what}: errors {said}")
-    yield Check(errors[-1], LARGEST[order], f"error with {COUNTS[-1]} levels on {what}")
+    yield from of_order(flow_errors(sampler, pattern), order, LARGEST[order], what)
+
+
+def of_order(errors: Sequence[float], order: int, largest: float, what: str) -> Iterator[Check]:
+    """That errors fall as the order says, and that the last is small."""
+    said, slope = ", ".join(f"{e:.2e}" for e in errors), _slope(errors)
+    where = f"slope {slope:.2f} on {what}, short of order {order}: errors {said}"
+    yield Check(order - slope, SLACK[order], where, f"short of slope {order}")
+    last = f"error with {COUNTS[-1]} levels"
+    yield Check(errors[-1], largest, f"{last} on {what}", last)
 
 
 def order(sampler: Any, dtype: Any) -> Iterator[Check]:

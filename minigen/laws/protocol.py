@@ -290,6 +290,8 @@ def check(sampler: Any) -> None:
 
 
 def _check(sampler: Any) -> None:
+    if isinstance(sampler, type):
+        raise TypeError(f"{sampler.__name__} is a class, give an instance: {sampler.__name__}()")
     space = getattr(sampler, "space", None)
     if isinstance(space, str) and space in FORMS:
         return _check_form(sampler)

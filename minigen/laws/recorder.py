@@ -119,17 +119,14 @@ def run(
     """
     trace = Trace(protocol.levels(sampler, n))
     by_time = {level.time: level for level in trace.levels[:-1]}
-    budget, given = max(20 * n + 50, 2 * protocol.draws(sampler, n)), x.copy()
+    budget = max(20 * n + 50, 2 * protocol.draws(sampler, n))
     library = getattr(sampler, "arrays", "numpy")
     kinds = protocol.kinds(sampler)
     own = kinds[0] if kind is None else kind
     tape = Tape() if noise is None else noise
 
     def model(x_t: Any, time: Any, *_: Any, **__: Any) -> Any:
-        level = level_told(sampler, by_time, time, len(x))
-        shown = arrays.out(x_t)
-        if shown.shape != x.shape or shown.dtype != x.dtype:
-            raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")
+        level, shown = level_told(sampler, by_time, time, len(x)), state_shown(x_t, x)
         if len(trace.calls) >= budget:
             raise Fault(f"asked the model more than {budget} times for {n} levels: stopped")
         x_0, eps = bed(shown, level, len(trace.calls))
@@ -138,8 +135,7 @@ def run(
         return output if share is None else (output, arrays.into(library, np.full_like(shown, share(level))))
 
     def draw(shape: Any) -> Any:
-        if tuple(shape) != x.shape:
-            raise Fault(f"drew noise of shape {tuple(shape)} for states of shape {x.shape}")
+        check_drawn(shape, x)
         if len(trace.draws) >= budget:
             raise Fault(f"drew noise more than {budget} times for {n} levels: stopped")
         trace.draws.append(len(trace.calls))
@@ -150,9 +146,35 @@ def run(
         settings["clip"] = clip
     if score is not None:
         settings["score"] = score
+    with np.errstate(all="ignore"):
+        found = walked(sampler, model, x, n, draw, **settings)
+    if not trace.calls:
+        raise Fault(f"sample never asked the model, {n} level{'s' if n > 1 else ''}")
+    trace.result = found.astype(np.float64)
+    return trace
+
+
+def state_shown(x_t: Any, x: Any) -> Any:
+    """What the model is shown, as an array; Fault for another shape or dtype than ``x`` has, where the run began."""
+    shown = arrays.out(x_t)
+    if shown.shape != x.shape or shown.dtype != x.dtype:
+        raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")
+    return shown
+
+
+def check_drawn(shape: Any, x: Any) -> None:
+    """Raise Fault for noise of another shape than the states'."""
+    if tuple(shape) != x.shape:
+        raise Fault(f"drew noise of shape {tuple(shape)} for states of shape {x.shape}")
+
+
+def walked(sampler: Any, model: Callable[..., Any], x: Any, n: int, noise: Callable[..., Any], **settings: Any) -> Any:
+    """What ``sample`` returns for ``x``, as an array. Fault where it changes ``x``, returns another shape or dtype, or
+    raises; its cause is then what was raised.
+    """
+    given = x.copy()
     try:
-        with np.errstate(all="ignore"):
-            result = sampler.sample(model, arrays.into(library, x), n, draw, **settings)
+        result = sampler.sample(model, arrays.into(getattr(sampler, "arrays", "numpy"), x), n, noise, **settings)
     except Fault:
         raise
     except (Exception, SystemExit) as error:
@@ -171,10 +193,7 @@ def run(
             f"sample returned {found.dtype} for states of {x.dtype}: a coefficient that is an np.float64 widens them, a Python "
             "float does not"
         )
-    if not trace.calls:
-        raise Fault(f"sample never asked the model, {n} level{'s' if n > 1 else ''}")
-    trace.result = found.astype(np.float64)
-    return trace
+    return found
 
 
 def _place(error: BaseException) -> str:

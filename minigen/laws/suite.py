@@ -137,10 +137,11 @@ LAWS: tuple[Law, ...] = (
 )
 
 
-def choose(names: Iterable[str] | None = None) -> tuple[Law, ...]:
-    """The laws of these names, all for None; ValueError names the known ones."""
+def choose(names: Iterable[str] | str | None = None) -> tuple[Law, ...]:
+    """The laws of these names, or of one, all for None; ValueError names the known ones."""
     if names is None:
         return LAWS
+    names = [names] if isinstance(names, str) else names
     by_name = {law.name.lower(): law for law in LAWS}
     found = []
     for name in names:
@@ -150,9 +151,23 @@ def choose(names: Iterable[str] | None = None) -> tuple[Law, ...]:
     return tuple(found)
 
 
-def run_laws(samplers: Any, laws: Iterable[str] | None = None, dtypes: Sequence[str] = DTYPES) -> Iterator[Verdict]:
-    """The verdicts of the laws on a sampler or on several, one by one."""
+def sound_dtype(dtype: Any) -> Any:
+    """float64 or float32 as NumPy's; ValueError for another."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return found
+
+
+def run_laws(
+    samplers: Any, laws: Iterable[str] | str | None = None, dtypes: Sequence[str] | str = DTYPES
+) -> Iterator[Verdict]:
+    """The verdicts of the laws on a sampler or on several, one by one: an iterator, to be walked once."""
     chosen = choose(laws)
+    dtypes = [sound_dtype(dtype) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
     for sampler in samplers if isinstance(samplers, list | tuple) else [samplers]:
         protocol.check(sampler)
         for dtype in dtypes:
@@ -160,7 +175,7 @@ def run_laws(samplers: Any, laws: Iterable[str] | None = None, dtypes: Sequence[
             for law in chosen:
                 if (law.of_levels and dtype != dtypes[0]) or (laws is None and sampler.space not in law.spaces):
                     continue
-                verdict = judge(law, sampler, np.dtype(dtype))
+                verdict = judge(law, sampler, dtype)
                 if law.name == "L0" and verdict.failed and verdict.value is None:
                     first = verdict.detail
                 elif first is not None and verdict.failed and verdict.detail == first:
@@ -175,16 +190,16 @@ def steps(n: int) -> str:
 
 def line(verdict: Verdict) -> str:
     """One verdict as text."""
-    numbers = "" if verdict.value is None else f"  {verdict.value:9.2e} found, {verdict.limit:8.2e} allowed"
+    numbers = "" if verdict.value is None else f"  {verdict.value:9.2e} {verdict.what}, {verdict.limit:8.2e} allowed"
     detail = f"{': ' if numbers else '  '}{verdict.detail}" if verdict.status != "pass" and verdict.detail else ""
     return f"{verdict.status:4}  {verdict.law:4} {verdict.dtype}{numbers}{detail}"
 
 
-def report(verdicts: Sequence[Verdict], *, whole: bool = True) -> str:
+def report(verdicts: Iterable[Verdict], *, whole: bool = True) -> str:
     """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line; at the
     end the counts.
     """
-    out = []
+    verdicts, out = list(verdicts), []
     titles = {law.name: law.title for law in LAWS}
     for sampler in dict.fromkeys(verdict.sampler for verdict in verdicts):
         own = [verdict for verdict in verdicts if verdict.sampler == sampler]
@@ -204,8 +219,9 @@ def report(verdicts: Sequence[Verdict], *, whole: bool = True) -> str:
     return "\n".join(out)
 
 
-def as_json(verdicts: Sequence[Verdict]) -> str:
+def as_json(verdicts: Iterable[Verdict]) -> str:
     """All verdicts as JSON."""
+    verdicts = list(verdicts)
     total = Counter(verdict.status for verdict in verdicts)
     counts = {status: total[status] for status in ("pass", "fail", "skip")}
     return json.dumps({"counts": counts, "verdicts": [verdict.as_dict() for verdict in verdicts]}, indent=1) + "\n"

@@ -11,11 +11,12 @@ from .protocol import Fault, Level
 
 
 class Check(NamedTuple):
-    """One number against its limit, and where it was measured."""
+    """One number against its limit, where it was measured, and what it is if the law has several kinds."""
 
     value: float
     limit: float
     where: str
+    what: str = "found"
 
     @property
     def holds(self) -> bool:
@@ -35,6 +36,7 @@ class Verdict:
     limit: float | None = None
     detail: str = ""
     checks: int = 0
+    what: str = "found"  # the value is
 
     @property
     def failed(self) -> bool:
@@ -81,9 +83,7 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
         for check in law.checks(sampler, dtype):
             n += 1
             if not check.holds:
-                return Verdict(
-                    **known, status="fail", value=check.value, limit=check.limit, detail=check.where, checks=n
-                )
+                return Verdict(**known, status="fail", **_numbers(check), checks=n)
             if worst is None or check.value * worst.limit > worst.value * check.limit or not worst.limit:
                 worst = check
     except Fault as fault:
@@ -94,7 +94,11 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
         return Verdict(**known, status="fail", detail=said, checks=n)
     if worst is None:
         return Verdict(**known, status="fail", detail="the law found nothing to check")
-    return Verdict(**known, status="pass", value=worst.value, limit=worst.limit, detail=worst.where, checks=n)
+    return Verdict(**known, status="pass", **_numbers(worst), checks=n)
+
+
+def _numbers(check: Check) -> dict[str, Any]:
+    return {"value": check.value, "limit": check.limit, "detail": check.where, "what": check.what}
 
 
 def claimed(*names: str) -> Callable[[Any, Any], str | None]:

@@ -105,9 +105,12 @@ def draw(
     before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and
     at most 1, ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
 
-    A function as ``sampler`` walks the levels that it likes:
+    A function as ``sampler`` walks the levels that it likes, as `minigen.laws.as_sampler` makes one:
     ``sampler(model, x_T, schedule, steps=, rng=, clip=, cond=, kind=, callback=)``.
     """
+    if isinstance(sampler, type) or not (callable(sampler) or isinstance(sampler, str)):
+        made = f"{sampler.__name__}()" if isinstance(sampler, type) else f"your {type(sampler).__name__}"
+        raise ValueError(f"sampler must be a name or a function: hand over minigen.laws.as_sampler({made})")
     if callable(sampler):
         settings = {"spacing": spacing, "eta": eta, "variance": variance, "strength": strength}
         check_belong("a sampler of your own", settings, dict.fromkeys(settings))
@@ -169,6 +172,9 @@ def checked(
     """
     uniform_times(schedule.T, steps)
     name = with_variance(sampler, variance, own)
+    if name not in choose.SAMPLERS:
+        known = ", ".join(choose.SAMPLERS)
+        raise ValueError(f"unknown sampler {name!r}: use one of {known}, or one of yours: --sampler module:Name")
     choose.find(name, eta)
     return name
 

@@ -103,14 +103,78 @@ def test_mistakes_are_one_sentence(rng):
             return []
 
     x_T = np.ones((1, 1, 1, 1), np.float32)
-    with pytest.raises(ValueError, match=r"the sampler: the model was told time 3\.3, which no noisy level has"):
+    with pytest.raises(ValueError, match=r"the sampler Lost: the model was told time 3\.3, which no noisy level has"):
         as_sampler(Lost("vp", "eps"))(network, x_T, CHAIN, steps=4, rng=rng)
-    with pytest.raises(ValueError, match=r"the sampler: levels\(4\) gave 0 levels"):
+    with pytest.raises(ValueError, match=r"the sampler Without: levels\(4\) gave 0 levels"):
         as_sampler(Without("vp", "eps"))(network, x_T, CHAIN, steps=4, rng=rng)
     with pytest.raises(TypeError):
         as_sampler(3)
     with pytest.raises(ValueError, match=r"a sampler of your own has no eta: leave it out, got 0\.5"):
         sampling.draw(network, x_T, CHAIN, steps=4, rng=rng, sampler=as_sampler(Steps("vp", "eps")), eta=0.5)
+
+
+class Fewer(Steps):
+    def levels(self, n):
+        return super().levels(n - 1)
+
+
+class One(Steps):
+    def sample(self, model, x, n, noise):
+        return super().sample(model, x, n, noise)[:1]
+
+
+class Wide(Steps):
+    def sample(self, model, x, n, noise):
+        return np.float64(1) * super().sample(model, x, n, noise).astype(np.float64)
+
+
+class ShowsOne(Steps):
+    def sample(self, model, x, n, noise):
+        return x + model(x[:1], np.float64(n))
+
+
+class ForOne(Steps):
+    def sample(self, model, x, n, noise):
+        return x + noise(x[:1].shape)
+
+
+class Raises(Steps):
+    def sample(self, model, x, n, noise):
+        raise KeyError("sigmas")
+
+
+class Changes(Steps):
+    def sample(self, model, x, n, noise):
+        x *= 2
+        return super().sample(model, x, n, noise)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        (Fewer, r"levels\(4\) has 3 noisy levels: 3, 2, 1"),
+        (One, r"sample returned float32 \(1, 2, 2, 1\) for float32 \(3, 2, 2, 1\)"),
+        (Wide, "sample returned float64 for states of float32: a coefficient that is an np.float64 widens them"),
+        (ShowsOne, r"the model was shown float32 \(1, 2, 2, 1\) where the run began with float32 \(3, 2, 2, 1\)"),
+        (ForOne, r"drew noise of shape \(1, 2, 2, 1\) for states of shape \(3, 2, 2, 1\)"),
+        (Raises, r"sample raised KeyError: 'sigmas' \(test_drawing\.py:\d+\)"),
+        (Changes, "sample changed x, its input"),
+    ],
+)
+def test_a_sampler_is_held_to_the_protocol_as_the_laws_hold_it(sampler, words, rng):
+    x_T = rng.standard_normal((3, 2, 2, 1)).astype(np.float32)
+    with pytest.raises(ValueError, match=f"^the sampler {sampler.__name__}: {words}"):
+        as_sampler(sampler("vp", "eps"))(network, x_T, CHAIN, steps=4, rng=rng)
+
+
+@pytest.mark.parametrize("error", [KeyError("weights"), ValueError("no such label"), FloatingPointError("NaN")])
+def test_what_the_network_raises_is_not_the_samplers_fault(error, rng):
+    def broken(x_t, t, cond=None):
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        as_sampler(Steps("vp", "eps"))(broken, np.ones((1, 1, 1, 1), np.float32), CHAIN, steps=4, rng=rng)
+    assert caught.value is error
 
 
 YOURS = """
@@ -123,6 +187,10 @@ class Plain:
     def sample(self, model, x, n, noise):
         x_0 = model(x, 4.0)
         return model(x_0 + (x - x_0) / 4.0, 1.0)
+
+class Raises(Plain):
+    def sample(self, model, x, n, noise):
+        raise KeyError("sigmas")
 """
 
 
@@ -142,6 +210,14 @@ def test_a_system_and_the_command_line_take_it(tmp_path, monkeypatch, capsys):
     assert main(["train", "ddpm", "--out", "run", *flags, "--sample-steps", "2"]) == 0
     sample = ["sample", "ddpm", "--weights", "run/weights.safetensors", "--n", "2", "--out", "a.png", "--sampler"]
     assert main([*sample, "of_mine:Plain"]) == 0 and (tmp_path / "a.png").exists()
-    for name, words in (("of_mine:Other", "has no 'Other'"), ("of_mine:YOURS", "has no 'YOURS'"), ("slow", "unknown")):
+    for name, words in (
+        ("of_mine:Other", "has no 'Other'"),
+        ("of_mine:YOURS", "has no 'YOURS'"),
+        ("slow", "module:Name"),
+    ):
         assert main([*sample, name]) != 0
         assert words in capsys.readouterr().err
+    assert main([*sample, "of_mine:Raises"]) == 2
+    assert "cannot sample: the sampler Raises: sample raised KeyError: 'sigmas' (of_mine.py:" in capsys.readouterr().err
+    assert main([*sample, "of_mine:Plain", "--steps", "3"]) == 2
+    assert "cannot sample: the sampler Plain: levels(3) has 2 noisy levels" in capsys.readouterr().err

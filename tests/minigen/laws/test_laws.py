@@ -11,6 +11,7 @@ import pytest
 from minigen.laws import (
     LAWS,
     FromStep,
+    Law,
     Level,
     Ours,
     as_json,
@@ -22,7 +23,9 @@ from minigen.laws import (
     schedule_laws,
 )
 from minigen.laws.pytest import laws as one_test_a_law
-from minigen.laws.suite import choose
+from minigen.laws.pytest import obeys
+from minigen.laws.suite import choose, line
+from minigen.laws.verdict import judge
 from minigen.maths import schedules
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -315,6 +318,46 @@ def test_a_claim_not_made_is_skipped_and_shown():
     assert "L6 (not claimed: point)" in text and "skipped because" in text
 
 
+def test_a_number_of_an_order_says_what_it_is():
+    """The nearest to its limit may be an error or a slope."""
+    slope, error = order_laws.of_order([2.0**-k for k in range(5)], 1, 0.1, "an even grid")
+    for check, words in ((slope, "0.00e+00 short of slope 1, "), (error, "6.25e-02 error with 320 levels, 1.00e-01 ")):
+        law = Law("L21", "", lambda sampler, dtype, check=check: iter([check]), lambda sampler, dtype: None)
+        verdict = judge(law, MyDDIM(), np.dtype("float64"))
+        assert words in line(verdict) and verdict.as_dict()["what"] in words
+    (verdict,) = run_laws(MyDDIM(), "L6", "float64")
+    assert " found, " in line(verdict)
+
+
+def test_verdicts_that_come_one_by_one_are_counted():
+    whole = [*run_laws(MyDDIM(), ["L2", "L6"])]
+    assert report(run_laws(MyDDIM(), ["L2", "L6"])) == report(whole) and "3 pass, 0 fail" in report(whole)
+    assert as_json(run_laws(MyDDIM(), ["L2", "L6"])) == as_json(whole)
+
+
+def test_what_a_test_file_gets_wrong_is_said_when_it_is_read():
+    for mistaken, words in (
+        (lambda: one_test_a_law(MyDDIM), "MyDDIM is a class, give an instance: MyDDIM()"),
+        (lambda: obeys(MyDDIM), "MyDDIM is a class, give an instance: MyDDIM()"),
+        (lambda: one_test_a_law(3), "a sampler must have a method levels, got int without one"),
+        (lambda: one_test_a_law(MyDDIM(), "L99"), "unknown law 'L99': use one of L0, L1"),
+        (lambda: one_test_a_law(MyDDIM(), dtype="float16"), "dtype must be one of float64, float32, got 'float16'"),
+        (lambda: one_test_a_law(MyDDIM(), dtype="double64"), "dtype must be one of float64, float32, got 'double64'"),
+        (lambda: obeys(MyDDIM(), dtypes=["int8"]), "dtype must be one of float64, float32, got 'int8'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+            mistaken()
+
+
+test_one_law_of_a_stranger_s_sampler = one_test_a_law(MyDDIM(), "L6")
+
+
+def test_one_law_may_be_named_alone():
+    assert [law.name for law in choose("l6")] == ["L6"]
+    obeys(MyDDIM(), "L6", "float32")
+    assert {(v.law, v.dtype) for v in run_laws(MyDDIM(), "L6", "float32")} == {("L6", "float32")}
+
+
 def test_json_has_every_verdict_and_no_nan():
     verdicts = [*run_laws(broken(BROKEN["is not finite"]))]
     told = json.loads(as_json(verdicts), parse_constant=lambda word: pytest.fail(word))
@@ -352,5 +395,6 @@ def test_an_order_that_is_not_reached_is_not_passed():
     sampler.claims = {**sampler.claims, "order": 2}
     verdict = failed(sampler, ["L21"])["L21"]
     assert 0.8 < verdict.value < 1.2 and "short of order 2" in verdict.detail
+    assert " short of slope 2, 2.00e-01 allowed: slope 1.01 on an even grid, " in line(verdict)
     assert order_laws.log_sigmas(5)[[0, -1]] == pytest.approx([20, 0.02])
     assert schedule_laws.SWEEP >= 61 and schedules.linear(1000).alpha_bar == pytest.approx(ABAR)

@@ -16,6 +16,10 @@ SCHEDULE = schedules.cosine(12)
 MODEL = gaussian_eps(0.2, 0.3, SCHEDULE)
 
 
+class Walk:
+    """One's own sampler, not as a function."""
+
+
 def draw(steps=5, model=MODEL, **how):
     return sampling.draw(model, np.full((3, 2), 0.7), SCHEDULE, steps=steps, rng=np.random.default_rng(0), **how)
 
@@ -71,7 +75,9 @@ def test_what_does_not_go_together_is_named_before_the_network_is_asked():
         ({"steps": 0}, "steps must be from 1 to 12"),
         ({"steps": 13}, "steps must be from 1 to 12"),
         ({"steps": 13, "spacing": "karras"}, "steps must be from 1 to 12"),
-        ({"sampler": "dim"}, "unknown sampler 'dim'"),
+        ({"sampler": "dim"}, "unknown sampler 'dim': use one of ancestral, .*, or one of yours: --sampler module:Name"),
+        ({"sampler": Walk()}, r"must be a name or a function: hand over minigen\.laws\.as_sampler\(your Walk\)"),
+        ({"sampler": Walk}, r"must be a name or a function: hand over minigen\.laws\.as_sampler\(Walk\(\)\)"),
         ({"spacing": "even"}, "unknown spacing 'even'"),
         ({"sampler": "ddim", "eta": 1.5}, "eta must be from 0"),
         ({"sampler": "ddim", "eta": -0.1}, "eta must be from 0"),
