@@ -30,7 +30,8 @@ def load(weights: str | Path, *, model: Any = None, device: str = "cpu") -> Any:
     """The trained `System` (`models/system.py`) in a weights file that `minigen train` wrote.
 
     ``load("out/ddpm/weights.safetensors").sample(4, rng=np.random.default_rng(0))`` gives pictures (4, h, w, c) in [-1,
-    1]; ``modules`` holds the networks. ``model`` is the module of a model file of your own. Raises errors.UserError, one sentence, for a file that is none.
+    1]; ``modules`` holds the networks. ``model`` is the module of a model file of your own. Raises errors.UserError,
+    one sentence, for a file that is none.
     """
     from minigen.cli import arguments, curriculum
     from minigen.train import checkpoint
