@@ -1,18 +1,18 @@
 """``python -m kernels.emulate attention --rung 2 --shape 2,4,77,64``: run a kernel's CUDA source on the CPU and check it.
 
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
-would be wrong on a GPU is reported with file and line (``kernels.emulator``), once for each line and kind. After a
-schedule in which a kernel does not end there is no other. ``--planted`` shows what that looks like for kernels with one
-mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their
-values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is planted:
-all of it), 1 something was, or a rung does not compile, lacks its kernel or gets other arguments than it takes, 2 the
-request makes no sense or no rung could be run.
+would be wrong on a GPU is reported with file and line (``kernels.emulator``), once for each line and kind, and a race
+once for its two lines. After a schedule in which a kernel does not end there is no other. ``--planted`` shows what that
+looks like for kernels with one mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same
+problems run on a GPU, where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0
+nothing was found (of what is planted: all of it), 1 something was, or a rung does not compile, lacks its kernel or gets
+other arguments than it takes, 2 the request makes no sense or no rung could be run.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,9 @@ def _ladder(
     op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int, banks: bool = False, on_gpu: Any = None
 ) -> tuple[int, int]:
     """How many of the rungs could be run, and how many have something wrong with them."""
-    make, _, _, files = OPERATIONS[op]
+    make, names, _, files = OPERATIONS[op]
     done, wrong = 0, 0
+    print(f"{op} --shape {','.join(map(str, shape))} ({names})")
     try:
         run = make(*shape)
     except ValueError as error:
@@ -127,6 +128,7 @@ def _ladder(
                 accesses += device.accesses
                 ran = device.ran or ran
                 for f in device.findings:
+                    f = _first_told(f, here)
                     here.setdefault((f.kind, f.where), []).append((seed, f))
                 if any(f.kind == "endless" for f in device.findings):
                     break  # the others would take as long
@@ -136,7 +138,7 @@ def _ladder(
             continue
         done += 1
         seconds = time.process_time() - start
-        verdict = f"{len(here)} findings" if here else "right, nothing found"
+        verdict = f"{len(here)} finding{'s' * (len(here) > 1)}" if here else "right, nothing found"
         other = "" if files[rung] in ran else f"; these sizes were left to {', '.join(dict.fromkeys(ran))}"
         runs = f"{seed + 1} of {seeds}" if seed + 1 < seeds else f"{seeds}"
         how = f"{runs} runs on a GPU" if on_gpu else f"{runs} schedules, {accesses} accesses"
@@ -147,6 +149,13 @@ def _ladder(
             _print_banks(device)
         wrong += bool(here)
     return done, wrong
+
+
+def _first_told(f: Finding, here: Mapping[tuple[str, str], Sequence[tuple[int, Finding]]]) -> Finding:
+    """A finding, or of a race what was found before of the same two lines, seen from the other one."""
+    if f.kind != "race":
+        return f
+    return next((g for _, g in here.get((f.kind, f.other_where), ()) if g.other_where == f.where), f)
 
 
 def _again(found: Sequence[tuple[int, Finding]], schedules: int) -> str:
@@ -180,8 +189,12 @@ def _planted() -> int:
         if not device.findings and kernel != "atomic_sum":
             device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1), 0, "y")
         print(kernel + ("" if device.findings else ": nothing found"))
+        here: dict[tuple[str, str], list[tuple[int, Finding]]] = {}
         for finding in device.findings:
-            print(f"  {finding}")
+            told = _first_told(finding, here)
+            here.setdefault((told.kind, told.where), []).append((0, told))
+            if told is finding:
+                print(f"  {finding}")
         found += [kernel] if device.findings else []
     bugs = [kernel for kernel in kernels if kernel not in CLEAN]
     print(

@@ -273,7 +273,9 @@ class Emulator:
         for i, (p, g) in enumerate(zip(parameters, guarded)):
             if p.type == "TensorMap" and g is not None:
                 cells[i] = _TensorMap.of(maps.pop(0), g.array.ctypes.data)
-        self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers)
+        shared_names = {s.name for s in library.shared}
+        arrays = {p.name: g.array for p, g in zip(parameters, guarded) if g is not None and p.name not in shared_names}
+        self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
         for p, v, g, f in zip(parameters, values, guarded, fresh):
             if g is not None and p.pointer and not p.const:
                 v[...] = g.array
@@ -336,6 +338,7 @@ class Emulator:
         shared_bytes: int,
         values: list[Any],
         buffers: list[_Buffer],
+        arrays: Mapping[str, np.ndarray],
     ) -> None:
         handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
@@ -366,7 +369,7 @@ class Emulator:
             where, other = next(lines), next(lines)
             if _KINDS[f.kind] == "divergence" and where == other:
                 continue  # one line of the source, of which the compiler made two copies
-            self._add(_describe(f, where, other if f.other_where else ""))
+            self._add(_describe(f, where, other if f.other_where else "", arrays))
 
     def _count_banks(self, library: Library) -> None:
         for kind in ("bank_use", "plain_bank_use"):
@@ -406,14 +409,29 @@ def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat, shape))
 
 
-def _describe(f: _Finding, where: str, other: str) -> Finding:
-    kind, array, note = _KINDS[f.kind], f.array.decode(), f.note.decode()
+def _place(f: _Finding, arrays: Mapping[str, np.ndarray]) -> str:
+    """Where an access began: the element, with a first index beyond the array if it is beside it, or else the byte."""
+    name = f.array.decode()
+    array = arrays.get(name)
+    if array is None or not array.size or not array.ndim or not array.flags.c_contiguous:
+        return f"byte {f.offset} of {name}"
+    left, inside = divmod(f.offset, array.itemsize)
+    index: list[int] = []
+    for size in array.shape[:0:-1]:
+        left, i = divmod(left, size)
+        index.append(i)
+    element = f"element {(left, *index[::-1])} of {name} {array.shape}, {array.dtype},"
+    return f"byte {inside} of {element}" if inside else element
+
+
+def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, np.ndarray]) -> Finding:
+    kind, note, place = _KINDS[f.kind], f.note.decode(), _place(f, arrays)
     me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
     if kind == "race":
         who = f"thread {f.other_thread}" + (" of another block" if f.other_block >= 0 else "")
         text = (
-            f"{access} at byte {f.offset} of {array} by {me}, and a {_ACCESSES[f.other_access]} by {who} at {other}, "
+            f"{access} at {place} by {me}, and a {_ACCESSES[f.other_access]} by {who} at {other}, "
             "with nothing that orders the two"
         )
     elif kind == "deadlock":
@@ -433,15 +451,15 @@ def _describe(f: _Finding, where: str, other: str) -> Finding:
         text = f"{note} ({me})"
     elif kind == "missing fence":
         text = (
-            f"{access} at byte {f.offset} of {array} by the async proxy for {me}, and a write by thread {f.other_thread} at "
+            f"{access} at {place} by the async proxy for {me}, and a write by thread {f.other_thread} at "
             f"{other} that no fence_proxy_async has made visible to it"
         )
     elif kind == "missing wait":
-        text = f"{access} at byte {f.offset} of {array} by {me}, where a copy begun at {other} is not waited for"
+        text = f"{access} at {place} by {me}, where a copy begun at {other} is not waited for"
     elif kind == "endless":
         text = f"{me} goes on and on"
     elif kind == "wild address":
         text = f"{access} at {note} by {me}, near no array"
     else:
-        text = f"{access} at byte {f.offset} of {array} by {me}"
+        text = f"{access} at {place} by {me}"
     return Finding(kind, where, other, text)

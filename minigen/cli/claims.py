@@ -152,17 +152,33 @@ def write_page(out: Path, found: list[tuple[Claim, Found]], *, quick: bool) -> N
 
 
 def _chance(found: list[tuple[Claim, Found]]) -> str:
-    """How many are judged, so which verdicts not to trust by themselves."""
+    """How many are judged, so which verdicts not to trust by themselves; nothing where none is decided."""
     judgements = [judged(claim, groups) for claim, groups in found]
+    decided = sum(j.verdict != UNDECIDED for j in judgements)
+    if not decided:
+        return ""
     weak = [
         claim.sentence
         for (claim, _), j, stands in zip(found, judgements, holm(judgements))
         if j.verdict != UNDECIDED and not stands
     ]
-    which = f" Not so: {'; '.join(weak)}." if weak else ""
     return (
-        f"<p>{len(found)} claims are judged, each by itself at 95 %. Most verdicts stand together, too: not one of them is chance, with 95 % (Holm "
-        f"1979).{page.text(which)} The seeds must be fixed beforehand: more of them until a verdict pleases is no test.</p>"
+        f"<p>{_together(len(found), decided, weak)} The seeds must be fixed beforehand: more of them until a verdict pleases "
+        "is no test.</p>"
+    )
+
+
+def _together(judged: int, decided: int, weak: list[str]) -> str:
+    """How many verdicts stand although so many claims are judged, and which (``weak``) do not."""
+    if judged == 1:
+        return "1 claim is judged, at 95 %."
+    standing = decided - len(weak)
+    few = f"{standing or 'None'} of {decided} verdicts {'stand' if standing > 1 else 'stands'}"
+    few = few if decided > 1 else f"The one verdict that is decided {'stands' if standing else 'does not stand'}"
+    sure = ": with 95 % no such verdict is chance" if standing else ""
+    which = f" Not so: {page.text('; '.join(weak))}." if weak else ""
+    return (
+        f"{judged} claims are judged, each by itself at 95 %. {few} together with all of them{sure} (Holm 1979).{which}"
     )
 
 

@@ -231,6 +231,7 @@ FAILED = "it did not get to the end of the tour"
 NOTHING_DRAWN = "it draws nothing, it finds pictures that are there"
 NO_RULER = "its pictures have no classes, and the ruler is a classifier"
 NO_MEASURE = "nothing is known to measure samples of its data by"
+POINTS = "its samples are points: modes, near and mode KL stand in its own section"
 UNTOLD = "it is not told what to draw"
 ONE_CLASS = "it is asked for a class, which is one thing"
 NO_CPU = "a part of its training was done before CPU time was kept"
@@ -242,13 +243,14 @@ def row(facts: dict[str, Any]) -> dict[str, Figure | str]:
     if "failed" in facts:
         return dict.fromkeys(COLUMNS, FAILED)
     measured, n, real = facts["quality"].get(quality.OURS, {}), facts["samples"], facts["real"]
-    unmeasured = NO_MEASURE if facts["draws"] else NOTHING_DRAWN
+    unmeasured = POINTS if of_points(facts) else NO_MEASURE if facts["draws"] else NOTHING_DRAWN
+    no_distance = POINTS if of_points(facts) else NO_RULER
 
     def share(name: str, of: int) -> Figure | str:
         return rate(measured[name], of) if name in measured else unmeasured
 
     found: dict[str, Figure | str] = {
-        "fd_ratio": figure(measured["fd_ratio"], facts["spread"]) if "fd_ratio" in measured else NO_RULER,
+        "fd_ratio": figure(measured["fd_ratio"], facts["spread"]) if "fd_ratio" in measured else no_distance,
         "accepted": share("valid" if "valid" in measured else "accepted", n),
         "recall": share("recall", real),
         "coverage": share("coverage", real),
@@ -261,6 +263,11 @@ def row(facts: dict[str, Any]) -> dict[str, Figure | str]:
     if not facts["draws"]:
         found["fd_ratio"] = NOTHING_DRAWN
     return found
+
+
+def of_points(facts: dict[str, Any]) -> bool:
+    """Whether its samples are points in the plane, whose figures are no columns here."""
+    return "modes" in facts["quality"].get(quality.OURS, {})
 
 
 def _asked(facts: dict[str, Any]) -> dict[str, Figure | str]:

@@ -272,7 +272,7 @@ def _known(rows: list[dict[str, Any]]) -> str:
     found: dict[str, dict[str, Any]] = {}
     for facts in rows:
         for label, figures in facts.get("quality", {}).items():
-            if label != quality.OURS:
+            if label != quality.OURS and (figures.keys() & {*portrait.COLUMNS, "valid"}):  # points have others
                 found.setdefault(label, figures)
     lines = []
     for label, figures in found.items():
@@ -296,7 +296,8 @@ def _plain(label: str, figures: dict[str, Any]) -> str:
 def _errors(visited: list[dict[str, Any]]) -> str:
     """What the errors are, and what is not in them."""
     whole = [facts for facts in visited if "failed" not in facts]
-    sizes = {facts["data"]: (facts["samples"], facts["real"]) for facts in whole if facts["real"] is not None}
+    pictured = [facts for facts in whole if facts["real"] is not None and not portrait.of_points(facts)]
+    sizes = {facts["data"]: (facts["samples"], facts["real"]) for facts in pictured}
     said = [f"{text(name)}: {n:,} samples, {real:,} real pictures" for name, (n, real) in sizes.items()]
     asked = sorted({facts["right"]["n"] for facts in whole if facts["right"] and "n" in facts["right"]})
     said += [f"{n:,} pictures that were asked for by class" for n in asked]

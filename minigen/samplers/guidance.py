@@ -72,8 +72,9 @@ def scale_at(scale: Scale, t: Any) -> Any:
     """The scale at times ``t`` (n,): (n,) float64. Raises ValueError unless it is finite."""
     times = np.asarray(to_numpy(t), np.float64)
     s = np.broadcast_to(np.asarray(scale(times) if callable(scale) else scale, np.float64), times.shape)
-    if not np.all(np.isfinite(s)):
-        raise ValueError(f"scale must be finite, got {s} at times {times}")
+    wrong = ~np.isfinite(s)
+    if wrong.any():
+        raise ValueError(f"scale must be finite, got {s[wrong][0]}" + f" at time {times[wrong][0]:g}" * callable(scale))
     return s
 
 

@@ -107,25 +107,50 @@ def test_the_errors_are_still_what_they_were():
 def test_a_finding_of_several_schedules_is_told_once(monkeypatch, tmp_path, capsys):
     plant(monkeypatch, tmp_path, cuda, TILED, BARRIER, "")
     assert emulate.main(["quantize", "--rung", "2"]) == 1
-    first, *found = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"quantize {TILED}: {len(found)} findings (3 schedules, ")
+    shape, first, *found = capsys.readouterr().out.splitlines()
+    assert shape == "quantize --shape 200,50,20 (m,codes,d)"
+    some = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+    assert first.startswith(f"quantize {TILED}: {some} (3 schedules, ")
     assert len({tuple(line.split(": ")[:2]) for line in found}) == len(found) and len(found) <= 3
     races = [line for line in found if ": race: " in line]
-    assert len(races) == 2 and all(line.endswith("nothing that orders the two (in 3 of 3 schedules)") for line in races)
+    assert len(races) == 1 and all(line.endswith("nothing that orders the two (in 3 of 3 schedules)") for line in races)
     assert emulate.main(["quantize", "--rung", "2", "--seeds", "1"]) == 1
-    assert " schedules)" not in capsys.readouterr().out.partition("\n")[2]
+    assert " schedules)" not in capsys.readouterr().out.partition("\n")[2].partition("\n")[2]
 
 
-def test_lines_that_one_line_races_with_are_all_named(monkeypatch, capsys):
+def told(monkeypatch, found):
+    """Let every schedule find ``found(seed)``."""
+
     class Told(Emulator):
         def __init__(self, seed, *, banks):
             super().__init__(seed)
-            self.findings = [emulate.Finding("race", "k.cu:1", f"k.cu:{2 + seed % 2}", f"with k.cu:{2 + seed % 2}")]
-            self.findings += [emulate.Finding("lane", "k.cu:9", "", "a lane")] if seed else []
+            self.findings = [emulate.Finding(*f) for f in found(seed)]
 
     monkeypatch.setattr(emulate, "Emulator", Told)
+
+
+def test_a_race_and_its_mirror_are_one_finding(monkeypatch, capsys):
+    one, mirror = ("race", "k.cu:1", "k.cu:2", "of 1 with 2"), ("race", "k.cu:2", "k.cu:1", "of 2 with 1")
+    other = ("race", "k.cu:2", "k.cu:3", "of 2 with 3")
+    told(monkeypatch, lambda seed: [[one, mirror], [mirror], []][seed])
     assert emulate.main(["quantize", "--rung", "1", *SHAPE]) == 1
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    _, first, *found = capsys.readouterr().out.splitlines()
+    assert ": 1 finding (" in first and found == ["  k.cu:1: race: of 1 with 2 (in 2 of 3 schedules)"]
+    told(monkeypatch, lambda seed: [one, mirror, other])
+    assert emulate.main(["quantize", "--rung", "1", "--seeds", "1", *SHAPE]) == 1
+    _, first, *found = capsys.readouterr().out.splitlines()
+    assert ": 2 findings (" in first
+    assert found == ["  k.cu:1: race: of 1 with 2", "  k.cu:2: race: of 2 with 3"]
+
+
+def test_lines_that_one_line_races_with_are_all_named(monkeypatch, capsys):
+    def found(seed):
+        race = ("race", "k.cu:1", f"k.cu:{2 + seed % 2}", f"with k.cu:{2 + seed % 2}")
+        return [race, ("lane", "k.cu:9", "", "a lane")] if seed else [race]
+
+    told(monkeypatch, found)
+    assert emulate.main(["quantize", "--rung", "1", *SHAPE]) == 1
+    assert capsys.readouterr().out.splitlines()[2:] == [
         "  k.cu:1: race: with k.cu:2 (also with k.cu:3, in 3 of 3 schedules)",
         "  k.cu:9: lane: a lane (in 2 of 3 schedules)",
     ]
@@ -136,4 +161,4 @@ def test_a_kernel_that_never_ends_runs_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(emulate, "Emulator", partial(Emulator, most_accesses=20_000))
     assert emulate.main(["quantize", "--rung", "2"]) == 1
     out = capsys.readouterr().out
-    assert out.count("endless") == 1 and " findings (1 of 3 schedules, " in out and "(in " not in out
+    assert out.count("endless") == 1 and " finding" in out and " (1 of 3 schedules, " in out and "(in " not in out

@@ -270,6 +270,28 @@ def test_a_race_names_both_lines_and_a_deadlock_who_is_missing():
     assert "63 wait here, 1 have returned, 0 wait elsewhere; thread 17 has returned" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("y[0] = x[3 * 5 + 4];", "read of 4 bytes at element (3, 4) of x (3, 5), float32, by thread 0"),
+        ("y[0] = x[-1];", "read of 4 bytes at element (-1, 4) of x (3, 5), float32, by thread 0"),
+        ("y[2] = x[1];", "write of 4 bytes at element (2,) of y (2,), float32, by thread 0"),
+        (
+            "y[0] = ((const char*)x)[62];",
+            "read of 1 bytes at byte 2 of element (3, 0) of x (3, 5), float32, by thread 0",
+        ),
+        ("__shared__ float s[8]; s[n] = 1; y[0] = s[0];", "write of 4 bytes at byte 32 of s by thread 0"),
+        ("__shared__ float x[8]; x[n] = 1; y[0] = x[0];", "write of 4 bytes at byte 32 of x by thread 0"),
+    ],
+    ids=["behind", "before", "row", "byte", "shared", "a shared array of the same name"],
+)
+def test_an_access_beside_an_array_names_the_element_and_the_shape(body, said, tmp_path):
+    device = Emulator()
+    x, y = np.ones((3, 5), np.float32), np.zeros(2, np.float32)
+    device.run(write(tmp_path, f"{{ {body} }}"), "k", 1, 1, {"x": x, "y": y, "n": 8})
+    assert said in "\n".join(f.message for f in device.findings if f.kind == "out of range")
+
+
 def lines(kind, kernel="dropped_barrier"):
     return {line for line, k in marks(PLANTED)[kernel] if k == kind}
 

@@ -128,6 +128,36 @@ def test_the_page_says_how_many_are_judged_and_which_do_not_stand_together(lab: 
     assert said in page.read_text(encoding="utf-8")
 
 
+def paragraph(lab: Lab, *args: str) -> str:
+    """What the page says of all verdicts together."""
+    assert main(["claims", *args]) == 0
+    text = Path("out/claims/index.html").read_text(encoding="utf-8")
+    return "".join(line for line in text.splitlines() if "judged, " in line or "together" in line)
+
+
+def test_of_one_claim_nothing_is_said_of_many(lab: Lab):
+    said = paragraph(lab, "--only", "gan")
+    assert "<p>1 claim is judged, at 95 %. The seeds" in said and "together" not in said and "Holm" not in said
+
+
+def test_where_nothing_is_decided_nothing_is_said_of_verdicts(lab: Lab):
+    lab.claims[:] = [
+        dataclasses.replace(claim, smallest=claim.smallest + s) for claim, s in zip(lab.claims, (1.2, -1.2))
+    ]
+    assert paragraph(lab) == ""
+
+
+def test_how_many_verdicts_stand_is_counted(lab: Lab):
+    low = judge([1.0, 1.1, 1.2, 1.3, 1.4]).low
+    first, second = lab.claims
+    assert "2 claims are judged, each by itself at 95 %. 2 of 2 verdicts stand together" in paragraph(lab)
+    lab.claims[0] = dataclasses.replace(first, smallest=1.2)
+    assert "The one verdict that is decided stands together with all of them: with 95 %" in paragraph(lab)
+    lab.claims[1] = dataclasses.replace(second, smallest=1e-3 - low)
+    said = paragraph(lab)
+    assert "The one verdict that is decided does not stand together with all of them (Holm 1979). Not so: " in said
+
+
 def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):
     assert main(["claims", "--list"]) == 0
     assert "it is said that b_over_a" in capsys.readouterr().out and not lab.runs and not list(lab.folder.iterdir())

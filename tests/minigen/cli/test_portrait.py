@@ -405,6 +405,18 @@ def test_which_figures_a_system_cannot_have(seen: Seen):
     assert gaps("broken") == dict.fromkeys(portrait.COLUMNS, portrait.FAILED)
 
 
+def test_points_have_their_figures_in_their_own_section(seen: Seen):
+    found = {"modes": 8.0, "near": 0.9, "mode_kl": 0.01}
+    points = {"data": "rings", "quality": {"these samples": found, "test split": found}, "right": None, "real": 500}
+    points["shown"] = {"how": "none", "asked": [], "said": []}
+    row = portrait.row({**seen.facts["toy"], **points})
+    assert {row[key] for key in ("fd_ratio", "accepted", "recall", "coverage")} == {portrait.POINTS}
+    text, page = again(seen, toy=points)
+    table = page.table("FD x", "parameters")
+    assert all(any(cells[1:]) for cells in table if len(cells) > 1), "a row holds something"
+    assert portrait.POINTS in text and "rings: 64 samples" not in text and portrait.NO_MEASURE not in text
+
+
 def test_what_is_no_number_is_said_to_be_none(seen: Seen):
     assert portrait.without_nan({"a": [float("nan"), 1.0, (float("inf"),)], "b": "nan"}) == {
         "a": [None, 1.0, [None]],
