@@ -12,7 +12,7 @@ other arguments than it takes, 2 the request makes no sense or no rung could be 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def _ladder(
                 accesses += device.accesses
                 ran = device.ran or ran
                 for f in device.findings:
-                    f = _first_told(f, here)
+                    f = _first_told(f, (g for found in here.values() for _, g in found))
                     here.setdefault((f.kind, f.where), []).append((seed, f))
                 if any(f.kind == "endless" for f in device.findings):
                     break  # the others would take as long
@@ -151,11 +151,11 @@ def _ladder(
     return done, wrong
 
 
-def _first_told(f: Finding, here: Mapping[tuple[str, str], Sequence[tuple[int, Finding]]]) -> Finding:
+def _first_told(f: Finding, earlier: Iterable[Finding]) -> Finding:
     """A finding, or of a race what was found before of the same two lines, seen from the other one."""
     if f.kind != "race":
         return f
-    return next((g for _, g in here.get((f.kind, f.other_where), ()) if g.other_where == f.where), f)
+    return next((g for g in earlier if (g.kind, g.where, g.other_where) == (f.kind, f.other_where, f.where)), f)
 
 
 def _again(found: Sequence[tuple[int, Finding]], schedules: int) -> str:
@@ -189,11 +189,8 @@ def _planted() -> int:
         if not device.findings and kernel != "atomic_sum":
             device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1), 0, "y")
         print(kernel + ("" if device.findings else ": nothing found"))
-        here: dict[tuple[str, str], list[tuple[int, Finding]]] = {}
-        for finding in device.findings:
-            told = _first_told(finding, here)
-            here.setdefault((told.kind, told.where), []).append((0, told))
-            if told is finding:
+        for i, finding in enumerate(device.findings):
+            if _first_told(finding, device.findings[:i]) is finding:
                 print(f"  {finding}")
         found += [kernel] if device.findings else []
     bugs = [kernel for kernel in kernels if kernel not in CLEAN]

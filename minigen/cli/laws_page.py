@@ -128,8 +128,7 @@ def _levels(sampler: Any, n: int) -> str:
         x = tape_start(sampler, first, first.a * POINT, first.s, protocol.draws(sampler, n) + 4, np.float64)
         trace = run(sampler, n, Gaussian(POINT), x, noise=Tape())
     except Exception as error:  # of a sampler, or of a number of draws that no memory holds
-        said = str(error) if isinstance(error, Fault) else in_words(error)
-        return f'<p class="small">No picture with {suite.steps(n)}: {text(said)}</p>'
+        return f'<p class="small">No picture with {suite.steps(n)}: {_reason(error)}</p>'
     told = [call.level.s for call in trace.calls]
     state = []
     for call in trace.calls:
@@ -148,6 +147,11 @@ def _levels(sampler: Any, n: int) -> str:
     return f'<p class="small">Level told and level of the state, {suite.steps(n)}; data of one point.</p>{_svg(draw, name(sampler) + "levels")}'
 
 
+def _reason(error: Exception) -> str:
+    """Why there is no picture: a fault in its own words, anything else with its type."""
+    return text(str(error) if isinstance(error, Fault) else in_words(error))
+
+
 def _errors(sampler: Any) -> str:
     """Error against the number of steps, and the slope that is claimed."""
     claim = sampler.claims.get("order")
@@ -157,8 +161,7 @@ def _errors(sampler: Any) -> str:
     try:
         errors = flow_errors(sampler, counts=counts)
     except Exception as error:  # also of its own method on
-        said = str(error) if isinstance(error, Fault) else in_words(error)
-        return f'<p class="small">No errors: {text(said)}</p>'
+        return f'<p class="small">No errors: {_reason(error)}</p>'
     if not np.isfinite(errors).all() or len(errors) != len(counts):
         return '<p class="small">The errors are not finite.</p>'
 

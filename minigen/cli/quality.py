@@ -25,30 +25,32 @@ def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, flo
     if dataset.name == RINGS:
         pair = {OURS: samples, "test split": dataset.test.images}
         return {label: quality_of_points(Rings(), points) for label, points in pair.items()}
-    ruler, references = known(dataset.name, dataset)
+    ruler, references = known(dataset)
     return {OURS: quality(dataset, samples, ruler, rng=np.random.default_rng(seed)), **references}
 
 
-def known(name: str, dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
+def known(dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
     """The ruler of a data set and the figures of real images and of simple baselines; worked out once a tour."""
     from minigen.metrics.report import reference_rows
     from minigen.metrics.ruler import load_ruler
 
-    key = name, _digest(dataset)
+    key = _key(dataset)
     if key not in _known:
         ruler = load_ruler(dataset)
         _known[key] = ruler, reference_rows(dataset, ruler)
     return _known[key]
 
 
-def _digest(dataset: Any) -> str:
-    """Of all three splits: another data set of the same name (another folder's, say) has figures of its own."""
+def _key(dataset: Any) -> tuple[str, str]:
+    """Its name and a digest of all three splits: another one of the same name (another folder's, say) has figures of
+    its own.
+    """
     from minigen.metrics.ruler import digest
 
-    return digest(dataset, dataset.train, dataset.val, dataset.test)
+    return dataset.name, digest(dataset, dataset.train, dataset.val, dataset.test)
 
 
-_known: dict[tuple[str, str], Any] = {}  # a data set's name and digest -> what `known` gives
+_known: dict[tuple[str, str], Any] = {}
 _chance: dict[tuple[str, str], tuple[float, float]] = {}
 
 
@@ -58,7 +60,7 @@ def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
     """
     from minigen.metrics import report
 
-    ruler, key = known(dataset.name, dataset)[0], (dataset.name, _digest(dataset))
+    ruler, key = known(dataset)[0], _key(dataset)
     if key not in _chance:
         _chance[key] = report.chance(dataset, ruler)
     return report.spread(dataset, samples, ruler), _chance[key]
@@ -66,7 +68,7 @@ def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
 
 def classes_of(dataset: Any, samples: Any) -> Any:
     """(n,) integers: the class that the ruler's plain classifier takes each sample for."""
-    ruler = known(dataset.name, dataset)[0]
+    ruler = known(dataset)[0]
     return ruler.probabilities(dataset.scale(dataset.unscale(samples))).argmax(axis=1)
 
 

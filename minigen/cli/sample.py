@@ -178,7 +178,7 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
         ruled = dataset.train.labels is not None
         figures = quality.figures(dataset, samples, seed=seed) if ruled else {}
         drawn = (
-            chance(dataset, quality.known(dataset.name, dataset)[0], n=len(samples))
+            chance(dataset, quality.known(dataset)[0], n=len(samples))
             if ruled and dataset.name != quality.RINGS
             else None
         )

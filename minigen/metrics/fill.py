@@ -40,11 +40,11 @@ def linear_fill(
     if not ridge >= 0:
         raise ValueError(f"ridge must be at least 0, got {ridge}")
     extra = max(ridge * float(np.trace(cov)) / len(cov), FLOOR)
-    filled = np.array(x, np.float64)
+    filled, cov = np.array(x, np.float64), np.asarray(cov, np.float64)
 
     def fill(i: int) -> None:
         row, seen = filled[i], visible[i]
-        S_vv = cov[np.ix_(seen, seen)].astype(np.float64)
+        S_vv = cov[np.ix_(seen, seen)]
         S_vv[np.diag_indices_from(S_vv)] += extra
         row[~seen] = mean[~seen] + cov[np.ix_(~seen, seen)] @ np.linalg.solve(S_vv, row[seen] - mean[seen])
 

@@ -74,7 +74,8 @@ def scale_at(scale: Scale, t: Any) -> Any:
     s = np.broadcast_to(np.asarray(scale(times) if callable(scale) else scale, np.float64), times.shape)
     wrong = ~np.isfinite(s)
     if wrong.any():
-        raise ValueError(f"scale must be finite, got {s[wrong][0]}" + f" at time {times[wrong][0]:g}" * callable(scale))
+        when = f" at time {times[wrong][0]:g}" if callable(scale) else ""
+        raise ValueError(f"scale must be finite, got {s[wrong][0]}{when}")
     return s
 
 

@@ -181,7 +181,7 @@ class Trainer:
             self.trained[name].flat[...] = average
 
     def finish(self) -> None:
-        """After the last step: leave the averaged weights in the system, in evaluation mode, as the weights file has them."""
+        """Put the averaged weights into the system and set it to evaluation, as the weights file has it: its last state."""
         self._keep_averages()
         for module in self.system.modules.values():
             module.eval()
@@ -190,10 +190,7 @@ class Trainer:
     def averaged(self) -> Iterator[System]:
         """Within it the modules hold the averaged weights and are in evaluation mode, as sampling wants them."""
         kept = {name: self.trained[name].flat.copy() for name in self.averages}
-        for name, average in self.averages.items():
-            self.trained[name].flat[...] = average
-        for module in self.system.modules.values():
-            module.eval()
+        self.finish()
         try:
             yield self.system
         finally:

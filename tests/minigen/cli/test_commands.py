@@ -143,7 +143,7 @@ def test_quality_is_printed_beside_what_chance_would_give(
 ):
     row = {"fd_ratio": 1.25, "accepted": 0.875, "recall": 0.625}
     monkeypatch.setattr("minigen.cli.quality.figures", lambda dataset, samples, seed: {"these samples": row})
-    monkeypatch.setattr("minigen.cli.quality.known", lambda name, dataset: (None, {}))
+    monkeypatch.setattr("minigen.cli.quality.known", lambda dataset: (None, {}))
     monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler, *, n: (1.0, n / 32))
     assert main(["sample", "toy", "--weights", str(trained), "--n", "8", "--quality"]) == 0
     said = capsys.readouterr().out

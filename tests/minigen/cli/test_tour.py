@@ -218,9 +218,9 @@ def test_what_is_known_belongs_to_one_data_set_and_not_to_its_name(monkeypatch: 
         others.append(dataclasses.replace(digits, **{split: Split(16 - images, labels)}))
         others.append(dataclasses.replace(digits, **{split: Split(images, labels[::-1])}))
     for dataset in (digits, again, *others):
-        ruler, rows = quality.known(digits.name, dataset)
+        ruler, rows = quality.known(dataset)
         assert rows == {"rows of": ruler} and quality.errors(dataset, None) == (ruler, ("chance of", ruler))
-    assert len(rulers) == 1 + len(others) and quality.known(digits.name, again)[0] is rulers[0]
+    assert len(rulers) == 1 + len(others) and quality.known(again)[0] is rulers[0]
 
 
 def test_points_on_a_ring_have_their_modes_counted():

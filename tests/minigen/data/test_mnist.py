@@ -3,6 +3,7 @@
 import gzip
 import struct
 import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -116,29 +117,35 @@ def test_a_broken_file_is_named(tmp_path, raw, message):
     assert "broken-file" in str(error.value)
 
 
+@contextmanager
+def in_little_memory():
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("start", [GOOD[:16], b"\x89PNG"])
 def test_no_more_is_inflated_than_the_header_promises(tmp_path, start):
     path = tmp_path / "bomb"
     path.write_bytes(gzip.compress(start + bytes(50_000_000)))
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=r"bomb' (holds bytes after its last value|is no IDX file)"):
-            read_idx(path, axes=3)
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
+    with (
+        in_little_memory(),
+        pytest.raises(ValueError, match=r"bomb' (holds bytes after its last value|is no IDX file)"),
+    ):
+        read_idx(path, axes=3)
 
 
 def test_a_header_that_promises_too_much_reserves_nothing(tmp_path):
     path = tmp_path / "short"
     path.write_bytes(gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 2**20, 28, 28) + bytes(100)))
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=r"short' is truncated: its header promises 822083584 values"):
-            read_idx(path, axes=3)
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
+    with (
+        in_little_memory(),
+        pytest.raises(ValueError, match=r"short' is truncated: its header promises 822083584 values"),
+    ):
+        read_idx(path, axes=3)
 
 
 def test_missing_files_and_directories_are_named(tmp_path):

@@ -1,7 +1,6 @@
 """`minigen laws`: verdicts and exit status for ours and for a stranger's file; mistakes in one sentence."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -150,11 +149,8 @@ class Blend:
 
 
 @pytest.fixture
-def hostile(tmp_path, monkeypatch):
-    (tmp_path / "stranger_hostile.py").write_text(HOSTILE)
-    monkeypatch.chdir(tmp_path)
-    yield "stranger_hostile"
-    sys.modules.pop("stranger_hostile", None)
+def hostile(module_here):
+    return module_here("stranger_hostile", HOSTILE)
 
 
 @pytest.mark.parametrize(

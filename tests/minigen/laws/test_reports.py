@@ -89,11 +89,8 @@ class Order(Right):
 
 
 @pytest.fixture
-def strangers(tmp_path, monkeypatch):
-    (tmp_path / "stranger_reports.py").write_text(STRANGERS)
-    monkeypatch.chdir(tmp_path)
-    yield "stranger_reports"
-    sys.modules.pop("stranger_reports", None)
+def strangers(module_here):
+    return module_here("stranger_reports", STRANGERS)
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------
