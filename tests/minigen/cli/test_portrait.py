@@ -355,7 +355,7 @@ def test_the_numbers_are_those_of_minigen_sample(without_ruler: None, inside: Pa
     """The samples and the seed that the figures are made of are the same to the bit, with the flags that the page names."""
     given: list[tuple[Any, int]] = []
     monkeypatch.setattr(quality, "figures", lambda dataset, x, *, seed: given.append((x.copy(), seed)) or FIGURES)
-    monkeypatch.setattr(quality, "known", lambda name, dataset: (None, {}))
+    monkeypatch.setattr(quality, "known", lambda dataset: (None, {}))
     monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler, *, n: (1.0, 0.25))
     assert main(["tour", "--only", "toy", "--seed", "3"]) == 0
     line = re.search(r"<code>minigen (sample NAME [^<]*)</code>", read(Path("out/tour"))[0])
