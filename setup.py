@@ -44,6 +44,9 @@ setup(
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
         "threadpoolctl>=3.5",
+        "latex2mathml>=3.81",  # with the next two, the book
+        "markdown-it-py>=3.0",
+        "Pygments>=2.17",
     ],
     extras_require={
         **{name: [wheel] for name, wheel in CUPY.items()},

@@ -1,11 +1,11 @@
 """What a gradient is. Read `tensor` first, then the operations: elementwise, shape, reduce, linalg, fused, estimators.
 
-import autograd as ag
+    import autograd as ag
 
-x = ag.Tensor(np.linspace(0, 1, 5), requires_grad=True)
-y = ag.sum(ag.sin(x) * x)
-y.backward()
-x.grad                                   # sin x + x cos x
+    x = ag.Tensor(np.linspace(0, 1, 5), requires_grad=True)
+    y = ag.sum(ag.sin(x) * x)
+    y.backward()
+    x.grad                                   # sin x + x cos x
 """
 
 from types import ModuleType as _ModuleType

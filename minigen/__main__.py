@@ -1,4 +1,4 @@
-"""The command line: ``minigen list | train | sample | edit | claims | laws | tour`` or ``python -m minigen ...``."""
+"""The command line: ``minigen list | train | sample | edit | claims | laws | book | tour`` or ``python -m minigen ...``."""
 
 import importlib
 import io
@@ -18,6 +18,7 @@ COMMANDS = {  # name -> (module, what it does); a module is imported when its co
     "edit": ("minigen.cli.edit", "change a picture: minigen edit SYSTEM IMAGE"),
     "claims": ("minigen.cli.claims", "test what everybody says of these models, and write the verdicts on one page"),
     "laws": ("minigen.cli.laws", "does a sampler obey its maths? ours, or yours: minigen laws mymodule:MySampler"),
+    "book": ("minigen.cli.book", "write the sources as pages to read, equations set in type beside the code"),
     "tour": ("minigen.cli.tour", "train every system for a short while, and see them all on one page"),
 }
 

@@ -1,0 +1,121 @@
+"""`minigen book`: the sources as pages to read, equations set in type beside the code that they are about."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from posixpath import dirname, relpath
+
+from minigen.cli import arguments, book_page, page
+from minigen.cli.book_links import Sources, address
+from minigen.cli.curriculum import CURRICULUM, Entry
+from minigen.errors import UserError, os_reason
+
+ROOT = Path(__file__).parents[2]
+ROOMS = {  # folder -> what it is to a reader, in the order of the index
+    "autograd": "The engine: what a gradient is",
+    "kernels": "The kernels: definitions, the NumPy paths, the CUDA rungs",
+    "minigen/nn": "Layers and blocks",
+    "minigen/maths": "Schedules, chains, densities",
+    "minigen/data": "Data sets, tokenizers, the captioned world and its oracle",
+    "minigen/samplers": "Samplers and guidance",
+    "minigen/models": "Models, one paper a file",
+    "minigen/train": "Training",
+    "minigen/metrics": "Measuring",
+    "minigen/claims": "The ledger of claims",
+    "minigen/laws": "The laws of samplers",
+    "minigen/cli": "The command line",
+    "minigen": "What holds it together",
+}
+FIRST = ("__init__.py", "tensor.py", "reference.py")  # in a folder; then the CUDA rungs in their order, then all else
+
+
+@dataclass(frozen=True)
+class BookFlags:
+    """Flags of `minigen book`."""
+
+    out: Path = Path("out/book")
+    """The folder for the pages; index.html is where to begin."""
+
+
+def main(args: list[str]) -> int:
+    """Write a page for every source file, and the index."""
+    flags = arguments.parse(BookFlags, args, prog="minigen book", description=__doc__ or "")
+    pages = written(ROOT)
+    try:
+        for name, content in pages.items():
+            path = flags.out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the book to '{flags.out}': {os_reason(error)}") from None
+    print(f"{len(pages)} pages: {flags.out / 'index.html'}")
+    return 0
+
+
+def written(root: Path) -> dict[str, str]:
+    """Name of a page in the book's folder -> its HTML, of the sources below ``root``.
+
+    Raises ValueError for an equation that cannot be set, with its file.
+    """
+    sources, style = Sources(root), book_page.css()
+    order = in_order(sources)
+    pages = {}
+    for before, file, after in zip(["", *order], order, [*order[1:], ""]):
+        turns = [(relpath("index.html", dirname(file)), "all files")]
+        turns += [(address(other, file), f"{mark} {other}") for mark, other in (("←", before), ("→", after)) if other]
+        nav = "".join(f'<a href="{page.text(to)}">{page.text(shown)}</a>' for to, shown in turns)
+        try:
+            body = book_page.body(file, sources)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        pages[f"{file}.html"] = page.document(file, f"<nav>{nav}</nav>{body}", style)
+    return pages | {"index.html": page.document("minigen, to read", _index(sources), style)}
+
+
+def in_order(sources: Sources) -> list[str]:
+    """The files as they are read: those of the curriculum, then all others, room by room."""
+    chapters = [entry.file for entry in CURRICULUM if entry.file in sources.text]
+    return list(dict.fromkeys([*chapters, *sorted(sources.text, key=_place)]))
+
+
+def room_of(file: str) -> str:
+    """The room that a file is in: the longest of ``ROOMS`` that its path begins with."""
+    return max((room for room in ROOMS if file.startswith(f"{room}/")), key=len)
+
+
+def _place(file: str) -> tuple[int, str, int, str]:
+    """Where a file stands among all: by its room, its folder, its kind, its name."""
+    path = PurePosixPath(file)
+    kind = FIRST.index(path.name) if path.name in FIRST else len(FIRST) + (not path.name[0].isdigit())
+    return list(ROOMS).index(room_of(file)), str(path.parent), kind, path.name
+
+
+def _index(sources: Sources) -> str:
+    """The curriculum, then every room with its files and what each says first."""
+    chapters = "".join(_chapter(entry, sources) for entry in CURRICULUM if entry.exists)
+    rooms = "".join(_room(name, what, sources) for name, what in ROOMS.items())
+    return (
+        "<p>The sources of minigen: what each says of itself, with its equations set in type, beside the code that does it. "
+        f"Made by <code>minigen book</code>.</p><h2>The curriculum</h2><table>{chapters}</table>{rooms}"
+    )
+
+
+def _chapter(entry: Entry, sources: Sources) -> str:
+    file = entry.file if entry.file in sources.text else f"{entry.file}/__init__.py"
+    title = f'<a href="{address(file)}">{page.text(entry.title)}</a>'
+    return f"<tr><td>{entry.chapter}</td><td>{title}</td><td>{book_page.markdown(entry.paper, lambda name: None)}</td></tr>"
+
+
+def _room(name: str, what: str, sources: Sources) -> str:
+    rows = "".join(
+        f'<tr><td><a href="{address(file)}"><code>{page.text(file.removeprefix(f"{name}/"))}</code></a></td>'
+        f"<td>{_first_words(file, sources)}</td></tr>"
+        for file in sorted(sources.text, key=_place)
+        if room_of(file) == name
+    )
+    return f"<h2>{page.text(what)}</h2><details open><summary><code>{name}/</code></summary><table>{rows}</table></details>"
+
+
+def _first_words(file: str, sources: Sources) -> str:
+    """The first paragraph of what a file says, as HTML."""
+    prose = book_page.markdown if file.endswith(".py") else book_page.plain
+    return prose(sources.parts[file][0].split("\n\n")[0], lambda name: None)
