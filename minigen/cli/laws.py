@@ -53,7 +53,7 @@ class LawFlags(Flags):
     html: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file for the report: one page with tables and pictures."""
     all: bool = False
-    """Print every verdict, not only the failures."""
+    """Print every verdict, a line each: also what passed, of several samplers too, and what is skipped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def main(args: list[str]) -> int:
                 with_steps(sampler, tuple(numbers), tuple(numbers))
     found = [(one, verdict) for one in asked for verdict in laws.run_laws([one[0]], names, dtypes)]
     verdicts = [verdict for _, verdict in found]
-    print(laws.report(verdicts, whole=flags.all or len(samplers) == 1))
+    print(laws.report(verdicts, whole=flags.all or len(samplers) == 1, every=flags.all))
     if numbers is not None:
         for text in _where(walks, verdicts, numbers):
             print(text)
@@ -151,23 +151,28 @@ def shrink(args: list[str]) -> int:
     if not any(space in law.spaces for law in suite.choose(names)):
         raise UserError(f"nothing was checked: {flags.law} is no law of {space}")
     with said_in_one_sentence(name):
-        broken = ((dtype, shrink.first_broken(find(name, settings)[0], names, dtype)) for dtype in dtypes)
-        dtype, found = next(((dtype, found) for dtype, found in broken if found is not None), (dtypes[-1], None))
-        if found is None:
+        tried = ((dtype, shrink.broken(find(name, settings)[0], names, dtype)) for dtype in dtypes)
+        dtype, broken = next(((dtype, broken) for dtype, broken in tried if broken), (dtypes[-1], []))
+        if not broken:
             print(f"{name} breaks no law that it claims")
             return 0
 
         def make(**settings: Any) -> Any:
             return find(name, settings)[0]
 
-        law, verdict = found
-        case = shrink.smallest(make, settings, law, verdict, dtype=dtype, seconds=flags.seconds)
+        case = shrink.smallest_of(make, settings, broken, dtype=dtype, seconds=flags.seconds)
+    law = suite.choose(case.law)[0]
     numbers = (
         "" if case.verdict.value is None else f": {case.verdict.value:.3g} where {case.verdict.limit:.3g} is allowed"
     )
     said = ", ".join(f"{key}={value}" for key, value in case.settings.items()) or "no setting"
     steps = "with" if law.name in shrink.OF_MANY else f"smallest: {suite.steps(case.n)},"
-    print(f"{law.name}, {law.title}, {dtype}\n{steps} {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}\n")
+    print(f"{law.name}, {law.title}, {dtype}\n{steps} {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}")
+    others = [other.name for other, _ in broken if other.name != law.name]
+    if others:
+        one = "1 other law is" if len(others) == 1 else f"{len(others)} other laws are"
+        print(f"{one} broken too, in no smaller case: {', '.join(others)} (--law {others[0]} shows its own)")
+    print()
     text = scripts.script(case, named=name)
     if text is None:
         print("no script: a script without this project does not show this")
@@ -180,8 +185,12 @@ def shrink(args: list[str]) -> int:
 
 
 def check_file(path: Path | None) -> None:
-    """Raise UserError for a file that cannot be written where it is to be."""
-    if path is not None and (why := command.unwritable(path)):
+    """Make the folder of a file; UserError for a file that cannot be written where it is to be."""
+    if path is None:
+        return
+    with said_in_one_sentence(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if why := command.unwritable(path):
         raise UserError(f"cannot write {path}: {why}")
 
 

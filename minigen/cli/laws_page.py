@@ -12,7 +12,7 @@ from minigen.cli.page import document, text
 from minigen.errors import in_words
 from minigen.laws import protocol, suite
 from minigen.laws.beds import Gaussian
-from minigen.laws.order_laws import COUNTS, flow_errors
+from minigen.laws.order_laws import COUNTS, LATE, UNEVEN, flow_errors, slope, uneven, worded
 from minigen.laws.protocol import Fault
 from minigen.laws.recorder import Tape, moments, run, tape_start
 from minigen.laws.verdict import Verdict
@@ -83,7 +83,8 @@ def _cell(found: list[Verdict]) -> str:
         else "broken"
     )
     numbers = "" if worst.value is None else f" ({worst.value:.3g} found, {worst.limit:.3g} allowed, {worst.dtype})"
-    return f'<td class="{worst.status}" title="{text(worst.detail + numbers)}">{said}</td>'
+    note = f"; {worst.note}" if worst.note else ""
+    return f'<td class="{worst.status}" title="{text(worst.detail + numbers + note)}">{said}</td>'
 
 
 def _share(verdict: Verdict) -> float:
@@ -104,7 +105,7 @@ def _section(sampler: Any, verdicts: Sequence[Verdict]) -> str:
         parts = [_strings(sampler)]
     elif sampler.space in protocol.SPACES:
         n = _number(sampler, own)
-        parts = [_levels(sampler, n), _errors(sampler), _heat(sampler, n)]
+        parts = [_levels(sampler, n), *_orders(sampler), _heat(sampler, n)]
     else:
         parts = []
     pictures = "".join(f"<div>{part}</div>" for part in parts if part)
@@ -152,29 +153,40 @@ def _reason(error: Exception) -> str:
     return text(str(error) if isinstance(error, Fault) else in_words(error))
 
 
-def _errors(sampler: Any) -> str:
-    """Error against the number of steps, and the slope that is claimed."""
-    claim = sampler.claims.get("order")
-    if claim is None or not callable(getattr(sampler, "on", None)):
-        return ""
-    counts = COUNTS[:-1]
+def _orders(sampler: Any) -> list[str]:
+    """Errors against the number of steps: on the grids that L21 and L22 judge, beside the orders that are claimed."""
+    if sampler.claims.get("order") is None or not callable(getattr(sampler, "on", None)):
+        return []
+    even = _errors(sampler, "L21", ((1.0,),), sampler.claims["order"])
+    return [even, _errors(sampler, "L22", UNEVEN, uneven(sampler.claims))]
+
+
+def _errors(sampler: Any, law: str, patterns: Sequence[Sequence[float]], claim: int) -> str:
+    """Errors on grids of these steps, and lines of the claimed slope from where it is measured first."""
+    late = claim >= LATE
     try:
-        errors = flow_errors(sampler, counts=counts)
+        found = {worded(steps): flow_errors(sampler, steps, late=late) for steps in patterns}
     except Exception as error:  # also of its own method on
-        return f'<p class="small">No errors: {_reason(error)}</p>'
-    if not np.isfinite(errors).all() or len(errors) != len(counts):
-        return '<p class="small">The errors are not finite.</p>'
+        return f'<p class="small">No errors of {law}: {_reason(error)}</p>'
+    if not all(np.isfinite(errors).all() and len(errors) == len(COUNTS) for errors in found.values()):
+        return f'<p class="small">The errors of {law} are not finite.</p>'
 
     def draw(axes: Any) -> None:
-        ideal = errors[0] * (np.array(counts) / counts[0]) ** -float(claim)
-        axes.loglog(counts, ideal, "-", color=TOLD, lw=1, label=f"order {claim:g}, as claimed")
-        axes.loglog(counts, errors, "x", color=STATE, ms=6, mew=1.5, label="error")
+        for (where, errors), mark in zip(found.items(), "x+"):
+            ideal = errors[-3] * (np.array(COUNTS) / COUNTS[-3]) ** -float(claim)
+            axes.loglog(
+                COUNTS, ideal, "-", color=TOLD, lw=1, label=f"order {claim:g}, as claimed" if mark == "x" else None
+            )
+            axes.loglog(COUNTS, errors, mark, color=STATE, ms=6, mew=1.5, label=f"error, {where}")
         axes.set_xlabel("steps")
-        axes.set_xticks(counts, [str(n) for n in counts])
+        axes.set_xticks(COUNTS, [str(n) for n in COUNTS])
         axes.minorticks_off()
         axes.legend(frameon=False, labelcolor=INK)
 
-    return f'<p class="small">Error on a mixture, even steps in ln σ.</p>{_svg(draw, name(sampler) + "errors")}'
+    slopes = ", ".join(f"{slope(errors):.2f} on {where}" for where, errors in found.items())
+    part = " after the first quarter of the levels" if late else ""
+    said = f"{law}: error on a mixture{part}, steps in ln σ; slope {slopes}."
+    return f'<p class="small">{said}</p>{_svg(draw, name(sampler) + law)}'
 
 
 def _heat(sampler: Any, n: int) -> str:

@@ -27,7 +27,7 @@ MISSING = (
 HIGH, LOW, RHO = 20.0, 0.02, 7.0
 
 
-def _claims(name: str, eta: float) -> dict[str, Any]:
+def _claims(name: str, eta: float, order: int) -> dict[str, Any]:
     noisy = {"draws": "n-1" if eta else "0"}
     drawn = {"draws": "n-1"} if eta else {}  # these draw also where eta = 0 throws it away: no claim
     second = {} if eta else {"order": 2}
@@ -37,13 +37,13 @@ def _claims(name: str, eta: float) -> dict[str, Any]:
         "heun": {"calls": "2n-1", "draws": "0", "rule": "heun", "order": 2},
         "dpm_2": {"calls": "2n-1", "draws": "0", "order": 2},
         "dpm_2_ancestral": {"calls": "2n-1", **drawn, **second},
-        "lms": {"draws": "0", "order": 2},
+        "lms": {"draws": "0", "order": min(order, 4)},
         "dpm_fast": {"calls": lambda n: 3 * n - 2},
         "dpmpp_2s_ancestral": {"calls": "2n-1", **drawn, **second},
         "dpmpp_sde": {"calls": "2n-1", **({"draws": lambda n: 2 * (n - 1)} if eta else {}), **second},
         "dpmpp_2m": {"draws": "0", "rule": "dpmpp-2m", "order": 2},
         "dpmpp_2m_sde": {**noisy, **second},
-        "dpmpp_3m_sde": {**noisy, **second},
+        "dpmpp_3m_sde": {**noisy, **({} if eta else {"order": 3})},
     }
     return found[name]
 
@@ -109,7 +109,11 @@ class KDiffusion:
         self.name = f"sample_{short}" + (f"({marks})" if marks else "")
         eta = settings.get("eta", allowed["eta"].default if "eta" in allowed else 0.0)
         plain = not settings.get("s_churn") and settings.get("s_noise", 1.0) == 1.0
-        self.claims = {"leak": 0.05, "calls": "n", "point": True, **_claims(short, eta)} if plain else {}
+        self.claims = (
+            {"leak": 0.05, "calls": "n", "point": True, **_claims(short, eta, settings.get("order", 4))}
+            if plain
+            else {}
+        )
         if short == "dpm_fast":
             self.precision = "float32"  # it writes its sigmas as such
 

@@ -86,13 +86,18 @@ class Mixture:
         x_0 = share * (np.asarray(self.means) + level.alpha * np.asarray(self.stds) ** 2 / s * z)
         return x_0.sum(-1).astype(x.dtype), (level.sigma * share * z / s).sum(-1).astype(x.dtype)
 
+    def cdf(self, x: Any, level: Level) -> Any:
+        """The distribution function at a level."""
+        m, s = self.components(level)
+        return (np.asarray(self.weights) * ndtr((x[..., None] - m) / s)).sum(-1)
+
     def quantile(self, p: Any, level: Level) -> Any:
-        """x where the distribution function at a level is ``p`` (n,), by bisection."""
+        """x where the distribution function at a level is ``p``, by bisection."""
         m, s = self.components(level)
         low, high = (np.full(np.shape(p), edge) for edge in ((m - 40 * s).min(), (m + 40 * s).max()))
         for _ in range(80):
             x = (low + high) / 2
-            below = (np.asarray(self.weights) * ndtr((x[..., None] - m) / s)).sum(-1) < p
+            below = self.cdf(x, level) < p
             low, high = np.where(below, x, low), np.where(below, high, x)
         return (low + high) / 2
 

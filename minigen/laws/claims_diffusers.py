@@ -100,7 +100,7 @@ def _dpm(s: "Diffusers") -> dict[str, Any]:
         if order == 1 and kind == "sde-dpmsolver++" and s.family == "vp":
             found |= {"eta": 1.0, "rule": "ancestral"}
         return found
-    found = {"draws": "0", "point": True, "order": min(order, 2)}
+    found = {"draws": "0", "point": True, "order": order}
     if order == 1 and s.family == "vp":
         found |= {"eta": 0.0, "rule": "ddim"}
     if (order, kind, s.said.get("solver_type"), zero, single) == (2, "dpmsolver++", "midpoint", True, False):
@@ -109,7 +109,11 @@ def _dpm(s: "Diffusers") -> dict[str, Any]:
 
 
 def _solver(s: "Diffusers") -> dict[str, Any]:
-    return {"draws": "0", "point": True, "order": min(int(s.said.get("solver_order", 2)), 2)}
+    return {"draws": "0", "point": True, "order": int(s.said.get("solver_order", 2))}
+
+
+def _lms(s: "Diffusers") -> dict[str, Any]:
+    return {"draws": "0", "point": True, "order": min(int(s.options.get("order", 4)), 4)}
 
 
 def _euler(s: "Diffusers") -> dict[str, Any]:
@@ -143,7 +147,7 @@ CLAIMS: dict[str, Callable[["Diffusers"], dict[str, Any]]] = {
     "EulerAncestralDiscreteScheduler": _fixed(draws="n", point=True, eta=1.0, rule="ancestral"),
     "HeunDiscreteScheduler": _fixed(calls="2n-1", draws="0", point=True, rule="heun", order=2),
     "FlowMatchHeunDiscreteScheduler": _fixed(calls="2n-1", draws="0", point=True, order=2),
-    "LMSDiscreteScheduler": _fixed(draws="0", point=True, order=2),
+    "LMSDiscreteScheduler": _lms,
     "KDPM2DiscreteScheduler": _fixed(calls="2n-1", draws="0", point=True, order=2),
     "KDPM2AncestralDiscreteScheduler": _fixed(calls="2n-1", point=True),
     "DPMSolverSDEScheduler": _fixed(calls="2n-1", draws=lambda n: 2 * (n - 1), point=True),

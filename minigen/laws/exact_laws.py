@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from minigen.errors import in_words
+
 from . import protocol
 from .beds import Bed, FullGaussian, Gaussian, Mixture, Scripted
-from .protocol import Level
+from .protocol import Fault, Level
 from .recorder import Seeded, Tape, Trace, moments, run, tape_start
 from .reference import RULES, ancestral, ddim_variance
 from .verdict import Check, distance, of_noises, rounding
@@ -186,8 +188,13 @@ def _followed(rule: Any, trace: Trace, bed: Bed, x: Any, noise: Any, **settings:
         asked.append(state)
         return bed(state * levels[i].size, levels[i], next(number))
 
-    with np.errstate(all="ignore"):
-        end = rule(levels, x.astype(np.float64) / levels[0].size, ask, lambda: noise(x.shape), **settings)
+    try:
+        with np.errstate(all="ignore"):
+            end = rule(levels, x.astype(np.float64) / levels[0].size, ask, lambda: noise(x.shape), **settings)
+    except Exception as error:
+        raise Fault(f"claim 'rule' raised {in_words(error)} for {len(levels) - 1} levels") from error
+    if np.shape(end) != x.shape:
+        raise Fault(f"claim 'rule' gave {type(end).__name__}, not an array of shape {x.shape}")
     return [*asked, end]
 
 
@@ -232,11 +239,12 @@ def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
     """Every state as a combination of what the model said, by a model whose answers depend on nothing but the number of the call.
 
     Row k of the batch hears 1 at call k, so it carries the weight of call k; further rows carry seeded noise. Compared
-    with the published rule, written anew in `reference`. Limit: 8 times rounding times the largest weight. Catches: a
-    step ratio turned round, which every test of the order lets pass because its error telescopes; weights of the wrong
-    order; stale history.
+    with the published rule, written anew in `reference`, or with a rule that is given. Limit: 8 times rounding times
+    the largest weight. Catches: a step ratio turned round, which every test of the order lets pass because its error
+    telescopes; weights of the wrong order; stale history.
     """
     rule, eta = sampler.claims["rule"], sampler.claims.get("eta") or 0.0
+    follow = rule if callable(rule) else RULES[rule]
     settings = {"eta": eta} if rule == "ddim" else {}
     for kind in [kind for kind in protocol.kinds(sampler) if kind in ("x_0", "eps")] or protocol.kinds(sampler)[:1]:
         for n in protocol.steps(sampler):
@@ -247,7 +255,7 @@ def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
             x = (0 * _seeded(sampler, dtype, levels[0], rows)).astype(dtype)
             bed = Scripted(kind)
             trace = run(sampler, n, bed, x, noise=Seeded(2, rows), kind=kind)
-            want = _followed(RULES[rule], trace, bed, x, Seeded(2, rows), **settings)
+            want = _followed(follow, trace, bed, x, Seeded(2, rows), **settings)
             yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, f"weights of {kind}")
 
 

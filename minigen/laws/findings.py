@@ -31,12 +31,12 @@ SPACINGS = ("leading", "linspace", "trailing")
 SPACED = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")  # in all three
 
 
-def largest(law: Law, sampler: Any, numbers: Sequence[int]) -> tuple[float, float, str, int] | None:
+def largest(law: Law, sampler: Any, numbers: Sequence[int], dtype: str) -> tuple[float, float, str, int] | None:
     """Over all numbers of steps the check farthest beyond its limit: value, limit, where, n. None where it raises."""
     worst: tuple[float, float, str, int] | None = None
     for n in numbers:
         try:
-            for check in law.checks(shrink.one(sampler, n, law), np.dtype(DTYPE)):
+            for check in law.checks(shrink.one(sampler, n, law), np.dtype(dtype)):
                 if not np.isfinite(check.value):
                     return check.value, check.limit, check.where, n
                 if worst is None or check.value - check.limit > worst[0] - worst[1]:
@@ -74,22 +74,24 @@ def measured(number: int, finding: Finding, seconds: float) -> tuple[str, str]:
     """A row of the table and a section of the page, empty if the law is not broken."""
     law = suite.choose([finding.law])[0]
     numbers = [*finding.numbers]
-    broken = shrink.failing(finding.make, finding.settings, law, numbers, DTYPE)
+    broken = shrink.failing(finding.make, finding.settings, law, numbers, finding.dtype)
     if not broken:
         row = f"| {number} | {finding.law} | {finding.sampler.removesuffix('Scheduler')} | {finding.title} | 0 of {len(numbers)} | holds in this version | |"
         return row, ""
     sampler = finding.make(**finding.settings)
-    first = judge(law, shrink.one(sampler, broken[0], law), np.dtype(DTYPE))
+    first = judge(law, shrink.one(sampler, broken[0], law), np.dtype(finding.dtype))
     few = broken if len(broken) <= 60 else [*broken[:20], *broken[-5:]]
-    worst = largest(law, finding.make(**finding.settings), few)
-    case = shrink.smallest(finding.make, finding.settings, law, first, dtype=DTYPE, seconds=seconds, known=broken[:1])
+    worst = largest(law, finding.make(**finding.settings), few, finding.dtype)
+    case = shrink.smallest(
+        finding.make, finding.settings, law, first, dtype=finding.dtype, seconds=seconds, known=broken[:1]
+    )
     text = scripts.script(case)
     printed = "" if text is None else ran(text)
     others = []
     for name in finding.also:
         other = Finding(**{**finding.__dict__, "sampler": name})
         try:
-            found = shrink.failing(other.make, finding.settings, law, few[:20], DTYPE)
+            found = shrink.failing(other.make, finding.settings, law, few[:20], finding.dtype)
         except Exception:
             continue
         if found:
@@ -97,14 +99,17 @@ def measured(number: int, finding: Finding, seconds: float) -> tuple[str, str]:
     said = ", ".join(f"{key}={value!r}" for key, value in finding.settings.items()) or "as it is"
     figure = "an exception" if worst is None else f"{worst[0]:.3g} ({worst[1]:.2g} allowed)"
     link = f"[{finding.title}](#{number})"
-    row = f"| {number} | {finding.law} | {finding.sampler.removesuffix('Scheduler')} | {link} | {len(broken)} of {len(numbers)} | {figure} | {'' if not finding.new else 'yes'} |"
+    many = finding.law in shrink.OF_MANY  # which looks at numbers of steps of its own
+    count = "the slope" if many else f"{len(broken)} of {len(numbers)}"
+    where = "" if many else f" with N = {spans(broken)} ({count} tried)"
+    row = f"| {number} | {finding.law} | {finding.sampler.removesuffix('Scheduler')} | {link} | {count} | {figure} | {'' if not finding.new else 'yes'} |"
     lines = [
         f'<a id="{number}"></a>',
         f"### {number}. {finding.title}",
         "",
         finding.words,
         "",
-        f"- `{finding.sampler}`, {said}. {finding.law}, *{law.title}*, is broken with N = {spans(broken)} ({len(broken)} of {len(numbers)} tried).",
+        f"- `{finding.sampler}`, {said}. {finding.law}, *{law.title}*, is broken{where}.",
     ]
     if worst is not None:
         lines.append(f"- Farthest from its limit: {worst[2]}: {worst[0]:.4g}, where {worst[1]:.2g} is allowed.")
@@ -119,7 +124,8 @@ def measured(number: int, finding: Finding, seconds: float) -> tuple[str, str]:
     numbers_said = (
         "" if case.verdict.value is None else f" ({case.verdict.value:.3g}, {case.verdict.limit:.2g} allowed)"
     )
-    lines.append(f"- Smallest case: N = {case.n}, {smaller}: {case.verdict.detail.strip()}{numbers_said}.")
+    if not many:
+        lines.append(f"- Smallest case: N = {case.n}, {smaller}: {case.verdict.detail.strip()}{numbers_said}.")
     if text is not None and "WRONG" in printed:
         shown = "\n".join(line if len(line) < 240 else line[:237] + "..." for line in printed.splitlines()[-6:])
         lines += ["", "```python", text.rstrip(), "```", "", "```text", shown, "```"]
@@ -140,8 +146,8 @@ def satisfied() -> Iterator[str]:
 
 
 def _row(name: str, spacing: str, sampler: Any) -> str:
-    verdicts = [*suite.run_laws(sampler, None, [DTYPE])]
-    held = [v.law for v in verdicts if v.status == "pass"]
+    verdicts = [*suite.run_laws(sampler, None, [DTYPE]), *suite.run_laws(sampler, ["L21", "L22"], ["float64"])]
+    held = [f"{v.law} ({v.note.split(' on ')[0]})" if v.law == "L21" else v.law for v in verdicts if v.status == "pass"]
     broken = [v.law for v in verdicts if v.failed]
     return f"| {name} | {spacing} | {', '.join(held)} | {', '.join(broken)} |"
 
@@ -177,7 +183,7 @@ def _joined(rows: Sequence[str], sections: Sequence[str], held: Sequence[str], c
         "",
         f"Written by `python -m minigen.laws.findings`, with torch {versions['torch']} on the CPU and NumPy {versions['numpy']}; every number below was measured by that command. No network is trained "
         "or loaded: the model is the best prediction for data whose answer is known ([`minigen/laws/beds.py`](../minigen/laws/beds.py)). `minigen laws --list --law L6` prints the maths of a law. "
-        "Issue numbers are of huggingface/diffusers; *known* means that one of them describes it. States are float32; the usual schedule has T = 1000 linear betas. "
+        "Issue numbers are of huggingface/diffusers; *known* means that one of them describes it. States are float32, and float64 for orders; the usual schedule has T = 1000 linear betas. "
         "`clip_sample` is off, because the beds' data go beyond 1.",
         "",
         "## Broken",

@@ -28,6 +28,7 @@ class Finding:
     also: tuple[str, ...] = ()  # other classes with the same settings, tried with the same numbers
     known: str = ""
     new: bool = False  # not in the first list of what these laws found
+    dtype: str = "float32"  # of the states
     peer: str = "diffusers"
     minimal: dict[str, Any] = field(default_factory=dict)  # settings that stay while shrinking; a chain's length, too
 
@@ -381,5 +382,30 @@ FINDINGS = (
         new=True,
         peer="kdiffusion",
         minimal={"sigmas": (80.0, 0.02)},
+    ),
+    Finding(
+        "DPM-Solver++(3M) is of second order",
+        "The third-order multistep update multiplies `D2 = (D1_0 - D1_1) / (r0 + r1)` by the weight of h^2 times the second derivative, "
+        "but a divided difference of second order is half of that derivative: `D2` lacks a factor 2, "
+        "which the single-step scheduler has. The error falls as 1 / N^2; with `D2` doubled it falls as 1 / N^3. All algorithm types use this `D2`, and so do the EDM and the inverse scheduler.",
+        "DPMSolverMultistepScheduler",
+        {"solver_order": 3},
+        "L21",
+        (320,),
+        new=True,
+        dtype="float64",
+        minimal={"solver_order": 3},
+    ),
+    Finding(
+        "k-diffusion: DPM-Solver++(3M), without noise, is of second order",
+        "The same: `d2` is multiplied by the weight of the second derivative, and is half of it.",
+        "sample_dpmpp_3m_sde",
+        {"eta": 0.0},
+        "L21",
+        (320,),
+        new=True,
+        peer="kdiffusion",
+        dtype="float64",
+        minimal={"eta": 0.0},
     ),
 )

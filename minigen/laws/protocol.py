@@ -34,9 +34,9 @@ np.float64 would widen float32 states.
 | ``published`` | function of n | the signal and noise (n, 2) that a published formula gives the noisy levels |
 | ``point`` | True | exact at any number of steps where the data are one point |
 | ``eta`` | 0 to 1, or "large" | one step to the next level: DDIM's family (1: DDPM with the small variance), or DDPM with the large one |
-| ``rule`` | a name of `reference.RULES` | the weights with which it combines what the model said |
-| ``order`` | 1 or 2 | of convergence to the probability flow, on even steps in log sigma |
-| ``order_uneven`` | 1 or 2 | the same where step lengths alternate; as ``order`` if left out |
+| ``rule`` | a name of `reference.RULES` or such a function | the weights with which it combines what the model said |
+| ``order`` | 1 to 4 | of convergence to the probability flow, on even steps in log sigma; from 3 on after a start |
+| ``order_uneven`` | 1 to 4 | the same where step lengths alternate; as ``order`` if left out |
 | ``clip`` | True or "x_0 only" | `sample` takes ``clip``, a bound or a function of the guess of x_0; eps follows the clipped guess, or does not |
 | ``learned`` | True | the model says a pair, and the second half where between the small and the large variance, in logarithms, a step's lies |
 | ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, which moves the mean of a step by its variance times that, asked there |
@@ -82,6 +82,7 @@ CLAIMS = (
     *("learned", "score", "published"),
 )
 STEPS = (1, 2, 3, 7, 20)
+FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
 
 
 class Form(NamedTuple):
@@ -349,13 +350,19 @@ def _check_values(claims: Mapping[str, Any]) -> None:
         return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
 
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
-        **{name: (lambda v: np.ndim(v) == 0 and v in (1, 2), "1 or 2") for name in ("order", "order_uneven")},
+        **{
+            name: (lambda v: np.ndim(v) == 0 and v in (1, 2, 3, 4), "1, 2, 3 or 4")
+            for name in ("order", "order_uneven")
+        },
         **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "learned")},
         "clip": (
             lambda v: isinstance(v, bool) or (isinstance(v, str) and v == "x_0 only"),
             "True, False or 'x_0 only'",
         ),
-        "rule": (lambda v: isinstance(v, str) and v in RULES, f"one of {', '.join(map(repr, RULES))}"),
+        "rule": (
+            lambda v: callable(v) or (isinstance(v, str) and v in RULES),
+            f"one of {', '.join(map(repr, RULES))} or a function rule(levels, x, ask, noise) -> x_0",
+        ),
         "score": (lambda v: isinstance(v, str) and v in ("mean", "x_t"), "'mean' or 'x_t'"),
         "times": (pair, "a pair (lowest, highest)"),
         "leak": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0, "a share of at least 0"),
@@ -441,7 +448,8 @@ def levels(sampler: Any, n: int) -> list[Level]:
     try:
         found = [Level(*(float(value) for value in level)) for level in sampler.levels(n)]
     except (Exception, SystemExit) as error:
-        raise Fault(f"levels({n}) raised {in_words(error)}") from error
+        hint = "" if type(sampler).__module__.startswith("minigen.") else FIXED
+        raise Fault(f"levels({n}) raised {in_words(error)}{hint}") from error
     if len(found) < 2:
         raise Fault(f"levels({n}) gave {len(found)} levels: at least one noisy level and the data are needed")
     rows = np.array(found)

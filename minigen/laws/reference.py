@@ -3,7 +3,13 @@ r"""The published ways to combine what a model said, written once more, slowly, 
 Each rule is ``rule(levels, x, ask, noise) -> x_0``: ``ask(i, x)`` gives both guesses at ``levels[i]``, ``noise()`` a
 draw. They share no code with the samplers they are compared with: lines are read at the middle in
 $\lambda = \ln(a / s)$ by Lagrange's formula, Adams and Bashforth's weights are integrals of polynomials, the posterior
-is a product of two Gaussians.
+is a product of two Gaussians. A rule of one's own is such a function, given as the claim ``rule``:
+
+    def euler(levels, x, ask, noise):  # in x / a and s / a
+        for i, (top, bottom) in enumerate(pairwise(levels)):
+            _, eps = ask(i, x)
+            x = bottom.a * (x / top.a + (bottom.s / bottom.a - top.s / top.a) * eps)
+        return x
 """
 
 from collections.abc import Callable

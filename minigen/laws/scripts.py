@@ -5,6 +5,8 @@ Each walks the sampler on data of one point, m = 0.7, where the best prediction 
 model is shown has mean a m and standard deviation s, for the level (a, s) of the time that it is told. Row 0 of the
 batch has no noise in it, row 1 one standard deviation of the first, and each further row, if noise is drawn, one of a
 draw. The last line says ``WRONG`` or ``right``.
+
+Orders of convergence have scripts of their own (`order_scripts`).
 """
 
 import importlib
@@ -16,7 +18,8 @@ import sys
 from operator import attrgetter
 from typing import Any
 
-from .shrink import Case
+from . import order_scripts
+from .shrink import OF_MANY, Case
 
 LIMIT = 15
 OF_LEVELS = ("L1", "L2", "L3")
@@ -66,6 +69,8 @@ def _diffusers(case: Case, sampler: Any) -> list[str] | None:
     if cls.__module__.startswith("diffusers."):
         made[0] = f"from diffusers import {cls.__name__}"
     placed = f"scheduler.set_timesteps({case.n}{grid})"
+    if case.law in OF_MANY:
+        return order_scripts.diffusers(case, sampler, made)
     if "levels(" in case.verdict.detail and "raised" in case.verdict.detail:
         return [*made, "try:", f"    {placed}", *_looked_up(sampler), *_raised()]
     if case.law in OF_LEVELS:
@@ -274,6 +279,8 @@ def _two_kinds(case: Case, sampler: Any, made: list[str], placed: str) -> list[s
 
 
 def _kdiffusion(case: Case, sampler: Any) -> list[str] | None:
+    if case.law in OF_MANY:
+        return order_scripts.kdiffusion(case, sampler)
     if sampler.short == "dpm_fast":
         return None
     settings = "".join(f", {key}={value!r}" for key, value in sampler.settings.items())
@@ -296,17 +303,28 @@ def _kdiffusion(case: Case, sampler: Any) -> list[str] | None:
     ]
 
 
+def _is_stranger(sampler: Any) -> bool:
+    """Whether it is a walk of NumPy's arrays from outside this project."""
+    if sampler.space not in ("vp", "sigma", "flow") or type(sampler).__module__.startswith("minigen."):
+        return False
+    return bool(getattr(sampler, "arrays", "numpy") == "numpy")
+
+
+def _made(case: Case, sampler: Any, named: str) -> tuple[str, str, str]:
+    """The module of a stranger's sampler, its name there, and how it is made."""
+    module, _, inside = (named or f"{type(sampler).__module__}:{type(sampler).__qualname__}").partition(":")
+    found = attrgetter(inside)(importlib.import_module(module))
+    return module, inside, inside if found is sampler else _call(inside, case.settings)
+
+
 def _stranger(case: Case, sampler: Any, named: str) -> list[str] | None:
-    kind = type(sampler)
-    if sampler.space not in ("vp", "sigma", "flow") or kind.__module__.startswith("minigen."):
-        return None
-    if case.law not in OF_ONE_POINT or getattr(sampler, "arrays", "numpy") != "numpy":
+    if case.law not in OF_ONE_POINT + OF_MANY or not _is_stranger(sampler):
         return None
     from .protocol import Fault, draws, kinds, levels, shape
 
-    module, _, inside = (named or f"{kind.__module__}:{kind.__qualname__}").partition(":")
-    found = attrgetter(inside)(importlib.import_module(module))
-    made = inside if found is sampler else _call(inside, case.settings)
+    module, inside, made = _made(case, sampler, named)
+    if case.law in OF_MANY:
+        return order_scripts.stranger(case, sampler, f"from {module} import {inside.partition('.')[0]}", made)
     try:
         item, rows = shape(sampler), 2 + draws(sampler, case.n)
     except Fault:

@@ -1,4 +1,4 @@
-"""The smallest case in which a law is still broken, and a script without this project that shows it.
+"""The smallest case in which a law is still broken, of one law or of all that are.
 
 A sampler is described, not given: a maker and its settings, so that settings can be left out and the chain made
 shorter. In order: settings that do not matter are dropped, then the shortest chain is looked for in which some number
@@ -9,7 +9,7 @@ number that is not finite too.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,14 +56,9 @@ def one(sampler: Any, n: int, law: Law) -> Any:
     return with_steps(sampler, (n,), (2, 3, max(n, 4)) if law.name == "L5b" else (n, n))  # some leave the first out
 
 
-def first_broken(sampler: Any, names: Any = None, dtype: str = "float32") -> tuple[Law, Verdict] | None:
-    """The first law of the suite that a sampler breaks; None if it breaks none."""
-    for law in suite.choose(names):
-        if sampler.space in law.spaces:
-            verdict = judge(law, sampler, np.dtype(dtype))
-            if verdict.failed:
-                return law, verdict
-    return None
+def broken(sampler: Any, names: Any = None, dtype: str = "float32") -> list[tuple[Law, Verdict]]:
+    """The laws that a sampler breaks, in the suite's order; one fault that stops all of them is L0's."""
+    return [(suite.choose(v.law)[0], v) for v in suite.run_laws([sampler], names, dtype) if v.failed]
 
 
 def failing(make: Callable[..., Any], settings: Mapping[str, Any], law: Law, numbers: Any, dtype: str) -> list[int]:
@@ -103,7 +98,7 @@ def smallest(
     """
     end, tried = time.process_time() + seconds, 0
 
-    def broken(settings: Mapping[str, Any], n: int) -> Case | None:
+    def fails(settings: Mapping[str, Any], n: int) -> Case | None:
         nonlocal tried
         tried += 1
         try:
@@ -117,7 +112,7 @@ def smallest(
         for n in numbers:
             if time.process_time() > end:
                 return None
-            case = broken(settings, n)
+            case = fails(settings, n)
             if case is not None:
                 return case
         return None
@@ -147,3 +142,33 @@ def smallest(
                 best = case
                 break
     return Case(best.law, best.n, best.settings, best.verdict, best.sampler, tried)
+
+
+def smallest_of(
+    make: Callable[..., Any],
+    settings: Mapping[str, Any],
+    broken: Sequence[tuple[Law, Verdict]],
+    *,
+    dtype: str = "float32",
+    seconds: float = 60.0,
+) -> Case:
+    """The smallest of the smallest cases of several broken laws, which share the seconds.
+
+    The one of the shortest chain, then of the fewest steps, then of the fewest settings; of equal ones that of the
+    first law. A law of several numbers of steps comes last. ValueError where no law can be shrunk.
+    """
+    end, cases, errors = time.process_time() + seconds, [], []
+    for k, (law, verdict) in enumerate(broken):
+        share = (end - time.process_time()) / (len(broken) - k)
+        try:
+            cases.append(smallest(make, settings, law, verdict, dtype=dtype, seconds=share))
+        except ValueError as error:
+            errors.append(error)
+    if not cases:
+        raise errors[0]
+    return replace(min(cases, key=_size), tried=sum(case.tried for case in cases))
+
+
+def _size(case: Case) -> tuple[bool, int, int, int]:
+    chain = case.sampler.T if getattr(case.sampler, "chain", False) else 0
+    return case.law in OF_MANY, chain, case.n, len(case.settings)

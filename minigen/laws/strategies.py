@@ -4,12 +4,29 @@ A description is a frozen dataclass of small integers. It prints as what it is, 
 (`Grid(T=17, n=7, spacing='even')`, not a matrix of 64 numbers), and builds its arrays when it is asked. Numbers with a
 fraction are hundredths or thousandths.
 
+    from itertools import pairwise
     from hypothesis import given
     from minigen.laws import strategies as some
+    from minigen.laws.pytest import obeys
 
-    @given(some.walks(), some.beds())
-    def test_my_sampler(walk, bed):
-        levels = walk.levels()  # [(time, alpha, sigma)], from the noisiest to the data
+    class MyDDIM:
+        space, claims = "vp", {"calls": "n", "draws": "0", "point": True, "eta": 0.0}
+
+        def __init__(self, walk):
+            self.walk, self.steps, self.sweep = walk, (walk.grid.n,), (walk.grid.n,)
+
+        def levels(self, n):
+            return self.walk.levels()  # [(time, alpha, sigma)], from the noisiest to the data
+
+        def sample(self, model, x, n, noise):
+            for (t, a, s), (_, a_u, s_u) in pairwise(self.levels(n)):
+                eps = model(x, t)
+                x = a_u * (x - s * eps) / a + s_u * eps
+            return x
+
+    @given(some.walks())
+    def test_my_sampler(walk):
+        obeys(MyDDIM(walk), ["L0", "L6", "L8"])  # each in milliseconds; without names all laws
 """
 
 from collections.abc import Sequence

@@ -192,12 +192,13 @@ def line(verdict: Verdict) -> str:
     """One verdict as text."""
     numbers = "" if verdict.value is None else f"  {verdict.value:9.2e} {verdict.what}, {verdict.limit:8.2e} allowed"
     detail = f"{': ' if numbers else '  '}{verdict.detail}" if verdict.status != "pass" and verdict.detail else ""
-    return f"{verdict.status:4}  {verdict.law:4} {verdict.dtype}{numbers}{detail}"
+    note = f"; {verdict.note}" if verdict.note else ""
+    return f"{verdict.status:4}  {verdict.law:4} {verdict.dtype}{numbers}{detail}{note}"
 
 
-def report(verdicts: Iterable[Verdict], *, whole: bool = True) -> str:
-    """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line; at the
-    end the counts.
+def report(verdicts: Iterable[Verdict], *, whole: bool = True, every: bool = False) -> str:
+    """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line, or if
+    ``every`` as a line each; at the end the counts.
     """
     verdicts, out = list(verdicts), []
     titles = {law.name: law.title for law in LAWS}
@@ -208,9 +209,9 @@ def report(verdicts: Iterable[Verdict], *, whole: bool = True) -> str:
         out.append(f"{sampler}: {kinds['pass']} pass, {kinds['fail']} fail, {kinds['skip']} skipped")
         for verdict in own:
             text, title = f"  {line(verdict)}", f"  [{titles.get(verdict.law, '')}]"
-            if verdict.failed or (whole and verdict.status == "pass"):
+            if verdict.failed or (whole and verdict.status == "pass") or every:
                 out.append(text + title if verdict.failed or len(text + title) <= WIDE else text)
-        if skipped:
+        if skipped and not every:
             out.append(f"  skipped: {'; '.join(skipped)}")
     total = Counter(verdict.status for verdict in verdicts)
     out.append(

@@ -11,12 +11,15 @@ from .protocol import Fault, Level
 
 
 class Check(NamedTuple):
-    """One number against its limit, where it was measured, and what it is if the law has several kinds."""
+    """One number against its limit, where it was measured, what it is if the law has several kinds, and a note that
+    reports give also where it holds.
+    """
 
     value: float
     limit: float
     where: str
     what: str = "found"
+    note: str = ""
 
     @property
     def holds(self) -> bool:
@@ -37,6 +40,7 @@ class Verdict:
     detail: str = ""
     checks: int = 0
     what: str = "found"  # the value is
+    note: str = ""  # of all checks that held, with semicolons between
 
     @property
     def failed(self) -> bool:
@@ -79,11 +83,13 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
     if missing is not None:
         return Verdict(**known, status="skip", detail=missing)
     worst, n = None, 0
+    notes: list[str] = []
     try:
         for check in law.checks(sampler, dtype):
             n += 1
             if not check.holds:
-                return Verdict(**known, status="fail", **_numbers(check), checks=n)
+                return Verdict(**known, status="fail", **_numbers(check), checks=n, note="; ".join(notes))
+            notes += [check.note] if check.note else []
             if worst is None or check.value * worst.limit > worst.value * check.limit or not worst.limit:
                 worst = check
     except Fault as fault:
@@ -94,7 +100,7 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
         return Verdict(**known, status="fail", detail=said, checks=n)
     if worst is None:
         return Verdict(**known, status="fail", detail="the law found nothing to check")
-    return Verdict(**known, status="pass", **_numbers(worst), checks=n)
+    return Verdict(**known, status="pass", **_numbers(worst), checks=n, note="; ".join(notes))
 
 
 def _numbers(check: Check) -> dict[str, Any]:

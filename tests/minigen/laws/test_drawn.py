@@ -76,6 +76,22 @@ def test_a_table_of_strings_is_a_distribution_with_its_conditionals(bed):
     assert bed.holes or len(possible) == len(bed.strings)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_the_example_of_the_strategies_is_a_test(right):
+    """The docstring's example passes; with too much noise in it, it fails."""
+    block = some.__doc__[some.__doc__.index("    from itertools") :]
+    lines = [text.removeprefix("    ") for text in block.splitlines()]
+    code = "\n".join(lines).replace("s_u * eps", "s_u * eps" if right else "1.01 * s_u * eps")
+    scope: dict = {}
+    exec(code, scope)
+    test = settings(max_examples=10, database=None, derandomize=True)(scope["test_my_sampler"])
+    if right:
+        test()
+    else:
+        with pytest.raises(pytest.fail.Exception, match="L6"):
+            test()
+
+
 def test_hypothesis_is_imported_by_the_strategies_alone():
     said = "import sys, minigen.laws, minigen.laws.catalogue, minigen.laws.loss_catalogue; print('hypothesis' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)

@@ -235,6 +235,8 @@ def test_levels_that_are_none():
         ({"steps": (0, 2)}, "steps must be a tuple of whole numbers of at least 1"),
         ({"claims": {"calls": ["n"]}}, "claim 'calls' must be a function of n or one of"),
         ({"claims": {"clip": "eps"}}, "claim 'clip' must be True, False or 'x_0 only'"),
+        ({"claims": {"order": 5}}, "claim 'order' must be 1, 2, 3 or 4, got 5"),
+        ({"claims": {"rule": "adams"}}, "or a function rule(levels, x, ask, noise) -> x_0, got 'adams'"),
         ({"claims": {"order": 2}}, "claim 'order' needs a method on(sigmas)"),
     ],
 )
@@ -285,6 +287,37 @@ def test_a_schedule_in_single_precision_is_in_its_space():
     assert "L1" in failed(sampler, ["L1"])
     sampler.precision = "float32"
     assert not failed(sampler, ["L1"])
+
+
+def euler(levels, x, ask, noise):
+    """DDIM as Euler's method in x / a, by s / a."""
+    for i, (top, bottom) in enumerate(pairwise(levels)):
+        _, eps = ask(i, x)
+        x = bottom.a * (x / top.a + (bottom.s / bottom.a - top.s / top.a) * eps)
+    return x
+
+
+def test_a_rule_may_be_a_function_of_one_s_own():
+    sampler = MyDDIM()
+    sampler.claims = {**MyDDIM.claims, "rule": euler}
+    assert [v.status for v in run_laws(sampler, "L14")] == ["pass", "pass"]
+    sampler.claims["rule"] = lambda levels, x, ask, noise: 0.999 * euler(levels, x, ask, noise)
+    assert "weights of eps at result" in failed(sampler, "L14")["L14"].detail
+    sampler.claims["rule"] = lambda levels, x, ask, noise: 1 // 0
+    assert "claim 'rule' raised ZeroDivisionError: " in failed(sampler, "L14")["L14"].detail
+    sampler.claims["rule"] = lambda levels, x, ask, noise: None
+    assert "claim 'rule' gave NoneType, not an array of shape" in failed(sampler, "L14")["L14"].detail
+
+
+def test_the_example_of_a_rule_is_one():
+    example = "\n".join(
+        text.removeprefix("    ") for text in reference.__doc__.partition("``rule``:\n\n")[2].splitlines()
+    )
+    scope: dict = {"pairwise": pairwise}
+    exec(example, scope)
+    sampler = MyDDIM()
+    sampler.claims = {**MyDDIM.claims, "rule": scope["euler"]}
+    assert not failed(sampler, "L14")
 
 
 class Clipping(MyDDIM):

@@ -16,7 +16,8 @@ import pytest
 from minigen.cli import laws as command
 from minigen.cli import laws_page
 from minigen.errors import UserError
-from minigen.laws import Fault, arrays, beds, catalogue, ours, recorder, run_laws, scripts, shrink, suite
+from minigen.laws import Fault, Law, arrays, beds, catalogue, ours, protocol, recorder, run_laws, scripts, shrink, suite
+from minigen.laws.verdict import Check, judge, nothing
 
 ROOT = Path(__file__).parents[3]
 
@@ -152,6 +153,23 @@ def test_shrinking_keeps_the_kind_of_failure():
     assert shrink.smallest(Two, {}, law, large).n == 1
 
 
+def test_a_law_that_cannot_be_shrunk_does_not_stop_the_others():
+    """It looks at several numbers of steps at once; the other at one."""
+
+    class Far(Base):
+        claims: ClassVar = {"calls": "n", "draws": "0", "point": True}
+
+        def sample(self, model, x, n, noise):
+            return silent(self, model, x, n, noise) * 1.01
+
+    several = Law("L1", "", lambda s, dtype: iter([Check(len({*protocol.steps(s)}) - 1.0, 0.0, "")]), nothing)
+    broken = [(law, judge(law, Far(), np.dtype("float64"))) for law in (several, suite.choose("L6")[0])]
+    assert [verdict.failed for _, verdict in broken] == [True, True]
+    assert shrink.smallest_of(Far, {}, broken).law == "L6"
+    with pytest.raises(ValueError, match="L1 is broken, but by no single number of steps"):
+        shrink.smallest_of(Far, {}, broken[:1])
+
+
 def test_shrinking_does_not_take_rounding_for_the_fault():
     """One percent at many steps is not shrunk to a few limits' worth at few."""
 
@@ -176,7 +194,7 @@ def test_shrinking_does_not_take_rounding_for_the_fault():
         (["ddim", "--sweep", "N=0..3"], "--sweep must be N=1..100"),
         (["ddim", "--sweep", "N=a"], "--sweep must be N=1..100"),
         (["ddim", "--sweep", "N=1..100000000000"], "--sweep must be N=1..100"),
-        (["ddim", "--law", "L2", "--html", "/no/such/folder/x.html"], "cannot write /no/such/folder/x.html"),
+        (["ddim", "--law", "L2", "--html", "/dev/null/x.html"], "cannot write /dev/null/x.html"),
         (["shrink"], "name one sampler to shrink"),
         (["shrink", "ours"], "name one sampler to shrink"),
         (["kdiffusion:sample_dpm_adaptive"], "chooses its own steps"),
@@ -414,7 +432,8 @@ def test_a_page_of_what_is_broken_outright():
     page = laws_page.render([sampler], [*run_laws(sampler, dtypes=["float64"])])
     assert "not finite" in page
     sampler.on = lambda sigmas: {}[0]
-    assert "No errors: KeyError" in laws_page.render([sampler], [])
+    page = laws_page.render([sampler], [])
+    assert "No errors of L21: KeyError" in page and "No errors of L22: KeyError" in page
     sampler.on = lambda sigmas: sampler
     sampler.levels = lambda n: 1 / 0
     assert "ZeroDivisionError" in laws_page.render([sampler], [*run_laws(sampler, dtypes=["float64"])])

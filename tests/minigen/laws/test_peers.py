@@ -146,14 +146,56 @@ def test_no_false_alarm(torch, name, settings):
 
 
 @pytest.mark.parametrize(
-    "name, order", [("DDIMScheduler", 1), ("DPMSolverMultistepScheduler", 2), ("UniPCMultistepScheduler", 2)]
+    "name, settings, order",
+    [
+        ("DDIMScheduler", {}, 1),
+        ("DPMSolverMultistepScheduler", {}, 2),
+        ("UniPCMultistepScheduler", {}, 2),
+        ("UniPCMultistepScheduler", {"solver_order": 3}, 3),
+        ("LMSDiscreteScheduler", {"order": 3}, 3),
+        ("LMSDiscreteScheduler", {}, 4),
+    ],
 )
-def test_orders_of_convergence(torch, name, order):
-    verdicts = [*run_laws(Diffusers(name), ["L21", "L22"], ["float64"])]
-    assert {v.status for v in verdicts} == {"pass"}, report(verdicts)
+def test_orders_of_convergence(torch, name, settings, order):
+    sampler = Diffusers(name, **settings)
+    verdicts = [*run_laws(sampler, ["L21", "L22"], ["float64"])]
+    assert {v.status for v in verdicts} == {"pass"} and sampler.claims["order"] == order, report(verdicts)
     sampler = Diffusers("DDIMScheduler")
     sampler.claims["order"] = 2
     assert next(run_laws(sampler, ["L21"], ["float64"])).failed
+
+
+@pytest.mark.parametrize("settings, order", [({}, 4), ({"order": 3}, 3), ({"order": 1}, 1)])
+def test_orders_of_k_diffusion(peer_k, settings, order):
+    sampler = KDiffusion("lms", **settings)
+    verdicts = [*run_laws(sampler, ["L21", "L22"], ["float64"])]
+    assert {v.status for v in verdicts} == {"pass"} and sampler.claims["order"] == order, report(verdicts)
+
+
+def test_dpm_solver_of_third_order_is_of_second(torch, peer_k):
+    for sampler in (Diffusers("DPMSolverMultistepScheduler", solver_order=3), KDiffusion("dpmpp_3m_sde", eta=0.0)):
+        for law, on in (("L21", "an even grid"), ("L22", "steps 1:2")):
+            found = next(run_laws(sampler, [law], ["float64"]))
+            assert found.failed and f"on {on}, short of order 3" in found.detail and abs(found.value - 1) < 0.1
+            script = scripts.script(shrink.Case(law, 320, {}, found, sampler))
+            assert len(script.splitlines()) <= scripts.LIMIT and "minigen" not in script
+            printed = findings.ran(script)
+            assert printed.startswith("WRONG slope ") and "where 3 is claimed" in printed, printed
+
+
+def test_dpm_solver_of_third_order_with_its_second_difference_doubled(torch, tmp_path):
+    source = Path(sys.modules[Diffusers("DPMSolverMultistepScheduler").cls.__module__].__file__).read_text()
+    old = "D2 = (1.0 / (r0 + r1)) * (D1_0 - D1_1)"
+    assert source.count(old) == 1
+    source = source.replace(old, old.replace("= (", "= 2 * (")).replace("from ..", "from diffusers.")
+    (tmp_path / "doubled.py").write_text(source.replace("from .", "from diffusers.schedulers."))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import doubled
+    finally:
+        sys.path.remove(str(tmp_path))
+    verdicts = [*run_laws(Diffusers(doubled.DPMSolverMultistepScheduler, solver_order=3), ["L21", "L22"], ["float64"])]
+    assert {v.status for v in verdicts} == {"pass"}, report(verdicts)
 
 
 @pytest.mark.parametrize("name", NAMES)

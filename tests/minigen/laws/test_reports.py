@@ -14,6 +14,8 @@ import pytest
 
 from minigen.cli import laws as command
 from minigen.cli import laws_page
+from minigen.laws import as_json, order_laws, run_laws, scripts
+from minigen.laws.suite import line
 
 STRANGERS = """
 import numpy as np
@@ -76,6 +78,10 @@ class Tall(Large):  # the size of the result is not its fault, the dtype is
 class Order(Right):
     claims, sigmas = {**Right.claims, "order": 2}, None
 
+    def __init__(self, order=2):
+        super().__init__()
+        self.claims = {**Right.claims, "order": order}
+
     def on(self, sigmas):
         new = type(self)()
         new.sigmas = sigmas.tolist()
@@ -85,6 +91,34 @@ class Order(Right):
         if self.sigmas is None:
             return super().levels(n)
         return [(s / (1 + s), 1 / (1 + s), s / (1 + s)) for s in self.sigmas] + [(0.0, 1.0, 0.0)]
+
+class Drifts(Order):  # but only a batch of seven, of which no script is
+    def __init__(self):
+        super().__init__(1)
+
+    def sample(self, model, x, n, noise):
+        return super().sample(lambda x, t: model(x, t) + 0.1 * (len(x) == 7), x, n, noise)
+
+class Both(Order):  # of order 1 where 2 is claimed, and wrong by a factor from two levels on
+    def sample(self, model, x, n, noise):
+        return super().sample(model, x, n, noise) * (1.01 if n > 1 else 1)
+
+class Fixed(Right):  # seven levels, whatever is asked for
+    def levels(self, n):
+        return super().levels(7)
+
+    def sample(self, model, x, n, noise):
+        return super().sample(model, x, 7, noise)
+
+class Table(Right):
+    def levels(self, n):
+        return {4: super().levels(4), 8: super().levels(8)}[n]
+
+class Late(Right):  # breaks laws of counts from three levels on, those of states from two
+    claims = {**Right.claims, "calls": lambda n: n + (n > 2)}
+
+    def sample(self, model, x, n, noise):
+        return super().sample(model, x, n, noise) * (1.01 if n > 1 else 1)
 """
 
 
@@ -98,7 +132,7 @@ def strangers(module_here):
 
 @pytest.mark.parametrize(
     "sampler, law",
-    [("Miscounted", "L5"), ("Leaky", "L3"), ("Remembers", "L5b"), ("Single", "L0"), ("Tall", "L0"), ("Order", "L21")],
+    [("Miscounted", "L5"), ("Leaky", "L3"), ("Remembers", "L5b"), ("Single", "L0"), ("Tall", "L0"), ("Drifts", "L21")],
 )
 def test_there_is_no_script_that_does_not_show_the_fault(sampler, law, strangers, capsys):
     assert command.main(["shrink", f"{strangers}:{sampler}", "--law", law, "--script", "s.py"]) == 1
@@ -119,7 +153,11 @@ def test_a_script_that_never_ends_is_not_handed_out(strangers, monkeypatch, caps
 
 
 @pytest.mark.parametrize(
-    "sampler, law, words", [("Right", "L4", "WRONG"), ("Raises", "L0", "RuntimeError: few"), ("Large", "L0", "WRONG")]
+    "sampler, law, words",
+    [
+        *[("Right", "L4", "WRONG"), ("Raises", "L0", "RuntimeError: few"), ("Large", "L0", "WRONG")],
+        *[("Order", "L21", "WRONG"), ("Order", "L22", "WRONG")],
+    ],
 )
 def test_a_script_that_is_handed_out_shows_the_fault(sampler, law, words, strangers, capsys):
     settings = ["--config", "factor=1.1"] if sampler == "Right" else []
@@ -131,14 +169,35 @@ def test_a_script_that_is_handed_out_shows_the_fault(sampler, law, words, strang
         assert script.count(" 0.7, 20, []") == 1
         Path("s.py").write_text(script.replace(" 0.7, 20, []", " 0.7, 3, []"))
         assert "right" in subprocess.run([sys.executable, "s.py"], capture_output=True, text=True, check=True).stdout
+    if sampler == "Order":
+        script = Path("s.py").read_text()
+        assert len(script.splitlines()) == scripts.LIMIT and "minigen" not in script
+        Path("s.py").write_text(script.replace("Order()", "Order(1)").replace("> 1.8", "> 0.85"))
+        assert "right" in subprocess.run([sys.executable, "s.py"], capture_output=True, text=True, check=True).stdout
 
 
 def test_an_order_has_no_smallest_number_of_steps(strangers, capsys):
     assert command.main(["shrink", f"{strangers}:Order"]) == 1
     out = capsys.readouterr().out
-    assert "with no setting (1 tried)" in out and "smallest" not in out
+    assert "with no setting (2 tried)" in out and "smallest:" not in out
+    assert "1 other law is broken too, in no smaller case: L22 (--law L22 shows its own)" in out
     assert command.main(["shrink", f"{strangers}:Miscounted"]) == 1
     assert "smallest: 1 step, no setting" in capsys.readouterr().out
+
+
+def test_the_smallest_case_is_that_of_all_broken_laws(strangers, capsys):
+    """L5 is the first that is broken, from 3 steps on; L6 from 2."""
+    assert command.main(["shrink", f"{strangers}:Late"]) == 1
+    out = capsys.readouterr().out
+    first, steps, detail, others = out.splitlines()[:4]
+    assert first.startswith("L6, ") and steps.startswith("smallest: 2 steps, ") and "result, 2 levels" in detail
+    assert others.startswith("1 other law is broken too, in no smaller case: L5 (--law L5 shows its own)"), others
+    assert command.main(["shrink", f"{strangers}:Both"]) == 1  # an order is of many numbers of steps, not of one
+    out = capsys.readouterr().out
+    assert out.startswith(f"{first}\nsmallest: 2 steps, ") and "in no smaller case: L21, L22 (" in out
+    assert command.main(["shrink", f"{strangers}:Late", "--law", "L5"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("L5, ") and "smallest: 3 steps" in out and "broken too" not in out
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -165,6 +224,44 @@ def test_a_failing_run_ends_in_what_to_do_next(strangers, capsys):
     assert f"`minigen laws shrink {strangers}:Miscounted` finds" in capsys.readouterr().out.splitlines()[-1]
     assert command.main([f"{strangers}:Right"]) == 0
     assert "next:" not in capsys.readouterr().out
+
+
+def test_a_slope_is_said_where_it_passes_too(strangers):
+    (sampler,) = command.find(f"{strangers}:Order", {"order": 1})
+    even, uneven = run_laws(sampler, ["L21", "L22"], "float64")
+    assert [even.status, uneven.status] == ["pass", "pass"]
+    assert re.fullmatch(r"slope \d\.\d\d on an even grid", even.note) and line(even).endswith(f"; {even.note}")
+    assert re.fullmatch(r"slope \S+ on steps 1:2; slope \S+ on steps 3:1:2:5:1", uneven.note)
+    assert even.note in as_json([even]) and f"; {even.note}" in laws_page.render([sampler], [even])
+
+
+def test_every_verdict_is_a_line_if_all_are_asked_for(strangers, capsys):
+    for asked in ([], ["--all"]):
+        assert command.main([f"{strangers}:Right", *asked]) == 0
+        out = capsys.readouterr().out
+        assert ("  skipped: L3 (not claimed: leak)" in out) is not bool(asked)
+        assert ("  skip  L3   float64  not claimed: leak" in out) is bool(asked)
+
+
+@pytest.mark.parametrize(
+    "sampler, words",
+    [("Fixed", "levels(1) has 7 noisy levels: "), ("Table", "levels(1) raised KeyError: 1"), ("Leaky", "")],
+)
+def test_numbers_of_levels_that_there_are_not_are_told_where_to_name_those_that_are(sampler, words, strangers):
+    (found,) = command.find(f"{strangers}:{sampler}")
+    told = [v.detail for v in run_laws(found, ["L0", "L2"], "float64") if v.failed]
+    hint = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
+    assert bool(told) is bool(words) and all(detail.startswith(words) and detail.endswith(hint) for detail in told)
+    found.steps = found.sweep = (7,) if sampler == "Fixed" else (4, 8)
+    assert not [v for v in run_laws(found, ["L0", "L2"], "float64") if v.failed]
+
+
+def test_a_number_of_levels_that_is_off_by_one_is_no_fixed_number(strangers):
+    (sampler,) = command.find(f"{strangers}:Right")
+    plain = sampler.levels
+    sampler.levels = lambda n: plain(n + (n == 61))
+    (verdict,) = run_laws(sampler, "L2", "float64")
+    assert "levels(61) has 62 noisy levels" in verdict.detail and "`sweep`" not in verdict.detail
 
 
 def test_samplers_of_one_name_are_told_apart_by_what_was_asked_for(strangers, capsys):
@@ -198,8 +295,23 @@ def axes(monkeypatch):
 def test_a_sampler_of_a_lower_order_lies_above_the_line_that_it_claims(strangers, axes):
     page = laws_page.render(command.find(f"{strangers}:Order"), [])
     ideal, errors = (line.get_ydata() for line in axes[1].lines)
-    assert "order 2, as claimed" in page and errors[0] == pytest.approx(ideal[0])
-    assert (errors[1:] > 1.5 * ideal[1:]).all()
+    assert "order 2, as claimed" in page and errors[2] == pytest.approx(ideal[2])
+    assert (errors[3:] > 1.5 * ideal[3:]).all()
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_pictures_of_orders_are_of_what_is_judged(order, strangers, axes):
+    """An even grid for L21, both uneven ones for L22; from order 3 on what comes after the first steps."""
+    (sampler,) = command.find(f"{strangers}:Order", {"order": order})
+    page = laws_page.render([sampler], [])
+    late = order == 3
+    assert ("after the first quarter of the levels" in page) is late
+    for picture, patterns in ((axes[1], ((1.0,),)), (axes[2], order_laws.UNEVEN)):
+        shown = [line.get_ydata() for line in picture.lines[1::2]]
+        assert len(shown) == len(patterns)
+        for errors, pattern in zip(shown, patterns):
+            np.testing.assert_allclose(errors, order_laws.flow_errors(sampler, pattern, late=late))
+            assert f"{order_laws.slope(errors):.2f} on {order_laws.worded(pattern)}" in page
 
 
 def test_a_level_without_signal_is_all_noise_and_calls_are_whole(strangers, axes):

@@ -1,0 +1,120 @@
+"""Scripts of at most 15 lines, without this project, that measure an order of convergence.
+
+On data N(m, w^2), where the state's distance from its mean in standard deviations, z, stays along the flow. Levels lie
+as the law lays them, in the last three of its numbers. The last line says ``WRONG`` or ``right``.
+"""
+
+from typing import Any
+
+from .order_laws import COUNTS, LATE, NEAR, SLACK, UNEVEN, uneven, worded
+from .shrink import CHAIN, Case
+
+DATA = "# the data are N(m, w^2): along the flow z stays"
+
+
+def stranger(case: Case, sampler: Any, imported: str, made: str) -> list[str] | None:
+    """Of a sampler of NumPy's arrays in the protocol, from a file of its user."""
+    from .protocol import kinds, shape
+
+    if (pattern := _pattern(case)) is None:
+        return None
+    order = _order(sampler, pattern)
+    at = "t, (a, s) = min(levels.items(), key=lambda level: abs(level[0] - float(np.ravel(t)[0])))"
+    if hasattr(sampler, "at"):
+        at = "a, s = levels.get(t := float(np.ravel(t)[0])) or there.at(t)"
+    own = kinds(sampler)[0]
+    said = {
+        "eps": "s / sd * z[t]",
+        "x_0": "m + a * w**2 / sd * z[t]",
+        "v": "(a * s - s * a * w**2) / sd * z[t] - s * m",
+        "velocity": "(s - a * w**2) / sd * z[t] - m",
+        "score": "-1 / sd * z[t]",
+    }[own]
+    extra = f", kind={own!r}" if len(kinds(sampler)) > 1 else ""
+    first = f"[n // 4 : n // 4 + {NEAR}] if t in z" if order >= LATE else "[:1]"
+    return [
+        "import numpy as np",
+        imported,
+        f"m, w, errors, sampler = 0.7, 0.5, [], {made}  {DATA}",
+        f"for n in {COUNTS[-3:]}:",
+        f"    steps = np.cumsum(np.resize({[*pattern]}, n - 1))",
+        "    there = sampler.on(0.02 * 1000 ** np.append(0, steps / steps[-1])[::-1])",
+        "    levels, z = {float(t): (a, s) for t, a, s in there.levels(n)}, {}",
+        "    def model(x, t, *_, **__):",
+        f"        {at}",
+        "        sd = float(np.hypot(a * w, s))",
+        "        z[t] = (x - a * m) / sd",
+        f"        return {said}",
+        f"    there.sample(model, np.full({(1, *shape(sampler))}, there.levels(n)[0][2]), n, np.zeros{extra})",
+        f"    errors.append(min(float(abs(z[[*levels][n - 1]] - z[t]).max()) for t in [*levels]{first}))",
+        _last(order),
+    ]
+
+
+def diffusers(case: Case, sampler: Any, made: list[str]) -> list[str] | None:
+    """Of a scheduler that walks x_t itself, trained on a chain of just these levels; ``made`` has its import and its call."""
+    pattern = _pattern(case)
+    if pattern is None or sampler.family != "vp" or sampler.kinds[0] != "eps":
+        return None
+    order = _order(sampler, pattern)
+    settings = "".join(f"{key}={value!r}, " for key, value in sampler.config.items() if key != CHAIN)
+    options = "".join(f", {key}={value!r}" for key, value in sampler.options.items())
+    betas = "trained_betas=(1 - abar / np.append(1, abar[:-1])).tolist()"
+    return [
+        "import numpy as np, torch",
+        made[0],
+        f"m, w, errors = 0.7, 0.5, []  {DATA}",
+        f"for n in {COUNTS[-3:]}:",
+        f"    steps, z = np.cumsum(np.resize({[*pattern]}, n - 1)), []",
+        "    abar = 1 / (1 + (0.02 * 1000 ** np.append(0, steps / steps[-1])) ** 2)",
+        f"    scheduler = {sampler.cls.__name__}({settings}num_train_timesteps=n, timestep_spacing='trailing', {betas})",
+        "    scheduler.set_timesteps(n)",
+        "    x = torch.ones(1, 1, dtype=torch.float64)",
+        "    for t in scheduler.timesteps:",
+        "        (a, s), sd = (abar[t] ** 0.5, (1 - abar[t]) ** 0.5), (1 - abar[t] + abar[t] * w**2) ** 0.5",
+        "        z.append(float((x - a * m) / sd))",
+        f"        x = scheduler.step(s / sd * torch.full_like(x, z[-1]), t, x, return_dict=False{options})[0]",
+        f"    errors.append(abs(z[-1] - z[{'n // 4' if order >= LATE else '0'}]))",
+        _last(order),
+    ]
+
+
+def kdiffusion(case: Case, sampler: Any) -> list[str] | None:
+    """Of a function of ``k_diffusion.sampling``."""
+    if (pattern := _pattern(case)) is None:
+        return None
+    order = _order(sampler, pattern)
+    settings = "".join(f", {key}={value!r}" for key, value in sampler.settings.items())
+    if sampler.short.endswith("sde"):
+        settings += ", noise_sampler=lambda *_: 0"
+    return [
+        "import numpy as np, torch",
+        f"from k_diffusion.sampling import sample_{sampler.short}",
+        f"m, w, errors = 0.7, 0.5, []  {DATA}",
+        f"for n in {COUNTS[-3:]}:",
+        f"    steps, z = np.cumsum(np.resize({[*pattern]}, n - 1)), {{}}",
+        "    sigmas = torch.tensor([*(0.02 * 1000 ** np.append(0, steps / steps[-1])[::-1]), 0.0], dtype=torch.float64)",
+        "    def model(x, sigma, **_):",
+        "        sd, sigma = float(np.hypot(w, sigma[0])), float(sigma[0])",
+        "        z[sigma] = float((x - m) / sd)",
+        "        return torch.full_like(x, m + w**2 / sd * z[sigma])",
+        f"    sample_{sampler.short}(model, 20 * torch.ones(1, 1, dtype=torch.float64), sigmas, disable=True{settings})",
+        f"    errors.append(abs(z[float(sigmas[-2])] - z[float(sigmas[{'n // 4' if order >= LATE else '0'}])]))",
+        _last(order),
+    ]
+
+
+def _pattern(case: Case) -> tuple[float, ...] | None:
+    """The steps that a verdict is about; None where no slope is short."""
+    return next((steps for steps in ((1.0,), *UNEVEN) if f"on {worded(steps)}, short" in case.verdict.detail), None)
+
+
+def _order(sampler: Any, pattern: tuple[float, ...]) -> int:
+    return int(sampler.claims["order"]) if len(pattern) == 1 else uneven(sampler.claims)
+
+
+def _last(order: int) -> str:
+    return (
+        f'print("WRONG" if not (slope := np.log2(errors[0] / errors[2]) / 2) > {order - SLACK[order]:g} else "right", '
+        f'f"slope {{slope:.2f}} where {order} is claimed", errors)'
+    )
