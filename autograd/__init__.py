@@ -1,11 +1,12 @@
-"""What a gradient is. Read `tensor` first, then the operations: elementwise, shape, reduce, linalg, fused, estimators.
+r"""What a gradient is. Read `tensor` first, then the operations: elementwise, shape, reduce, linalg, fused, estimators.
+
+The derivative of $x \sin x$ is $\sin x + x \cos x$:
 
     import autograd as ag
 
     x = ag.Tensor(np.linspace(0, 1, 5), requires_grad=True)
-    y = ag.sum(ag.sin(x) * x)
-    y.backward()
-    x.grad                                   # sin x + x cos x
+    ag.sum(ag.sin(x) * x).backward()
+    x.grad
 """
 
 from types import ModuleType as _ModuleType

@@ -27,15 +27,19 @@ def no_arguments(command: str, args: list[str], usage: str) -> bool:
     return False
 
 
-def parse(flags: type[T], args: list[str], *, prog: str, description: str, default: T | None = None) -> T:
+def parse(
+    flags: type[T], args: list[str], *, prog: str, description: str, default: T | None = None, pairs: bool = False
+) -> T:
     """The flags that a dataclass describes (the strings below its fields are the help).
+
+    A boolean x is a flag --x, or --no-x if its default is True; with ``pairs`` there are both.
 
     Raises UserError for flags that are unknown or have a wrong value; help prints and leaves with status 0.
     """
     import tyro
 
     given: dict[str, Any] = {} if default is None else {"default": default}
-    marks: tuple[Any, ...] = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    marks: tuple[Any, ...] = (tyro.conf.OmitArgPrefixes, *(() if pairs else (tyro.conf.FlagCreatePairsOff,)))
     rules = tyro.constructors.ConstructorRegistry()
     rules.primitive_rule(left_out_or)
     said = io.StringIO()

@@ -10,7 +10,7 @@ import numpy as np
 from tyro.conf import arg
 
 from minigen.cli import arguments, curriculum
-from minigen.cli.sample import check_out
+from minigen.cli.sample import check_out, with_own_sampler
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 from minigen.models.system import Picture
 
@@ -119,7 +119,7 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[str | N
         description=f"{entry.title} ({entry.paper})",
         default=together(*(value for _, _, value in parts)),
     )
-    settings = dataclasses.asdict(flags.settings)
+    settings = with_own_sampler(dataclasses.asdict(flags.settings))
     if name is None and not any(settings[field] for field in own):
         instead = ", ".join(f"--{field.replace('_', '-')}" for field in own)
         raise UserError(f"name a picture: minigen edit {entry.name} IMAGE (a file, or test:K), or give {instead}")

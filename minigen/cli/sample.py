@@ -1,7 +1,9 @@
 """`minigen sample SYSTEM`: draw from trained weights into a picture."""
 
 import dataclasses
+import glob
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,8 +77,7 @@ def main(args: list[str]) -> int:
     with said_in_one_sentence("notes"):
         notes = [] if system.notes is None else system.notes(samples, **settings)
     out = pictures.save_samples(file, dataset, samples, notes)
-    for i, note in enumerate(notes, start=1):
-        print(f"--- {i} ---\n{note}" if pictures.is_text(dataset) else note.replace("\n", ": "))
+    print_notes(notes, text=pictures.is_text(dataset))
     if system.paint is not None:
         print_tally(notes)
     print(f"{flags.n} samples: {out}")
@@ -119,11 +120,15 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleF
     default = together(*(value for _, _, value in parts))
     flags: Any = arguments.parse(together, args, prog=prog, description=description, default=default)
     arguments.check_trained(entry, flags.run.weights)
-    settings = dataclasses.asdict(flags.settings) if hasattr(flags, "settings") else {}
-    if ":" in settings.get("sampler", ""):
-        settings["sampler"] = own_sampler(settings["sampler"])
+    settings = with_own_sampler(dataclasses.asdict(flags.settings)) if hasattr(flags, "settings") else {}
     chosen = [name for name in getattr(model, "PICTURES", {}) if getattr(flags.pictures, name)]
     return flags.run, settings, chosen
+
+
+def with_own_sampler(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the sampler itself where they name one as module:Name."""
+    name = settings.get("sampler", "")
+    return settings | {"sampler": own_sampler(name)} if ":" in name else settings
 
 
 def own_sampler(name: str) -> Any:
@@ -200,6 +205,18 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
             print(f"{what}: {value:.4g}")
 
 
+def print_notes(notes: list[str], *, text: bool) -> None:
+    """A line a picture, of what was asked for and what came; labels alone are said once with their number, texts whole."""
+    if text:
+        lines = [f"--- {i} ---\n{note}" for i, note in enumerate(notes, start=1)]
+    elif any("\n" in note for note in notes):
+        lines = [note.replace("\n", ": ") for note in notes]
+    else:
+        lines = [f"{note} ({times} of {len(notes)})" if times > 1 else note for note, times in Counter(notes).items()]
+    for line in lines:
+        print(line)
+
+
 def print_tally(notes: list[str]) -> None:
     """How many of the pictures show what their prompts say, where that can be judged."""
     from minigen.metrics.prompts import tally
@@ -242,7 +259,12 @@ def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any
 
 
 def check_out(path: Path, ending: str = ".png") -> None:
-    """Make the folder of the file, before any time is spent; UserError if that cannot be, or it has another ending."""
+    """Make the folder of the file, before any time is spent; UserError if that cannot be, or it has another ending.
+
+    What commands that were killed an hour ago or earlier left of the same file goes.
+    """
+    from minigen.train.checkpoint import remove_leftovers
+
     if path.suffix.lower() != ending:
         why = ": these weights were trained on text" if ending == ".txt" else ""
         raise UserError(f"--out must end in {ending}, got {path}{why}")
@@ -252,3 +274,4 @@ def check_out(path: Path, ending: str = ".png") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to the folder {path.parent}: {os_reason(error, path.parent)}") from error
+    remove_leftovers(path.parent, glob.escape(path.name), seconds=3600)

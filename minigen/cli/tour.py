@@ -37,9 +37,9 @@ class TourFlags:
     seed: int = 0
     """Initial weights, batches and noise all follow from this number."""
     resume: bool = False
-    """Go on with a tour that was stopped: systems that are done with this seed are neither trained nor measured again,
-    and one that was training goes on from its checkpoint.
-    """
+    """Go on with a tour that was stopped: a system that was training goes on from its checkpoint."""
+    fresh: bool = False
+    """Train and measure everything anew. If left out, systems that are done with these settings and this seed are kept."""
 
 
 def main(args: list[str]) -> int:
@@ -51,6 +51,8 @@ def main(args: list[str]) -> int:
         description="Train every system for a short while and see them on one page.",
     )
     arguments.check_at_least(0, seed=flags.seed)
+    if flags.resume and flags.fresh:
+        raise UserError("--resume goes on with what is there, --fresh trains everything anew: give one of them")
     arguments.check_device(flags.device)
     if flags.whole:  # apart, so that neither kind of tour writes over what the other has trained
         flags = dataclasses.replace(flags, out=flags.out / "whole")
@@ -61,8 +63,8 @@ def main(args: list[str]) -> int:
     for number, entry in enumerate(entries, start=1):
         print(f"[{number}/{len(entries)}] {entry.name}: {entry.title} ({entry.paper})", flush=True)
         try:
-            if flags.resume and done(entry, flags):
-                print(f"{entry.name} is done already: {flags.out / entry.name}")
+            if not flags.fresh and done(entry, flags):
+                print(f"{entry.name} is done already: {flags.out / entry.name} (--fresh trains it anew)", flush=True)
                 continue
             facts = visit(entry, flags)
         except (Interrupted, KeyboardInterrupt) as error:
@@ -96,10 +98,14 @@ def chosen(only: str | None) -> list[curriculum.Entry]:
 
 def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
     """Whether the folder holds what this tour would find: the same settings and seed, visited to the end."""
+    from minigen.train.checkpoint import config_to_json
+
     facts = finished(flags.out / entry.name)
     if facts is None:
         return False
-    return bool(facts["seed"] == flags.seed and facts["config"] == config_of(curriculum.load(entry), flags.whole))
+    model = curriculum.load(entry)
+    settings = config_to_json(model.Config()) | facts["config"]  # which may be older than some of the fields
+    return bool(facts["seed"] == flags.seed and settings == config_of(model, flags.whole))
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -127,7 +133,8 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     dataset = arguments.load_data(default_data(model))
     system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
     if not flags.resume and holds_run(out):
-        print(f"trains {entry.name} anew over what is there: --resume keeps it", flush=True)
+        hint = "" if flags.fresh else ": --resume goes on with it"
+        print(f"trains {entry.name} anew over what is there{hint}", flush=True)
     goes_on = flags.resume and (out / CHECKPOINT).exists()
     if not goes_on:
         (out / FACTS).unlink(missing_ok=True)  # they tell of weights that are trained over from here on

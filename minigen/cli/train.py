@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError
@@ -36,7 +36,7 @@ class RunFlags:
     """These are the same for every system."""
 
     data: str
-    """The data set: digits, mnist, folder, rings, shapes or text."""
+    """The data set's name."""
     out: Path
     """The folder for the checkpoint, the weights, the log and the samples."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
@@ -100,37 +100,50 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     presets: dict[str, dict[str, Any]] = getattr(model, "PRESETS", {})
     more: dict[str, Any] = {"reused": ClipFlags()} if takes_clip(model) else {}
     more |= {"presets": PresetFlags()} if presets else {}
-    kinds = [("run", RunFlags), ("config", model.Config), *((name, type(value)) for name, value in more.items())]
+    of_run: Any = run_flags(model)
+    kinds = [("run", Annotated[of_run, FlagCreatePairsOff]), ("config", model.Config)]
+    kinds += [(name, type(value)) for name, value in more.items()]
     flags: Any = dataclasses.make_dataclass("Flags", kinds, frozen=True)
     prog = f"minigen train {entry.name}"
     description = f"{entry.title} ({entry.paper})\n\n{model.EQUATION}" + "".join(
         f"\n\n--preset {name}: {', '.join(f'{key} {value}' for key, value in changes.items())}"
         for name, changes in presets.items()
     )
-    default = flags(RunFlags(data=default_data(model), out=Path("out") / entry.name), model.Config(), **more)
-    parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
+    how: dict[str, Any] = {"prog": prog, "description": description, "pairs": True}
+    default = flags(of_run(data=default_data(model), out=Path("out") / entry.name), model.Config(), **more)
+    parsed = arguments.parse(flags, args, default=default, **how)
     preset = parsed.presets.preset if presets else None
     if preset is not None:
         if preset not in presets:
             raise UserError(f"'{entry.name}' has no preset '{preset}': it has {', '.join(presets)}")
         default = flags(default.run, dataclasses.replace(default.config, **presets[preset]), **more)
-        parsed = arguments.parse(flags, args, prog=prog, description=description, default=default)
+        parsed = arguments.parse(flags, args, default=default, **how)
     if not goes_on(parsed.run):
         return parsed
     if preset is not None:
         raise UserError("--resume goes on with the settings that the run has: leave out --preset")
     path = parsed.run.out / "checkpoint.safetensors"
-    default = flags(*settings_of_checkpoint(path, entry, model, parsed.run.out), **more)
-    return arguments.parse(flags, args, prog=prog, description=description, default=default)
+    run, config = settings_of_checkpoint(path, entry, model, parsed.run.out)
+    return arguments.parse(flags, args, default=flags(of_run(**vars(run)), config, **more), **how)
+
+
+def run_flags(model: Any) -> Any:
+    """`RunFlags` whose help says which data sets the model takes."""
+    *others, last = data_sets(model)
+    said = f"The data set: {', '.join(others)}{' or ' if others else ''}{last}."
+    data = ("data", Annotated[str, arg(metavar="NAME", help=said)])
+    same = {"__module__": RunFlags.__module__, "__doc__": RunFlags.__doc__, "__qualname__": RunFlags.__qualname__}
+    return dataclasses.make_dataclass("RunFlags", [data], bases=(RunFlags,), namespace=same, frozen=True)
 
 
 def check_size(config: Any) -> None:
     """Raise UserError for a whole number, among a model's settings, that is too large for any machine."""
-    from minigen.train.checkpoint import MOST, too_large
+    from minigen.train.checkpoint import most, too_large
 
     for field in dataclasses.fields(config):
-        if too_large(value := getattr(config, field.name)):
-            raise UserError(f"--{field.name.replace('_', '-')} must be at most {MOST} in size, got {value}")
+        limit, value = most(field.name), getattr(config, field.name)
+        if too_large(value, limit):
+            raise UserError(f"--{field.name.replace('_', '-')} must be at most {limit} in size, got {value}")
 
 
 def goes_on(run: RunFlags) -> bool:
@@ -146,6 +159,12 @@ def takes_clip(model: Any) -> bool:
 def default_data(model: Any) -> str:
     """The data set that a model is made for: its ``DATA``, or digits."""
     return getattr(model, "DATA", "digits")
+
+
+def data_sets(model: Any) -> tuple[str, ...]:
+    """The data sets that a model takes: its ``DATA_SETS``, or its ``DATA`` alone, or all that hold pictures."""
+    pictures = ("digits", "mnist", "folder", "shapes")
+    return getattr(model, "DATA_SETS", (model.DATA,) if hasattr(model, "DATA") else pictures)
 
 
 def settings_of_checkpoint(path: Path, entry: curriculum.Entry, model: Any, out: Path) -> tuple[RunFlags, Any]:

@@ -19,8 +19,8 @@ def slerp(a: Any, b: Any, t: Any) -> Any:
 
     With $u = a / |a|$, $v = b / |b|$, $\cos \theta = u \cdot v$ and $w$ the unit vector of $v - (u \cdot v)\, u$,
 
-    $$ \mathrm{slerp}(a, b, t) = \big((1 - t)\,|a| + t\,|b|\big)\, \big(\cos(t\theta)\, u + \sin(t\theta)\, w\big),
-    \qquad \cos(t\theta)\, u + \sin(t\theta)\, w = \frac{\sin((1 - t)\theta)}{\sin\theta}\, u + \frac{\sin(t\theta)}{\sin\theta}\, v . $$
+    $$ \mathrm{slerp}(a, b, t) = \big((1 - t)\,|a| + t\,|b|\big)\, \big(\cos(t\theta)\, u + \sin(t\theta)\, w\big), $$
+    $$ \cos(t\theta)\, u + \sin(t\theta)\, w = \frac{\sin((1 - t)\theta)}{\sin\theta}\, u + \frac{\sin(t\theta)}{\sin\theta}\, v . $$
 
     ``a`` and ``b`` are (..., d), ``t`` is a number or an array that broadcasts against their axes before the last: for
     a grid, (n, 1, d) and (k,) give (n, k, d). $t = 0$ and $t = 1$ give ``a`` and ``b`` to the last bit. Computed in

@@ -36,7 +36,8 @@ def discretised_logistic_log_likelihood(
     Level $k$ sits at $x_k = 2k / (L - 1) - 1$ and owns the bin $x_k \pm \frac{1}{L - 1}$; the first and the last bin
     reach to infinity. No difference of nearly equal numbers is taken: with $w = a - b = \frac{2}{(L - 1) s}$,
 
-    $$\ln P(k) = \ln \sigma(a) + \ln \sigma(-b) + \ln (1 - e^{-w}), \qquad 1 - e^{-w} = \frac{2 \tanh(w / 2)}{1 + \tanh(w / 2)},$$
+    $$\ln P(k) = \ln \sigma(a) + \ln \sigma(-b) + \ln (1 - e^{-w}),$$
+    $$1 - e^{-w} = \frac{2 \tanh(w / 2)}{1 + \tanh(w / 2)},$$
 
     which keeps its digits in the tails. ``uniform`` $\epsilon$ mixes in the uniform distribution,
     $(1 - \epsilon) P(k) + \epsilon / L$, so that no level costs more than $\ln(L / \epsilon)$. Finite for

@@ -79,6 +79,7 @@ from .system import Objective, Stage, System
 TITLE = "ADM with classifier guidance"
 PAPER = "Dhariwal & Nichol 2021, arXiv 2105.05233"
 EQUATION = "ε̂ = ε_θ(x_t, t) − √(1−ᾱ_t) s ∇ ln p_φ(y | x_t)"
+DATA_SETS = ("digits", "mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 600, "classifier_steps": 300}
 PICTURES = {
     "scales": "one class a column, guided more strongly from row to row (scale 0, 1, 2, 4, 8, 16), from the same noise"
@@ -100,7 +101,7 @@ class Config:
     lam: float = 0.001
     """Weight of the bound, which trains the variance, in the hybrid loss."""
     sample_steps: int = 20
-    """Levels that sampling visits; T visits all."""
+    """Levels that sampling visits; T or more visits all."""
     base: int = 24
     """Channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2)
@@ -124,11 +125,15 @@ class Config:
     classifier_dropout: float = 0.1
     """Share of features dropped in the classifier's residual blocks while training."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures a step, for both networks."""
     lr: float = 2e-3
-    """Peak learning rate of AdamW; falls along a cosine."""
+    """Peak learning rate of AdamW, for both networks; falls along a cosine."""
+    weight_decay: float = 0.01
+    """Decay of the denoiser's weights beside the gradient."""
+    classifier_weight_decay: float = 0.05
+    """Decay of the classifier's weights beside the gradient."""
     warmup: int = 100
-    """Steps over which the learning rate rises; at most a tenth of all steps."""
+    """Steps over which the learning rate rises, for both networks; at most a tenth of the denoiser's steps."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with."""
     max_norm: float = 1.0
@@ -379,9 +384,10 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         )
 
     def stages() -> list[Stage]:
-        found = [stage("denoiser", denoiser, denoiser_loss, config.steps, 0.01)]
+        found = [stage("denoiser", denoiser, denoiser_loss, config.steps, config.weight_decay)]
         if classifier is not None:
-            found.append(stage("classifier", classifier, classifier_loss, config.classifier_steps, 0.05))
+            decay = config.classifier_weight_decay
+            found.append(stage("classifier", classifier, classifier_loss, config.classifier_steps, decay))
         return found
 
     def asked(n: int, label: int | None) -> Any:

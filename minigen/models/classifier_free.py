@@ -52,6 +52,7 @@ from .system import Objective, Stage, System
 TITLE = "Classifier-free guidance"
 PAPER = "Ho & Salimans 2022, arXiv 2207.12598"
 EQUATION = "ε̃ = (1 + w) ε_θ(x_t, c) − w ε_θ(x_t)"
+DATA_SETS = ("digits", "mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 1000}
 PICTURES = {
     "scales": "one class a column, guided more strongly from row to row (s = 0, 1, 2, 4, 8), from the same noise"
@@ -72,7 +73,7 @@ class Config:
     variance: Literal["small", "large"] = "small"
     """Variance of a reverse step of ancestral sampling: "small" (beta tilde) or "large" (beta)."""
     sample_steps: int = 20
-    """Levels that sampling visits; T visits all."""
+    """Levels that sampling visits; T or more visits all."""
     base: int = 24
     """Channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2)
@@ -91,6 +92,8 @@ class Config:
     """Pictures a step."""
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
+    weight_decay: float = 0.01
+    """Decay of the weights beside the gradient."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
@@ -196,7 +199,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 max_norm=config.max_norm,
-                weight_decay=0.01,
+                weight_decay=config.weight_decay,
                 schedule="cosine",
             )
         ]

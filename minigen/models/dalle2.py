@@ -113,9 +113,9 @@ class Config:
     `schedules.shifted`. 1: as it is.
     """
     sample_steps: int = 8
-    """Levels that the decoder visits in sampling; T visits all."""
+    """Levels that the decoder visits in sampling; T or more visits all."""
     prior_sample_steps: int = 20
-    """Levels that the diffusion prior visits."""
+    """Levels that the diffusion prior visits; T or more visits all."""
     clip_steps: int = 1200
     """Training steps of CLIP; 0 with --clip."""
     channels: int = 128
@@ -207,7 +207,9 @@ class Editing:
     """Settings of editing: an IMAGE with --mask and --prompt, or one of the other three."""
 
     variations: Picture | None = None
-    """Other pictures with the same CLIP embedding."""
+    """A picture, of which --n others with the same CLIP embedding are drawn (the flag of this name of 'minigen sample' has
+    no picture: it takes some of the test split).
+    """
     interpolate: tuple[Picture, Picture] | None = None
     """Two pictures: --n pictures on the way from one to the other."""
     text_diff: tuple[Picture, str, str] | None = None

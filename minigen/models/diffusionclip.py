@@ -130,7 +130,7 @@ class Config:
     T: int = 200
     """Length of the noising chain."""
     sample_steps: int = 25
-    """Levels that sampling visits, when pictures are drawn from nothing; T visits all."""
+    """Levels that sampling visits, when pictures are drawn from nothing; T or more visits all."""
     patch: int = 4
     """Side of the squares of pixels that become one pixel with more channels before the first convolution."""
     base: int = 64

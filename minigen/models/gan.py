@@ -16,8 +16,8 @@ what is measured (other losses), or keep the discriminator smooth (penalties on 
 
 $$\min_G \max_D \; \mathbb E_p \ln D(x) + \mathbb E_z \ln(1 - D(G(z))) \qquad (1)$$
 $$D^* = \frac{p}{p + q} \quad \text{(Prop. 1)}, \qquad \max_D = -\ln 4 + 2\, \mathrm{JSD}(p \,\|\, q) \quad \text{(Thm. 1)}$$
-$$\mathbb E_{\hat x} \big(\|\nabla_{\hat x} f(\hat x)\|_2 - 1\big)^2, \;\; \hat x = \alpha x + (1 - \alpha) G(z), \;\; \alpha \sim U[0, 1] \quad \text{(1704.00028, eq. 3)}; \qquad
-R_1 = \tfrac{\gamma}{2} \mathbb E_p \|\nabla_x l(x)\|^2 \quad \text{(1801.04406, eq. 9)}$$
+$$\mathbb E_{\hat x} \big(\|\nabla_{\hat x} f(\hat x)\|_2 - 1\big)^2, \;\; \hat x = \alpha x + (1 - \alpha) G(z), \;\; \alpha \sim U[0, 1] \quad \text{(1704.00028, eq. 3)}$$
+$$R_1 = \tfrac{\gamma}{2} \mathbb E_p \|\nabla_x l(x)\|^2 \quad \text{(1801.04406, eq. 9)}$$
 
 You need: `nn/layers.py`, `maths/interpolation.py` (the arc between two latents), `autograd.grad(create_graph=True)`.
 New here: two objectives in one stage, losses that contain a gradient.
@@ -52,6 +52,7 @@ from .system import Objective, Stage, System
 TITLE = "Generative adversarial network"
 PAPER = "Goodfellow et al. 2014, arXiv 1406.2661"
 EQUATION = "min_G max_D  E ln D(x) + E ln(1 − D(G(z)))"
+DATA_SETS = ("digits", "mnist", "folder", "shapes", "rings")
 PICTURES = {
     "interpolation": "from one latent to another along the sphere, one pair a row",
     "classes": "the same latents with every label, one label a row",

@@ -136,7 +136,7 @@ class Config:
     `schedules.shifted`. 4 is better after 600 steps.
     """
     sample_steps: int = 10
-    """Levels that sampling visits; T visits all."""
+    """Levels that sampling visits; T or more visits all."""
     patch: int = 4
     """Side of the squares of pixels that become one pixel with more channels before the first convolution."""
     base: int = 64

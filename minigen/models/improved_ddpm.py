@@ -93,7 +93,7 @@ class Config:
     times: Literal["uniform", "loss-aware"] = "uniform"
     """How training draws t: all alike, or by eq. 18. The paper takes the second for the bound alone."""
     sample_steps: int = 20
-    """Levels that sampling visits, spread evenly over the chain; T visits all."""
+    """Levels that sampling visits, spread evenly over the chain; T or more visits all."""
     base: int = 24
     """Channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2)
@@ -112,6 +112,8 @@ class Config:
     """Pictures a step."""
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
+    weight_decay: float = 0.01
+    """Decay of the weights beside the gradient."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
@@ -357,7 +359,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 warmup=min(config.warmup, config.steps // 10),
                 ema=config.ema,
                 max_norm=config.max_norm,
-                weight_decay=0.01,
+                weight_decay=config.weight_decay,
                 schedule="cosine",
             )
         ]

@@ -8,7 +8,7 @@ A model's file has these flags by importing ``Sampling``, or by a dataclass of i
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from minigen.maths.schedules import Schedule, spaced, uniform_times
 from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
 
+Named = Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"]
+Sampler = Named | str
 Spacing = Literal["uniform", "quadratic", "karras"]
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
 # A schedule's last levels are far apart in sigma, which a mean of two slopes does not survive.
@@ -27,9 +29,7 @@ OWN_SPACING = {"heun": "karras"}
 class Sampling:
     """Settings of sampling; --steps says how many levels of the chain are visited."""
 
-    sampler: Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"] | str = (
-        "ancestral"
-    )
+    sampler: Sampler = "ancestral"
     """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others).
     Or one of yours, as `minigen laws` takes it: module:Name.
     """
@@ -112,7 +112,9 @@ def draw(
         made = f"{sampler.__name__}()" if isinstance(sampler, type) else f"your {type(sampler).__name__}"
         raise ValueError(f"sampler must be a name or a function: hand over minigen.laws.as_sampler({made})")
     if callable(sampler):
-        settings = {"spacing": spacing, "eta": eta, "variance": variance, "strength": strength}
+        if strength is not None:
+            raise ValueError("a sampler of your own begins with noise: to begin with a picture name one of ours")
+        settings = {"spacing": spacing, "eta": eta, "variance": variance}
         check_belong("a sampler of your own", settings, dict.fromkeys(settings))
         x_0 = sampler(model, x_T, schedule, steps=steps, rng=rng, clip=clip, cond=cond, kind=kind, callback=callback)
     else:
@@ -173,7 +175,7 @@ def checked(
     uniform_times(schedule.T, steps)
     name = with_variance(sampler, variance, own)
     if name not in choose.SAMPLERS:
-        known = ", ".join(choose.SAMPLERS)
+        known = ", ".join(get_args(Named))
         raise ValueError(f"unknown sampler {name!r}: use one of {known}, or one of yours: --sampler module:Name")
     choose.find(name, eta)
     return name

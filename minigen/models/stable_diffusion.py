@@ -141,7 +141,7 @@ class Config:
     most: float = 5.0
     """Largest weight of a time where that is x_0; below it the weight is SNR + 1, that of the squared error of v."""
     sample_steps: int = 6
-    """Levels that sampling visits; T visits all. Few draw cleaner here, as in `glide`."""
+    """Levels that sampling visits; T or more visits all. Few draw cleaner here, as in `glide`."""
     penultimate: bool = False
     """Read the text one block before the end of CLIP's network, as Stable Diffusion 2 does."""
     text_layers: int = 2
@@ -180,15 +180,14 @@ class Config:
     """Training steps of the up-scaler to 64 x 64; 0: there is none."""
 
 
-Sampler = Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"]
-
-
 @dataclass(frozen=True)
 class Sampling(sampling.Sampling):
     """Settings of sampling; --steps says how many levels of the chain are visited."""
 
-    sampler: Sampler = "dpmpp-2m"
-    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others)."""
+    sampler: sampling.Sampler = "dpmpp-2m"
+    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others).
+    Or one of yours, as `minigen laws` takes it: module:Name.
+    """
     prompt: str | None = None
     """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
     not name is drawn; the empty prompt asks for anything.
@@ -207,8 +206,8 @@ class Sampling(sampling.Sampling):
 class Editing(sampling.Sampling):
     """Settings of editing: IMAGE with --mask is painted into, --img2img changes a picture as a whole, --upscale draws it larger."""
 
-    sampler: Sampler = "dpmpp-2m"
-    """As in sampling."""
+    sampler: sampling.Sampler = "dpmpp-2m"
+    """As in sampling; one of yours for painting alone."""
     img2img: Picture | None = None
     """A picture to start from, instead of from noise."""
     strength: float = 0.6

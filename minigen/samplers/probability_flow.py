@@ -125,7 +125,8 @@ def log_likelihood(
     r"""$\ln p_1(y_1 = x_0)$ in nats a sample (n,), float64 (eqs. 39, 40): the density of data with the noise of level
     1, at ``x_0`` (n, ...).
 
-    $$\ln p_1(x_0) = \ln N(x_T; 0, I) + \int_{\varphi_1}^{\varphi_T} \nabla \cdot v\, d\varphi + \tfrac d2 \ln \bar\alpha_1, \qquad x_1 = \sqrt{\bar\alpha_1}\, x_0;$$
+    $$\ln p_1(x_0) = \ln N(x_T; 0, I) + \int_{\varphi_1}^{\varphi_T} \nabla \cdot v\, d\varphi + \tfrac d2 \ln \bar\alpha_1, $$
+    $$ x_1 = \sqrt{\bar\alpha_1}\, x_0;$$
 
     the last term turns the density of $x_1$ into that of $y_1$. ``divergence`` is ``"exact"``, $d$ vector-Jacobian
     products each time, or ``"hutchinson"``, the mean over ``probes`` random signs, drawn once and held along the path

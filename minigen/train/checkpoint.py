@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,13 +49,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
+def remove_leftovers(folder: Path, name: str = "*", *, seconds: float = 0.0) -> None:
     """Remove the temporary files of writes that were killed, of the files called ``name``.
 
-    For a folder in which nobody writes now.
+    For a folder in which nobody writes now, or nobody has written since so many ``seconds``.
     """
     for temporary in folder.glob(f".{name}.*tmp"):
-        _remove(temporary)
+        with suppress(OSError):  # another process was first
+            if not seconds or time.time() - temporary.stat().st_mtime > seconds:
+                _remove(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -192,14 +195,20 @@ class Reader:
         return loaded
 
 
-MOST = 2**31 - 1  # the largest whole number among a model's settings: no machine has layers, widths or steps beyond it
+MOST = 2**31 - 1  # the largest whole number among a model's settings: no machine has widths or steps beyond it
+DEEPEST = 1000  # and the largest number of layers: more would take minutes to hours to build, and nobody trains them
 
 
-def too_large(value: Any) -> bool:
-    """Whether a setting, or one of those in a tuple, is a whole number beyond ``MOST``."""
+def most(name: str) -> int:
+    """The largest that a setting of this name, if it is a whole number, may be."""
+    return DEEPEST if name.rpartition("_")[2] in ("layers", "blocks", "depth") else MOST
+
+
+def too_large(value: Any, limit: int) -> bool:
+    """Whether a setting, or one of those in a tuple, is a whole number beyond ``limit``."""
     if isinstance(value, tuple | list):
-        return any(too_large(v) for v in value)
-    return type(value) is int and abs(value) > MOST
+        return any(too_large(v, limit) for v in value)
+    return type(value) is int and abs(value) > limit
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
@@ -208,17 +217,22 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 
 def config_from_json(path: Path, config_class: type, values: Any) -> Any:
-    """The Config that ``config_to_json`` made these values from, or a UserError that names the field that does not fit."""
+    """The Config that ``config_to_json`` made these values from, or a UserError that names the field that does not fit.
+
+    A field that is not among the values is younger than the file and takes its default. So the default of a new field
+    must be what the code did before there was one.
+    """
     default = config_class()
     fields = {field.name for field in dataclasses.fields(default)}
-    if not isinstance(values, dict) or set(values) != fields:
-        odd = sorted(fields ^ set(values)) if isinstance(values, dict) else ["config"]
+    says_something = isinstance(values, dict) and (values or not fields)
+    odd = sorted(set(values) - fields) if says_something else ["config"]
+    if odd:
         raise UserError(f"{path} was written by another version of this model: its config differs in '{odd[0]}'")
     try:
         kinds = get_type_hints(config_class)
         for name, value in values.items():
-            if too_large(value):
-                raise ValueError(f"{name} must be at most {MOST} in size, got {value}")
+            if too_large(value, most(name)):
+                raise ValueError(f"{name} must be at most {most(name)} in size, got {value}")
             if getattr(default, name) is None and value is not None:
                 _check_kind(name, value, kinds[name])
         return config_class(**{name: _like(value, getattr(default, name)) for name, value in values.items()})

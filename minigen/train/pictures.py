@@ -17,7 +17,9 @@ GAP = 2  # pixels between two pictures
 PAPER = 255  # their colour
 NOTED, NOTE_SIZE = 160, 12  # pixels a side of an image with a note below, and of the note's letters
 TILE = 48  # small images are enlarged until they have about this many pixels a side
-POINTS_SIDE, POINTS_EDGE = 192, 1.25  # a plot of points: pixels a side, and the coordinate at its edge
+POINTS_SIDE, POINTS_EDGE = 64, 1.25  # a plot of points: squares a side, and the coordinate at its edge
+POINTS_ZOOM, POINTS_COLUMNS = 6, 5  # pixels a side of such a square, and plots side by side in a strip
+POINTS_PAPER = 240  # the grey where no points lie, which tells a plot from the gap around it
 
 
 def tile(images: UInt8[Array, "n h w 3"], columns: int, *, zoom: int = 1) -> UInt8[Array, "height width 3"]:
@@ -35,11 +37,11 @@ def tile(images: UInt8[Array, "n h w 3"], columns: int, *, zoom: int = 1) -> UIn
 
 
 def points(x: Any) -> UInt8[Array, "1 side side 3"]:
-    """How densely points (n, 2) lie in the plane, dark where many do; y grows upward."""
+    """How many of some points (n, 2) lie in each square of the plane, dark where many do; y grows upward."""
     edges = np.linspace(-POINTS_EDGE, POINTS_EDGE, POINTS_SIDE + 1)
     count, _, _ = np.histogram2d(x[:, 1], x[:, 0], bins=(edges, edges))
     ink = np.log1p(count[::-1]) / max(np.log1p(count.max()), 1e-9)
-    grey = (255 - 215 * ink).astype(np.uint8)
+    grey = (POINTS_PAPER - 215 * ink).astype(np.uint8)
     return np.repeat(grey[None, :, :, None], 3, axis=3)
 
 
@@ -47,7 +49,7 @@ def grid(dataset: Any, samples: Any, *, columns: int | None = None) -> UInt8[Arr
     """The samples (floats in [-1, 1] or levels) of a data set as one picture, near to square if not told otherwise."""
     samples = to_numpy(samples)
     if samples.ndim == 2 and samples.shape[1] == 2:
-        return tile(points(samples), 1)
+        return tile(points(samples), 1, zoom=POINTS_ZOOM)
     return tile(
         dataset.to_rgb8(samples),
         columns or max(1, math.ceil(math.sqrt(len(samples)))),
@@ -92,12 +94,16 @@ def _broken(line: str, width: int, font: Any) -> list[str]:
 
 
 def strip(dataset: Any, states: Sequence[Any], *, rows: int = 8, columns: int = 10) -> UInt8[Array, "height width 3"]:
-    """How samples came to be: one row a sample, one column a state, evenly chosen with the first and the last."""
+    """How samples came to be: one row a sample, one column a state, evenly chosen with the first and the last.
+
+    Of points each state is a plot of all; they are read row by row.
+    """
     if not states:
         raise ValueError("states must hold at least one state to show")
     chosen = [to_numpy(states[i]) for i in np.unique(np.linspace(0, len(states) - 1, columns).round().astype(int))]
     if chosen[0].ndim == 2:
-        return tile(np.concatenate([points(x) for x in chosen]), len(chosen))
+        plots = np.concatenate([points(x) for x in chosen])
+        return tile(plots, min(len(chosen), POINTS_COLUMNS), zoom=POINTS_ZOOM)
     order = np.stack([x[:rows] for x in chosen], axis=1)  # (rows, columns, h, w, c)
     return grid(dataset, order.reshape(-1, *order.shape[2:]), columns=len(chosen))
 

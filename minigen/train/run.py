@@ -10,10 +10,13 @@ result. Whatever stops the run, going on from the folder ends with the same weig
 with NaN or infinity in it is never written. One run at a time works in a folder (`train/lock.py`).
 """
 
+import math
+import os
 import signal
 import threading
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +34,7 @@ from minigen.train.progress import Progress, clock
 from minigen.train.shards import STOPPING
 
 CHECKPOINT, WEIGHTS, LOG, SAMPLES = "checkpoint.safetensors", "weights.safetensors", "log.jsonl", "samples"
+COPIES = 4  # of a batch that a step has at least: the data, what the network makes of them, the error, its gradient
 PREVIEW = 16  # samples in a picture on the way; the one at the end has all that were asked for
 
 
@@ -80,6 +84,7 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     """
     with said_in_one_sentence("settings"):
         trainer = Trainer(system, seed=run.seed)
+    check_memory(trainer.stages, dataset.shape)
     keeper = Keeper(trainer, dataset, run)
     if not resume:
         keeper.make(run.out)
@@ -93,6 +98,20 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
         else:
             keeper.begin()
         return _train(trainer, keeper)
+
+
+def check_memory(stages: Sequence[Any], shape: tuple[int, ...]) -> None:
+    """Raise UserError for batches that this machine surely cannot hold: a system that runs out of memory ends processes without a word."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):  # Windows
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for stage in stages:
+        needed = COPIES * 4 * stage.batch_size * math.prod(shape)
+        if needed > memory:
+            raise UserError(
+                f"batch_size of the stage '{stage.name}' is too large, {stage.batch_size}: its steps need "
+                f"{needed / 2**30:,.0f} GiB and more, this machine has {memory / 2**30:,.0f} GiB"
+            )
 
 
 def _train(trainer: Trainer, keeper: "Keeper") -> Result:
@@ -239,7 +258,8 @@ class Keeper:
             )
         with checkpoint.opened(path, kind="checkpoint", system=self.run.system) as reader:
             about = reader.about
-            refuse_difference(path, about, self.identity)
+            then = checkpoint.config_from_json(path, type(self.trainer.system.config), about.get("config"))
+            refuse_difference(path, about | {"config": checkpoint.config_to_json(then)}, self.identity)
             self.trainer.load(position_of(path, about, self.trainer), reader.arrays)
         self.earlier = seconds_told(about.get("seconds")) or 0.0
         self.earlier_cpu = seconds_told(about.get("cpu_seconds"))

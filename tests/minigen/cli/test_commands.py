@@ -207,7 +207,7 @@ def test_pictures_of_a_folder_can_be_trained_on(toy_system: Any, inside: Path):
 
 def test_unknown_command(refused: Refused):
     assert "unknown command 'tran': did you mean 'train'?" in refused("tran")
-    assert "the commands are list, train, sample, edit, claims, laws, tour" in refused("x")
+    assert "the commands are list, train, sample, edit, claims, laws, book, tour" in refused("x")
 
 
 def test_a_wrong_number_of_threads(refused: Refused, monkeypatch: pytest.MonkeyPatch):
@@ -548,6 +548,15 @@ def test_weights_are_refused_before_they_are_used(trained: Path, refused: Refuse
     trained.write_bytes(data)
     assert sentence in refused("sample", "toy", "--weights", trained)
     assert not Path("grid.png").exists()
+
+
+def test_weights_that_are_older_than_a_setting_draw_what_its_default_draws(trained: Path):
+    assert main(["sample", "toy", "--out", "new.png"]) == 0
+    with checkpoint.opened(trained, kind="weights") as reader:
+        older = {name: value for name, value in reader.about["config"].items() if name != "poison"}
+    trained.write_bytes(rewritten(trained, {"config": older}))
+    assert main(["sample", "toy", "--out", "old.png"]) == 0
+    assert Path("old.png").read_bytes() == Path("new.png").read_bytes()
 
 
 def test_weights_that_are_not_there(toy_system: Any, inside: Path, refused: Refused):

@@ -1,5 +1,7 @@
 """`minigen sample`: of which data it measures and draws pictures, the states that it keeps, and how many prompts were met."""
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from minigen.__main__ import main
-from minigen.cli import sample
+from minigen.cli import curriculum, edit, sample
 from minigen.data import Dataset, load, shapes
 from minigen.data.captions import parse
 from minigen.metrics.prompts import notes_for, prompts_of
@@ -92,6 +94,71 @@ def test_pictures_drawn_on_demand_are_loaded_in_the_size_of_the_weights(toy_syst
     flags = ("--data", "shapes", "--size", "64", "--batch-size", "2")
     assert main(["train", "toy", *QUICK, *flags]) == 0
     assert main(["sample", "toy", "--n", "1", "--shades"]) == 0
+
+
+def test_what_a_killed_command_left_of_the_same_file_goes_an_hour_later(of_digits: Path):
+    mine, theirs, other = (Path(f".{name}.0123456789abcdef.tmp") for name in ("grid.png", "grid.png", "other.png"))
+    mine = mine.with_name(".grid.png.fedcba9876543210.tmp")
+    for file, age in ((mine, 3700), (theirs, 3500), (other, 3700)):
+        file.touch()
+        os.utime(file, (time.time() - age,) * 2)
+    assert main(["sample", "toy"]) == 0
+    assert not mine.exists() and theirs.exists() and other.exists()
+
+
+# --- a sampler of one's own -------------------------------------------------------------------------------------------
+
+PLAIN = """
+class Plain:
+    space, claims, kinds = "sigma", {}, ("x_0",)
+
+    def levels(self, n):
+        return [(4.0, 1.0, 4.0), (0.0, 1.0, 0.0)]
+
+    def sample(self, model, x, n, noise):
+        return model(x, 4.0)
+"""
+TAKE_SAMPLERS = [
+    entry.name
+    for entry in curriculum.systems().values()
+    if hasattr(getattr(curriculum.load(entry), "Sampling", None), "sampler")
+]
+
+
+@pytest.mark.parametrize("system", TAKE_SAMPLERS)
+def test_every_system_that_has_samplers_takes_ones_own(
+    system: str, inside: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.syspath_prepend(inside)
+    (inside / "plain_of_mine.py").write_text(PLAIN)
+    entry, named = curriculum.find(system), ["--weights", "w.safetensors", "--sampler", "plain_of_mine:Plain"]
+    model = curriculum.load(entry)
+    _, settings, _ = sample.parse(entry, model, named)
+    assert callable(settings["sampler"])
+    if hasattr(getattr(model, "Editing", None), "sampler"):
+        _, _, settings = edit.parse(entry, model, ["test:1", *named])
+        assert callable(settings["sampler"])
+    assert "has no 'Other'" in refused("sample", system, *named[:-1], "plain_of_mine:Other")
+    with pytest.raises(SystemExit):
+        main(["sample", system, "--help"])
+    assert "module:Name" in capsys.readouterr().out
+
+
+# --- what is printed of notes -----------------------------------------------------------------------------------------
+
+
+def test_labels_are_said_once_with_their_number_and_verdicts_picture_by_picture(capsys: pytest.CaptureFixture[str]):
+    sample.print_notes(["3"] * 64, text=False)
+    assert capsys.readouterr().out == "3 (64 of 64)\n"
+    sample.print_notes(["0", "1", "0"], text=False)
+    assert capsys.readouterr().out == "0 (2 of 3)\n1\n"
+    sample.print_notes(["a ring\nmet", "a ring\nmet", "no prompt"], text=False)
+    assert capsys.readouterr().out == "a ring: met\na ring: met\nno prompt\n"
+    sample.print_notes(["x\n", "x\n"], text=True)
+    assert capsys.readouterr().out == "--- 1 ---\nx\n\n--- 2 ---\nx\n\n"
+    for text in (True, False):
+        sample.print_notes([], text=text)
+    assert capsys.readouterr().out == ""
 
 
 # --- states on the way ------------------------------------------------------------------------------------------------

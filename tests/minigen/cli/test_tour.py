@@ -152,13 +152,18 @@ def test_a_model_file_that_cannot_be_parsed_is_told_and_does_not_end_the_tour(
 
 
 def test_a_tour_over_a_finished_one_says_so(two: Path, capsys: pytest.CaptureFixture[str]):
-    sentence = "trains toy anew over what is there: --resume keeps it"
+    sentence = "trains toy anew over what is there"
     assert main(["tour", "--only", "toy"]) == 0
     assert sentence not in capsys.readouterr().out
-    assert main(["tour", "--only", "toy", "--resume"]) == 0
-    assert sentence not in capsys.readouterr().out
-    assert main(["tour", "--only", "toy"]) == 0
+    for args in ((), ("--resume",)):
+        assert main(["tour", "--only", "toy", *args]) == 0
+        said = capsys.readouterr().out
+        assert sentence not in said
+        assert f"toy is done already: {Path('out/tour/toy')} (--fresh trains it anew)" in said.splitlines()
+    assert main(["tour", "--only", "toy", "--fresh"]) == 0
     assert sentence in capsys.readouterr().out.splitlines()
+    assert main(["tour", "--only", "toy", "--seed", "1"]) == 0
+    assert f"{sentence}: --resume goes on with it" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -192,6 +197,7 @@ def test_mistakes_have_a_sentence(two: Path, refused: Callable[..., str]):
     assert "there is no system to visit" in refused("tour", "--only", ",")
     assert "--seed must be at least 0" in refused("tour", "--seed", "-1")
     assert "unknown device" in refused("tour", "--device", "tpu")
+    assert "--fresh trains everything anew: give one of them" in refused("tour", "--resume", "--fresh")
     Path("file").write_text("in the way")
     assert "cannot write to the folder file" in refused("tour", "--out", "file/tour")
 
@@ -271,11 +277,11 @@ def test_a_system_that_is_trained_anew_is_not_done_until_it_is(two: Path, monkey
 
     with monkeypatch.context() as m:
         m.setattr(Trainer, "advance", stopped)
-        assert main(["tour", "--only", "toy"]) == 130
+        assert main(["tour", "--only", "toy", "--fresh"]) == 130
     assert not (two / "toy" / tour.FACTS).exists()
 
 
-def test_a_resumed_tour_neither_trains_nor_measures_what_is_done(
+def test_a_tour_neither_trains_nor_measures_what_is_done(
     two: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["tour", "--only", "toy"]) == 0
@@ -286,14 +292,14 @@ def test_a_resumed_tour_neither_trains_nor_measures_what_is_done(
     monkeypatch.setattr(
         portrait, "sit", lambda entry, *args, **how: sat.append(entry.name) or real(entry, *args, **how)
     )
-    assert main(["tour", "--resume"]) == 0
+    assert main(["tour"]) == 0
     assert "toy is done already" in capsys.readouterr().out
     assert (two / "toy" / tour.FACTS).read_bytes() == before
     assert len(steps) == 16 and sat == ["toy_two"]
     steps.clear(), sat.clear()
     assert main(["tour", "--resume"]) == 0
     assert not steps and not sat
-    assert main(["tour"]) == 0  # without the flag everything is done anew
+    assert main(["tour", "--fresh"]) == 0
     assert len(steps) == 32 and sat == ["toy", "toy_two"]
 
 

@@ -1,6 +1,7 @@
-"""What `minigen tour --resume` keeps, and what it counts as done: what this tour would find, with its seed and its settings."""
+"""What `minigen tour` keeps, and what it counts as done: what this tour would find, with its seed and its settings."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ def test_a_system_is_done_with_the_seed_and_the_settings_that_it_was_trained_wit
     flags = tour.TourFlags()
     assert not tour.done(toy.ENTRY, flags)
     assert main(["tour", "--only", "toy"]) == 0
+    assert tour.done(toy.ENTRY, flags)
+    file = inside / "out" / "tour" / "toy" / tour.FACTS
+    facts = json.loads(file.read_text())
+    del facts["config"]["pause"]  # found before there was such a setting
+    file.write_text(json.dumps(facts))
     assert tour.done(toy.ENTRY, flags)
     assert not tour.done(toy.ENTRY, dataclasses.replace(flags, seed=1))
     assert not tour.done(toy.ENTRY, dataclasses.replace(flags, whole=True))

@@ -472,3 +472,9 @@ def test_settings_that_do_not_fit_are_named(digits):
     assert plain.notes is None and not without.pictures
     with pytest.raises(ValueError, match="needs labels to guide to"):
         adm.draw(None, lambda x, t: x, None, SCHEDULE, steps=2, rng=None)
+
+
+def test_both_networks_warm_up_alike_within_a_tenth_of_the_denoisers_steps(digits):
+    for steps, warm in ((300, 30), (5000, 100)):
+        stages = adm.build(adm.Config(**SMALL, steps=steps, classifier_steps=50), digits, seed=0).stages()
+        assert [stage.warmup for stage in stages] == [warm, warm]

@@ -1,6 +1,7 @@
 """The flags of sampling: every sampler by its name, and one sentence for what does not go together."""
 
 import dataclasses
+import re
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -9,7 +10,7 @@ from oracles import gaussian_eps
 
 from minigen.data import load
 from minigen.maths import schedules
-from minigen.models import ddpm, sampling
+from minigen.models import adm, classifier_free, ddpm, improved_ddpm, sampling
 from minigen.samplers import ancestral, choose, ddim, inpaint
 
 SCHEDULE = schedules.cosine(12)
@@ -93,10 +94,54 @@ def test_what_does_not_go_together_is_named_before_the_network_is_asked():
         draw(variance="learned")
 
 
+def test_the_error_names_the_samplers_that_the_help_names():
+    with pytest.raises(ValueError, match="unknown sampler") as caught:
+        draw(sampler="dim")
+    (said,) = re.findall(r"use one of (.*), or one of yours", str(caught.value))
+    assert tuple(said.split(", ")) == get_args(get_args(get_type_hints(sampling.Sampling)["sampler"])[0])
+
+
+def test_a_sampler_of_ones_own_begins_with_noise():
+    with pytest.raises(
+        ValueError, match="a sampler of your own begins with noise: to begin with a picture name one of"
+    ):
+        draw(model=None, sampler=lambda *args, **settings: None, strength=0.5)
+
+
 def test_the_flags_are_the_arguments():
     fields = {field.name for field in dataclasses.fields(sampling.Sampling)}
     assert fields == {"sampler", "spacing", "eta", "variance"}
     assert np.isfinite(draw(**dataclasses.asdict(sampling.Sampling()))).all()
+
+
+# --- what the models that these flags sample have in common -----------------------------------------------------------
+
+SMALL = {
+    ddpm: {"base": 8, "heads": 1},
+    improved_ddpm: {"base": 8, "heads": 1},
+    classifier_free: {"base": 8, "heads": 1},
+    adm: {"base": 8, "classifier_base": 8},
+}
+
+
+@pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
+def test_decay_is_a_setting_and_by_default_what_it_was_before_it_was_one(model):
+    decays = {"weight_decay": 0.3} | ({"classifier_weight_decay": 0.4} if model is adm else {})
+    for config, of in (
+        (model.Config(**SMALL[model]), [0.01, 0.05]),
+        (model.Config(**SMALL[model], **decays), [0.3, 0.4]),
+    ):
+        stages = model.build(config, load("digits"), seed=0).stages()
+        assert [stage.weight_decay for stage in stages] == of[: len(stages)]
+
+
+@pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
+@pytest.mark.parametrize(("asked", "visited"), [(3, 3), (4, 4), (9, 4)])
+def test_sample_steps_of_t_or_more_visit_all_levels(model, asked, visited):
+    system = model.build(model.Config(**SMALL[model], T=4, sample_steps=asked), load("digits"), seed=0)
+    seen = []
+    system.sample(1, rng=np.random.default_rng(0), callback=lambda t, x_t: seen.append(t))
+    assert len([t for t in seen if t]) == visited
 
 
 # --- editing with a network that was never trained for it -------------------------------------------------------------

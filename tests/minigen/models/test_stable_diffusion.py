@@ -1,6 +1,8 @@
 """Latent diffusion: pixels as a special case bit for bit, what the words reach, what stays of a picture, a run of all stages."""
 
 import dataclasses
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import autograd as ag
 from kernels.compare import unit_roundoff
 from minigen.data import Dataset, load, shapes
 from minigen.data.captions import SHAPES
+from minigen.laws import as_sampler
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.maths.schedules import spaced
@@ -593,6 +596,36 @@ def test_sd_nothing_of_the_last_prompt_is_kept(system):
     first = system.paint(PROMPTS, rng=np.random.default_rng(4))
     system.paint(PROMPTS[::-1], rng=np.random.default_rng(5))
     np.testing.assert_array_equal(first, system.paint(PROMPTS, rng=np.random.default_rng(4)))
+
+
+class OwnDDIM:
+    """DDIM with eta 0 on the levels that ours visits, as somebody's own sampler."""
+
+    space, kinds = "vp", ("x_0",)
+    claims: ClassVar[dict[str, Any]] = {}
+
+    def levels(self, n):
+        kept = spaced(schedules.cosine(TINY.T), n).alpha_bar.tolist()
+        return [(float(k), kept[k] ** 0.5, (1 - kept[k]) ** 0.5) for k in range(n, -1, -1)]
+
+    def sample(self, model, x, n, noise):
+        for (t, a, s), (_, b, r) in pairwise(self.levels(n)):
+            x_0 = model(x, t)
+            x = b * x_0 + r * (x - a * x_0) / s
+        return x
+
+
+def test_sd_ones_own_sampler_draws_in_the_maps_and_paints_but_begins_with_noise(system, data):
+    own, how = as_sampler(OwnDDIM()), {"steps": 5, "guidance": 1.5}
+    got, want = (system.paint(PROMPTS, rng=np.random.default_rng(0), sampler=s, **how) for s in (own, "ddim"))
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    image, keep = data.scale(data.test.images[:1])[0], np.ones((32, 32, 1), bool)
+    keep[:18, :18] = False
+    rng = np.random.default_rng(0)
+    painted = system.edit(image, keep, n=2, rng=rng, prompt=PROMPTS[0], sampler=own, **how)
+    np.testing.assert_array_equal(painted[:, 18:], np.stack([image, image])[:, 18:])
+    with pytest.raises(ValueError, match="a sampler of your own begins with noise"):
+        system.edit(None, None, n=2, rng=rng, img2img=image, sampler=own)
 
 
 def test_sd_sample_edit_notes_and_pictures(system, data):

@@ -335,6 +335,7 @@ class Config:
     flag: bool = False
     betas: tuple[float, ...] = (0.9, 0.99)
     maybe: int | None = None
+    deep_layers: int = 2
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -347,8 +348,9 @@ def test_config_round_trip():
         assert checkpoint.config_from_json(Path("f"), Config, json.loads(json.dumps(values))) == config
     found = checkpoint.config_from_json(Path("f"), Config, {**checkpoint.config_to_json(Config()), "lr": 1})
     assert type(found.lr) is float
-    largest = {**checkpoint.config_to_json(Config()), "steps": checkpoint.MOST, "lr": -checkpoint.MOST}
-    assert checkpoint.config_from_json(Path("f"), Config, largest) == Config(steps=2**31 - 1, lr=-2147483647.0)
+    largest = {"steps": checkpoint.MOST, "lr": -checkpoint.MOST, "deep_layers": checkpoint.DEEPEST}
+    found = checkpoint.config_from_json(Path("f"), Config, {**checkpoint.config_to_json(Config()), **largest})
+    assert found == Config(steps=2**31 - 1, lr=-2147483647.0, deep_layers=1000)
 
 
 @pytest.mark.parametrize(
@@ -368,12 +370,19 @@ def test_config_round_trip():
         ({"steps": -(10**30)}, "steps must be at most 2147483647 in size, got -10"),
         ({"lr": 10**400}, "lr must be at most 2147483647 in size, got 10"),  # more than a float can be
         ({"maybe": 10**19}, "maybe must be at most 2147483647 in size"),
+        ({"deep_layers": checkpoint.DEEPEST + 1}, "deep_layers must be at most 1000 in size, got 1001"),
         ({"betas": [0.5, 10**400]}, "betas must be at most 2147483647 in size"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
         checkpoint.config_from_json(Path("f"), Config, {**checkpoint.config_to_json(Config()), **change})
+
+
+def test_a_field_that_is_younger_than_the_file_takes_its_default():
+    values = checkpoint.config_to_json(Config(steps=9, lr=0.5))
+    del values["flag"], values["betas"]
+    assert checkpoint.config_from_json(Path("f"), Config, values) == Config(steps=9, lr=0.5)
 
 
 @pytest.mark.parametrize("values", [None, [], "x", {}])

@@ -40,11 +40,26 @@ def test_floats_and_levels_give_the_same_picture():
 
 
 def test_points_are_drawn_where_they_lie():
-    """One point in the upper right quarter darkens one pixel there."""
+    """One point in the upper right quarter darkens one square there."""
     picture = pictures.points(np.array([[1.0, 0.5]], np.float32))[0, :, :, 0]
-    ((y, x),) = np.argwhere(picture < 255)
+    ((y, x),) = np.argwhere(picture < pictures.POINTS_PAPER)
     assert y < pictures.POINTS_SIDE // 2 < x
-    assert pictures.grid(load("rings"), load("rings").train.images[:100]).shape[2] == 3
+
+
+def test_a_point_is_large_enough_to_be_seen():
+    rings = load("rings")
+    picture = pictures.grid(rings, np.array([[1.0, 0.5]], np.float32))[:, :, 0]
+    dark = np.argwhere(picture < 128)
+    assert picture.shape == (388, 388) and len(dark) == 6 * 6 and (np.ptp(dark, axis=0) == 5).all()
+
+
+@pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (4, 1, 4), (30, 2, 5)])
+def test_a_strip_of_points_has_five_states_a_row(n: int, rows: int, columns: int):
+    states = [np.full((3, 2), value, np.float32) for value in np.linspace(-0.9, 0.9, n)]
+    picture = pictures.strip(load("rings"), states)[:, :, 0]
+    assert picture.shape == (rows * 386 + 2, columns * 386 + 2)
+    last = np.argwhere(picture[-388:, -388:] < 128)
+    assert len(last) == 36 and (n == 1 or (last[:, 0].max() < 194 < last[:, 1].min()))
 
 
 def test_strip_shows_first_and_last_state():

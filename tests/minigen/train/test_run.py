@@ -334,6 +334,45 @@ def test_resume_refuses_an_impossible_position(whole: Path, tmp_path: Path, abou
         go(tmp_path, resume=True)
 
 
+def test_a_run_goes_on_from_a_checkpoint_that_is_older_than_a_setting(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, real = tmp_path / "run", Trainer.advance
+
+    def advance(self: Trainer, split: Any) -> Any:
+        if self.done == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, split)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Trainer, "advance", advance)
+        go(out)
+    with checkpoint.opened(out / CHECKPOINT, kind="checkpoint") as reader:
+        arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
+        about = reader.about
+    del about["config"]["pause"]
+    checkpoint.save(out / CHECKPOINT, arrays, about)
+    with pytest.raises(UserError, match=r"was started with --pause 0\.0, not 0\.001"):
+        go(out, resume=True, config={"pause": 0.001})
+    go(out, resume=True)
+    assert equal_to(out, whole)
+
+
+def test_a_batch_that_no_machine_holds_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sizes = {"SC_PHYS_PAGES": 16, "SC_PAGE_SIZE": 1024}  # 16 kB: a batch of 16 pictures of 64 floats, four times
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sysconf", sizes.__getitem__)
+        said = "batch_size of the stage 'first' is too large, 17: its steps need 0 GiB and more, this machine has 0 GiB"
+        with pytest.raises(UserError, match=said):
+            go(tmp_path / "run", config={"batch_size": 17})
+        assert not (tmp_path / "run").exists()
+        assert go(tmp_path / "run").steps == 16
+    with pytest.raises(UserError, match=r"its steps need 953,674 GiB and more"):
+        go(tmp_path / "large", config={"batch_size": 10**12})
+
+
 def test_a_full_disk_stops_the_run_and_what_was_saved_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
