@@ -154,7 +154,7 @@ class Diffusers:
         self.claims = claims(self)
         chains = {"trained_betas", "timestep_spacing"} <= set(made) and "original_inference_steps" not in made
         plain = bool(self.said.get("skip_prk_steps", True))  # a Runge-Kutta start lays levels between its own
-        self._has_on = chains and plain and self.family != "flow" and self._end()[1] == 0
+        self._has_on = chains and plain and self.family != "flow" and ("order" in self.claims or self._end()[1] == 0)
         if not self._has_on:  # nothing to lay the levels of an order on
             self.claims = {key: value for key, value in self.claims.items() if not key.startswith("order")}
         longest = min(130, self.T, int(self.said.get("original_inference_steps", 130)))

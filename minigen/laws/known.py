@@ -397,6 +397,17 @@ FINDINGS = (
         minimal={"solver_order": 3},
     ),
     Finding(
+        "DEIS of third order gets worse with more steps",
+        "The weights are differences of closed integrals in float32, divided by products of small differences of logarithms: with many steps no digit is left. With `sigmas` in float64 the error falls as it should.",
+        "DEISMultistepScheduler",
+        {"solver_order": 3},
+        "L21",
+        (320,),
+        new=True,
+        dtype="float64",
+        minimal={"solver_order": 3},
+    ),
+    Finding(
         "k-diffusion: DPM-Solver++(3M), without noise, is of second order",
         "The same: `d2` is multiplied by the weight of the second derivative, and is half of it.",
         "sample_dpmpp_3m_sde",

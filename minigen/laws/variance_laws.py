@@ -73,4 +73,7 @@ def levels_alone(sampler: Any, dtype: Any) -> Iterator[Check]:
         x = _seeded(sampler, dtype, levels[0])
         trace = run(sampler, n, Mixture(), x, noise=Seeded(2))
         other = run(alone, n, Mixture(), x, noise=Seeded(2))
-        yield from _compared(trace, _states(other), 8 * _allowed(sampler, n, dtype), n, "path on the levels alone")
+        want = _states(other)
+        if protocol.levels(alone, n)[-1][1:] != levels[-1][1:]:  # a chain's end may be its own: then so is the result
+            want[-1] = _states(trace)[-1]
+        yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, "path on the levels alone")

@@ -183,6 +183,15 @@ def test_dpm_solver_of_third_order_is_of_second(torch, peer_k):
             assert printed.startswith("WRONG slope ") and "where 3 is claimed" in printed, printed
 
 
+def test_deis_of_third_order_loses_its_digits(torch):
+    sampler = Diffusers("DEISMultistepScheduler", solver_order=3)
+    found = next(run_laws(sampler, ["L21"], ["float64"]))
+    errors = [float(e) for e in found.detail.rpartition("errors ")[2].split(", ")]
+    assert found.failed and errors[-1] > 10 * min(errors), found
+    assert findings.ran(scripts.script(shrink.Case("L21", 320, {}, found, sampler))).startswith("WRONG slope ")
+    assert not next(run_laws(Diffusers("DEISMultistepScheduler"), ["L21"], ["float64"])).failed
+
+
 def test_dpm_solver_of_third_order_with_its_second_difference_doubled(torch, tmp_path):
     source = Path(sys.modules[Diffusers("DPMSolverMultistepScheduler").cls.__module__].__file__).read_text()
     old = "D2 = (1.0 / (r0 + r1)) * (D1_0 - D1_1)"
