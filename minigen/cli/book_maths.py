@@ -15,6 +15,7 @@ INSTEAD = [  # of LaTeX: what the library knows
     (re.compile(r"\\operatorname"), r"\\mathrm"),
     (re.compile(r"\\([&_])"), r"\1"),  # within a text
     (re.compile(r"\\ "), r"\\;"),
+    (re.compile("''"), r"^{\\prime\\prime}"),
 ]
 ROWS = ("math", "mrow", "mstyle")  # elements whose children stand side by side
 OPERATORS = {"~": "∼", "±": "±", ":": ":", ";": ";"}  # that the library takes for letters

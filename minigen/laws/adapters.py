@@ -23,11 +23,21 @@ RULES = {
     "plms": "plms",
     "dpmpp-2m": "dpmpp-2m",
     "dpmpp-2s": "dpmpp-2s",
+    "dpmpp-3m": "dpmpp-3m",
     "euler": "ddim",
     "heun": "heun",
     "euler-ancestral": "ddim",
 }
-ORDERS = {"ddim": 1, "euler": 1, "euler-ancestral": 1, "plms": 2, "heun": 2, "dpmpp-2m": 2, "dpmpp-2s": 2}
+ORDERS = {
+    "ddim": 1,
+    "euler": 1,
+    "euler-ancestral": 1,
+    "plms": 2,
+    "heun": 2,
+    "dpmpp-2m": 2,
+    "dpmpp-2s": 2,
+    "dpmpp-3m": 3,
+}
 ETAS: dict[str, Any] = {
     "ancestral": 1.0,
     "ancestral-large": "large",

@@ -17,7 +17,7 @@ from minigen.maths.schedules import Schedule, spaced, uniform_times
 from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
 
-Named = Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "euler", "heun", "euler-ancestral"]
+Named = Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "euler", "heun", "euler-ancestral"]
 Sampler = Named | str
 Spacing = Literal["uniform", "quadratic", "karras"]
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`

@@ -7,6 +7,7 @@ r"""All samplers by name, with one signature, for the command line and for compa
 | ``plms`` | `plms` | N | 0 | 2 on smooth grids | |
 | ``dpmpp-2m`` | `dpm_solver` | N | 0 | 2 | |
 | ``dpmpp-2s`` | `dpm_solver` | N | 0 | 2 | two levels a step |
+| ``dpmpp-3m`` | `dpm_solver` | N | 0 | 3 | after its first steps |
 | ``euler`` | `euler` | N | 0 | 1 | ``ddim`` in other units |
 | ``heun`` | `euler` | 2 N - 1 | 0 | 2 | |
 | ``euler-ancestral`` | `euler` | N | N - 1, or 0 without ``eta`` | | ``eta`` 1 by default; ``ddim`` with this ``eta`` in other units |
@@ -31,6 +32,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "plms": plms.sample,
     "dpmpp-2m": dpm_solver.sample_2m,
     "dpmpp-2s": dpm_solver.sample_2s,
+    "dpmpp-3m": dpm_solver.sample_3m,
     "euler": euler.sample_euler,
     "heun": euler.sample_heun,
     "euler-ancestral": euler.sample_euler_ancestral,

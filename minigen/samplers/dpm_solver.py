@@ -1,9 +1,10 @@
-r"""DPM-Solver++: second order in the logarithm of the signal-to-noise ratio. Lu et al. 2022, arXiv 2211.01095.
+r"""DPM-Solver++: second and third order in the logarithm of the signal-to-noise ratio. Lu et al. 2022, arXiv 2211.01095.
 
 Half of the diffusion ODE is linear and can be solved exactly: what is left is an integral of $\hat x_0$ over
 $\lambda = \ln(\alpha / \sigma)$, in which $\hat x_0$ changes slowly. Holding it fixed over a step is DDIM again; a
-straight line through two of its values is a method of second order. The second value comes from a level in between
-("2S", one step on its own) or from the step before ("2M", many steps linked).
+straight line through two of its values is a method of second order, a parabola through three one of third. The second
+value comes from a level in between ("2S", one step on its own) or from the step before ("2M", many steps linked), the
+third from the step before that ("3M").
 
 | symbol | code | meaning |
 |---|---|---|
@@ -18,16 +19,24 @@ $$x_u = \frac{\sigma_u}{\sigma_t}\, x_t - \alpha_u (e^{-h} - 1)\, D \qquad
 $$\text{2S: } D = \Big(1 - \frac{1}{2r}\Big) \hat x_0(x_t) + \frac{1}{2r}\, \hat x_0(x_s) \quad \text{(algorithm 1)} \qquad
 \text{2M: } D = \Big(1 + \frac{1}{2r}\Big) \hat x_0(x_t) - \frac{1}{2r}\, \hat x_0(x_{\text{before}}) \quad \text{(algorithm 2)}$$
 
-Both lines are read at the middle of the step. The level $s$ of 2S is the next level of the grid, and $u$ the one after
+Both lines are read at the middle of the step. For the parabola of 3M that is not enough: with the first and second
+derivative in $\lambda$, at $t$, of that through the last three guesses, the integral of
+$e^\lambda (\hat x_0 + (\lambda - \lambda_t)\, \hat x_0' + \tfrac12 (\lambda - \lambda_t)^2\, \hat x_0'')$ over the step is
+
+$$\text{3M: } D = \hat x_0 + \phi_2\, h\, \hat x_0' + \phi_3\, h^2\, \hat x_0'', \quad
+\phi_2 = \frac{h - 1 + e^{-h}}{h\, (1 - e^{-h})}, \quad \phi_3 = \frac{h^2 / 2 - h + 1 - e^{-h}}{h^2\, (1 - e^{-h})}$$
+
+(3M is of the authors' code, not of the paper. There, and in the libraries that took it over, a divided difference stands
+for $\hat x_0''$, which is twice that: they are of order 2, `docs/findings.md`.) The level $s$ of 2S is the next level of the grid, and $u$ the one after
 it: so the network is asked only about levels of its grid, and $N$ levels cost $N$ calls like everywhere else. On a grid
 even in $\lambda$ that is $r = 1/2$. A level that is left over is a step of first order, taken first, where the noise is
-strongest. The last step, to $\lambda = \infty$, is of first order for both: it returns $\hat x_0$ itself.
+strongest. The last step, to $\lambda = \infty$, is of first order for all: it returns $\hat x_0$ itself.
 
 You need: `samplers/ddim.py`. New here: time measured in log-SNR.
 
 Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_dpm_solver.py: exact at any number of steps if the
-data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of order 2 in $\lambda$, also where step
-lengths alternate. One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the
+data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of order 2 in $\lambda$ and 3M, after its
+first steps, of order 3, also where step lengths alternate. One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the
 network predicts x_0 or v.
 
 Details that matter, and the tests that guard them:
@@ -74,6 +83,18 @@ def line_2m(x_0_t: Any, x_0_before: Any, r: float) -> Any:
     return (1 + 1 / (2 * r)) * x_0_t - 1 / (2 * r) * x_0_before
 
 
+def parabola_3m(x_0: list[Any], lam: list[float], h: float) -> Any:
+    r"""$D$ of 3M: the parabola through up to three guesses, newest first, at these $\lambda$; of two it is a line, of one $\hat x_0$."""
+    if len(x_0) == 1:
+        return x_0[0]
+    slope, bend = (x_0[0] - x_0[1]) / (lam[0] - lam[1]), 0.0
+    if len(x_0) == 3:
+        second = (slope - (x_0[1] - x_0[2]) / (lam[1] - lam[2])) / (lam[0] - lam[2])  # half the second derivative
+        slope, bend = slope + (lam[0] - lam[1]) * second, 2 * second
+    e = -np.expm1(-h)  # 1 - e^{-h}
+    return x_0[0] + float((h - e) / e) * slope + float((h * h / 2 - h + e) / e) * bend
+
+
 def sample_2m(
     model: Callable[..., Any],
     x_T: Any,
@@ -100,6 +121,38 @@ def sample_2m(
         if before is not None and t > 1:  # after a step from lambda = -infinity r is infinite, and D is x_0
             D = line_2m(x_0, before, float((lam[t] - lam[t + 1]) / (lam[t - 1] - lam[t])))
         x_t, before = step(x_t, D, t, t - 1, schedule), x_0
+    if callback is not None:
+        callback(0, x_t, x_t)
+    return x_t
+
+
+def sample_3m(
+    model: Callable[..., Any],
+    x_T: Any,
+    schedule: Schedule,
+    *,
+    rng: Any = None,
+    clip: Clip = None,
+    cond: Any = None,
+    kind: str = "eps",
+    callback: Callable[[int, Any, Any], None] | None = None,
+) -> Any:
+    r"""DPM-Solver++(3M): walk from ``x_T`` (n, ...) at the schedule's last level to $x_0$.
+
+    Arguments as those of `ddim.sample`; nothing is drawn from ``rng``, which may be None. The first step and the last are
+    of first order, the second step is of second.
+    """
+    lam = log_snr(schedule)
+    heard: list[Any] = []  # the last three guesses, newest first
+    at: list[float] = []  # and where: guesses at lambda = -infinity drop out of every difference
+    x_t = x_T
+    for t in range(schedule.T, 0, -1):
+        x_0 = predict(model, x_t, t, schedule, cond=cond, kind=kind, clip=clip).x_0
+        if callback is not None:
+            callback(t, x_t, x_0)
+        heard, at = [x_0, *heard[:2]], [float(lam[t]), *at[:2]]
+        D = parabola_3m(heard, at, float(lam[t - 1] - lam[t])) if t > 1 else x_0
+        x_t = step(x_t, D, t, t - 1, schedule)
     if callback is not None:
         callback(0, x_t, x_t)
     return x_t

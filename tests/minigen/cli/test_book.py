@@ -214,6 +214,7 @@ def test_latex_that_cannot_be_set_is_an_error(latex):
             r"\mathrm{KL}_j + L_\mathrm{simple}",
             ["<msub><mi>KL</mi><mi>j</mi></msub>", "<msub><mi>L</mi><mi>simple</mi></msub>"],
         ),
+        ("x''", ["<mrow><mi>′</mi><mi>′</mi></mrow>"]),
         (r"(1 - v) \ln b", [')</mo><mspace width="0.167em" /><mi>ln</mi><mspace']),
         (r"|x| + \varnothing", ['<mo stretchy="false" lspace="0" rspace="0">|</mo>', "<mi>∅</mi>"]),
         (r"\text{Ho \& Salimans}", ["Ho\xa0&\xa0Salimans"]),

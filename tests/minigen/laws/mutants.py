@@ -56,6 +56,7 @@ FUNCTIONS = {
     "plms": (plms, "sample", {}),
     "dpmpp-2m": (dpm_solver, "sample_2m", {}),
     "dpmpp-2s": (dpm_solver, "sample_2s", {}),
+    "dpmpp-3m": (dpm_solver, "sample_3m", {}),
     "euler": (euler, "sample_euler", {}),
     "heun": (euler, "sample_heun", {}),
     "euler-ancestral": (euler, "sample_euler_ancestral", {}),
@@ -419,6 +420,16 @@ SAMPLERS = {
     "2m: sign of h": walk(
         "dpmpp-2m", None, "1 - (a_t / a_u) ** 0.5 * shrink", "1 + (a_t / a_u) ** 0.5 * shrink", "L15"
     ),
+    "3m: half the second derivative": walk("dpmpp-3m", None, "* second, 2 * second", "* second, second", "L21"),
+    "3m: slope between the levels": walk("dpmpp-3m", None, "slope + (lam[0] - lam[1]) * second", "slope", "L21"),
+    "3m: read at the middle": walk("dpmpp-3m", None, "float((h - e) / e) * slope", "h / 2 * slope", "L21"),
+    "3m: a sixth for phi_3": walk("dpmpp-3m", None, "float((h * h / 2 - h + e) / e)", "h * h / 6", "L14"),
+    "3m: sign of the bend": walk("dpmpp-3m", None, "* slope + float(", "* slope - float(", "L21"),
+    "3m: steps taken as equally long": walk(
+        "dpmpp-3m", None, "(lam[1] - lam[2])) / (lam[0]", "(lam[0] - lam[1])) / (lam[0]", "L22"
+    ),
+    "3m: forgets": walk("dpmpp-3m", None, "[x_0, *heard[:2]]", "[x_0, *heard[:1]]", "L21"),
+    "3m: a parabola in the last step": walk("dpmpp-3m", None, "- lam[t])) if t > 1 else x_0", "- lam[t]))", "L0"),
     "2s: half for r": walk("dpmpp-2s", None, "line_2s(x_0_top, x_0, r)", "line_2s(x_0_top, x_0, 0.5)", "L22"),
     "2s: 1 / r": walk(
         "dpmpp-2s",

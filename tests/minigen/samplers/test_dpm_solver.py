@@ -14,9 +14,10 @@ from minigen.samplers import ddim, dpm_solver
 
 LINEAR = schedules.linear(1000)
 BOTH = ("dpmpp-2m", "dpmpp-2s")
+ALL = (*BOTH, "dpmpp-3m")
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("spacing", schedules.SPACINGS)
 def test_dpmpp_algorithms_1_and_2_weights(name, spacing):
     """Every state shows what every call weighs: the last step, of first order, hides all but its own."""
@@ -46,7 +47,29 @@ def test_the_order_is_2_also_where_a_level_is_left_over(name):
     assert 1.8 < np.log2(errors[-2] / errors[-1]) < 2.2
 
 
-@pytest.mark.parametrize("name", BOTH)
+def test_3m_is_of_order_3_and_nearer_than_2m():
+    errors = {name: order_laws.flow_errors(Ours(name), late=name == "dpmpp-3m") for name in ("dpmpp-2m", "dpmpp-3m")}
+    assert 2.7 < order_laws.slope(errors["dpmpp-3m"]) < 3.1
+    assert all(third < second / 4 for second, third in zip(errors["dpmpp-2m"], errors["dpmpp-3m"]))
+
+
+def test_a_parabola_is_integrated_exactly():
+    """x_0 a polynomial of second degree in lambda: the step is exact, whatever the lengths of the steps."""
+    schedule = schedules.spaced(LINEAR, 6, "karras")
+    lam = dpm_solver.log_snr(schedule)
+    x_0 = np.polynomial.Polynomial([0.3, -0.7, 0.2])
+    for t in range(4, 1, -1):
+        u, at = t - 1, [float(lam[t + k]) for k in range(3)]
+        D = dpm_solver.parabola_3m([np.array(x_0(v)) for v in at], at, float(lam[u] - lam[t]))
+        got = dpm_solver.step(np.array(1.1), D, t, u, schedule)
+        nodes, weights = np.polynomial.legendre.leggauss(60)
+        half = (lam[u] - lam[t]) / 2
+        inner = half * np.sum(weights * np.exp(lam[t] + half * (nodes + 1)) * x_0(lam[t] + half * (nodes + 1)))
+        s = (1 - schedule.alpha_bar) ** 0.5
+        np.testing.assert_allclose(got, s[u] / s[t] * 1.1 + s[u] * inner, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_level_without_signal_and_one_without_noise_stay_finite(name):
     sampler = Ours(name, schedule=schedules.zero_terminal_snr(schedules.linear(50)))
     sampler.steps = (2, 3, 4, 6, 7)
