@@ -39,6 +39,10 @@ data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of or
 first steps, of order 3, also where step lengths alternate. One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the
 network predicts x_0 or v.
 
+A higher order is a better slope, not always a smaller error: over few long steps a parabola swings out. Of 512 digits
+drawn in 10 steps (`models/ddpm.py`, defaults) a ruler accepts 0.82 by 3M and 0.84 by 2M on even times, 0.08 and 0.59 on
+"karras"; in 50 steps of that 0.78 and 0.77 (2026-11-28).
+
 Details that matter, and the tests that guard them:
 - $r$ of 2M is the last step over this one, not its inverse, which no test of the order would show
   (`test_dpmpp_algorithms_1_and_2_weights`);
