@@ -78,7 +78,7 @@ class Tensor:
     def backward(self, grad: Any = None) -> None:
         r"""Add $\partial$ self $/ \partial$ leaf to ``leaf.grad`` of every leaf below, and free the tape.
 
-        ``grad`` (same shape) is $\\bar y$; it may be left out for a scalar, where it is 1. Raises RuntimeError if
+        ``grad`` (same shape) is $\bar y$; it may be left out for a scalar, where it is 1. Raises RuntimeError if
         nothing was recorded or the tape was walked before.
         """
         if self.node is None and not self.requires_grad:

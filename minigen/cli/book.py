@@ -7,7 +7,7 @@ from posixpath import dirname, relpath
 from minigen.cli import arguments, book_page, page
 from minigen.cli.book_links import Sources, address
 from minigen.cli.curriculum import CURRICULUM, Entry
-from minigen.errors import UserError, os_reason
+from minigen.errors import UserError, in_words, os_reason, said_in_one_sentence
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {  # folder -> what it is to a reader, in the order of the index
@@ -39,7 +39,8 @@ class BookFlags:
 def main(args: list[str]) -> int:
     """Write a page for every source file, and the index."""
     flags = arguments.parse(BookFlags, args, prog="minigen book", description=__doc__ or "")
-    pages = written(ROOT)
+    with said_in_one_sentence("book"):
+        pages = written(ROOT)
     try:
         for name, content in pages.items():
             path = flags.out / name
@@ -54,9 +55,12 @@ def main(args: list[str]) -> int:
 def written(root: Path) -> dict[str, str]:
     """Name of a page in the book's folder -> its HTML, of the sources below ``root``.
 
-    Raises ValueError for an equation that cannot be set, with its file.
+    Raises ValueError for an equation that cannot be set, and for what is no Python, with its file.
     """
-    sources, style = Sources(root), book_page.css()
+    try:
+        sources, style = Sources(root), book_page.css()
+    except SyntaxError as error:
+        raise ValueError(f"cannot read the sources: {in_words(error)}") from None
     order = in_order(sources)
     pages = {}
     for before, file, after in zip(["", *order], order, [*order[1:], ""]):
@@ -102,7 +106,9 @@ def _index(sources: Sources) -> str:
 def _chapter(entry: Entry, sources: Sources) -> str:
     file = entry.file if entry.file in sources.text else f"{entry.file}/__init__.py"
     title = f'<a href="{address(file)}">{page.text(entry.title)}</a>'
-    return f"<tr><td>{entry.chapter}</td><td>{title}</td><td>{book_page.markdown(entry.paper, lambda name: None)}</td></tr>"
+    return (
+        f"<tr><td>{entry.chapter}</td><td>{title}</td><td>{book_page.markdown(entry.paper, lambda *_: None)}</td></tr>"
+    )
 
 
 def _room(name: str, what: str, sources: Sources) -> str:
@@ -118,4 +124,4 @@ def _room(name: str, what: str, sources: Sources) -> str:
 def _first_words(file: str, sources: Sources) -> str:
     """The first paragraph of what a file says, as HTML."""
     prose = book_page.markdown if file.endswith(".py") else book_page.plain
-    return prose(sources.parts[file][0].split("\n\n")[0], lambda name: None)
+    return prose(sources.parts[file][0].split("\n\n")[0], lambda *_: None)

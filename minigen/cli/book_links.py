@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from posixpath import dirname, normpath, relpath
 
@@ -10,7 +11,7 @@ from minigen.cli import book_split
 LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".cpp": "cpp", ".hpp": "cpp"}
 PACKAGES = ("autograd", "kernels", "minigen")
 
-Meaning = tuple[str, str]  # a file, and a function or class that it defines; "" is the file itself
+Meaning = tuple[str, str]  # a file, and a function, class or constant that it defines; "" is the file itself
 
 
 def address(file: str, near: str = "") -> str:
@@ -23,23 +24,35 @@ class Sources:
 
     def __init__(self, root: Path):
         """Reads and cuts them."""
-        found = [path for name in PACKAGES for path in (root / name).rglob("*") if path.suffix in LANGUAGES]
-        self.text = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in found}
+        found = [
+            path
+            for name in PACKAGES
+            for path in (root / name).rglob("*")
+            if path.suffix in LANGUAGES and path.is_file()
+        ]
+        self.text = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8-sig") for path in found}
         self.parts = {file: self._cut(file) for file in self.text}
         self._trees = {file: ast.parse(text) for file, text in self.text.items() if file.endswith(".py")}
         self._defined = {file: {piece.name for piece in pieces} - {""} for file, (_, pieces) in self.parts.items()}
 
     def _cut(self, file: str) -> tuple[str, list[book_split.Piece]]:
-        return (book_split.python if file.endswith(".py") else book_split.cuda)(self.text[file])
+        text = self.text[file]
+        return book_split.python(text, file) if file.endswith(".py") else book_split.cuda(text)
 
-    def in_prose(self, name: str, file: str) -> str | None:
+    def in_prose(self, name: str, said: str, *, file: str, besides: Collection[str] = ()) -> str | None:
         """The address, from the page of ``file``, of what is called ``name`` there: a path, a module, a function or class,
-        of this file or of the one that is named with it. None for all else.
+        of this file or of the one that is named with it. None for all else, such as the names ``besides``.
+
+        ``said`` is the name with its quotes: a word alone means a package in `single` ones only.
         """
         word = name.partition("(")[0].partition("[")[0]
+        if not word or word in besides:
+            return None
         if word in self._defined[file]:
             return f"#{word}"
-        found, inside = self._file(word, file), ""
+        if said.startswith("``") and not {"/", "."} & set(word):
+            return None
+        found, inside = self._file(word, file) or self._file(word.replace(".", "/") + ".py", file), ""
         if found is None and "." in word:
             module, _, inside = word.rpartition(".")
             found = self._file(module.replace(".", "/") + ".py", file)
@@ -51,8 +64,8 @@ class Sources:
         """The address of what a name, with its dots, means in the code of ``file``: something of ours that it defines or
         imports. None for all else, and for what a variable is called, too.
         """
-        if not file.endswith(".py"):
-            return self.in_prose(name, file)
+        if not file.endswith(".py"):  # of CUDA and C++ what is included
+            return self.in_prose(name, name, file=file) if PurePosixPath(name).suffix in LANGUAGES else None
         first, *others = name.split(".")
         meaning = None if first in self._variables(file) else self._meaning(first, file)
         for other in others:
@@ -68,7 +81,7 @@ class Sources:
         """None of the page from which it is seen itself."""
         file, name = meaning
         page = "" if file == near else address(file, near)
-        return f"{page}#{name}" if name else page or None
+        return f"{page}#{name}" if name in self._defined[file] else page or None  # a constant has no place of its own
 
     def _file(self, name: str, near: str) -> str | None:
         """The file of that path: seen from the folder of ``near``, from those above, from minigen's."""
@@ -101,7 +114,7 @@ class Sources:
         if name in self._defined[file] or self._imports(file).get(name, (file, name)) != (file, name):
             return self._meaning(name, file)
         part = self._module(f".{name}", file) if file.endswith("__init__.py") else None
-        return (file, "") if part is None else (part, "")  # a constant is somewhere in the file
+        return (file, name) if part is None else (part, "")
 
     @functools.cache  # noqa: B019 - as long as the book
     def _imports(self, file: str) -> dict[str, Meaning]:

@@ -13,8 +13,9 @@ INSTEAD = [  # of LaTeX: what the library knows
     (re.compile(r"\\(?:big|Big|bigg|Bigg)\\[lr]vert"), "|"),
     (re.compile(r"\\arg\s*\\(min|max)"), r"\\mathrm{arg\\,\1}"),
     (re.compile(r"\\operatorname"), r"\\mathrm"),
-    (re.compile(r"\\([&_])"), r"\1"),  # within a text
-    (re.compile(r"\\ "), r"\\;"),
+    (re.compile(r"\\mathrel\{(.)\}"), r"\1"),
+    (re.compile(r"(?<!\\)\\([&_])"), r"\1"),  # within a text
+    (re.compile(r"(?<!\\)\\ "), r"\\;"),
     (re.compile("''"), r"^{\\prime\\prime}"),
 ]
 ROWS = ("math", "mrow", "mstyle")  # elements whose children stand side by side
@@ -42,6 +43,8 @@ def mathml(latex: str, display: bool) -> str:
     unknown = re.search(r"\\\w*", "".join(tree.itertext()))
     if unknown:
         raise ValueError(f"cannot set ${latex}$: it has {unknown[0]}")
+    if tree.find(".//mspace[@linebreak]") is not None:
+        raise ValueError(f"cannot set ${latex}$: it has a line break, of a backslash too many")
     return tostring(tree, encoding="unicode")
 
 
@@ -57,6 +60,8 @@ def _mend(element: Element) -> None:
         element.tag, element.text = "mo", OPERATORS[element.text]
     if element.text in ("∅", "∞"):
         element.tag = "mi"
+    if element.get("width") == "negativethinmathspace":
+        element.set("width", "-0.167em")
     if element.text == "|":  # of an absolute value, not a relation between its sides
         element.attrib = {"stretchy": "false", "lspace": "0", "rspace": "0"} | element.attrib
     if element.tag == "mi" and element.get("mathvariant") in ALPHABETS:

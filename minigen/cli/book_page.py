@@ -19,7 +19,7 @@ from minigen.cli.book_links import LANGUAGES, Sources
 from minigen.cli.book_maths import mathml
 from minigen.cli.book_split import Piece
 
-Link = Callable[[str], str | None]  # where the book has what a name in prose means
+Link = Callable[[str, str], str | None]  # where the book has what a name in prose means: the name, and with its quotes
 
 STYLE = """
 body { max-width: 92rem; }
@@ -67,19 +67,18 @@ def body(file: str, sources: Sources) -> str:
     Raises ValueError for LaTeX that cannot be set.
     """
     head, pieces = sources.parts[file]
-    prose = functools.partial(
-        markdown if file.endswith(".py") else plain, link=functools.partial(sources.in_prose, file=file)
-    )
-    rows = "\n".join(_row(piece, prose, functools.partial(coloured, file=file, sources=sources)) for piece in pieces)
-    return f'<div class="head">{prose(head)}</div>\n{rows}'
+    written, link = markdown if file.endswith(".py") else plain, functools.partial(sources.in_prose, file=file)
+    code = functools.partial(coloured, file=file, sources=sources)
+    rows = [_row(x, written(x.prose, functools.partial(link, besides=x.arguments)), code) for x in pieces]
+    return "\n".join([f'<div class="head">{written(head, link)}</div>', *rows])
 
 
-def _row(piece: Piece, prose: Callable[[str], str], code: Callable[[str], str]) -> str:
+def _row(piece: Piece, said: str, code: Callable[[str], str]) -> str:
     if piece.heading:
         return f"<h2>{page.text(piece.heading)}</h2>"
     name = f' id="{page.text(piece.name)}"' if piece.name else ""
-    said = f"<div>{prose(piece.prose)}</div>" if piece.prose else ""
-    return f'<div class="row"{name}>{said}{f"<pre>{code(piece.code)}</pre>" if piece.code else ""}</div>'
+    prose = f"<div>{said}</div>" if said else ""
+    return f'<div class="row"{name}>{prose}{f"<pre>{code(piece.code)}</pre>" if piece.code else ""}</div>'
 
 
 def coloured(code: str, file: str, sources: Sources) -> str:
@@ -88,14 +87,13 @@ def coloured(code: str, file: str, sources: Sources) -> str:
 
     def linked(found: re.Match[str]) -> str:
         if found["module"]:
-            return _linked(found["module"], found[0], functools.partial(sources.module, file=file))
+            return _anchor(sources.module(found["module"], file), found[0])
         if found["included"]:
-            return _linked(found["included"], found[0], functools.partial(sources.in_code, file=file))
+            return _anchor(sources.in_code(found["included"], file), found[0])
         words = re.findall(r">(\w+)<", found["names"])
-        spans = found["names"].split(DOT)
         return DOT.join(
-            _linked(".".join(words[: i + 1]), span, functools.partial(sources.in_code, file=file))
-            for i, span in enumerate(spans)
+            _anchor(sources.in_code(".".join(words[: i + 1]), file), span)
+            for i, span in enumerate(found["names"].split(DOT))
         )
 
     return NAMES.sub(linked, highlight(code, get_lexer_by_name(language), HtmlFormatter(nowrap=True)))
@@ -105,7 +103,7 @@ def plain(comment: str, link: Link) -> str:
     """A comment's lines: paragraphs; what is indented keeps its columns. Names of files lead to their page."""
 
     def linked(part: str) -> str:
-        files = FILE.sub(lambda found: _linked(found[0], page.text(found[0]), link), page.text(part))
+        files = FILE.sub(lambda found: _anchor(link(found[0], found[0]), page.text(found[0])), page.text(part))
         return PAPER.sub(_arxiv, files)
 
     found = []
@@ -115,8 +113,7 @@ def plain(comment: str, link: Link) -> str:
     return "".join(found)
 
 
-def _linked(name: str, shown: str, link: Link) -> str:
-    to = link(name)
+def _anchor(to: str | None, shown: str) -> str:
     return shown if to is None else f'<a href="{page.text(to)}">{shown}</a>'
 
 
@@ -139,7 +136,7 @@ def markdown(text: str, link: Link) -> str:
 def _inline(found: re.Match[str], link: Link) -> str:
     if found["code"]:
         name = found["code"].strip("`").strip()
-        return _linked(name, f"<code>{page.text(name)}</code>", link)
+        return _anchor(link(name, found["code"]), f"<code>{page.text(name)}</code>")
     if found["paper"]:
         return _arxiv(found)
     if found["display"]:

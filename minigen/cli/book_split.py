@@ -18,18 +18,19 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 @dataclass(frozen=True)
 class Piece:
     """``code``, and what is said of it: Markdown of a docstring, lines of a comment. ``name`` of a function or class, with
-    its class before it; ``heading``, where a part of the file begins.
+    its class before it, ``arguments`` of a function; ``heading``, where a part of the file begins.
     """
 
     code: str
     prose: str = ""
     name: str = ""
+    arguments: tuple[str, ...] = ()
     heading: str = ""
 
 
-def python(source: str) -> tuple[str, list[Piece]]:
+def python(source: str, filename: str = "<unknown>") -> tuple[str, list[Piece]]:
     """The module's docstring, and the pieces of all else. Raises SyntaxError for what is no Python."""
-    tree, lines = ast.parse(source), source.split("\n")
+    tree, lines = ast.parse(source, filename), source.split("\n")
     said, first = ast.get_docstring(tree) or "", 0
     if said:
         first = _end(tree.body[0])
@@ -57,7 +58,10 @@ def _of_definition(node: Definition, lines: list[str], first: int, inside: str) 
         docstring = range(docstring.start, docstring.stop + 1)  # and the empty line after it
     methods = [x for x in body if isinstance(x, Definition)] if isinstance(node, ast.ClassDef) else []
     stop = _first(methods[0], lines, max(first, docstring.stop)) if methods else _end(node)
-    yield Piece(_text([lines[i] for i in range(first, stop) if i not in docstring]), said, name)
+    arguments = (
+        () if isinstance(node, ast.ClassDef) else tuple(x.arg for x in ast.walk(node.args) if isinstance(x, ast.arg))
+    )
+    yield Piece(_text([lines[i] for i in range(first, stop) if i not in docstring]), said, name, arguments)
     if methods:
         yield from _of_body(body[body.index(methods[0]) :], lines, stop, _end(node), name)
 

@@ -351,7 +351,7 @@ def _check_values(claims: Mapping[str, Any]) -> None:
 
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
         **{
-            name: (lambda v: np.ndim(v) == 0 and v in (1, 2, 3, 4), "1, 2, 3 or 4")
+            name: (lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 4, "1, 2, 3 or 4")
             for name in ("order", "order_uneven")
         },
         **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "learned")},

@@ -89,12 +89,12 @@ def level_told(sampler: Any, by_time: dict[float, Level], time: Any, rows: int) 
     told = float(times[0])
     if told in by_time:
         return by_time[told]
-    if hasattr(sampler, "at"):
-        return Level(told, *(float(value) for value in sampler.at(told)))
     near, own = min(by_time, key=lambda t: abs(t - told)), np.asarray(arrays.out(time)).dtype
     eps = float(np.finfo(own if own.kind == "f" else np.float64).eps)
     if abs(near - told) <= FEW * eps * max(1.0, abs(told)):
         return by_time[near]
+    if hasattr(sampler, "at"):
+        return Level(told, *(float(value) for value in sampler.at(told)))
     levels = protocol.short(list(by_time))
     raise Fault(f"the model was told time {told!r}, which no noisy level has: {levels}; the nearest is {near!r}")
 

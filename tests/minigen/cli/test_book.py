@@ -20,7 +20,7 @@ SOURCES = [
 ]
 
 
-def nowhere(name):
+def nowhere(name, said):
     return None
 
 
@@ -173,8 +173,8 @@ def test_what_looks_like_html_is_text():
 
 
 def test_papers_and_names_are_links():
-    def link(name):
-        return {"a.py": "to#a", "f": "#f"}.get(name)
+    def link(name, said):
+        return {"a.py": "to#a", "f": "#f"}.get(name) if said.strip("`") == name else None
 
     html = book_page.markdown(
         "Ho 2020, arXiv 2006.11239, (2207.12598): `a.py`, `f`, `g`. Not 1234.5678 nor 12006.11239.", link
@@ -190,7 +190,7 @@ def test_papers_and_names_are_links():
     assert "<pre>    a  b</pre>" in html
 
 
-@pytest.mark.parametrize("latex", [r"\nosuchcommand x", r"\frac{1", r"x^{", r"\mathbf"])
+@pytest.mark.parametrize("latex", [r"\nosuchcommand x", r"\frac{1", r"x^{", r"\mathbf", r"\\bar y"])
 def test_latex_that_cannot_be_set_is_an_error(latex):
     with pytest.raises(ValueError, match=r"cannot set \$"):
         book_maths.mathml(latex, False)
@@ -214,6 +214,8 @@ def test_latex_that_cannot_be_set_is_an_error(latex):
             r"\mathrm{KL}_j + L_\mathrm{simple}",
             ["<msub><mi>KL</mi><mi>j</mi></msub>", "<msub><mi>L</mi><mi>simple</mi></msub>"],
         ),
+        (r"a \mathrel{+}= b\! c", ["<mo>+</mo><mo>=</mo>", 'width="-0.167em"']),
+        (r"\begin{cases} a & b \\ c & d\end{cases}", ["<mi>b</mi></mtd></mtr><mtr>"]),
         ("x''", ["<mrow><mi>′</mi><mi>′</mi></mrow>"]),
         (r"(1 - v) \ln b", [')</mo><mspace width="0.167em" /><mi>ln</mi><mspace']),
         (r"|x| + \varnothing", ['<mo stretchy="false" lspace="0" rspace="0">|</mo>', "<mi>∅</mi>"]),
@@ -295,13 +297,35 @@ def few(tmp_path):
         ("minigen/model.py", "f", "#f"),
         ("minigen/model.py", "chain", None),  # a variable is called so, too
         ("minigen/model.py", "add", None),
+        ("minigen/model.py", "LIMIT.add", None),  # nothing is within a constant
         ("autograd/__init__.py", "ops", "ops.py.html"),
         ("kernels/k/1.cu", "k/rows.cuh", "rows.cuh.html"),
         ("kernels/k/1.cu", "cuda.h", None),
+        ("kernels/k/1.cu", "maths", None),  # a variable, not the package
     ],
 )
 def test_names_in_code_lead_to_their_definition(few, file, name, to):
     assert few.in_code(name, file) == to
+
+
+@pytest.mark.parametrize(
+    ("said", "to"),
+    [
+        ("`maths`", "maths/__init__.py.html"),
+        ("``maths``", None),  # what a function is given, say
+        ("``maths/chain.py``", "maths/chain.py.html"),
+        ("`maths.chain`", "maths/chain.py.html"),
+        ("``f``", "#f"),
+        ("``f(shown)``", "#f"),
+        ("``g``", None),  # an argument of what the words are about
+        ("``(f, g)``", None),
+        ("``[f]``", None),
+        ("`nothing`", None),
+        ("`chain.f`", None),
+    ],
+)
+def test_names_in_prose(few, said, to):
+    assert few.in_prose(said.strip("`"), said, file="minigen/model.py", besides=("g",)) == to
 
 
 def test_a_constant_of_a_package_leads_to_it(few):
@@ -327,6 +351,17 @@ def test_an_equation_that_cannot_be_set_is_told_with_its_file(tmp_path):
     (tmp_path / "autograd" / "bad.py").write_text('r"""So $\\nosuch$."""\n')
     with pytest.raises(ValueError, match=r"autograd/bad.py: cannot set \$\\nosuch\$: it has \\nosuch"):
         book.written(tmp_path)
+
+
+def test_what_is_no_python_is_told_with_its_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "minigen" / "odd.py").mkdir(parents=True)  # a folder of that name is none
+    (tmp_path / "minigen" / "mine.py").write_text("\ufeffx = (", encoding="utf-8")
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    assert main(["book", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "cannot read the sources: SyntaxError" in said and "mine.py, line 1" in said and not (tmp_path / "out").exists()
+    )
 
 
 def test_the_command_writes_the_book(tmp_path, capsys, monkeypatch):
