@@ -77,7 +77,8 @@ def check_belong(
     """Raise ValueError for the first of ``settings`` that is not what ``defaults`` say, unless ``use`` has it: ``names``."""
     for name, value in settings.items():
         if name not in names and value != defaults[name]:
-            raise ValueError(f"{use} has no {name}: leave it out, got {value!r}")
+            said = "one of yours" if callable(value) else repr(value)
+            raise ValueError(f"{use} has no {name}: leave it out, got {said}")
 
 
 def draw(
