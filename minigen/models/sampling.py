@@ -174,10 +174,10 @@ def checked(
     Raises ValueError for those that do not exist or go together, whatever the spacing.
     """
     uniform_times(schedule.T, steps)
-    name = with_variance(sampler, variance, own)
-    if name not in choose.SAMPLERS:
+    if sampler not in get_args(Named):
         known = ", ".join(get_args(Named))
-        raise ValueError(f"unknown sampler {name!r}: use one of {known}, or one of yours: --sampler module:Name")
+        raise ValueError(f"unknown sampler {sampler!r}: use one of {known}, or one of yours: --sampler module:Name")
+    name = with_variance(sampler, variance, own)
     choose.find(name, eta)
     return name
 

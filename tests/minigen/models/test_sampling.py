@@ -97,6 +97,8 @@ def test_what_does_not_go_together_is_named_before_the_network_is_asked():
 def test_the_error_names_the_samplers_that_the_help_names():
     with pytest.raises(ValueError, match="unknown sampler") as caught:
         draw(sampler="dim")
+    with pytest.raises(ValueError, match="unknown sampler 'ancestral-large'"):  # that is --variance large
+        draw(sampler="ancestral-large")
     (said,) = re.findall(r"use one of (.*), or one of yours", str(caught.value))
     assert tuple(said.split(", ")) == get_args(get_args(get_type_hints(sampling.Sampling)["sampler"])[0])
 
