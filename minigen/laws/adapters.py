@@ -99,8 +99,8 @@ class Ours:
         }
         if eta is not None:
             claims["eta"] = eta
-        if not noisy and self.spacing == "uniform" and self.training.alpha_bar[-1] > 0:  # once: on() lays its own grid
-            claims["order"] = ORDERS[self.known_as]
+        if self.spacing == "uniform" and self.training.alpha_bar[-1] > 0:  # once: on() lays its own grid
+            claims |= {"weak_order": 1} if noisy else {"order": ORDERS[self.known_as]}
         if self.known_as == "plms" and "order" in claims:
             claims["order_uneven"] = 1
         if self.known_as.startswith("ancestral"):

@@ -154,9 +154,10 @@ class Diffusers:
         self.claims = claims(self)
         chains = {"trained_betas", "timestep_spacing"} <= set(made) and "original_inference_steps" not in made
         plain = bool(self.said.get("skip_prk_steps", True))  # a Runge-Kutta start lays levels between its own
-        self._has_on = chains and plain and self.family != "flow" and ("order" in self.claims or self._end()[1] == 0)
+        orders = bool({"order", "weak_order"} & set(self.claims))
+        self._has_on = chains and plain and self.family != "flow" and (orders or self._end()[1] == 0)
         if not self._has_on:  # nothing to lay the levels of an order on
-            self.claims = {key: value for key, value in self.claims.items() if not key.startswith("order")}
+            self.claims = {key: value for key, value in self.claims.items() if "order" not in key}
         longest = min(130, self.T, int(self.said.get("original_inference_steps", 130)))
         if self.known & {"CMStochasticIterativeScheduler"}:
             longest = min(longest, self.T - 1)  # with all T, the last is the level where it ends

@@ -30,20 +30,20 @@ HIGH, LOW, RHO = 20.0, 0.02, 7.0
 def _claims(name: str, eta: float, order: int) -> dict[str, Any]:
     noisy = {"draws": "n-1" if eta else "0"}
     drawn = {"draws": "n-1"} if eta else {}  # these draw also where eta = 0 throws it away: no claim
-    second = {} if eta else {"order": 2}
+    first, second = ({"weak_order" if eta else "order": k} for k in (1, 2))
     found: dict[str, dict[str, Any]] = {
         "euler": {"draws": "0", "eta": 0.0, "rule": "ddim", "order": 1},
-        "euler_ancestral": {**drawn, "eta": float(eta), "rule": "ddim", **({} if eta else {"order": 1})},
+        "euler_ancestral": {**drawn, "eta": float(eta), "rule": "ddim", **first},
         "heun": {"calls": "2n-1", "draws": "0", "rule": "heun", "order": 2},
         "dpm_2": {"calls": "2n-1", "draws": "0", "order": 2},
         "dpm_2_ancestral": {"calls": "2n-1", **drawn, **second},
         "lms": {"draws": "0", "order": min(order, 4)},
         "dpm_fast": {"calls": lambda n: 3 * n - 2},
         "dpmpp_2s_ancestral": {"calls": "2n-1", **drawn, **second},
-        "dpmpp_sde": {"calls": "2n-1", **({"draws": lambda n: 2 * (n - 1)} if eta else {}), **second},
+        "dpmpp_sde": {"calls": "2n-1", **({"draws": lambda n: 2 * (n - 1)} if eta else {"order": 2})},
         "dpmpp_2m": {"draws": "0", "rule": "dpmpp-2m", "order": 2},
         "dpmpp_2m_sde": {**noisy, **second},
-        "dpmpp_3m_sde": {**noisy, **({} if eta else {"order": 3})},
+        "dpmpp_3m_sde": {**noisy, **(second if eta else {"order": 3})},
     }
     return found[name]
 

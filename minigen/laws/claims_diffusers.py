@@ -17,7 +17,7 @@ def claims(sampler: "Diffusers") -> dict[str, Any]:
         return {}
     found = {key: value for key, value in {"leak": 0.1, "calls": "n", **found}.items() if value is not None}
     if said.get("clip_sample") or said.get("thresholding") or said.get("clip_denoised"):
-        for name in ("eta", "rule", "order"):
+        for name in ("eta", "rule", "order", "weak_order"):
             found.pop(name, None)
     bent = any(said.get(f"use_{name}") for name in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas"))
     spacing = said.get("timestep_spacing")
@@ -30,6 +30,7 @@ def claims(sampler: "Diffusers") -> dict[str, Any]:
             found["betas"] = betas
     if bent or said.get("rescale_betas_zero_snr") or sampler.family == "flow":
         found.pop("order", None)
+        found.pop("weak_order", None)
     others = ("use_dynamic_shifting", "shift_terminal", "invert_sigmas", "use_flow_sigmas")
     if "shift" in said and sampler.family == "flow" and not bent and not any(said.get(name) for name in others):
         found["published"] = lambda n: _shifted(n, sampler.T, float(said["shift"]))
@@ -62,7 +63,7 @@ def _shifted(n: int, T: int, shift: float) -> Any:
 
 def _ddim(s: "Diffusers") -> dict[str, Any]:
     eta = float(s.options.get("eta", s.said.get("eta", 0.0)))
-    found: dict[str, Any] = {"point": True, "eta": eta, "rule": "ddim", **({} if eta else {"order": 1})}
+    found: dict[str, Any] = {"point": True, "eta": eta, "rule": "ddim", "weak_order" if eta else "order": 1}
     if s._jumps():
         return {"calls": None, "point": True, "draws": lambda n: _jumped(s, n)}
     if eta or "RePaintScheduler" not in s.known:  # which draws also where eta = 0 throws it away: no claim
@@ -82,6 +83,7 @@ def _ddpm(s: "Diffusers") -> dict[str, Any]:
     large = kind.startswith("fixed_large")
     found = {"draws": lambda n: sum(t > 0 for t in s.listed(n)), "point": not large}
     found["eta"], found["rule"] = ("large", "ancestral-large") if large else (1.0, "ancestral")
+    found["weak_order"] = 1
     if kind == "learned_range":
         found["learned"] = True
     return found
@@ -96,7 +98,7 @@ def _dpm(s: "Diffusers") -> dict[str, Any]:
     single = "DPMSolverSinglestepScheduler" in s.known
     zero = s.said.get("final_sigmas_type") == "zero"
     if kind.startswith("sde"):
-        found: dict[str, Any] = {"draws": "n", "point": kind == "sde-dpmsolver++"}
+        found: dict[str, Any] = {"draws": "n", "point": kind == "sde-dpmsolver++", "weak_order": min(order, 2)}
         if order == 1 and kind == "sde-dpmsolver++" and s.family == "vp":
             found |= {"eta": 1.0, "rule": "ancestral"}
         return found
@@ -144,12 +146,12 @@ CLAIMS: dict[str, Callable[["Diffusers"], dict[str, Any]]] = {
     "EulerDiscreteScheduler": _euler,
     "EDMEulerScheduler": _euler,
     "FlowMatchEulerDiscreteScheduler": _euler,
-    "EulerAncestralDiscreteScheduler": _fixed(draws="n", point=True, eta=1.0, rule="ancestral"),
+    "EulerAncestralDiscreteScheduler": _fixed(draws="n", point=True, eta=1.0, rule="ancestral", weak_order=1),
     "HeunDiscreteScheduler": _fixed(calls="2n-1", draws="0", point=True, rule="heun", order=2),
     "FlowMatchHeunDiscreteScheduler": _fixed(calls="2n-1", draws="0", point=True, order=2),
     "LMSDiscreteScheduler": _lms,
     "KDPM2DiscreteScheduler": _fixed(calls="2n-1", draws="0", point=True, order=2),
-    "KDPM2AncestralDiscreteScheduler": _fixed(calls="2n-1", point=True),
+    "KDPM2AncestralDiscreteScheduler": _fixed(calls="2n-1", point=True, weak_order=2),
     "DPMSolverSDEScheduler": _fixed(calls="2n-1", draws=lambda n: 2 * (n - 1), point=True),
     "LCMScheduler": _fixed(draws="n-1", point=True),
     "TCDScheduler": _fixed(draws="n-1", point=True),

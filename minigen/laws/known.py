@@ -408,6 +408,17 @@ FINDINGS = (
         minimal={"solver_order": 3},
     ),
     Finding(
+        "SDE-DPM-Solver++ of third order is of first order",
+        "The weight of `D2` ends in `- 0.5` and must end in `+ 0.5`: with short steps it is -1 instead of 0, and variances converge more slowly than with `solver_order=2`. With the other sign they are of order 2.",
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+        "L22b",
+        (320,),
+        new=True,
+        dtype="float64",
+        minimal={"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+    ),
+    Finding(
         "k-diffusion: DPM-Solver++(3M), without noise, is of second order",
         "The same: `d2` is multiplied by the weight of the second derivative, and is half of it.",
         "sample_dpmpp_3m_sde",

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from . import protocol
-from .beds import Mixture
+from .beds import Gaussian, Mixture
 from .protocol import Fault, Level
-from .recorder import Seeded, Trace, run
+from .recorder import Seeded, Tape, Trace, moments, run, tape_start
 from .verdict import Check
 
 QUANTILES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -27,6 +27,8 @@ MORE = (640, 1280)  # where the slope is short; the last error may be of these
 UNEVEN = ((1.0, 2.0), (3.0, 1.0, 2.0, 5.0, 1.0))  # lengths of steps, over and over
 # 1.5 to 7 times what Adams and Bashforth's methods in ln sigma miss by with 320 levels, on the worst of these grids.
 LARGEST = {1: 8e-2, 2: 1.5e-3, 3: 1e-4, 4: 2e-6}
+LARGEST_MOMENT = {1: 4e-2, 2: 3e-3, 3: 3e-4, 4: 3e-5}
+CENTRE, WIDTH = 0.7, 0.5  # of the data that moments are measured on
 SLACK = {1: 0.15, 2: 0.2, 3: 0.5, 4: 0.5}
 ROUNDING = 1e-12  # errors below are no discretisation's
 HIGH, LOW = 20.0, 0.02
@@ -150,3 +152,32 @@ def uneven(claims: Any) -> int:
     """The order that is claimed of uneven steps: that of even ones, if nothing is said of them."""
     found = claims.get("order_uneven")
     return int(claims["order"] if found is None else found)
+
+
+def weak_order(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""With noise: on data N(m, w^2) the state's mean and standard deviation at the last noisy level approach theirs as $N^{-p}$.
+
+    The best network is linear there, so a state is a sum of the start and of the draws with weights, which a tape shows:
+    the moments are exact, without samples. The start has those of the first level. Even and uneven steps in
+    $\ln\sigma$, limits of the slope as for orders; the draws of different calls must not depend on each other. Catches:
+    a step of higher order whose noise or whose weights are of a lower one, which data of one point do not show.
+    """
+    order = sampler.claims["weak_order"]
+    rounded = protocol.precision(sampler, np.float64) != np.float64
+    for pattern in ((1.0,), *UNEVEN):
+        errors = [_moments_missed(sampler.on(log_sigmas(n, pattern)), n) for n in COUNTS]
+        yield from of_order(errors, order, LARGEST_MOMENT[order], worded(pattern), rounded=rounded)
+
+
+def _moments_missed(sampler: Any, n: int) -> float:
+    """Largest error of mean and standard deviation at the last noisy level."""
+    bed, levels = Gaussian(CENTRE, WIDTH), protocol.levels(sampler, n)
+    first, last = levels[0], levels[-2]
+    std = float(np.hypot(first.a * WIDTH, first.s))
+    start = tape_start(sampler, first, first.a * CENTRE, std, protocol.draws(sampler, n), np.float64)
+    state = _shown(run(sampler, n, bed, start, noise=Tape()), last)
+    if state is None:
+        raise Fault(f"the model was not asked at the last noisy level, time {last.time:g} of {n} levels")
+    mean, found = moments(state / last.size)
+    missed = np.abs(mean - last.a * CENTRE), np.abs(found - np.hypot(last.a * WIDTH, last.s))
+    return float(np.max(missed))

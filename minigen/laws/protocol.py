@@ -37,6 +37,7 @@ np.float64 would widen float32 states.
 | ``rule`` | a name of `reference.RULES` or such a function | the weights with which it combines what the model said |
 | ``order`` | 1 to 4 | of convergence to the probability flow, on even steps in log sigma; from 3 on after a start |
 | ``order_uneven`` | 1 to 4 | the same where step lengths alternate; as ``order`` if left out |
+| ``weak_order`` | 1 to 4 | of convergence of the moments, with noise: draws of different calls are independent |
 | ``clip`` | True or "x_0 only" | `sample` takes ``clip``, a bound or a function of the guess of x_0; eps follows the clipped guess, or does not |
 | ``learned`` | True | the model says a pair, and the second half where between the small and the large variance, in logarithms, a step's lies |
 | ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, which moves the mean of a step by its variance times that, asked there |
@@ -79,7 +80,7 @@ SPACES = {"vp": ("eps", "x_0", "v", "score"), "sigma": ("eps", "x_0", "score"), 
 COUNTS = {"0": (0, 0), "n": (1, 0), "n-1": (1, -1), "2n-1": (2, -1), "2n": (2, 0), "n+1": (1, 1)}
 CLAIMS = (
     *("calls", "draws", "leak", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip"),
-    *("learned", "score", "published"),
+    *("learned", "score", "published", "weak_order"),
 )
 STEPS = (1, 2, 3, 7, 20)
 FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
@@ -324,8 +325,9 @@ def _check(sampler: Any) -> None:
     for kind in kinds(sampler):
         if kind not in SPACES[space]:
             raise ValueError(f"kinds in space {space!r} must be among {', '.join(SPACES[space])}, got {kind!r}")
-    if claims.get("order") is not None and not callable(getattr(sampler, "on", None)):
-        raise ValueError("claim 'order' needs a method on(sigmas): the same sampler on levels of these noises")
+    for claim in ("order", "weak_order"):
+        if claims.get(claim) is not None and not callable(getattr(sampler, "on", None)):
+            raise ValueError(f"claim '{claim}' needs a method on(sigmas): the same sampler on levels of these noises")
 
 
 def _check_tuples(sampler: Any) -> None:
@@ -352,7 +354,7 @@ def _check_values(claims: Mapping[str, Any]) -> None:
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
         **{
             name: (lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 4, "1, 2, 3 or 4")
-            for name in ("order", "order_uneven")
+            for name in ("order", "order_uneven", "weak_order")
         },
         **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "learned")},
         "clip": (

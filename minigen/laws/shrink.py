@@ -21,7 +21,7 @@ from .verdict import Law, Verdict, judge
 
 CHAIN = "num_train_timesteps"
 WHOLE = ("L3",)  # a short chain of the usual betas ends far from noise: not what this law is about
-OF_MANY = ("L21", "L22")  # look at several numbers of steps of their own, so none is the smallest
+OF_MANY = ("L21", "L22", "L22b")  # look at several numbers of steps of their own, so none is the smallest
 SHORT = 32  # every chain up to this length is tried
 FAR = 4  # times its limit: a law broken by more stays broken by more, or rounding would pass for the fault
 

@@ -48,6 +48,12 @@ def _order(sampler: Any, dtype: Any) -> str | None:
     return None if np.dtype(dtype) == np.float64 else "a slope needs float64"
 
 
+def _weak_order(sampler: Any, dtype: Any) -> str | None:
+    if sampler.claims.get("weak_order") is None:
+        return "not claimed: weak_order"
+    return _on(sampler, dtype) or (None if np.dtype(dtype) == np.float64 else "a slope needs float64")
+
+
 def _on(sampler: Any, dtype: Any) -> str | None:
     if not callable(getattr(sampler, "on", None)):
         return "has no method on(sigmas)"
@@ -109,6 +115,7 @@ LAWS: tuple[Law, ...] = (
     Law("L20d", "the best of many, by sorting", latent_laws.ranking, nothing, spaces=("ranking",)),
     Law("L21", "order of convergence on even steps", order_laws.order, _order),
     Law("L22", "order of convergence on uneven steps", order_laws.order_uneven, _order),
+    Law("L22b", "weak order, of steps with noise", order_laws.weak_order, _weak_order),
     Law("L23", "up to the latent and down again", given_laws.inversion, claimed("order"), True, ("inversion",)),
     Law(
         "L24",

@@ -176,6 +176,9 @@ MODEST = {
         "    for t in range(schedule.T, 0, -1):\n        sample.__dict__['left'] = t\n",
         "L5b",
     ),
+    "ddim, weak order: too little noise": modest(
+        "ddim", 1.0, "weak_order", "else x_u + s * noise", "else x_u + 0.9 * s * noise", "L22b"
+    ),
     "ddim: a score taken for eps": walk(
         "ddim",
         None,

@@ -345,3 +345,64 @@ def test_errors_that_are_rounding_have_no_slope():
     assert order_laws.slope([1e-13] * 5) == float("inf")
     assert [check.what for check in order_laws.of_order([1e-13] * 5, 4, 1e-7, "")] == ["error with 320 levels"]
     assert np.isnan(order_laws.slope([np.nan])) and np.isnan(order_laws.slope([1.0, np.nan, np.nan, np.nan, np.nan]))
+
+
+# --- with noise -------------------------------------------------------------------------------------------------------
+
+
+class Noisy(Walk):
+    """Reverse SDE's exponential integrator on x_0 (Lu et al. 2022, 2211.01095, appendix B.7): held, or on a line."""
+
+    def __init__(self, order, weak_order, noise=1.0):
+        super().__init__()
+        self.k, self.noise = order, noise
+        self.claims = {"draws": "n-1", "weak_order": weak_order}
+
+    def sample(self, model, x, n, noise):
+        said, times = [], []
+        for high, low in pairwise(self.noises(n)):
+            said, times = [model(x, high), *said][: self.k], [-log(high), *times][: self.k]
+            if low == 0:
+                return said[0]
+            h = -log(low) - times[0]
+            kept = np.exp(-2 * h)  # of the variance, beside the step's own
+            x = (low / high) ** 2 * x + (1 - kept) * said[0]
+            if len(said) == 2:
+                x = x + (1 - (1 - kept) / (2 * h)) * h * (said[0] - said[1]) / (times[0] - times[1])
+            x = x + self.noise * low * (1 - kept) ** 0.5 * noise(x.shape)
+
+
+def weak(sampler):
+    return next(run_laws(sampler, ["L22b"], "float64"))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_weak_orders_are_measured_without_samples(order):
+    found = weak(Noisy(order, order))
+    assert found.status == "pass" and abs(float(found.note.split()[1]) - order) < 0.1, found
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        (Noisy(1, 2), "short of order 2"),
+        (Noisy(1, 1, 0.9), "short of order 1"),
+        (Noisy(2, 2, 1.001), "short of order 2"),
+    ],
+    ids=["claims too much", "too little noise", "a little too much"],
+)
+def test_what_does_not_converge_to_the_right_variance_is_seen(sampler, words):
+    found = weak(sampler)
+    assert found.failed and words in found.detail, found
+
+
+def test_what_the_law_of_weak_order_needs():
+    assert weak(Adams(1)).detail == "not claimed: weak_order"
+    assert next(run_laws(Noisy(1, 1), ["L22b"], "float32")).detail == "a slope needs float64"
+
+    class Bare:
+        space, claims = "sigma", {"weak_order": 1}
+        levels, sample = Noisy.levels, Noisy.sample
+
+    with pytest.raises(ValueError, match="claim 'weak_order' needs a method on"):
+        weak(Bare())
