@@ -9,6 +9,8 @@ from typing import Any
 from .order_laws import COUNTS, LATE, NEAR, SLACK, UNEVEN, uneven, worded
 from .shrink import CHAIN, Case
 
+BETAS = "trained_betas=(1 - abar / np.append(1, abar[:-1])).tolist()"
+WEAK = "L22b"  # of the moments, with noise
 DATA = "# the data are N(m, w^2): along the flow z stays"
 
 
@@ -16,7 +18,7 @@ def stranger(case: Case, sampler: Any, imported: str, made: str) -> list[str] | 
     """Of a sampler of NumPy's arrays in the protocol, from a file of its user."""
     from .protocol import kinds, shape
 
-    if (pattern := _pattern(case)) is None:
+    if (pattern := _pattern(case)) is None or case.law == WEAK:
         return None
     order = _order(sampler, pattern)
     at = "t, (a, s) = min(levels.items(), key=lambda level: abs(level[0] - float(np.ravel(t)[0])))"
@@ -56,10 +58,11 @@ def diffusers(case: Case, sampler: Any, made: list[str]) -> list[str] | None:
     pattern = _pattern(case)
     if pattern is None or sampler.family != "vp" or sampler.kinds[0] != "eps":
         return None
-    order = _order(sampler, pattern)
     settings = "".join(f"{key}={value!r}, " for key, value in sampler.config.items() if key != CHAIN)
     options = "".join(f", {key}={value!r}" for key, value in sampler.options.items())
-    betas = "trained_betas=(1 - abar / np.append(1, abar[:-1])).tolist()"
+    if case.law == WEAK:
+        return _with_noise(sampler, made[0], settings, options, pattern)
+    order = _order(sampler, pattern)
     return [
         "import numpy as np, torch",
         made[0],
@@ -67,7 +70,7 @@ def diffusers(case: Case, sampler: Any, made: list[str]) -> list[str] | None:
         f"for n in {COUNTS[-3:]}:",
         f"    steps, z = np.cumsum(np.resize({[*pattern]}, n - 1)), []",
         "    abar = 1 / (1 + (0.02 * 1000 ** np.append(0, steps / steps[-1])) ** 2)",
-        f"    scheduler = {sampler.cls.__name__}({settings}num_train_timesteps=n, timestep_spacing='trailing', {betas})",
+        f"    scheduler = {sampler.cls.__name__}({settings}num_train_timesteps=n, timestep_spacing='trailing', {BETAS})",
         "    scheduler.set_timesteps(n)",
         "    x = torch.ones(1, 1, dtype=torch.float64)",
         "    for t in scheduler.timesteps:",
@@ -79,9 +82,32 @@ def diffusers(case: Case, sampler: Any, made: list[str]) -> list[str] | None:
     ]
 
 
+def _with_noise(sampler: Any, imported: str, settings: str, options: str, pattern: tuple[float, ...]) -> list[str]:
+    """Row 1 of the batch is one standard deviation of the start off row 0, and each further row is one of a draw."""
+    order = int(sampler.claims["weak_order"])
+    tape = "tape=iter(torch.eye(n + 2, dtype=torch.float64)[2:, :, None])"
+    return [
+        "import sys, numpy as np, torch",
+        imported,
+        "m, w, errors = 0.7, 0.5, []  # the data are N(m, w^2): so is every state normal",
+        f"for n in {COUNTS[-3:]}:",
+        f"    steps = np.append(0, np.cumsum(np.resize({[*pattern]}, n - 1)))",
+        "    abar = 1 / (1 + (0.02 * 1000 ** (steps / steps[-1])) ** 2)",
+        f"    scheduler = {sampler.cls.__name__}({settings}num_train_timesteps=n, timestep_spacing='trailing', {BETAS})",
+        "    scheduler.set_timesteps(n)",
+        f"    setattr(sys.modules[type(scheduler).__module__], 'randn_tensor', lambda *_, {tape}, **__: next(tape))",
+        "    x = torch.eye(n + 2, dtype=torch.float64)[1][:, None] + abar[-1] ** 0.5 * m",
+        "    for t in scheduler.timesteps:",
+        "        a, var, found = abar[t] ** 0.5, 1 - abar[t] + abar[t] * w**2, float(((x - x[0]) ** 2).sum() ** 0.5)",
+        f"        x = scheduler.step((1 - abar[t]) ** 0.5 / var * (x - a * m), t, x, return_dict=False{options})[0]",
+        "    errors.append(float(abs(found - var**0.5)))",
+        _last(order),
+    ]
+
+
 def kdiffusion(case: Case, sampler: Any) -> list[str] | None:
     """Of a function of ``k_diffusion.sampling``."""
-    if (pattern := _pattern(case)) is None:
+    if (pattern := _pattern(case)) is None or case.law == WEAK:
         return None
     order = _order(sampler, pattern)
     settings = "".join(f", {key}={value!r}" for key, value in sampler.settings.items())
@@ -105,9 +131,7 @@ def kdiffusion(case: Case, sampler: Any) -> list[str] | None:
 
 
 def _pattern(case: Case) -> tuple[float, ...] | None:
-    """The steps that a verdict is about; None where no slope is short, and with noise, of which no script here is."""
-    if case.law == "L22b":
-        return None
+    """The steps that a verdict is about; None where no slope is short."""
     return next((steps for steps in ((1.0,), *UNEVEN) if f"on {worded(steps)}, short" in case.verdict.detail), None)
 
 
