@@ -96,7 +96,10 @@ def _place(file: str) -> tuple[int, str, int, str]:
 def _index(sources: Sources) -> str:
     """The curriculum, then every room with its files and what each says first."""
     chapters = "".join(_chapter(entry, sources) for entry in CURRICULUM if entry.exists)
-    rooms = "".join(_room(name, what, sources) for name, what in ROOMS.items())
+    files = sorted(sources.text, key=_place)
+    rooms = "".join(
+        _room(name, what, [x for x in files if room_of(x) == name], sources) for name, what in ROOMS.items()
+    )
     return (
         "<p>The sources of minigen: what each says of itself, with its equations set in type, beside the code that does it. "
         f"Made by <code>minigen book</code>.</p><h2>The curriculum</h2><table>{chapters}</table>{rooms}"
@@ -111,12 +114,11 @@ def _chapter(entry: Entry, sources: Sources) -> str:
     )
 
 
-def _room(name: str, what: str, sources: Sources) -> str:
+def _room(name: str, what: str, files: list[str], sources: Sources) -> str:
     rows = "".join(
         f'<tr><td><a href="{address(file)}"><code>{page.text(file.removeprefix(f"{name}/"))}</code></a></td>'
         f"<td>{_first_words(file, sources)}</td></tr>"
-        for file in sorted(sources.text, key=_place)
-        if room_of(file) == name
+        for file in files
     )
     return f"<h2>{page.text(what)}</h2><details open><summary><code>{name}/</code></summary><table>{rows}</table></details>"
 

@@ -27,17 +27,19 @@ $$\text{3M: } D = \hat x_0 + \phi_2\, h\, \hat x_0' + \phi_3\, h^2\, \hat x_0'',
 \phi_2 = \frac{h - 1 + e^{-h}}{h\, (1 - e^{-h})}, \quad \phi_3 = \frac{h^2 / 2 - h + 1 - e^{-h}}{h^2\, (1 - e^{-h})}$$
 
 (3M is of the authors' code, not of the paper. There, and in the libraries that took it over, a divided difference stands
-for $\hat x_0''$, which is twice that: they are of order 2, `docs/findings.md`.) The level $s$ of 2S is the next level of the grid, and $u$ the one after
-it: so the network is asked only about levels of its grid, and $N$ levels cost $N$ calls like everywhere else. On a grid
-even in $\lambda$ that is $r = 1/2$. A level that is left over is a step of first order, taken first, where the noise is
-strongest. The last step, to $\lambda = \infty$, is of first order for all: it returns $\hat x_0$ itself.
+for $\hat x_0''$, which is twice that: they are of order 2, `docs/findings.md`.)
+
+The level $s$ of 2S is the next level of the grid, and $u$ the one after it: so the network is asked only about levels
+of its grid, and $N$ levels cost $N$ calls like everywhere else. On a grid even in $\lambda$ that is $r = 1/2$. A level
+that is left over is a step of first order, taken first, where the noise is strongest. The last step, to
+$\lambda = \infty$, is of first order for all: it returns $\hat x_0$ itself.
 
 You need: `samplers/ddim.py`. New here: time measured in log-SNR.
 
 Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_dpm_solver.py: exact at any number of steps if the
 data are one point; first order equals DDIM with $\eta = 0$; 2S and 2M are of order 2 in $\lambda$ and 3M, after its
-first steps, of order 3, also where step lengths alternate. One call of the model a level, no time asked twice, no draws. Works at zero terminal SNR where the
-network predicts x_0 or v.
+first steps, of order 3, also where step lengths alternate. One call of the model a level, no time asked twice, no
+draws. Works at zero terminal SNR where the network predicts x_0 or v.
 
 A higher order is a better slope, not always a smaller error: over few long steps a parabola swings out. Of 512 digits
 drawn in 10 steps (`models/ddpm.py`, defaults) a ruler accepts 0.82 by 3M and 0.84 by 2M on even times, 0.08 and 0.59 on
