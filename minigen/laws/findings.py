@@ -23,7 +23,8 @@ import numpy as np
 from . import scripts, shrink, suite
 from .adapters_diffusers import Diffusers
 from .adapters_kdiffusion import NAMES, KDiffusion
-from .known import FINDINGS, Finding
+from .finding import Finding
+from .known import FINDINGS
 from .verdict import Law, judge
 
 DTYPE = "float32"

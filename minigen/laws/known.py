@@ -3,43 +3,11 @@
 Numbers of issues and pull requests are those that describe the same, as far as a search found them.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
-
-from .adapters_diffusers import Diffusers
-from .adapters_kdiffusion import KDiffusion
+from .finding import Finding
 from .shrink import CHAIN
 
 PLMS = {"skip_prk_steps": True, "set_alpha_to_one": True}
 MULTI = ("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A law broken by somebody's sampler."""
-
-    title: str
-    words: str
-    sampler: str
-    settings: dict[str, Any]
-    law: str
-    numbers: Iterable[int]
-    also: tuple[str, ...] = ()  # other classes with the same settings, tried with the same numbers
-    known: str = ""
-    new: bool = False  # not in the first list of what these laws found
-    dtype: str = "float32"  # of the states
-    peer: str = "diffusers"
-    minimal: dict[str, Any] = field(default_factory=dict)  # settings that stay while shrinking; a chain's length, too
-
-    def make(self, **settings: Any) -> Any:
-        """The sampler with settings."""
-        made = {**self.minimal, **settings}
-        if self.peer != "diffusers":
-            return KDiffusion(self.sampler, **made)
-        sampler = Diffusers(self.sampler, **made)
-        sampler.chain = sampler.chain and CHAIN not in self.minimal
-        return sampler
 
 
 FINDINGS = (
