@@ -13,7 +13,7 @@ import numpy as np
 from tyro.conf import arg
 
 from minigen.cli import arguments, curriculum, portrait, portrait_page, tour_page
-from minigen.cli.train import default_data
+from minigen.cli.train import data_sets, default_data, presets_of
 from minigen.errors import Interrupted, UserError, os_reason, said_in_one_sentence
 
 FACTS = "tour.json"  # beside a system's pictures: what the page says about it
@@ -29,6 +29,10 @@ class TourFlags:
     whole: bool = False
     """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures
     of the README are about. Its page and trainings are in the folder's own folder "whole".
+    """
+    data: Annotated[str | None, arg(metavar="NAME")] = None
+    """Visit the systems that have a preset of a data set's name, mnist or shapes, and train each with that: mnist takes
+    about two hours. Page and trainings are in the folder's own folder of that name.
     """
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""
@@ -54,9 +58,11 @@ def main(args: list[str]) -> int:
     if flags.resume and flags.fresh:
         raise UserError("--resume goes on with what is there, --fresh trains everything anew: give one of them")
     arguments.check_device(flags.device)
-    if flags.whole:  # apart, so that neither kind of tour writes over what the other has trained
-        flags = dataclasses.replace(flags, out=flags.out / "whole")
-    entries = chosen(flags.only)
+    if flags.whole and flags.data is not None:
+        raise UserError("--data trains by that data set's presets, --whole by the defaults: give one of them")
+    entries = chosen(flags)
+    if flags.whole or flags.data is not None:  # apart, so that no kind of tour writes over what another has trained
+        flags = dataclasses.replace(flags, out=flags.out / (flags.data or "whole"))
     index = flags.out / "index.html"
     status = 0
     write_page(flags.out)  # before any time is spent: the folder can be written to, and there is a page to look at
@@ -85,15 +91,28 @@ def main(args: list[str]) -> int:
     return status
 
 
-def chosen(only: str | None) -> list[curriculum.Entry]:
+def chosen(flags: TourFlags) -> list[curriculum.Entry]:
     """The systems to visit, in the order of the curriculum. UserError for a name that cannot be visited."""
     running = [entry for entry in curriculum.systems().values() if entry.exists]
-    if only is not None:
-        names = {curriculum.find(name.strip()).name for name in only.split(",") if name.strip()}
+    if flags.only is not None:
+        names = {curriculum.find(name.strip()).name for name in flags.only.split(",") if name.strip()}
         running = [entry for entry in running if entry.name in names]
+    if flags.data is not None:
+        made = {entry: presets_for_data(curriculum.load(entry)) for entry in running}
+        running = [entry for entry in running if flags.data in made[entry]]
+        if not running:
+            there = sorted(set().union(*made.values())) or ["none"]
+            raise UserError(
+                f"--data must be a data set that a system has a preset for, got '{flags.data}': there is {', '.join(there)}"
+            )
     if not running:
         raise UserError("there is no system to visit: 'minigen list' shows what runs today")
     return running
+
+
+def presets_for_data(model: Any) -> list[str]:
+    """The names of a model's presets that are data sets."""
+    return [name for name in presets_of(model) if name in data_sets(model)]
 
 
 def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
@@ -105,7 +124,7 @@ def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
         return False
     model = curriculum.load(entry)
     settings = config_to_json(model.Config()) | facts["config"]  # which may be older than some of the fields
-    return bool(facts["seed"] == flags.seed and settings == config_of(model, flags.whole))
+    return bool(facts["seed"] == flags.seed and settings == config_of(model, flags))
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -114,11 +133,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return None if facts is None or "failed" in facts else facts
 
 
-def config_of(model: Any, whole: bool) -> dict[str, Any]:
+def config_of(model: Any, flags: TourFlags) -> dict[str, Any]:
     """The settings of a model on the tour, for JSON."""
     from minigen.train.checkpoint import config_to_json
 
-    return config_to_json(tour_config(model, whole))
+    return config_to_json(tour_config(model, flags))
 
 
 def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
@@ -130,8 +149,8 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
 
     model = curriculum.load(entry)
     out = flags.out / entry.name
-    dataset = arguments.load_data(default_data(model))
-    system = arguments.build(model, tour_config(model, flags.whole), dataset, seed=flags.seed, device=flags.device)
+    dataset = arguments.load_data(flags.data or default_data(model))
+    system = arguments.build(model, tour_config(model, flags), dataset, seed=flags.seed, device=flags.device)
     if not flags.resume and holds_run(out):
         hint = "" if flags.fresh else ": --resume goes on with it"
         print(f"trains {entry.name} anew over what is there{hint}", flush=True)
@@ -163,7 +182,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
         "equation": model.EQUATION,
         "data": dataset.name,
         "seed": flags.seed,
-        "config": config_of(model, flags.whole),
+        "config": config_of(model, flags),
         "steps": result.steps,
         "seconds": result.seconds,
         "cpu_seconds": result.cpu_seconds,
@@ -176,12 +195,14 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
     }
 
 
-def tour_config(model: Any, whole: bool) -> Any:
-    """The model's Config; if not ``whole``, with the changes that its ``TOUR`` asks for, so that it keeps within its
-    time on the tour.
+def tour_config(model: Any, flags: TourFlags) -> Any:
+    """The model's Config with the preset for the data set that is asked for or, unless the tour is a whole one, with the
+    changes that its ``TOUR`` asks for, so that it keeps within its time.
     """
+    if flags.data is not None:
+        return dataclasses.replace(model.Config(), **presets_of(model)[flags.data])
     with said_in_one_sentence("TOUR"):
-        return dataclasses.replace(model.Config(), **({} if whole else getattr(model, "TOUR", {})))
+        return dataclasses.replace(model.Config(), **({} if flags.whole else getattr(model, "TOUR", {})))
 
 
 def draw_strip(system: Any, dataset: Any, path: Path, seed: int) -> bool:

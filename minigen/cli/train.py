@@ -28,7 +28,9 @@ class PresetFlags:
     """For systems that have presets, which are listed above."""
 
     preset: Annotated[str | None, arg(metavar="NAME")] = None
-    """A named set of the system's own settings, which other flags change further."""
+    """A named set of the system's own settings, which other flags change further. One that is called after a data set is
+    for that one, and takes it if --data is left out.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class RunFlags:
     out: Path
     """The folder for the checkpoint, the weights, the log and the samples."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
-    """Where the data set's files are: IDX files for mnist, pictures for folder."""
+    """Where the data set's files are: IDX files for mnist and binary-mnist, pictures for folder."""
     size: Annotated[int | None, arg(metavar="PIXELS")] = None
     """Pixels a side that the pictures of 'folder' are brought to and those of 'shapes' are drawn at."""
     seed: int = 0
@@ -97,7 +99,7 @@ def main(args: list[str]) -> int:
 
 def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     """The run's flags and the model's, ``.run`` and ``.config``. With ``--resume`` the checkpoint gives the defaults."""
-    presets: dict[str, dict[str, Any]] = getattr(model, "PRESETS", {})
+    presets = presets_of(model)
     more: dict[str, Any] = {"reused": ClipFlags()} if takes_clip(model) else {}
     more |= {"presets": PresetFlags()} if presets else {}
     of_run: Any = run_flags(model)
@@ -116,7 +118,9 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     if preset is not None:
         if preset not in presets:
             raise UserError(f"'{entry.name}' has no preset '{preset}': it has {', '.join(presets)}")
-        default = flags(default.run, dataclasses.replace(default.config, **presets[preset]), **more)
+        of_data = {"data": preset} if preset in data_sets(model) else {}
+        of_preset = dataclasses.replace(default.config, **presets[preset])
+        default = flags(dataclasses.replace(default.run, **of_data), of_preset, **more)
         parsed = arguments.parse(flags, args, default=default, **how)
     if not goes_on(parsed.run):
         return parsed
@@ -156,6 +160,11 @@ def takes_clip(model: Any) -> bool:
     return getattr(model, "REUSES_CLIP", False)
 
 
+def presets_of(model: Any) -> dict[str, dict[str, Any]]:
+    """Sets of changes to a model's default settings, by name: its ``PRESETS``."""
+    return getattr(model, "PRESETS", {})
+
+
 def default_data(model: Any) -> str:
     """The data set that a model is made for: its ``DATA``, or digits."""
     return getattr(model, "DATA", "digits")
@@ -163,7 +172,7 @@ def default_data(model: Any) -> str:
 
 def data_sets(model: Any) -> tuple[str, ...]:
     """The data sets that a model takes: its ``DATA_SETS``, or its ``DATA`` alone, or all that hold pictures."""
-    pictures = ("digits", "mnist", "folder", "shapes")
+    pictures = ("digits", "mnist", "binary-mnist", "folder", "shapes")
     return getattr(model, "DATA_SETS", (model.DATA,) if hasattr(model, "DATA") else pictures)
 
 

@@ -7,12 +7,17 @@
    split, the last twelfth of the training files is the validation split (55,000 / 5,000 / 10,000). Where that would
    leave a part without one of the classes (files sorted by class), a fixed permutation shuffles the files first.
 
+``binary-mnist`` is the same in black and white, as likelihoods of MNIST are stated since Salakhutdinov & Murray (2008, On
+the quantitative analysis of deep belief networks): a pixel is white with the probability that its grey level is of 255,
+drawn once, by a fixed seed (static binarisation; other draws, and pixels cut at a threshold, give other likelihoods).
+
 Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits (1998), which also defines IDX.
 """
 
 import gzip
 import math
 import zlib
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -37,6 +42,18 @@ def mnist(data_dir: str | Path | None = None) -> Dataset:
     """
     parts = _packaged() if data_dir is None else _from_files(Path(data_dir))
     return Dataset("mnist", *parts, levels=256, classes=tuple("0123456789"))
+
+
+def binary_mnist(data_dir: str | Path | None = None) -> Dataset:
+    """The data set ``binary-mnist``: images (n, 28, 28, 1) of 2 levels, 10 classes. Raises as `mnist` does."""
+    grey, rng = mnist(data_dir), np.random.default_rng(SEED)
+
+    def binarised(split: Split) -> Split:
+        white = rng.random(split.images.shape, np.float32) * 255 < split.images
+        return replace(split, images=white.astype(np.uint8))
+
+    parts = [binarised(split) for split in (grey.train, grey.val, grey.test)]
+    return replace(grey, name="binary-mnist", train=parts[0], val=parts[1], test=parts[2], levels=2)
 
 
 def _packaged() -> tuple[Split, Split, Split]:

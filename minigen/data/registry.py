@@ -8,7 +8,7 @@ from typing import Any
 from .dataset import Dataset
 from .digits import digits
 from .folder import folder
-from .mnist import mnist
+from .mnist import binary_mnist, mnist
 from .rings import rings
 from .shapes import shapes
 from .text import text
@@ -17,6 +17,7 @@ from .text import text
 SETS: dict[str, tuple[Callable[..., Dataset], tuple[str, ...]]] = {
     "digits": (digits, ()),
     "mnist": (mnist, ("data_dir",)),
+    "binary-mnist": (binary_mnist, ("data_dir",)),
     "folder": (folder, ("data_dir", "size")),
     "rings": (rings, ()),
     "shapes": (shapes, ("size",)),
@@ -28,8 +29,8 @@ NAMES = tuple(SETS)
 def load(name: str, *, data_dir: str | Path | None = None, size: int | None = None) -> Dataset:
     """The data set called ``name``.
 
-    ``data_dir`` is where ``mnist`` (optional) and ``folder`` (required) find their files, ``size`` the side in pixels
-    that ``folder`` resizes to and ``shapes`` draws at. Raises ValueError for an unknown name (with the nearest known
+    ``data_dir`` is where ``mnist``, ``binary-mnist`` (optional) and ``folder`` (required) find their files, ``size`` the
+    side in pixels that ``folder`` resizes to and ``shapes`` draws at. Raises ValueError for an unknown name (with the nearest known
     one), for an option that the data set does not take, and for files that are missing or broken.
     """
     if name not in SETS:
@@ -40,8 +41,8 @@ def load(name: str, *, data_dir: str | Path | None = None, size: int | None = No
     given: dict[str, Any] = {k: v for k, v in (("data_dir", data_dir), ("size", size)) if v is not None}
     for option in given:
         if option not in takes:
-            others = " and ".join(f"'{other}'" for other in NAMES if option in SETS[other][1])
-            raise ValueError(f"the data set '{name}' takes no {option}: it is for {others}")
+            *others, last = (f"'{other}'" for other in NAMES if option in SETS[other][1])
+            raise ValueError(f"the data set '{name}' takes no {option}: it is for {', '.join(others)} and {last}")
     if name == "folder":
         given.setdefault("data_dir", None)
     return function(**given)

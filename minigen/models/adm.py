@@ -79,7 +79,7 @@ from .system import Objective, Stage, System
 TITLE = "ADM with classifier guidance"
 PAPER = "Dhariwal & Nichol 2021, arXiv 2105.05233"
 EQUATION = "ε̂ = ε_θ(x_t, t) − √(1−ᾱ_t) s ∇ ln p_φ(y | x_t)"
-DATA_SETS = ("digits", "mnist", "folder")  # with classes
+DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 600, "classifier_steps": 300}
 PICTURES = {
     "scales": "one class a column, guided more strongly from row to row (scale 0, 1, 2, 4, 8, 16), from the same noise"

@@ -52,7 +52,7 @@ from .system import Objective, Stage, System
 TITLE = "Classifier-free guidance"
 PAPER = "Ho & Salimans 2022, arXiv 2207.12598"
 EQUATION = "ε̃ = (1 + w) ε_θ(x_t, c) − w ε_θ(x_t)"
-DATA_SETS = ("digits", "mnist", "folder")  # with classes
+DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 1000}
 PICTURES = {
     "scales": "one class a column, guided more strongly from row to row (s = 0, 1, 2, 4, 8), from the same noise"

@@ -52,7 +52,7 @@ from .system import Objective, Stage, System
 TITLE = "Generative adversarial network"
 PAPER = "Goodfellow et al. 2014, arXiv 1406.2661"
 EQUATION = "min_G max_D  E ln D(x) + E ln(1 − D(G(z)))"
-DATA_SETS = ("digits", "mnist", "folder", "shapes", "rings")
+DATA_SETS = ("digits", "mnist", "binary-mnist", "folder", "shapes", "rings")
 PICTURES = {
     "interpolation": "from one latent to another along the sphere, one pair a row",
     "classes": "the same latents with every label, one label a row",

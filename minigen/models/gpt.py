@@ -67,7 +67,7 @@ from .system import Objective, Stage, System
 TITLE = "GPT"
 PAPER = "Radford et al. 2019; Vaswani et al. 2017, arXiv 1706.03762; on pixels: Chen et al. 2020"
 EQUATION = "ln p(x) = Σ_i ln p(x_i | x_1 … x_(i−1))"
-DATA_SETS = ("digits", "mnist", "folder", "shapes", "text")
+DATA_SETS = ("digits", "mnist", "binary-mnist", "folder", "shapes", "text")
 TOUR: dict[str, Any] = {"steps": 400}
 PICTURES = {"completion": "a test picture, its upper half, and eight draws of the model for the lower half"}
 

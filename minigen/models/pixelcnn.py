@@ -66,7 +66,7 @@ from .system import Objective, Stage, System
 TITLE = "PixelCNN"
 PAPER = "van den Oord et al. 2016, arXiv 1601.06759 and 1606.05328; mixture of logistics: Salimans et al. 2017, arXiv 1701.05517"
 EQUATION = "ln p(x) = Σᵢ ln p(xᵢ | x₁ … xᵢ₋₁)"
-DATA_SETS = ("digits", "mnist", "folder")  # one channel
+DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # one channel
 TOUR: dict[str, Any] = {"steps": 800}
 PICTURES = {
     "completion": "test pictures; the same without their lower half, which is grey; four ways in which the model goes on",

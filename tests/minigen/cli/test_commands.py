@@ -96,6 +96,17 @@ def test_a_preset_is_a_start_for_other_flags(toy_system: Any, inside: Path, caps
     assert "--preset short: steps 3, first_steps 1" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_preset_called_after_a_data_set_takes_that(
+    toy_system: Any, inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(toy_system, "PRESETS", {"shapes": {"steps": 3, "first_steps": 1}})
+    for args, data in ((("--out", "a"), "shapes"), (("--out", "b", "--data", "digits"), "digits")):
+        assert main(["train", "toy", "--preset", "shapes", *args]) == 0
+        assert "toy (both): step 4/4" in capsys.readouterr().out
+        with checkpoint.opened(Path(args[1]) / CHECKPOINT, kind="checkpoint", system="toy") as reader:
+            assert reader.about["data"]["name"] == data
+
+
 def test_notes_stand_under_the_pictures_and_on_the_screen(trained: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["sample", "toy", "--n", "3", "--dim", "0.5", "--out", "noted.png"]) == 0
     said = capsys.readouterr().out

@@ -85,6 +85,24 @@ def test_a_whole_tour_trains_by_the_defaults_and_leaves_the_short_one_alone(
     assert "toy is done already" in capsys.readouterr().out
 
 
+def test_a_tour_of_a_data_set_takes_the_presets_for_it(
+    two: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert "a system has a preset for, got 'mnist': there is none" in refused("tour", "--data", "mnist")
+    monkeypatch.setattr(toy, "PRESETS", {"shapes": {"steps": 3, "first_steps": 1}, "short": {"steps": 1}})
+    for name in ("digits", "short"):
+        assert f"got '{name}': there is shapes" in refused("tour", "--data", name)
+    assert "--whole by the defaults: give one of them" in refused("tour", "--data", "shapes", "--whole")
+    assert not two.exists()
+    monkeypatch.setattr(curriculum, "CURRICULUM", [toy.ENTRY])
+    assert main(["tour", "--data", "shapes"]) == 0
+    facts = json.loads((two / "shapes" / "toy" / tour.FACTS).read_text())
+    assert facts["data"] == "shapes" and facts["steps"] == 4 and not (two / "toy").exists()
+    capsys.readouterr()
+    assert main(["tour", "--data", "shapes"]) == 0
+    assert "toy is done already" in capsys.readouterr().out
+
+
 def test_a_later_tour_keeps_what_an_earlier_one_found(two: Path):
     assert main(["tour", "--only", "toy_two"]) == 0
     before = (two / "toy_two" / tour.FACTS).read_bytes()

