@@ -31,8 +31,8 @@ class TourFlags:
     of the README are about. Its page and trainings are in the folder's own folder "whole".
     """
     data: Annotated[str | None, arg(metavar="NAME")] = None
-    """Visit the systems that have a preset of a data set's name, mnist or shapes, and train each with that: mnist takes
-    about two hours. Page and trainings are in the folder's own folder of that name.
+    """Visit the systems that have a preset of this data set's name (mnist, binary-mnist, shapes), and train each with
+    that, as the figures of docs/figures.md are about. Page and trainings are in the folder's own folder of that name.
     """
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""

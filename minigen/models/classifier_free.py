@@ -54,6 +54,7 @@ PAPER = "Ho & Salimans 2022, arXiv 2207.12598"
 EQUATION = "ε̃ = (1 + w) ε_θ(x_t, c) − w ε_θ(x_t)"
 DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 1000}
+PRESETS: dict[str, dict[str, Any]] = {"mnist": {"multipliers": (1, 2, 2), "optimiser": "muon", "lr": 4e-3}}
 PICTURES = {
     "scales": "one class a column, guided more strongly from row to row (s = 0, 1, 2, 4, 8), from the same noise"
 }
@@ -90,8 +91,10 @@ class Config:
     """Training steps."""
     batch_size: int = 64
     """Pictures a step."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """What moves the weights. Muon, with twice the rate, draws as well after half the steps."""
     lr: float = 2e-3
-    """Peak learning rate of AdamW; falls along a cosine."""
+    """Its peak learning rate; falls along a cosine."""
     weight_decay: float = 0.01
     """Decay of the weights beside the gradient."""
     warmup: int = 100
@@ -201,6 +204,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 max_norm=config.max_norm,
                 weight_decay=config.weight_decay,
                 schedule="cosine",
+                optimiser=config.optimiser,
+                apart=("unet.conv_in", "unet.conv_out"),
             )
         ]
 

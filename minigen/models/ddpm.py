@@ -23,7 +23,7 @@ You need: `maths/schedules.py`, `maths/diffusion.py` (the chain, eqs. 2 to 11), 
 samplers). New here: the two losses and the bound in bits.
 
 Not the paper's, so that 8x8 digits take two minutes: the default schedule is the cosine of `models/improved_ddpm.py`
-with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW, its rate falls along a cosine. The bound and
+with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW or Muon, its rate falls along a cosine. The bound and
 its bits are of all 200 levels.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_ddpm.py):
@@ -58,6 +58,9 @@ from .system import Objective, Stage, System
 TITLE = "Denoising diffusion"
 PAPER = "Ho, Jain & Abbeel 2020, arXiv 2006.11239"
 EQUATION = "L = E‖ε − ε_θ(√ᾱ_t x₀ + √(1−ᾱ_t) ε, t)‖²"
+PRESETS: dict[str, dict[str, Any]] = {
+    "mnist": {"sample_steps": 50, "multipliers": (1, 2, 2), "optimiser": "muon", "lr": 4e-3, "steps": 2500}
+}
 PICTURES = {"interpolation": "test pictures, which stand outermost, and what lies between their latents by DDIM"}
 
 
@@ -91,8 +94,10 @@ class Config:
     """Training steps."""
     batch_size: int = 64
     """Pictures a step."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """What moves the weights. Muon, with twice the rate, draws as well after half the steps."""
     lr: float = 2e-3
-    """Peak learning rate of AdamW; falls along a cosine."""
+    """Its peak learning rate; falls along a cosine."""
     weight_decay: float = 0.01
     """Decay of the weights beside the gradient."""
     warmup: int = 100
@@ -250,6 +255,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 max_norm=config.max_norm,
                 weight_decay=config.weight_decay,
                 schedule="cosine",
+                optimiser=config.optimiser,
+                apart=("conv_in", "conv_out"),
             )
         ]
 

@@ -58,6 +58,7 @@ PICTURES = {
     "classes": "the same latents with every label, one label a row",
 }
 TOUR = {"steps": 2500}
+PRESETS: dict[str, dict[str, Any]] = {"mnist": {"network": "conv", "width": 16, "batch_size": 64}}
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ TITLE = "Variational autoencoder"
 PAPER = "Kingma & Welling 2013, arXiv 1312.6114; importance-weighted bound: Burda et al. 2016, arXiv 1509.00519"
 EQUATION = "ln p(x) ≥ E_q(z|x)[ln p(x|z)] − KL(q(z|x) ‖ p(z))"
 TOUR: dict[str, Any] = {"steps": 800}
+PRESETS: dict[str, dict[str, Any]] = {
+    "mnist": {"latent": 32, "channels": (16, 32, 64), "steps": 2000},
+    "binary-mnist": {"latent": 32, "channels": (16, 32, 64), "steps": 2000},
+}
 PICTURES = {
     "reconstruction": "test pictures above, the decoder's mean for what the encoder made of them below",
     "traversal": "one latent coordinate a row from -3 to 3, the most active first, in the latents of a test picture",

@@ -80,7 +80,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prior_layers": 6,
         "prior_dropout": 0.0,
         "prior_steps": 1500,
-    }
+    },
+    "mnist": {"codes": 64, "steps": 1500, "prior_layers": 6, "prior_steps": 2000},
 }
 PICTURES = {
     "reconstruction": "test pictures above, what the decoder makes of their codes below",

@@ -26,3 +26,6 @@ def test_a_preset_builds_on_its_data_and_says_nothing_twice(entry: Any, name: st
     dataset = load(name if name in data_sets(model) else default_data(model))
     system = model.build(config, dataset, seed=0)
     assert all(stage.steps >= 1 for stage in system.stages())
+    names = [name for stage in system.stages() for o in stage.objectives for name in o.module.named_parameters()]
+    starts = {start for stage in system.stages() for start in stage.apart}  # of the layers that Muon leaves to AdamW
+    assert not [start for start in starts if not any(name.startswith(start) for name in names)]
