@@ -61,6 +61,8 @@ def main(args: list[str]) -> int:
     if flags.whole and flags.data is not None:
         raise UserError("--data trains by that data set's presets, --whole by the defaults: give one of them")
     entries = chosen(flags)
+    if flags.data is not None:
+        arguments.load_data(flags.data)  # whose files may be missing: said once, before anything is begun
     if flags.whole or flags.data is not None:  # apart, so that no kind of tour writes over what another has trained
         flags = dataclasses.replace(flags, out=flags.out / (flags.data or "whole"))
     index = flags.out / "index.html"

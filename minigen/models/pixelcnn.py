@@ -68,7 +68,7 @@ PAPER = "van den Oord et al. 2016, arXiv 1601.06759 and 1606.05328; mixture of l
 EQUATION = "ln p(x) = Σᵢ ln p(xᵢ | x₁ … xᵢ₋₁)"
 DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # one channel
 TOUR: dict[str, Any] = {"steps": 800}
-PRESETS: dict[str, dict[str, Any]] = {"binary-mnist": {"channels": 24, "layers": 8}}
+PRESETS: dict[str, dict[str, Any]] = {"binary-mnist": {"layers": 8, "dropout": 0.1, "steps": 2500, "batch_size": 32}}
 PICTURES = {
     "completion": "test pictures; the same without their lower half, which is grey; four ways in which the model goes on",
     "nats": "test pictures above, what each pixel costs below: black 0 nats, white 4 or more",

