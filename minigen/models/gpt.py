@@ -69,7 +69,7 @@ PAPER = "Radford et al. 2019; Vaswani et al. 2017, arXiv 1706.03762; on pixels: 
 EQUATION = "ln p(x) = Σ_i ln p(x_i | x_1 … x_(i−1))"
 DATA_SETS = ("digits", "mnist", "binary-mnist", "folder", "shapes", "text")
 TOUR: dict[str, Any] = {"steps": 400}
-PRESETS: dict[str, dict[str, Any]] = {"binary-mnist": {"steps": 900}}
+PRESETS: dict[str, dict[str, Any]] = {"binary-mnist": {"steps": 1800, "batch_size": 16}}
 PICTURES = {"completion": "a test picture, its upper half, and eight draws of the model for the lower half"}
 
 UNIFORM = 1e-3  # share of the uniform distribution in each logistic: one odd pixel costs at most ln(L / 1e-3)
