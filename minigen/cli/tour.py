@@ -202,7 +202,8 @@ def tour_config(model: Any, flags: TourFlags) -> Any:
     changes that its ``TOUR`` asks for, so that it keeps within its time.
     """
     if flags.data is not None:
-        return dataclasses.replace(model.Config(), **presets_of(model)[flags.data])
+        with said_in_one_sentence(f"PRESETS, {flags.data}"):
+            return dataclasses.replace(model.Config(), **presets_of(model)[flags.data])
     with said_in_one_sentence("TOUR"):
         return dataclasses.replace(model.Config(), **({} if flags.whole else getattr(model, "TOUR", {})))
 

@@ -95,7 +95,7 @@ class Config:
     batch_size: int = 64
     """Pictures a step."""
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """What moves the weights. Muon, with twice the rate, draws as well after half the steps."""
+    """What moves the weights. Muon, at twice the rate, draws about as well after half the steps."""
     lr: float = 2e-3
     """Its peak learning rate; falls along a cosine."""
     weight_decay: float = 0.01
