@@ -23,8 +23,8 @@ You need: `maths/schedules.py`, `maths/diffusion.py` (the chain, eqs. 2 to 11), 
 samplers). New here: the two losses and the bound in bits.
 
 Not the paper's, so that 8x8 digits take two minutes: the default schedule is the cosine of `models/improved_ddpm.py`
-with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW or Muon, its rate falls along a cosine. The bound and
-its bits are of all 200 levels.
+with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW or Muon, its rate falls along a cosine. The
+bound and its bits are of all 200 levels.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_ddpm.py):
 - one $t$ and one $\epsilon$ for each sample, and the network sees the $t$ that made its $x_t$;
