@@ -198,8 +198,8 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
 
 
 def tour_config(model: Any, flags: TourFlags) -> Any:
-    """The model's Config with the preset for the data set that is asked for or, unless the tour is a whole one, with the
-    changes that its ``TOUR`` asks for, so that it keeps within its time.
+    """The model's Config with the preset for the data set that is asked for or, unless the tour is a whole one, with
+    the changes that its ``TOUR`` asks for, so that it keeps within its time.
     """
     if flags.data is not None:
         with said_in_one_sentence(f"PRESETS, {flags.data}"):

@@ -28,8 +28,8 @@ class PresetFlags:
     """For systems that have presets, which are listed above."""
 
     preset: Annotated[str | None, arg(metavar="NAME")] = None
-    """A named set of the system's own settings, which other flags change further. One that is called after a data set is
-    for that one, and takes it if --data is left out.
+    """A named set of the system's own settings, which other flags change further. One that is called after a data set
+    is for that one, and takes it if --data is left out.
     """
 
 

@@ -7,9 +7,9 @@
    split, the last twelfth of the training files is the validation split (55,000 / 5,000 / 10,000). Where that would
    leave a part without one of the classes (files sorted by class), a fixed permutation shuffles the files first.
 
-``binary-mnist`` is the same in black and white, as likelihoods of MNIST are stated since Salakhutdinov & Murray (2008, On
-the quantitative analysis of deep belief networks): a pixel is white with the probability that its grey level is of 255,
-drawn once, by a fixed seed (static binarisation; other draws, and pixels cut at a threshold, give other likelihoods).
+``binary-mnist`` is the same in black and white, as likelihoods of MNIST are stated since Salakhutdinov & Murray (2008,
+On the quantitative analysis of deep belief networks): a pixel of grey level k is white with probability k / 255, drawn
+once, by a fixed seed (static binarisation; other draws, and pixels cut at a threshold, give other likelihoods).
 
 Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits (1998), which also defines IDX.
 """
