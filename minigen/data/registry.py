@@ -30,8 +30,10 @@ def load(name: str, *, data_dir: str | Path | None = None, size: int | None = No
     """The data set called ``name``.
 
     ``data_dir`` is where ``mnist``, ``binary-mnist`` (optional) and ``folder`` (required) find their files, ``size``
-    the side in pixels that ``folder`` resizes to and ``shapes`` draws at. Raises ValueError for an unknown name (with the
-    nearest known one), for an option that the data set does not take, and for files that are missing or broken.
+    the side in pixels that ``folder`` resizes to and ``shapes`` draws at.
+
+    Raises ValueError for an unknown name (with the nearest known one), for an option that the data set does not take,
+    and for files that are missing or broken.
     """
     if name not in SETS:
         near = get_close_matches(name.lower(), NAMES, n=1)
