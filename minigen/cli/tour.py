@@ -13,7 +13,7 @@ import numpy as np
 from tyro.conf import arg
 
 from minigen.cli import arguments, curriculum, portrait, portrait_page, tour_page
-from minigen.cli.train import data_sets, default_data, presets_of
+from minigen.cli.train import default_data, presets_for_data, presets_of
 from minigen.errors import Interrupted, UserError, os_reason, said_in_one_sentence
 
 FACTS = "tour.json"  # beside a system's pictures: what the page says about it
@@ -61,8 +61,8 @@ def main(args: list[str]) -> int:
     if flags.whole and flags.data is not None:
         raise UserError("--data trains by that data set's presets, --whole by the defaults: give one of them")
     entries = chosen(flags)
-    if flags.data is not None:
-        arguments.load_data(flags.data)  # whose files may be missing: said once, before anything is begun
+    # Its files may be missing: said before anything is begun.
+    dataset = None if flags.data is None else arguments.load_data(flags.data)
     if flags.whole or flags.data is not None:  # apart, so that no kind of tour writes over what another has trained
         flags = dataclasses.replace(flags, out=flags.out / (flags.data or "whole"))
     index = flags.out / "index.html"
@@ -74,7 +74,7 @@ def main(args: list[str]) -> int:
             if not flags.fresh and done(entry, flags):
                 print(f"{entry.name} is done already: {flags.out / entry.name} (--fresh trains it anew)", flush=True)
                 continue
-            facts = visit(entry, flags)
+            facts = visit(entry, flags, dataset)
         except (Interrupted, KeyboardInterrupt) as error:
             number = error.status - 128 if isinstance(error, Interrupted) else signal.SIGINT
             sentence = f"stopped; the tour so far is in {index}: the same command with --resume goes on"
@@ -112,11 +112,6 @@ def chosen(flags: TourFlags) -> list[curriculum.Entry]:
     return running
 
 
-def presets_for_data(model: Any) -> list[str]:
-    """The names of a model's presets that are data sets."""
-    return [name for name in presets_of(model) if name in data_sets(model)]
-
-
 def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
     """Whether the folder holds what this tour would find: the same settings and seed, visited to the end."""
     from minigen.train.checkpoint import config_to_json
@@ -142,8 +137,10 @@ def config_of(model: Any, flags: TourFlags) -> dict[str, Any]:
     return config_to_json(tour_config(model, flags))
 
 
-def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
-    """Train one system by its budget, sample from the file it left, measure, and return what to tell about it."""
+def visit(entry: curriculum.Entry, flags: TourFlags, dataset: Any = None) -> dict[str, Any]:
+    """Train one system by its budget, on its own data set if none is given, sample from the file it left, measure, and
+    return what to tell about it.
+    """
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
     from minigen.train.log import curves, read_log
@@ -151,7 +148,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags) -> dict[str, Any]:
 
     model = curriculum.load(entry)
     out = flags.out / entry.name
-    dataset = arguments.load_data(flags.data or default_data(model))
+    dataset = arguments.load_data(default_data(model)) if dataset is None else dataset
     system = arguments.build(model, tour_config(model, flags), dataset, seed=flags.seed, device=flags.device)
     if not flags.resume and holds_run(out):
         hint = "" if flags.fresh else ": --resume goes on with it"

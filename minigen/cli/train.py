@@ -118,7 +118,7 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> Any:
     if preset is not None:
         if preset not in presets:
             raise UserError(f"'{entry.name}' has no preset '{preset}': it has {', '.join(presets)}")
-        of_data = {"data": preset} if preset in data_sets(model) else {}
+        of_data = {"data": preset} if preset in presets_for_data(model) else {}
         of_preset = dataclasses.replace(default.config, **presets[preset])
         default = flags(dataclasses.replace(default.run, **of_data), of_preset, **more)
         parsed = arguments.parse(flags, args, default=default, **how)
@@ -163,6 +163,11 @@ def takes_clip(model: Any) -> bool:
 def presets_of(model: Any) -> dict[str, dict[str, Any]]:
     """Sets of changes to a model's default settings, by name: its ``PRESETS``."""
     return getattr(model, "PRESETS", {})
+
+
+def presets_for_data(model: Any) -> list[str]:
+    """The names of a model's presets that are for a data set: those that are called after one."""
+    return [name for name in presets_of(model) if name in data_sets(model)]
 
 
 def default_data(model: Any) -> str:

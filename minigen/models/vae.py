@@ -66,8 +66,7 @@ PAPER = "Kingma & Welling 2013, arXiv 1312.6114; importance-weighted bound: Burd
 EQUATION = "ln p(x) ≥ E_q(z|x)[ln p(x|z)] − KL(q(z|x) ‖ p(z))"
 TOUR: dict[str, Any] = {"steps": 800}
 PRESETS: dict[str, dict[str, Any]] = {
-    "mnist": {"latent": 32, "channels": (16, 32, 64), "steps": 2000},
-    "binary-mnist": {"latent": 32, "channels": (16, 32, 64), "steps": 2000},
+    name: {"latent": 32, "channels": (16, 32, 64), "steps": 2000} for name in ("mnist", "binary-mnist")
 }
 PICTURES = {
     "reconstruction": "test pictures above, the decoder's mean for what the encoder made of them below",

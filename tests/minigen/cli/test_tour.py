@@ -205,8 +205,8 @@ def test_a_mistake_in_a_model_does_not_end_the_tour(
 ):
     real = tour.visit
 
-    def visit(entry: curriculum.Entry, flags: Any) -> Any:
-        return real(entry, flags) if entry.name == "toy_two" else 1 / 0
+    def visit(entry: curriculum.Entry, *rest: Any) -> Any:
+        return real(entry, *rest) if entry.name == "toy_two" else 1 / 0
 
     monkeypatch.setattr(tour, "visit", visit)
     assert main(["tour"]) == 1
