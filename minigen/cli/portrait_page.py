@@ -94,7 +94,7 @@ def _strips(whole: list[dict[str, Any]], out: Path) -> str:
     parts = []
     for name in dict.fromkeys(facts["data"] for facts in rows):
         of_data = [facts for facts in rows if facts["data"] == name]
-        dataset = _dataset(name)
+        dataset = _dataset(name, of_data[0].get("data_dir"))
         classes = list(dataset.classes)
         wrong = portrait.astray(of_data, ("asked", "found"), classes)
         labels = dataset.test.labels
@@ -226,8 +226,8 @@ def _others(whole: list[dict[str, Any]], out: Path) -> str:
 
 
 @cache
-def _dataset(name: str) -> Any:
-    return arguments.load_data(name)
+def _dataset(name: str, data_dir: str | None) -> Any:
+    return arguments.load_data(name, data_dir)
 
 
 # --- their figures ----------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ class TourFlags:
     """Visit the systems that have a preset of this data set's name (mnist, binary-mnist, shapes), and train each with
     that, as the figures of docs/figures.md are about. Page and trainings are in the folder's own folder of that name.
     """
+    data_dir: Annotated[str | None, arg(metavar="DIR")] = None
+    """Where the files of --data are, if they are not the package's own: IDX files for mnist and binary-mnist."""
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""
     device: str = "cpu"
@@ -60,9 +62,15 @@ def main(args: list[str]) -> int:
     arguments.check_device(flags.device)
     if flags.whole and flags.data is not None:
         raise UserError("--data trains by that data set's presets, --whole by the defaults: give one of them")
+    if flags.data_dir is not None:
+        if flags.data is None:
+            raise UserError("--data-dir says where the files of --data are, which is left out")
+        flags = dataclasses.replace(
+            flags, data_dir=str(Path(flags.data_dir).resolve())
+        )  # the page is made anew elsewhere
     entries = chosen(flags)
     # Its files may be missing: said before anything is begun.
-    dataset = None if flags.data is None else arguments.load_data(flags.data)
+    dataset = None if flags.data is None else arguments.load_data(flags.data, flags.data_dir)
     if flags.whole or flags.data is not None:  # apart, so that no kind of tour writes over what another has trained
         flags = dataclasses.replace(flags, out=flags.out / (flags.data or "whole"))
     index = flags.out / "index.html"
@@ -100,7 +108,7 @@ def chosen(flags: TourFlags) -> list[curriculum.Entry]:
         names = {curriculum.find(name.strip()).name for name in flags.only.split(",") if name.strip()}
         running = [entry for entry in running if entry.name in names]
     if flags.data is not None:
-        made = {entry: presets_for_data(curriculum.load(entry)) for entry in running}
+        made = {entry: presets_or_why_not(entry) for entry in running}
         running = [entry for entry in running if flags.data in made[entry]]
         if not running:
             there = sorted(set().union(*made.values())) or ["none"]
@@ -112,8 +120,17 @@ def chosen(flags: TourFlags) -> list[curriculum.Entry]:
     return running
 
 
+def presets_or_why_not(entry: curriculum.Entry) -> set[str]:
+    """The data sets that a system has a preset for: none, and a sentence, if its file cannot be read."""
+    try:
+        return set(presets_for_data(curriculum.load(entry)))
+    except UserError as error:
+        print(f"minigen: {entry.name}: {error}", file=sys.stderr)
+        return set()
+
+
 def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
-    """Whether the folder holds what this tour would find: the same settings and seed, visited to the end."""
+    """Whether the folder holds what this tour would find: the same data, settings and seed, visited to the end."""
     from minigen.train.checkpoint import config_to_json
 
     facts = finished(flags.out / entry.name)
@@ -121,7 +138,8 @@ def done(entry: curriculum.Entry, flags: TourFlags) -> bool:
         return False
     model = curriculum.load(entry)
     settings = config_to_json(model.Config()) | facts["config"]  # which may be older than some of the fields
-    return bool(facts["seed"] == flags.seed and settings == config_of(model, flags))
+    same_data = facts.get("data_dir") == flags.data_dir
+    return bool(same_data and facts["seed"] == flags.seed and settings == config_of(model, flags))
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -156,7 +174,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags, dataset: Any = None) -> dic
     goes_on = flags.resume and (out / CHECKPOINT).exists()
     if not goes_on:
         (out / FACTS).unlink(missing_ok=True)  # they tell of weights that are trained over from here on
-    run = Run(out=out, system=entry.name, seed=flags.seed, samples_every=0, overwrite=True)
+    run = Run(out=out, system=entry.name, seed=flags.seed, data_dir=flags.data_dir, samples_every=0, overwrite=True)
     result = train(system, dataset, run, resume=goes_on)
 
     system, _ = arguments.load_weights(result.weights, entry, device=flags.device)
@@ -180,6 +198,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags, dataset: Any = None) -> dic
         "paper": model.PAPER,
         "equation": model.EQUATION,
         "data": dataset.name,
+        "data_dir": flags.data_dir,
         "seed": flags.seed,
         "config": config_of(model, flags),
         "steps": result.steps,

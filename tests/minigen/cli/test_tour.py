@@ -17,8 +17,10 @@ from PIL import Image
 from minigen.__main__ import main
 from minigen.cli import curriculum, portrait, quality, tour, tour_page
 from minigen.data import Split, load
+from minigen.errors import UserError
 from minigen.train.loop import Trainer
 from tests.minigen.train import toy
+from tests.support.idx import write_mnist
 from tests.support.pages import Page, read
 
 
@@ -106,6 +108,55 @@ def test_a_tour_of_a_data_set_takes_the_presets_for_it(
     capsys.readouterr()
     assert main(["tour", "--data", "shapes"]) == 0
     assert "toy is done already" in capsys.readouterr().out
+
+
+def test_a_tour_of_files_of_ones_own(
+    two: Path,
+    tmp_path: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(toy, "PRESETS", {"mnist": {"steps": 3, "first_steps": 1}})
+    files = tmp_path / "idx"
+    files.mkdir()
+    train_images, *_ = write_mnist(files, tests=40)
+    assert "where the files of --data are, which is left out" in refused("tour", "--data-dir", "idx")
+    assert "no 'train-images-idx3-ubyte'" in refused("tour", "--data", "mnist", "--data-dir", ".")
+    told = ("tour", "--only", "toy", "--data", "mnist", "--data-dir")
+    assert main([*told, os.path.relpath(files)]) == 0
+    facts = json.loads((two / "mnist" / "toy" / tour.FACTS).read_text())
+    assert facts["data_dir"] == str(files) and facts["steps"] == 4
+    capsys.readouterr()
+    assert main([*told, str(files)]) == 0
+    assert "toy is done already" in capsys.readouterr().out
+    seen = []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            tour, "visit", lambda entry, flags, dataset: seen.append(dataset.train.images) or {"failed": "no"}
+        )
+        other = tmp_path / "other"
+        other.mkdir()
+        write_mnist(other, n=12)
+        main([*told, str(other)])
+    assert len(seen) == 1 and len(seen[0]) < len(train_images)
+
+
+def test_a_tour_of_a_data_set_goes_past_a_file_that_cannot_be_read(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(toy, "PRESETS", {"shapes": {"steps": 3, "first_steps": 1}})
+    real = curriculum.load
+
+    def load(entry: curriculum.Entry) -> Any:
+        if entry.name == "toy_two":
+            raise UserError("its file cannot be read")
+        return real(entry)
+
+    monkeypatch.setattr(curriculum, "load", load)
+    assert main(["tour", "--data", "shapes"]) == 0
+    assert "minigen: toy_two: its file cannot be read" in capsys.readouterr().err
+    assert (two / "shapes" / "toy" / tour.FACTS).exists()
 
 
 def test_a_later_tour_keeps_what_an_earlier_one_found(two: Path):
