@@ -65,9 +65,8 @@ def main(args: list[str]) -> int:
     if flags.data_dir is not None:
         if flags.data is None:
             raise UserError("--data-dir says where the files of --data are, which is left out")
-        flags = dataclasses.replace(
-            flags, data_dir=str(Path(flags.data_dir).resolve())
-        )  # the page is made anew elsewhere
+        # Absolute: the page, which needs the files again, may be made anew from another folder.
+        flags = dataclasses.replace(flags, data_dir=str(Path(flags.data_dir).resolve()))
     entries = chosen(flags)
     # Its files may be missing: said before anything is begun.
     dataset = None if flags.data is None else arguments.load_data(flags.data, flags.data_dir)

@@ -1,5 +1,6 @@
 """The library as a stranger uses it: the README's example, and the way from a weights file to its system."""
 
+import inspect
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from minigen import data
 from minigen.__main__ import main
 from minigen.errors import UserError
 from minigen.models import autoencoder
+from minigen.samplers import ddim
 from minigen.train import run
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +22,14 @@ def example() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = text.split("<!-- example of use: begin -->")[1].split("<!-- example of use: end -->")[0]
     return "\n".join(line.removeprefix("    ") for line in block.strip("\n").splitlines())
+
+
+def test_the_readme_quotes_the_source_as_it_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = text.split("```python\n")[1].split("```")[0]
+    assert quoted == inspect.getsource(ddim.sigma) + "\n\n" + inspect.getsource(ddim.step)
+    equations = text.split("$$")[1]
+    assert all(line in inspect.getdoc(ddim) for line in equations.splitlines())
 
 
 @pytest.fixture
