@@ -12,9 +12,10 @@ The parser also takes prompts that say less ("a red circle", "a circle above a s
 You need: nothing. New here: a language so small that "is this what was asked for?" has an exact answer.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -157,19 +158,21 @@ def completed(prompts: Sequence[str], *, rng: Any) -> list[str]:
 
     A system that has learnt from captions has never met a prompt without them. The background stays open: half of the
     captions do not name it. Prompts that leave nothing open, and those with no meaning, are returned as they are, and
-    nothing is drawn for them.
+    nothing is drawn for them. What is drawn comes from a child of ``rng``, prompt after prompt: it depends on no later
+    prompt, and the numbers that ``rng`` gives next do not depend on what was open.
     """
-    return [_completed(prompt, rng) for prompt in prompts]
+    child = cache(lambda: rng.spawn(1)[0])
+    return [_completed(prompt, child) for prompt in prompts]
 
 
-def _completed(prompt: str, rng: Any) -> str:
+def _completed(prompt: str, child: Callable[[], Any]) -> str:
     try:
         scene = parse(prompt)
     except ValueError:
         return prompt
 
     def drawn(value: str | None, known: Sequence[str]) -> str:
-        return value or known[int(rng.integers(len(known)))]
+        return value or known[int(child().integers(len(known)))]
 
     things = tuple(Thing(t.shape, drawn(t.colour, COLOURS), drawn(t.size, SIZES)) for t in scene.things)
     place = drawn(scene.place, PLACES) if len(things) == 1 else None

@@ -1,5 +1,6 @@
-r"""Gaussian identities. Everything in nats, element by element, on arrays or Tensors."""
+r"""Gaussian identities. Everything in nats, element by element, on arrays or Tensors; plain numbers change no dtype."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,19 @@ import autograd as ag
 def log_density(x: Any, mean: Any, log_var: Any) -> Any:
     r"""$\ln N(x; \mu, \sigma^2) = -\tfrac12 \big(\ln 2\pi + \ln\sigma^2 + (x - \mu)^2 / \sigma^2\big)$."""
     d = x - mean
-    return -0.5 * (float(np.log(2 * np.pi)) + log_var + d * d * ag.exp(-log_var))
+    return -0.5 * (math.log(2 * math.pi) + log_var + d * d * _exp(-log_var))
 
 
 def kl(mean_1: Any, log_var_1: Any, mean_2: Any, log_var_2: Any) -> Any:
     r"""$\mathrm{KL}(N_1 \| N_2) = \tfrac12 \big(\ln\frac{\sigma_2^2}{\sigma_1^2} - 1 + \frac{\sigma_1^2 + (\mu_1 - \mu_2)^2}{\sigma_2^2}\big)$."""
     d = mean_1 - mean_2
-    return 0.5 * (log_var_2 - log_var_1 - 1 + ag.exp(log_var_1 - log_var_2) + d * d * ag.exp(-log_var_2))
+    return 0.5 * (log_var_2 - log_var_1 - 1 + _exp(log_var_1 - log_var_2) + d * d * _exp(-log_var_2))
+
+
+def _exp(x: Any) -> Any:
+    return (
+        math.exp(x) if isinstance(x, float) else ag.exp(x)
+    )  # of a float NumPy makes a float64, which would widen float32
 
 
 def discretised_log_likelihood(x: Any, mean: Any, log_std: Any, levels: int) -> Any:

@@ -317,10 +317,13 @@ def min_snr_weight(t: Any, schedule: Schedule, kind: str = "eps", gamma: float =
     2023, 2303.09556, sections 3.4 and 4.2).
 
     $\min(\mathrm{SNR}_t, \gamma)$ for a network that predicts $x_0$, over $\mathrm{SNR}_t$ for $\epsilon$, over
-    $\mathrm{SNR}_t + 1$ for $v$; ``t`` at least 1.
+    $\mathrm{SNR}_t + 1$ for $v$; ``t`` at least 1. Where nothing is left of the picture ($\mathrm{SNR}_t = 0$) they are
+    0, 1 and 0.
     """
     snr = schedule.snr[t]
-    below = {"x_0": 1.0, "eps": snr, "v": snr + 1}
+    if kind == "eps":
+        return np.minimum(1.0, gamma / np.maximum(snr, 1e-300))
+    below = {"x_0": 1.0, "v": snr + 1}
     if kind not in below:
         raise ValueError(f"kind must be 'eps', 'x_0' or 'v', got {kind!r}")
     return np.minimum(snr, gamma) / below[kind]

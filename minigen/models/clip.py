@@ -22,7 +22,8 @@ $$W = \mathrm{norm}\Big(\frac1K \sum_k \mathrm{norm}\, T(\text{prompt}_k)\Big) \
 $$p(c \mid I) \propto \sum_{r} e^{s\, I \cdot W_{cr}} \qquad (5)$$
 
 The paper has $P$ = the identity and no $F$. (3) is for a world of few captions: $c_i$ is what caption i MEANS, so that
-a paraphrase of the right answer is right as well. Where equal captions have equal embeddings, (3) gives the very loss
+a paraphrase of the right answer is right as well (one that leaves the background out means something else, even where
+it is true). Where equal captions have equal embeddings, (3) gives the very loss
 of the identity (a sum over copies of one column can be taken in any order), at its least $\ln$ of the number of copies
 above 0; it differs where words differ. $F$ are captions of the same picture with one thing wrong (Yuksekgonul et al.
 2022, 2210.01936): without them nothing in a batch asks who is left and who is right, and a bag of words does.
@@ -32,8 +33,8 @@ never does: "a red circle" has a size and a place. The mean of all of them is ne
 probabilities instead; where a class has one description it is the paper's classifier.
 
 **What the best score is.** For pairs from $p(i, t)$, (2) with the identity is least where
-$\ell = \ln \frac{p(i, t)}{p(i)\,p(t)} + \text{const}$, whatever n, and $\ln n - L$ never exceeds the mutual information
-of picture and caption (van den Oord, Li & Vinyals 2018, 1807.03748, eq. 4 and appendix A).
+$\ell = \ln \frac{p(i, t)}{p(i)\,p(t)} + \text{const}$, whatever n, and $\ln n - \mathbb E L$ never exceeds the mutual
+information of picture and caption (van den Oord, Li & Vinyals 2018, 1807.03748, eq. 4 and appendix A).
 
 **Noise.** With ``noise_aware`` the image network is told $t$ and trained on
 $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, $t$ uniform over $0 \dots T$ (Nichol et al.

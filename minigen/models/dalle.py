@@ -37,7 +37,8 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_da
 - no position can draw a token of the other kind, whatever the network says;
 - what stands behind <eos> changes nothing;
 - a code is predicted from what is before it only: the codes above and to the left are looked up, never those to come;
-- sample i and its candidates have random numbers of their own: they do not depend on how many others are drawn;
+- sample i and its candidates, if each has as many, have random numbers of their own: they do not depend on how many
+  samples are drawn;
 - the winner is the first of the best.
 """
 

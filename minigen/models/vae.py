@@ -145,7 +145,8 @@ def log_weights(x: Any, posterior: Posterior, log_likelihood: LogLikelihood, eps
     r"""$\ln w_k = \ln p_\theta(x \mid z_k) + \beta\, (\ln p(z_k) - \ln q_\phi(z_k \mid x))$ (K, n)."""
     mu, log_var = posterior
     z = ag.reparameterize(mu, log_var, eps)
-    log_ratio = gaussian.log_density(z, 0.0, 0.0) - gaussian.log_density(z, mu, log_var)
+    log_q = gaussian.log_density(eps, 0.0, 0.0) - 0.5 * log_var  # of z, whose distance from mu is sigma eps exactly
+    log_ratio = gaussian.log_density(z, 0.0, 0.0) - log_q
     return log_likelihood(x, z) + beta * ag.sum(log_ratio, -1)
 
 

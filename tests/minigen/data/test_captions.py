@@ -148,7 +148,7 @@ def test_words_are_brought_to_one_spelling():
 class Never:
     """A generator that must not be asked."""
 
-    def integers(self, n):
+    def spawn(self, n):
         raise AssertionError("something was drawn")
 
 
@@ -174,6 +174,10 @@ def test_what_a_prompt_leaves_open_is_drawn_and_what_it_names_is_kept(prompt):
             scene.background,
         )
         found.add(scene)
+    fewer, more = (np.random.default_rng(0) for _ in range(2))
+    assert (
+        completed([prompt] * 3, rng=fewer) == completed([prompt] * 5, rng=more)[:3] and fewer.random() == more.random()
+    )
     open_ = [len(v) for t in asked.things for v, said in ((COLOURS, t.colour), (SIZES, t.size)) if not said]
     ways = math.prod(open_) * (9 if not asked.place and not asked.relation else 1)
     assert len(found) > min(ways, 200) * 0.5, "the draws are spread"

@@ -28,6 +28,12 @@ def test_kl_is_the_integral(m1, v1, m2, v2):
     assert kl >= -1e-12 and gaussian.kl(m1 + np.zeros(1), v1 + np.zeros(1), m1, v1) == pytest.approx(0)
 
 
+def test_plain_numbers_widen_nothing():
+    x = np.float32([0.5, 2])
+    for found in (gaussian.log_density(x, 0.0, -0.1), gaussian.kl(x, x, 0.0, 0.3), gaussian.kl(0.0, 0.3, x, x)):
+        assert found.dtype == np.float32
+
+
 @given(st.sampled_from([2, 17, 256]), st.floats(-1.5, 1.5), st.floats(-6, 1))
 def test_ddpm_eq13_probabilities_of_all_levels_add_up_to_one(levels, mean, log_std):
     x = 2 * np.arange(levels) / (levels - 1) - 1

@@ -265,6 +265,8 @@ def test_hang_2023_min_snr_is_the_weight_of_the_picture_clipped(gamma):
     np.testing.assert_allclose(schedules.min_snr_weight(t, s, "x_0", gamma), clipped)
     np.testing.assert_allclose(schedules.min_snr_weight(t, s, "eps", gamma) * snr, clipped)
     np.testing.assert_allclose(schedules.min_snr_weight(t, s, "v", gamma) * (snr + 1), clipped)
+    dark = schedules.zero_terminal_snr(s)
+    assert [schedules.min_snr_weight(100, dark, kind, gamma) for kind in ("x_0", "eps", "v")] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ def test_a_sample_does_not_know_the_others(seed):
 
 def test_more_samples_begin_with_the_fewer(system):
     """Also with candidates: those of sample i are its own."""
-    for settings in ({"rerank": 1}, {"rerank": 3}):
+    for settings in ({"rerank": 1}, {"rerank": 3}, {"prompt": "a circle"}):
         few = system.sample(2, rng=np.random.default_rng(5), **settings)
         more = system.sample(4, rng=np.random.default_rng(5), **settings)
         np.testing.assert_allclose(more[:2], few, atol=1e-5)

@@ -222,6 +222,13 @@ def test_the_kl_of_single_draws_is_the_kl_on_average(rng):
     np.testing.assert_allclose(-weights @ log_w, gaussian.kl(mu, log_var, 0.0, 0.0).sum(1), rtol=1e-12)
 
 
+def test_a_posterior_may_be_as_sharp_as_float32_can_say():
+    """z is mu to the last bit then, so ln q(z) cannot be found from z - mu: it is ln N(eps) - ln sigma."""
+    posterior = np.float32([[1.5]]), np.float32([[-90.0]])
+    log_w = vae.log_weights(None, posterior, lambda x, z: 0.0, np.float32([[[0.7]]]))
+    np.testing.assert_allclose(ag.raw(log_w), (-(1.5**2) + 0.7**2 - 90) / 2, rtol=1e-6)
+
+
 def test_free_bits_cost_nothing_and_pull_at_nothing():
     """Latent 0 says 0.4 nats on average over the batch, latent 1 says 3: with 0.5 free, 0.5 + 3 and no pull at latent 0."""
     kl = ag.Tensor(np.array([[0.1, 2.0], [0.7, 4.0]]), requires_grad=True)
