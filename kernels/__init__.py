@@ -6,7 +6,7 @@ package's functions check their arguments and pick the way by array type and sha
     matmul         matmul, linear, sum_rows
     conv2d         conv2d, conv_transpose2d and their gradients
     attention      attention and its gradient
-    quantize       nearest_code
+    quantize       nearest_code, quantize
     norm           group norm (with SiLU), layer norm and their gradients
     activation     silu, gelu, softplus and their gradients
     cross_entropy  softmax cross-entropy and its gradient

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import activation, adam, codebook, cross_entropy, eight_bit, embedding, norm, random, sampler_step
+from . import activation, adam, codebook, cross_entropy, eight_bit, embedding, norm, quantize, random, sampler_step
 from .activation import cuda as activation_cuda
 from .adam import cuda as adam_cuda
 from .codebook import cuda as codebook_cuda
@@ -17,6 +17,7 @@ from .cross_entropy import cuda as cross_entropy_cuda
 from .eight_bit import cuda as eight_bit_cuda
 from .embedding import cuda as embedding_cuda
 from .norm import cuda as norm_cuda
+from .quantize import cuda as quantize_cuda
 from .random import cuda as random_cuda
 from .sampler_step import cuda as sampler_step_cuda
 
@@ -187,6 +188,19 @@ def _codebook(n: int, codes: int, d: int) -> Run:
     return run
 
 
+def _gather(m: int, codes: int, d: int) -> Run:
+    z, e, chosen = _normal(m, d), _normal(codes, d), np.arange(m) * 7919 % (m + 1) % codes
+    want, (_, errors, counts) = e[chosen], quantize.reference.gather(_wide(z), _wide(e), chosen)
+
+    def run(device: Any, rung: int) -> None:
+        got = quantize_cuda.gather(device, z, e, chosen)
+        device.expect(got[0], want, 0, "e")
+        device.expect(got[1], errors, bound(d + 2, errors, np.float32), "errors")
+        device.expect(got[2], counts, 0, "counts")
+
+    return run
+
+
 def _eight_bit(m: int, k: int, n: int) -> Run:
     x, w = _normal(m, k), _normal(k, n)
     (p, t), (q, s) = eight_bit.quantize(x, axis=0), eight_bit.quantize(w, axis=1)
@@ -218,5 +232,6 @@ COMPANIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, 
     "sampler_step": (_sampler_step, "n,per_sample", (5, 333), sampler_step_cuda.RUNGS),
     "embedding": (_embedding, "m,rows,d", (300, 40, 5), embedding_cuda.RUNGS),
     "codebook": (_codebook, "n,codes,d", (300, 40, 5), codebook_cuda.RUNGS),
+    "gather": (_gather, "m,codes,d", (300, 40, 6), {1: quantize_cuda.GATHER}),
     "eight_bit": (_eight_bit, "m,k,n", (20, 77, 33), eight_bit_cuda.RUNGS),
 }

@@ -27,6 +27,7 @@ _TYPES: dict[
     "int": (ctypes.c_int32, np.dtype(np.int32)),
     "unsigned": (ctypes.c_uint32, np.dtype(np.uint32)),
     "unsigned int": (ctypes.c_uint32, np.dtype(np.uint32)),
+    "unsigned long long": (ctypes.c_uint64, np.dtype(np.uint64)),
     "long long": (ctypes.c_int64, np.dtype(np.int64)),
     "unsigned char": (ctypes.c_uint8, np.dtype(np.uint8)),
     "signed char": (ctypes.c_int8, np.dtype(np.int8)),

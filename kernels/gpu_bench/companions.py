@@ -18,6 +18,8 @@ from ..cross_entropy import reference as cross_entropy_reference
 from ..eight_bit import cuda as eight_bit_cuda
 from ..embedding import cuda as embedding_cuda
 from ..norm import cuda as norm_cuda
+from ..quantize import cuda as quantize_cuda
+from ..quantize import reference as quantize_reference
 from ..random import cuda as random_cuda
 from ..sampler_step import cuda as sampler_step_cuda
 from . import peers
@@ -218,6 +220,31 @@ def codebook(n: int, codes: int, d: int, goal: float | None = None) -> Problem:
     return Problem("codebook", name, *work, rungs, make, run, check, peers.CODEBOOK, goal)
 
 
+def gather(m: int, codes: int, d: int) -> Problem:
+    """The vectors of the chosen codes, the squares of what is missed, and the codes' usage."""
+
+    def make(source: Source) -> Arrays:
+        return {
+            "z": source.normal(m, d),
+            "codebook": source.normal(codes, d),
+            "indices": source.below(codes, m).astype(np.int64),
+        }
+
+    def run(device: Any, x: Arrays, rung: int) -> Any:
+        return quantize_cuda.gather(device, x["z"], x["codebook"], x["indices"])
+
+    def check(x: Arrays, result: Any, rung: int) -> Checks:
+        rows, chosen, codebook = some(m), take(x["indices"]).astype(np.int64), take(x["codebook"])
+        e, errors, _ = quantize_reference.gather(np.float64(take(x["z"], rows)), codebook, chosen[rows])
+        yield Expected("e", take(result[0], rows), e)
+        yield Expected("errors", take(result[1], rows), errors, bound(d + 2, errors, np.float32))
+        yield Expected("counts", take(result[2]), np.bincount(chosen, minlength=codes))
+
+    work = _numbers(3 * m * d, 2 * m * d + codes * d + 3 * m + 2 * codes)
+    name = f"codes gathered, {m} of {codes}, d {d}"
+    return Problem("quantize-gather", name, *work, {1: quantize_cuda.GATHER}, make, run, check, peers.GATHER)
+
+
 def ddim_step(n: int, per_sample: int, noise: bool) -> Problem:
     """One guided step of a sampler; with noise it is drawn inside."""
     plan = sampler_step.plan(0.3, 0.7, eta=1.0 if noise else 0.0)
@@ -385,6 +412,7 @@ def problems() -> list[Problem]:
     """The whole list."""
     return [
         codebook(65536, 8192, 256, goal=0.4),
+        gather(65536, 8192, 256),
         group_norm(16, 64, 320, 32, False, goal=0.5),
         group_norm(16, 64, 320, 32, True),
         group_norm(64, 32, 128, 32, False, goal=0.5),

@@ -24,6 +24,7 @@ NOT_YET = "Not yet run on hardware."
 INK, OURS, PEER = "#7a7f87", "#3b7dd8", "#b9bec6"  # readable on white and on black
 LADDERS = (
     "matmul", "conv2d", "conv2d-grad-x", "conv2d-grad-w", "attention", "attention-short", "attention-grad", "quantize",
+    "eight_bit",
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -92,10 +93,17 @@ def all_rows() -> list[Row]:
 def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
     """An operation's rungs, and what has been measured of them: a line for each problem and whoever ran it."""
     lines = ["| rung | |", "|---|---|"]
-    for number, file in sorted({(r, p.folder / file) for p in problems if p.op == op for r, file in p.rungs.items()}):
-        lines.append(f"| {number} | [`{file.name}`]({os.path.relpath(file, page.parent)}): {idea(file)} |")
     order = {(p.op, p.name, p.dtype): i for i, p in enumerate(problems)}
     mine = sorted((r for r in rows if r["op"] == op), key=lambda r: (order.get(key(r), len(order)), r["device"]))
+    ran = {(key(row), c["name"]) for row in mine for c in row["contestants"] if "not run" not in c}
+    rungs: dict[tuple[int, Path], bool] = {}  # and whether any problem was measured with it
+    for p in problems:
+        for r, name in p.rungs.items() if p.op == op else ():
+            rung = r, p.folder / name
+            rungs[rung] = rungs.get(rung, False) or ((p.op, p.name, p.dtype), f"rung {r}") in ran
+    for (number, file), has_run in sorted(rungs.items()):
+        remark = "" if has_run or not mine else f". {NOT_YET}"
+        lines.append(f"| {number} | [`{file.name}`]({os.path.relpath(file, page.parent)}): {idea(file)}{remark} |")
     if not mine:
         return "\n".join([*lines, "", NOT_YET])
     head = "| problem | | cold ms | hot ms | spread | TFLOP/s | GB/s | of the roofline | ratio |"

@@ -150,6 +150,17 @@ def _index_add(torch: Any, x: Arrays) -> Run:
     return run
 
 
+def _gather(torch: Any, x: Arrays) -> Run:
+    z, codebook, indices = (x[name] for name in ("z", "codebook", "indices"))
+
+    def run() -> Any:
+        e = codebook[indices]
+        return e, ((z - e) ** 2).sum(1), torch.bincount(indices, minlength=len(codebook))
+
+    return run
+
+
+GATHER: list[Peer] = [("eager, one kernel an operation", _gather)]
 CODEBOOK: list[Peer] = [("index_add_, atomic", _index_add)]
 
 

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..source import file_in
 from ..tensor_map import TensorMap
 
 RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
+GATHER = "gather.cu"  # what follows the choice
 ROWS = 128  # rows of z, one thread each, in a block
 WARPS, WARP_ROWS = 4, 16  # of a block of rung 3, and rows of z for each warp
 WGMMA_TILE, WGMMA_THREADS = 128, 288  # rows, and codes, of a block of rung 4
@@ -33,6 +36,22 @@ def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     else:
         (_mma if rung == 3 else _wgmma)(device, source, arguments, d)
     return device.result(indices, "indices")
+
+
+def gather(device: Any, z: Array, codebook: Array, indices: Array) -> tuple[Array, Array, Array]:
+    """As ``reference.gather``, for contiguous float32 arrays and int64 indices on the device."""
+    m, d = z.shape
+    codes = len(codebook)
+    e, errors, counts = device.empty((m, d), "float32"), device.empty((m,), "float32"), device.empty((codes,), "uint64")
+    device.run(HERE / GATHER, "clear", -(-codes // ROWS), ROWS, {"counts": counts, "codes": codes})
+    lanes = min(32, 1 << max(0, -(-d // 4) - 1).bit_length())
+    arrays = {"z": z, "codebook": codebook, "indices": indices, "e": e, "errors": errors, "counts": counts}
+    device.run(HERE / GATHER, "gather", -(-m * lanes // ROWS), ROWS, {**arrays, "m": m, "d": d, "lanes": lanes})
+    return (
+        device.result(e, "e"),
+        device.result(errors, "errors"),
+        device.result(counts, "counts").view(np.int64),
+    )
 
 
 def best_rung(device: Any, d: int) -> int:

@@ -12,6 +12,14 @@ def squared_distances(z: Array, codes: Array) -> Array:
     return (difference * difference).sum(axis=-1)
 
 
+def gather(z: Array, codebook: Array, indices: Array) -> tuple[Array, Array, Array]:
+    r"""$e_i = c_{k_i}$ (m, d), $\sum_j (z_{ij} - e_{ij})^2$ (m,), and how often each code stands in ``indices`` (k,)."""
+    xp = array_module(z, codebook)
+    e = codebook[indices]
+    d = z - e
+    return e, (d * d).sum(axis=-1), xp.bincount(indices, minlength=len(codebook))
+
+
 def nearest_code(z: Array, codebook: Array) -> Array:
     r"""$\arg\min_k \sum_j (z_j - c_{kj})^2$ for each row of z (m, d), codebook (k, d) -> int64 (m,).
 

@@ -11,7 +11,7 @@ from kernels.gpu_bench.through_host import ThroughHost
 
 SMALL = {
     "random": (2, 5), "group_norm": (1, 5, 2, 3), "layer_norm": (3, 5), "cross_entropy": (3, 5), "adam": (7,), "activation": (7,),
-    "sampler_step": (2, 5), "embedding": (9, 4, 2), "codebook": (9, 4, 2), "eight_bit": (3, 5, 4),
+    "sampler_step": (2, 5), "embedding": (9, 4, 2), "codebook": (9, 4, 2), "gather": (9, 4, 2), "eight_bit": (3, 5, 4),
 }  # fmt: skip
 every_rung = pytest.mark.parametrize(("op", "rung"), [(op, r) for op, (*_, rungs) in COMPANIONS.items() for r in rungs])
 

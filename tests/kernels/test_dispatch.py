@@ -51,7 +51,7 @@ STEPS = 16  # rounded steps on the way to a number, where it is no sum
 # Public names that have no rung: they are made of simple operations, or compute nothing on a device.
 WITHOUT = {
     *("matmul.sum_rows", "embedding.embedding", "sampler_step.plan", "random.Stream"),
-    *("eight_bit.FORMS", "eight_bit.LARGEST", "eight_bit.decode", "eight_bit.encode"),
+    *("quantize.Quantized", "eight_bit.FORMS", "eight_bit.LARGEST", "eight_bit.decode", "eight_bit.encode"),
 }
 
 
@@ -260,6 +260,14 @@ CASES = [
         (turned(40, 5), turned(9, 5)),
         {"quantize/3_mma:prepare", "quantize/3_mma:nearest_code"},
         exact=True,
+    ),
+    Case(
+        "quantize.quantize",
+        quantize.quantize,
+        (turned(40, 5), turned(9, 5)),
+        {"quantize/3_mma:prepare", "quantize/3_mma:nearest_code", "quantize/gather:clear", "quantize/gather:gather"},
+        7,
+        lambda z, codes: 5 * (np.abs(z).max() + np.abs(codes).max()) ** 2,
     ),
     Case(
         "norm.group_norm_forward norm.group_norm_backward",
@@ -489,6 +497,8 @@ def test_nothing_at_all_is_the_right_shape():
         (group_norm, (normal(2, 0, 4), normal(2, 0, 4), normal(4), normal(4))),
         (layer_norm, (empty, empty, normal(3), normal(3))),
         (quantize.nearest_code, (empty, normal(2, 3))),
+        (quantize.quantize, (empty, normal(2, 3))),
+        (quantize.quantize, (empty.T, normal(2, 0))),
         (activation.silu, (empty,)),
         (lambda g: embedding.embedding_grad(g, np.zeros(0, int), 4), (empty,)),
         (lambda g: embedding.embedding_grad(g, np.zeros(0, int), 0), (empty,)),

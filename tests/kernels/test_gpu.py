@@ -32,7 +32,7 @@ SECOND = {  # sizes that are larger than a block's, or odd, for a card
     "attention": (2, 3, 300, 64), "attention-short": (2, 3, 300, 77, 64), "attention-grad": (1, 2, 150, 130, 64), "conv2d": (3, 17, 16, 72), "conv2d-grad": (3, 17, 16, 72, 1),
     "matmul": (300, 1100, 200), "quantize": (500, 700, 64), "random": (7, 1001), "group_norm": (3, 400, 4, 8),
     "layer_norm": (300, 1024), "cross_entropy": (50, 5000), "activation": (100_003,), "adam": (100_003,),
-    "sampler_step": (7, 1001), "embedding": (3000, 500, 33), "codebook": (3000, 500, 33), "eight_bit": (130, 256, 136),
+    "sampler_step": (7, 1001), "embedding": (3000, 500, 33), "codebook": (3000, 500, 33), "gather": (3000, 500, 33), "eight_bit": (130, 256, 136),
 }  # fmt: skip
 
 

@@ -42,6 +42,9 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return Tensor(ufunc(*(x.array if isinstance(x, Tensor) else x for x in inputs)))
 
     def __getitem__(self, index):
+        if isinstance(index, Tensor):
+            assert index.dtype is int64
+            index = index.array
         return Tensor(self.array[index], self.dtype)
 
     def __len__(self):
