@@ -18,15 +18,21 @@ Backward computes $h$ and $\tanh h$ again from $x$, so nothing of the size of $x
 
 **Long rows.** NumPy multiplies slowly by a short row that it has to repeat, so coefficients of c channels are written
 out k times and the tile is seen as rows of k c elements.
+
+**NaN and infinity** go where the definition sends them. In $a x + b$ an infinite $\gamma$ or $\beta$ meets itself with
+the other sign, and so does an infinite $\bar z$ in the sums. So the definition computes again what such numbers have
+reached: channels whose $\gamma$ or $\beta$ is not finite, and in backward groups whose $c_1$ or $c_2$ is not.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..threads import TILE_BYTES, map_tiles, scratch, split
+from . import reference
 
 FAR = 16.0  # mean^2 / variance from which the shift pays for its extra pass: 4 of 24 bits are lost there
 ROUNDS = 3  # of shifting: the first mean of a group at 1e15 is itself rounded, and the second round finds the rest
@@ -34,11 +40,12 @@ ROW = 8192  # elements: rows of at least NumPy's iteration buffer are multiplied
 
 
 class Saved(NamedTuple):
-    """What backward needs of forward: float64 statistics of each sample's groups, after the shift."""
+    """What backward needs of forward: float64 statistics of each sample's groups, after the shift, and epsilon."""
 
     mean: Any  # (n, groups), of x - shift
     scale: Any  # (n, groups), 1 / sqrt(var + eps)
     shift: Any  # (n, groups) in x's dtype, 0 where the group is not far from zero
+    eps: float
 
 
 class Plan(NamedTuple):
@@ -52,44 +59,51 @@ def forward(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) 
     """``x`` (n, pixels, c), contiguous -> y of the same shape."""
     n, _, c = x.shape
     y = np.empty_like(x)
-    saved = Saved(np.zeros((n, groups)), np.full((n, groups), eps**-0.5), np.zeros((n, groups), x.dtype))
+    saved = Saved(np.empty((n, groups)), np.empty((n, groups)), np.empty((n, groups), x.dtype), eps)
     if x.size == 0:
         return y, saved
     plan = make_plan(x)
     half = 0.5 if silu else 1.0
-    gamma, beta = _grouped(gamma, groups, half), _grouped(beta, groups, half)
+    scales, offsets = _grouped(gamma, groups, half), _grouped(beta, groups, half)
 
     def tile(s: slice) -> None:
         mean, scale, shift = _statistics(x[s], plan.blocks, groups, eps)
         saved.mean[s], saved.scale[s], saved.shift[s] = mean, scale, shift
-        a = scale[..., None] * _of(gamma, s)
-        b = _of(beta, s) - mean[..., None] * a  # (samples, groups, c / groups)
+        a = scale[..., None] * _of(scales, s)
+        b = _of(offsets, s) - mean[..., None] * a  # (samples, groups, c / groups)
         shift = _channels(shift, c)
         for block in plan.blocks:
             xb, yb = _shifted(x[s, block], shift), y[s, block]
             _affine(xb, a, b, yb) if not silu else _affine_silu(xb, a, b, yb)
 
-    with np.errstate(all="ignore"):  # NaN and Inf in x propagate without a word, as in the definition
+    with np.errstate(all="ignore"):  # NaN and Inf propagate without a word
         map_tiles(tile, plan.samples)
+        if not (finite(scales) and finite(offsets)):
+            bad = ~(np.isfinite(gamma) & np.isfinite(beta)).reshape(-1, 1, c)
+            np.copyto(y, reference.group_norm(x, gamma, beta, groups, eps, silu), where=bad)
     return y, saved
 
 
 def backward(g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, silu: bool) -> tuple[Any, Any, Any]:
-    """``g`` and ``x`` (n, pixels, c), contiguous -> dx, dgamma and dbeta as float64 sums for each sample (n, c)."""
+    """``g`` and ``x`` (n, pixels, c), contiguous -> dx, dgamma and dbeta as float64 sums for each sample (n, c).
+
+    Or for all samples (1, c), if the parameter is shared and some are not finite: infinities of both signs add up to
+    NaN, and in here that is silent.
+    """
     n, pixels, c = x.shape
     dx = np.empty_like(x)
     dgamma, dbeta = np.zeros((n, c)), np.zeros((n, c))
     if x.size == 0:
         return dx, dgamma, dbeta
     plan = make_plan(x)
-    gamma, beta = _grouped(gamma, groups, 1.0), _grouped(beta, groups, 1.0)
+    scales, offsets = _grouped(gamma, groups, 1.0), _grouped(beta, groups, 1.0)
     m = pixels * (c // groups)
 
-    def tile(s: slice) -> None:
+    def tile(s: slice) -> bool:
         mean, r = saved.mean[s, :, None], saved.scale[s, :, None]
         shift = _channels(saved.shift[s], c)
-        a = r * _of(gamma, s)
-        h_scale, h_offset = 0.5 * a, 0.5 * (_of(beta, s) - mean * a)
+        a = r * _of(scales, s)
+        h_scale, h_offset = 0.5 * a, 0.5 * (_of(offsets, s) - mean * a)
         sums = np.zeros((2, *a.shape))  # of dz and of dz x over the pixels
         for block in plan.blocks:
             xb, gb = _shifted(x[s, block], shift), g[s, block]
@@ -99,16 +113,25 @@ def backward(g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, s
         half = 0.5 if silu else 1.0
         dz, dz_x_hat = half * sums[0], half * r * (sums[1] - mean * sums[0])
         dbeta[s], dgamma[s] = dz.reshape(-1, c), dz_x_hat.reshape(-1, c)
-        c_1 = (_of(gamma, s) * dz).sum(-1, keepdims=True) / m
-        c_2 = (_of(gamma, s) * dz_x_hat).sum(-1, keepdims=True) / m
-        on_x = np.broadcast_to(-r * r * c_2, a.shape)
-        constant = np.broadcast_to(r * r * c_2 * mean - r * c_1, a.shape)
+        c_1 = (_of(scales, s) * dz).sum(-1, keepdims=True) / m
+        c_2 = (_of(scales, s) * dz_x_hat).sum(-1, keepdims=True) / m
+        constant = r * r * c_2 * mean - r * c_1
+        coefficients = np.empty((3, *a.shape))
+        coefficients[0], coefficients[1], coefficients[2] = half * a, -r * r * c_2, constant
         for block in plan.blocks:
             dz_block = dx[s, block] if silu else g[s, block]
-            _combine(dz_block, _shifted(x[s, block], shift), (half * a, on_x, constant), dx[s, block])
+            _combine(dz_block, _shifted(x[s, block], shift), coefficients, dx[s, block])
+        if not (all_finite := finite(constant)):
+            bad = ~np.isfinite(coefficients[2]).reshape(-1, c)
+            own = (np.broadcast_to(p, (n, c))[s] for p in (gamma, beta))
+            by_definition = reference.group_norm_backward(g[s], x[s], *own, groups, saved.eps, silu)
+            for out, value, where in zip((dx, dgamma, dbeta), by_definition, (bad[:, None], bad, bad)):
+                np.copyto(out[s], value, where=where)
+        return all_finite
 
     with np.errstate(all="ignore"):
-        map_tiles(tile, plan.samples)
+        if not all(map_tiles(tile, plan.samples)):
+            dgamma, dbeta = (d if p.ndim == 2 else d.sum(0, keepdims=True) for d, p in ((dgamma, gamma), (dbeta, beta)))
     return dx, dgamma, dbeta
 
 
@@ -127,6 +150,11 @@ def make_plan(x: Any) -> Plan:
 def share(n: int, most: int) -> int:
     """How many of ``n`` to take into a tile that holds ``most``: half of them if all fit but one thread would wait."""
     return -(-n // 2) if most // 2 <= n <= most else most
+
+
+def finite(a: Any) -> bool:
+    """Whether there is no NaN or infinity in ``a``, by its square: if that overflows False too, which only costs time."""
+    return math.isfinite(np.vdot(a, a))
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ where each bracket is such a product. The sums are matrix-vector products too: w
 $c_1 = \bar y \gamma / d$, $c_2 = r (p \gamma - \mu\, \bar y \gamma) / d$, $\bar\gamma = r^T p - (r \mu)^T \bar y$,
 $\bar\beta = 1^T \bar y$.
 
-A row with $\mu^2 > 16\,\sigma^2$ is first shifted by its mean, as in ``numpy_group``.
+A row with $\mu^2 > 16\,\sigma^2$ is first shifted by its mean, as in ``numpy_group``. As there, the definition
+computes again what NaN and infinity have reached: columns whose $\gamma$ or $\beta$ is not finite, in backward rows
+whose $c_1$ or $c_2$ is not, with the sums over the rows of their tile.
 """
 
 from typing import Any
@@ -19,16 +21,17 @@ from typing import Any
 import numpy as np
 
 from ..threads import TILE_BYTES, map_tiles, scratch, split
-from .numpy_group import FAR, ROUNDS, Saved, share
+from . import reference
+from .numpy_group import FAR, ROUNDS, Saved, finite, share
 
 
 def forward(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Saved]:
     """``x`` (rows, d), contiguous -> y of the same shape."""
     y = np.empty_like(x)
-    saved = Saved(np.zeros(x.shape[0]), np.full(x.shape[0], eps**-0.5), np.zeros(x.shape[0], x.dtype))
+    saved = Saved(np.empty(len(x)), np.empty(len(x)), np.empty(len(x), x.dtype), eps)
     if x.size == 0:
         return y, saved
-    rows = np.stack([gamma, beta])
+    rows = np.array([gamma, beta])
 
     def tile(s: slice) -> None:
         mean, r, shift = _statistics(x[s], eps)
@@ -42,6 +45,8 @@ def forward(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Saved]:
 
     with np.errstate(all="ignore"):
         map_tiles(tile, tiles(x))
+        if not finite(rows):
+            np.copyto(y, reference.layer_norm(x, gamma, beta, eps), where=~np.isfinite(rows).all(0))
     return y, saved
 
 
@@ -51,7 +56,7 @@ def backward(g: Any, x: Any, gamma: Any, saved: Saved) -> tuple[Any, Any, Any]:
     dx = np.empty_like(x)
     if x.size == 0:
         return dx, np.zeros(d), np.zeros(d)
-    gamma_row, ones_row = (np.stack([p, np.zeros_like(p)]) for p in (gamma, np.ones_like(gamma)))
+    gamma_row, ones_row = (np.array([p, np.zeros_like(p)]) for p in (gamma, np.ones_like(gamma)))
 
     def tile(s: slice) -> tuple[Any, Any]:
         mean, r, gs = saved.mean[s], saved.scale[s], g[s]
@@ -69,13 +74,17 @@ def backward(g: Any, x: Any, gamma: Any, saved: Saved) -> tuple[Any, Any, Any]:
         _outer([on_x, 0 * r], ones_row, p)
         np.multiply(p, xs, out=p)
         np.add(product, p, out=product)
-        _outer([-on_x * mean - r * c_1 / d, 0 * r], ones_row, p)
+        constant = -on_x * mean - r * c_1 / d
+        _outer([constant, 0 * r], ones_row, p)
         np.add(product, p, out=dx[s])
+        if not finite(constant):
+            by_definition, dgamma, dbeta = reference.layer_norm_backward(gs, x[s], gamma, saved.eps)
+            np.copyto(dx[s], by_definition, where=~np.isfinite(constant)[:, None])
         return dgamma, dbeta
 
     with np.errstate(all="ignore"):
         parts = map_tiles(tile, tiles(x))
-        dgamma, dbeta = np.array(parts).sum(0)
+        dgamma, dbeta = np.array(parts, np.float64).sum(0)
     return dx, dgamma, dbeta
 
 

@@ -32,6 +32,29 @@ def normal(seed, dtype, *shapes):
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
+def planted(arrays, plants):
+    """Copies with numbers written over others: each plant is an array's index, a place in it from 0 to 1, and a number."""
+    arrays = [a.copy() for a in arrays]
+    for i, place, value in plants:
+        arrays[i].flat[int(place * arrays[i].size)] = value
+    return arrays
+
+
+def finite_part(allowed):
+    """0 where no error can be allowed, because the result is NaN or infinite there."""
+    return np.nan_to_num(allowed, nan=0, posinf=0)
+
+
+PLANTS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.floats(0, 1, exclude_max=True, width=32),
+        st.sampled_from([np.nan, np.inf, np.inf, -np.inf, -np.inf, 0.0]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
 # --- error model: rounding of x_hat, of the sums over n elements, and their amplification in the variance -------------
 
 
@@ -61,12 +84,16 @@ def check_group(x, gamma, beta, groups, eps, silu, g):
     copies = [a.copy() for a in (x, gamma, beta, g)]
     y, saved = group_norm_forward(x, gamma, beta, groups, eps=eps, silu=silu)
     dx, dgamma, dbeta = group_norm_backward(g, x, gamma, beta, saved, groups, eps=eps, silu=silu)
-    assert all(np.array_equal(a, b) for a, b in zip((x, gamma, beta, g), copies)), "an input has changed"
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip((x, gamma, beta, g), copies)), (
+        "an input has changed"
+    )
     assert {a.dtype for a in (y, dx, dgamma, dbeta)} == {x.dtype}
     x8, gamma8, beta8, g8 = f64(x, gamma, beta, g)
-    allowed = group_allowed(g8, x8, gamma8, beta8, groups, eps, silu, x.dtype)
-    want = reference.group_norm_backward(g8, x8, gamma8, beta8, groups, eps, silu)
-    assert_close(y, reference.group_norm(x8, gamma8, beta8, groups, eps, silu), allowed[0], "y")
+    with np.errstate(all="ignore"):
+        allowed = [finite_part(a) for a in group_allowed(g8, x8, gamma8, beta8, groups, eps, silu, x.dtype)]
+        want_y = reference.group_norm(x8, gamma8, beta8, groups, eps, silu)
+        want = reference.group_norm_backward(g8, x8, gamma8, beta8, groups, eps, silu)
+    assert_close(y, want_y, allowed[0], "y")
     assert_close(dx, want[0], allowed[1], "dx")
     for name, p, got, exact, error in zip(("dgamma", "dbeta"), (gamma, beta), (dgamma, dbeta), want[1:], allowed[2:]):
         assert_close(got, exact, error if p.ndim == 2 else len(x) ** 0.5 * error.sum(0), name)
@@ -160,6 +187,34 @@ def test_nan_and_infinity_stay_in_their_group(bad, silu):
     assert np.isnan(layer_norm_backward(g, x, gamma, saved)[0]).sum() == 6
 
 
+@given(
+    n=st.integers(1, 3),
+    pixels=st.sampled_from([1, 2, 7, 40]),
+    groups=st.integers(1, 3),
+    width=st.sampled_from([1, 2, 5]),
+    per_sample=st.tuples(st.booleans(), st.booleans()),
+    silu=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    offset=st.sampled_from([0.0, 6.0]),
+    plants=PLANTS,
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(4, 1, 1, 6, (False, False), False, np.float32, 0.0, [(2, 0.2, np.inf)], 0)  # beta
+@example(4, 1, 1, 6, (False, False), True, np.float32, 0.0, [(1, 0.0, np.inf)], 0)  # gamma
+@example(2, 7, 2, 3, (True, False), False, np.float64, 6.0, [(1, 0.0, -np.inf), (3, 0.9, np.nan)], 0)
+@example(2, 7, 2, 3, (False, False), False, np.float32, 0.0, [(3, 0.1, np.inf)], 0)  # g
+@example(2, 7, 2, 3, (False, False), True, np.float32, 0.0, [(3, 0.1, np.inf), (3, 0.2, -np.inf)], 0)
+@example(2, 7, 2, 3, (False, False), False, np.float32, 0.0, [(3, 0.0, np.inf), (3, 0.5, -np.inf)], 0)  # both signs
+def test_nan_and_infinity_anywhere_give_a_group_norm_what_the_definition_gives(
+    n, pixels, groups, width, per_sample, silu, dtype, offset, plants, seed
+):
+    c = groups * width
+    shapes = [(n, pixels, c), *((n, c) if own else (c,) for own in per_sample), (n, pixels, c)]
+    x, gamma, beta, g = normal(seed, dtype, *shapes)
+    x, gamma, beta, g = planted([x + dtype(offset), gamma, beta, g], plants)
+    check_group(x, gamma, beta, groups, 1e-5, silu, g)
+
+
 def layer_allowed(g, x, gamma, beta, eps, dtype):
     d = x.shape[-1]
     x_hat, r = reference._rows(x, eps)
@@ -176,12 +231,16 @@ def check_layer(x, gamma, beta, eps, g):
     copies = [a.copy() for a in (x, gamma, beta, g)]
     y, saved = layer_norm_forward(x, gamma, beta, eps=eps)
     got = layer_norm_backward(g, x, gamma, saved, eps=eps)
-    assert all(np.array_equal(a, b) for a, b in zip((x, gamma, beta, g), copies)), "an input has changed"
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip((x, gamma, beta, g), copies)), (
+        "an input has changed"
+    )
     assert {a.dtype for a in (y, *got)} == {x.dtype}
     x8, gamma8, beta8, g8 = f64(x, gamma, beta, g)
-    allowed = layer_allowed(g8, x8, gamma8, beta8, eps, x.dtype)
-    assert_close(y, reference.layer_norm(x8, gamma8, beta8, eps), allowed[0], "y")
-    want = reference.layer_norm_backward(g8, x8, gamma8, eps)
+    with np.errstate(all="ignore"):
+        allowed = [finite_part(a) for a in layer_allowed(g8, x8, gamma8, beta8, eps, x.dtype)]
+        want_y = reference.layer_norm(x8, gamma8, beta8, eps)
+        want = reference.layer_norm_backward(g8, x8, gamma8, eps)
+    assert_close(y, want_y, allowed[0], "y")
     for name, a, b, error in zip(("dx", "dgamma", "dbeta"), got, want, allowed[1:]):
         assert_close(a, b, error, name)
     return y, got
@@ -209,6 +268,38 @@ def test_layer_norm_in_several_tiles(rows, d, monkeypatch):
     monkeypatch.setattr(numpy_layer, "TILE_BYTES", 1 << 15)
     x, g, gamma, beta = normal(5, np.float32, (rows, d), (rows, d), (d,), (d,))
     check_layer(x, gamma, beta, 1e-5, g)
+
+
+@given(
+    rows=st.sampled_from([1, 2, 5, 60]),
+    d=st.sampled_from([1, 2, 7, 31]),
+    dtype=st.sampled_from(DTYPES),
+    offset=st.sampled_from([0.0, 6.0]),
+    plants=PLANTS,
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(4, 6, np.float32, 0.0, [(2, 0.2, np.inf)], 0)  # beta
+@example(4, 6, np.float32, 0.0, [(1, 0.0, np.inf)], 0)  # gamma
+@example(4, 6, np.float64, 0.0, [(3, 0.0, np.inf)], 0)  # g
+@example(60, 31, np.float32, 6.0, [(3, 0.3, -np.inf), (0, 0.9, np.inf), (1, 0.5, 0.0)], 0)
+def test_nan_and_infinity_anywhere_give_a_layer_norm_what_the_definition_gives(rows, d, dtype, offset, plants, seed):
+    x, gamma, beta, g = normal(seed, dtype, (rows, d), (d,), (d,), (rows, d))
+    x, gamma, beta, g = planted([x + dtype(offset), gamma, beta, g], plants)
+    check_layer(x, gamma, beta, 1e-5, g)
+
+
+def test_a_row_or_group_without_infinity_keeps_its_bits():
+    x, g, gamma, beta = normal(11, np.float32, (6, 5, 8), (6, 5, 8), (8,), (8,))
+    bad = g.copy()
+    bad[2, 3, 1] = np.inf
+    _, saved = group_norm_forward(x, gamma, beta, 2, silu=True)
+    clean, hit = (group_norm_backward(u, x, gamma, beta, saved, 2, silu=True)[0] for u in (g, bad))
+    clean[2, :, :4] = hit[2, :, :4] = 0
+    assert np.array_equal(clean, hit)
+    _, saved = layer_norm_forward(x, gamma, beta)
+    clean, hit = (layer_norm_backward(u, x, gamma, saved)[0] for u in (g, bad))
+    clean[2, 3] = hit[2, 3] = 0
+    assert np.array_equal(clean, hit)
 
 
 # --- the definitions against finite differences -----------------------------------------------------------------------
