@@ -123,8 +123,8 @@ def backward(g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, s
             _combine(dz_block, _shifted(x[s, block], shift), coefficients, dx[s, block])
         if not (all_finite := finite(constant)):
             bad = ~np.isfinite(coefficients[2]).reshape(-1, c)
-            own = (np.broadcast_to(p, (n, c))[s] for p in (gamma, beta))
-            by_definition = reference.group_norm_backward(g[s], x[s], *own, groups, saved.eps, silu)
+            scale, offset = (np.broadcast_to(p, (n, c))[s] for p in (gamma, beta))
+            by_definition = reference.group_norm_backward(g[s], x[s], scale, offset, groups, saved.eps, silu)
             for out, value, where in zip((dx, dgamma, dbeta), by_definition, (bad[:, None], bad, bad)):
                 np.copyto(out[s], value, where=where)
         return all_finite
@@ -153,7 +153,7 @@ def share(n: int, most: int) -> int:
 
 
 def finite(a: Any) -> bool:
-    """Whether there is no NaN or infinity in ``a``, by its square: if that overflows False too, which only costs time."""
+    """Whether there is no NaN or infinity in ``a``, by its square: False too if that overflows, which costs time."""
     return math.isfinite(np.vdot(a, a))
 
 
@@ -248,7 +248,7 @@ def _silu_backward(g: Any, x: Any, a: Any, b: Any, out: Any) -> Any:
     return t.reshape(shape)
 
 
-def _combine(g: Any, x: Any, coefficients: Sequence[Any], out: Any) -> None:
+def _combine(g: Any, x: Any, coefficients: Any, out: Any) -> None:
     """``out`` = g a + x b + c; ``g`` may be ``out``."""
     (g, x, out), (a, b, c) = _long_rows([g, x, out], coefficients)
     p = scratch("norm a", x.shape, x.dtype)
@@ -258,7 +258,7 @@ def _combine(g: Any, x: Any, coefficients: Sequence[Any], out: Any) -> None:
     np.add(out, c, out=out)
 
 
-def _long_rows(blocks: Sequence[Any], coefficients: Sequence[Any]) -> tuple[list[Any], Any]:
+def _long_rows(blocks: Sequence[Any], coefficients: Any) -> tuple[list[Any], Any]:
     """Blocks as (samples, pixels / k, k c) views, coefficients written out k times as (samples, 1, k c)."""
     samples, pixels, c = blocks[0].shape
     first, second = repeats(pixels, c)
