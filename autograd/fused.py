@@ -18,6 +18,7 @@ from kernels import embedding as embedding_kernel
 from kernels import norm, resample
 from kernels.backend import array_module
 
+from . import tensor
 from .elementwise import exp, silu, sqrt, where
 from .linalg import matmul, transpose
 from .reduce import log_softmax, mean, sum, top_of
@@ -212,20 +213,27 @@ def cross_entropy_composed(logits: Any, *, targets: Any) -> Any:
     return -reshape(gather(log_softmax(logits), raw(targets)[:, None], axis=1), (-1,))
 
 
-def _cross_entropy_products(g: Any, y: Any, saved: Any, logits: Any, *, targets: Any) -> Any:
+def _cross_entropy_products(g: Any, y: Any, saved: Any, logits: Any, *, targets: Any, **_: Any) -> Any:
     if isinstance(g, Tensor):
         return _through(cross_entropy_composed, g, [logits], targets=targets)
     return (cross_entropy_kernel.cross_entropy_backward(g, logits, targets, saved),)
 
 
 @operation(joint=_cross_entropy_products, keep="0")
-def _cross_entropy(logits: Any, *, targets: Any) -> Any:
-    return cross_entropy_kernel.cross_entropy_forward(logits, targets)
+def _cross_entropy(logits: Any, *, targets: Any, backward_follows: bool = False) -> Any:
+    return cross_entropy_kernel.cross_entropy_forward(logits, targets, backward_follows=backward_follows)
 
 
 def cross_entropy(logits: Any, targets: Any) -> Any:
-    r"""$y_i = -\ln \mathrm{softmax}(\ell_i)_{c_i}$ in nats, one value a row; ``logits`` (m, k), ``targets`` (m,) integers."""
-    return _cross_entropy(logits, targets=raw(targets))
+    r"""$y_i = -\ln \mathrm{softmax}(\ell_i)_{c_i}$ in nats, one value a row; ``logits`` (m, k), ``targets`` (m,) integers.
+
+    On a GPU, logits that need a gradient are read once if a row fits on the chip: the tape keeps the gradient of the
+    mean, which the way back turns into the gradient, in place. First derivatives then need the logits no more; the tape
+    holds them for second ones, so the most memory is that of the logits twice, as it is where the gradient is computed
+    on the way back. Any other total than a mean costs a pass over the gradient more.
+    """
+    recorded = tensor._recording and type(logits) is Tensor and (logits.node is not None or logits.requires_grad)
+    return _cross_entropy(logits, targets=raw(targets), backward_follows=recorded)
 
 
 @operation(

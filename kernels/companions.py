@@ -107,7 +107,13 @@ def _cross_entropy(rows: int, classes: int) -> Run:
     def run(device: Any, rung: int) -> None:
         loss, dx = cross_entropy_cuda.loss_and_gradient(device, g, x, targets, rung=rung)
         device.expect(loss, want, allowed, "loss")
-        device.expect(dx, want_dx, bound(2 * classes, 2 * depth * np.abs(g[:, None]), np.float32), "dlogits")
+        most = bound(2 * classes, 2 * depth * np.abs(g[:, None]), np.float32)
+        device.expect(dx, want_dx, most, "dlogits")
+        if rung == 2:
+            _, foreseen = cross_entropy_cuda.foresee(device, x, targets)
+            device.expect(
+                cross_entropy_cuda.rescale(device, g, foreseen), want_dx, most, "dlogits of the mean, rescaled"
+            )
 
     return run
 

@@ -4,6 +4,8 @@
 // the way there and the way back can share a read, if the row stays on the chip between them. New here: the row lies in
 // dynamic shared memory (50257 classes are 196 KiB, of the 227 that a block may have on sm_90) and three passes go over it:
 // largest, exp and sum, gradient. Longer rows take rung 1.
+//
+// Where the way there foresaw another gradient than the one that came back, `rescale` multiplies the rows concerned.
 #include "lib/cuda.cuh"
 
 __device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
@@ -52,4 +54,11 @@ extern "C" __global__ void __launch_bounds__(1024)
         const float p = kept[j] * slope;
         dx[row * k + j] = j == target ? p - upper : p;
     }
+}
+
+extern "C" __global__ void rescale(const float* g, float foreseen, float* dx, int k) {
+    const long long row = blockIdx.x;
+    if (g[row] == foreseen) return;
+    const float factor = g[row] / foreseen;
+    for (int j = threadIdx.x; j < k; j += blockDim.x) dx[row * k + j] *= factor;
 }

@@ -18,8 +18,13 @@ from . import numpy_rows, reference
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
 
 
-def cross_entropy_forward(logits: Float[Array, "m k"], targets: Integer[Array, " m"]) -> tuple[Float[Array, " m"], Any]:
+def cross_entropy_forward(
+    logits: Float[Array, "m k"], targets: Integer[Array, " m"], *, backward_follows: bool = False
+) -> tuple[Float[Array, " m"], Any]:
     r"""$\ell_i = \ln \sum_j e^{x_{ij}} - x_{i c_i}$, not averaged. Returns (loss, saved); ``saved`` is two numbers a row.
+
+    With ``backward_follows``, on a GPU whose chip can hold a row, the gradient of $\frac1m \sum_i \ell_i$ is computed
+    with the same read of the logits. Then that is ``saved``, (m, k), and for one call of ``cross_entropy_backward``.
 
     Raises TypeError for dtypes, ValueError for shapes and for a target outside of 0..k-1 (negative ones too).
     """
@@ -27,7 +32,10 @@ def cross_entropy_forward(logits: Float[Array, "m k"], targets: Integer[Array, "
     if (device := device_of(logits)) is not None and logits.size:
         from . import cuda
 
-        return cuda.cross_entropy_forward(device, contiguous(logits), contiguous(targets.astype("int64")))
+        logits, targets = contiguous(logits), contiguous(targets.astype("int64"))
+        if backward_follows and cuda.can_foresee(device, logits.shape[1]):
+            return cuda.foresee(device, logits, targets)
+        return cuda.cross_entropy_forward(device, logits, targets)
     if is_cuda(logits):
         return reference.cross_entropy(logits, targets), None
     return numpy_rows.forward(logits, targets)
@@ -36,7 +44,11 @@ def cross_entropy_forward(logits: Float[Array, "m k"], targets: Integer[Array, "
 def cross_entropy_backward(
     g: Float[Array, " m"], logits: Float[Array, "m k"], targets: Integer[Array, " m"], saved: Any
 ) -> Float[Array, "m k"]:
-    r"""$\bar x_{ij} = g_i\,(\mathrm{softmax}(x_i)_j - [j = c_i])$; the softmax is computed again from ``logits``."""
+    r"""$\bar x_{ij} = g_i\,(\mathrm{softmax}(x_i)_j - [j = c_i])$; the softmax is computed again from ``logits``.
+
+    Or, if ``saved`` is the gradient of the mean, it is multiplied in place by $m g_i$: that costs nothing where
+    $g_i = 1/m$, and no memory.
+    """
     _check(logits, targets)
     check_same("g, logits", g, logits)
     check_shape("g", g, logits.shape[:1], "one value a row of logits")
@@ -44,6 +56,8 @@ def cross_entropy_backward(
         from . import cuda
 
         g, logits, targets = (contiguous(x) for x in (g, logits, targets.astype("int64")))
+        if not isinstance(saved, tuple):
+            return cuda.rescale(device, g, saved)
         return cuda.cross_entropy_backward(device, g, logits, targets, saved)
     if is_cuda(logits):
         return reference.cross_entropy_backward(g, logits, targets)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..backend import Array
+from ..backend import Array, array_module
 from ..launch import fits_on_chip
 from ..source import file_in
 
@@ -32,10 +32,28 @@ def cross_entropy_backward(device: Any, g: Array, logits: Array, targets: Array,
     return device.result(dx, "dlogits")
 
 
+def can_foresee(device: Any, k: int) -> bool:
+    """Whether rows of ``k`` classes fit on the chip."""
+    return fits_on_chip(device, 4 * k)
+
+
+def foresee(device: Any, logits: Array, targets: Array) -> tuple[Array, Array]:
+    """The loss of each row, and the gradient of the mean of all rows, with one read of the logits (rung 2)."""
+    m = logits.shape[0]
+    return loss_and_gradient(device, array_module(logits).full(m, 1 / m, "float32"), logits, targets, rung=2)
+
+
+def rescale(device: Any, g: Array, foreseen: Array) -> Array:
+    """The gradient of ``sum(g * loss)``, written over that of the mean. A row with ``g`` = 1 / m is not even read."""
+    m, k = foreseen.shape
+    _run(device, 2, "rescale", m, k, {"g": g, "foreseen": 1 / m, "dx": foreseen, "k": k})
+    return foreseen
+
+
 def loss_and_gradient(device: Any, g: Array, logits: Array, targets: Array, *, rung: int) -> tuple[Array, Array]:
     """The loss of each row, and the gradient of ``sum(g * loss)``. Rung 2 is taken for rows that fit on the chip, else rung 1."""
     m, k = logits.shape
-    if rung == 1 or not fits_on_chip(device, 4 * k):
+    if rung == 1 or not can_foresee(device, k):
         loss, saved = cross_entropy_forward(device, logits, targets)
         return loss, cross_entropy_backward(device, g, logits, targets, saved)
     loss, dx = device.empty((m,), "float32"), device.empty((m, k), "float32")

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rungs import needs_compiler
 from scipy.stats import norm
 
 import autograd as ag
 from autograd import fused
 from kernels import compare
+from kernels.cross_entropy import cuda as cross_entropy_cuda
+from kernels.device import running_on
+from kernels.emulator import Emulator
 
 _rng = np.random.default_rng(1)
 
@@ -300,6 +304,76 @@ def test_kernel_agrees_with_its_composed_definition(name):
     u = r(*kernel.shape)
     for a, b in zip(ag.grad(kernel, leaves, u), ag.grad(definition, leaves, u)):
         compare.assert_close(a.data, b.data, allowed)
+
+
+def _losses(dtype):
+    x = ag.Tensor((3 * np.random.default_rng(0).standard_normal((5, 40))).astype(dtype), requires_grad=True)
+    return x, ag.cross_entropy(x * 1.0, np.array([0, 39, 7, 7, 2]))
+
+
+TOTALS = {
+    "mean": ag.mean,
+    "weighted": lambda y: ag.sum(y * np.array([1, 0, -2, 0.2, 3]).astype(y.dtype)),
+    "used twice": lambda y: ag.mean(y) + ag.mean(y * y),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("total", TOTALS)
+def test_training_reads_the_logits_of_a_cross_entropy_once(total):
+    with running_on(Emulator()) as device:
+        x, losses = _losses(np.float32)
+        TOTALS[total](losses).backward()
+    device.check()
+    assert device.ran == ["2_on_chip.cu"] * 2
+    x64, losses64 = _losses(np.float64)
+    TOTALS[total](losses64).backward()
+    compare.assert_close(losses.data, losses64.data, compare.bound(40, 30.0, np.float32))
+    compare.assert_close(x.grad, x64.grad, compare.bound(40, 30.0 * np.abs(losses64.data).max(), np.float32))
+
+
+@needs_compiler
+def test_the_gradient_of_a_mean_is_the_one_that_was_computed_ahead():
+    """To the bit, so that no row is multiplied: what the mean hands back must be 1 / m as float32 has it."""
+    for m in (3, 5, 7, 41):
+        logits, targets = r(m, 6).astype(np.float32), np.arange(m) % 6
+        x = ag.Tensor(logits, requires_grad=True)
+        with running_on(Emulator()) as device:
+            ag.mean(ag.cross_entropy(x, targets)).backward()
+            _, want = cross_entropy_cuda.foresee(device, logits, targets)
+        np.testing.assert_array_equal(x.grad, want)
+
+
+@needs_compiler
+def test_a_cross_entropy_without_a_backward_pass_computes_no_gradient():
+    x, targets = r(3, 4).astype(np.float32), np.array([0, 2, 1])
+    for logits in (x, ag.Tensor(x)):
+        with running_on(Emulator()) as device:
+            ag.cross_entropy(logits, targets)
+        assert device.ran == ["1_online.cu"]
+    with running_on(Emulator()) as device, ag.no_grad():
+        ag.cross_entropy(ag.Tensor(x, requires_grad=True), targets)
+    assert device.ran == ["1_online.cu"]
+
+
+@needs_compiler
+def test_second_derivatives_of_a_cross_entropy_and_then_its_backward_pass():
+    """Where the gradient is computed ahead: second derivatives go through the definition and leave it as it is."""
+
+    def results(dtype):
+        x, losses = _losses(dtype)
+        total = ag.mean(losses)
+        slope = ag.grad(total, x, create_graph=True)
+        curvature = ag.grad(ag.sum(slope * slope), x, create_graph=True)
+        again = ag.grad(ag.sum(losses), x, create_graph=True)
+        ag.sum(losses * 3.0).backward()
+        return slope.data, curvature.data, again.data, x.grad
+
+    with running_on(Emulator()) as device:
+        got = results(np.float32)
+    device.check()
+    for a, b in zip(got, results(np.float64)):
+        compare.assert_close(a, b, compare.bound(40, 90.0, np.float32))
 
 
 def test_gradcheck_sees_a_wrong_derivative():

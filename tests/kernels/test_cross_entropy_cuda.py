@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from rungs import emulated, kinds, needs_compiler, plant
 
 from kernels.compare import assert_close, bound
-from kernels.cross_entropy import cuda, reference
+from kernels.cross_entropy import cross_entropy_backward, cross_entropy_forward, cuda, reference
+from kernels.device import running_on
+from kernels.emulator import Emulator
 
 pytestmark = needs_compiler
 rungs = pytest.mark.parametrize("rung", cuda.RUNGS)
@@ -22,8 +24,13 @@ def problem(seed, m, k, scale=3.0, offset=0.0):
 
 
 def check(rung, g, x, targets, seed=0):
-    """exp(x - largest) is off by u |x - largest| of itself, so its terms carry that factor."""
     loss, dx = emulated(lambda device: cuda.loss_and_gradient(device, g, x, targets, rung=rung), seed)
+    check_values(loss, dx, g, x, targets, 2 if rung == 1 else 1)  # an online sum is rescaled on its way
+    return loss, dx
+
+
+def check_values(loss, dx, g, x, targets, factor):
+    """exp(x - largest) is off by u |x - largest| of itself, so its terms carry that factor."""
     wide, g8, k = x.astype(np.float64), g.astype(np.float64), x.shape[1]
     with np.errstate(all="ignore"):
         log_p = reference._log_softmax(wide)
@@ -34,10 +41,8 @@ def check(rung, g, x, targets, seed=0):
         grad = reference.cross_entropy_backward(g8, wide, targets)
         size = np.abs(g8[:, None]) * (p * (depth + spread[:, None]) + (np.arange(k) == targets[:, None]))
     size, known = np.nan_to_num(size), np.nan_to_num(np.abs(want), posinf=0)
-    factor = 2 if rung == 1 else 1  # an online sum is rescaled on its way
     assert_close(loss, want, bound(factor * k, spread + known + math.log(k) + 1, np.float32), "loss")
     assert_close(dx, grad, bound(factor * k, size, np.float32), "dlogits")
-    return loss, dx
 
 
 @rungs
@@ -64,6 +69,48 @@ def test_nan_and_inf(rung, k, value):
     loss, dx = check(rung, g, x, targets)
     assert np.isnan(loss[2]) and np.isnan(dx[2]).all() and np.isfinite(loss[0])
     assert np.isfinite(loss[1]) == (value == -np.inf)
+
+
+def both(device, g, x, targets):
+    """The public functions' loss and gradient on a device."""
+    with running_on(device):
+        loss, saved = cross_entropy_forward(x, targets, backward_follows=True)
+        return loss, cross_entropy_backward(g, x, targets, saved)
+
+
+@settings(max_examples=12)
+@given(
+    m=st.sampled_from([1, 2, 3, 5]),
+    k=st.sampled_from([1, 2, 31, 33, 257, 600]),
+    scale=st.sampled_from([0.0, 1.0, 10.0]),
+    foreseen=st.lists(st.booleans(), min_size=5, max_size=5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_gradient_that_is_computed_ahead(m, k, scale, foreseen, seed):
+    """With any incoming gradient; rows whose own is 1 / m keep the bits that they have."""
+    g, x, targets = problem(seed, m, k, scale)
+    foreseen, mean = np.array(foreseen[:m]), np.full(m, 1 / m, np.float32)
+    g[foreseen] = 1 / m
+    loss, dx = emulated(lambda device: both(device, g, x, targets), seed)
+    check_values(loss, dx, g, x, targets, 2)
+    _, at_once = emulated(lambda device: cuda.loss_and_gradient(device, mean, x, targets, rung=2), seed)
+    np.testing.assert_array_equal(dx[foreseen], at_once[foreseen])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_in_what_comes_back_to_a_gradient_computed_ahead(value):
+    g, x, targets = problem(3, 4, 40)
+    g[1] = x[2, 5] = value
+    with np.errstate(all="ignore"):
+        check_values(*emulated(lambda device: both(device, g, x, targets)), g, x, targets, 2)
+
+
+def test_a_gradient_is_computed_ahead_where_a_row_fits_on_the_chip():
+    for k, files in ((30, ["2_on_chip.cu"] * 2), (58_000, ["1_online.cu"] * 2)):
+        device, (g, x, targets) = Emulator(), problem(0, 1, k)
+        check_values(*both(device, g, x, targets), g, x, targets, 2)
+        device.check()
+        assert device.ran == files
 
 
 @rungs
@@ -93,6 +140,8 @@ def test_rows_that_do_not_fit_on_the_chip_take_rung_1(monkeypatch):
         ("1_online.cu", "j < k; j += blockDim.x) s =", "j <= k; j += blockDim.x) s =", "wrong value"),
         ("2_on_chip.cu", "    __syncthreads();  // all have read the warps' largest and the target's logit\n", "", "race"),
         ("2_on_chip.cu", "j == target ? p - upper : p;", "p - upper;", "wrong value"),
+        ("2_on_chip.cu", "factor = g[row] / foreseen", "factor = g[row]", "wrong value"),
+        ("2_on_chip.cu", "if (g[row] == foreseen) return;", "return;", "wrong value"),
     ],
 )  # fmt: skip
 def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path):
@@ -102,6 +151,8 @@ def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path)
     def run(device):
         loss, dx = cuda.loss_and_gradient(device, g, x, targets, rung=int(file[0]))
         device.expect(loss, reference.cross_entropy(x.astype("f8"), targets), 1e-4)
-        device.expect(dx, reference.cross_entropy_backward(g.astype("f8"), x.astype("f8"), targets), 1e-4)
+        want = reference.cross_entropy_backward(g.astype("f8"), x.astype("f8"), targets)
+        device.expect(dx, want, 1e-4)
+        device.expect(both(device, g, x, targets)[1], want, 1e-4)
 
     assert kind in kinds(run)
