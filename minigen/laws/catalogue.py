@@ -218,7 +218,7 @@ class Replacement(_Walk):
     def __init__(self, module: Any = inpaint, *, resample: int = 1, jump: int = 1, eta: float = 1.0) -> None:
         self.module, self.settings = module, {"resample": resample, "jump": jump, "eta": eta}
         self.name = ("repaint" if resample > 1 else "replacement") + f" ({resample}, {jump}, eta={eta:g})"
-        ups = lambda n: (resample - 1) * len(range(jump, n - jump + 1, jump))  # noqa: E731
+        ups = lambda n: (resample - 1) * len(range(1, n - jump + 1, jump))  # noqa: E731
         self.claims = {"calls": lambda n: n + jump * ups(n), "noised": True, "exact": True, "point": True}
         self.steps = tuple(n for n in (1, 2, 3, 7) if jump <= max(1, n - 1))
 

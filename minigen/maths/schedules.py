@@ -188,14 +188,17 @@ def quadratic_times(T: int, steps: int) -> Any:
 
 def section_times(T: int, counts: Sequence[int]) -> Any:
     r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (sections
-    as in the code of Dhariwal & Nichol 2021; within one, the times of `uniform_times`).
+    as in the code of Dhariwal & Nichol 2021, the first ones a time longer where they cannot be equal; within one, the
+    times of `uniform_times`).
 
     The first count is that of the section next to the data. Raises ValueError where a section is shorter than its
     count.
     """
-    edges = [T * k // len(counts) for k in range(len(counts) + 1)] if counts else [0]
-    if len(edges) < 2 or any(not 1 <= n <= b - a for n, a, b in zip(counts, edges, edges[1:])):
-        raise ValueError(f"counts must be from 1 to {T // max(1, len(counts))} a section, got {list(counts)}")
+    length, longer = divmod(T, max(1, len(counts)))
+    edges = [length * k + min(k, longer) for k in range(len(counts) + 1)]
+    if not counts or any(not 1 <= n <= b - a for n, a, b in zip(counts, edges, edges[1:])):
+        lengths = np.diff(edges).tolist()
+        raise ValueError(f"counts must be from 1 to the lengths of their sections, {lengths}, got {list(counts)}")
     return np.concatenate([a + uniform_times(b - a, n) for n, a, b in zip(counts, edges, edges[1:])])
 
 

@@ -19,6 +19,10 @@ $$\tilde\epsilon_t = (1 + w)\, \epsilon_\theta(x_t, c) - w\, \epsilon_\theta(x_t
 ``--scale`` is $s$: 0 draws without the label, 1 is the conditional model, more is guidance. The papers after this one
 count so; this one's strengths are $w = s - 1$.
 
+Not the paper's: it draws $\log \mathrm{SNR}$ from a continuous range and samples with a variance between
+$\tilde\beta_t$ and $\beta_t$ on a logarithmic scale; here times are the $1 \dots T$ of `models/ddpm.py`, and the
+variance is one of the two.
+
 You need: `models/ddpm.py` ($L_{\text{simple}}$, the bound), `samplers/classifier_free.py` (eq. 6). New here: labels
 that are dropped.
 

@@ -33,7 +33,7 @@ paper's sum over $hwc$, for the KL as for the errors.
 **What is not the paper's.** Its $\phi$ is a VGG trained on ImageNet (LPIPS); here it is the image network of this
 project's own CLIP, its feature maps after each norm. Its scale is one number, $1 / s$ over the first batch (0.18215 in
 Stable Diffusion), and no mean; here there is one for each channel, over many pictures of the training split. Its
-discriminator joins late in one long stage; here it has a stage of its own.
+discriminator joins late in one long stage; here it has a stage of its own. Its pixels count by $| x - \hat x |$ alone.
 
 **How much KL.** The paper has just enough to keep the maps from growing. Here it is 20,000 times as much, because the
 map is decoded from what a small diffusion model draws, which is never quite right: with more noise in training the

@@ -26,10 +26,11 @@ $k_t$ is what the network predicts: $\epsilon$ in the paper and Stable Diffusion
 $x_0$ by default ($k_t = z_0$, $w_t = \min(\mathrm{SNR}_t + 1, w_{\max})$), which learnt fastest; `glide` has the same
 weights.
 
-**What is not the paper's.** 1.3 million parameters instead of 860, one attention over places and words together instead
-of two in turn, one fine-tuning that teaches painting and layouts at once; and the text is read twice, by a frozen CLIP
-(as Stable Diffusion has it) and by a small transformer that is trained with the U-Net (as the paper has it, section
-3.3), whose words are added.
+**What is not the paper's.** 1.3 million parameters instead of 1,450 (Stable Diffusion's U-Net has 860), one attention
+over places and words together instead of two in turn, one fine-tuning that teaches painting and layouts at once; $z_0$
+is the codec's mean $\mu$, where the paper draws from $q(z \mid x)$; and the text is read twice, by a frozen CLIP (as
+Stable Diffusion has it) and by a small transformer that is trained with the U-Net (as the paper has it, section 3.3),
+whose words are added.
 
 **What it took.** Three things, each worth more than time. One change at a time, 800 to 900 steps of 32 pictures (210 to
 230 CPU s of one thread), prompts for one thing / two that are met (64 / 128 of them, so +- 6 / 2 points; the first row

@@ -11,7 +11,7 @@ known pixels of the guess $\hat x_0$.
 |---|---|---|
 | $m$ | ``mask`` | 1 where the picture is known and kept, 0 where it is painted: GLIDE's convention |
 | $x_0^{\text{known}}$ | ``known`` | the picture; what lies under 0 of the mask is never read |
-| $r$, $j$ | ``resample``, ``jump`` | how often each stretch of levels is walked, and how many levels long it is |
+| $r$, $j$ | ``resample``, ``jump`` | how often a stretch of levels is walked (`path`), and how many levels long it is |
 
 $$x_u^{\text{known}} \sim N\big(\sqrt{\bar\alpha_u}\, x_0^{\text{known}}, (1 - \bar\alpha_u) I\big) \quad (8a) \qquad
 x_u = m \odot x_u^{\text{known}} + (1 - m) \odot x_u^{\text{unknown}} \quad (8c)$$
@@ -90,8 +90,8 @@ def check_mask(mask: Any, shape: tuple[int, ...]) -> Any:
 
 
 def path(T: int, resample: int = 1, jump: int = 1) -> list[int]:
-    """The levels that are visited, from T to 0: ``jump`` levels up again, ``resample`` - 1 times from each multiple of
-    it that has room.
+    """The levels that are visited, from T to 0: ``jump`` levels up again, ``resample`` - 1 times from each of the levels
+    1, 1 + jump, 1 + 2 jump ... that has room, as in the authors' code.
 
     Algorithm 1 is ``jump`` 1: every step from level 2 or above is taken ``resample`` times. Raises ValueError for a
     number below 1, and for a ``jump`` that leaves no room below T.
@@ -102,7 +102,7 @@ def path(T: int, resample: int = 1, jump: int = 1) -> list[int]:
         raise ValueError(
             f"jump must be from 1 to {max(1, T - 1)}, one less than the levels of the schedule, got {jump}"
         )
-    left = dict.fromkeys(range(jump, T - jump + 1, jump), resample - 1)
+    left = dict.fromkeys(range(1, T - jump + 1, jump), resample - 1)
     levels, t = [T], T
     while t > 0:
         if left.get(t, 0) > 0:

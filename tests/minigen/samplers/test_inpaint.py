@@ -78,7 +78,15 @@ def test_sdedit_any_sampler_starts_at_the_level_that_was_noised_to(rng):
 def test_repaint_algorithm_1_visits_every_step_so_often():
     assert path(4) == [4, 3, 2, 1, 0]
     assert path(3, resample=2) == [3, 2, 3, 2, 1, 2, 1, 0]
-    assert path(5, resample=3, jump=2) == [5, 4, 3, 2, 4, 3, 2, 4, 3, 2, 1, 0]
+    assert path(5, resample=3, jump=2) == [5, 4, 3, 5, 4, 3, 5, 4, 3, 2, 1, 3, 2, 1, 3, 2, 1, 0]
+
+
+def test_repaint_s_own_settings_walk_each_step_below_level_241_ten_times():
+    """Of 250 levels, but for the last step: the authors go up from their 0, 10 ... 230, counted from 0."""
+    levels = path(250, resample=10, jump=10)
+    down = [t for t, u in zip(levels, levels[1:]) if u < t]
+    assert [down.count(t) for t in (250, 242, 241, 240, 11, 2, 1)] == [1, 1, 10, 10, 10, 10, 1]
+    assert {t for t, u in zip(levels, levels[1:]) if u > t} == set(range(1, 232, 10))
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 5))
@@ -90,7 +98,7 @@ def test_paths_go_from_T_to_0_by_steps_and_jumps(T, resample, jump):
     assert set(moves) <= {-1, jump}
     ups = [t for t, move in zip(levels, moves) if move == jump]
     for t in range(1, T):
-        assert ups.count(t) == (resample - 1 if t % jump == 0 and t + jump <= T else 0)
+        assert ups.count(t) == (resample - 1 if (t - 1) % jump == 0 and t + jump <= T else 0)
 
 
 def tape_run(schedule, eta, resample, jump, std=0.5, module=inpaint):
