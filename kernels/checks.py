@@ -4,30 +4,86 @@ from typing import Any
 
 import numpy as np
 
-from .backend import array_module
+from .backend import array_module, is_cuda
 
 FLOATS = "fd"  # the codes of float32 and float64
+_NUMPY = {np.ndarray}
+_WHOLE, _REAL, _FLAG = (int, np.integer), (float, int, np.floating, np.integer), (bool, np.bool_)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number, Python's or NumPy's; True and False are none."""
+    return isinstance(value, _WHOLE) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number, Python's or NumPy's; True, False and arrays are none."""
+    return isinstance(value, _REAL) and not isinstance(value, bool)
+
+
+def whole(name: str, value: Any, lowest: int) -> int:
+    """``value`` as Python's number. Raises ValueError unless it is whole, at least ``lowest`` and below 2^63."""
+    if not (is_whole(value) and value >= lowest):
+        raise ValueError(f"{name} must be a whole number of at least {lowest}, got {value!r}")
+    if value >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value!r}")
+    return int(value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError unless ``value`` is True or False."""
+    if not isinstance(value, _FLAG):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_array(name: str, x: Any) -> None:
+    """Raise TypeError unless ``x`` is an array, ValueError if it lies on a GPU where the GPU cannot read it.
+
+    A GPU reads numbers of k bytes from multiples of k. (NumPy reads them from anywhere.) NumPy's masked arrays and
+    matrices are none, because they compute otherwise.
+    """
+    if type(x) is np.ndarray:
+        return
+    on_host = isinstance(x, np.ndarray | np.generic)
+    if not (on_host or is_cuda(x)) or isinstance(x, np.ma.MaskedArray | np.matrix):
+        raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(x).__name__}")
+    if not on_host and x.data.ptr % x.itemsize:
+        raise ValueError(f"{name} must begin at a multiple of {x.itemsize} bytes on a GPU, got address {x.data.ptr}")
+
+
+def array_type(x: Any) -> Any:
+    """The type of arrays on the device of ``x``."""
+    return type(x) if is_cuda(x) else np.ndarray
 
 
 def check_float(name: str, x: Any, ndim: int | None = None) -> None:
-    """Raise TypeError unless ``x`` is a float32 or float64 array, ValueError unless it has ``ndim`` axes."""
-    array_module(x)
-    if x.dtype.char not in FLOATS:
-        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}")
+    """Raise TypeError unless ``x`` is a float32 or float64 array, ValueError unless it has ``ndim`` axes.
+
+    Its numbers must be in the machine's byte order: neither a GPU nor BLAS reads others.
+    """
+    check_array(name, x)
+    dtype = x.dtype
+    if dtype.char not in FLOATS:
+        raise TypeError(f"{name} must be float32 or float64, got {dtype}")
+    if not dtype.isnative:
+        raise TypeError(f"{name} must be in the machine's byte order, got {dtype}: astype({dtype.name!r}) changes it")
     if ndim is not None and x.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {x.shape}")
 
 
 def check_same(names: str, *arrays: Any) -> None:
     """Raise TypeError unless all arrays share one dtype and one device. ``names`` as in ``"x, w"``."""
-    array_module(*arrays)
+    if set(map(type, arrays)) != _NUMPY:
+        for name, x in zip(names.split(", "), arrays):
+            check_array(name, x)
+        array_module(*arrays)
     if any(x.dtype != arrays[0].dtype for x in arrays):
         raise TypeError(f"{names} must share one dtype, got {', '.join(str(x.dtype) for x in arrays)}")
 
 
 def check_index(name: str, x: Any, ndim: int | None = None) -> None:
     """Raise TypeError unless ``x`` is an integer array, ValueError unless it has ``ndim`` axes."""
-    array_module(x)
+    check_array(name, x)
     if x.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an integer array, got {x.dtype}")
     if ndim is not None and x.ndim != ndim:
@@ -40,9 +96,23 @@ def check_shape(name: str, x: Any, shape: tuple[int, ...], why: str) -> None:
         raise ValueError(f"{name} must have shape {tuple(shape)} ({why}), got {tuple(x.shape)}")
 
 
+def check_saved(forward: str, saved: Any, kind: Any, shape: tuple[int, ...], parts: int | None = None) -> None:
+    """Raise TypeError unless ``saved`` is a ``kind``, as ``forward`` returns it, ValueError for one of other shapes.
+
+    It is one array of ``shape`` or a tuple of them, of ``parts`` unless the kind says how many.
+    """
+    if not isinstance(saved, kind) or (parts is not None and len(saved) != parts):
+        raise TypeError(f"saved must be what {forward} returned on the same device, got {type(saved).__name__}")
+    for array in saved if isinstance(saved, tuple) else (saved,):
+        if getattr(array, "shape", None) != shape:
+            raise ValueError("saved belongs to a forward pass of other shapes")
+
+
 def pair(name: str, value: Any, lowest: int) -> tuple[int, int]:
     """``value`` as two integers (height, width), each at least ``lowest``; an int stands for both."""
-    both = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    if len(both) != 2 or not all(isinstance(v, int | np.integer) and v >= lowest for v in both):
+    both = (value, value) if is_whole(value) else tuple(value) if np.iterable(value) else ()
+    if len(both) != 2 or not all(is_whole(v) and v >= lowest for v in both):
         raise ValueError(f"{name} must be one or two integers of at least {lowest}, got {value!r}")
+    if max(both) >= 2**31:
+        raise ValueError(f"{name} must be below 2^31, got {value!r}")
     return int(both[0]), int(both[1])

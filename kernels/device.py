@@ -61,6 +61,15 @@ def _gpu(number: int) -> Any:
     return Device()
 
 
+def in_order(x: Any) -> bool:
+    """Whether the numbers of ``x`` lie as kernels take them: one after the other, from a multiple of their size on.
+
+    (Where an array on a GPU begins ``checks.check_array`` has looked at.) A number of NumPy's is no array.
+    """
+    flags = x.flags
+    return bool(flags.c_contiguous and getattr(flags, "aligned", True)) and not isinstance(x, np.generic)
+
+
 def contiguous(x: Any) -> Any:
     """``x`` as kernels take it, a copy if it does not lie like that; None stays None."""
-    return x if x is None or x.flags.c_contiguous else array_module(x).ascontiguousarray(x)
+    return x if x is None or in_order(x) else array_module(x).asarray(x).copy()

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..backend import Array, array_module, is_cuda
-from ..checks import check_float, check_same, check_shape
+from ..checks import array_type, check_array, check_flag, check_float, check_same, check_saved, check_shape, is_number
 from ..device import contiguous, device_of
 from . import numpy_tiles, reference
 
@@ -71,10 +71,12 @@ def attention_backward(
     $dq_i = \mathrm{scale} \sum_j ds_{ij} k_j$, $dk_j = \mathrm{scale} \sum_i ds_{ij} q_i$; 0 for what had no part in o.
     The settings must be those of the forward pass. Raises as ``attention`` does.
     """
-    scale = _check(q, k, v, key_mask, scale)
+    scale = _check(q, k, v, causal, key_mask, scale)
     check_same("g, q, o", g, q, o)
     for name, x in (("g", g), ("o", o)):
         check_shape(name, x, (*q.shape[:3], v.shape[3]), "q's n, heads, t_q and v's last axis")
+    if saved is not None and not isinstance(saved, numpy_tiles.Saved):
+        check_saved("attention_forward", saved, array_type(q), q.shape[:3])
     if (device := _device(q, v)) is not None:
         from . import cuda_backward
 
@@ -83,8 +85,6 @@ def attention_backward(
         log_sum = saved
         if saved is None or isinstance(saved, numpy_tiles.Saved):  # the forward pass was not on this device
             log_sum = cuda_backward.log_sums(device, q, k, **settings)
-        elif saved.shape != q.shape[:3]:
-            raise ValueError("saved belongs to a forward pass of other shapes")
         return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=2)
     if isinstance(saved, numpy_tiles.Saved):
         try:
@@ -98,7 +98,7 @@ def attention_backward(
 def _forward(
     q: Array, k: Array, v: Array, causal: bool, key_mask: Array | None, scale: float | None, keep: bool
 ) -> tuple[Array, Any]:
-    scale = _check(q, k, v, key_mask, scale)
+    scale = _check(q, k, v, causal, key_mask, scale)
     if (device := _device(q, v)) is not None:
         from . import cuda
 
@@ -117,7 +117,7 @@ def _device(q: Array, v: Array) -> Any:
     return device_of(q) if max(q.shape[3], v.shape[3]) <= LARGEST_HEAD else None
 
 
-def _check(q: Array, k: Array, v: Array, key_mask: Array | None, scale: float | None) -> float:
+def _check(q: Array, k: Array, v: Array, causal: bool, key_mask: Array | None, scale: float | None) -> float:
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_float(name, x, 4)
     check_same("q, k, v", q, k, v)
@@ -127,13 +127,15 @@ def _check(q: Array, k: Array, v: Array, key_mask: Array | None, scale: float | 
     check_shape("v", v, (n, heads, t_k, v.shape[3]), "k's n, heads and t_k")
     if d == 0:
         raise ValueError(f"q must have a last axis of at least 1, got shape {q.shape}")
+    check_flag("causal", causal)
     if key_mask is not None:
+        check_array("key_mask", key_mask)
         array_module(q, key_mask)
         if key_mask.dtype != bool:
             raise TypeError(f"key_mask must be a bool array, got {key_mask.dtype}")
         check_shape("key_mask", key_mask, (n, t_k), "n and t_k of k")
     if scale is None:
         return 1 / math.sqrt(d)
-    if not math.isfinite(scale):
+    if not (is_number(scale) and math.isfinite(scale)):
         raise ValueError(f"scale must be a finite number, got {scale!r}")
     return float(scale)

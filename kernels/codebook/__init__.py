@@ -8,8 +8,8 @@ that nobody chose keeps its vector. Sums are taken in a fixed order, without ato
 
 from jaxtyping import Float, Integer
 
-from ..backend import Array, is_cuda
-from ..checks import check_float, check_index, check_same, check_shape
+from ..backend import Array, array_module, is_cuda
+from ..checks import check_float, check_index, check_same, check_shape, is_number
 from ..device import contiguous, device_of
 from . import numpy_sums, reference
 
@@ -32,12 +32,14 @@ def codebook_ema(
     check_float("z", z, 2)
     check_same("N, m, e, z", N, m, e, z)
     check_index("codes", codes, 1)
+    array_module(z, codes)
     k, d = e.shape
     check_shape("N", N, (k,), "one count a code of e")
     check_shape("m", m, (k, d), "the shape of e")
     check_shape("z", z, (len(codes), d), "a row for each of codes, as long as those of e")
-    if not 0 <= gamma < 1:
+    if not (is_number(gamma) and 0 <= gamma < 1):
         raise ValueError(f"gamma must be in [0, 1), got {gamma!r}")
+    gamma = float(gamma)  # a float64 of NumPy's would make the results float64
     if len(codes) and (int(codes.min()) < 0 or int(codes.max()) >= k):
         raise ValueError(f"codes must be from 0 to {k - 1}, got {int(codes.min())} to {int(codes.max())}")
     if (device := device_of(z)) is not None:

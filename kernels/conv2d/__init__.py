@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..backend import Array, is_cuda
-from ..checks import check_float, check_same, check_shape, pair
+from ..checks import check_float, check_same, check_shape, is_whole, pair
 from ..device import contiguous, device_of
 from . import choice, reference
 from .numpy_transposed import transposed
@@ -249,8 +249,8 @@ def _gradient_operands(x: Array, g: Array, w_shape: Shape) -> Shape:
 
 
 def _shape(name: str, shape: Shape) -> Shape:
-    if len(shape) != 4:
-        raise ValueError(f"{name} must have 4 numbers, got {tuple(shape)}")
+    if not np.iterable(shape) or len(shape) != 4 or not all(is_whole(size) for size in shape):
+        raise ValueError(f"{name} must have 4 numbers, all of them whole, got {shape!r}")
     return tuple(int(size) for size in shape)
 
 

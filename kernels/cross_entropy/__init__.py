@@ -10,8 +10,8 @@ from typing import Any
 
 from jaxtyping import Float, Integer
 
-from ..backend import Array, is_cuda
-from ..checks import check_float, check_index, check_same, check_shape
+from ..backend import Array, array_module, is_cuda
+from ..checks import check_float, check_index, check_same, check_saved, check_shape
 from ..device import contiguous, device_of
 from . import numpy_rows, reference
 
@@ -55,18 +55,26 @@ def cross_entropy_backward(
     if (device := device_of(logits)) is not None and logits.size:
         from . import cuda
 
+        _check_saved(saved, logits)
         g, logits, targets = (contiguous(x) for x in (g, logits, targets.astype("int64")))
         if not isinstance(saved, tuple):
             return cuda.rescale(device, g, saved)
         return cuda.cross_entropy_backward(device, g, logits, targets, saved)
     if is_cuda(logits):
         return reference.cross_entropy_backward(g, logits, targets)
+    _check_saved(saved, logits)
     return numpy_rows.backward(g, logits, targets, saved)
+
+
+def _check_saved(saved: Any, logits: Any) -> None:
+    check_saved("cross_entropy_forward", saved, tuple, logits.shape[:1], parts=2)
+    array_module(logits, *saved)
 
 
 def _check(logits: Any, targets: Any) -> None:
     check_float("logits", logits, 2)
     check_index("targets", targets, 1)
+    array_module(logits, targets)
     check_shape("targets", targets, logits.shape[:1], "one class a row of logits")
     m, k = logits.shape
     if m and k == 0:

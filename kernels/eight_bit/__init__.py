@@ -23,13 +23,12 @@ numbers below 1e-33), and their sums are added in float32, so ``linear_weight_on
 sums of a few terms, which are off by a rounding or two more.
 """
 
-import numbers
 from typing import Any
 
 from jaxtyping import Float, Int8, Integer
 
 from ..backend import Array, array_module, is_cuda
-from ..checks import check_float, check_shape
+from ..checks import check_array, check_float, check_shape, is_whole
 from ..device import contiguous, device_of
 from . import numpy_products, reference
 from .formats import FORMS, LARGEST, check_form, decode, encode
@@ -67,6 +66,7 @@ def dequantize(
     _check_axis(axis)
     _check_codes("codes", codes, form)
     _check_scale("scale", scale, codes.shape[axis], f"one scale along axis {axis} of codes")
+    array_module(codes, scale)
     if (device := device_of(codes, scale)) is not None:
         from . import cuda
 
@@ -104,6 +104,7 @@ def linear_int8(
     _check_codes("x_codes", x_codes, "int8")
     _check_weights(x_codes, codes, scale, bias)
     _check_scale("x_scale", x_scale, x_codes.shape[0], "one scale a row of x_codes")
+    array_module(x_codes, x_scale)
     if codes.shape[0] > MOST_TERMS:
         raise ValueError(f"a sum of int8 products has at most {MOST_TERMS} terms in 32 bits, got k = {codes.shape[0]}")
     if (device := device_of(codes, x_codes, x_scale, scale, bias)) is not None:
@@ -115,12 +116,12 @@ def linear_int8(
 
 
 def _check_axis(axis: int) -> None:
-    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral) or axis not in (0, 1):
+    if not (is_whole(axis) and axis in (0, 1)):
         raise ValueError(f"axis must be 0 (a scale for each row) or 1 (for each column), got {axis!r}")
 
 
 def _check_codes(name: str, codes: Any, form: str) -> None:
-    array_module(codes)
+    check_array(name, codes)
     dtype = "int8" if form == "int8" else "uint8"
     if codes.dtype != dtype:
         raise TypeError(f"{name} must be {dtype} for the form {form!r}, got {codes.dtype}")
@@ -136,10 +137,10 @@ def _check_scale(name: str, scale: Any, count: int, why: str) -> None:
 
 
 def _check_weights(x: Any, codes: Any, scale: Any, bias: Any) -> None:
-    array_module(*(a for a in (x, codes, scale, bias) if a is not None))
     _check_codes("codes", codes, "int8")
     if codes.shape[0] != x.shape[1]:
         raise ValueError(f"codes must have {x.shape[1]} rows as x has columns, got shape {tuple(codes.shape)}")
     _check_scale("scale", scale, codes.shape[1], "one scale a column of codes")
     if bias is not None:
         _check_scale("bias", bias, codes.shape[1], "one number a column of codes")
+    array_module(*(a for a in (x, codes, scale, bias) if a is not None))

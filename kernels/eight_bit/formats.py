@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module
+from ..checks import check_array, check_float
 
 FORMS = ("int8", "e4m3", "e5m2")
 LARGEST = {"int8": 127.0, "e4m3": 448.0, "e5m2": 57344.0}
@@ -21,7 +22,7 @@ NAN = 0x7F
 
 def check_form(form: str, allowed: tuple[str, ...] = FORMS) -> None:
     """Raise ValueError, naming the forms, for another word."""
-    if form not in allowed:
+    if not (isinstance(form, str) and form in allowed):
         raise ValueError(f"form must be one of {', '.join(map(repr, allowed))}, got {form!r}")
 
 
@@ -42,6 +43,9 @@ def values(form: str) -> Any:
 def decode(codes: Array, form: str) -> Array:
     """The values of uint8 ``codes`` as float32, each exact."""
     check_form(form, FORMS[1:])
+    check_array("codes", codes)
+    if codes.dtype != "uint8":
+        raise TypeError(f"codes must be uint8, got {codes.dtype}")
     xp = array_module(codes)
     return xp.asarray(values(form), xp.float32)[codes]
 
@@ -49,6 +53,7 @@ def decode(codes: Array, form: str) -> Array:
 def encode(x: Array, form: str) -> Array:
     """The nearest pattern to each float32 number: of two as near the even one, the largest for what is beyond it, 0x7f for NaN."""
     check_form(form, FORMS[1:])
+    check_float("x", x)
     xp = array_module(x)
     finite = values(form)[:128]
     finite = finite[np.isfinite(finite)]

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Float, Integer
 
 from ..backend import Array, array_module, is_cuda
-from ..checks import check_float, check_index
+from ..checks import check_float, check_index, whole
 from ..device import contiguous, device_of
 from . import numpy_scatter, reference
 
@@ -34,8 +34,7 @@ def embedding_grad(g: Float[Array, "*s d"], indices: Integer[Array, "*s"], rows:
     index outside of 0..rows-1.
     """
     check_float("g", g)
-    if rows < 0:
-        raise ValueError(f"rows must be at least 0, got {rows}")
+    rows = whole("rows", rows, 0)
     _check_indices(g, indices, rows)
     if g.ndim < 1 or tuple(g.shape[:-1]) != tuple(indices.shape):
         raise ValueError(

@@ -37,7 +37,13 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
 
 def _plain(a: Array, b: Array) -> bool:
     """Whether the arrays need no further check but that of their shapes; cheap, because small products are many."""
-    return type(a) is np.ndarray and type(b) is np.ndarray and a.dtype is b.dtype and a.dtype.char in "fd"
+    return (
+        type(a) is np.ndarray
+        and type(b) is np.ndarray
+        and (dtype := a.dtype) is b.dtype
+        and dtype.char in "fd"
+        and dtype.isnative
+    )
 
 
 def _check_matmul(a: Array, b: Array) -> None:
@@ -105,7 +111,9 @@ def _on_device(device: Any, a: Array, b: Array) -> Array:
 def _as_it_lies(x: Array) -> tuple[Array, bool]:
     """A contiguous array and whether it is ``x`` transposed; a copy only of what is neither."""
     turned = x.swapaxes(-1, -2)
-    return (turned, True) if turned.flags.c_contiguous and not x.flags.c_contiguous else (contiguous(x), False)
+    if turned.flags.c_contiguous and not x.flags.c_contiguous:
+        return contiguous(turned), True
+    return contiguous(x), False
 
 
 def sum_rows(g: Float[Array, "*batch c"]) -> Float[Array, " c"]:

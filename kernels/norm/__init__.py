@@ -11,14 +11,13 @@ constant group gives $\beta$, NaN and infinity spread over their own group only.
 dtype's range (1e19 in float32) overflow in the variance.
 """
 
-import numbers
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ..backend import Array, is_cuda
-from ..checks import check_float, check_same, check_shape
+from ..checks import array_type, check_flag, check_float, check_same, check_saved, check_shape, is_number, is_whole
 from ..device import contiguous, device_of
 from . import numpy_group, numpy_layer, reference
 
@@ -43,7 +42,7 @@ def group_norm_forward(
     Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, ``groups`` or
     ``eps``.
     """
-    _check_group(x, gamma, beta, groups, eps)
+    groups, eps = _check_group(x, gamma, beta, groups, eps, silu)
     if (device := device_of(x)) is not None:
         from . import cuda
 
@@ -73,16 +72,18 @@ def group_norm_backward(
     ``g`` is the gradient with respect to y. The other arguments are those of the forward call, ``saved`` is what it
     returned. Returns (dx, dgamma, dbeta) with the shapes of ``x``, ``gamma`` and ``beta``.
     """
-    _check_group(x, gamma, beta, groups, eps)
+    groups, eps = _check_group(x, gamma, beta, groups, eps, silu)
     _check_gradient(g, x)
     if (device := device_of(x)) is not None:
         from . import cuda
 
+        check_saved("group_norm_forward", saved, array_type(x), (x.shape[0], groups, 3))
         arrays = _pixels(g), _pixels(x), contiguous(gamma), contiguous(beta)
         dx, dgamma, dbeta = cuda.group_norm_backward(device, *arrays, saved, groups, silu=silu, rung=2)
         return dx.reshape(x.shape), dgamma, dbeta
     if is_cuda(x):
         return reference.group_norm_backward(g, x, gamma, beta, groups, eps, silu)
+    check_saved("group_norm_forward", saved, numpy_group.Saved, (x.shape[0], groups))
     dx, dgamma, dbeta = numpy_group.backward(_pixels(g), _pixels(x), gamma, beta, saved, groups, silu)
     return dx.reshape(x.shape), _like(dgamma, gamma), _like(dbeta, beta)
 
@@ -94,7 +95,7 @@ def layer_norm_forward(
 
     Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes or ``eps``.
     """
-    _check_layer(x, gamma, eps)
+    eps = _check_layer(x, gamma, eps)
     check_same("x, beta", x, beta)
     check_shape("beta", beta, x.shape[-1:], "the last axis of x")
     if (device := device_of(x)) is not None:
@@ -116,20 +117,24 @@ def layer_norm_backward(
 
     Returns (dx, dgamma, dbeta). ``saved`` is what the forward call returned, ``eps`` what it was given.
     """
-    _check_layer(x, gamma, eps)
+    eps = _check_layer(x, gamma, eps)
     _check_gradient(g, x)
     if (device := device_of(x)) is not None:
         from . import cuda
 
-        dx, dgamma, dbeta = cuda.layer_norm_backward(device, _rows(g), _rows(x), contiguous(gamma), saved)
+        g_rows, rows = _rows(g), _rows(x)
+        check_saved("layer_norm_forward", saved, array_type(x), (len(rows), 3))
+        dx, dgamma, dbeta = cuda.layer_norm_backward(device, g_rows, rows, contiguous(gamma), saved)
         return dx.reshape(x.shape), dgamma, dbeta
     if is_cuda(x):
         return reference.layer_norm_backward(g, x, gamma, eps)
-    dx, dgamma, dbeta = numpy_layer.backward(_rows(g), _rows(x), gamma, saved)
+    g_rows, rows = _rows(g), _rows(x)
+    check_saved("layer_norm_forward", saved, numpy_group.Saved, (len(rows),))
+    dx, dgamma, dbeta = numpy_layer.backward(g_rows, rows, gamma, saved)
     return dx.reshape(x.shape), dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 
-def _check_group(x: Any, gamma: Any, beta: Any, groups: int, eps: float) -> None:
+def _check_group(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) -> tuple[int, float]:
     check_float("x", x)
     check_same("x, gamma, beta", x, gamma, beta)
     if x.ndim < 2 or x.shape[-1] == 0:
@@ -138,18 +143,19 @@ def _check_group(x: Any, gamma: Any, beta: Any, groups: int, eps: float) -> None
     for name, p in (("gamma", gamma), ("beta", beta)):
         if tuple(p.shape) not in ((c,), (n, c)):
             raise ValueError(f"{name} must have shape ({c},) or ({n}, {c}), got {tuple(p.shape)}")
-    if not isinstance(groups, numbers.Integral) or groups < 1 or c % groups:
+    if not (is_whole(groups) and groups >= 1 and c % groups == 0):
         raise ValueError(f"groups must be a divisor of the {c} channels, got {groups!r}")
-    _check_eps(eps)
+    check_flag("silu", silu)
+    return int(groups), _eps(eps)
 
 
-def _check_layer(x: Any, gamma: Any, eps: float) -> None:
+def _check_layer(x: Any, gamma: Any, eps: float) -> float:
     check_float("x", x)
     check_same("x, gamma", x, gamma)
     if x.ndim < 1 or x.shape[-1] == 0:
         raise ValueError(f"x must have a last axis of at least one element, got shape {tuple(x.shape)}")
     check_shape("gamma", gamma, x.shape[-1:], "the last axis of x")
-    _check_eps(eps)
+    return _eps(eps)
 
 
 def _check_gradient(g: Any, x: Any) -> None:
@@ -157,9 +163,10 @@ def _check_gradient(g: Any, x: Any) -> None:
     check_shape("g", g, x.shape, "the shape of x")
 
 
-def _check_eps(eps: float) -> None:
-    if not eps > 0:
+def _eps(eps: float) -> float:
+    if not (is_number(eps) and eps > 0):
         raise ValueError(f"eps must be greater than 0, got {eps!r}")
+    return float(eps)  # a float64 of NumPy's would make float32 arrays float64
 
 
 def _pixels(x: Any) -> Any:

@@ -10,13 +10,13 @@ all, is missing. float32 results are the float64 ones rounded once, right to 0.5
 """
 
 import math
-import numbers
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt32
 
 from ..backend import Array, array_module
+from ..checks import check_array, is_whole
 from ..device import device_of
 from ..threads import map_tiles, split
 from . import reference
@@ -115,13 +115,16 @@ def _draw(
     ``kernel`` is the function of ``cuda`` that gives the same in 32 bits.
     """
     _check(seed, first, step, purpose)
-    if len(shape) < 1 or not all(isinstance(s, numbers.Integral) and s >= 0 for s in shape):
+    if not np.iterable(shape) or len(shape) < 1 or not all(is_whole(s) and s >= 0 for s in shape):
         raise ValueError(f"shape must be (n, ...) with whole numbers of at least 0, got {shape!r}")
-    n, per_sample = int(shape[0]), math.prod(int(s) for s in shape[1:])
+    shape = tuple(map(int, shape))
+    n, per_sample = shape[0], math.prod(shape[1:])
     seed, first, step, purpose = int(seed), int(first), int(step), int(purpose)  # NumPy's would change the arithmetic
     blocks = -(-per_sample // per_block)
     if first + n > WORD or blocks > WORD:
         raise ValueError(f"samples and blocks of a sample are numbered below 2^32, got shape {shape} from {first} on")
+    if like is not None:
+        check_array("like", like)
     xp = np if like is None else array_module(like)
     if (device := device_of(like)) is not None and np.dtype(dtype).itemsize == 4:
         from . import cuda
@@ -141,11 +144,15 @@ def _draw(
 
 def _check(seed: int, first: int, step: int, purpose: int) -> None:
     for name, value, end in (("seed", seed, 64), ("first", first, 32), ("step", step, 32), ("purpose", purpose, 32)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**end:
+        if not (is_whole(value) and 0 <= value < 2**end):
             raise ValueError(f"{name} must be a whole number from 0 to 2^{end} - 1, got {value!r}")
 
 
 def _check_dtype(dtype: Any) -> bool:
-    if np.dtype(dtype).char not in "fd":
-        raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return np.dtype(dtype) == np.float64
+    try:
+        asked = np.dtype(dtype)
+    except TypeError:
+        asked = None
+    if dtype is None or asked not in (np.float32, np.float64):  # NumPy takes None for float64
+        raise TypeError(f"dtype must be float32 or float64, got {asked or dtype}")
+    return asked == np.float64

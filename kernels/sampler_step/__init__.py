@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..backend import Array, array_module
-from ..checks import check_float, check_same, check_shape
+from ..checks import check_float, check_same, check_shape, is_number
 from ..device import contiguous, device_of
 from ..random import Stream
 from . import reference
@@ -56,19 +56,20 @@ class Plan(NamedTuple):
 
 def plan(a_t: float, a_u: float, *, kind: str = "eps", eta: float = 0.0) -> Plan:
     r"""The coefficients of the step from $\bar\alpha$ = ``a_t`` to ``a_u``. Raises ValueError for what is out of range."""
-    if kind not in KINDS:
+    if not (isinstance(kind, str) and kind in KINDS):
         raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
     lowest = "at least 0" if kind in ("x_0", "v") else "above 0"
-    if not (0 <= a_t < 1 and (a_t > 0 or kind in ("x_0", "v"))):
+    if not (is_number(a_t) and 0 <= a_t < 1 and (a_t > 0 or kind in ("x_0", "v"))):
         raise ValueError(f"a_t must be {lowest} and below 1 for kind {kind!r}, got {a_t!r}")
-    if not 0 < a_u <= 1:
+    if not (is_number(a_u) and 0 < a_u <= 1):
         raise ValueError(f"a_u must be above 0 and at most 1, got {a_u!r}")
-    if not 0 <= eta <= 1:
+    if not (is_number(eta) and 0 <= eta <= 1):
         raise ValueError(f"eta must be from 0 to 1, got {eta!r}")
     if eta > 0 and a_u < a_t:
         raise ValueError(
             f"a step with noise must not go up to more noise, got a_t = {a_t!r}, a_u = {a_u!r}, eta = {eta!r}"
         )
+    a_t, a_u, eta = float(a_t), float(a_u), float(eta)  # a float64 of NumPy's would make the results float64
     root, rest = math.sqrt(a_t), math.sqrt(1 - a_t)
     x_0, eps = {
         "eps": lambda: ((1 / root, -rest / root), (0.0, 1.0)),
@@ -102,6 +103,7 @@ def ddim_step(
     shapes and settings.
     """
     steps, scales = check(x_t, conditional, unconditional, a_t, a_u, scale, kind, eta, clip, noise)
+    clip = None if clip is None else float(clip)
     if (device := device_of(x_t)) is not None:
         from . import cuda
 
@@ -134,15 +136,18 @@ def check(
     arrays = [("conditional", conditional), ("unconditional", unconditional)]
     arrays += [] if isinstance(noise, Stream) else [("noise", noise)]
     for name, x in arrays:
-        if x is not None:
+        if x is not None or name == "conditional":
             check_same(f"x_t, {name}", x_t, x)
             check_shape(name, x, x_t.shape, "the shape of x_t")
     if steps.x_u[2] and noise is None:
         raise ValueError(f"eta = {eta} adds noise, so noise must be an array or a Stream, got None")
-    if clip is not None and not clip > 0:
+    if clip is not None and not (is_number(clip) and clip > 0):
         raise ValueError(f"clip must be above 0 or None, got {clip!r}")
     xp, n = array_module(x_t), x_t.shape[0]
-    scales = xp.asarray(scale, x_t.dtype)
+    scales = xp.asarray(scale)
+    if scales.dtype.kind not in "fiu":
+        raise TypeError(f"scale must be a number or one a sample, got {scale!r}")
+    scales = scales.astype(x_t.dtype)
     if scales.shape not in ((), (n,)):
         raise ValueError(f"scale must be a number or one a sample ({n},), got shape {tuple(scales.shape)}")
     if unconditional is None and not bool((scales == 1).all()):
