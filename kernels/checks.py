@@ -44,11 +44,13 @@ def check_array(name: str, x: Any) -> None:
     """
     if type(x) is np.ndarray:
         return
-    on_host = isinstance(x, np.ndarray | np.generic)
-    if not (on_host or is_cuda(x)) or isinstance(x, np.ma.MaskedArray | np.matrix):
+    if is_cuda(x):
+        if x.data.ptr % x.itemsize:
+            raise ValueError(
+                f"{name} must begin at a multiple of {x.itemsize} bytes on a GPU, got address {x.data.ptr}"
+            )
+    elif not isinstance(x, np.ndarray | np.generic) or isinstance(x, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(x).__name__}")
-    if not on_host and x.data.ptr % x.itemsize:
-        raise ValueError(f"{name} must begin at a multiple of {x.itemsize} bytes on a GPU, got address {x.data.ptr}")
 
 
 def array_type(x: Any) -> Any:
