@@ -84,7 +84,7 @@ def group_norm_backward(
     if is_cuda(x):
         return reference.group_norm_backward(g, x, gamma, beta, groups, eps, silu)
     check_saved("group_norm_forward", saved, numpy_group.Saved, (x.shape[0], groups))
-    dx, dgamma, dbeta = numpy_group.backward(_pixels(g), _pixels(x), gamma, beta, saved, groups, silu)
+    dx, dgamma, dbeta = numpy_group.backward(_pixels(g), _pixels(x), gamma, beta, saved, groups, eps, silu)
     return dx.reshape(x.shape), _like(dgamma, gamma), _like(dbeta, beta)
 
 
@@ -130,7 +130,7 @@ def layer_norm_backward(
         return reference.layer_norm_backward(g, x, gamma, eps)
     g_rows, rows = _rows(g), _rows(x)
     check_saved("layer_norm_forward", saved, numpy_group.Saved, (len(rows),))
-    dx, dgamma, dbeta = numpy_layer.backward(g_rows, rows, gamma, saved)
+    dx, dgamma, dbeta = numpy_layer.backward(g_rows, rows, gamma, saved, eps)
     return dx.reshape(x.shape), dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 

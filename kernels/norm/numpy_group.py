@@ -40,12 +40,11 @@ ROW = 8192  # elements: rows of at least NumPy's iteration buffer are multiplied
 
 
 class Saved(NamedTuple):
-    """What backward needs of forward: float64 statistics of each sample's groups, after the shift, and epsilon."""
+    """What backward needs of forward: float64 statistics of each sample's groups, after the shift."""
 
     mean: Any  # (n, groups), of x - shift
     scale: Any  # (n, groups), 1 / sqrt(var + eps)
     shift: Any  # (n, groups) in x's dtype, 0 where the group is not far from zero
-    eps: float
 
 
 class Plan(NamedTuple):
@@ -59,7 +58,7 @@ def forward(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) 
     """``x`` (n, pixels, c), contiguous -> y of the same shape."""
     n, _, c = x.shape
     y = np.empty_like(x)
-    saved = Saved(np.empty((n, groups)), np.empty((n, groups)), np.empty((n, groups), x.dtype), eps)
+    saved = Saved(np.empty((n, groups)), np.empty((n, groups)), np.empty((n, groups), x.dtype))
     if x.size == 0:
         return y, saved
     plan = make_plan(x)
@@ -84,7 +83,9 @@ def forward(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) 
     return y, saved
 
 
-def backward(g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, silu: bool) -> tuple[Any, Any, Any]:
+def backward(
+    g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, eps: float, silu: bool
+) -> tuple[Any, Any, Any]:
     """``g`` and ``x`` (n, pixels, c), contiguous -> dx, dgamma and dbeta as float64 sums for each sample (n, c).
 
     Or for all samples (1, c), if the parameter is shared and some are not finite: infinities of both signs add up to
@@ -124,7 +125,7 @@ def backward(g: Any, x: Any, gamma: Any, beta: Any, saved: Saved, groups: int, s
         if not (all_finite := finite(constant)):
             bad = ~np.isfinite(coefficients[2]).reshape(-1, c)
             scale, offset = (np.broadcast_to(p, (n, c))[s] for p in (gamma, beta))
-            by_definition = reference.group_norm_backward(g[s], x[s], scale, offset, groups, saved.eps, silu)
+            by_definition = reference.group_norm_backward(g[s], x[s], scale, offset, groups, eps, silu)
             for out, value, where in zip((dx, dgamma, dbeta), by_definition, (bad[:, None], bad, bad)):
                 np.copyto(out[s], value, where=where)
         return all_finite

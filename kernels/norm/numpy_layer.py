@@ -28,7 +28,7 @@ from .numpy_group import FAR, ROUNDS, Saved, finite, share
 def forward(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Saved]:
     """``x`` (rows, d), contiguous -> y of the same shape."""
     y = np.empty_like(x)
-    saved = Saved(np.empty(len(x)), np.empty(len(x)), np.empty(len(x), x.dtype), eps)
+    saved = Saved(np.empty(len(x)), np.empty(len(x)), np.empty(len(x), x.dtype))
     if x.size == 0:
         return y, saved
     rows = np.array([gamma, beta])
@@ -50,7 +50,7 @@ def forward(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Saved]:
     return y, saved
 
 
-def backward(g: Any, x: Any, gamma: Any, saved: Saved) -> tuple[Any, Any, Any]:
+def backward(g: Any, x: Any, gamma: Any, saved: Saved, eps: float) -> tuple[Any, Any, Any]:
     """``g`` and ``x`` (rows, d), contiguous -> dx, and dgamma and dbeta (d,) in float64."""
     d = x.shape[1]
     dx = np.empty_like(x)
@@ -78,7 +78,7 @@ def backward(g: Any, x: Any, gamma: Any, saved: Saved) -> tuple[Any, Any, Any]:
         _outer([constant, 0 * r], ones_row, p)
         np.add(product, p, out=dx[s])
         if not finite(constant):
-            by_definition, dgamma, dbeta = reference.layer_norm_backward(gs, x[s], gamma, saved.eps)
+            by_definition, dgamma, dbeta = reference.layer_norm_backward(gs, x[s], gamma, eps)
             np.copyto(dx[s], by_definition, where=~np.isfinite(constant)[:, None])
         return dgamma, dbeta
 

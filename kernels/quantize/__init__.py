@@ -31,7 +31,8 @@ def quantize(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Quantized
 
     Raises what `nearest_code` raises.
     """
-    indices = nearest_code(z, codebook)
+    _check(z, codebook)
+    indices = _nearest(z, codebook)
     if (device := device_of(z, codebook)) is not None:
         from . import cuda
 
@@ -48,6 +49,20 @@ def nearest_code(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Int[A
     decide otherwise than the kernels', which all have one.) Raises TypeError for other dtypes than float32 and float64,
     ValueError for shapes that do not fit and for an empty codebook.
     """
+    _check(z, codebook)
+    return _nearest(z, codebook)
+
+
+def _nearest(z: Array, codebook: Array) -> Array:
+    if (device := device_of(z, codebook)) is not None:
+        from . import cuda
+
+        rung = cuda.best_rung(device, z.shape[1])
+        return cuda.nearest_code(device, contiguous(z), contiguous(codebook), rung=rung)
+    return (reference if is_cuda(z) else numpy_bounds).nearest_code(z, codebook)
+
+
+def _check(z: Array, codebook: Array) -> None:
     check_float("z", z, 2)
     check_float("codebook", codebook, 2)
     check_same("z, codebook", z, codebook)
@@ -55,9 +70,3 @@ def nearest_code(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Int[A
         raise ValueError(f"codebook must have rows of length {z.shape[1]} as z has, got shape {codebook.shape}")
     if codebook.shape[0] == 0:
         raise ValueError(f"codebook must hold at least one code, got shape {codebook.shape}")
-    if (device := device_of(z, codebook)) is not None:
-        from . import cuda
-
-        rung = cuda.best_rung(device, z.shape[1])
-        return cuda.nearest_code(device, contiguous(z), contiguous(codebook), rung=rung)
-    return (reference if is_cuda(z) else numpy_bounds).nearest_code(z, codebook)

@@ -91,6 +91,7 @@ CALLS = {
     "norm.layer_norm_forward": {"x": ROWS, "gamma": GAMMA, "beta": BETA, "eps": 1e-5},
     "norm.layer_norm_backward": {"g": normal(4, 6, seed=1), "x": ROWS, "gamma": GAMMA, "saved": None, "eps": 1e-5},
     "quantize.nearest_code": {"z": normal(4, 3), "codebook": normal(5, 3)},
+    "quantize.quantize": {"z": normal(4, 3), "codebook": normal(5, 3)},
     "random.normal": {"shape": (3, 4), **AT, "dtype": np.float32, "like": X},
     "random.random_bits": {"shape": (3, 4), **AT, "like": X},
     "random.uniform": {"shape": (3, 4), **AT, "dtype": np.float32, "like": X},
@@ -101,7 +102,13 @@ CALLS = {
     "sampler_step.ddim_step": {"x_t": ROWS, "conditional": normal(4, 6, seed=1), "unconditional": normal(4, 6, seed=2), **LEVELS, "noise": normal(4, 6, seed=3)},
 }  # fmt: skip
 every_call = pytest.mark.parametrize("name", CALLS)
-WITHOUT = {"sampler_step.plan", "random.Stream", "eight_bit.FORMS", "eight_bit.LARGEST"}  # they take no arrays
+WITHOUT = {
+    "sampler_step.plan",
+    "random.Stream",
+    "eight_bit.FORMS",
+    "eight_bit.LARGEST",
+    "quantize.Quantized",
+}  # they take no arrays
 OPTIONAL = {"b", "bias", "key_mask", "clip", "like", "unconditional"}  # and "scale" and "saved" of attention
 
 
