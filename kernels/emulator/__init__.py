@@ -1,8 +1,9 @@
 """Runs a CUDA kernel on the CPU and tells what a GPU would not: races, stray accesses, forgotten barriers.
 
-The very same .cu file that NVRTC compiles for a GPU is compiled by g++. Its threads become fibers, its shared memory
-static variables, and before every load and store g++ puts a call (it is the instrumentation of ``-fsanitize=thread``
-without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model works. Found are
+The very same .cu file that NVRTC compiles for a GPU is compiled by g++ or clang++. Its threads become fibers, its shared
+memory static variables, and before every load and store the compiler puts a call (it is the instrumentation of
+``-fsanitize=thread`` without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model
+works. Found are
 
 * ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them;
 * ``out of range``: a read or write beside an array in global or shared memory;
@@ -38,6 +39,9 @@ What it cannot find, and where it is not a GPU:
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
   (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left
   out, and what g++ makes one load of, or none, a GPU's compiler may not.
+* Of two accesses to one place in two branches a compiler may make one: g++ then names the line of one of them, clang++
+  may name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes
+  (CUDA's ``float4`` is none) are watched, but for their alignment.
 * The sums inside ``mma.sync`` and ``wgmma`` are exact and then cut off to float32; a GPU cuts off too, but in other
   places, so the last bits differ. Sums that are exact in float32 (of small integers, say) agree.
 * Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
@@ -54,6 +58,9 @@ What it cannot find, and where it is not a GPU:
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
   contracted to fused multiply-adds.
 * ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
+
+The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand 16 and
+19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
 What it takes is C++17 with the words of ``device.cuh`` and of this project's headers (``#include "lib/cuda.cuh"``), one
 file: ``DYNAMIC_SHARED(float, name);`` stands for ``extern __shared__ float name[];``, kernels are ``extern "C"`` with

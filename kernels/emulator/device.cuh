@@ -1,7 +1,7 @@
-// CUDA's words for g++: what a kernel needs to see so that it compiles unchanged for the emulator.
+// CUDA's words for g++ and clang++: what a kernel needs to see so that it compiles unchanged for the emulator.
 //
 // A kernel becomes an ordinary function that one fiber per CUDA thread runs. Loads and stores need no words of their
-// own: g++ -fsanitize=thread puts a call before each of them, and runtime.cpp answers these calls.
+// own: -fsanitize=thread puts a call before each of them, and runtime.cpp answers these calls.
 #pragma once
 
 #include <math.h>
@@ -123,7 +123,7 @@ __attribute__((no_sanitize("thread"))) inline T shuffle(unsigned mask, T value, 
     const char* values = warp_exchange(mask, &value, sizeof value, where);
     check_source_lane(mask, source, where);
     T result;
-    memcpy(&result, values + 16 * source, sizeof result);
+    __builtin_memcpy(&result, values + 16 * source, sizeof result);
     return result;
 }
 
@@ -156,7 +156,7 @@ EMULATOR_FUNCTION unsigned __ballot_sync(unsigned mask, int vote) {
     unsigned result = 0;
     for (int lane = 0; lane < 32; lane++) {
         int other;
-        memcpy(&other, votes + 16 * lane, sizeof other);
+        __builtin_memcpy(&other, votes + 16 * lane, sizeof other);
         if (mask >> lane & 1 && other) result |= 1u << lane;
     }
     return result;
@@ -224,7 +224,7 @@ EMULATOR_VECTOR(uint4, unsigned, 4, 16, x, y, z, w)
 template <class To, class From>
 inline To emulator_bits(From x) {
     To y;
-    memcpy(&y, &x, sizeof y);
+    __builtin_memcpy(&y, &x, sizeof y);
     return y;
 }
 inline float __int_as_float(int x) { return emulator_bits<float>(x); }

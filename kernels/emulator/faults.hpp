@@ -19,7 +19,7 @@ static void on_signal(int signal, siginfo_t*, void* context) {
         return;
     }
     fault_where = NOBODY;
-#ifdef __x86_64__
+#ifdef EMULATOR_X86_64
     const char* const at = reinterpret_cast<const char*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
     if (at >= __ehdr_start && at < _end) fault_where = uint32_t(at - __ehdr_start);
 #endif

@@ -1,6 +1,11 @@
 // Fibers: part of runtime.cpp. A fiber is a function with a stack of its own that can be left in the middle and entered
 // again. What has to be kept meanwhile is its stack and the registers that a function must give back unchanged.
-#ifdef __x86_64__
+// -DEMULATOR_PORTABLE takes what all other processors take, to try it on this one.
+#if defined(__x86_64__) && !defined(EMULATOR_PORTABLE)
+#define EMULATOR_X86_64
+#endif
+
+#ifdef EMULATOR_X86_64
 
 struct Context {
     void* stack;

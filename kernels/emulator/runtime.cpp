@@ -16,7 +16,7 @@
 // Together.  What the lanes of a warp do in one instruction (mma.sync, ldmatrix) the last lane to come does for all of
 //            them. See matrices.hpp.
 //
-// g++ -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
+// -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
 // usually answers them; the functions at the end of this file do.
 
 #include <dlfcn.h>
@@ -706,6 +706,19 @@ extern "C" const BankUse* emulator_plain_bank_use(int* count) {
 
 // --- the calls that -fsanitize=thread puts before every load and store -------------------------------------------------
 
+static void range_access(const void* begin, size_t bytes, Access kind, const void* where) {
+    const char* const address = static_cast<const char*>(begin);
+    if (!self || !bytes) return;
+    if (!plain_access(address, bytes, kind, place(where)) && find(address, true))
+        abandon();  // beside an array, and nobody knows how far
+}
+
+static void* watched_copy(void* to, const void* from, size_t bytes, const void* where) {
+    range_access(from, bytes, READ, where);
+    range_access(to, bytes, WRITE, where);
+    return memmove(to, from, bytes);
+}
+
 #define HERE __builtin_return_address(0)
 #define ANSWER(size)                                                                               \
     void __tsan_read##size(void* p) { aligned_access(p, size, READ, HERE); }                       \
@@ -724,4 +737,10 @@ void __tsan_func_exit() {}
 ANSWER(1) ANSWER(2) ANSWER(4) ANSWER(8) ANSWER(16)
 void __tsan_read_range(void* p, size_t bytes) { access(p, bytes, READ, HERE); }
 void __tsan_write_range(void* p, size_t bytes) { access(p, bytes, WRITE, HERE); }
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) { return watched_copy(to, from, bytes, HERE); }
+void* __tsan_memmove(void* to, const void* from, size_t bytes) { return watched_copy(to, from, bytes, HERE); }
+void* __tsan_memset(void* to, int value, size_t bytes) {
+    range_access(to, bytes, WRITE, HERE);
+    return memset(to, value, bytes);
+}
 }

@@ -1,5 +1,7 @@
 """The emulator finds what is planted, at the line where it is planted, and nothing in a kernel that is right."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,16 @@ REVERSING = {"clean", "copied", "loaded", "multiplied"}
 CLEAN = REVERSING | {"atomic_sum", "warp_barriers"}
 WRONG_VALUE = {"wrong_index", "loads_the_wrong_row", "wrong_fragment"}  # no rule is broken
 SEEDS = range(5)
+FIRST = os.environ.get("CXX") or "g++"
+PORTABLE = f"{FIRST} -DEMULATOR_PORTABLE"  # with the fibers of other processors than x86-64
+
+
+@pytest.fixture(params=dict.fromkeys((FIRST, "clang++")))
+def each_compiler(request, monkeypatch):
+    """The test runs with each of them that is there."""
+    if not shutil.which(request.param.split()[0]):
+        pytest.skip(f"needs {request.param}")
+    monkeypatch.setenv("CXX", request.param)
 
 
 def run(kernel, seed, n=128, **options):
@@ -37,6 +49,7 @@ def run(kernel, seed, n=128, **options):
     return device, x, y
 
 
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("kernel", [k for k, lines in marks(PLANTED).items() if lines and k not in WRONG_VALUE])
 def test_finds_exactly_what_is_planted(kernel):
     found = set()
@@ -48,6 +61,7 @@ def test_finds_exactly_what_is_planted(kernel):
     assert found == marks(PLANTED)[kernel]
 
 
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("kernel", sorted(CLEAN))
 def test_finds_nothing_where_nothing_is_planted(kernel):
     for seed in range(20):
@@ -55,6 +69,13 @@ def test_finds_nothing_where_nothing_is_planted(kernel):
         device.check()
         if kernel in REVERSING:
             np.testing.assert_array_equal(y, x.reshape(2, 64)[:, ::-1].reshape(-1))
+
+
+def test_the_fibers_of_other_processors(monkeypatch):
+    monkeypatch.setenv("CXX", PORTABLE)
+    for kernel in ("clean", "multiplied", "dropped_barrier", "returned_too_early", "different_barriers", "far_away"):
+        found = [f for seed in SEEDS for f in run(kernel, seed)[0].findings if f.kind != "unwritten"]
+        assert {(f.where, f.kind) for f in found} == marks(PLANTED)[kernel], kernel
 
 
 def run90(kernel, seed):
@@ -65,6 +86,7 @@ def run90(kernel, seed):
     return device, x[:, ::-1].reshape(-1), y
 
 
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("kernel", marks(PLANTED90))
 def test_what_came_with_hopper(kernel):
     found = set()
@@ -78,6 +100,7 @@ def test_what_came_with_hopper(kernel):
     assert found == marks(PLANTED90)[kernel]
 
 
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("kernel", marks(PLANTED90A))
 def test_products_of_warp_groups(kernel):
     x = bfloat16.rounded(np.random.default_rng(0).standard_normal((128, 64)).astype(np.float32))
@@ -231,6 +254,7 @@ def test_every_kernel_is_planted_or_clean():
     assert set(marks(PLANTED)) == set(kernels_of(PLANTED.read_text()))
 
 
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("kernel", sorted(WRONG_VALUE))
 def test_a_wrong_value_names_the_line_that_wrote_it(kernel):
     device, x, y = run(kernel, 0)
@@ -361,6 +385,7 @@ BYTES = """
 """
 
 
+@pytest.mark.usefixtures("each_compiler")
 def test_accesses_of_one_to_sixteen_bytes_and_atomics_between_blocks(tmp_path):
     body = BYTES.replace("float4_", "four")
     file = write(tmp_path, body, "const float* x, float* y, int* count")
@@ -373,6 +398,63 @@ def test_accesses_of_one_to_sixteen_bytes_and_atomics_between_blocks(tmp_path):
         device.check()
         np.testing.assert_array_equal(y, np.full(64, 63.0))
         assert count[0] == 63
+
+
+# Of 20 bytes, which a compiler copies by a call or without one.
+COPIES = """
+    __shared__ float tile[64][5], more[64][5];
+    const int t = threadIdx.x;
+    memset(tile[t], 0, 20);
+    BARRIER
+    memcpy(more[63 - t], tile[63 - t], 20);
+    BARRIER
+    for (int i = 0; i < 5; i++) y[5 * t + i] = x[5 * t + i] + more[t][i];
+"""
+
+
+@pytest.mark.usefixtures("each_compiler")
+def test_copying_and_filling_are_reads_and_writes(tmp_path):
+    file, x = write(tmp_path, COPIES), np.arange(320, dtype=np.float32)
+    for barrier, found in (("__syncthreads();", set()), ("", {6, 8, 10})):
+        device = Emulator()
+        y = np.zeros((64, 5), np.float32)
+        arguments = {"x": x, "y": y, "n": 64}
+        device.run(file, "k", 1, 64, arguments, defines={"BARRIER": barrier})
+        assert {f.where for f in device.findings if f.kind == "race"} >= {f"kernel.cu:{line}" for line in found}
+        if not found:
+            device.check()
+            np.testing.assert_array_equal(y, x.reshape(64, 5))
+    device = Emulator()
+    memory = np.zeros(1, np.float32)
+    far = write(tmp_path, "memset(y, 0, n); memcpy(y, x, n);", name="far.cu")
+    device.run(far, "k", 1, 1, {"x": memory, "y": memory.copy(), "n": 1 << 30})
+    assert [(f.kind, f.where) for f in device.findings] == [("out of range", "far.cu:3")]
+
+
+# What two branches do alike a compiler likes to do once, and then the finding has one line or none.
+BRANCHES = """
+    const int t = threadIdx.x;
+    if (t % 2)
+        y[n] = 1;
+    else
+        y[n] = 2;
+    if (t % 4)
+        __syncwarp();
+    else
+        __syncwarp();
+    if (t % 3) y[n + 1] = 1;
+    if (t % 5)
+        y[n + 1] = 2;
+"""
+
+
+@pytest.mark.usefixtures("each_compiler")
+def test_what_two_branches_do_alike_has_lines(tmp_path):
+    device = Emulator()
+    device.run(write(tmp_path, BRANCHES), "k", 1, 32, {"x": np.zeros(1, "f"), "y": np.zeros(2, "f"), "n": 0})
+    found = {kind: {f.where for f in device.findings if f.kind == kind} for kind in ("race", "divergence")}
+    assert found["race"] | {"kernel.cu:8"} == {f"kernel.cu:{line}" for line in (6, 8, 13, 15)}  # g++: 6 and 8 are one
+    assert found["divergence"] and found["divergence"] <= {"kernel.cu:10", "kernel.cu:12"}
 
 
 @given(n=st.integers(1, 200), seed=st.integers(0, 2**32 - 1), threads=st.sampled_from([1, 31, 32, 33, 64]))
@@ -556,7 +638,7 @@ def test_no_compiler_is_one_clear_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(NoCompiler, match=r"no C\+\+ compiler was found: the emulator needs g\+\+ or clang\+\+"):
-        emulator.compiler.__wrapped__()
+        emulator.compiler()
 
 
 def test_shared_memory_that_nobody_wrote_is_nan():
