@@ -1,7 +1,7 @@
 """Runs a CUDA kernel on the CPU and tells what a GPU would not: races, stray accesses, forgotten barriers.
 
-The very same .cu file that NVRTC compiles for a GPU is compiled by g++ or clang++. Its threads become fibers, its shared
-memory static variables, and before every load and store the compiler puts a call (it is the instrumentation of
+The very same .cu file that NVRTC compiles for a GPU is compiled by g++ or clang++. Its threads become fibers, its
+shared memory static variables, and before every load and store the compiler puts a call (it is the instrumentation of
 ``-fsanitize=thread`` without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model
 works. Found are
 
@@ -59,8 +59,8 @@ What it cannot find, and where it is not a GPU:
   contracted to fused multiply-adds.
 * ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
 
-The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand 16 and
-19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
+The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand 16
+and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
 What it takes is C++17 with the words of ``device.cuh`` and of this project's headers (``#include "lib/cuda.cuh"``), one
 file: ``DYNAMIC_SHARED(float, name);`` stands for ``extern __shared__ float name[];``, kernels are ``extern "C"`` with

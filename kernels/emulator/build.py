@@ -1,7 +1,7 @@
 """From a .cu file to a library that the emulator can enter, by g++ or clang++, kept under a key of all that went in.
 
-Tried with g++ 12 and clang++ 14, 16 and 19. Where g++ and clang++ are installed the tests find with both what is planted,
-and with the fibers of other processors than x86-64 (``CXX="g++ -DEMULATOR_PORTABLE"``: CXX may have flags).
+Tried with g++ 12 and clang++ 14, 16 and 19. Where g++ and clang++ are installed the tests find with both what is
+planted, and with the fibers of other processors than x86-64 (``CXX="g++ -DEMULATOR_PORTABLE"``: CXX may have flags).
 """
 
 import ctypes
@@ -27,8 +27,8 @@ COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of ru
 KERNEL_OPTIONS = ("-fsanitize=thread", *(f"-fno-builtin-{name}" for name in COPYING))
 # Two barriers in two branches must stay two, and their order in the file that of the source.
 GCC_OPTIONS = ("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
-# So it is for clang, which besides would make one wide access of several, and leave a read without a call where the same
-# number is written next.
+# So it is for clang, which besides would make one wide access of several, and leave a read without a call where the
+# same number is written next.
 _CLANG_PASSES = (
     "-simplifycfg-hoist-common=false",
     "-simplifycfg-sink-common=false",
