@@ -42,8 +42,9 @@ What it cannot find, and where it is not a GPU:
 * Of two accesses to one place in two branches a compiler may make one: g++ then names the line of one of them, clang++
   may name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes
   (CUDA's ``float4`` is none) are watched, but for their alignment.
-* The sums inside ``mma.sync`` and ``wgmma`` are exact and then cut off to float32; a GPU cuts off too, but in other
-  places, so the last bits differ. Sums that are exact in float32 (of small integers, say) agree.
+* The sums inside ``mma.sync`` and ``wgmma`` are cut off where Hopper's are believed to be: all terms 25 bits below the
+  largest of an instruction, and the result to float32. Other cards cut in other places (an A100 loses about twice as
+  much), so last bits differ. Sums of which nothing is cut (of small integers, say) agree.
 * Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
 * Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That
   its sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of

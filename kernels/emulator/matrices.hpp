@@ -149,30 +149,69 @@ struct Multiply {
     uint32_t where;
 };
 
-// The sum of a product is exact up to double precision and then cut off, towards 0. NVIDIA's cards cut off as well, though
-// not in the same places (an H100 first cuts every term 25 bits below the largest one's leading bit: to it, 1 - 2^-26 is 1), so
-// results differ from theirs in the last bits, and a bound that expects rounding to the nearest has a chance to be seen to fail.
+// Sums of floats as Hopper has them, as far as is known (Khattak & Mikaitis 2025, arXiv 2512.07004; of cards before,
+// Fasi et al. 2021, PeerJ Computer Science 7:e330). The products of one instruction, which are exact, and the sum that
+// they are added to are cut off, towards 0, 25 bits below the leading bit of the largest of them: to 1, -2^-26 is
+// nothing. What is left is added exactly, and the result cut off to float32, towards 0 again. So what is lost of terms
+// of one sign is lost to one side. An A100 loses more: it cuts 24 bits below, and has 16 products as two sums of 8.
+#define KEPT 25  // bits below the leading one; an int holds the sum of 31 such numbers
+
 static float cut(double sum) {
     const float x = float(sum);
     if (!(fabs(double(x)) > fabs(sum)) || x - x != 0) return x;
     return float_of(bits_of(x) - 1);
 }
 
-// Whole numbers overflow as they do in 32 bits; a double holds a sum of them exactly.
-static int wrapped(double sum) { return int(uint32_t(int64_t(sum))); }
+// 2^(KEPT - e) for a number whose leading bit is 2^e, or with sign = -1 its inverse; e is from -272 to 256 here.
+static double scale_for(double largest, int sign) {
+    uint64_t bits;
+    memcpy(&bits, &largest, 8);
+    const int exponent = int(bits >> 52) - 1023;
+    bits = uint64_t(1023 + sign * (KEPT - exponent)) << 52;
+    memcpy(&largest, &bits, 8);
+    return largest;
+}
 
-static void put(float& sum, double value) { sum = cut(value); }
-static void put(int& sum, double value) { sum = wrapped(value); }
+// Eight neighbours of a row: sum[j] += left[k] right[k][j] for all k < depth. Rows of `right` are WIDTH numbers apart.
+template <int WIDTH>
+static void add_eight(float (&sum)[8], const double* left, const double* right, int depth) {
+    double exact[8], largest[8], scale[8];
+    for (int j = 0; j < 8; j++) exact[j] = sum[j], largest[j] = fabs(exact[j]);
+    for (int k = 0; k < depth; k++)
+        for (int j = 0; j < 8; j++) {
+            const double product = left[k] * right[k * WIDTH + j], size = fabs(product);
+            exact[j] += product;
+            largest[j] = largest[j] > size ? largest[j] : size;
+        }
+    int total[8];
+    for (int j = 0; j < 8; j++) {
+        scale[j] = scale_for(largest[j], 1);
+        total[j] = int(sum[j] * scale[j]);
+    }
+    for (int k = 0; k < depth; k++)
+        for (int j = 0; j < 8; j++) total[j] += int(left[k] * right[k * WIDTH + j] * scale[j]);
+    for (int j = 0; j < 8; j++)  // nothing is cut off of zeros, Inf and NaN
+        sum[j] = cut(largest[j] > 0 && exact[j] - exact[j] == 0 ? total[j] * scale_for(largest[j], -1) : exact[j]);
+}
+
+// Of whole numbers nothing is lost; they overflow as they do in 32 bits.
+template <int WIDTH>
+static void add_eight(int (&sum)[8], const double* left, const double* right, int depth) {
+    double exact[8];
+    for (int j = 0; j < 8; j++) exact[j] = sum[j];
+    for (int k = 0; k < depth; k++)
+        for (int j = 0; j < 8; j++) exact[j] += left[k] * right[k * WIDTH + j];
+    for (int j = 0; j < 8; j++) sum[j] = int(uint32_t(int64_t(exact[j])));
+}
 
 template <class Sum>
 static void multiply_for_all(Multiply* const* lane, const double (&a)[16][32], const double (&b)[32][8], int depth) {
     for (int i = 0; i < 16; i++) {
-        double sum[8];
+        Sum sum[8];
         auto d = [&](int j) -> Sum& { return static_cast<Sum*>(lane[i % 8 * 4 + j / 2]->d)[i / 8 * 2 + j % 2]; };
         for (int j = 0; j < 8; j++) sum[j] = d(j);
-        for (int k = 0; k < depth; k++)
-            for (int j = 0; j < 8; j++) sum[j] += a[i][k] * b[k][j];
-        for (int j = 0; j < 8; j++) put(d(j), sum[j]);
+        add_eight<8>(sum, a[i], b[0], depth);
+        for (int j = 0; j < 8; j++) d(j) = sum[j];
     }
 }
 

@@ -159,17 +159,18 @@ static void read_bytes(unsigned long long tile, int first, int rows, double out[
 // The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
 template <class Sum>
 static void add_products(Product* const* lane, const double a[32][256], const double b[32][256], int depth) {
-    const int columns = lane[0]->columns;
     for (int row = 0; row < 16; row++) {
-        double sum[256];
-        auto d = [&](int column) -> Sum& {
-            Sum* const sums = static_cast<Sum*>(lane[row % 8 * 4 + column % 8 / 2]->sums);
-            return sums[column / 8 * 4 + row / 8 * 2 + column % 2];
-        };
-        for (int column = 0; column < columns; column++) sum[column] = d(column);
-        for (int k = 0; k < depth; k++)
-            for (int column = 0; column < columns; column++) sum[column] += a[k][row] * b[k][column];
-        for (int column = 0; column < columns; column++) put(d(column), sum[column]);
+        double left[32];
+        for (int k = 0; k < depth; k++) left[k] = a[k][row];
+        for (int j = 0; j < lane[0]->columns / 8; j++) {
+            Sum sum[8];
+            auto d = [&](int column) -> Sum& {
+                return static_cast<Sum*>(lane[row % 8 * 4 + column / 2]->sums)[j * 4 + row / 8 * 2 + column % 2];
+            };
+            for (int column = 0; column < 8; column++) sum[column] = d(column);
+            add_eight<256>(sum, left, b[0] + 8 * j, depth);
+            for (int column = 0; column < 8; column++) d(column) = sum[column];
+        }
     }
 }
 

@@ -167,6 +167,22 @@ def test_products_with_registers(columns, tmp_path):
     np.testing.assert_array_equal(y, a @ b.T)
 
 
+def test_sums_of_wgmma_are_cut_off_where_those_of_mma_are(tmp_path):
+    """Below 2^30, which goes away again, at 2^5: of the sums before, which count the registers, and of a product."""
+    file = write(tmp_path, WIDTHS, "const bf16* a, const bf16* b, float* y")
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx90.cuh"))
+    a, b = np.zeros((64, 64), np.float32), np.full((128, 64), 2.0**15, np.float32)
+    a[:, 16:19] = 2.0**15, -(2.0**15), 31 * 2.0**-15
+    device = Emulator()
+    y = device.empty((64, 128), np.float32)
+    arguments = {"a": bfloat16.to_bits(a), "b": bfloat16.to_bits(b), "y": y}
+    device.run(file, "k", 1, 128, arguments, shared_bytes=128 * 128, defines={"COLUMNS": 128})
+    device.check()
+    row, column = np.indices(y.shape)
+    register = column // 8 * 4 + row // 8 % 2 * 2 + column % 2
+    np.testing.assert_array_equal(y, register // 32 * 32 - register)
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ["80", "90a", "120"])
 def test_the_planted_kernels_compile_for_a_gpu(architecture):
@@ -569,27 +585,41 @@ def test_products_of_fragments(kind, tmp_path):
 
 
 def test_sums_of_products_are_cut_off_and_not_rounded(tmp_path):
+    """At first 25 bits below the largest of the products and the sum so far, then as float32, both towards 0."""
     body = """
     unsigned r[4] = {0, 0, 0, 0};
     if (threadIdx.x == 0) r[0] = pack_bf16(a[0], a[1]);
-    float product[4] = {0, 0, 0, 0};
+    float product[4] = {a[2], 0, 0, 0};
     mma_bf16(product, r, pack_bf16(1, 1), 0);
     if (threadIdx.x == 0) d[0] = product[0];
     """
     file = write(tmp_path, body, "const float* a, float* d")
     file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx.cuh"))
     up, down = 1 + 2.0**-23, 1 - 2.0**-24
-    for left, right, want in [
-        (1, 1.5 * 2**-24, 1),
-        (1, 2**-23, up),
-        (-1, -1.5 * 2**-24, -1),
-        (1, -(2.0**-26), down),
-        (2.0**127, 2.0**127, np.inf),
-        (np.inf, 1, np.inf),
+    for left, right, before, want in [
+        (1, 1.5 * 2**-24, 0, 1),
+        (1, 2**-23, 0, up),
+        (-1, -1.5 * 2**-24, 0, -1),
+        (1, -(2.0**-25), 0, down),
+        (1, -(2.0**-26), 0, 1),
+        (1.9375, -(2.0**-26), 0, 1.9375),
+        (2.0**-25, -1, 1, 2.0**-25),
+        (2.0**-26, -1, 1, 0),
+        (1, -1, 1.75 * 2.0**-25, 2.0**-25),
+        (-1, 1, -1.75 * 2.0**-25, -(2.0**-25)),
+        (2.0**-24, 2.0**-24, 1, up),
+        (1.5 * 2.0**-25, 1.5 * 2.0**-25, 1, 1),
+        (2.0**-130, 2.0**-133, -(2.0**-149), 2.0**-130 + 2.0**-133 - 2.0**-149),
+        (0, 0, 0, 0),
+        (0, 0, -2.5, -2.5),
+        (2.0**127, 2.0**127, 0, np.inf),
+        (np.inf, 1, 0, np.inf),
+        (np.inf, 1, -np.inf, np.nan),
+        (1, 1, np.nan, np.nan),
     ]:
         d = np.zeros(1, np.float32)
-        Emulator().run(file, "k", 1, 32, {"a": np.float32([left, right]), "d": d})
-        assert d[0] == np.float32(want), (left, right)
+        Emulator().run(file, "k", 1, 32, {"a": np.float32([left, right, before]), "d": d})
+        np.testing.assert_equal(d[0], np.float32(want), str((left, right, before)))
 
 
 def test_numbers_of_16_and_19_bits(tmp_path):
