@@ -1,17 +1,17 @@
-// The linear layer on int8 weights on bf16 tensor cores, and yet with float32's exactness. Definition: 1_naive.cu.
+// The linear layer on int8 weights on bf16 tensor cores, and yet about as exact as float32. Definition: 1_naive.cu.
 //
 // New here: a float is three bf16 numbers (split.cu), so
 //
 //     sum_l x[i, l] q[l, j] = sum_l low[i, l] q[l, j] + sum_l middle[i, l] q[l, j] + sum_l high[i, l] q[l, j]
 //
-// is one product of bf16 matrices with three times the terms, whose products are exact, on units that do more than ten times
-// as many. Tiles, swizzle and copies are the matrix product's (matmul/mma.cuh). The smallest terms come first.
+// is one product of bf16 matrices with three times the terms, whose products are exact, on units that do more than ten
+// times as many on an A100 or H100 (on a GeForce only twice as many: there it is a loss). Tiles, swizzle and copies are
+// the matrix product's (matmul/mma.cuh). The smallest terms come first.
 //
-// The tensor cores' sums are float, but cut off where others round, always towards 0, so long sums drift. What LONGEST steps have
-// added up is therefore added to a second set of sums, as float.
+// The tensor cores' sums are float, but what they add at a time is cut off some bits below the largest of it, always
+// towards 0, so long sums drift, most where terms of one sign differ widely in size. What a step of 64 terms has added
+// up is therefore added to a second set of sums, as float. Copies for the next steps go on meanwhile.
 #include "matmul/mma.cuh"
-
-#define LONGEST 4  // of 64 terms
 
 // x (3, m, k) and q (k, n), whose rows are x_pitch and q_pitch numbers apart, multiples of 16 bytes
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
@@ -22,26 +22,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     const long long first_row = blockIdx.x / tiles_n * (long long)TILE_M;
     const int rows = min(m - first_row, (long long)TILE_M), columns = min(q_pitch - first_column, TILE_N);
     const int of_part = (k + STEP<bf16> - 1) / STEP<bf16>;
-    SumsOf<float> total = {};
-    for (int first = 0; first < 3 * of_part; first += LONGEST) {
-        auto start = [&](int step, bf16* x_tile, bf16* q_tile) {
-            const int part = (first + step) / of_part, l = (first + step) % of_part * STEP<bf16>;
-            const int depth = min(k - l, STEP<bf16>);
-            start_tile<bf16, false, true, TILE_M>(x_tile, x + (part * m + first_row) * x_pitch + l, x_pitch, rows,
-                                                       depth);
-            start_tile<bf16, true, true, TILE_N>(q_tile, q + (long long)l * q_pitch + first_column, q_pitch, columns,
-                                                      depth);
-        };
-        SumsOf<float> sums = {};
-        add_all_products<bf16, false, true>(sums, tiles, min(LONGEST, 3 * of_part - first), start);
+    auto start = [&](int step, bf16* x_tile, bf16* q_tile) {
+        const int part = step / of_part, l = step % of_part * STEP<bf16>, depth = min(k - l, STEP<bf16>);
+        start_tile<bf16, false, true, TILE_M>(x_tile, x + (part * m + first_row) * x_pitch + l, x_pitch, rows, depth);
+        const bf16* const corner = q + (long long)l * q_pitch + first_column;
+        start_tile<bf16, true, true, TILE_N>(q_tile, corner, q_pitch, columns, depth);
+    };
+    Sums sums = {}, total = {};
+    add_all_products<bf16, false, true>(sums, tiles, 3 * of_part, start, [&] {
 #pragma unroll
         for (int i = 0; i < TILE_M / 32; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) total.of[i][j][e] += sums.of[i][j][e];
-        __syncthreads();  // all are done with the last tiles
-    }
+        sums = {};
+    });
     each_sum(total, rows, n - first_column, [&](int row, int at, float sum) {
         const int column = first_column + at;
         y[(first_row + row) * n + column] = bias ? sum * scale[column] + bias[column] : sum * scale[column];

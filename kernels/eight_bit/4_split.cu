@@ -1,15 +1,14 @@
 // The linear layer on int8 weights on Hopper's tensor cores. Definition: 1_naive.cu; three parts of x and sums that do not drift: 3_split.cu.
 //
-// New here: nothing but who does what (matmul/wgmma.cuh). The producer goes through the inner axis three times, once for each part
-// of x, and brings the same weights again. The consumers take LONGEST steps at a time; a second set of sums costs so many
-// registers that there is one block to a multiprocessor, with a longer ring.
+// New here: nothing but who does what (matmul/wgmma.cuh). The producer goes through the inner axis three times, once
+// for each part of x, and brings the same weights again. The consumers take one step at a time; while one adds its sums
+// to the second set the other can multiply. That set costs so many registers that there is one block to a multiprocessor,
+// with a longer ring.
 //
 // Needs sm_90a.
 #define BLOCKS_OF_AN_SM 1
 #define STAGES 6
 #include "matmul/wgmma.cuh"
-
-#define LONGEST 4  // of 64 terms
 
 // Maps of x (3, m, k) with boxes of (1, TILE_M, STEP), and of q (k, n) with boxes of (STEP, 64). m, k and n must be more than 0.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
@@ -35,9 +34,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
             continue;
         }
         float total[TILE_N / 2] = {};
-        for (int done = 0; done < steps; done += LONGEST) {
+        for (int step = 0; step < steps; step++) {
             float d[TILE_N / 2] = {};
-            turn = consume<false, true>(d, ring, tiles, min(LONGEST, steps - done), turn);
+            turn = consume<false, true>(d, ring, tiles, 1, turn);
 #pragma unroll
             for (int e = 0; e < TILE_N / 2; e++) total[e] += d[e];
         }

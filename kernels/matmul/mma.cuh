@@ -200,9 +200,14 @@ __device__ __forceinline__ void add_products(SumsOf<Number>& sums, const T* a, c
     }
 }
 
-// All steps of a block: `start(step, a, b)` starts to fill the two tiles of a step.
-template <class T, bool ACROSS_A, bool ACROSS_B, class Number, class Start>
-__device__ __forceinline__ void add_all_products(SumsOf<Number>& sums, T* tiles, int steps, Start start) {
+struct Nothing {
+    __device__ __forceinline__ void operator()() const {}
+};
+
+// All steps of a block: `start(step, a, b)` starts to fill the two tiles of a step, `then()` comes after its products.
+template <class T, bool ACROSS_A, bool ACROSS_B, class Number, class Start, class Then = Nothing>
+__device__ __forceinline__ void add_all_products(SumsOf<Number>& sums, T* tiles, int steps, Start start,
+                                                 Then then = {}) {
     auto start_stage = [&](int step) {
         T* const a = tiles + step % STAGES * STAGE<T>;
         if (step < steps) start(step, a, a + TILE_M * STEP<T>);
@@ -216,5 +221,6 @@ __device__ __forceinline__ void add_all_products(SumsOf<Number>& sums, T* tiles,
         start_stage(step + STAGES - 1);  // whose stage is filled anew
         const T* const a = tiles + step % STAGES * STAGE<T>;
         add_products<T, ACROSS_A, ACROSS_B>(sums, a, a + TILE_M * STEP<T>);
+        then();
     }
 }

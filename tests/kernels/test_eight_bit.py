@@ -1,6 +1,7 @@
 """Eight-bit numbers: the formats by their tables, scales, exact products; the CUDA rungs emulated, bit for bit."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -344,13 +345,14 @@ def test_sums_beyond_float32_and_rows_at_any_address(rung):
 
 @needs_compiler
 @settings(max_examples=15)
-@given(rows=st.sampled_from([1, 7, 40]), k=st.integers(1, 9), kind=st.sampled_from(KINDS), seed=SEEDS)
+@given(rows=st.sampled_from([1, 7, 40]), k=st.integers(1, 17), kind=st.sampled_from(KINDS), seed=SEEDS)
 def test_three_parts_of_a_float_are_the_float(rows, k, kind, seed):
     x = matrix(seed, rows, k, kind)
 
     def run(device):
-        parts, count = device.empty((3, rows, k + 2), "uint16"), rows * (k + 2)
-        arguments = {"x": x, "parts": parts, "count": count, "k": k, "pitch": k + 2}
+        pitch = -(-k // 8) * 8
+        parts, count = device.empty((3, rows, pitch), "uint16"), rows * pitch // 8
+        arguments = {"x": x, "parts": parts, "count": count, "k": k, "pitch": pitch}
         device.run(cuda.HERE / cuda.SPLIT, "split", -(-count // 128), 128, arguments)
         return parts
 
@@ -368,6 +370,24 @@ def test_three_parts_of_a_float_are_the_float(rows, k, kind, seed):
 
 
 @needs_compiler
+@settings(max_examples=15)
+@given(k=st.sampled_from([1, 7, 40]), n=st.integers(1, 25), first=st.integers(0, 3), seed=SEEDS)
+def test_weights_as_bf16_are_the_weights(k, n, first, seed):
+    (some,) = int8s(seed, k * n + first)
+    q, pitch = some[first:].reshape(k, n), -(-n // 8) * 8
+    words = n % 4 == 0 and q.ctypes.data % 4 == 0
+
+    def run(device):
+        wide, count = device.empty((k, pitch), "uint16"), k * pitch // 8
+        arguments = {"q": q, "wide": wide, "count": count, "n": n, "pitch": pitch, "words": words}
+        device.run(cuda.HERE / cuda.SPLIT, "widen", -(-count // 128), 128, arguments)
+        return wide
+
+    wide = bfloat16.from_bits(emulated(run, seed)[0])
+    np.testing.assert_array_equal(wide, np.pad(q, ((0, 0), (0, pitch - n))))
+
+
+@needs_compiler
 @pytest.mark.parametrize("rung", [3, 4])
 @pytest.mark.parametrize("sign", [np.abs, np.asarray])
 @pytest.mark.parametrize("k", [100, 256, 512, 1024, 4096])
@@ -381,6 +401,32 @@ def test_three_parts_are_no_less_exact_than_float32(rung, sign, k):
         for r in (2, rung)
     ]
     assert errors[1] <= errors[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("rung", [3, 4])
+@pytest.mark.parametrize(("k", "times"), [(64, 2), (128, 1.5), (256, 1), (512, 1), (1024, 1)])
+def test_three_parts_of_numbers_of_one_sign_and_many_sizes(rung, k, times):
+    """Where tensor cores lose most, all to one side: as exact as float32 from some 250 terms on, and not far off before."""
+    (x, wide), (q,), s = normal(2, (32, k), (32, k)), int8s(2, (k, 32)), np.ones(32, "f")
+    x, q = np.abs(x * np.exp(3 * wide)), np.abs(np.maximum(q, -127))
+    want = reference.linear_weight_only(x.astype("f8"), q, s, None)
+
+    def error(rung):
+        (got,) = emulated(lambda device: cuda.linear_weight_only(device, x, q, s, rung=rung))
+        return np.sqrt(np.square(got / want - 1).mean())
+
+    assert error(rung) <= times * error(2)
+
+
+@pytest.mark.parametrize(("architecture", "weight_only", "int8"), [
+    ("75", 2, 2), ("80", 3, 3), ("86", 2, 3), ("87", 3, 3), ("89", 2, 3), ("90a", 4, 4), ("90", 3, 3), ("100", 3, 3),
+    ("103", 3, 3), ("110", 3, 3), ("120", 2, 3), ("121", 2, 3),
+])  # fmt: skip
+def test_which_rung_a_layer_takes(architecture, weight_only, int8):
+    device = SimpleNamespace(architecture=architecture)
+    assert cuda.best_rung(device, weight_only=True) == weight_only
+    assert cuda.best_rung(device, weight_only=False) == int8
 
 
 @needs_compiler
@@ -420,15 +466,18 @@ PLANTED = [
     ("4_wgmma.cu", "(k + STEP - 1) / STEP", "k / STEP", "wrong value"),
     ("4_wgmma.cu", "at += STEP;", "at += 64;", "wrong value"),
     ("4_wgmma.cu", "at, tile.column)", "at, tile.column + 1)", "wrong value"),
-    ("split.cu", "parts[count + at] = middle;", "parts[count + at] = high;", "wrong value"),
+    ("split.cu", "to[count] = uint4{middle[0], middle[1]", "to[count] = uint4{high[0], high[1]", "wrong value"),
     ("split.cu", "if (at >= count) return;", "", "out of range"),
-    ("split.cu", "to_float(middle)", "to_float(high)", "wrong value"),
-    ("split.cu", "at % pitch < n ?", "true ?", "out of range"),
-    ("3_split.cu", "        __syncthreads();  // all are done with the last tiles\n", "", "race"),
+    ("split.cu", "x - high - middle", "x - high", "wrong value"),
+    ("split.cu", "k - j - 4 * four", "4", "out of range"),
+    ("split.cu", "n - j - 4 * four", "4", "out of range"),
+    ("split.cu", "row * k", "row * pitch", "out of range"),
+    ("split.cu", "16 * two + 8", "16 * two", "wrong value"),
+    ("3_split.cu", "        sums = {};\n", "", "wrong value"),
     ("3_split.cu", "total.of[i][j][e] += sums.of[i][j][e]", "total.of[i][j][e] = sums.of[i][j][e]", "wrong value"),
-    ("3_split.cu", "const int part = (first + step) / of_part,", "const int part = 2,", "wrong value"),
+    ("3_split.cu", "const int part = step / of_part,", "const int part = 2,", "wrong value"),
     ("3_split.cu", "each_sum(total, rows, n - first_column,", "each_sum(total, rows, TILE_N,", "out of range"),
-    ("3_split.cu", "min(LONGEST, 3 * of_part - first)", "LONGEST", "wrong value"),
+    ("3_split.cu", "tiles, 3 * of_part,", "tiles, 3 * of_part - 1,", "wrong value"),
     ("4_split.cu", "at = 0, part++;", "at = 0;", "wrong value"),
     ("4_split.cu", "total[e] += d[e]", "total[e] = d[e]", "wrong value"),
     ("4_split.cu", "&q, full, tile.column + panel * 64, at)", "&q, full, tile.column, at)", "wrong value"),
