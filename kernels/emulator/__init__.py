@@ -73,10 +73,15 @@ plain types, and there is no ``__constant__``, ``printf`` or ``<cuda_fp16.h>``. 
     device.run(Path("mine.cu"), "reverse", 2, 64, {"x": x, "y": y, "n": 128}, shared_bytes=256)     # grid, threads, arguments by name
     device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1))
     device.check()                                                                                  # or look at device.findings
+
+Arrays that no memory could hold come from ``sparse``: a few ranges of such an array are real, at the addresses that they
+have in the whole one, and a touch of anything else is a finding.
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import math
+import mmap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +100,7 @@ __all__ = [
 RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
 NOBODY, OUTSIDE = 0, 2**32 - 1  # instead of a place in a program: see runtime.cpp
 POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it is NaN
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: pages count as used when they are written
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
@@ -219,6 +225,7 @@ class Emulator:
         self.bank_conflicts: dict[str, tuple[int, int]] = {}  # line -> (reads of 8 rows, passes more than one for each)
         self.bank_uses: dict[str, BankUse] = {}  # all lines, if `banks`
         self._fresh: list[_Fresh] = []
+        self._sparse: list[_Sparse] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Memory for a result. Reading it before it is written is a finding."""
@@ -226,6 +233,18 @@ class Emulator:
         array.reshape(-1).view(np.uint8)[:] = POISON
         self._fresh.append(_Fresh(array, np.full(array.nbytes, NOBODY, np.uint32)))
         return array
+
+    def sparse(self, shape: tuple[int, ...], dtype: Any, parts: Iterable[range], *, fresh: bool = False) -> np.ndarray:
+        """An array of any size of which only ``parts``, ranges of its flattened elements, are real; zeros at first.
+
+        It takes memory for these only, and kernels work on it itself, not on a copy. A touch of anything else, by a
+        kernel, is "out of range" up to a red zone beside a part and a "wild address" farther away. With ``fresh`` the
+        parts are as from ``empty``. ``expect`` is for slices of it. Raises ValueError unless the parts are ranges that
+        are not empty, rise and do not touch each other.
+        """
+        sparse = _Sparse(shape, np.dtype(dtype), list(parts), fresh)
+        self._sparse.append(sparse)
+        return sparse.array
 
     def run(
         self,
@@ -260,43 +279,53 @@ class Emulator:
             )
         if 0 in blocks:
             return
-        guarded = [_Guarded(v) if isinstance(v, np.ndarray) else None for p, v in zip(parameters, values)]
-        fresh = [self._record(v) for v in values]
-        buffers = [
-            _Buffer(
-                g.array.ctypes.data,
-                g.array.nbytes,
-                RED_ZONE,
-                None if f is None else f.writers.ctypes.data,
-                p.const or not p.pointer,  # a TensorMap is only read through
-                p.name.encode(),
-            )
-            for p, g, f in zip(parameters, guarded, fresh)
-            if g is not None
-        ]
-        cells = [
-            ctypes.c_void_p(0 if g is None else g.array.ctypes.data) if p.pointer else v
-            for p, v, g in zip(parameters, values, guarded)
-        ]
-        for i, (p, g) in enumerate(zip(parameters, guarded)):
-            if p.type == "TensorMap" and g is not None:
-                cells[i] = _TensorMap.of(maps.pop(0), g.array.ctypes.data)
+        laid = [self._laid_out(v) if isinstance(v, np.ndarray) else None for v in values]
         shared_names = {s.name for s in library.shared}
-        arrays = {p.name: g.array for p, g in zip(parameters, guarded) if g is not None and p.name not in shared_names}
+        buffers: list[_Buffer] = []
+        arrays: dict[str, _Named] = {}
+        for p, found in zip(parameters, laid):
+            if found is None:
+                continue
+            for part in found.parts:
+                name = f"{p.name}+{part.start}" if part.start else p.name  # of that many bytes
+                at, writers = found.array.ctypes.data + part.start, part.writers
+                buffers.append(
+                    _Buffer(
+                        at,
+                        part.bytes,
+                        RED_ZONE,
+                        None if writers is None else writers.ctypes.data,
+                        p.const or not p.pointer,  # a TensorMap is only read through
+                        name.encode(),
+                    )
+                )
+                if p.name not in shared_names:
+                    arrays[name] = _Named(p.name, found.array, part.start)
+        cells = [
+            ctypes.c_void_p(0 if found is None else found.array.ctypes.data) if p.pointer else v
+            for p, v, found in zip(parameters, values, laid)
+        ]
+        for i, (p, found) in enumerate(zip(parameters, laid)):
+            if p.type == "TensorMap" and found is not None:
+                cells[i] = _TensorMap.of(maps.pop(0), found.array.ctypes.data)
         self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
-        for p, v, g, f in zip(parameters, values, guarded, fresh):
-            if g is not None and p.pointer and not p.const:
-                v[...] = g.array
-                if f is not None:
-                    f.library = library
+        for p, v, found in zip(parameters, values, laid):
+            if found is not None and p.pointer and not p.const:
+                if found.array is not v:
+                    v[...] = found.array
+                if (fresh := self._record(v)) is not None:
+                    fresh.library = library
 
     def result(self, array: np.ndarray, name: str = "the result") -> np.ndarray:
-        """``array`` as it is; that an element of it was never written is a finding."""
-        fresh = self._record(array)
-        if fresh is not None and array.size:
-            missing = (fresh.writers == NOBODY).reshape(-1, array.itemsize).any(axis=1)
+        """``array`` as it is; that an element of it, or of a part that is real, was never written is a finding."""
+        found = [(0, f.writers) for f in [self._record(array)] if f is not None]
+        found += [
+            (p.start, p.writers) for s in self._sparse if s.array is array for p in s.parts if p.writers is not None
+        ]
+        for start, writers in found if array.size else []:
+            missing = (writers == NOBODY).reshape(-1, array.itemsize).any(axis=1)
             if missing.any():
-                first = _index(int(missing.argmax()), array.shape)
+                first = _index(start // array.itemsize + int(missing.argmax()), array.shape)
                 text = f"{missing.sum()} of {array.size} elements of {name} were never written, the first at {first}"
                 self._add(Finding("unwritten", name, "", text))
         return array
@@ -330,6 +359,20 @@ class Emulator:
     def _record(self, value: Any) -> "_Fresh | None":
         return next((f for f in self._fresh if f.array is value), None)
 
+    def _laid_out(self, array: np.ndarray) -> "_Laid":
+        """An array as a kernel gets it: between red zones, or itself if it lies in a sparse one."""
+        begin = array.ctypes.data
+        for s in self._sparse:
+            start = begin - s.array.ctypes.data
+            if 0 <= start < s.array.nbytes and array.size:
+                return _Laid(array, [p.within(start, array.nbytes) for p in s.parts if p.meets(start, array.nbytes)])
+        copy, fresh = _guarded(array), self._record(array)
+        return _Laid(copy, [_Part(0, copy.nbytes, None if fresh is None else fresh.writers)])
+
+    def _door(self, library: Library, kernel: str) -> ctypes.c_void_p:
+        """Where each thread of a launch begins."""
+        return ctypes.cast(getattr(library.handle, f"emulator_enter_{kernel}"), ctypes.c_void_p)
+
     def _add(self, finding: Finding) -> None:
         if all(
             (f.kind, f.where, f.other_where) != (finding.kind, finding.where, finding.other_where)
@@ -346,14 +389,13 @@ class Emulator:
         shared_bytes: int,
         values: list[Any],
         buffers: list[_Buffer],
-        arrays: Mapping[str, np.ndarray],
+        arrays: Mapping[str, "_Named"],
     ) -> None:
         handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
-        door = ctypes.cast(getattr(handle, f"emulator_enter_{kernel}"), ctypes.c_void_p)
         handle.emulator_count_plain_banks(int(self.banks))
         count = handle.emulator_run(
-            door,
+            self._door(library, kernel),
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
             (ctypes.c_uint * 3)(*blocks),
             (ctypes.c_uint * 3)(*block),
@@ -403,27 +445,80 @@ class _Fresh:
     library: Library | None = None
 
 
-class _Guarded:
+def _guarded(array: np.ndarray) -> np.ndarray:
     """A copy of an array between two red zones, as far from a multiple of 16 bytes as the array."""
+    raw = np.full(array.nbytes + 2 * RED_ZONE + 256 + 16, POISON, np.uint8)
+    start = RED_ZONE + -(raw.ctypes.data + RED_ZONE) % 256 + array.ctypes.data % 16
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.raw = np.full(array.nbytes + 2 * RED_ZONE + 256 + 16, POISON, np.uint8)
-        start = RED_ZONE + -(self.raw.ctypes.data + RED_ZONE) % 256 + array.ctypes.data % 16
-        self.array = self.raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-        self.array[...] = array
+
+@dataclass
+class _Part:
+    """Bytes of an array that are real, and where in which program each was written, if it is known."""
+
+    start: int
+    bytes: int
+    writers: np.ndarray | None
+
+    def meets(self, start: int, count: int) -> bool:
+        return self.start < start + count and start < self.start + self.bytes
+
+    def within(self, start: int, count: int) -> "_Part":
+        """The same of an array of so many bytes that begins at ``start`` in this one."""
+        first, end = max(self.start, start), min(self.start + self.bytes, start + count)
+        writers = None if self.writers is None else self.writers[first - self.start : end - self.start]
+        return _Part(first - start, end - first, writers)
+
+
+class _Laid(NamedTuple):
+    """An array as a kernel gets it, and its parts that are real."""
+
+    array: np.ndarray
+    parts: list[_Part]
+
+
+class _Named(NamedTuple):
+    """What a part of an array is called, the array, and the byte of it that the part begins with."""
+
+    name: str
+    array: np.ndarray
+    start: int
+
+
+class _Sparse:
+    """An array whose pages take no memory until they are written, and its parts, with red zones on both sides of each."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, parts: list[range], fresh: bool) -> None:
+        size, item = math.prod(shape), dtype.itemsize
+        edges = [-1, *(edge for p in parts for edge in (p.start, p.stop)), size + 1]
+        if not parts or any(p.step != 1 for p in parts) or any(a >= b for a, b in zip(edges, edges[1:])):
+            raise ValueError(f"parts must be rising ranges apart from each other within {size} elements, got {parts}")
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+        raw = np.frombuffer(mmap.mmap(-1, size * item + 2 * RED_ZONE, flags=flags), np.uint8)
+        self.array = raw[RED_ZONE : RED_ZONE + size * item].view(dtype).reshape(shape)
+        self.parts = []
+        for p in parts:
+            raw[p.start * item : p.stop * item + 2 * RED_ZONE] = POISON
+            writers = np.full(len(p) * item, NOBODY, np.uint32) if fresh else None
+            self.parts.append(_Part(p.start * item, len(p) * item, writers))
+        for p in [] if fresh else parts:
+            self.array.reshape(-1)[p.start : p.stop] = 0
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat, shape))
 
 
-def _place(f: _Finding, arrays: Mapping[str, np.ndarray]) -> str:
+def _place(f: _Finding, arrays: Mapping[str, _Named]) -> str:
     """Where an access began: the element, with a first index beyond the array if it is beside it, or else the byte."""
-    name = f.array.decode()
-    array = arrays.get(name)
-    if array is None or not array.size or not array.ndim or not array.flags.c_contiguous:
-        return f"byte {f.offset} of {name}"
-    left, inside = divmod(f.offset, array.itemsize)
+    if (named := arrays.get(f.array.decode())) is None:
+        return f"byte {f.offset} of {f.array.decode()}"
+    name, array, start = named
+    if not array.size or not array.ndim or not array.flags.c_contiguous:
+        return f"byte {start + f.offset} of {name}"
+    left, inside = divmod(start + f.offset, array.itemsize)
     index: list[int] = []
     for size in array.shape[:0:-1]:
         left, i = divmod(left, size)
@@ -432,7 +527,7 @@ def _place(f: _Finding, arrays: Mapping[str, np.ndarray]) -> str:
     return f"byte {inside} of {element}" if inside else element
 
 
-def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, np.ndarray]) -> Finding:
+def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named]) -> Finding:
     kind, note, place = _KINDS[f.kind], f.note.decode(), _place(f, arrays)
     me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
