@@ -113,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     for (int e = 0; e < TILE_M / wide; e++) {
         const int r = first_r + e * wide + thread % wide;
         c[e] = r % c_in, v[e] = r / c_in % kernel_w;
-        u[e] = r < rows_of_dw ? r / c_in / kernel_w : height + padding_h;  // a row that is in no image
+        u[e] = r < rows_of_dw ? r / c_in / kernel_w : -1 - height;  // a row that is in no image
     }
 
     Brought<TILE_M> next_patches;

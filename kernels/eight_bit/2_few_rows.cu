@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     __shared__ Four of_warps[WARPS][ROWS][COLUMNS / 4];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, blocks = (n + COLUMNS - 1) / COLUMNS;
     const int part = blockIdx.x / blocks, first = blockIdx.x % blocks * COLUMNS, j = first + 4 * lane, left = n - j;
-    const int end = min(k, (part + 1) * part_size);
+    const int end = min((long long)k, (part + 1ll) * part_size);
     Four sum[ROWS] = {};
 #pragma unroll 8
     for (int l = part * part_size + warp; l < end; l += WARPS) {

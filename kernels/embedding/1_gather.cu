@@ -9,7 +9,8 @@ extern "C" __global__ void scatter_add(const float* g, const int* indices, float
                                        int d) {
     const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (at >= count) return;
-    const int row = at / d, j = at % d;
+    const long long row = at / d;
+    const int j = at % d;
     float sum = 0;
     for (long long i = 0; i < m; i++)
         if (indices[i] == row) sum += g[i * d + j];

@@ -69,7 +69,7 @@ __device__ __forceinline__ void begin(float (&d)[TILE_N / 2], const float* bias,
     }
 }
 
-// k must be more than 0, and sizes less than 2^31. The maps' boxes are (1, TILE_M or TILE_N, STEP), or (1, STEP, 64) of a
+// k must be more than 0, and sizes at most MOST (tensor_map.py). The maps' boxes are (1, TILE_M or TILE_N, STEP), or (1, STEP, 64) of a
 // factor that lies across.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     matmul_bf16(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const float* bias, float* y,

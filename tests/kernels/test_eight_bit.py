@@ -454,7 +454,7 @@ PLANTED = [
     ("2_few_rows.cu", "    __syncthreads();  // all warps' sums are there\n", "\n", "race"),
     ("2_few_rows.cu", "if (first + column < n) sums", "sums", "race"),
     ("2_few_rows.cu", "i < left) word", "i <= left) word", "out of range"),
-    ("2_few_rows.cu", "min(k, (part + 1) * part_size)", "(part + 1) * part_size", "out of range"),
+    ("2_few_rows.cu", "min((long long)k, (part + 1ll) * part_size)", "(part + 1) * part_size", "out of range"),
     ("turn.cu", "    __syncthreads();  // the words are there\n", "\n", "race"),
     ("turn.cu", "left = l < k ? n - j : 0", "left = n - j", "out of range"),
     ("turn.cu", "j0 + column < n && ", "", "out of range"),
