@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .tensor_map import TensorMap
+from .tensor_map import MOST, TensorMap
 
 ROOT = Path(__file__).parent  # what #include "lib/cuda.cuh" is relative to
 
@@ -129,7 +129,7 @@ def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Map
     """The arguments in the parameters' order: arrays as they are, scalars as ctypes values of exactly the right type.
 
     Raises TypeError for a missing or unknown name, another kind or dtype than the parameter's and ValueError for an
-    array that is not contiguous and a whole number that does not fit.
+    array that is not contiguous and a whole number that does not fit, or above ``MOST`` as an int.
     """
     if len(parameters) != len(arguments) or any(p.name not in arguments for p in parameters):
         wrong = sorted({p.name for p in parameters} ^ set(arguments))
@@ -171,6 +171,8 @@ def _argument(p: Parameter, value: Any) -> Any:
     passed = scalar(int(value))
     if passed.value != int(value):
         raise ValueError(f"{p.name} must fit into {p.type}, got {value}")
+    if p.type == "int" and value > MOST:
+        raise ValueError(f"{p.name} must be at most {MOST}, got {value}")
     return passed
 
 

@@ -17,6 +17,7 @@ from .backend import Array, address
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
 _SWIZZLES = {0: 0, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _128B
+MOST = 2**31 - 2**10  # that a kernel has in an int: where a tile or a step that begins below it ends must fit too
 Pair = tuple[int, int]
 
 
@@ -45,6 +46,8 @@ class TensorMap:
         shape = self.array.shape
         if not self.array.flags.c_contiguous or 0 in shape:
             raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
+        if max(shape) > MOST or math.prod(shape[1:]) * item >= 2**40:
+            raise ValueError(f"a TensorMap has axes of at most {MOST} and strides below 2^40 bytes, got shape {shape}")
         if address(self.array) % 16:
             raise ValueError("a TensorMap's array must begin at a multiple of 16 bytes, and this one does not")
         if shape[-1] * item % 16 or self.box[-1] * item % 16:

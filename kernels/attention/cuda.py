@@ -13,7 +13,7 @@ from ..launch import fits_on_chip
 from ..matmul.cuda import last_rung
 from ..source import file_in
 from ..tensor_map import TensorMap
-from .cuda_backward import bits, check_heads, log_sums
+from .cuda_backward import bits, check_heads, check_lengths, log_sums
 
 RUNGS = {1: "1_naive.cu", 2: "2_online_softmax.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
 SHORT = {2: "2_short.cu", 3: "3_short.cu"}  # beside these rungs, for FEW keys that every query may see
@@ -80,6 +80,7 @@ def attention_forward(
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs, source = n * heads, file_in(HERE, RUNGS[rung])
+    check_lengths(t_q, t_k)
     o = device.empty((n, heads, t_q, d_v), "float32")
     log_sum = device.empty((n, heads, t_q), "float32") if keep else None
     common = {"key_mask": key_mask, "heads": heads, "t_q": t_q, "t_k": t_k, "causal": causal}
@@ -127,6 +128,7 @@ def short_forward(
     t_k, d_v = v.shape[2:]
     if not 0 < t_k <= FEW:
         raise ValueError(f"{SHORT[rung]} takes 1 to {FEW} keys, got {t_k}")
+    check_lengths(t_q, t_k)
     if rung == 3:
         check_heads(rung, d, d_v)
         q, k, v = bits(q), bits(k), bits(v)

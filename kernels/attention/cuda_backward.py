@@ -6,7 +6,7 @@ from typing import Any
 from ..backend import Array, is_cuda
 from ..matmul.cuda import as_bf16
 from ..source import file_in
-from ..tensor_map import TensorMap
+from ..tensor_map import MOST, TensorMap
 
 RUNGS = {
     1: "1_naive_backward.cu",
@@ -27,6 +27,12 @@ def check_heads(rung: int, d: int, d_v: int) -> None:
         raise ValueError(f"rung {rung} takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
 
 
+def check_lengths(t_q: int, t_k: int) -> None:
+    """Raise ValueError for so many queries and keys that a kernel's int would not hold the sum."""
+    if t_q + t_k > MOST:
+        raise ValueError(f"t_q + t_k must be at most {MOST}, got t_q = {t_q} and t_k = {t_k}")
+
+
 def bits(x: Array) -> Array:
     """bfloat16 bits at an address that 16-byte copies can start from."""
     x = as_bf16(x)
@@ -36,6 +42,7 @@ def bits(x: Array) -> Array:
 def log_sums(device: Any, q: Array, k: Array, *, causal: bool, key_mask: Array | None, scale: float) -> Array:
     """L (n, heads, t_q), the logarithm of each query's sum of exp(score), for a forward pass that has not kept it."""
     n, heads, t_q, d = q.shape
+    check_lengths(t_q, k.shape[2])
     log_sum = device.empty((n, heads, t_q), "float32")
     arguments = {"q": q, "k": k, "key_mask": key_mask, "log_sum": log_sum, "pairs": n * heads, "heads": heads}
     arguments |= {"t_q": t_q, "t_k": k.shape[2], "d": d, "scale": scale, "causal": causal}
@@ -65,6 +72,7 @@ def attention_backward(
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs = n * heads
+    check_lengths(t_q, t_k)
     if rung >= 3:
         check_heads(rung, d, d_v)
         g, q, k, v = (bits(x) for x in (g, q, k, v))

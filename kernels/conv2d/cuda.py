@@ -19,6 +19,7 @@ from ..matmul.cuda import (
     together,
 )
 from ..source import file_in
+from ..tensor_map import MOST
 from . import cuda_wgmma
 
 RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: cuda_wgmma.FORWARD}
@@ -178,6 +179,13 @@ def _alignment(**factors: bool) -> dict[str, str]:
 def _sizes(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> dict[str, int]:
     height, width, c_in = x_shape[1:]
     kernel_h, kernel_w, _, c_out = w_shape
+    for name, size in (
+        ("kernel_h * kernel_w * channels", kernel_h * kernel_w * max(c_in, c_out)),
+        ("height + 2 * padding + kernel_h", height + 2 * padding[0] + kernel_h),
+        ("width + 2 * padding + kernel_w", width + 2 * padding[1] + kernel_w),
+    ):
+        if size > MOST:
+            raise ValueError(f"{name} of a convolution must be at most {MOST}, got {size}")
     return {
         "height": height,
         "width": width,

@@ -12,7 +12,7 @@ from typing import Any
 from ..backend import Array
 from ..matmul.cuda import add_parts, aligned, as_bf16, blocks_at_a_time, cut, rows_of_16_bytes, run_ring
 from ..source import file_in, kernels_in
-from ..tensor_map import Im2colMap, TensorMap
+from ..tensor_map import MOST, Im2colMap, TensorMap
 
 FORWARD, GRADIENTS = "4_wgmma.cu", "4_wgmma_gradients.cu"
 FIRST_LAYER = "3_first_layer.cu"
@@ -73,7 +73,7 @@ def conv2d_grad_w(device: Any, arguments: dict[str, Any], parts: int | None, col
     stride, padding = _pairs(arguments)
     windows = _windows(x, g.shape[1:3], stride, (-padding[0], -padding[1]), STEP)
     g = g.reshape(-1, g.shape[3])
-    if windows is None or not aligned(g) or not 0 < len(g) < 2**31:
+    if windows is None or not aligned(g) or not 0 < len(g) <= MOST:
         return False
     kernel_h, kernel_w, c_in, c_out = dw.shape
     columns = columns or tile_columns(kernel_h * kernel_w * -(-c_in // 64) * 64, c_out, ACROSS, cut=True)

@@ -34,8 +34,10 @@ def scatter_add(device: Any, g: Array, indices: Array, rows: int, *, rung: int) 
 
 
 def sort(device: Any, keys: Array, rows: int) -> Segments:
-    """The segments of int32 ``keys`` (m,), which lie in 0..rows-1; m is below 2^31, as positions are int32 too."""
+    """The segments of int32 ``keys`` (m,), which lie in 0..rows-1. Raises ValueError for an m that int32 does not hold."""
     m, chunks = len(keys), -(-len(keys) // CHUNK)
+    if m >= 2**31:
+        raise ValueError(f"positions are int32, so there must be fewer than 2^31 keys, got {m}")
     counts, order = device.empty((256 * chunks,), "int32"), None
     for shift in range(0, max(1, (rows - 1).bit_length()), 8):
         digits = {"keys": keys, "counts": counts, "m": m, "shift": shift, "chunks": chunks}

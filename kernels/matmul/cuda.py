@@ -13,7 +13,7 @@ import numpy as np
 from .. import bfloat16
 from ..backend import Array, address, array_module
 from ..source import file_in
-from ..tensor_map import TensorMap
+from ..tensor_map import MOST, TensorMap
 
 RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
 THREADS = 128  # of a block of rung 1 and of add_parts
@@ -143,8 +143,8 @@ def last_rung(device: Any) -> int:
 
 
 def takes_wgmma(x: Array) -> bool:
-    """Whether TMA can bring this factor for rung 4, or a copy of it: it has 1 to 2^31 - 1 rows, and columns."""
-    return 0 < x.size < 2**31 * x.shape[-1] and x.shape[-1] < 2**31
+    """Whether TMA can bring this factor for rung 4, or a copy of it: it has 1 to ``MOST`` rows, and columns."""
+    return 0 < x.size <= MOST * x.shape[-1] and x.shape[-1] <= MOST
 
 
 def threads_of(tile: Tile) -> int:

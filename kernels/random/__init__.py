@@ -121,8 +121,7 @@ def _draw(
     n, per_sample = shape[0], math.prod(shape[1:])
     seed, first, step, purpose = int(seed), int(first), int(step), int(purpose)  # NumPy's would change the arithmetic
     blocks = -(-per_sample // per_block)
-    if first + n > WORD or blocks > WORD:
-        raise ValueError(f"samples and blocks of a sample are numbered below 2^32, got shape {shape} from {first} on")
+    check_counters(shape, first, n, blocks)
     if like is not None:
         check_array("like", like)
     xp = np if like is None else array_module(like)
@@ -140,6 +139,12 @@ def _draw(
     if out.size:
         map_tiles(tile, split(len(out), TILE, TILE // 2)) if xp is np else tile(slice(0, len(out)))
     return out.reshape(n, blocks * per_block)[:, :per_sample].reshape(shape)
+
+
+def check_counters(shape: Any, first: int, n: int, blocks: int) -> None:
+    """Raise ValueError for ``n`` samples from ``first`` on, of so many blocks each, that 32 bits do not number."""
+    if first + n > WORD or blocks > WORD:
+        raise ValueError(f"samples and blocks of a sample are numbered below 2^32, got shape {shape} from {first} on")
 
 
 def _check(seed: int, first: int, step: int, purpose: int) -> None:

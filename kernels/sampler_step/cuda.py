@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
-from ..random import Stream
+from ..random import Stream, check_counters
 from ..random.cuda import signed
 from ..source import file_in
 from . import Plan
@@ -37,6 +37,8 @@ def ddim_step(
     draws = isinstance(noise, Stream)
     stream = noise if isinstance(noise, Stream) else Stream(0)
     n, per_sample = x_t.shape[0], math.prod(x_t.shape[1:])
+    if draws and plan.x_u[2]:
+        check_counters(x_t.shape, stream.first, n, -(-per_sample // 4))
     names = ("x0_x", "x0_o", "e_x", "e_o", "again_x", "again_0", "to_0", "to_e", "sigma")
     arguments: dict[str, Any] = dict(zip(names, (*plan.x_0, *plan.eps, *plan.again, *plan.x_u)))
     arguments |= {"x_t": x_t, "conditional": conditional, "unconditional": unconditional, "scales": scales}
