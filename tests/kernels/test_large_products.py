@@ -247,7 +247,7 @@ def test_linear_layers_of_many_rows(rng, kind, rung):
     scales = np.full(rows, 0.5, np.float32), np.full(16, 0.25, np.float32)
     m, (x_scale, scale) = 2**28 + 128, scales
     x = x if kind == "int8" else x.astype(np.float32)
-    device = Large({(m, 16): tail((m, 16), rows * 16)}, {"split": rows // 8}, m // 128)
+    device = Large({(m, 16): tail((m, 16), rows * 16)}, {"split": rows // 64}, m // 128)  # 1024 numbers a block
     device.real[3, m, 16] = ends_of(3, rows * 16, m * 16)
     y = layer(device, kind, ending(device, (m, 16), x), codes, (ending(device, (m,), x_scale), scale), rung)
     same(device, y, (x.astype(np.float32) @ codes) * (0.125 if kind == "int8" else 0.25), 0)
@@ -257,7 +257,7 @@ def test_linear_layers_of_many_rows(rng, kind, rung):
 @pytest.mark.parametrize("kind", ["int8", "weight_only"])
 def test_linear_layers_of_many_columns(rng, kind, rung):
     rows, n, wide = 17, 2**28 + 128, 64 if rung == 2 else 128  # more rows than few
-    x, codes = whole(rng, rows, 16), whole(rng, 16, 128)
+    x, codes = whole(rng, rows, 16), whole(rng, 16, 1024 if kind == "weight_only" and rung > 2 else 128)  # of a block
     x = x if kind == "int8" else x.astype(np.float32)
     device = Large({(n, 16): tail((n, 16), 2048)}, {"turn": 2})
     device.tiles = -(-n // (matmul_cuda.wgmma_tile_for(rows, n)[1] if kind == "int8" else 128))
