@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import cache_directory, check_launch, headers_of, kernels_in, needs
+from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -218,13 +218,15 @@ class Device:
         defines: Mapping[str, Any] | None = None,
     ) -> None:
         """Launch ``kernel`` of the file ``source`` on a grid of blocks, on CuPy's current stream; no launch if it is empty."""
-        blocks, block, values = check_launch(source, kernels_in(source), kernel, grid, threads, arguments)
+        settings = tuple(sorted((defines or {}).items()))
+        clusters = clusters_in(source, settings)
+        blocks, block, values = check_launch(source, kernels_in(source), kernel, grid, threads, arguments, clusters)
         for name, value in arguments.items():
             if isinstance(value, np.ndarray):  # CuPy would pass its address on the host, or its only element
                 raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
         if 0 in blocks:
             return
-        function = self._function(source, kernel, tuple(sorted((defines or {}).items())))
+        function = self._function(source, kernel, settings)
         function(blocks, block, [_for_cupy(v) for v in values], shared_mem=shared_bytes)
 
     def _function(self, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:

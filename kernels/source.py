@@ -35,7 +35,12 @@ _TYPES: dict[
     "fp16": (ctypes.c_uint16, np.dtype(np.uint16)),
     "bool": (ctypes.c_bool, np.dtype(np.bool_)),
 }
-_KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)")
+_KERNEL = re.compile(
+    r"__global__\s+void\s+((?:(?:__launch_bounds__|__cluster_dims__)\s*\([^)]*\)\s*)*)(\w+)\s*\(([^)]*)\)"
+)
+_CLUSTER = re.compile(r"__cluster_dims__\s*\(\s*(\w+)\s*((?:,\s*\w+\s*)*)\)")
+_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
+MOST_BLOCKS_OF_A_CLUSTER = 8  # that every card with clusters takes
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 _NEEDS = re.compile(r"^// Needs sm_(\d+a?)\b", re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -65,8 +70,28 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
     """
     return {
         name: tuple(_parameter(name, p) for p in parameters.split(",") if p.strip())
-        for name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text))
+        for _, name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text))
     }
+
+
+def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """How many blocks are a cluster of each kernel that says so, by ``__cluster_dims__(4, 1, 1)`` before its name.
+
+    The number may be a macro, of ``defines`` or else of the text. Raises WrongSource for what is no number of 1 to 8
+    and for clusters along other axes than x.
+    """
+    text, found = _COMMENT.sub(" ", text), {}
+    macros = {**dict(_MACRO.findall(text)), **{name: str(value) for name, value in (defines or {}).items()}}
+    for attributes, kernel, _ in _KERNEL.findall(text):
+        if match := _CLUSTER.search(attributes):
+            blocks, *others = (macros.get(word, word) for word in re.findall(r"\w+", match[0])[1:])
+            if not blocks.isdecimal() or not 1 <= int(blocks) <= MOST_BLOCKS_OF_A_CLUSTER or set(others) - {"1"}:
+                raise WrongSource(
+                    f"kernel {kernel}: a cluster is 1 to {MOST_BLOCKS_OF_A_CLUSTER} blocks along x, as in "
+                    f"__cluster_dims__(4, 1, 1), got {match[0]}"
+                )
+            found[kernel] = int(blocks)
+    return found
 
 
 @functools.cache
@@ -79,6 +104,12 @@ def file_in(folder: Path, name: str) -> Path:
 def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
     """``kernels_of`` a file, which is read once: to read it again takes as long as several launches."""
     return kernels_of(source.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def clusters_in(source: Path, defines: tuple[tuple[str, Any], ...]) -> dict[str, int]:
+    """``clusters_of`` a file, which is read once."""
+    return clusters_of(source.read_text(encoding="utf-8"), dict(defines))
 
 
 def _parameter(kernel: str, text: str) -> Parameter:
@@ -107,9 +138,11 @@ def headers_of(text: str) -> dict[str, str]:
 def needs(text: str) -> str | None:
     """The least architecture that a source or one of its headers says it needs, "80" or "90a" (then only that one).
 
-    It is said in a line that begins with ``// Needs sm_80``.
+    It is said in a line that begins with ``// Needs sm_80``. Clusters need sm_90.
     """
     found = [n for t in (text, *headers_of(text).values()) for n in _NEEDS.findall(t)]
+    if any(_CLUSTER.search(attributes) for attributes, _, _ in _KERNEL.findall(_COMMENT.sub(" ", text))):
+        found.append("90")
     return max(found, key=lambda n: (int(n.rstrip("a")), n), default=None)
 
 
@@ -194,16 +227,22 @@ def check_launch(
     grid: int | Sequence[int],
     threads: int | Sequence[int],
     arguments: Mapping[str, Any],
+    clusters: Mapping[str, int],
 ) -> tuple[tuple[int, int, int], tuple[int, int, int], list[Any]]:
     """The grid and the block as three numbers each, and the arguments in order, for a kernel of the file ``source``.
 
-    Raises WrongSource for a kernel that is not among its ``kernels``, and what ``check_grid`` and ``check_arguments``
-    raise.
+    Raises WrongSource for a kernel that is not among its ``kernels``, ValueError for a grid that its cluster does not
+    divide, and what ``check_grid`` and ``check_arguments`` raise.
     """
     if kernel not in kernels:
         raise WrongSource(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
     blocks, block = three(grid), three(threads)
     check_grid(kernel, blocks, block)
+    if blocks[0] % clusters.get(kernel, 1):
+        raise ValueError(
+            f"kernel {kernel}: the grid must be a multiple of the cluster of {clusters[kernel]} blocks along x, "
+            f"got {blocks}"
+        )
     return blocks, block, check_arguments(kernel, kernels[kernel], arguments)
 
 

@@ -20,7 +20,10 @@ works. Found are
 * ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made
   visible to it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
-* ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32);
+* ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32, a
+  block that the cluster does not have);
+* ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
+  have returned;
 * ``endless``: a kernel that makes more than 400 million accesses;
 * ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
 
@@ -32,8 +35,8 @@ What it cannot find, and where it is not a GPU:
 
 * One access that lands inside another array than the intended one, farther away than the red zones are wide.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
-* Blocks run one after another, and a thread runs until it must wait: a spin lock between threads, or a flag that
-  another block sets, never comes to an end ("endless").
+* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait: a spin lock
+  between threads, or a flag that another block sets, never comes to an end ("endless").
 * ``__threadfence`` orders nothing here, so a pattern that is right because of fences and flags is called a race.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
@@ -50,8 +53,11 @@ What it cannot find, and where it is not a GPU:
   its sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of
   128 bytes.
 * TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap
-  describes is only read. Clusters do not exist: a block is all there is. Register reallocation (``setmaxnreg``) does
-  nothing.
+  describes is only read. Register reallocation (``setmaxnreg``) does nothing.
+* Clusters lie along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load`` and
+  ``cluster_store`` only: no atomics, no arrivals at another block's mbarrier. Their barrier does not wait for threads
+  that have returned, as the manual says. That the card has room for all blocks of a cluster at once is not asked. A
+  thread keeps two numbers for each thread of its cluster: 8 blocks of 1024 threads take half a gigabyte.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them. ``__launch_bounds__`` is not read: a GPU refuses a launch with
@@ -104,7 +110,7 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: pages count as use
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
-    "missing wait", "misaligned", "bad operand", "missing fence", "fault",
+    "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block",
 )  # fmt: skip
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
 
@@ -265,7 +271,9 @@ class Emulator:
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
         self.ran.append(source.name)
         try:
-            blocks, block, values = check_launch(source, library.kernels, kernel, grid, threads, arguments)
+            blocks, block, values = check_launch(
+                source, library.kernels, kernel, grid, threads, arguments, library.clusters
+            )
         except TypeError as error:
             raise BadArguments(str(error)) from None
         parameters = library.kernels[kernel]
@@ -399,6 +407,7 @@ class Emulator:
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
             (ctypes.c_uint * 3)(*blocks),
             (ctypes.c_uint * 3)(*block),
+            library.clusters.get(kernel, 1),
             ctypes.c_size_t(shared_bytes),
             ctypes.c_uint(self.seed),
             (_Buffer * len(buffers))(*buffers),
@@ -527,12 +536,17 @@ def _place(f: _Finding, arrays: Mapping[str, _Named]) -> str:
     return f"byte {inside} of {element}" if inside else element
 
 
+def _other_block(number: int) -> str:
+    """Of a finding's ``other_block``: see runtime.cpp."""
+    return {-1: "", -2: " of another block"}.get(number, f" of block {number} of the cluster")
+
+
 def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named]) -> Finding:
     kind, note, place = _KINDS[f.kind], f.note.decode(), _place(f, arrays)
     me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
     if kind == "race":
-        who = f"thread {f.other_thread}" + (" of another block" if f.other_block >= 0 else "")
+        who = f"thread {f.other_thread}{_other_block(f.other_block)}"
         text = (
             f"{access} at {place} by {me}, and a {_ACCESSES[f.other_access]} by {who} at {other}, "
             "with nothing that orders the two"
@@ -550,6 +564,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
         "missing fence",
         "uninitialised",
         "fault",
+        "absent block",
     ):
         text = f"{note} ({me})"
     elif kind == "missing fence":

@@ -9,7 +9,7 @@ struct NamedBarrier {
     vector<int> waiting;
 };
 
-static NamedBarrier named_barriers[16];
+static vector<NamedBarrier> named_barriers(16);
 
 static void meet_at(int number, int count, bool wait, const void* return_address) {
     const uint32_t where = place(return_address);
@@ -36,11 +36,11 @@ static void meet_at(int number, int count, bool wait, const void* return_address
         }
         b.waiting.clear();
         if (wait) learn(current(), b.known);
-        else me.clock[current()]++;
+        else me.clock[in_cluster(current())]++;
         return;
     }
     if (!wait) {
-        me.clock[current()]++;
+        me.clock[in_cluster(current())]++;
         return;
     }
     b.waiting.push_back(current());
@@ -89,11 +89,10 @@ void mbarrier_init(void* address, int count, const void* return_address) {
         abandon();
     }
     touch(static_cast<char*>(address), 8, WRITE, where);
-    const int me = current();
     barriers.erase(std::remove_if(barriers.begin(), barriers.end(), [&](Barrier& b) { return b.address == address; }),
                    barriers.end());
     barriers.push_back({address, count, count, 0, 0, Clock(clock_size(), 0), Clock(clock_size(), 0),
-                        Event{fibers[me].clock[me], where, me, WRITE}, false, int(barriers.size()) % ENGINES, {}});
+                        event(where, WRITE), false, int(barriers.size()) % ENGINES, {}});
 }
 
 static void end_phase_if_complete(Barrier& b) {
@@ -109,13 +108,13 @@ static void end_phase_if_complete(Barrier& b) {
 void mbarrier_arrive(void* address, int bytes, const void* return_address) {
     const uint32_t where = place(return_address);
     Barrier& b = barrier_at(address, where);
-    const int me = current();
+    Clock& mine = fibers[current()].clock;
     if (!b.pending) {
         report_note(BAD_OPERAND, where, "more arrivals at an mbarrier than the %d that it was made for", b.count);
         abandon();
     }
-    join(b.gathering, fibers[me].clock);
-    fibers[me].clock[me]++;
+    join(b.gathering, mine);
+    mine[in_cluster(current())]++;
     b.bytes += bytes;
     b.pending--;
     end_phase_if_complete(b);
@@ -144,7 +143,7 @@ void mbarrier_wait(void* address, unsigned parity, const void* return_address) {
 
 void fence_mbarrier_init() {
     for (Barrier& b : barriers)
-        if (b.made.thread == current()) b.fenced = true;
+        if (b.made.thread == in_cluster(current())) b.fenced = true;
 }
 
 // What this thread knows to be written becomes visible to the async proxy, and that knowledge goes on with every barrier.

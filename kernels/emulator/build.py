@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..source import ROOT, Parameter, WrongSource, cache_directory, headers_of, kernels_of
+from ..source import ROOT, Parameter, WrongSource, cache_directory, clusters_of, headers_of, kernels_of
 
 HERE = Path(__file__).parent
 WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
@@ -68,6 +68,7 @@ class Library:
     source: Path
     handle: ctypes.CDLL
     kernels: dict[str, tuple[Parameter, ...]]
+    clusters: dict[str, int]
     shared: tuple[SharedArray, ...]
 
     def lines(self, places: list[int]) -> list[str]:
@@ -112,6 +113,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     kernels = kernels_of(text)
     if not kernels:
         raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
+    clusters = clusters_of(text, dict(defines))
     doors = "".join(
         f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{k}(void** values) '
         f"{{ emulator::call({k}, values); }}\n"
@@ -130,7 +132,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
             raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
         raise
     handle = ctypes.CDLL(str(file))
-    return Library(file, source, handle, kernels, _shared_arrays(file))
+    return Library(file, source, handle, kernels, clusters, _shared_arrays(file))
 
 
 def _own_files() -> list[str]:

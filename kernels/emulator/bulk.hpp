@@ -14,6 +14,7 @@ struct Bulk {
     int at[5], offset[2];
     const void* barrier;
     Clock known;      // to whoever started it
+    int block_rank;   // whose it is
 };
 
 static vector<Bulk> bulks;  // on their way
@@ -94,14 +95,14 @@ static void start_bulk(void* shared, const TensorMap* map, void* barrier, const 
         report_note(BAD_OPERAND, where, "the target of this copy is not in shared memory");
         abandon();
     }
-    const int me = current();
-    const uint32_t number = new_copy();
-    copies[number] = {target, nullptr, int(box_bytes(*map)), 0, Event{fibers[me].clock[me], where, me, BULK}, region, {}};
-    mark(copies[number], number + 1);
-    Bulk bulk{number, target, *map, {}, {offset[0], offset[1]}, barrier, fibers[me].clock};
+    Clock& mine = fibers[current()].clock;
+    const uint32_t copy = new_copy();
+    copies[copy] = {target, nullptr, int(box_bytes(*map)), 0, event(where, BULK), region, {}};
+    mark(copies[copy], copy + 1);
+    Bulk bulk{copy, target, *map, {}, {offset[0], offset[1]}, barrier, mine, block_rank};
     std::copy(at, at + map->rank, bulk.at);
     bulks.push_back(bulk);
-    fibers[me].clock[me]++;
+    mine[in_cluster(current())]++;
 }
 
 void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* return_address) {
@@ -137,10 +138,13 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
     start_bulk(shared, map, barrier, at, offset, where);
 }
 
+static void bring_in(int rank);
+
 static void finish_a_bulk() {  // any of them
     std::swap(bulks[random_number() % bulks.size()], bulks.back());
     const Bulk bulk = bulks.back();
     bulks.pop_back();
+    bring_in(bulk.block_rank);
     const TensorMap& map = bulk.map;
     each_row(map, bulk.at, bulk.offset, [&](size_t offset, char* row) {
         for (unsigned i = 0; i < map.box[0]; i++) {
@@ -152,13 +156,13 @@ static void finish_a_bulk() {  // any of them
     });
     for (Barrier& b : barriers) {
         if (b.address != bulk.barrier) continue;
-        const int slot = threads + b.engine;
+        const int engine = block_rank * ENGINES + b.engine, slot = members + engine;
         const Copy& c = copies[bulk.copy];
-        engine_clock[b.engine]++;
-        arrive_as(c, Event{engine_clock[b.engine], c.start.where, slot, BULK});
+        engine_clock[engine]++;
+        arrive_as(c, Event{engine_clock[engine], c.start.where, slot, BULK});
         free_copies.push_back(bulk.copy);
         join(b.gathering, bulk.known);
-        b.gathering[slot] = std::max(b.gathering[slot], engine_clock[b.engine]);
+        b.gathering[slot] = std::max(b.gathering[slot], engine_clock[engine]);
         b.bytes -= int64_t(box_bytes(map));
         end_phase_if_complete(b);
         return;

@@ -63,12 +63,11 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* re
     }
     if (count_plain_banks) note_plain_access(target, bytes, where);
     const uint32_t number = new_copy();
-    const int me = current();
     Copy& c = copies[number];
-    c = {target, source, bytes, valid, Event{fibers[me].clock[me], where, me, COPY}, region, {}};
+    c = {target, source, bytes, valid, event(where, COPY), region, {}};
     memcpy(c.seen, source, valid);
     mark(c, number + 1);
-    fibers[me].open.push_back(number);
+    fibers[current()].open.push_back(number);
 }
 
 static void arrive(uint32_t number) {
@@ -77,8 +76,7 @@ static void arrive(uint32_t number) {
         report_note(MISSING_WAIT, c.start.where, "the source of this copy changed before the copy was waited for");
     memcpy(c.target, c.source, c.valid);
     memset(c.target + c.valid, 0, c.bytes - c.valid);
-    const int me = current();
-    arrive_as(c, Event{fibers[me].clock[me], c.start.where, me, COPY});
+    arrive_as(c, event(c.start.where, COPY));
     free_copies.push_back(number);
 }
 

@@ -25,6 +25,7 @@ enum Access { READ, WRITE, ATOMIC, COPY, BULK };
 
 extern Lane* self;  // the thread that runs now
 extern Index block, block_size, grid_size;
+extern int cluster_blocks, block_rank;  // how many blocks are a cluster, and which of them this one is
 
 void access(const void* address, size_t bytes, Access kind, const void* where);
 void block_barrier(const void* where);
@@ -45,7 +46,7 @@ void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void*
 void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
-// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp.
+// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp, clusters.hpp.
 struct TensorMap;
 void named_barrier_sync(int number, int count, const void* where);
 void named_barrier_arrive(int number, int count, const void* where);
@@ -57,6 +58,10 @@ void fence_proxy_async();
 void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* where);
 void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
                        const void* where);
+void cluster_arrive(const void* where);
+void cluster_wait(const void* where);
+// Where the block of that rank has what this one has at `here`, after the access to it has been checked.
+void* in_block(int rank, const void* here, size_t bytes, Access kind, const void* where);
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where);
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where);
@@ -94,11 +99,12 @@ typedef emulator::TensorMap TensorMap;
 #define __device__ inline
 #define __forceinline__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)  // source.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-// Blocks run one after the other, so a static variable is exactly a block's shared memory. All of it goes into one
-// section of the program, which the emulator finds and poisons; a guard before each array, and one after the last (build.py),
-// catches what runs over.
+// Blocks run one after the other, so a static variable is exactly a block's shared memory (of the blocks of a cluster,
+// the one whose turn it is: clusters.hpp). All of it goes into one section of the program, which the emulator finds and
+// poisons; a guard before each array, and one after the last (build.py), catches what runs over.
 #define EMULATOR_JOIN_(a, b) a##b
 #define EMULATOR_JOIN(a, b) EMULATOR_JOIN_(a, b)
 #define EMULATOR_SHARED __attribute__((used, aligned(16), section("shared_memory")))

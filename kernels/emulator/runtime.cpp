@@ -3,13 +3,16 @@
 // Threads.   Every CUDA thread of a block is a fiber: a function with a stack of its own that runs until it has to wait
 //            for others. Blocks run one after the other. Which block comes next and which fiber runs next is random, by
 //            seed, so a result that depends on the schedule shows as two different results of two seeds.
+// Clusters.  The blocks of a cluster run together: the next fiber is one of any of them, and what belongs to its block,
+//            the shared memory above all, is put in place before it runs. A block alone is a cluster of one. See
+//            clusters.hpp.
 // Time.      There is no global clock, only "happened before". Each thread counts its own steps, and keeps for every
 //            other thread the last step of it that it is sure to have been preceded by (a vector clock: Lamport 1978,
 //            Mattern 1989). At a barrier everybody learns what everybody knows. Two accesses to one place, at least one
 //            of them a plain write, neither before the other: that is a race, whatever this run's result was.
 // Shadow.    For every few bytes of memory there is a cell that remembers the last write and all reads that a later
 //            write would have to come after (Flanagan & Freund 2009, FastTrack).
-// Blocks.    Nothing orders two blocks of one launch, so what one wrote no other may touch, except atomically.
+// Blocks.    Nothing orders two clusters of one launch, so what one wrote no other may touch, except atomically.
 // Copies.    What runs on its own (cp.async) has an effect only when it is waited for: the last moment that the rules
 //            allow. From its start until then nobody may touch its target. See copies.hpp.
 // Banks.     Which words of shared memory a warp wants at once, and how many passes that takes. See banks.hpp.
@@ -56,7 +59,7 @@ using std::vector;
 
 enum Kind {
     RACE, OUT_OF_RANGE, UNINITIALISED, DEADLOCK, DIVERGENCE, WILD, READ_ONLY, BAD_LANE, ENDLESS, MISSING_WAIT, MISALIGNED,
-    BAD_OPERAND, MISSING_FENCE, FAULT,
+    BAD_OPERAND, MISSING_FENCE, FAULT, ABSENT_BLOCK,
 };
 
 struct Finding {
@@ -66,11 +69,12 @@ struct Finding {
     int thread, other_thread;     // within the block; -1 is nobody
     int access, other_access;     // see Access in device.cuh
     int64_t offset, bytes;        // of the access, in its array
-    int64_t other_block;          // the number of the other access's block; -1 if it is this one
+    int64_t other_block;          // the other access's block: its rank in the cluster, THIS_BLOCK or OTHER_CLUSTER
     char array[64];
     char note[192];
 };
 
+const int64_t THIS_BLOCK = -1, OTHER_CLUSTER = -2;
 const uint32_t NOBODY = 0, OUTSIDE = 0xffffffffu;  // instead of a place in the program
 
 struct Buffer {  // an array in global memory, with red zones on both sides
@@ -90,21 +94,16 @@ struct SharedArray {
 
 struct Event {  // an access that happened
     uint32_t clock = 0, where = 0;
-    int thread = -1;
+    int thread = -1;  // its number in the cluster
     Access kind = READ;
     explicit operator bool() const { return thread >= 0; }
 };
 
-struct Foreign {  // one that happened in an earlier block
-    uint32_t block = 0;
-    Event event;
-};
-
 struct Cell {
-    uint32_t block = 0;     // the block that `write` and `reads` belong to
+    uint32_t cluster = 0;   // the cluster that `write` and `reads` belong to
     Event write;
     vector<Event> reads;    // since that write, at most the last of each thread
-    Foreign plain, atomic, read;  // of earlier blocks: a plain write, an atomic operation, a read
+    Event plain, atomic, read;  // of earlier clusters: a plain write, an atomic operation, a read
     uint32_t writer = NOBODY;
     uint32_t copy = 0;      // 1 + the number of the copy that is on its way to here
     uint32_t readers = 0;   // how many products of warps are still to read it
@@ -134,13 +133,13 @@ struct Region {
 
 // --- threads -----------------------------------------------------------------------------------------------------------
 
-// A clock has two halves. clock[t]: all that thread t did up to this step of its happened before now. The second half is the
-// same of what besides is visible to the async proxy, the engines that copy tiles and multiply them. Behind the threads come
-// the engines' own steps.
+// A clock has two halves. clock[t]: all that thread t of the cluster did up to this step of its happened before now.
+// The second half is the same of what besides is visible to the async proxy, the engines that copy tiles and multiply
+// them. Behind the threads come the engines' own steps.
 typedef vector<uint32_t> Clock;
-const int ENGINES = 8;
+const int ENGINES = 8;  // of a block
 
-enum State { READY, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_WARP, DONE };
+enum State { READY, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_WARP, DONE };
 
 struct Fiber {
     Context context;
@@ -149,6 +148,8 @@ struct Fiber {
     unsigned mask;   // with these lanes
     Clock clock;
     int missing;     // arrivals, where it waits at an mbarrier
+    bool came;       // to the cluster's barrier, and has not waited there yet
+    uint32_t came_in;  // the phase in which it did
     vector<uint32_t> open;                // copies since the last commit
     std::deque<vector<uint32_t>> groups;  // of copies that nobody has waited for, the oldest first
 };
@@ -165,39 +166,49 @@ struct Meeting {  // of the lanes of one mask of one warp
 
 const size_t STACK = 128 << 10;
 const int MOST_THREADS = 1024;
+const int MOST_BLOCKS = 8;  // of a cluster
 const int MOST_FINDINGS = 64;
 
 Lane lanes[MOST_THREADS];  // part of this library's own data, which kernels may read unwatched
 Lane* self = nullptr;
 Index block, block_size, grid_size;
+int cluster_blocks, block_rank;         // how many blocks are a cluster, and which of them is in place
 
-static vector<Fiber> fibers;
+static vector<Fiber> fibers;            // of the block in place, as all that clusters.hpp exchanges
 static Context scheduler;
 static char* stacks;
-static int threads, alive, waiting;
+static int most_members;                // that there are stacks for
+static int threads, members;            // how many a block has, and a cluster
+static int first_member;                // the number in the cluster of the block's first thread
+static int alive, waiting;              // threads of the block that have not returned, and that are at its barrier
 static Clock known;                     // at the block's barrier
 static uint32_t barrier_where;
 static vector<vector<Meeting>> meetings;  // for each warp
-static vector<int> ready;
+static vector<int> ready;                 // threads of the cluster
 static std::mt19937 random_number;
 
 static void (*entry)(void**);
 static void** values;
-static vector<Region> regions;
+static vector<Region> regions;          // arrays in global memory, then those of the block in place
+static size_t global_regions;
 static Region* latest;
 static vector<Finding> findings;
-static uint32_t block_number;           // counts the blocks in the order of this run, from 1
-static bool abandoned;                  // this block cannot go on
+static uint32_t cluster_number;         // counts the clusters in the order of this run, from 1
+static bool abandoned;                  // this cluster cannot go on
 static bool stopped;                    // nor can the whole grid
+static int visited = -1;                // the rank of the other block whose shared memory is being touched
 static long accesses, switches, most_accesses;
-static vector<char> dynamic_memory;
+static const size_t DYNAMIC_ZONE = 4096;  // around a block's dynamic shared memory
+static vector<char> dynamic_memory;       // of all blocks of the cluster
+static size_t dynamic_stride;             // from one block's to the next one's
 static char* dynamic_begin;
 
-static uint32_t engine_clock[ENGINES];
+static uint32_t engine_clock[ENGINES * MOST_BLOCKS];
 static bool async_proxy;                // who touches memory now
 
 static int current() { return int(self - lanes); }
-static size_t clock_size() { return 2 * size_t(threads + ENGINES); }
+static int in_cluster(int thread) { return first_member + thread; }  // its number there
+static size_t clock_size() { return 2 * (members + size_t(ENGINES) * cluster_blocks); }
 static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - __ehdr_start - 1); }
 
 static void wait_for_scheduler() { switches++; switch_context(fibers[current()].context, scheduler); }
@@ -220,15 +231,16 @@ static Finding* report(Kind kind, uint32_t where, uint32_t other_where, const st
     f.block[0] = block.x, f.block[1] = block.y, f.block[2] = block.z;
     f.thread = self ? current() : -1;
     f.other_thread = -1;
-    f.other_block = -1;
+    f.other_block = THIS_BLOCK;
     snprintf(f.array, sizeof f.array, "%s", array.c_str());
     findings.push_back(f);
     return &findings.back();
 }
 
 static void report_access(Kind kind, uint32_t where, const Region& region, Access access, const char* address,
-                          size_t bytes, const Event* other = nullptr, int64_t other_block = -1) {
-    Finding* f = report(kind, where, other ? other->where : 0, region.name);
+                          size_t bytes, const Event* other = nullptr, bool of_other_cluster = false) {
+    const std::string of_block = visited < 0 ? "" : " of block " + std::to_string(visited) + " of the cluster";
+    Finding* f = report(kind, where, other ? other->where : 0, region.name + of_block);
     if (!f) return;
     f->access = access;
     f->offset = address - region.begin;
@@ -236,7 +248,11 @@ static void report_access(Kind kind, uint32_t where, const Region& region, Acces
     if (!other) return;
     f->other_thread = other->thread;
     f->other_access = other->kind;
-    f->other_block = other_block;
+    if (other->thread < members) {
+        f->other_thread = other->thread % threads;
+        if (other->thread / threads != block_rank) f->other_block = other->thread / threads;
+    }
+    if (of_other_cluster) f->other_block = OTHER_CLUSTER;
 }
 
 template <class... A>
@@ -260,24 +276,28 @@ static vector<uint32_t> free_copies;  // places in it
 
 // --- one access --------------------------------------------------------------------------------------------------------
 
-static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
-static bool visible_to_async_proxy(const Event& e) {
-    return e.kind == BULK || e.clock <= fibers[current()].clock[threads + ENGINES + e.thread];
+static Event event(uint32_t where, Access kind) {  // what the current thread does now
+    const int me = in_cluster(current());
+    return {fibers[current()].clock[me], where, me, kind};
 }
 
-static void enter_block(Cell& cell) {  // what earlier blocks did becomes foreign
-    if (cell.block == block_number) return;
-    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = Foreign{cell.block, cell.write};
-    if (!cell.reads.empty()) cell.read = Foreign{cell.block, cell.reads.back()};
+static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
+static bool visible_to_async_proxy(const Event& e) {
+    return e.kind == BULK || e.clock <= fibers[current()].clock[clock_size() / 2 + e.thread];
+}
+
+static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept apart
+    if (cell.cluster == cluster_number) return;
+    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = cell.write;
+    if (!cell.reads.empty()) cell.read = cell.reads.back();
     cell.write = Event();
     cell.reads.clear();
-    cell.block = block_number;
+    cell.cluster = cluster_number;
 }
 
 static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
-    enter_block(cell);
-    const int me = current();
-    const Event now{fibers[me].clock[me], where, me, kind};
+    enter_cluster(cell);
+    const Event now = event(where, kind);
 
     if (cell.copy) {  // whoever knows of its start had to wait for its end; the others should not be here at all
         const Event& start = copies[cell.copy - 1].start;
@@ -301,19 +321,17 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
         for (const Event& read : cell.reads)
             if (!before_now(read)) report_access(RACE, where, region, kind, address, bytes, &read);
 
-    // Other blocks are never before this one.
-    if (cell.plain.event) report_access(RACE, where, region, kind, address, bytes, &cell.plain.event, cell.plain.block);
-    if (cell.atomic.event && kind != ATOMIC)
-        report_access(RACE, where, region, kind, address, bytes, &cell.atomic.event, cell.atomic.block);
-    if (cell.read.event && kind != READ)
-        report_access(RACE, where, region, kind, address, bytes, &cell.read.event, cell.read.block);
+    // Other clusters are never before this one.
+    if (cell.plain) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
+    if (cell.atomic && kind != ATOMIC) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
+    if (cell.read && kind != READ) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
 
     if (kind == READ) {
-        if (!cell.reads.empty() && cell.reads.back().thread == me) {  // nobody came between: keep the later one
+        if (!cell.reads.empty() && cell.reads.back().thread == now.thread) {  // nobody came between: keep the later one
             cell.reads.back() = now;
             return;
         }
-        if (cell.reads.size() >= 2 * size_t(threads))  // one that came before another read need not be remembered
+        if (cell.reads.size() >= 2 * size_t(members))  // one that came before another read need not be remembered
             cell.reads.erase(std::remove_if(cell.reads.begin(), cell.reads.end(), before_now), cell.reads.end());
         cell.reads.push_back(now);
     } else {
@@ -335,15 +353,36 @@ static bool in_shared_section(const char* address) {
     return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
 }
 
+static void count_access(uint32_t where) {
+    if (++accesses <= most_accesses) return;
+    report(ENDLESS, where, 0, "");
+    stopped = true;
+    abandon();
+}
+
+// Checks an access that begins in a region, and returns that, or null if nothing is to be done there.
+__attribute__((always_inline)) static inline Region* touch_in(Region& region, const char* address, size_t bytes,
+                                                              Access kind, uint32_t where) {
+    if (address + bytes > region.end) {
+        report_access(OUT_OF_RANGE, where, region, kind, address, bytes);
+        return nullptr;
+    }
+    if (region.read_only) {
+        if (kind != READ) report_access(READ_ONLY, where, region, kind, address, bytes);
+        return &region;
+    }
+    const size_t offset = address - region.begin;
+    while (region.grain > 1 && (offset % region.grain || bytes % region.grain)) region.refine(region.grain / 2);
+    for (size_t i = offset / region.grain; i < (offset + bytes) / region.grain; i++)
+        watch(region, region.cells[i], kind, address, bytes, where);
+    return &region;
+}
+
 // Checks an access and returns its region, or null if nothing is to be done there.
 static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
-    const char* const own = stacks + (self ? STACK * current() : 0);
+    const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
     if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
-    if (++accesses > most_accesses) {
-        report(ENDLESS, where, 0, "");
-        stopped = true;
-        abandon();
-    }
+    count_access(where);
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {
@@ -361,20 +400,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
         }
         latest = found;
     }
-    Region& region = *latest;
-    if (address + bytes > region.end) {
-        report_access(OUT_OF_RANGE, where, region, kind, address, bytes);
-        return nullptr;
-    }
-    if (region.read_only) {
-        if (kind != READ) report_access(READ_ONLY, where, region, kind, address, bytes);
-        return &region;
-    }
-    const size_t offset = address - region.begin;
-    while (region.grain > 1 && (offset % region.grain || bytes % region.grain)) region.refine(region.grain / 2);
-    for (size_t i = offset / region.grain; i < (offset + bytes) / region.grain; i++)
-        watch(region, region.cells[i], kind, address, bytes, where);
-    return &region;
+    return touch_in(*latest, address, bytes, kind, where);
 }
 
 static const Region* plain_access(const char* address, size_t bytes, Access kind, uint32_t where) {
@@ -403,12 +429,12 @@ static void join(Clock& a, const Clock& b) {
 
 static void learn(int thread, const Clock& all) {  // and begin a new step, which nobody knows of yet
     join(fibers[thread].clock, all);
-    fibers[thread].clock[thread]++;
+    fibers[thread].clock[in_cluster(thread)]++;
 }
 
 static void wake(int thread) {
     fibers[thread].state = READY;
-    ready.push_back(thread);
+    ready.push_back(in_cluster(thread));
 }
 
 void block_barrier(const void* return_address) {
@@ -430,7 +456,7 @@ void block_barrier(const void* return_address) {
     for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
     for (int t = 0; t < threads; t++) {
         fibers[t].clock = known;
-        fibers[t].clock[t]++;
+        fibers[t].clock[in_cluster(t)]++;
         if (t != current()) wake(t);
     }
 }
@@ -516,9 +542,10 @@ void* dynamic_shared() { return dynamic_begin; }
 #include "barriers.hpp"
 #include "bulk.hpp"
 #include "warpgroups.hpp"
+#include "clusters.hpp"
 #include "faults.hpp"
 
-// --- one block ---------------------------------------------------------------------------------------------------------
+// --- one cluster -----------------------------------------------------------------------------------------------------
 
 static void run_fiber() {
     entry(values);
@@ -526,42 +553,54 @@ static void run_fiber() {
     check_products_at_exit();
     fibers[current()].state = DONE;
     alive--;
+    leave_cluster();
     wait_for_scheduler();
 }
 
 static void start_block(Index index) {
     block = index;
-    block_number++;
-    abandoned = false;
     alive = threads;
     waiting = 0;
-    latest = nullptr;
     for (const Region& r : regions)
         if (r.shared && in_shared_section(r.begin)) memset(r.begin, 0xff, r.end - r.begin);
-    std::fill(dynamic_memory.begin(), dynamic_memory.end(), char(0xff));
+    std::fill_n(dynamic_begin - DYNAMIC_ZONE, dynamic_stride, char(0xff));
     for (Region& r : regions)
         if (r.shared) r.fresh(NOBODY);
     meetings.assign((threads + 31) / 32, {});
-    ready.clear();
-    copies.clear();
-    free_copies.clear();
     for (NamedBarrier& b : named_barriers) b = NamedBarrier();
     barriers.clear();
-    bulks.clear();
-    async_proxy = false;
     warpgroups.assign(threads, Warpgroup());
     for (int t = 0; t < threads; t++) {
         Fiber& f = fibers[t];
         f.state = READY;
         f.clock.assign(clock_size(), 0);
-        f.clock[t] = 1;
+        f.clock[in_cluster(t)] = 1;
+        f.came = false;
         f.open.clear();
         f.groups.clear();
-        make_context(f.context, stacks + STACK * t, STACK, run_fiber);
+        make_context(f.context, stacks + STACK * in_cluster(t), STACK, run_fiber);
         const unsigned i = t;
         lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
         lanes[t].lane = t % 32;
-        ready.push_back(t);
+        ready.push_back(in_cluster(t));
+    }
+}
+
+static void start_cluster(unsigned first) {  // its first block's number
+    cluster_number++;
+    abandoned = async_proxy = false;
+    latest = nullptr;
+    visited = -1;
+    ready.clear();
+    copies.clear();
+    free_copies.clear();
+    bulks.clear();
+    cluster_barrier.restart();
+    for (int rank = 0; rank < cluster_blocks; rank++) {
+        bring_in(rank);
+        const unsigned i = first + rank;
+        start_block({i % grid_size.x, i / grid_size.x % grid_size.y, i / grid_size.x / grid_size.y});
+        start_visits();
     }
 }
 
@@ -589,7 +628,10 @@ static void report_deadlock() {
         finding->thread = t;
         finding->other_thread = missing;
         if (missing >= 0 && fibers[missing].state != DONE) finding->other_where = fibers[missing].where;
-        if (f.state == AT_MBARRIER)
+        if (f.state == AT_CLUSTER_BARRIER) {
+            finding->other_thread = -1;
+            say_who_is_missing(*finding, here);
+        } else if (f.state == AT_MBARRIER)
             snprintf(finding->note, sizeof finding->note, "%d wait here for the end of an mbarrier's phase, %d arrivals missing",
                      here, f.missing);
         else
@@ -598,10 +640,11 @@ static void report_deadlock() {
     }
 }
 
-static void run_block(Index index) {
-    start_block(index);
+static void run_cluster(unsigned first) {
+    start_cluster(first);
     while (!(ready.empty() && bulks.empty()) && !abandoned) {
         if (ready.empty()) {  // nobody can go on: the last moment for a copy to arrive
+            bring_in(bulks[0].block_rank);
             if (!alive) report_note(MISSING_WAIT, copies[bulks[0].copy].start.where, "nobody waits for this copy");
             finish_a_bulk();
             continue;
@@ -609,12 +652,16 @@ static void run_block(Index index) {
         std::swap(ready[random_number() % ready.size()], ready.back());
         const int next = ready.back();
         ready.pop_back();
-        self = &lanes[next];
-        switch_context(scheduler, fibers[next].context);
+        bring_in(next / threads);
+        self = &lanes[next % threads];
+        switch_context(scheduler, fibers[next % threads].context);
         self = nullptr;
     }
-    for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
-    if (alive && !abandoned) report_deadlock();
+    for (int rank = 0; rank < cluster_blocks; rank++) {
+        bring_in(rank);
+        for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
+        if (alive && !abandoned) report_deadlock();
+    }
 }
 
 }  // namespace emulator
@@ -624,13 +671,16 @@ static void run_block(Index index) {
 using namespace emulator;
 
 extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* threads_of,
-                            size_t dynamic_bytes, unsigned seed, const Buffer* buffers, int buffer_count,
-                            const SharedArray* shared, int shared_count, long limit) {
+                            int blocks_of_cluster, size_t dynamic_bytes, unsigned seed, const Buffer* buffers,
+                            int buffer_count, const SharedArray* shared, int shared_count, long limit) {
     entry = kernel;
     values = arguments;
     grid_size = {grid[0], grid[1], grid[2]};
     block_size = {threads_of[0], threads_of[1], threads_of[2]};
     threads = int(threads_of[0] * threads_of[1] * threads_of[2]);
+    cluster_blocks = blocks_of_cluster;
+    members = threads * cluster_blocks;
+    block_rank = first_member = 0;
     random_number.seed(seed);
     findings.clear();
     findings.reserve(MOST_FINDINGS);
@@ -639,10 +689,13 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     plain_bank_use.clear();
     sites.assign((threads + 31) / 32, {});
     most_accesses = limit;
-    block_number = 0;
-    if (!stacks)
-        stacks = static_cast<char*>(mmap(nullptr, STACK * MOST_THREADS, PROT_READ | PROT_WRITE,
+    cluster_number = 0;
+    if (members > most_members) {
+        if (stacks) munmap(stacks, STACK * most_members);
+        most_members = std::max(members, MOST_THREADS);
+        stacks = static_cast<char*>(mmap(nullptr, STACK * most_members, PROT_READ | PROT_WRITE,
                                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    }
     fibers.resize(threads);
 
     regions.clear();
@@ -657,26 +710,30 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
         if (!whole) r.refine(1);
         for (size_t k = 0; k < r.cells.size(); k++) r.cells[k].writer = b.writers[k * r.grain];
     }
+    global_regions = regions.size();
     for (int i = 0; i < shared_count; i++) {
         char* begin = __ehdr_start + shared[i].offset;
         regions.push_back({begin, begin + shared[i].bytes, 1024, shared[i].name, true, false});
     }
-    const size_t zone = 4096;
-    dynamic_memory.assign(dynamic_bytes + 2 * zone + 1024, 0);
-    dynamic_begin = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(dynamic_memory.data()) + zone + 1023) / 1024 * 1024);
+    dynamic_stride = (dynamic_bytes + 2 * DYNAMIC_ZONE + 1023) / 1024 * 1024;
+    dynamic_memory.assign(dynamic_stride * cluster_blocks + 1024, 0);
+    const uintptr_t after_zone = reinterpret_cast<uintptr_t>(dynamic_memory.data()) + DYNAMIC_ZONE;
+    dynamic_begin = reinterpret_cast<char*>((after_zone + 1023) / 1024 * 1024);
+    char* const dynamic_end = dynamic_begin + dynamic_bytes;
     if (dynamic_bytes)
-        regions.push_back({dynamic_begin, dynamic_begin + dynamic_bytes, zone, "dynamic shared memory", true, false});
+        regions.push_back({dynamic_begin, dynamic_end, DYNAMIC_ZONE, "dynamic shared memory", true, false});
+    prepare_cluster();
 
-    const size_t blocks = size_t(grid[0]) * grid[1] * grid[2];
-    vector<unsigned> order(blocks);
-    for (size_t i = 0; i < blocks; i++) order[i] = unsigned(i);
+    const size_t clusters = size_t(grid[0]) * grid[1] * grid[2] / cluster_blocks;
+    vector<unsigned> order(clusters);
+    for (size_t i = 0; i < clusters; i++) order[i] = unsigned(i);
     std::shuffle(order.begin(), order.end(), random_number);
     stopped = false;
     listen();
     const int fault = sigsetjmp(back, 1);
     if (!fault)
         for (unsigned i : order)
-            if (!stopped) run_block({i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]});
+            if (!stopped) run_cluster(i * cluster_blocks);
     stop_listening();
     if (fault) report_fault(fault);
     self = nullptr;

@@ -16,7 +16,7 @@ import numpy as np
 from .. import bfloat16, launch
 from ..backend import Array, array_module, to_numpy
 from ..emulator import Emulator
-from ..source import ROOT, check_launch, kernels_of, needs
+from ..source import ROOT, check_launch, clusters_of, kernels_of, needs
 
 Arrays = dict[str, Any]
 Run = Callable[[], Any]
@@ -209,7 +209,8 @@ class Rehearsal:
     ) -> None:
         """Raises what ``launch.Device`` raises, and ValueError for more shared memory than the card has."""
         text = source.read_text(encoding="utf-8")
-        blocks, block, _ = check_launch(source, kernels_of(text), kernel, grid, threads, arguments)
+        clusters = clusters_of(text, defines)
+        blocks, block, _ = check_launch(source, kernels_of(text), kernel, grid, threads, arguments, clusters)
         if self.architecture not in launch.architectures(text):
             raise launch.NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{self.architecture}")
         most = launch.SHARED_KILOBYTES.get(self.architecture, 99) << 10

@@ -1,5 +1,6 @@
-// What came with Hopper: copies of whole tiles (TMA), barriers in shared memory that count bytes (mbarrier), stmatrix, and on
-// sm_90a products of whole warp groups (wgmma). Two bodies for every function, as in lib/ptx.cuh.
+// What came with Hopper: copies of whole tiles (TMA), barriers in shared memory that count bytes (mbarrier), stmatrix,
+// clusters of blocks, and on sm_90a products of whole warp groups (wgmma). Two bodies for every function, as in
+// lib/ptx.cuh.
 //
 // Needs sm_90.
 //
@@ -99,6 +100,56 @@ PTX void stmatrix(void* row, const unsigned (&r)[N]) {
                      :: "r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
 }
 
+// --- clusters: blocks that run at the same time and reach each other's shared memory ---------------------------------
+//
+// A kernel says how many blocks along x are a cluster, at most 8, and its grid is a multiple of that:
+//
+//     extern "C" __global__ void __cluster_dims__(4, 1, 1) name(...)
+//
+// All threads of the cluster arrive at its barrier and wait there, once each in turns; between the two a thread may do
+// what concerns nobody else. What a thread did before it arrived, whoever has waited sees. Shared memory of a block
+// exists as long as the block does, so a cluster needs its barrier before the first access to another block's and after
+// the last one.
+
+PTX int cluster_rank() {  // of this block in its cluster: 0, 1, ...
+    int rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+PTX int cluster_size() {
+    int size;
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+    return size;
+}
+
+PTX void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+PTX void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+PTX void cluster_sync() { cluster_arrive(); cluster_wait(); }
+
+// Where the block of that rank has what this one has at `here`, in the window of addresses that the cluster shares.
+PTX unsigned cluster_address(const void* here, int rank) {
+    unsigned there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(here)), "r"(rank));
+    return there;
+}
+
+// A number in the shared memory of the block of that rank, at the place where it is in this block's.
+#define PTX_OF_CLUSTER(type, name, letter)                                                                             \
+    PTX type cluster_load(const type* here, int rank) {                                                                \
+        type x;                                                                                                        \
+        asm volatile("ld.shared::cluster." name " %0, [%1];" : "=" letter(x) : "r"(cluster_address(here, rank))        \
+                     : "memory");                                                                                      \
+        return x;                                                                                                      \
+    }                                                                                                                  \
+    PTX void cluster_store(type* here, int rank, type x) {                                                             \
+        asm volatile("st.shared::cluster." name " [%0], %1;" :: "r"(cluster_address(here, rank)), letter(x)            \
+                     : "memory");                                                                                      \
+    }
+PTX_OF_CLUSTER(float, "f32", "f")
+PTX_OF_CLUSTER(int, "s32", "r")
+PTX_OF_CLUSTER(unsigned, "u32", "r")
+
 #else
 
 PTX void mbarrier_init(mbarrier* b, int count) { emulator::mbarrier_init(b, count, EMULATOR_WHERE); }
@@ -134,6 +185,28 @@ PTX void stmatrix(void* row, const unsigned (&r)[N]) {
     static_assert(N == 1 || N == 2 || N == 4, "stmatrix stores 1, 2 or 4 matrices");
     emulator::store_matrices(row, r, N, EMULATOR_WHERE);
 }
+
+inline int cluster_rank() { return emulator::block_rank; }
+inline int cluster_size() { return emulator::cluster_blocks; }
+PTX void cluster_arrive() { emulator::cluster_arrive(EMULATOR_WHERE); }
+PTX void cluster_wait() { emulator::cluster_wait(EMULATOR_WHERE); }
+PTX void cluster_sync() {
+    emulator::cluster_arrive(EMULATOR_WHERE);
+    emulator::cluster_wait(EMULATOR_WHERE);
+}
+
+#define PTX_OF_CLUSTER(type)                                                                               \
+    PTX type cluster_load(const type* here, int rank) {                                                    \
+        type x;                                                                                            \
+        memcpy(&x, emulator::in_block(rank, here, sizeof x, emulator::READ, EMULATOR_WHERE), sizeof x);    \
+        return x;                                                                                          \
+    }                                                                                                      \
+    PTX void cluster_store(type* here, int rank, type x) {                                                 \
+        memcpy(emulator::in_block(rank, here, sizeof x, emulator::WRITE, EMULATOR_WHERE), &x, sizeof x);   \
+    }
+PTX_OF_CLUSTER(float)
+PTX_OF_CLUSTER(int)
+PTX_OF_CLUSTER(unsigned)
 
 #endif
 

@@ -42,7 +42,7 @@ def marks(file):
     """kernel -> the (line, kind) pairs that the file says are found in it."""
     found, kernel = {}, set()
     for number, line in enumerate(file.read_text().splitlines(), 1):
-        if match := re.search(r"__global__ void (\w+)\(", line):
+        if match := re.search(r"__global__ void (?:__cluster_dims__\([^)]*\) )?(\w+)\(", line):
             kernel = found.setdefault(match[1], set())
         elif match := re.search(r"FINDS (.*)", line):
             kernel |= {(f"{file.name}:{number}", kind.strip()) for kind in match[1].split(",")}

@@ -1,0 +1,247 @@
+// Clusters: blocks that run together and reach each other's shared memory: part of runtime.cpp.
+//
+// All that the other files call a block's (fibers, barriers, shared memory, its shadow) is that of the block "in
+// place". The others of its cluster are parked: before one of their fibers runs, their block and the one in place are
+// exchanged. Shared arrays lie at one address for all blocks, so their bytes are copied out and in; dynamic shared
+// memory is elsewhere for each block. An access to another block's memory finds it where it is parked.
+//
+// The blocks' threads are numbered through and share one kind of clock, so barrier.cluster orders accesses to global
+// and to shared memory as other barriers do. It waits for all threads that have not returned, as the manual says.
+//
+// The shared memory of a block exists from the start of its first thread to the return of its last one. So whoever
+// touches it must have been preceded by something that a thread of that block did, and must precede the return of one
+// of them.
+
+struct Parked {  // what is the block's of that name; see runtime.cpp
+    Index block = {};
+    vector<Fiber> fibers;
+    int alive = 0, waiting = 0;
+    Clock known;
+    uint32_t barrier_where = 0;
+    vector<vector<Meeting>> meetings;
+    vector<NamedBarrier> named_barriers = vector<NamedBarrier>(16);
+    std::deque<Barrier> barriers;
+    vector<Warpgroup> warpgroups;
+    vector<std::unordered_map<uint32_t, Site>> sites;
+    vector<Region> shared;  // with its dynamic memory
+    char* dynamic_begin = nullptr;
+    vector<char> bytes;     // of its shared arrays, one after the other
+};
+
+struct Visits {  // of other blocks' threads to a block's shared memory
+    vector<Event> last;  // of each thread
+    Clock left;          // what is known to the block's threads that have returned
+};
+
+static vector<Parked> parked;  // of each rank; that of the block in place is not used
+static vector<Visits> visits;
+
+static void exchange(Parked& p) {
+    std::swap(block, p.block);
+    std::swap(fibers, p.fibers);
+    std::swap(alive, p.alive);
+    std::swap(waiting, p.waiting);
+    std::swap(known, p.known);
+    std::swap(barrier_where, p.barrier_where);
+    std::swap(meetings, p.meetings);
+    std::swap(named_barriers, p.named_barriers);
+    std::swap(barriers, p.barriers);
+    std::swap(warpgroups, p.warpgroups);
+    std::swap(sites, p.sites);
+    std::swap_ranges(p.shared.begin(), p.shared.end(), regions.begin() + global_regions);
+    std::swap(dynamic_begin, p.dynamic_begin);
+}
+
+template <class Act>
+static void each_shared_array(Parked& p, Act act) {  // act(the array that is in place, the bytes of the parked one)
+    char* at = p.bytes.data();
+    for (size_t i = global_regions; i < regions.size(); i++)
+        if (in_shared_section(regions[i].begin)) {
+            act(regions[i], at);
+            at += regions[i].end - regions[i].begin;
+        }
+}
+
+static void bring_in(int rank) {
+    if (rank == block_rank) return;
+    each_shared_array(parked[block_rank], [](Region& r, char* at) { memcpy(at, r.begin, r.end - r.begin); });
+    exchange(parked[block_rank]);
+    exchange(parked[rank]);
+    each_shared_array(parked[rank], [](Region& r, char* at) { memcpy(r.begin, at, r.end - r.begin); });
+    block_rank = rank;
+    first_member = rank * threads;
+    latest = nullptr;
+}
+
+static void prepare_cluster() {
+    parked.clear();
+    visits.clear();
+    if (cluster_blocks == 1) return;
+    parked.resize(cluster_blocks);
+    visits.resize(cluster_blocks);
+    for (int rank = 0; rank < cluster_blocks; rank++) {
+        Parked& p = parked[rank];
+        p.fibers.resize(threads);
+        p.sites.resize(sites.size());
+        p.shared.assign(regions.begin() + global_regions, regions.end());
+        p.dynamic_begin = dynamic_begin + dynamic_stride * rank;
+        size_t bytes = 0;
+        for (Region& r : p.shared) {
+            if (in_shared_section(r.begin)) bytes += r.end - r.begin;
+            else r.begin += dynamic_stride * rank, r.end += dynamic_stride * rank;
+        }
+        p.bytes.resize(bytes);
+    }
+}
+
+static Fiber& fiber_of(int member) {
+    const int rank = member / threads;
+    return (rank == block_rank ? fibers : parked[rank].fibers)[member % threads];
+}
+
+// --- barrier.cluster -------------------------------------------------------------------------------------------------
+
+struct ClusterBarrier {
+    int missing;                // threads that have neither come nor returned
+    uint32_t phase;             // how many have ended
+    Clock gathering, released;  // what is known to those who have come, and who had in the last phase
+    vector<int> waiting;
+
+    void restart() {
+        missing = members;
+        gathering.assign(clock_size(), 0);
+        waiting.clear();
+    }
+};
+
+static ClusterBarrier cluster_barrier;
+
+static void one_less_is_missing() {
+    ClusterBarrier& b = cluster_barrier;
+    if (--b.missing) return;
+    b.phase++;
+    b.released = b.gathering;
+    const vector<int> waiting = b.waiting;
+    b.restart();
+    b.missing = 0;
+    for (int member = 0; member < members; member++) b.missing += fiber_of(member).state != DONE;
+    for (int member : waiting) {
+        fiber_of(member).state = READY;
+        ready.push_back(member);
+    }
+}
+
+void cluster_arrive(const void* return_address) {
+    Fiber& me = fibers[current()];
+    if (me.came) {
+        report_note(BAD_OPERAND, place(return_address), "a second cluster_arrive with no cluster_wait after the first");
+        abandon();
+    }
+    me.came = true;
+    me.came_in = cluster_barrier.phase;
+    join(cluster_barrier.gathering, me.clock);
+    me.clock[in_cluster(current())]++;
+    one_less_is_missing();
+}
+
+void cluster_wait(const void* return_address) {
+    Fiber& me = fibers[current()];
+    if (!me.came) {
+        report_note(BAD_OPERAND, place(return_address), "cluster_wait with no cluster_arrive before it");
+        abandon();
+    }
+    if (cluster_barrier.phase == me.came_in) {
+        cluster_barrier.waiting.push_back(in_cluster(current()));
+        me.state = AT_CLUSTER_BARRIER;
+        me.where = place(return_address);
+        wait_for_scheduler();
+    }
+    me.came = false;
+    learn(current(), cluster_barrier.released);  // the next phase cannot end before this thread has come again
+}
+
+static void say_who_is_missing(Finding& finding, int here) {
+    for (int member = 0; member < members; member++) {
+        const Fiber& f = fiber_of(member);
+        if (f.state == DONE || (f.came && f.came_in == cluster_barrier.phase)) continue;
+        snprintf(finding.note, sizeof finding.note,
+                 "%d wait here for the cluster, of which %d threads are missing; the first is thread %d of its block %d",
+                 here, cluster_barrier.missing, member % threads, member / threads);
+        return;
+    }
+}
+
+// --- the shared memory of other blocks -------------------------------------------------------------------------------
+
+static void report_absence(const Event& visit, int rank, const char* what) {
+    Finding* f = report(ABSENT_BLOCK, visit.where, 0, "");
+    if (!f) return;
+    f->thread = visit.thread % threads;
+    const int visitor = visit.thread / threads;
+    f->block[0] += visitor - block_rank;
+    snprintf(f->note, sizeof f->note, "an access to the shared memory of block %d of the cluster, which may %s", rank,
+             what);
+}
+
+static void start_visits() {
+    if (cluster_blocks == 1) return;
+    visits[block_rank].last.assign(members, Event());
+    visits[block_rank].left.assign(clock_size(), 0);
+}
+
+static void leave_cluster() {
+    const Fiber& me = fibers[current()];
+    const bool came = me.came && me.came_in == cluster_barrier.phase;
+    if (cluster_blocks > 1) {
+        Visits& v = visits[block_rank];
+        join(v.left, me.clock);
+        for (const Event& visit : v.last)
+            if (!alive && visit && visit.clock > v.left[visit.thread])
+                report_absence(visit, block_rank, "have returned before");
+    }
+    if (!came) one_less_is_missing();
+}
+
+void* in_block(int rank, const void* pointer, size_t bytes, Access kind, const void* return_address) {
+    const uint32_t where = place(return_address);
+    char* const here = static_cast<char*>(const_cast<void*>(pointer));
+    if (rank < 0 || rank >= cluster_blocks) {
+        report_note(BAD_OPERAND, where, "block %d of a cluster of %d blocks", rank, cluster_blocks);
+        abandon();
+    }
+    Region* const mine = find(here, false);
+    if (!mine || !mine->shared) {
+        const Region* const near = mine ? nullptr : find(here, true);
+        if (near && near->shared) report_access(OUT_OF_RANGE, where, *near, kind, here, bytes);
+        else report_note(BAD_OPERAND, where, "an address that is not in shared memory");
+        abandon();
+    }
+    if (reinterpret_cast<uintptr_t>(here) % bytes) {
+        report_access(MISALIGNED, where, *mine, kind, here, bytes);
+        abandon();
+    }
+    count_access(where);
+    if (rank == block_rank) {
+        if (!touch_in(*mine, here, bytes, kind, where)) abandon();
+        return here;
+    }
+    Parked& p = parked[rank];
+    const Event now = event(where, kind);
+    const Clock& known = fibers[current()].clock;
+    const auto first = known.begin() + rank * threads;
+    if (std::all_of(first, first + threads, [](uint32_t step) { return step == 0; }))
+        report_absence(now, rank, "not have begun");
+    if (!p.alive) report_absence(now, rank, "have returned before");
+    visits[rank].last[now.thread] = now;
+
+    Region& theirs = p.shared[mine - &regions[global_regions]];
+    visited = rank;
+    Region* const region = touch_in(theirs, theirs.begin + (here - mine->begin), bytes, kind, where);
+    visited = -1;
+    if (!region) abandon();
+    char* there = theirs.begin + (here - mine->begin);  // dynamic memory is at a place of its own
+    each_shared_array(p, [&](Region& r, char* at) {
+        if (&r == mine) there = at + (here - r.begin);
+    });
+    return there;
+}
