@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"TILE_N": 256},
     ),
     "conv2d/4_wgmma_gradients.cu": tuple({"TILE_N": n} for n in (64, 128, 160, 256)),
+    "cross_entropy/3_cluster.cu": tuple({"BLOCKS": n} for n in (2, 4, 8)),
     "eight_bit/2_few_rows.cu": ({"ROWS": 1}, {"ROWS": 8}),
     **{f"{op}/3_{name}.cu": ({}, {"TILE_M": 64, "TILE_N": 64}) for op, name in TWO_TILES},
     "eight_bit/4_wgmma.cu": tuple({"TILE_N": n} for n in (64, 128, 256)),

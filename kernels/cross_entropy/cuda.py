@@ -7,8 +7,9 @@ from ..backend import Array, array_module
 from ..launch import fits_on_chip
 from ..source import file_in
 
-RUNGS = {1: "1_online.cu", 2: "2_on_chip.cu"}
+RUNGS = {1: "1_online.cu", 2: "2_on_chip.cu", 3: "3_cluster.cu"}
 PER_THREAD = 8  # numbers of a row, from which on a row gets a warp more
+CLUSTERS = (2, 4, 8)  # blocks that share a row
 MOST_THREADS = 1024  # a long row is alone on its multiprocessor
 
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ def cross_entropy_backward(device: Any, g: Array, logits: Array, targets: Array,
 
 def can_foresee(device: Any, k: int) -> bool:
     """Whether rows of ``k`` classes fit on the chip."""
-    return fits_on_chip(device, 4 * k)
+    return _blocks_of_a_row(device, k, rung=2) == 1
 
 
 def foresee(device: Any, logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -51,17 +52,38 @@ def rescale(device: Any, g: Array, foreseen: Array) -> Array:
 
 
 def loss_and_gradient(device: Any, g: Array, logits: Array, targets: Array, *, rung: int) -> tuple[Array, Array]:
-    """The loss of each row, and the gradient of ``sum(g * loss)``. Rung 2 is taken for rows that fit on the chip, else rung 1."""
+    """The loss of each row, and the gradient of ``sum(g * loss)``.
+
+    Rung 2 is taken for rows that fit on the chip, rung 3 for those that fit on it in a cluster of blocks, else rung 1.
+    """
     m, k = logits.shape
-    if rung == 1 or not can_foresee(device, k):
+    blocks = _blocks_of_a_row(device, k, rung)
+    if not blocks:
         loss, saved = cross_entropy_forward(device, logits, targets)
         return loss, cross_entropy_backward(device, g, logits, targets, saved)
     loss, dx = device.empty((m,), "float32"), device.empty((m, k), "float32")
     arguments = {"g": g, "x": logits, "targets": targets, "loss": loss, "dx": dx, "k": k}
-    _run(device, 2, "loss_and_gradient", m, k, arguments, 4 * k)
+    part, defines = -(-k // blocks), {"BLOCKS": blocks} if rung == 3 else None
+    _run(device, rung, "loss_and_gradient", m * blocks, part, arguments, 4 * part, defines)
     return device.result(loss, "loss"), device.result(dx, "dlogits")
 
 
-def _run(device: Any, rung: int, kernel: str, m: int, k: int, arguments: dict[str, Any], shared: int = 0) -> None:
+def _blocks_of_a_row(device: Any, k: int, rung: int) -> int:
+    """How many blocks keep a row in their shared memory, the least that the rung can take; 0 if none can."""
+    clusters = CLUSTERS if int(device.architecture.rstrip("a")) >= 90 else ()
+    return next((n for n in {1: (), 2: (1,), 3: clusters}[rung] if fits_on_chip(device, 4 * -(-k // n))), 0)
+
+
+def _run(
+    device: Any,
+    rung: int,
+    kernel: str,
+    blocks: int,
+    k: int,
+    arguments: dict[str, Any],
+    shared: int = 0,
+    defines: dict[str, Any] | None = None,
+) -> None:
+    """With threads for ``k`` numbers of a row in each block."""
     threads = min(MOST_THREADS, 32 * -(-k // (32 * PER_THREAD)))
-    device.run(file_in(HERE, RUNGS[rung]), kernel, m, threads, arguments, shared_bytes=shared)
+    device.run(file_in(HERE, RUNGS[rung]), kernel, blocks, threads, arguments, shared_bytes=shared, defines=defines)

@@ -419,6 +419,7 @@ def problems() -> list[Problem]:
         layer_norm(16384, 1024, False, goal=1.0),
         layer_norm(16384, 1024, True, goal=1.0),
         cross_entropy(16384, 50257),
+        cross_entropy(4096, 128_000),
         adam_step(100_000_000, goal=1.0),
         embedding(32768, 50257, 768),
         ddim_step(64, 3 * 256 * 256, False),

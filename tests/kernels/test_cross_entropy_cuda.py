@@ -129,7 +129,35 @@ def test_rows_that_do_not_fit_on_the_chip_take_rung_1(monkeypatch):
 
     for k in (15_000, 17_000):
         cuda.loss_and_gradient(Card, *problem(0, 1, k), rung=2)
-    assert seen == [2, 1, 1]
+    cuda.loss_and_gradient(Card, *problem(0, 1, 15_000), rung=3)  # this card has no clusters
+    assert seen == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("architecture", "k", "blocks"), [
+    ("90a", 2, 2), ("90a", 2 * 57_856, 2), ("90a", 2 * 57_856 + 1, 4), ("90a", 128_000, 4), ("90a", 8 * 57_856, 8),
+    ("90a", 8 * 57_856 + 1, 0), ("120", 128_000, 8), ("89", 5, 0),
+])  # fmt: skip
+def test_as_many_blocks_as_a_row_needs_share_it(architecture, k, blocks):
+    class Card:
+        pass
+
+    Card.architecture = architecture
+    assert cuda._blocks_of_a_row(Card, k, 3) == blocks
+
+
+@pytest.mark.parametrize("k", [3, 100, 333])
+@pytest.mark.parametrize("blocks", [4, 8])
+def test_a_cluster_of_more_blocks(blocks, k, monkeypatch):
+    """Also with parts of the row that are shorter than the others, or empty, and targets in the first and the last."""
+    monkeypatch.setattr(cuda, "CLUSTERS", (blocks,))
+    g, x, targets = problem(k, 3, k)
+    targets[:2] = 0, k - 1
+    check(3, g, x, targets)
+
+
+def test_a_vocabulary_that_one_block_cannot_keep():
+    g, x, targets = problem(5, 1, 128_000)
+    check(3, g, x, targets)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +170,11 @@ def test_rows_that_do_not_fit_on_the_chip_take_rung_1(monkeypatch):
         ("2_on_chip.cu", "j == target ? p - upper : p;", "p - upper;", "wrong value"),
         ("2_on_chip.cu", "factor = g[row] / foreseen", "factor = g[row]", "wrong value"),
         ("2_on_chip.cu", "if (g[row] == foreseen) return;", "return;", "wrong value"),
+        ("3_cluster.cu", "        of_block[0] = largest;\n    }\n    cluster_sync();", "        of_block[0] = largest;\n    }\n    __syncthreads();", "absent block"),
+        ("3_cluster.cu", "        of_block[1] = sum;\n    }\n    cluster_sync();", "        of_block[1] = sum;\n    }\n    __syncthreads();", "race"),
+        ("3_cluster.cu", "    cluster_wait();  // and all others", "    // and all others", "absent block"),
+        ("3_cluster.cu", "total += cluster_load(&of_block[1], rank);", "total += of_block[1];", "wrong value"),
+        ("3_cluster.cu", "cluster_rank() * part,", "part,", "race"),
     ],
 )  # fmt: skip
 def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path):
