@@ -62,7 +62,7 @@ struct Site {  // a place in the program, as one warp comes to it
 
 static vector<std::unordered_map<uint32_t, Site>> sites;  // of each warp
 
-static void count_passes(uint32_t where, const WarpAccess& a) {
+static void count_access(uint32_t where, const WarpAccess& a) {
     const int together = a.bytes <= 4 ? 32 : 128 / a.bytes;
     for (int first = 0; first < 32; first += together) {
         char* addresses[32];
@@ -84,7 +84,7 @@ static void note_plain_access(const char* address, int bytes, uint32_t where) {
     a.bytes = bytes;
     a.address[lane] = const_cast<char*>(address);
     while (!site.open.empty() && site.open.front().lanes == (here == 32 ? ~0u : (1u << here) - 1)) {
-        count_passes(where, site.open.front());
+        count_access(where, site.open.front());
         site.open.pop_front();
         site.done++;
     }
@@ -93,6 +93,6 @@ static void note_plain_access(const char* address, int bytes, uint32_t where) {
 static void the_warp_is_together(int warp) {
     if (!count_plain_banks) return;
     for (auto& [where, site] : sites[warp])
-        for (const WarpAccess& a : site.open) count_passes(where, a);
+        for (const WarpAccess& a : site.open) count_access(where, a);
     sites[warp].clear();
 }

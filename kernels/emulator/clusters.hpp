@@ -220,7 +220,7 @@ void* in_block(int rank, const void* pointer, size_t bytes, Access kind, const v
         report_access(MISALIGNED, where, *mine, kind, here, bytes);
         abandon();
     }
-    count_access(where);
+    if (++accesses > most_accesses) stop_endless(where);
     if (rank == block_rank) {
         if (!touch_in(*mine, here, bytes, kind, where)) abandon();
         return here;

@@ -353,8 +353,7 @@ static bool in_shared_section(const char* address) {
     return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
 }
 
-static void count_access(uint32_t where) {
-    if (++accesses <= most_accesses) return;
+static void stop_endless(uint32_t where) {
     report(ENDLESS, where, 0, "");
     stopped = true;
     abandon();
@@ -382,7 +381,7 @@ __attribute__((always_inline)) static inline Region* touch_in(Region& region, co
 static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
     const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
     if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
-    count_access(where);
+    if (++accesses > most_accesses) stop_endless(where);
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {
