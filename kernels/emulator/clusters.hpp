@@ -70,7 +70,6 @@ static void bring_in(int rank) {
     each_shared_array(parked[rank], [](Region& r, char* at) { memcpy(r.begin, at, r.end - r.begin); });
     block_rank = rank;
     first_member = rank * threads;
-    latest = nullptr;
 }
 
 static void prepare_cluster() {

@@ -78,6 +78,28 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) one_block_returns(const flo
     y[at] = mine;
 }
 
+extern "C" __global__ void __cluster_dims__(2, 1, 1) one_block_does_not_come_back(const float* x, float* y) {
+    __shared__ float tile[SIZE];
+    PLACE
+    tile[t] = x[at];
+    cluster_sync();
+    if (other == 0) return;
+    cluster_sync();
+    y[at] = cluster_load(&tile[SIZE - 1 - t], other);               // FINDS absent block
+}
+
+// What comes between arrival and wait nobody is told of.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) written_after_arrival(const float* x, float* y) {
+    __shared__ float tile[SIZE];
+    PLACE
+    cluster_arrive();
+    tile[t] = x[at];
+    cluster_wait();
+    const float mine = cluster_load(&tile[SIZE - 1 - t], other);    // FINDS race
+    cluster_sync();
+    y[at] = mine;
+}
+
 // The other block reads this one's half while it is changed.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) changed_too_early(const float* x, float* y) {
     __shared__ float tile[SIZE];

@@ -7,7 +7,7 @@ import pytest
 from emulation import marks
 from rungs import needs_compiler, needs_nvrtc
 
-from kernels import emulator, launch
+from kernels import bfloat16, emulator, launch
 from kernels.emulator import Emulator
 from kernels.launch import NoCuda, compile_for
 from kernels.source import WrongSource, clusters_of, kernels_of, needs
@@ -125,6 +125,77 @@ def test_each_block_has_its_own_copies_and_barriers(tmp_path):
         device.run(file, "k", 8, 64, {"x": TensorMap(x, (1, 64)), "y": y})
         device.check()
         np.testing.assert_array_equal(y, x.reshape(2, 4, 64)[:, ::-1].reshape(8, 64))
+
+
+def test_a_copy_is_known_to_the_block_that_waited_for_it(tmp_path):
+    x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    body = TILES.replace(
+        "mbarrier_wait(&full, 0);\n    cluster_sync();", "cluster_sync();\n    mbarrier_wait(&full, 0);"
+    )
+    file = write(tmp_path, body, "const __grid_constant__ TensorMap x, float* y")
+    for seed in SEEDS:
+        device = Emulator(seed)
+        device.run(file, "k", 8, 64, {"x": TensorMap(x, (1, 64)), "y": device.empty(x.shape, np.float32)})
+        assert {f.kind for f in device.findings} & {"race", "missing wait"}
+
+
+@pytest.mark.parametrize("name", ["planted.cu", "planted90.cu", "planted90a.cu"])
+def test_blocks_that_do_not_use_their_cluster_are_as_they_were(name, tmp_path):
+    """All that is planted in single blocks, in clusters: what each block has of its own is not the other one's."""
+    alone = PLANTED.with_name(name)
+    together = tmp_path / name
+    together.write_text(alone.read_text().replace("__global__ void ", "__global__ void __cluster_dims__(2, 1, 1) "))
+    assert set(clusters_of(together.read_text())) == set(kernels_of(alone.read_text()))
+    products = name == "planted90a.cu"
+    x = np.random.default_rng(0).standard_normal((128, 64) if products else (2, 64))
+    x = (np.rint(x * 4096) / 4096).astype(np.float32)  # sums are exact in any order
+    settings = {"shared_bytes": 2 * 64 * 64 * 2} if products else {}
+    given = {"x": TensorMap(bfloat16.to_bits(x), (64, 64), 128) if products else TensorMap(x, (1, 64))}
+    if name == "planted.cu":
+        x = x.reshape(-1)
+        given = {"x": x, "n": x.size}
+    for kernel, want in marks(alone).items():
+        if "endless" in {kind for _, kind in want}:
+            continue  # how far the other block has come by then is chance
+        found, results, uses = set(), [], []
+        for file, seed in ((alone, 0), *((together, seed) for seed in SEEDS)):
+            device = Emulator(seed, most_accesses=20_000 if name == "planted.cu" else 10**7, banks=not want)
+            y = device.empty(x.shape, np.float32)
+            device.run(file, kernel, 2, 128 if products else 64, {**given, "y": y}, **settings)
+            found |= {(f.where, f.kind) for f in device.findings if f.kind != "unwritten" and file == together}
+            results.append(y.tobytes())
+            uses.append(device.bank_uses)
+        assert found == {(line, kind) for line, kind in want if kind not in ("unwritten", "wrong value")}
+        if not want:
+            assert len(set(results)) == 1 and all(use == uses[0] for use in uses), kernel
+
+
+TURNS = """
+    const int t = threadIdx.x;
+    int sum = t + 1000 * blockIdx.x;
+    if (cluster_rank() == 0) {
+        __syncthreads();
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    } else {
+        for (int i = 0; i < 3; i++) sum += __shfl_down_sync(0xffffffffu, sum, 1);
+        __syncthreads();
+        __syncthreads();
+    }
+    y[blockIdx.x * 64 + t] = sum;
+"""
+
+
+def test_blocks_of_a_cluster_may_go_different_ways(tmp_path):
+    file, results = write(tmp_path, TURNS, "int* y", 2), set()
+    for seed in range(10):
+        device = Emulator(seed)
+        y = device.empty((2, 64), np.int32)
+        device.run(file, "k", 2, 64, {"y": y})
+        device.check()
+        results.add(y.tobytes())
+    assert len(results) == 1
+    t = np.arange(64)
+    np.testing.assert_array_equal(y[0], t + (t ^ 1))
 
 
 def test_a_cluster_is_what_the_source_says():
