@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import default_rng  # loaded now: while it loads, Ctrl-C can be lost
 
 from . import attention, bfloat16, command, conv2d, emulator, launch, quantize
 from .attention import cuda as attention_cuda
@@ -36,7 +37,7 @@ MISTAKES = (DoesNotCompile, CompileError, BadArguments, WrongSource)  # in a run
 
 
 def _normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+    return default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
 def _quantize(m: int, codes: int, d: int) -> Run:

@@ -85,8 +85,6 @@ have in the whole one, and a touch of anything else is a finding.
 """
 
 import ctypes
-import math
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +95,14 @@ import numpy as np
 from ..launch import SHARED_KILOBYTES
 from ..source import check_launch
 from ..tensor_map import Im2colMap, TensorMap
+from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
 
 __all__ = [
     "BadArguments", "BankUse", "DoesNotCompile", "Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler",
 ]  # fmt: skip
 
-RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
-NOBODY, OUTSIDE = 0, 2**32 - 1  # instead of a place in a program: see runtime.cpp
-POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it is NaN
-NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: pages count as used when they are written
+OUTSIDE = 2**32 - 1  # instead of a place in a program: see runtime.cpp
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
@@ -231,7 +227,7 @@ class Emulator:
         self.bank_conflicts: dict[str, tuple[int, int]] = {}  # line -> (reads of 8 rows, passes more than one for each)
         self.bank_uses: dict[str, BankUse] = {}  # all lines, if `banks`
         self._fresh: list[_Fresh] = []
-        self._sparse: list[_Sparse] = []
+        self._sparse: list[Sparse] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Memory for a result. Reading it before it is written is a finding."""
@@ -248,7 +244,7 @@ class Emulator:
         parts are as from ``empty``. ``expect`` is for slices of it. Raises ValueError unless the parts are ranges that
         are not empty, rise and do not touch each other.
         """
-        sparse = _Sparse(shape, np.dtype(dtype), list(parts), fresh)
+        sparse = Sparse(shape, np.dtype(dtype), list(parts), fresh)
         self._sparse.append(sparse)
         return sparse.array
 
@@ -367,15 +363,15 @@ class Emulator:
     def _record(self, value: Any) -> "_Fresh | None":
         return next((f for f in self._fresh if f.array is value), None)
 
-    def _laid_out(self, array: np.ndarray) -> "_Laid":
+    def _laid_out(self, array: np.ndarray) -> "Laid":
         """An array as a kernel gets it: between red zones, or itself if it lies in a sparse one."""
         begin = array.ctypes.data
         for s in self._sparse:
             start = begin - s.array.ctypes.data
             if 0 <= start < s.array.nbytes and array.size:
-                return _Laid(array, [p.within(start, array.nbytes) for p in s.parts if p.meets(start, array.nbytes)])
-        copy, fresh = _guarded(array), self._record(array)
-        return _Laid(copy, [_Part(0, copy.nbytes, None if fresh is None else fresh.writers)])
+                return Laid(array, [p.within(start, array.nbytes) for p in s.parts if p.meets(start, array.nbytes)])
+        copy, fresh = guarded(array), self._record(array)
+        return Laid(copy, [Part(0, copy.nbytes, None if fresh is None else fresh.writers)])
 
     def _door(self, library: Library, kernel: str) -> ctypes.c_void_p:
         """Where each thread of a launch begins."""
@@ -454,66 +450,12 @@ class _Fresh:
     library: Library | None = None
 
 
-def _guarded(array: np.ndarray) -> np.ndarray:
-    """A copy of an array between two red zones, as far from a multiple of 16 bytes as the array."""
-    raw = np.full(array.nbytes + 2 * RED_ZONE + 256 + 16, POISON, np.uint8)
-    start = RED_ZONE + -(raw.ctypes.data + RED_ZONE) % 256 + array.ctypes.data % 16
-    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-@dataclass
-class _Part:
-    """Bytes of an array that are real, and where in which program each was written, if it is known."""
-
-    start: int
-    bytes: int
-    writers: np.ndarray | None
-
-    def meets(self, start: int, count: int) -> bool:
-        return self.start < start + count and start < self.start + self.bytes
-
-    def within(self, start: int, count: int) -> "_Part":
-        """The same of an array of so many bytes that begins at ``start`` in this one."""
-        first, end = max(self.start, start), min(self.start + self.bytes, start + count)
-        writers = None if self.writers is None else self.writers[first - self.start : end - self.start]
-        return _Part(first - start, end - first, writers)
-
-
-class _Laid(NamedTuple):
-    """An array as a kernel gets it, and its parts that are real."""
-
-    array: np.ndarray
-    parts: list[_Part]
-
-
 class _Named(NamedTuple):
     """What a part of an array is called, the array, and the byte of it that the part begins with."""
 
     name: str
     array: np.ndarray
     start: int
-
-
-class _Sparse:
-    """An array whose pages take no memory until they are written, and its parts, with red zones on both sides of each."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, parts: list[range], fresh: bool) -> None:
-        size, item = math.prod(shape), dtype.itemsize
-        edges = [-1, *(edge for p in parts for edge in (p.start, p.stop)), size + 1]
-        if not parts or any(p.step != 1 for p in parts) or any(a >= b for a, b in zip(edges, edges[1:])):
-            raise ValueError(f"parts must be rising ranges apart from each other within {size} elements, got {parts}")
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
-        raw = np.frombuffer(mmap.mmap(-1, size * item + 2 * RED_ZONE, flags=flags), np.uint8)
-        self.array = raw[RED_ZONE : RED_ZONE + size * item].view(dtype).reshape(shape)
-        self.parts = []
-        for p in parts:
-            raw[p.start * item : p.stop * item + 2 * RED_ZONE] = POISON
-            writers = np.full(len(p) * item, NOBODY, np.uint32) if fresh else None
-            self.parts.append(_Part(p.start * item, len(p) * item, writers))
-        for p in [] if fresh else parts:
-            self.array.reshape(-1)[p.start : p.stop] = 0
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:

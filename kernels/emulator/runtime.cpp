@@ -728,11 +728,12 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     for (size_t i = 0; i < clusters; i++) order[i] = unsigned(i);
     std::shuffle(order.begin(), order.end(), random_number);
     stopped = false;
-    listen();
     const int fault = sigsetjmp(back, 1);
-    if (!fault)
+    if (!fault) {
+        listen();
         for (unsigned i : order)
             if (!stopped) run_cluster(i * cluster_blocks);
+    }
     stop_listening();
     if (fault) report_fault(fault);
     self = nullptr;

@@ -198,11 +198,11 @@ PTX void cluster_sync() {
 #define PTX_OF_CLUSTER(type)                                                                               \
     PTX type cluster_load(const type* here, int rank) {                                                    \
         type x;                                                                                            \
-        memcpy(&x, emulator::in_block(rank, here, sizeof x, emulator::READ, EMULATOR_WHERE), sizeof x);    \
+        __builtin_memcpy(&x, emulator::in_block(rank, here, sizeof x, emulator::READ, EMULATOR_WHERE), sizeof x);    \
         return x;                                                                                          \
     }                                                                                                      \
     PTX void cluster_store(type* here, int rank, type x) {                                                 \
-        memcpy(emulator::in_block(rank, here, sizeof x, emulator::WRITE, EMULATOR_WHERE), &x, sizeof x);   \
+        __builtin_memcpy(emulator::in_block(rank, here, sizeof x, emulator::WRITE, EMULATOR_WHERE), &x, sizeof x);   \
     }
 PTX_OF_CLUSTER(float)
 PTX_OF_CLUSTER(int)

@@ -1,0 +1,67 @@
+"""How arrays lie when a kernel gets them: between red zones, and real in some parts only if they are too large to be real."""
+
+import math
+import mmap
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
+NOBODY = 0  # has written it: instead of a place in a program
+POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it is NaN
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: pages count as used when they are written
+
+
+def guarded(array: np.ndarray) -> np.ndarray:
+    """A copy of an array between two red zones, as far from a multiple of 16 bytes as the array."""
+    raw = np.full(array.nbytes + 2 * RED_ZONE + 256 + 16, POISON, np.uint8)
+    start = RED_ZONE + -(raw.ctypes.data + RED_ZONE) % 256 + array.ctypes.data % 16
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@dataclass
+class Part:
+    """Bytes of an array that are real, and where in which program each was written, if it is known."""
+
+    start: int
+    bytes: int
+    writers: np.ndarray | None
+
+    def meets(self, start: int, count: int) -> bool:
+        return self.start < start + count and start < self.start + self.bytes
+
+    def within(self, start: int, count: int) -> "Part":
+        """The same of an array of so many bytes that begins at ``start`` in this one."""
+        first, end = max(self.start, start), min(self.start + self.bytes, start + count)
+        writers = None if self.writers is None else self.writers[first - self.start : end - self.start]
+        return Part(first - start, end - first, writers)
+
+
+class Laid(NamedTuple):
+    """An array as a kernel gets it, and its parts that are real."""
+
+    array: np.ndarray
+    parts: list[Part]
+
+
+class Sparse:
+    """An array whose pages take no memory until they are written, and its parts, with red zones on both sides of each."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, parts: list[range], fresh: bool) -> None:
+        size, item = math.prod(shape), dtype.itemsize
+        edges = [-1, *(edge for p in parts for edge in (p.start, p.stop)), size + 1]
+        if not parts or any(p.step != 1 for p in parts) or any(a >= b for a, b in zip(edges, edges[1:])):
+            raise ValueError(f"parts must be rising ranges apart from each other within {size} elements, got {parts}")
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+        raw = np.frombuffer(mmap.mmap(-1, size * item + 2 * RED_ZONE, flags=flags), np.uint8)
+        self.array = raw[RED_ZONE : RED_ZONE + size * item].view(dtype).reshape(shape)
+        self.parts = []
+        for p in parts:
+            raw[p.start * item : p.stop * item + 2 * RED_ZONE] = POISON
+            writers = np.full(len(p) * item, NOBODY, np.uint32) if fresh else None
+            self.parts.append(Part(p.start * item, len(p) * item, writers))
+        for p in [] if fresh else parts:
+            self.array.reshape(-1)[p.start : p.stop] = 0
