@@ -9,12 +9,11 @@
 //
 // Kept for the way back: largest and total, two numbers a row. The way back reads x once and writes dx once.
 #include "lib/cuda.cuh"
+#include "cross_entropy/larger.cuh"
 
 struct Softmax {
     float largest, total;  // total = sum exp(x - largest)
 };
-
-__device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
 
 __device__ float share(float a, float largest) { return a == largest ? 1 : expf(a - largest); }
 

@@ -8,8 +8,8 @@
 //
 // Not yet run on hardware.
 #include "lib/ptx90.cuh"
-
-__device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
+#include "cross_entropy/larger.cuh"
+#include "lib/reduce.cuh"
 
 extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(1024)
     loss_and_gradient(const float* g, const float* x, const long long* targets, float* loss, float* dx, int k) {
@@ -50,14 +50,8 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(1024
         kept[j] = e;
         sum += e;
     }
-#pragma unroll
-    for (int bit = 16; bit; bit /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bit);
-    if (thread % 32 == 0) warps[thread / 32] = sum;
-    __syncthreads();
-    if (thread == 0) {
-        for (int w = 1; w < count; w++) sum += warps[w];
-        of_block[1] = sum;
-    }
+    sum = block_sum(sum, warps);
+    if (thread == 0) of_block[1] = sum;
     cluster_sync();
     float total = largest - largest;  // NaN where the largest is infinite or NaN
 #pragma unroll

@@ -32,11 +32,13 @@ def quantize(z: Float[Array, "m d"], codebook: Float[Array, "k d"]) -> Quantized
     Raises what `nearest_code` raises.
     """
     _check(z, codebook)
-    indices = _nearest(z, codebook)
     if (device := device_of(z, codebook)) is not None:
         from . import cuda
 
-        return Quantized(indices, *cuda.gather(device, contiguous(z), contiguous(codebook), indices))
+        z, codebook = contiguous(z), contiguous(codebook)
+        indices = _nearest(z, codebook)
+        return Quantized(indices, *cuda.gather(device, z, codebook, indices))
+    indices = _nearest(z, codebook)
     return Quantized(indices, *reference.gather(z, codebook, indices))
 
 

@@ -9,10 +9,9 @@ with $\lambda_{ab} = 4 - 2 \cos(\pi a / h) - 2 \cos(\pi b / w)$, so sharpness is
 picture's spectrum: 0 for a constant picture (by definition), below 64 always, and at its largest for the finest wave,
 whose signs are a checkerboard's. Smoothing takes from the large $\lambda$ and lowers it.
 
-**Noise is sharper than any photograph** (independent pixels have about 20 inside, with the border 16 on 8x8 pictures and
-19 on 28x28). So sharpness means something only as a
-ratio to real pictures', and only beside ``accepted`` or precision: a blurry model has a ratio below 1, a grainy one
-above.
+**Noise is sharper than any photograph** (independent pixels have about 20 inside, with the border 16 on 8x8 pictures
+and 19 on 28x28). So sharpness means something only as a ratio to real pictures', and only beside ``accepted`` or
+precision: a blurry model has a ratio below 1, a grainy one above.
 """
 
 import numpy as np

@@ -23,10 +23,10 @@ $$p(c \mid I) \propto \sum_{r} e^{s\, I \cdot W_{cr}} \qquad (5)$$
 
 The paper has $P$ = the identity and no $F$. (3) is for a world of few captions: $c_i$ is what caption i MEANS, so that
 a paraphrase of the right answer is right as well (one that leaves the background out means something else, even where
-it is true). Where equal captions have equal embeddings, (3) gives the very loss
-of the identity (a sum over copies of one column can be taken in any order), at its least $\ln$ of the number of copies
-above 0; it differs where words differ. $F$ are captions of the same picture with one thing wrong (Yuksekgonul et al.
-2022, 2210.01936): without them nothing in a batch asks who is left and who is right, and a bag of words does.
+it is true). Where equal captions have equal embeddings, (3) gives the very loss of the identity (a sum over copies of
+one column can be taken in any order), at its least $\ln$ of the number of copies above 0; it differs where words
+differ. $F$ are captions of the same picture with one thing wrong (Yuksekgonul et al. 2022, 2210.01936): without them
+nothing in a batch asks who is left and who is right, and a bag of words does.
 
 **Zero-shot.** (4) is one vector for prompts that say the same in other words. A class may leave open what a caption
 never does: "a red circle" has a size and a place. The mean of all of them is near to none, so (5) adds up their

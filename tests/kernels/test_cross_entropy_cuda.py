@@ -171,7 +171,7 @@ def test_a_vocabulary_that_one_block_cannot_keep():
         ("2_on_chip.cu", "factor = g[row] / foreseen", "factor = g[row]", "wrong value"),
         ("2_on_chip.cu", "if (g[row] == foreseen) return;", "return;", "wrong value"),
         ("3_cluster.cu", "        of_block[0] = largest;\n    }\n    cluster_sync();", "        of_block[0] = largest;\n    }\n    __syncthreads();", "absent block"),
-        ("3_cluster.cu", "        of_block[1] = sum;\n    }\n    cluster_sync();", "        of_block[1] = sum;\n    }\n    __syncthreads();", "race"),
+        ("3_cluster.cu", "of_block[1] = sum;\n    cluster_sync();", "of_block[1] = sum;\n    __syncthreads();", "race"),
         ("3_cluster.cu", "    cluster_wait();  // and all others", "    // and all others", "absent block"),
         ("3_cluster.cu", "total += cluster_load(&of_block[1], rank);", "total += of_block[1];", "wrong value"),
         ("3_cluster.cu", "cluster_rank() * part,", "part,", "race"),
