@@ -5,7 +5,7 @@ thread has, how much shared memory a block, and whether registers found no place
 memory, which is memory off the chip. A change that costs registers is seen in ``results/resources.json``, which
 ``--update`` writes anew, so it happens on purpose. Names of files, or what names begin with, choose some of them. Exit
 status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated reason or is
-serialised by the compiler, 2 the request makes no sense or NVRTC is missing.
+serialised by the compiler or kept from moving registers, 2 the request makes no sense or NVRTC is missing.
 
 A table is right for the version of NVRTC that made it. With another one, registers are shown but not compared.
 """
@@ -34,6 +34,11 @@ TWO_TILES = (
     ("eight_bit", "mma"),
     ("eight_bit", "split"),
 )
+# What the compiler says -> what it did to a kernel that is meant to be fast.
+LOSSES = {
+    "serialized": "serialises its wgmma instructions",
+    "'setmaxnreg' ignored": "leaves out the instructions that move registers from warp to warp",
+}
 # Files whose sizes are given at compile time -> the settings that are checked. All others are compiled as they are.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "attention/2_online_softmax.cu": ({"D": 64, "D_V": 64},),
@@ -120,10 +125,9 @@ def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, li
                         continue
                     table.setdefault(f"{title}: {kernel}", {})[architecture] = found[kernel]
                     wrong += _faults(name, f"{title}: {kernel} on sm_{architecture}", kernel, found[kernel])
-                if serialised := re.search(r"\((C75\d\d)\)[^\n]*serialized", binary.log):
-                    wrong.append(
-                        f"{title} on sm_{architecture}: the compiler serialises its wgmma instructions ({serialised[1]})"
-                    )
+                for message, what in LOSSES.items():
+                    if lost := re.search(rf"\((C75\d\d)\)[^\n]*{message}", binary.log):
+                        wrong.append(f"{title} on sm_{architecture}: the compiler {what} ({lost[1]})")
     return table, wrong
 
 

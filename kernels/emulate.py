@@ -14,25 +14,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.random import default_rng  # loaded now: while it loads, Ctrl-C can be lost
 
-from . import attention, bfloat16, command, conv2d, emulator, launch, quantize
+from . import attention, bfloat16, command, conv2d, launch, quantize
 from .attention import cuda as attention_cuda
 from .companions import COMPANIONS
 from .compare import bound
 from .conv2d import cuda as conv2d_cuda
-from .emulator import BadArguments, DoesNotCompile, Emulator, Finding, NoCompiler
+from .emulator import BadArguments, DoesNotCompile, Emulator, Finding, NoCompiler, planted
 from .gradients import GRADIENTS
 from .launch import CompileError, NoCuda
 from .quantize import cuda as quantize_cuda
-from .source import WrongSource, kernels_of
+from .source import WrongSource
 
 Run = Callable[[Emulator, int], None]
-CLEAN = ("clean", "atomic_sum", "warp_barriers", "copied", "loaded", "multiplied")  # of planted.cu: without a mistake
 MISTAKES = (DoesNotCompile, CompileError, BadArguments, WrongSource)  # in a rung; other errors are of sizes and cards
 
 
@@ -179,27 +177,24 @@ def _print_banks(device: Emulator) -> None:
 
 def _planted() -> int:
     """Whether what is planted is found, and nothing else: 0 if so, or 1."""
-    file = Path(emulator.__file__).parent / "planted.cu"
-    x, kernels = _normal(128), kernels_of(file.read_text(encoding="utf-8"))
-    found = []
-    for kernel in kernels:
-        device = Emulator(0, most_accesses=20_000)
-        y = device.empty((128,), np.float32)
-        device.run(file, kernel, 2, 64, {"x": x, "y": y, "n": 128})
-        device.result(y, "y")
-        if not device.findings and kernel != "atomic_sum":
-            device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1), 0, "y")
-        print(kernel + ("" if device.findings else ": nothing found"))
-        for i, finding in enumerate(device.findings):
-            if _first_told(finding, device.findings[:i]) is finding:
-                print(f"  {finding}")
-        found += [kernel] if device.findings else []
-    bugs = [kernel for kernel in kernels if kernel not in CLEAN]
+    bugs, clean, found, false = 0, 0, 0, 0
+    for name in planted.LAUNCHES:
+        file = planted.file_of(name)
+        for kernel, marks in planted.marks(file).items():
+            device = Emulator(0, most_accesses=100_000)
+            planted.judge(device, file, kernel)
+            here = {(f.where, f.kind) for f in device.findings}
+            print(f"{kernel} ({name})" + ("" if here else ": nothing found"))
+            for i, finding in enumerate(device.findings):
+                if _first_told(finding, device.findings[:i]) is finding:
+                    print(f"  {finding}")
+            bugs, clean = bugs + bool(marks), clean + (not marks)
+            found, false = found + bool(here & marks), false + bool(here - marks)
     print(
-        f"found: {len(set(bugs) & set(found))} of {len(bugs)} planted bugs, and something in {len(set(CLEAN) & set(found))} of "
-        f"{len(CLEAN)} kernels that are clean on purpose ({', '.join(CLEAN)})"
+        f"found: {found} of {bugs} planted bugs, each at its line, and something that is none in {false} kernels, of which "
+        f"{clean} are clean on purpose"
     )
-    return int(bugs != found)
+    return int(found < bugs or false > 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,6 +38,7 @@ _TYPES: dict[
 _KERNEL = re.compile(
     r"__global__\s+void\s+((?:(?:__launch_bounds__|__cluster_dims__)\s*\([^)]*\)\s*)*)(\w+)\s*\(([^)]*)\)"
 )
+_BOUNDS = re.compile(r"__launch_bounds__\s*\(([^)]*)\)")
 _CLUSTER = re.compile(r"__cluster_dims__\s*\(\s*(\w+)\s*((?:,\s*\w+\s*)*)\)")
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
 MOST_BLOCKS_OF_A_CLUSTER = 8  # that every card with clusters takes
@@ -92,6 +93,12 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
                 )
             found[kernel] = int(blocks)
     return found
+
+
+def launch_bounds_of(text: str) -> dict[str, str]:
+    """The words in ``__launch_bounds__(...)`` of each kernel that has them."""
+    found = {kernel: _BOUNDS.search(attributes) for attributes, kernel, _ in _KERNEL.findall(_COMMENT.sub(" ", text))}
+    return {kernel: match[1] for kernel, match in found.items() if match}
 
 
 @functools.cache

@@ -53,15 +53,16 @@ What it cannot find, and where it is not a GPU:
   its sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of
   128 bytes.
 * TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap
-  describes is only read. Register reallocation (``setmaxnreg``) does nothing.
+  describes is only read.
+* Registers are counted where warps give and take them (``setmaxnreg``), by what the launch bounds leave room for; what
+  the compiler needs, only ``kernels.check`` knows.
 * Clusters lie along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load`` and
   ``cluster_store`` only: no atomics, no arrivals at another block's mbarrier. Their barrier does not wait for threads
   that have returned, as the manual says. That the card has room for all blocks of a cluster at once is not asked. A
   thread keeps two numbers for each thread of its cluster: 8 blocks of 1024 threads take half a gigabyte.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
-  sizes are counted as written, where a GPU may pad them. ``__launch_bounds__`` is not read: a GPU refuses a launch with
-  more threads.
+  sizes are counted as written, where a GPU may pad them.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
   contracted to fused multiply-adds.
 * ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
@@ -102,6 +103,7 @@ __all__ = [
     "BadArguments", "BankUse", "DoesNotCompile", "Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler",
 ]  # fmt: skip
 
+REGISTERS = 65_536  # of a multiprocessor
 OUTSIDE = 2**32 - 1  # instead of a place in a program: see runtime.cpp
 
 _KINDS = (
@@ -272,6 +274,9 @@ class Emulator:
             )
         except TypeError as error:
             raise BadArguments(str(error)) from None
+        most_threads = library.bounds.get(kernel, (1024, 0))[0]
+        if (count := block[0] * block[1] * block[2]) > most_threads:
+            raise ValueError(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [v.array if isinstance(v, TensorMap) else v for v in values]
@@ -404,6 +409,7 @@ class Emulator:
             (ctypes.c_uint * 3)(*blocks),
             (ctypes.c_uint * 3)(*block),
             library.clusters.get(kernel, 1),
+            _registers(*library.bounds.get(kernel, (0, 0))),
             ctypes.c_size_t(shared_bytes),
             ctypes.c_uint(self.seed),
             (_Buffer * len(buffers))(*buffers),
@@ -456,6 +462,11 @@ class _Named(NamedTuple):
     name: str
     array: np.ndarray
     start: int
+
+
+def _registers(threads: int, blocks: int) -> int:
+    """Of each thread when a block begins, if its launch bounds say it, or else 0: see registers.hpp."""
+    return min(REGISTERS // (blocks * -(-threads // 128) * 128) // 8 * 8, 256) if blocks else 0
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:

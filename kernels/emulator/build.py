@@ -17,7 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..source import ROOT, Parameter, WrongSource, cache_directory, clusters_of, headers_of, kernels_of
+from ..source import (
+    ROOT,
+    Parameter,
+    WrongSource,
+    cache_directory,
+    clusters_of,
+    headers_of,
+    kernels_of,
+    launch_bounds_of,
+)  # fmt: skip
 
 HERE = Path(__file__).parent
 WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
@@ -69,6 +78,7 @@ class Library:
     handle: ctypes.CDLL
     kernels: dict[str, tuple[Parameter, ...]]
     clusters: dict[str, int]
+    bounds: dict[str, tuple[int, int]]  # what a kernel says: most threads of a block, blocks of a multiprocessor or 0
     shared: tuple[SharedArray, ...]
 
     def lines(self, places: list[int]) -> list[str]:
@@ -114,11 +124,13 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     if not kernels:
         raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
     clusters = clusters_of(text, dict(defines))
+    bounds = launch_bounds_of(text)
     doors = "".join(
         f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{k}(void** values) '
         f"{{ emulator::call({k}, values); }}\n"
         for k in kernels
     )
+    doors += "".join(f'extern "C" const int emulator_bounds_{k}[3] = {{{words}}};\n' for k, words in bounds.items())
     last = "static EMULATOR_SHARED char emulator_guard_last[16384];\n"
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
@@ -132,7 +144,9 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
             raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
         raise
     handle = ctypes.CDLL(str(file))
-    return Library(file, source, handle, kernels, clusters, _shared_arrays(file))
+    said = {k: (ctypes.c_int * 3).in_dll(handle, f"emulator_bounds_{k}") for k in bounds}
+    most = {k: (threads, blocks) for k, (threads, blocks, _) in said.items()}
+    return Library(file, source, handle, kernels, clusters, most, _shared_arrays(file))
 
 
 def _own_files() -> list[str]:

@@ -22,6 +22,7 @@ struct Parked {  // what is the block's of that name; see runtime.cpp
     vector<NamedBarrier> named_barriers = vector<NamedBarrier>(16);
     std::deque<Barrier> barriers;
     vector<Warpgroup> warpgroups;
+    Registers registers;
     vector<std::unordered_map<uint32_t, Site>> sites;
     vector<Region> shared;  // with its dynamic memory
     char* dynamic_begin = nullptr;
@@ -47,6 +48,7 @@ static void exchange(Parked& p) {
     std::swap(named_barriers, p.named_barriers);
     std::swap(barriers, p.barriers);
     std::swap(warpgroups, p.warpgroups);
+    std::swap(registers, p.registers);
     std::swap(sites, p.sites);
     std::swap_ranges(p.shared.begin(), p.shared.end(), regions.begin() + global_regions);
     std::swap(dynamic_begin, p.dynamic_begin);

@@ -46,7 +46,7 @@ void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void*
 void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
-// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp, clusters.hpp.
+// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp, registers.hpp, clusters.hpp.
 struct TensorMap;
 void named_barrier_sync(int number, int count, const void* where);
 void named_barrier_arrive(int number, int count, const void* where);
@@ -69,6 +69,7 @@ void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long l
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int groups, const void* where);
+void change_registers(int count, bool up, const void* where);
 float from_bf16(unsigned short bits);
 float from_fp16(unsigned short bits);
 unsigned short to_bf16(float x);  // rounded to the nearest, to the even one of two; NaN is 0x7fff
@@ -98,7 +99,7 @@ typedef emulator::TensorMap TensorMap;
 #define __grid_constant__
 #define __device__ inline
 #define __forceinline__
-#define __launch_bounds__(...)
+#define __launch_bounds__(...)  // build.py reads it
 #define __cluster_dims__(...)  // source.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
 

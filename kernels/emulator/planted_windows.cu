@@ -65,6 +65,7 @@ extern "C" __global__ void tiles_of_a_map_of_windows(const __grid_constant__ Ten
     y[blockIdx.x * SIZE + threadIdx.x] = tile[threadIdx.x];
 }
 
+// No rule is broken: only the values tell.
 extern "C" __global__ void off_by_one_window(const __grid_constant__ TensorMap x, float* y) {
-    WINDOWS(tile, BYTES, -1, 2, mbarrier_wait(&full, 0))  // no rule is broken: the values are wrong
+    WINDOWS(tile, BYTES, -1, 2, mbarrier_wait(&full, 0))  // FINDS wrong value
 }

@@ -11,16 +11,17 @@
 //            Mattern 1989). At a barrier everybody learns what everybody knows. Two accesses to one place, at least one
 //            of them a plain write, neither before the other: that is a race, whatever this run's result was.
 // Shadow.    For every few bytes of memory there is a cell that remembers the last write and all reads that a later
-//            write would have to come after (Flanagan & Freund 2009, FastTrack).
+//            write would have to come after (Flanagan & Freund 2009, FastTrack). See accesses.hpp.
 // Blocks.    Nothing orders two clusters of one launch, so what one wrote no other may touch, except atomically.
 // Copies.    What runs on its own (cp.async) has an effect only when it is waited for: the last moment that the rules
 //            allow. From its start until then nobody may touch its target. See copies.hpp.
 // Banks.     Which words of shared memory a warp wants at once, and how many passes that takes. See banks.hpp.
 // Together.  What the lanes of a warp do in one instruction (mma.sync, ldmatrix) the last lane to come does for all of
-//            them. See matrices.hpp.
+//            them. See meetings.hpp, matrices.hpp.
+// Registers. How many a warp has counts only where a kernel moves them from warp to warp. See registers.hpp.
 //
 // -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
-// usually answers them; the functions at the end of this file do.
+// usually answers them; the functions of calls.hpp do.
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -139,7 +140,7 @@ struct Region {
 typedef vector<uint32_t> Clock;
 const int ENGINES = 8;  // of a block
 
-enum State { READY, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_WARP, DONE };
+enum State { READY, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_REGISTERS, AT_WARP, DONE };
 
 struct Fiber {
     Context context;
@@ -218,47 +219,7 @@ static void abandon() {
     wait_for_scheduler();  // which never comes back here
 }
 
-// --- findings ----------------------------------------------------------------------------------------------------------
-
-static Finding* report(Kind kind, uint32_t where, uint32_t other_where, const std::string& array) {
-    for (const Finding& f : findings)
-        if (f.kind == kind && f.where == where && f.other_where == other_where && array == f.array) return nullptr;
-    if (findings.size() >= MOST_FINDINGS) return nullptr;
-    Finding f = {};
-    f.kind = kind;
-    f.where = where;
-    f.other_where = other_where;
-    f.block[0] = block.x, f.block[1] = block.y, f.block[2] = block.z;
-    f.thread = self ? current() : -1;
-    f.other_thread = -1;
-    f.other_block = THIS_BLOCK;
-    snprintf(f.array, sizeof f.array, "%s", array.c_str());
-    findings.push_back(f);
-    return &findings.back();
-}
-
-static void report_access(Kind kind, uint32_t where, const Region& region, Access access, const char* address,
-                          size_t bytes, const Event* other = nullptr, bool of_other_cluster = false) {
-    const std::string of_block = visited < 0 ? "" : " of block " + std::to_string(visited) + " of the cluster";
-    Finding* f = report(kind, where, other ? other->where : 0, region.name + of_block);
-    if (!f) return;
-    f->access = access;
-    f->offset = address - region.begin;
-    f->bytes = bytes;
-    if (!other) return;
-    f->other_thread = other->thread;
-    f->other_access = other->kind;
-    if (other->thread < members) {
-        f->other_thread = other->thread % threads;
-        if (other->thread / threads != block_rank) f->other_block = other->thread / threads;
-    }
-    if (of_other_cluster) f->other_block = OTHER_CLUSTER;
-}
-
-template <class... A>
-static void report_note(Kind kind, uint32_t where, const char* format, A... values) {
-    if (Finding* f = report(kind, where, 0, "")) snprintf(f->note, sizeof f->note, format, values...);
-}
+#include "findings.hpp"
 
 struct Copy {  // of cp.async, on its way
     char* target;
@@ -273,266 +234,8 @@ static vector<Copy> copies;
 static vector<uint32_t> free_copies;  // places in it
 
 #include "banks.hpp"
-
-// --- one access --------------------------------------------------------------------------------------------------------
-
-static Event event(uint32_t where, Access kind) {  // what the current thread does now
-    const int me = in_cluster(current());
-    return {fibers[current()].clock[me], where, me, kind};
-}
-
-static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
-static bool visible_to_async_proxy(const Event& e) {
-    return e.kind == BULK || e.clock <= fibers[current()].clock[clock_size() / 2 + e.thread];
-}
-
-static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept apart
-    if (cell.cluster == cluster_number) return;
-    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = cell.write;
-    if (!cell.reads.empty()) cell.read = cell.reads.back();
-    cell.write = Event();
-    cell.reads.clear();
-    cell.cluster = cluster_number;
-}
-
-static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
-    enter_cluster(cell);
-    const Event now = event(where, kind);
-
-    if (cell.copy) {  // whoever knows of its start had to wait for its end; the others should not be here at all
-        const Event& start = copies[cell.copy - 1].start;
-        report_access(before_now(start) ? MISSING_WAIT : RACE, where, region, kind, address, bytes, &start);
-        return;
-    }
-
-    if (cell.readers && kind != READ) {
-        if (Finding* f = report(MISSING_WAIT, where, 0, region.name))
-            snprintf(f->note, sizeof f->note, "a write to byte %ld of %s, which a product may still be reading",
-                     long(address - region.begin), region.name.c_str());
-    }
-    if (async_proxy && cell.write && before_now(cell.write) && !visible_to_async_proxy(cell.write))
-        report_access(MISSING_FENCE, where, region, kind, address, bytes, &cell.write);
-    if ((kind == READ || kind == ATOMIC) && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
-
-    // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
-    if (cell.write && !before_now(cell.write) && !(kind == ATOMIC && cell.write.kind == ATOMIC))
-        report_access(RACE, where, region, kind, address, bytes, &cell.write);
-    if (kind != READ)
-        for (const Event& read : cell.reads)
-            if (!before_now(read)) report_access(RACE, where, region, kind, address, bytes, &read);
-
-    // Other clusters are never before this one.
-    if (cell.plain) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
-    if (cell.atomic && kind != ATOMIC) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
-    if (cell.read && kind != READ) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
-
-    if (kind == READ) {
-        if (!cell.reads.empty() && cell.reads.back().thread == now.thread) {  // nobody came between: keep the later one
-            cell.reads.back() = now;
-            return;
-        }
-        if (cell.reads.size() >= 2 * size_t(members))  // one that came before another read need not be remembered
-            cell.reads.erase(std::remove_if(cell.reads.begin(), cell.reads.end(), before_now), cell.reads.end());
-        cell.reads.push_back(now);
-    } else {
-        cell.write = now;
-        cell.reads.clear();
-        cell.writer = where;
-    }
-}
-
-static Region* find(const char* address, bool with_red_zones) {
-    for (Region& r : regions) {
-        const int64_t zone = with_red_zones ? int64_t(r.red_zone) : 0;
-        if (address >= r.begin - zone && address < r.end + zone) return &r;
-    }
-    return nullptr;
-}
-
-static bool in_shared_section(const char* address) {
-    return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
-}
-
-static void stop_endless(uint32_t where) {
-    report(ENDLESS, where, 0, "");
-    stopped = true;
-    abandon();
-}
-
-// Checks an access that begins in a region, and returns that, or null if nothing is to be done there.
-__attribute__((always_inline)) static inline Region* touch_in(Region& region, const char* address, size_t bytes,
-                                                              Access kind, uint32_t where) {
-    if (address + bytes > region.end) {
-        report_access(OUT_OF_RANGE, where, region, kind, address, bytes);
-        return nullptr;
-    }
-    if (region.read_only) {
-        if (kind != READ) report_access(READ_ONLY, where, region, kind, address, bytes);
-        return &region;
-    }
-    const size_t offset = address - region.begin;
-    while (region.grain > 1 && (offset % region.grain || bytes % region.grain)) region.refine(region.grain / 2);
-    for (size_t i = offset / region.grain; i < (offset + bytes) / region.grain; i++)
-        watch(region, region.cells[i], kind, address, bytes, where);
-    return &region;
-}
-
-// Checks an access and returns its region, or null if nothing is to be done there.
-static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
-    const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
-    if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
-    if (++accesses > most_accesses) stop_endless(where);
-    if (!latest || address < latest->begin || address >= latest->end) {
-        Region* found = find(address, false);
-        if (!found) {
-            const bool constant = address >= __ehdr_start && address < _end && !in_shared_section(address);
-            if (constant && kind == READ) return nullptr;
-            found = find(address, true);
-            if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
-            else if (Finding* f = report(WILD, where, 0, "")) {
-                f->access = kind;
-                f->bytes = bytes;
-                snprintf(f->note, sizeof f->note, "%p", static_cast<const void*>(address));
-            }
-            if (!found) abandon();  // it would have been a fault
-            return nullptr;
-        }
-        latest = found;
-    }
-    return touch_in(*latest, address, bytes, kind, where);
-}
-
-static const Region* plain_access(const char* address, size_t bytes, Access kind, uint32_t where) {
-    const Region* region = touch(address, bytes, kind, where);
-    if (count_plain_banks && region && region->shared && kind != ATOMIC) note_plain_access(address, int(bytes), where);
-    return region;
-}
-
-void access(const void* address, size_t bytes, Access kind, const void* where) {
-    if (self) plain_access(static_cast<const char*>(address), bytes, kind, place(where));
-}
-
-static void aligned_access(const void* pointer, size_t bytes, Access kind, const void* where) {
-    if (!self) return;
-    const Region* region = plain_access(static_cast<const char*>(pointer), bytes, kind, place(where));
-    if (!region || !(reinterpret_cast<uintptr_t>(pointer) & (bytes - 1))) return;
-    report_access(MISALIGNED, place(where), *region, kind, static_cast<const char*>(pointer), bytes);
-    abandon();  // it would have been a fault
-}
-
-// --- waiting for each other --------------------------------------------------------------------------------------------
-
-static void join(Clock& a, const Clock& b) {
-    for (size_t i = 0; i < a.size(); i++) a[i] = std::max(a[i], b[i]);
-}
-
-static void learn(int thread, const Clock& all) {  // and begin a new step, which nobody knows of yet
-    join(fibers[thread].clock, all);
-    fibers[thread].clock[in_cluster(thread)]++;
-}
-
-static void wake(int thread) {
-    fibers[thread].state = READY;
-    ready.push_back(in_cluster(thread));
-}
-
-void block_barrier(const void* return_address) {
-    Fiber& me = fibers[current()];
-    me.where = place(return_address);
-    if (waiting == 0) {
-        known.assign(clock_size(), 0);
-        barrier_where = me.where;
-    } else if (barrier_where != me.where) {
-        report(DIVERGENCE, me.where, barrier_where, "");
-    }
-    join(known, me.clock);
-    if (++waiting < threads) {
-        me.state = AT_BLOCK_BARRIER;
-        wait_for_scheduler();
-        return;
-    }
-    waiting = 0;
-    for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
-    for (int t = 0; t < threads; t++) {
-        fibers[t].clock = known;
-        fibers[t].clock[in_cluster(t)]++;
-        if (t != current()) wake(t);
-    }
-}
-
-static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory,
-                     Together body = nullptr) {
-    const int thread = current(), warp = thread / 32, lane = thread % 32;
-    const int lanes_here = std::min(32, threads - warp * 32);
-    const unsigned here = lanes_here == 32 ? ~0u : (1u << lanes_here) - 1;
-    if (!(mask >> lane & 1)) {
-        Finding* f = report(BAD_LANE, where, 0, "");
-        if (f) snprintf(f->note, sizeof f->note, "lane %d calls with the mask %#x, which leaves it out", lane, mask);
-        abandon();
-    }
-    const unsigned full = mask & here;
-    Meeting* meeting = nullptr;
-    for (Meeting& m : meetings[warp])
-        if (m.mask == full) meeting = &m;
-    if (!meeting) {
-        meetings[warp].reserve(64);  // fibers hold references
-        if (meetings[warp].size() == 64) abandon();
-        meetings[warp].push_back(Meeting());
-        meeting = &meetings[warp].back();
-        meeting->mask = full;
-    }
-    if (!meeting->arrived) {
-        meeting->where = where;
-        meeting->body = body;
-        meeting->known.assign(clock_size(), 0);
-    } else if (meeting->where != where) {
-        report(DIVERGENCE, where, meeting->where, "");
-        if (meeting->body != body) abandon();
-    }
-    if (bytes) memcpy(meeting->values[meeting->round & 1][lane], value, bytes);
-    if (orders_memory) join(meeting->known, fibers[thread].clock);
-    meeting->arrived |= 1u << lane;
-    if (meeting->arrived != full) {
-        fibers[thread].state = AT_WARP;
-        fibers[thread].where = where;
-        fibers[thread].mask = full;
-        wait_for_scheduler();
-        return *meeting;
-    }
-    if (body) {
-        void* handed_in[32];
-        for (int i = 0; i < 32; i++) memcpy(&handed_in[i], meeting->values[meeting->round & 1][i], sizeof handed_in[i]);
-        body(handed_in);
-        self = &lanes[thread];
-    }
-    if (full == here) the_warp_is_together(warp);
-    for (int other = 0; other < 32; other++) {
-        if (!(full >> other & 1)) continue;
-        const int t = warp * 32 + other;
-        if (orders_memory) learn(t, meeting->known);
-        if (t != thread) wake(t);
-    }
-    meeting->arrived = 0;
-    meeting->round++;
-    return *meeting;
-}
-
-void warp_barrier(unsigned mask, const void* return_address) {
-    meet(mask, place(return_address), nullptr, 0, true);
-}
-
-// A shuffle makes lanes wait for each other but does not order their accesses to memory; only __syncwarp does.
-const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* return_address) {
-    Meeting& m = meet(mask, place(return_address), value, bytes, false);
-    return m.values[(m.round - 1) & 1][0];  // the next round cannot end without this lane
-}
-
-void check_source_lane(unsigned mask, int source, const void* return_address) {
-    const int warp = current() / 32;
-    if (mask >> source & 1 && warp * 32 + source < threads) return;
-    Finding* f = report(BAD_LANE, place(return_address), 0, "");
-    if (f) snprintf(f->note, sizeof f->note, "lane %d reads from lane %d, which does not take part", current() % 32, source);
-}
+#include "accesses.hpp"
+#include "meetings.hpp"
 
 void* dynamic_shared() { return dynamic_begin; }
 
@@ -541,6 +244,7 @@ void* dynamic_shared() { return dynamic_begin; }
 #include "barriers.hpp"
 #include "bulk.hpp"
 #include "warpgroups.hpp"
+#include "registers.hpp"
 #include "clusters.hpp"
 #include "faults.hpp"
 
@@ -550,6 +254,7 @@ static void run_fiber() {
     entry(values);
     check_copies_at_exit();
     check_products_at_exit();
+    check_registers_at_exit();
     fibers[current()].state = DONE;
     alive--;
     leave_cluster();
@@ -569,6 +274,7 @@ static void start_block(Index index) {
     for (NamedBarrier& b : named_barriers) b = NamedBarrier();
     barriers.clear();
     warpgroups.assign(threads, Warpgroup());
+    start_registers();
     for (int t = 0; t < threads; t++) {
         Fiber& f = fibers[t];
         f.state = READY;
@@ -630,6 +336,10 @@ static void report_deadlock() {
         if (f.state == AT_CLUSTER_BARRIER) {
             finding->other_thread = -1;
             say_who_is_missing(*finding, here);
+        } else if (f.state == AT_REGISTERS) {
+            finding->other_thread = -1;
+            snprintf(finding->note, sizeof finding->note, "%d wait here for %d more registers each, and the pool has %d",
+                     here, registers.wanted[t / 32] - registers.held[t / 32], registers.free);
         } else if (f.state == AT_MBARRIER)
             snprintf(finding->note, sizeof finding->note, "%d wait here for the end of an mbarrier's phase, %d arrivals missing",
                      here, f.missing);
@@ -670,7 +380,7 @@ static void run_cluster(unsigned first) {
 using namespace emulator;
 
 extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* threads_of,
-                            int blocks_of_cluster, size_t dynamic_bytes, unsigned seed, const Buffer* buffers,
+                            int blocks_of_cluster, int registers_of_thread, size_t dynamic_bytes, unsigned seed, const Buffer* buffers,
                             int buffer_count, const SharedArray* shared, int shared_count, long limit) {
     entry = kernel;
     values = arguments;
@@ -678,6 +388,7 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     block_size = {threads_of[0], threads_of[1], threads_of[2]};
     threads = int(threads_of[0] * threads_of[1] * threads_of[2]);
     cluster_blocks = blocks_of_cluster;
+    registers_at_start = registers_of_thread;
     members = threads * cluster_blocks;
     block_rank = first_member = 0;
     random_number.seed(seed);
@@ -761,43 +472,4 @@ extern "C" const BankUse* emulator_plain_bank_use(int* count) {
     return plain_bank_use.data();
 }
 
-// --- the calls that -fsanitize=thread puts before every load and store -------------------------------------------------
-
-static void range_access(const void* begin, size_t bytes, Access kind, const void* where) {
-    const char* const address = static_cast<const char*>(begin);
-    if (!self || !bytes) return;
-    if (!plain_access(address, bytes, kind, place(where)) && find(address, true))
-        abandon();  // beside an array, and nobody knows how far
-}
-
-static void* watched_copy(void* to, const void* from, size_t bytes, const void* where) {
-    range_access(from, bytes, READ, where);
-    range_access(to, bytes, WRITE, where);
-    return memmove(to, from, bytes);
-}
-
-#define HERE __builtin_return_address(0)
-#define ANSWER(size)                                                                               \
-    void __tsan_read##size(void* p) { aligned_access(p, size, READ, HERE); }                       \
-    void __tsan_write##size(void* p) { aligned_access(p, size, WRITE, HERE); }                     \
-    void __tsan_unaligned_read##size(void* p) { access(p, size, READ, HERE); }                     \
-    void __tsan_unaligned_write##size(void* p) { access(p, size, WRITE, HERE); }                   \
-    void __tsan_volatile_read##size(void* p) { access(p, size, READ, HERE); }                      \
-    void __tsan_volatile_write##size(void* p) { access(p, size, WRITE, HERE); }                    \
-    void __tsan_unaligned_volatile_read##size(void* p) { access(p, size, READ, HERE); }            \
-    void __tsan_unaligned_volatile_write##size(void* p) { access(p, size, WRITE, HERE); }
-
-extern "C" {
-void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
-ANSWER(1) ANSWER(2) ANSWER(4) ANSWER(8) ANSWER(16)
-void __tsan_read_range(void* p, size_t bytes) { access(p, bytes, READ, HERE); }
-void __tsan_write_range(void* p, size_t bytes) { access(p, bytes, WRITE, HERE); }
-void* __tsan_memcpy(void* to, const void* from, size_t bytes) { return watched_copy(to, from, bytes, HERE); }
-void* __tsan_memmove(void* to, const void* from, size_t bytes) { return watched_copy(to, from, bytes, HERE); }
-void* __tsan_memset(void* to, int value, size_t bytes) {
-    range_access(to, bytes, WRITE, HERE);
-    return memset(to, value, bytes);
-}
-}
+#include "calls.hpp"

@@ -317,6 +317,7 @@ PTX_WGMMA_S8(64, "128", "%64, %65, 1")
 PTX_WGMMA_S8(128, "256", "%128, %129, 1")
 
 // Registers of each thread of the warp group from here on, a multiple of 8: a producer gives away what consumers take.
+// The kernel must say both numbers of its __launch_bounds__, or the compiler leaves these instructions out (C7508).
 template <int N>
 PTX void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
 
@@ -364,10 +365,16 @@ PTX void wgmma_s8(int (&d)[SUMS], unsigned long long a, unsigned long long b) {
 }
 
 template <int N>
-inline void registers_up() { static_assert(N % 8 == 0 && N >= 24 && N <= 256, "24, 32, ... 256 registers"); }
+PTX void registers_up() {
+    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "24, 32, ... 256 registers");
+    emulator::change_registers(N, true, EMULATOR_WHERE);
+}
 
 template <int N>
-inline void registers_down() { static_assert(N % 8 == 0 && N >= 24 && N <= 256, "24, 32, ... 256 registers"); }
+PTX void registers_down() {
+    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "24, 32, ... 256 registers");
+    emulator::change_registers(N, false, EMULATOR_WHERE);
+}
 
 #endif
 #endif

@@ -121,7 +121,7 @@ def test_on_a_gpu_as_the_definition(d, causal):
 PLANTED = [  # which problem, what is changed into what, and what must be found; those in the ring are in test_ring.py
     ("plain", "            ring_v.wait_empty(tile);\n", "", "race"),  # overwritten while it is read
     ("plain", "        wgmma_wait<0>(s);\n        ring_k.release(0);", "        ring_k.release(0);\n        wgmma_wait<0>(s);", "missing wait"),
-    ("plain", "ring_k.wait_full(tile);", "", "missing wait"),
+    ("plain", "ring_k.wait_full(tile);", "", "race"),
     ("mask", "            fence_proxy_async();\n", "", "missing fence"),
     ("mask", "mask ? 32 : 1", "1", "deadlock"),
     ("mask", "reinterpret_cast<unsigned*>(values + c * TILE + (first + row) * 64)[lane] = 0;", ";", "wrong value"),

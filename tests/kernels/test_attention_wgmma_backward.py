@@ -90,7 +90,7 @@ def test_on_a_gpu_as_the_definition(d, causal):
 
 
 PLANTED = [  # which problem, what is changed into what, and what must be found; those in the ring are in test_ring.py
-    ("plain", "            ring.wait_empty(n);\n", "", "race"),
+    ("plain", "            ring.wait_empty(n);\n", "", "missing wait"),
     ("plain", "        ring.wait_full(n);\n", "", "missing wait"),
     ("plain", "    if (count > 0) mbarrier_wait(full_own, 0);\n", "", "missing wait"),
     ("plain", "        wgmma_wait<0>(sum_a);\n", "", "missing wait"),

@@ -144,6 +144,16 @@ def test_serialised_wgmma_is_wrong(project, monkeypatch, number):
     assert wrong == [f"some/k.cu on sm_90: the compiler serialises its wgmma instructions ({number})"]
 
 
+@needs_nvrtc
+@pytest.mark.parametrize(("bounds", "wrong"), [("256, 1", 0), ("256", 1)])
+def test_registers_that_do_not_move_are_wrong(project, bounds, wrong):
+    body = "if (threadIdx.x < 128) registers_down<24>(); else registers_up<232>(); y[threadIdx.x] = 1;"
+    text = KERNEL.format(body).replace("__global__ void", f"__global__ void __launch_bounds__({bounds})")
+    project.write_text('// Needs sm_90a.\n#include "lib/ptx90.cuh"\n' + text)
+    said = "some/k.cu on sm_90a: the compiler leaves out the instructions that move registers from warp to warp (C7508)"
+    assert check.measure(check.sources(), ("90a",))[1] == [said] * wrong
+
+
 def test_bad_requests_and_a_missing_compiler(project, monkeypatch, capsys):
     for arguments, message in [
         (["--architecture", "70"], "--architecture must be some of 75, 90, got 70"),

@@ -1,13 +1,9 @@
 """Clusters in the emulator: the planted mistakes, what is no mistake, and launches that cannot be."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from emulation import marks
 from rungs import needs_compiler, needs_nvrtc
 
-from kernels import bfloat16, emulator, launch
 from kernels.emulator import Emulator
 from kernels.launch import NoCuda, compile_for
 from kernels.source import WrongSource, clusters_of, kernels_of, needs
@@ -15,45 +11,7 @@ from kernels.tensor_map import TensorMap
 
 pytestmark = needs_compiler
 
-PLANTED = Path(emulator.__file__).with_name("planted_clusters.cu")
 SEEDS = range(5)
-
-
-def run(kernel, seed, **options):
-    device = Emulator(seed, **options)
-    x = np.random.default_rng(0).standard_normal((2, 128)).astype(np.float32)
-    y = device.empty(x.shape, np.float32)
-    device.run(PLANTED, kernel, 4, 64, {"x": x, "y": y}, shared_bytes=256)
-    return device, x[:, ::-1], y
-
-
-@pytest.mark.parametrize("kernel", marks(PLANTED))
-def test_finds_exactly_what_is_planted(kernel):
-    found = set()
-    for seed in SEEDS:
-        device, want, y = run(kernel, seed)
-        found |= {(f.where, f.kind) for f in device.findings}
-        if not marks(PLANTED)[kernel]:
-            np.testing.assert_array_equal(device.result(y), want)
-        else:
-            assert device.findings, f"nothing found with seed {seed}"
-    assert found == marks(PLANTED)[kernel]
-
-
-def said(kernel, kind):
-    return "\n".join(f.message for f in run(kernel, 0)[0].findings if f.kind == kind)
-
-
-def test_findings_name_the_blocks():
-    assert "of tile of block 1 of the cluster by thread" in said("changed_too_early", "race")
-    assert "and a write by thread 16 of block 1 of the cluster at" in said("changed_too_early", "race")
-    assert "shared memory of block 0 of the cluster, which may have returned before" in said(
-        "no_barrier_after", "absent block"
-    )
-    assert (
-        "64 wait here for the cluster, of which 64 threads are missing; the first is thread 0 of its block 1"
-        in said("one_block_does_not_come", "deadlock")
-    )
 
 
 def test_blocks_of_two_clusters_are_ordered_by_nothing(tmp_path):
@@ -175,40 +133,6 @@ def test_the_barrier_does_not_wait_for_threads_that_have_returned(tmp_path):
         assert device.result(y).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["planted.cu", "planted90.cu", "planted90a.cu"])
-def test_blocks_that_do_not_use_their_cluster_are_as_they_were(name, tmp_path):
-    """All that is planted in single blocks, in clusters: what each block has of its own is not the other one's."""
-    alone = PLANTED.with_name(name)
-    together = tmp_path / name
-    text = alone.read_text().replace("__global__ void ", "__global__ void __cluster_dims__(2, 1, 1) ")
-    if name == "planted90a.cu":  # else one block has its copies only when the other one has returned
-        text = text.replace("mbarrier_wait(&full, 0);", "mbarrier_wait(&full, 0); cluster_sync();")
-    together.write_text(text)
-    assert set(clusters_of(together.read_text())) == set(kernels_of(alone.read_text()))
-    products = name == "planted90a.cu"
-    x = np.random.default_rng(0).standard_normal((128, 64) if products else (2, 64))
-    x = (np.rint(x * 4096) / 4096).astype(np.float32)  # sums are exact in any order
-    settings = {"shared_bytes": 2 * 64 * 64 * 2} if products else {}
-    given = {"x": TensorMap(bfloat16.to_bits(x), (64, 64), 128) if products else TensorMap(x, (1, 64))}
-    if name == "planted.cu":
-        x = x.reshape(-1)
-        given = {"x": x, "n": x.size}
-    for kernel, want in marks(alone).items():
-        if "endless" in {kind for _, kind in want}:
-            continue  # how far the other block has come by then is chance
-        found, results, uses = set(), [], []
-        for file, seed in ((alone, 0), *((together, seed) for seed in SEEDS)):
-            device = Emulator(seed, most_accesses=20_000 if name == "planted.cu" else 10**7, banks=not want)
-            y = device.empty(x.shape, np.float32)
-            device.run(file, kernel, 2, 128 if products else 64, {**given, "y": y}, **settings)
-            found |= {(f.where, f.kind) for f in device.findings if f.kind != "unwritten" and file == together}
-            results.append(y.tobytes())
-            uses.append(device.bank_uses)
-        assert found == {(line, kind) for line, kind in want if kind not in ("unwritten", "wrong value")}
-        if not want:
-            assert len(set(results)) == 1 and all(use == uses[0] for use in uses), kernel
-
-
 TURNS = """
     const int t = threadIdx.x;
     int sum = t + 1000 * blockIdx.x;
@@ -265,22 +189,8 @@ def test_a_grid_is_a_multiple_of_the_cluster(tmp_path):
 
 
 @needs_nvrtc
-def test_clusters_compile_for_cards_that_have_them(tmp_path):
-    for architecture in ("90", "90a", "120"):
-        assert set(compile_for(PLANTED, architecture).resources()) == set(kernels_of(PLANTED.read_text()))
+def test_clusters_are_for_cards_that_have_them(tmp_path):
     file = write(tmp_path, "y[blockIdx.x] = 1;", "float* y")
     file.write_text(file.read_text().replace("lib/ptx90.cuh", "lib/cuda.cuh"))
     with pytest.raises(NoCuda, match=r"kernel\.cu is for sm_90, it cannot run on sm_89"):
         compile_for(file, "89")
-
-
-@pytest.mark.gpu
-def test_a_gpu_does_what_the_emulator_does_with_kernels_that_are_right():
-    device = launch.Device()
-    if int(device.architecture.rstrip("a")) < 90:
-        pytest.skip("this card has no clusters")
-    x = np.random.default_rng(0).standard_normal((2, 128)).astype(np.float32)
-    for kernel in (k for k, found in marks(PLANTED).items() if not found):
-        y = device.empty(x.shape, np.float32)
-        device.run(PLANTED, kernel, 4, 64, {"x": device.xp.asarray(x), "y": y}, shared_bytes=256)
-        np.testing.assert_array_equal(y.get(), x[:, ::-1], err_msg=kernel)

@@ -1,22 +1,17 @@
 """Copies of windows of images (TMA, im2col), emulated: what they bring, what is refused, what is found."""
 
 import ctypes
-from pathlib import Path
 
 import numpy as np
 import pytest
-from emulation import marks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from rungs import needs_compiler, needs_nvrtc
+from rungs import needs_compiler
 
-from kernels import emulator, launch
-from kernels.emulator import Emulator
-from kernels.launch import compile_for
-from kernels.source import kernels_of
+from kernels.emulator import Emulator, planted
 from kernels.tensor_map import Im2colMap, TensorMap
 
-PLANTED = Path(emulator.__file__).parent / "planted_windows.cu"
+PLANTED = planted.file_of("planted_windows.cu")
 
 COPY = """#include "lib/ptx90.cuh"
 extern "C" __global__ void copy(const __grid_constant__ TensorMap x, float* y, int c, int column, int row, int n, int right,
@@ -103,23 +98,6 @@ def test_what_a_gpu_is_known_to_bring(folder, padding, first, offset, want):
 
 
 @needs_compiler
-@pytest.mark.parametrize("kernel", marks(PLANTED))
-def test_mistakes_with_windows_are_found(kernel):
-    x = np.random.default_rng(0).standard_normal((2, 4, 4, 4)).astype(np.float32)
-    map_ = Im2colMap(x, (16, 4), start=(-1, -1), windows=(4, 4))
-    for seed in range(3):
-        device = Emulator(seed)
-        y = device.empty(x.shape, np.float32)
-        device.run(PLANTED, kernel, 2, 64, {"x": map_, "y": y})
-        if not marks(PLANTED)[kernel]:
-            device.expect(y, x, 0, "y")
-        if marks(PLANTED)[kernel] or kernel == "windows":
-            assert {(f.where, f.kind) for f in device.findings} == marks(PLANTED)[kernel]
-        else:
-            assert [f.kind for f in device.findings] == ["wrong value"]
-
-
-@needs_compiler
 def test_windows_and_tiles_are_not_the_same():
     device, x = Emulator(), np.zeros((2, 4, 4, 4), np.float32)
     device.run(PLANTED, "windows", 1, 64, {"x": TensorMap(x, (1, 4, 4, 4)), "y": np.zeros(64, np.float32)})
@@ -174,19 +152,3 @@ def test_what_the_driver_is_told(monkeypatch):
     assert tiled[1:] == [1, 4, address, sizes, strides, [64, 8, 2, 1], [1, 1, 1, 1], 0, 3, 2, 0]
     TensorMap(x.reshape(-1, 64), (8, 64), 128).encoded()
     assert told["cuTensorMapEncodeTiled"][2] == 2 and told["cuTensorMapEncodeTiled"][7] == [1, 1]
-
-
-@needs_nvrtc
-@pytest.mark.parametrize("architecture", ["90", "90a", "120"])
-def test_copies_of_windows_compile_for_a_gpu(architecture):
-    assert set(compile_for(PLANTED, architecture).resources()) == set(kernels_of(PLANTED.read_text()))
-
-
-@pytest.mark.gpu
-def test_a_gpu_brings_the_same_windows():
-    device = launch.Device()
-    x = np.random.default_rng(0).standard_normal((2, 4, 4, 4)).astype(np.float32)
-    map_ = Im2colMap(device.xp.asarray(x), (16, 4), start=(-1, -1), windows=(4, 4))
-    y = device.empty(x.shape, np.float32)
-    device.run(PLANTED, "windows", 2, 64, {"x": map_, "y": y})
-    np.testing.assert_array_equal(y.get(), x)

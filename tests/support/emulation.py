@@ -1,7 +1,6 @@
 """What the tests of emulated kernels share: one problem under two schedules, and a kernel with a mistake in it."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import rungs
@@ -36,17 +35,6 @@ def only(device, *files):
 
     device.run = checked
     return device
-
-
-def marks(file):
-    """kernel -> the (line, kind) pairs that the file says are found in it."""
-    found, kernel = {}, set()
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        if match := re.search(r"__global__ void (?:__cluster_dims__\([^)]*\) )?(\w+)\(", line):
-            kernel = found.setdefault(match[1], set())
-        elif match := re.search(r"FINDS (.*)", line):
-            kernel |= {(f"{file.name}:{number}", kind.strip()) for kind in match[1].split(",")}
-    return found
 
 
 class Mistaken(Emulator):

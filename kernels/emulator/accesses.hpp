@@ -1,0 +1,145 @@
+// One access to memory, and whether it may be: part of runtime.cpp.
+
+static Event event(uint32_t where, Access kind) {  // what the current thread does now
+    const int me = in_cluster(current());
+    return {fibers[current()].clock[me], where, me, kind};
+}
+
+static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
+static bool visible_to_async_proxy(const Event& e) {
+    return e.kind == BULK || e.clock <= fibers[current()].clock[clock_size() / 2 + e.thread];
+}
+
+static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept apart
+    if (cell.cluster == cluster_number) return;
+    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = cell.write;
+    if (!cell.reads.empty()) cell.read = cell.reads.back();
+    cell.write = Event();
+    cell.reads.clear();
+    cell.cluster = cluster_number;
+}
+
+static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
+    enter_cluster(cell);
+    const Event now = event(where, kind);
+
+    if (cell.copy) {  // whoever knows of its start had to wait for its end; the others should not be here at all
+        const Event& start = copies[cell.copy - 1].start;
+        report_access(before_now(start) ? MISSING_WAIT : RACE, where, region, kind, address, bytes, &start);
+        return;
+    }
+
+    if (cell.readers && kind != READ) {
+        if (Finding* f = report(MISSING_WAIT, where, 0, region.name))
+            snprintf(f->note, sizeof f->note, "a write to byte %ld of %s, which a product may still be reading",
+                     long(address - region.begin), region.name.c_str());
+    }
+    if (async_proxy && cell.write && before_now(cell.write) && !visible_to_async_proxy(cell.write))
+        report_access(MISSING_FENCE, where, region, kind, address, bytes, &cell.write);
+    if ((kind == READ || kind == ATOMIC) && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
+
+    // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
+    if (cell.write && !before_now(cell.write) && !(kind == ATOMIC && cell.write.kind == ATOMIC))
+        report_access(RACE, where, region, kind, address, bytes, &cell.write);
+    if (kind != READ)
+        for (const Event& read : cell.reads)
+            if (!before_now(read)) report_access(RACE, where, region, kind, address, bytes, &read);
+
+    // Other clusters are never before this one.
+    if (cell.plain) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
+    if (cell.atomic && kind != ATOMIC) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
+    if (cell.read && kind != READ) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
+
+    if (kind == READ) {
+        if (!cell.reads.empty() && cell.reads.back().thread == now.thread) {  // nobody came between: keep the later one
+            cell.reads.back() = now;
+            return;
+        }
+        if (cell.reads.size() >= 2 * size_t(members))  // one that came before another read need not be remembered
+            cell.reads.erase(std::remove_if(cell.reads.begin(), cell.reads.end(), before_now), cell.reads.end());
+        cell.reads.push_back(now);
+    } else {
+        cell.write = now;
+        cell.reads.clear();
+        cell.writer = where;
+    }
+}
+
+static Region* find(const char* address, bool with_red_zones) {
+    for (Region& r : regions) {
+        const int64_t zone = with_red_zones ? int64_t(r.red_zone) : 0;
+        if (address >= r.begin - zone && address < r.end + zone) return &r;
+    }
+    return nullptr;
+}
+
+static bool in_shared_section(const char* address) {
+    return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
+}
+
+static void stop_endless(uint32_t where) {
+    report(ENDLESS, where, 0, "");
+    stopped = true;
+    abandon();
+}
+
+// Checks an access that begins in a region, and returns that, or null if nothing is to be done there.
+__attribute__((always_inline)) static inline Region* touch_in(Region& region, const char* address, size_t bytes,
+                                                              Access kind, uint32_t where) {
+    if (address + bytes > region.end) {
+        report_access(OUT_OF_RANGE, where, region, kind, address, bytes);
+        return nullptr;
+    }
+    if (region.read_only) {
+        if (kind != READ) report_access(READ_ONLY, where, region, kind, address, bytes);
+        return &region;
+    }
+    const size_t offset = address - region.begin;
+    while (region.grain > 1 && (offset % region.grain || bytes % region.grain)) region.refine(region.grain / 2);
+    for (size_t i = offset / region.grain; i < (offset + bytes) / region.grain; i++)
+        watch(region, region.cells[i], kind, address, bytes, where);
+    return &region;
+}
+
+// Checks an access and returns its region, or null if nothing is to be done there.
+static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
+    const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
+    if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
+    if (++accesses > most_accesses) stop_endless(where);
+    if (!latest || address < latest->begin || address >= latest->end) {
+        Region* found = find(address, false);
+        if (!found) {
+            const bool constant = address >= __ehdr_start && address < _end && !in_shared_section(address);
+            if (constant && kind == READ) return nullptr;
+            found = find(address, true);
+            if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
+            else if (Finding* f = report(WILD, where, 0, "")) {
+                f->access = kind;
+                f->bytes = bytes;
+                snprintf(f->note, sizeof f->note, "%p", static_cast<const void*>(address));
+            }
+            if (!found) abandon();  // it would have been a fault
+            return nullptr;
+        }
+        latest = found;
+    }
+    return touch_in(*latest, address, bytes, kind, where);
+}
+
+static const Region* plain_access(const char* address, size_t bytes, Access kind, uint32_t where) {
+    const Region* region = touch(address, bytes, kind, where);
+    if (count_plain_banks && region && region->shared && kind != ATOMIC) note_plain_access(address, int(bytes), where);
+    return region;
+}
+
+void access(const void* address, size_t bytes, Access kind, const void* where) {
+    if (self) plain_access(static_cast<const char*>(address), bytes, kind, place(where));
+}
+
+static void aligned_access(const void* pointer, size_t bytes, Access kind, const void* where) {
+    if (!self) return;
+    const Region* region = plain_access(static_cast<const char*>(pointer), bytes, kind, place(where));
+    if (!region || !(reinterpret_cast<uintptr_t>(pointer) & (bytes - 1))) return;
+    report_access(MISALIGNED, place(where), *region, kind, static_cast<const char*>(pointer), bytes);
+    abandon();  // it would have been a fault
+}

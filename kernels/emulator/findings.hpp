@@ -1,0 +1,41 @@
+// Findings: part of runtime.cpp. One of a kind for each pair of lines, however often it happens.
+
+static Finding* report(Kind kind, uint32_t where, uint32_t other_where, const std::string& array) {
+    for (const Finding& f : findings)
+        if (f.kind == kind && f.where == where && f.other_where == other_where && array == f.array) return nullptr;
+    if (findings.size() >= MOST_FINDINGS) return nullptr;
+    Finding f = {};
+    f.kind = kind;
+    f.where = where;
+    f.other_where = other_where;
+    f.block[0] = block.x, f.block[1] = block.y, f.block[2] = block.z;
+    f.thread = self ? current() : -1;
+    f.other_thread = -1;
+    f.other_block = THIS_BLOCK;
+    snprintf(f.array, sizeof f.array, "%s", array.c_str());
+    findings.push_back(f);
+    return &findings.back();
+}
+
+static void report_access(Kind kind, uint32_t where, const Region& region, Access access, const char* address,
+                          size_t bytes, const Event* other = nullptr, bool of_other_cluster = false) {
+    const std::string of_block = visited < 0 ? "" : " of block " + std::to_string(visited) + " of the cluster";
+    Finding* f = report(kind, where, other ? other->where : 0, region.name + of_block);
+    if (!f) return;
+    f->access = access;
+    f->offset = address - region.begin;
+    f->bytes = bytes;
+    if (!other) return;
+    f->other_thread = other->thread;
+    f->other_access = other->kind;
+    if (other->thread < members) {
+        f->other_thread = other->thread % threads;
+        if (other->thread / threads != block_rank) f->other_block = other->thread / threads;
+    }
+    if (of_other_cluster) f->other_block = OTHER_CLUSTER;
+}
+
+template <class... A>
+static void report_note(Kind kind, uint32_t where, const char* format, A... values) {
+    if (Finding* f = report(kind, where, 0, "")) snprintf(f->note, sizeof f->note, format, values...);
+}
