@@ -48,6 +48,11 @@ def prompts_of(split: str, things: int, n: int) -> list[str]:
     return found
 
 
+def most_prompts(groups: Sequence[str] = tuple(GROUPS)) -> int:
+    """How many prompts each of the groups has at least."""
+    return min(int((scenes(split)[:].number == things).sum()) for split, things in map(GROUPS.__getitem__, groups))
+
+
 def prompts_for(n: int) -> list[str]:
     """What is drawn where nothing is asked for: the plain captions of the first ``n`` validation scenes."""
     of = scenes("val")[:n]
@@ -56,7 +61,7 @@ def prompts_for(n: int) -> list[str]:
 
 def notes_for(prompts: Sequence[str], images: Array) -> list[str]:
     """A note a picture: what was asked for, and whether it came."""
-    notes = ["no prompt" if not said else f"{said}\n{UNKNOWN}" for said in prompts]
+    notes = ["no prompt" if not said.strip() else f"{said}\n{UNKNOWN}" for said in prompts]
     meant = [i for i, said in enumerate(prompts) if means_something(said)]
     if meant:
         for i, found in zip(meant, verdicts([prompts[i] for i in meant], images[meant])):
@@ -87,11 +92,12 @@ def prompt_report(draw: Draw, n: int, groups: Sequence[str] = tuple(GROUPS)) -> 
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    report = {}
     for group in groups:
         if group not in GROUPS:
             raise ValueError(f"groups must be of {', '.join(GROUPS)}, got {group!r}")
-        prompts = prompts_of(*GROUPS[group], n)
+    asked = {group: prompts_of(*GROUPS[group], n) for group in groups}  # too many are refused before any is drawn
+    report = {}
+    for group, prompts in asked.items():
         images = [image for i in range(0, n, BLOCK) for image in draw(prompts[i : i + BLOCK])]
         report[group] = prompt_accuracy(prompts, np.stack(images)) | {"n": float(n)}
     return report

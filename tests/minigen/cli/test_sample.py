@@ -222,6 +222,8 @@ def test_how_many_prompts_were_met_is_said_below_them(
     assert main(["sample", "toy", "--n", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{one}: right" and lines[3:5] == ["met: 2 of 3", "3 samples: grid.png"]
+    assert main(["sample", "toy", "--n", "3", "--prompts", "4962", "--out", "many.png"]) == 2
+    assert "--prompts must be at most 4961, " in capsys.readouterr().err and not Path("many.png").exists()
     paints = False
     assert main(["sample", "toy", "--n", "3"]) == 0
     assert "met" not in capsys.readouterr().out

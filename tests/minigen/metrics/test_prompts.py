@@ -112,9 +112,9 @@ def test_standard_error_and_table():
 def test_notes_of_prompts_of_which_one_means_nothing():
     asked = prompts.prompts_of("val", 1, 2)
     images = painted(asked, np.random.default_rng(0))
-    notes = prompts.notes_for([asked[0], "ring red a of", "", asked[1]], images[[0, 0, 0, 1]])
+    notes = prompts.notes_for([asked[0], "ring red a of", "", asked[1], "  "], images[[0, 0, 0, 1, 0]])
     assert notes[0].startswith(asked[0] + "\n") and notes[3].startswith(asked[1] + "\n")
-    assert notes[1] == "ring red a of\nno caption of this world" and notes[2] == "no prompt"
+    assert notes[1] == "ring red a of\nno caption of this world" and notes[2] == notes[4] == "no prompt"
     with pytest.raises(ValueError, match="images must have shape"):
         prompts.notes_for(asked, images[:, :16, :16])
 
@@ -126,3 +126,12 @@ def test_what_cannot_be_asked_is_named():
         prompts.prompt_report(lambda said: None, 1, ["all of them"])
     with pytest.raises(ValueError, match="how many scenes of 'val' have 1 thing, got 9999"):
         prompts.prompts_of("val", 1, 9999)
+
+
+def test_more_prompts_than_a_group_has_are_refused_before_any_is_drawn():
+    """There are 4,961 scenes of one thing in ``val`` and 5,039 of two: the last group in the list can be the smallest."""
+    drawn: list[str] = []
+    assert prompts.most_prompts() == 4961 and prompts.most_prompts(["seen, two things"]) == 5039
+    with pytest.raises(ValueError, match=r"n must be at most 4961, .* got 4962"):
+        prompts.prompt_report(drawn.extend, 4962, ["seen, two things", "seen, one thing"])
+    assert not drawn
