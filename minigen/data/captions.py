@@ -232,9 +232,11 @@ def cut(text: str) -> str:
 def parse(text: str) -> Scene:
     """The scene that a caption or prompt asks for, None for every attribute that it does not name.
 
-    Raises ValueError for unknown words, and for known ones that make no sentence of the grammar.
+    Raises ValueError for unknown words, for known ones that make no sentence of the grammar, and for none at all.
     """
     rest = words(text)
+    if not rest:
+        raise ValueError("the prompt is empty: it must name a thing, as in 'a red circle'")
     try:
         return _sentence(rest)
     except ValueError as error:

@@ -127,7 +127,8 @@ def test_prompts_may_say_less(text, scene):
         ("a circle at the top left of a square", "should have ended before 'of a square'"),
         ("a circle above a square above a ring", "should have ended before 'above a ring'"),
         ("a circle above", "the article 'a' is missing at its end"),
-        ("", "the article 'a' is missing at its end"),
+        ("", "the prompt is empty: it must name a thing"),
+        (" . ", "the prompt is empty"),
     ],
 )
 def test_what_is_no_sentence_is_named(text, message):
