@@ -188,8 +188,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     """
     if len(dataset.shape) != 3:
         raise ValueError(f"this model denoises pictures, and the data set '{dataset.name}' holds no pictures")
-    if not config.sigma > 0:
-        raise ValueError(f"sigma must be above 0, got {config.sigma}")
+    if not 0 < config.sigma < np.inf:
+        raise ValueError(f"sigma must be a finite number above 0, got {config.sigma}")
     if any(width < 1 for width in config.hidden):
         raise ValueError(f"hidden must hold widths of at least 1, got {config.hidden}")
     if not 0 <= config.shift <= 1:

@@ -240,7 +240,8 @@ def test_pictures_and_samples(trained):
 def test_settings_that_do_not_fit_are_named():
     digits = load("digits")
     for config, sentence in (
-        (denoising_ae.Config(sigma=0.0), "sigma must be above 0, got 0.0"),
+        (denoising_ae.Config(sigma=0.0), "sigma must be a finite number above 0, got 0.0"),
+        (denoising_ae.Config(sigma=np.inf), "sigma must be a finite number above 0, got inf"),
         (denoising_ae.Config(hidden=(0,)), r"hidden must hold widths of at least 1, got \(0,\)"),
         (denoising_ae.Config(shift=-0.1), "shift must be a share in 0..1, got -0.1"),
     ):
