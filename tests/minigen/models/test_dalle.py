@@ -13,6 +13,7 @@ from scipy.stats import norm
 import autograd as ag
 from minigen.data import Dataset, Split, load
 from minigen.data.tokenizer import WordTokenizer
+from minigen.metrics.prompts import prompts_of
 from minigen.models import dalle
 from minigen.samplers import autoregressive as ar
 from minigen.train.loop import Trainer
@@ -487,6 +488,36 @@ def test_pictures_and_notes(system, shapes):
     assert [note.split("\n") for note in system.notes(images)] == [[said, "right"] for said in dalle.prompts_for(3)]
     assert system.notes(images[:1], prompt="") == ["no prompt"]
     assert system.notes(images[:1], prompt="circle red a") == ["circle red a\nno caption of this world"]
+
+
+def test_candidates_are_shown_with_the_best_first(system, shapes):
+    judge = dalle.clip.Embedder(system.modules["clip"])
+    prompts = [*prompts_of("val", 1, 3), *prompts_of("val", 2, 3)]
+    for row, prompt in zip(system.pictures["reranked"](shapes.test, rng=np.random.default_rng(0)), prompts):
+        scores = judge.scores(row, [prompt] * 16)
+        assert np.diff(scores).max() < 1e-5 and scores[0] > scores[-1] + 1e-4
+
+
+def test_completions_go_on_from_the_upper_half_for_the_pictures_own_caption(system, shapes, monkeypatch):
+    draw, given = dalle.draw_codes, {}
+
+    def noted(net, text, null, u, *, kept=None, **how):
+        given.update(text=text, kept=kept, codes=draw(net, text, null, u, kept=kept, **how))
+        return given["codes"]
+
+    monkeypatch.setattr(dalle, "draw_codes", noted)
+    shown = system.pictures["completion"](shapes.test, rng=np.random.default_rng(0))
+    some, codec = (
+        shapes.test.take(np.random.default_rng(0).permutation(10_000)[:6]),
+        dalle.vq_vae.Codec(system.modules["codec"]),
+    )
+    said = system.modules["transformer"].vocabulary.of_text(
+        WordTokenizer().batch(list(some.captions))[0], WordTokenizer.eos
+    )
+    upper = codec.encode(shapes.scale(some.images)).reshape(6, -1)[:, :32]
+    np.testing.assert_array_equal(given["text"], np.repeat(said, 4, axis=0))
+    np.testing.assert_array_equal(given["kept"], np.repeat(upper, 4, axis=0))
+    np.testing.assert_array_equal(shown[:, 2:].reshape(-1, 32, 32, 3), codec.decode(given["codes"]))
 
 
 def test_prompts_are_the_same_however_many_there_are():

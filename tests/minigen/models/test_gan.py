@@ -14,6 +14,7 @@ from scipy.stats import norm, truncnorm, wasserstein_distance
 import autograd as ag
 from minigen.cli import arguments, curriculum
 from minigen.data import Dataset, load
+from minigen.maths.interpolation import slerp
 from minigen.models import gan
 from minigen.nn import BatchNorm
 from minigen.train.loop import Trainer
@@ -468,6 +469,16 @@ def test_interpolation_goes_from_one_sample_to_another(digits):
     ends = system.sample(12, rng=np.random.default_rng(1))
     np.testing.assert_allclose(rows[:, 0], ends[:6], atol=1e-5)
     np.testing.assert_allclose(rows[:, -1], ends[6:], atol=1e-5)
+
+
+def test_interpolation_goes_along_the_sphere(digits):
+    system = gan.build(gan.Config(**TINY), digits, seed=0)
+    generator = system.modules["generator"].eval()
+    rows = system.pictures["interpolation"](digits.test, rng=np.random.default_rng(1))
+    a, b = np.random.default_rng(1).standard_normal((2, 6, 4))
+    for k in range(9):
+        want = ag.raw(generator(slerp(a, b, k / 8).astype(np.float32)))
+        np.testing.assert_allclose(rows[:, k], want, atol=1e-5)
 
 
 def test_conditional_samples_follow_the_label(digits):

@@ -462,6 +462,18 @@ def test_pictures(digits):
     assert len(np.unique(found["classes"].reshape(10, -1), axis=0)) == 10
 
 
+def test_classes_are_drawn_one_a_row_with_the_same_random_numbers(digits):
+    system = trained(digits, conditional=True)
+    net, u = system.modules["pixelcnn"], np.random.default_rng(0).random((10, 64))
+    rows = system.pictures["classes"](digits.test, rng=np.random.default_rng(0))
+
+    def drawn(label):
+        return autoregressive.sample_cached(lambda new, cache: net.step(new, cache, np.full(10, label)), u)
+
+    for label in (0, 7):
+        np.testing.assert_array_equal(rows[label], digits.scale(drawn(label).reshape(10, 8, 8, 1)))
+
+
 def test_a_weights_file_needs_no_data(digits):
     nothing = Split(np.zeros((0, 8, 8, 1), np.uint8))
     bare = Dataset("digits", nothing, nothing, nothing, levels=17, classes=digits.classes)

@@ -13,6 +13,7 @@ from scipy.stats import multivariate_normal
 import autograd as ag
 from minigen.data import Dataset, Split, load
 from minigen.maths import gaussian
+from minigen.maths.interpolation import slerp
 from minigen.models import vae
 from minigen.train.loop import Trainer
 from tests.support.baselines import check_baselines
@@ -443,6 +444,37 @@ def test_pictures(digits):
         assert x.min() >= -1 and x.max() <= 1
     middle = found["traversal"][:, 6]
     assert np.abs(found["traversal"] - middle[:, None]).max() > 0, "a walk along a coordinate changes the picture"
+
+
+def test_pictures_are_decoder_means_of_the_latents_that_they_name(digits):
+    """An encoder whose coordinates are active in an order of their own."""
+    system = vae.build(dataclasses.replace(TINY, latent=9), digits, seed=0)
+    net, levels, rng = system.modules["vae"], digits.scale(np.arange(17)), np.random.default_rng(1)
+    w = net.encoder.out.w.data
+    w[...] = rng.standard_normal(w.shape) * np.tile(rng.permutation(9) + 1, 2) / 9
+
+    def mean(z):
+        p = ag.raw(vae.pixel("logistic", 17).p(net.decoder(z.reshape(-1, 9).astype(np.float32))))
+        return (p @ levels).clip(-1, 1).reshape(*z.shape[:-1], 8, 8, 1)
+
+    def mu(x):
+        return ag.raw(net.encoder(x)[0]).astype(np.float64)
+
+    found = {name: draw(digits.test, rng=np.random.default_rng(0)) for name, draw in system.pictures.items()}
+    picked = digits.scale(digits.test.images[np.random.default_rng(0).permutation(len(digits.test))[:12]])
+    np.testing.assert_array_equal(found["reconstruction"][0], picked)
+    np.testing.assert_allclose(found["reconstruction"][1], mean(mu(picked)), atol=1e-5)
+
+    of_test = mu(digits.scale(digits.test.images))
+    z = np.tile(of_test[np.random.default_rng(0).integers(len(of_test))], (8, 13, 1))
+    for row, j in enumerate(sorted(range(9), key=lambda j: -of_test[:, j].var())[:8]):
+        z[row, :, j] = np.linspace(-3, 3, 13)
+    np.testing.assert_allclose(found["traversal"], mean(z), atol=1e-5)
+
+    a, b = mu(picked[:6]), mu(picked[6:])
+    between = np.stack([slerp(a, b, t) for t in np.linspace(0, 1, 9)], axis=1)
+    np.testing.assert_allclose(found["interpolation"][:, 1:-1], mean(between), atol=1e-5)
+    np.testing.assert_array_equal(found["interpolation"][:, [0, -1]], np.stack([picked[:6], picked[6:]], axis=1))
 
 
 def test_colour_and_odd_sizes():

@@ -754,6 +754,23 @@ def test_pictures(few):
     assert all(x.min() >= -1 and x.max() <= 1 for x in found.values())
 
 
+def test_pictures_show_codes_by_their_use_and_the_learned_prior_above_the_uniform_one(few):
+    system = vq_vae.build(dataclasses.replace(TINY, codes=20), few, seed=0)
+    trained, codec = Trainer(system, seed=0), vq_vae.Codec(system.modules["codec"])
+    for _ in range(trained.total):
+        trained.advance(few.train)
+    used = np.bincount(codec.encode(few.scale(few.test.images)).ravel(), minlength=20)
+    order = sorted(range(20), key=lambda k: (-used[k], k))
+    assert len(set(used)) > 2 and order != list(range(20))
+    alone = codec.decode(np.broadcast_to(np.reshape(order, (-1, 1, 1)), (20, *codec.grid)))
+    shown = system.pictures["codes"](few.test, rng=np.random.default_rng(0)).reshape(-1, 8, 8, 1)
+    np.testing.assert_allclose(shown[:20], alone, atol=1e-5)
+    rng = np.random.default_rng(0)
+    learned, uniform = (system.sample(24, rng=rng, prior=name) for name in ("pixelcnn", "uniform"))
+    rows = system.pictures["priors"](few.test, rng=np.random.default_rng(0)).reshape(-1, 8, 8, 1)
+    np.testing.assert_array_equal(rows, np.concatenate([learned, uniform]))
+
+
 def test_settings_that_do_not_fit_are_named(digits):
     with pytest.raises(ValueError, match="'rings' holds no pictures"):
         vq_vae.build(vq_vae.Config(), load("rings"), seed=0)
