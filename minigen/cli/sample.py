@@ -145,16 +145,17 @@ def own_sampler(name: str) -> Any:
 
 def check(system: Any, about: Any, flags: SampleFlags, chosen: list[str]) -> None:
     """Raise UserError for what these weights cannot draw."""
-    from minigen.metrics.prompts import most_prompts
-
     if flags.singles and len(about.shape) != 3:
         raise UserError(f"--singles writes pictures, and samples of '{about.name}' are none")
-    if flags.prompts is not None and system.paint is None:
-        raise UserError("--prompts is for systems that draw what a prompt says")
-    if flags.prompts is not None and flags.prompts > (most := most_prompts()):
-        raise UserError(
-            f"--prompts must be at most {most}, so that there are as many of each kind, got {flags.prompts}"
-        )
+    if flags.prompts is not None:
+        from minigen.metrics.prompts import most_prompts
+
+        if system.paint is None:
+            raise UserError("--prompts is for systems that draw what a prompt says")
+        if flags.prompts > (most := most_prompts()):
+            raise UserError(
+                f"--prompts must be at most {most}, so that there are as many of each kind, got {flags.prompts}"
+            )
     for name in chosen:
         if name not in system.pictures:
             offered = ", ".join(system.pictures) or "no picture"
