@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("MINIGEN_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "k.cu"
     monkeypatch.setattr(check, "sources", lambda: {"some/k.cu": file})
-    monkeypatch.setattr(check, "TABLE", check.ROOT / "results" / "none.json")
+    monkeypatch.setattr(check, "TABLE", tmp_path / "none.json")
     monkeypatch.setattr(check, "ARCHITECTURES", ("75", "90"))
     file.write_text(KERNEL.format("y[0] = a;"))
     return file
@@ -120,6 +120,7 @@ def test_local_memory_needs_a_reason(project, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "not updated" in out and "bytes of local memory, 0 bytes of spills, and no reason is stated" in out
     assert "; sm_75: 400 local, 0 spilled" in out
+    assert not check.TABLE.exists()
     monkeypatch.setattr(check, "EXCEPTIONS", {("some/k.cu", "k"): "a test"})
     assert check.main([]) == 0
 
