@@ -37,8 +37,8 @@ _OWN_SHARED = 1  # CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _SCALARS = {
     ctypes.c_float: np.float32, ctypes.c_double: np.float64, ctypes.c_int32: np.int32, ctypes.c_uint32: np.uint32,
-    ctypes.c_int64: np.int64, ctypes.c_uint8: np.uint8, ctypes.c_int8: np.int8, ctypes.c_uint16: np.uint16,
-    ctypes.c_bool: np.bool_,
+    ctypes.c_int64: np.int64, ctypes.c_uint64: np.uint64, ctypes.c_uint8: np.uint8, ctypes.c_int8: np.int8,
+    ctypes.c_uint16: np.uint16, ctypes.c_bool: np.bool_,
 }  # fmt: skip
 _VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
     file = cache / "k.cu"
     file.write_text(
         'extern "C" __global__ void __launch_bounds__(64) k(const float* x, double* y, const bool* mask, float a, '
-        "double b, int c, long long e, bool f) {}"
+        "double b, int c, long long e, bool f, unsigned long long h) {}"
     )
     arguments = {
         "x": there(np.ones(3, "f")),
@@ -157,15 +158,17 @@ def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
         "c": 5,
         "e": 2**40,
         "f": True,
+        "h": 2**64 - 1,
     }
     device = launch.Device()
     device.run(file, "k", 3, (8, 4), arguments, shared_bytes=100)
     ((blocks, threads, values), options) = xp.calls[0]
     assert blocks == (3, 1, 1) and threads == (8, 4, 1) and options == {"shared_mem": 100}
     assert [getattr(v, "dtype", None) for v in values] == [
-        np.dtype(t) for t in ("float32", "float64", "uintp", "float32", "float64", "int32", "int64", "bool")
+        np.dtype(t) for t in ("float32", "float64", "uintp", "float32", "float64", "int32", "int64", "bool", "uint64")
     ]
-    assert values[3] == np.float32(0.1) and values[6] == 2**40
+    assert values[3] == np.float32(0.1) and values[6] == 2**40 and values[8] == 2**64 - 1
+    assert {scalar for scalar, _ in source._TYPES.values()} <= launch._SCALARS.keys()
     device.run(file, "k", 0, 64, arguments)
     assert len(xp.calls) == 1  # an empty grid is no launch
     for change, message in [
@@ -222,3 +225,12 @@ def test_the_parameters_are_read_from_the_text():
     with pytest.raises(ValueError, match="kernel k: parameter x has the type 'half', allowed are float"):
         source.kernels_of("__global__ void k(half x) {}")
     assert ctypes.sizeof(source._TYPES["long long"][0]) == 8
+
+
+def test_ptx_stands_in_two_headers_alone():
+    """Where both bodies of an instruction stand (lib/ptx.cuh): elsewhere it would be one that the emulator cannot run."""
+    ptx = {"lib/ptx.cuh", "lib/ptx90.cuh"}
+    files = {f.relative_to(source.ROOT).as_posix(): f.read_text() for f in source.ROOT.glob("*/*.cu*")}
+    assert ptx <= {name for name, text in files.items() if re.search(r"\basm\b", text)}
+    for name in files.keys() - ptx:
+        assert not re.search(r"\basm\b", files[name]), name
