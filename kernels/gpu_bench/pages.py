@@ -91,16 +91,23 @@ def all_rows() -> list[Row]:
 
 
 def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
-    """An operation's rungs, and what has been measured of them: a line for each problem and whoever ran it."""
+    """An operation's rungs, and what has been measured of them: a line for each problem and whoever ran it.
+
+    A file beside a rung that took the rung's place is named where it did, and stands with the rungs.
+    """
     lines = ["| rung | |", "|---|---|"]
     order = {(p.op, p.name, p.dtype): i for i, p in enumerate(problems)}
+    known = {(p.op, p.name, p.dtype): p for p in problems}
     mine = sorted((r for r in rows if r["op"] == op), key=lambda r: (order.get(key(r), len(order)), r["device"]))
-    ran = {(key(row), c["name"]) for row in mine for c in row["contestants"] if "not run" not in c}
+    measured = [(key(row), c) for row in mine for c in row["contestants"] if "not run" not in c]
+    beside = {(k, c["name"]): file for k, c in measured if (file := _beside(c, known.get(k)))}
+    ran = {(k, c["name"]) for k, c in measured} - beside.keys()
     rungs: dict[tuple[int, Path], bool] = {}  # and whether any problem was measured with it
     for p in problems:
         for r, name in p.rungs.items() if p.op == op else ():
             rung = r, p.folder / name
             rungs[rung] = rungs.get(rung, False) or ((p.op, p.name, p.dtype), f"rung {r}") in ran
+    rungs |= {rung: True for rung in beside.values() if rung[1].exists()}
     for (number, file), has_run in sorted(rungs.items()):
         remark = "" if has_run or not mine else f". {NOT_YET}"
         lines.append(f"| {number} | [`{file.name}`]({os.path.relpath(file, page.parent)}): {idea(file)}{remark} |")
@@ -109,7 +116,8 @@ def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path)
     head = "| problem | | cold ms | hot ms | spread | TFLOP/s | GB/s | of the roofline | ratio |"
     lines += ["", head, "|---|---|" + "---:|" * 7]
     for row in mine:
-        lines += [_line(row, c) for c in sorted(row["contestants"], key=_ours_first) if "not run" not in c]
+        ran_by = [c for c in sorted(row["contestants"], key=_ours_first) if "not run" not in c]
+        lines += [_line(row, c, beside.get((key(row), c["name"]))) for c in ran_by]
     cards = "; ".join(sorted({f"{r['device']}, {r['date']}" for r in mine}))
     lines += ["", f"Measured by `python -m kernels.bench --device cuda` on {cards}. Ratio: to the fastest peer, cold."]
     if op in LADDERS:
@@ -123,8 +131,17 @@ def _ours_first(c: Mapping[str, Any]) -> tuple[bool, str]:
     return bool(c.get("peer")), c["name"]
 
 
-def _line(row: Row, c: Mapping[str, Any]) -> str:
-    start = f"| {row['problem']}, {row['dtype']} | {c['name']} |"
+def _beside(c: Mapping[str, Any], problem: Problem | None) -> tuple[int, Path] | None:
+    """The rung's number and the file that took its place in a measurement, or None if it ran itself."""
+    if problem is None or "file" not in c:
+        return None
+    number = int(c["name"].removeprefix("rung "))
+    return None if c["file"] == problem.rungs.get(number) else (number, problem.folder / c["file"])
+
+
+def _line(row: Row, c: Mapping[str, Any], beside: tuple[int, Path] | None) -> str:
+    name = c["name"] if beside is None else f"{c['name']}, `{beside[1].name}`"
+    start = f"| {row['problem']}, {row['dtype']} | {name} |"
     if "cold_ms" not in c:
         return f"{start} {'wrong' if 'wrong' in c else 'failed'} |" + " |" * 6
     peers = [p["cold_ms"] for p in row["contestants"] if p.get("peer") and "cold_ms" in p]

@@ -13,6 +13,7 @@ from torch_on_cpu import torch
 
 from kernels import bench, bfloat16, launch
 from kernels import problems as bench_problems
+from kernels.eight_bit import cuda as eight_bit_cuda
 from kernels.emulator import Emulator
 from kernels.gpu_bench import companions, measure, pages, peers, products
 from kernels.gpu_bench import problem as problem_module
@@ -413,6 +414,19 @@ def test_tables_stand_between_their_markers_and_say_what_was_not_measured():
     assert remarked == {"1", "2"}, "the row has rung 3, and rung 4, whose result was wrong"
     table = [line for line in start.splitlines() if line.startswith(("| 8192", "| problem"))]
     assert {line.count("|") for line in table} == {10}
+
+
+def test_a_file_that_took_a_rungs_place_is_named_where_it_did():
+    """Few rows of x have a kernel of their own, so the time of that row is not 2_tiled.cu's."""
+    problem, beside = next(p for p in WHOLE if p.name == "int8 weights, 1 x 4096 x 4096"), eight_bit_cuda.FEW_ROWS
+    assert rungs_that_can(problem)[0][2] == beside and problem.rungs[2] != beside
+    rung = {**ROW["contestants"][0], "name": "rung 2", "file": beside}
+    row = {**ROW, "op": problem.op, "problem": problem.name, "dtype": problem.dtype, "contestants": [rung]}
+    text = pages.table("eight_bit", WHOLE, [{**measure.placed(row, LIMITS), **CONDITIONS}], ROOT / "README.md")
+    assert f"| {problem.name}, float32 | rung 2, `{beside}` | 8.000 |" in text
+    listed = [line for line in text.splitlines() if line.startswith("| 2 |")]
+    assert [beside in line for line in listed] == [True, False] and pages.NOT_YET not in listed[0]
+    assert listed[1].endswith(f"{pages.NOT_YET} |"), "2_tiled.cu has not run in this row"
 
 
 def test_the_committed_tables_are_those_of_the_committed_results():
