@@ -100,7 +100,7 @@ def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path)
     known = {(p.op, p.name, p.dtype): p for p in problems}
     mine = sorted((r for r in rows if r["op"] == op), key=lambda r: (order.get(key(r), len(order)), r["device"]))
     measured = [(key(row), c) for row in mine for c in row["contestants"] if "not run" not in c]
-    beside = {(k, c["name"]): file for k, c in measured if (file := _beside(c, known.get(k)))}
+    beside = {(k, c["name"]): other for k, c in measured if (other := _beside(c, known.get(k)))}
     ran = {(k, c["name"]) for k, c in measured} - beside.keys()
     rungs: dict[tuple[int, Path], bool] = {}  # and whether any problem was measured with it
     for p in problems:
@@ -119,7 +119,9 @@ def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path)
         ran_by = [c for c in sorted(row["contestants"], key=_ours_first) if "not run" not in c]
         lines += [_line(row, c, beside.get((key(row), c["name"]))) for c in ran_by]
     cards = "; ".join(sorted({f"{r['device']}, {r['date']}" for r in mine}))
-    lines += ["", f"Measured by `python -m kernels.bench --device cuda` on {cards}. Ratio: to the fastest peer, cold."]
+    explained = f"{os.path.relpath(ROOT / 'README.md', page.parent)}#tables"
+    lines += ["", f"Measured by `python -m kernels.bench --device cuda` on {cards}. Ratio: to the fastest peer, cold;"]
+    lines += [f"[the other columns]({explained})."]
     if op in LADDERS:
         for device in sorted({r["device"] for r in mine}):
             plotted = os.path.relpath(plot_of(device, op), page.parent)

@@ -409,6 +409,7 @@ def test_tables_stand_between_their_markers_and_say_what_was_not_measured():
     assert "| 1 | [`1_naive.cu`](1_naive.cu): The product of two matrices as it is defined" in start
     assert "| 8192 x 8192 x 8192, bf16 | rung 3 | 8.000 | 7.000 | 1.0% | 500.0 | 125 | 62% | 1.60 |" in start
     assert "| 8192 x 8192 x 8192, bf16 | rung 4 | wrong |" in start and "A card, 2001-02-03" in start
+    assert "(../README.md#tables)" in start and "\n## Tables\n" in (ROOT / "README.md").read_text()
     assert end.count(pages.NOT_YET) == 1, "of all of its rungs at once"
     remarked = {line.split("|")[1].strip() for line in start.splitlines() if line.endswith(f". {pages.NOT_YET} |")}
     assert remarked == {"1", "2"}, "the row has rung 3, and rung 4, whose result was wrong"
