@@ -18,11 +18,22 @@ from .schedules import Schedule
 
 
 def at(values: Any, t: Any, x: Any) -> Any:
-    """``values[t]`` shaped to multiply ``x`` (n, ...): a number for an integer ``t``, (n, 1, ...) for an array (n,)."""
+    """``values[t]`` shaped to multiply ``x`` (n, ...): a number for an integer ``t``, (n, 1, ...) for an array (n,).
+
+    Raises ValueError for levels that ``values`` does not have, TypeError for an array ``t`` that is not of integers
+    and for an ``x`` whose dtype could not hold the values.
+    """
+    levels, last = to_numpy(t), len(values) - 1
+    if levels.dtype.kind not in "iu":
+        raise TypeError(f"t must be a level or an array of levels, whole numbers, got {levels.dtype}")
+    if np.any(levels < 0) or np.any(levels > last):
+        raise ValueError(f"t must be levels from 0 to {last}, got {levels.min()} to {levels.max()}")
     if isinstance(t, int | np.integer):
         return float(values[t])
     x = raw(x)
-    picked = array_module(x).asarray(values[to_numpy(t)], x.dtype)
+    if x.dtype.kind != "f":
+        raise TypeError(f"a level a sample needs floats to multiply, got {x.dtype}")
+    picked = array_module(x).asarray(values[levels], x.dtype)
     return picked.reshape(-1, *(1,) * (x.ndim - 1))
 
 

@@ -66,6 +66,26 @@ def test_one_time_or_one_a_sample(T, n, dtype):
     np.testing.assert_allclose(one, many, rtol=1e-6)
 
 
+@pytest.mark.parametrize("t", [-1, 4, np.int64(-1), np.array([1, 4]), np.array([-1, 1]), np.array([4])])
+def test_levels_that_the_schedule_does_not_have_are_named(t):
+    x = np.ones((2, 1))
+    with pytest.raises(ValueError, match="t must be levels from 0 to 3, got"):
+        diffusion.q_sample(x, t, x, schedules.cosine(3))
+
+
+@pytest.mark.parametrize("t", [1.0, np.float32(1), np.array([1.0, 2.0]), np.array([True, False])])
+def test_levels_are_whole_numbers(t):
+    x = np.ones((2, 1))
+    with pytest.raises(TypeError, match="t must be a level or an array of levels"):
+        diffusion.q_sample(x, t, x, schedules.cosine(3))
+
+
+def test_grey_levels_are_no_pictures():
+    """In their dtype, sqrt(alpha_bar) would be 0."""
+    with pytest.raises(TypeError, match="needs floats to multiply, got uint8"):
+        diffusion.q_sample(np.full((2, 1), 200, np.uint8), np.array([1, 2]), np.ones((2, 1)), schedules.cosine(3))
+
+
 def test_x_0_needs_signal():
     s = schedules.Schedule([1.0, 0.5, 0.0])
     with pytest.raises(ValueError, match="alpha_bar is 0"):
