@@ -236,7 +236,7 @@ class NoisyClassifier(Module):
 
     def forward(self, x_t: Any, t: Any, *, rng: Any = None) -> Any:
         """(n, h, w, c), (n,) -> (n, classes); ``rng``: dropout."""
-        e = ag.silu(self.time(t))
+        e = ag.silu(self.time(t, len(x_t)))
         h = self.conv_in(x_t)
         for part in [*self.down, self.middle]:
             h = part(h, e, rng)

@@ -272,7 +272,7 @@ class ImageTower(Module):
         """(n, h, w, c) in [-1, 1], and times (n,) for a tower that is told them (None: clean) -> (n, d)."""
         e = None
         if self.time is not None:
-            e = ag.silu(self.time(np.zeros(len(x), np.int64) if t is None else t))
+            e = ag.silu(self.time(0 if t is None else t, len(x)))
         h = fold(x, self.patch)
         for i, conv in enumerate([self.conv_in, *self.down]):
             h = conv(h)

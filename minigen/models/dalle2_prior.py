@@ -120,7 +120,7 @@ class DiffusionPrior(Module):
     def forward(self, z_t: Any, t: Any, said: Caption) -> Any:
         """(n, d), (n,) -> (n, d)."""
         n = len(z_t)
-        one = [ag.reshape(a, (n, 1, -1)) for a in (self.time(t), self.noised(z_t))]
+        one = [ag.reshape(a, (n, 1, -1)) for a in (self.time(t, n), self.noised(z_t))]
         query = self.query + array_module(self.query.data).zeros((n, 1, 1), z_t.dtype)
         x = ag.concat([self.caption(said), *one, query], axis=1) + self.positions
         return self.out(self.transformer(x, causal=True)[:, -1])

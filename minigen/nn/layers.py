@@ -81,7 +81,7 @@ class GroupNorm(Module):
     r"""Group norm over each sample's groups of channels, with SiLU after it if asked. Batch size does not matter."""
 
     def __init__(self, channels: int, groups: int = 8, *, silu: bool = False, eps: float = 1e-5):
-        if channels % groups:
+        if groups < 1 or channels % groups:
             raise ValueError(f"groups must divide the channels, got {groups} groups for {channels} channels")
         self.gamma, self.beta = parameter(np.ones(channels)), parameter(np.zeros(channels))
         self.groups, self.silu, self.eps = groups, silu, eps

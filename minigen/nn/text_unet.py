@@ -129,7 +129,7 @@ class TextUNet(Module):
             raise ValueError(f"images must be {self.size} x {self.size} pixels, got {x.shape[1]} x {x.shape[2]}")
         if beside is not None and self.conv_beside is None:
             raise ValueError("this network was built without channels beside the image: c_beside is 0")
-        e = ag.silu(self.time(t) + self.vector(vector))  # (n, c_time)
+        e = ag.silu(self.time(t, len(x)) + self.vector(vector))  # (n, c_time)
         h = self.conv_in(fold(x, self.patch))
         if beside is not None:
             h = h + self.conv_beside(fold(beside, self.patch))  # type: ignore[misc]

@@ -36,8 +36,16 @@ class TimeEmbedding(Module):
         self.linear_1 = Linear(c_in, channels, rng=rng)
         self.linear_2 = Linear(channels, channels, rng=rng)
 
-    def forward(self, t: Any) -> Any:
-        """Times (n,), any number type -> (n, channels)."""
-        t = array_module(self.linear_1.w.data).asarray(t)
+    def forward(self, t: Any, n: int | None = None) -> Any:
+        """Times (n,), any number type -> (n, channels); where ``n`` is given, ``t`` may be one time for all of them.
+
+        Raises ValueError for another number of times.
+        """
+        xp = array_module(self.linear_1.w.data)
+        t = xp.asarray(t)
+        if n is not None:
+            if t.shape not in ((), (1,), (n,)):
+                raise ValueError(f"t must be one time or {n}, one a sample, got shape {t.shape}")
+            t = xp.broadcast_to(t, (n,))
         s = sinusoidal(t, self.c_in).astype(self.linear_1.w.dtype)
         return self.linear_2(ag.silu(self.linear_1(s)))

@@ -19,7 +19,7 @@ from .time import TimeEmbedding
 
 
 class UNet(Module):
-    r"""``model(x_t, t)``: images (n, h, w, c_in) and times (n,) to (n, h, w, c_out).
+    r"""``model(x_t, t)``: images (n, h, w, c_in) and times (n,), or one for all, to (n, h, w, c_out).
 
     ``multipliers``: channels at each resolution, in units of ``base``; each level halves the size. ``blocks`` residual
     blocks a level (one more on the way up). ``attention``: the levels (0 is full resolution) that attend over pixels;
@@ -95,10 +95,12 @@ class UNet(Module):
 
     def forward(self, x: Any, t: Any, cond: Any = None, *, rng: Any = None) -> Any:
         """(n, h, w, c_in), (n,) -> (n, h, w, c_out). ``cond`` (n, c_time) is added to the time embedding; ``rng``: dropout."""
+        if x.ndim != 4:
+            raise ValueError(f"x must be images (n, h, w, c), got shape {x.shape}")
         _, height, width, _ = x.shape
         if height % self.factor or width % self.factor:
             raise ValueError(f"the image's size must be a multiple of {self.factor}, got {height} x {width}")
-        e = self.time(t)
+        e = self.time(t, len(x))
         e = ag.silu(e if cond is None else e + cond)  # (n, c_time)
         h = self.conv_in(x)
         kept = [h]

@@ -132,6 +132,20 @@ def test_unet_differentiates_and_is_told_the_time(rng):
     assert np.abs(one[1] - other[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_one_time_stands_for_all_pictures(scale_shift, rng):
+    unet = nn.UNet(1, 1, base=4, blocks=1, attention=(), heads=2, groups=2, scale_shift=scale_shift, rng=rng)
+    x = rng.standard_normal((3, 4, 4, 1)).astype(np.float32)
+    unet.conv_out.w.data = 1 + unet.conv_out.w.data
+    with ag.no_grad():
+        whole = unet(x, np.array([5, 5, 5])).data
+        assert np.any(whole)
+        for t in (5, np.int64(5), np.array(5), np.array([5])):
+            np.testing.assert_array_equal(unet(x, t).data, whole)
+        with pytest.raises(ValueError, match=r"t must be one time or 3, one a sample, got shape \(2,\)"):
+            unet(x, np.array([5, 5]))
+
+
 class Told(nn.Module):
     def __init__(self, model, t):
         self.model, self.t = model, t
@@ -297,6 +311,9 @@ def test_layers_start_with_the_variance_of_their_inputs(rng):
     "build, message",
     [
         (lambda rng: nn.GroupNorm(6, 4), "4 groups for 6 channels"),
+        (lambda rng: nn.GroupNorm(6, 0), "0 groups for 6 channels"),
+        (lambda rng: nn.GroupNorm(6, -2), "-2 groups for 6 channels"),
+        (lambda rng: nn.UNet(1, 1, base=8, rng=rng)(np.ones((4, 4, 1), np.float32), 1), r"images \(n, h, w, c\), got"),
         (lambda rng: nn.Attention(6, 4, rng=rng), "4 heads for 6 channels"),
         (lambda rng: nn.Block(4, 2, c_context=4, rng=rng)(np.ones((1, 2, 4), np.float32)), "needs a context"),
         (lambda rng: nn.Block(4, 2, rng=rng)(*np.ones((2, 1, 2, 4), np.float32)), "takes none"),
