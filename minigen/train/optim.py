@@ -1,7 +1,8 @@
 r"""Optimisers over a module's one flat parameter buffer, sorted by complexity, and what goes around them.
 
 A `Module` keeps its parameters in ``module.flat`` and their gradients in ``module.flat_grad``, so a step is a few
-passes over two long arrays, and an optimiser's memory is one array of the same length for each moment.
+passes over two long arrays, and an optimiser's memory is one array of the same length for each moment. A module that
+was not flattened is refused with a ValueError.
 """
 
 import math
@@ -13,12 +14,18 @@ from kernels.adam import adam_step
 from kernels.backend import Array, array_module
 
 
+def _check_flat(module: Any) -> None:
+    if module.flat is None:
+        raise ValueError(f"an optimiser needs its module flat: call {type(module).__name__}.flatten() first")
+
+
 class SGD:
     r"""$u \leftarrow \mu u + g, \quad p \leftarrow p - \eta\, u$ (Polyak 1964); $\mu = 0$ is plain descent."""
 
     def __init__(self, module: Any, *, momentum: float = 0.0):
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        _check_flat(module)
         self.module, self.momentum = module, momentum
         self.state = {"u": array_module(module.flat).zeros_like(module.flat)} if momentum else {}
 
@@ -40,6 +47,7 @@ class RMSProp:
     def __init__(self, module: Any, *, alpha: float = 0.99, eps: float = 1e-8):
         if not 0.0 <= alpha < 1.0:
             raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+        _check_flat(module)
         self.module, self.alpha, self.eps = module, alpha, eps
         self.state = {"v": array_module(module.flat).zeros_like(module.flat)}
 
@@ -65,6 +73,7 @@ class Adam:
         for name, beta in zip(("beta1", "beta2"), betas, strict=True):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {beta}")
+        _check_flat(module)
         self.module, self.betas, self.eps = module, betas, eps
         xp = array_module(module.flat)
         self.state = {"m": xp.zeros_like(module.flat), "v": xp.zeros_like(module.flat)}
@@ -145,6 +154,7 @@ class Muon:
     ):
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        _check_flat(module)
         self.module, self.momentum, self.betas, self.weight_decay = module, momentum, betas, weight_decay
         self.matrices: list[tuple[slice, int]] = []  # where each one is, and its b
         self.rest: list[slice] = []  # what lies between them

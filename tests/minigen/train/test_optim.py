@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.compare import assert_close, bound
-from minigen.nn import Conv2d, LayerNorm, Linear, Module
+from minigen.nn import MLP, Conv2d, LayerNorm, Linear, Module
 from minigen.train import optim
 
 
@@ -94,6 +94,12 @@ def test_make_optimiser_picks_by_name():
 def test_bad_settings_are_named(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.RMSProp, optim.Adam, optim.AdamW, optim.Muon])
+def test_a_module_that_is_not_flat_is_refused(make):
+    with pytest.raises(ValueError, match=r"needs its module flat: call MLP.flatten\(\) first"):
+        make(MLP(2, 1, rng=np.random.default_rng(0)))
 
 
 # --- muon -------------------------------------------------------------------------------------------------------------
