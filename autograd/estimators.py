@@ -40,8 +40,10 @@ def gumbel_softmax(logits: Any, u: Any, temperature: float, hard: bool = False) 
     As $\tau \to 0$ a sample of the categorical distribution (Jang et al. 2016, 1611.01144; Maddison et al. 2016,
     1611.00712). With ``hard`` the value is the one-hot argmax and the gradient that of the soft sample.
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    if raw(u).shape != raw(logits).shape:
+        raise ValueError(f"u must have the shape of the logits, {raw(logits).shape}, got {raw(u).shape}")
     dtype = raw(logits).dtype
     u = np.clip(raw(u).astype(dtype, copy=False), np.finfo(dtype).tiny, 1 - np.finfo(dtype).epsneg)
     y = softmax((logits - log(-log(u))) * (1 / temperature))

@@ -17,6 +17,7 @@ from kernels import cross_entropy as cross_entropy_kernel
 from kernels import embedding as embedding_kernel
 from kernels import norm, resample
 from kernels.backend import array_module
+from kernels.checks import whole
 
 from . import tensor
 from .elementwise import exp, silu, sqrt, where
@@ -303,11 +304,17 @@ def avg_pool(x: Any, factor: int = 2) -> Any:
 def max_pool(x: Any, factor: int = 2) -> Any:
     r"""The maximum of every ``factor`` x ``factor`` block; ties share the gradient. ``x`` (n, h, w, c)."""
     n, h, w, c = x.shape
+    factor = whole("factor", factor, 1)
     if h % factor or w % factor:
         raise ValueError(f"the factor {factor} must divide the image's size, got {h} x {w}")
     return maximum_over(reshape(x, (n, h // factor, factor, w // factor, factor, c)), (2, 4))
 
 
 def dropout(x: Any, keep: Any, p: float) -> Any:
-    r"""$y = x \cdot k / (1 - p)$ with the mask $k \in \{0, 1\}$ given: randomness is the caller's."""
+    r"""$y = x \cdot k / (1 - p)$ with the mask $k \in \{0, 1\}$ given: randomness is the caller's.
+
+    Raises ValueError unless 0 <= p < 1.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p must be at least 0 and below 1, got {p}")
     return x * (raw(keep).astype(raw(x).dtype) * (1 / (1 - p)))

@@ -91,7 +91,7 @@ def _softmax(x: Any, *, axis: int) -> Any:
 def softmax(x: Any, axis: int = -1) -> Any:
     r"""$y_i = e^{x_i} / \sum_j e^{x_j}$; $\bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)$. Raises TypeError for whole numbers."""
     _need_floats("softmax", x)
-    return _softmax(x, axis=axis)
+    return _softmax(x, axis=axis_of(axis, x.ndim))
 
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
@@ -101,9 +101,10 @@ def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
     Raises TypeError for whole numbers.
     """
     _need_floats("logsumexp", x)
+    axis = axis_of(axis, x.ndim)
     m = top_of(raw(x), axis)
     y = log(sum(exp(x - m), axis, keepdims=True)) + m
-    return y if keepdims else reshape(y, tuple(n for i, n in enumerate(y.shape) if i != axis % y.ndim))
+    return y if keepdims else reshape(y, tuple(n for i, n in enumerate(y.shape) if i != axis))
 
 
 def top_of(x: Any, axis: int = -1) -> Any:
@@ -126,11 +127,11 @@ def _cumsum(x: Any, *, axis: int) -> Any:
 
 def cumsum(x: Any, axis: int = -1) -> Any:
     r"""$y_i = \sum_{j \le i} x_j$; $\bar x_j = \sum_{i \ge j} \bar y_i$."""
-    return _cumsum(x, axis=axis)
+    return _cumsum(x, axis=axis_of(axis, x.ndim))
 
 
 def _reverse(x: Any, axis: int) -> Any:
-    return getitem(x, index=(slice(None),) * (axis % x.ndim) + (slice(None, None, -1),))
+    return getitem(x, index=(slice(None),) * axis + (slice(None, None, -1),))
 
 
 def _need_floats(operation: str, x: Any) -> None:

@@ -126,8 +126,10 @@ def _concat_of(k: int) -> Any:
 
 
 def stack(xs: Any, axis: int = 0) -> Any:
-    r"""Arrays of one shape along a new axis."""
+    r"""Arrays of one shape along a new axis. Raises ValueError for none."""
     xs = list(xs)
+    if not xs:
+        raise ValueError("stack needs at least one array")
     axis = axis_of(axis, xs[0].ndim + 1)
     return concat([reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])) for x in xs], axis)
 

@@ -63,6 +63,11 @@ class Tensor:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __iter__(self) -> Iterator["Tensor"]:
+        if not self.ndim:
+            raise TypeError("a Tensor without axes has no elements to go through")
+        return (self[i] for i in range(len(self)))
+
     def __repr__(self) -> str:
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
@@ -283,6 +288,8 @@ def _walk(
             g = 1.0
         if isinstance(g, int | float):
             g = np.full_like(y.data, g)
+        if not hasattr(raw(g), "dtype"):
+            raise TypeError(f"a gradient must be an array, a Tensor or a number, got {type(g).__name__}")
         if raw(g).dtype != y.dtype:
             raise TypeError(f"the gradient of a {y.dtype} output is {raw(g).dtype}")
         if raw(g).shape != y.shape:

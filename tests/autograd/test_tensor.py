@@ -259,7 +259,14 @@ def test_operators_with_arrays_on_the_left():
         (lambda x: ag.top_k(x, 4), "k must be"),
         (lambda x: ag.pad(x, [(1, 1), (0, 0)]), "pairs"),
         (lambda x: ag.max_pool(ag.reshape(x, (1, 1, 3, 1)), 2), "must divide"),
+        (lambda x: ag.max_pool(ag.reshape(x, (1, 1, 3, 1)), 0), "factor must be a whole number of at least 1, got 0"),
         (lambda x: ag.concat([]), "concat needs at least one array"),
+        (lambda x: ag.stack([]), "stack needs at least one array"),
+        (lambda x: ag.dropout(x, np.ones(3), 1.0), "p must be at least 0 and below 1, got 1.0"),
+        (lambda x: ag.dropout(x, np.ones(3), -0.5), "p must be at least 0 and below 1, got -0.5"),
+        (lambda x: ag.gumbel_softmax(x, np.full((2, 3), 0.5), 1.0), r"u must have the shape of the logits, \(3,\)"),
+        (lambda x: ag.gumbel_softmax(x, np.full(3, 0.5), np.nan), "temperature must be positive, got nan"),
+        (lambda x: ag.cumsum(ag.sum(x)), "axis must be from"),
         (lambda x: ag.mean(ag.sum(x), axis=-1), "axis must be from"),
         (lambda x: ag.gradcheck(ag.exp, [x.data], order=3), "order must be 1 or 2, got 3"),
     ],
@@ -267,6 +274,22 @@ def test_operators_with_arrays_on_the_left():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(leaf(3))
+
+
+def test_a_gradient_is_an_array():
+    with pytest.raises(TypeError, match="a gradient must be an array, a Tensor or a number, got list"):
+        ag.exp(leaf(2)).backward([1.0, 1.0])
+
+
+def test_rows_can_be_gone_through_and_a_number_has_none():
+    x = leaf(3, 2)
+    for row, values in zip(x, x.data, strict=True):
+        np.testing.assert_array_equal(row.data, values)
+    a, _, c = x
+    ag.sum(a * c).backward()
+    np.testing.assert_array_equal(x.grad, [x.data[2], [0, 0], x.data[0]])
+    with pytest.raises(TypeError, match="no elements to go through"):
+        sum(ag.sum(x))
 
 
 def test_comparisons_say_that_they_are_none_and_a_tensor_is_itself():
@@ -387,7 +410,16 @@ def test_numpy_scalars_are_settings_too():
 
 
 @pytest.mark.parametrize(
-    "call", [lambda x: ag.transpose(x, (0, 3)), lambda x: ag.concat([x, x], 2), lambda x: ag.stack([x], -4)]
+    "call",
+    [
+        lambda x: ag.transpose(x, (0, 3)),
+        lambda x: ag.concat([x, x], 2),
+        lambda x: ag.stack([x], -4),
+        lambda x: ag.softmax(x, 2),
+        lambda x: ag.log_softmax(x, -3),
+        lambda x: ag.logsumexp(x, 2),
+        lambda x: ag.cumsum(x, 2),
+    ],
 )
 def test_an_axis_that_is_not_there_is_named(call):
     with pytest.raises(ValueError, match="axis must be from"):
