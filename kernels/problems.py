@@ -258,6 +258,30 @@ def _embedding(rows: int, d: int, count: int) -> Problem:
     return Problem("embedding", f"{count} of {rows} rows, d {d}, with scatter", count * d, moved, ours, peer)
 
 
+def _resample(n: int, size: int, c: int) -> Problem:
+    from .resample import avg_pool, avg_pool_grad, upsample_nearest, upsample_nearest_grad
+
+    def ours(rng: Any) -> Run:
+        x, g = _normal(rng, n, size, size, c), _normal(rng, n, size // 2, size // 2, c)
+        return lambda: (
+            (avg_pool(x, 2), upsample_nearest_grad(x, 2)),  # the large one in
+            (upsample_nearest(g, 2), avg_pool_grad(g, 2)),  # the small one in
+        )
+
+    def peer(rng: Any, torch: Any) -> Run:
+        f = torch.nn.functional
+        large, small = (torch.from_numpy(_normal(rng, n, c, s, s)).requires_grad_() for s in (size, size // 2))
+        to_small, to_large = torch.from_numpy(_normal(rng, n, c, size // 2, size // 2)), large.detach()
+        return lambda: (
+            torch.autograd.grad(f.avg_pool2d(large, 2), large, to_small),
+            torch.autograd.grad(f.interpolate(small, scale_factor=2, mode="nearest"), small, to_large),
+        )
+
+    elements = n * size * size * c  # each of the four reads or writes so many, and a quarter of them
+    name = f"mean of 2x2 and nearest, {c} at {size}x{size}, n {n}, with gradients"
+    return Problem("resample", name, 4 * elements, 4 * 5 * elements, ours, peer)
+
+
 def _adam(elements: int) -> Problem:
     from .adam import adam_step
 
@@ -299,6 +323,7 @@ def problems() -> list[Problem]:
         _group_norm(32, 32, 32),
         _group_norm(32, 16, 64),
         _layer_norm(4096, 128),
+        _resample(32, 32, 64),
         _gelu(4096 * 512),
         _cross_entropy(4096, 512),
         _embedding(8192, 128, 4096),
