@@ -6,11 +6,13 @@ import itertools
 import numpy as np
 import pytest
 
+import autograd as ag
 from minigen.data import Dataset, load, shapes
 from minigen.data.captions import Scene, Thing, parse
 from minigen.data.oracle import read as read_pictures
 from minigen.data.shapes import held_out
-from minigen.models import clip, dalle2, dalle2_decoder
+from minigen.maths.diffusion import q_sample
+from minigen.models import clip, dalle2, dalle2_decoder, dalle2_upsampler, glide
 from minigen.models import dalle2_edits as edits
 from minigen.train.loop import Trainer
 
@@ -27,6 +29,14 @@ def frozen(a):
     a = np.array(a)
     a.flags.writeable = False
     return a
+
+
+def shaken(net, seed):
+    """The network with weights that are all at work."""
+    rng = np.random.default_rng((seed, 7))
+    for p in net.parameters():
+        p.data[...] += 0.1 * rng.standard_normal(p.shape)
+    return net
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +65,8 @@ def run(data):
         if trainer.stage.name != "clip":
             frozen_clip.append(system.modules["clip"].flat.copy())
     for i, net in enumerate(system.modules.values()):
-        rng = np.random.default_rng((i, 7))
-        for p in net.parameters() if i else ():
-            p.data[...] += 0.1 * rng.standard_normal(p.shape)
+        if i:
+            shaken(net, i)
     return system, names, frozen_clip
 
 
@@ -203,6 +212,61 @@ def test_unclip_decoder_is_told_less_now_and_then(data, monkeypatch):
     n, both = len(no_image), (no_image & no_text).mean()
     for found, share in ((no_image.mean(), 0.1), (no_text.mean(), 0.5), (both, 0.05)):
         assert abs(found - share) < 5 * (share * (1 - share) / n) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder", "paint", "upsampler_64", "upsampler_128"])
+def test_unclip_training_is_the_loss_of_what_each_network_is_told_of_its_own_picture(name, data):
+    """Each stage's loss from its parts, with the draws of the same rng; each part of another row gives another value."""
+    config = dataclasses.replace(TINY, no_caption=0.5, no_image=0.5)
+    system = dalle2.build(config, data, seed=0)
+    for i, net in enumerate(system.modules.values()):
+        shaken(net, i)
+    (loss,) = (stage.objectives[0].loss for stage in system.stages() if stage.name == name)
+    b, chain, n = data.train.take(slice(0, 8)), chain_of(system), 8
+    got = float(loss(b, np.random.default_rng(0), 1)[0])
+
+    rng, schedule, x_0 = np.random.default_rng(0), chain.schedule, data.scale(b.images)
+    z = chain.text.encode_image(x_0)
+    if name.startswith("upsampler"):
+        size = int(name.partition("_")[2])
+        x_0, low = (data.scale(shapes.render(b.scenes, s)) for s in (size, size // 2))
+        spoilt = {64: dalle2_upsampler.softened, 128: dalle2_upsampler.degraded}[size](low, rng=rng)
+        x_0, spoilt = dalle2_upsampler.cropped(x_0, spoilt, rng=rng)
+        told = {"low": spoilt}
+    else:
+        no_image = rng.random(n) < 0.5 if name != "prior" else np.zeros(n, bool)
+        no_text = rng.random(n) < 0.5
+        assert all(2 < left_out.sum() < 6 for left_out in ([no_text] if name == "prior" else [no_image, no_text]))
+        said = dalle2.dalle2_prior.read(
+            chain.text, ["" if out else text for out, text in zip(no_text, b.captions, strict=True)]
+        )
+        told = {"words": said}
+        if name == "prior":
+            x_0 = 128**0.5 * z
+        else:
+            told["z"], schedule = np.where(no_image[:, None], 0, z), chain.of_pixels
+        if name == "paint":
+            told["keep"] = glide.random_masks(n, 32, rng=rng)
+    t = rng.integers(1, config.T + 1, n)
+    x_t = q_sample(x_0, t, rng.standard_normal(x_0.shape).astype(np.float32), schedule)
+
+    def by_hand(words=None, z=None, keep=None, low=None):
+        with ag.no_grad():
+            if name == "prior":
+                return float(np.square(ag.raw(chain.prior(x_t, t, words)) - x_0).mean())
+            if low is not None:
+                guess = chain.upsamplers[size](x_t, t, low)
+            else:
+                beside = None if keep is None else np.concatenate([x_0 * keep, keep], axis=3)
+                text = glide.Told(words.vector, words.words, words.mask, beside, words.tokens)
+                guess = chain.decoder(x_t, t, dalle2_decoder.Told(z, text))
+            w = np.minimum(schedule.snr[t] + 1, config.most)
+            return float(glide.l_glide(x_0, ag.raw(guess), w, config.edges))
+
+    assert got == pytest.approx(by_hand(**told), rel=1e-5)
+    for part, value in told.items():
+        turned = type(value)(*(np.roll(a, 1, 0) for a in value)) if part == "words" else np.roll(value, 1, 0)
+        assert by_hand(**told | {part: turned}) != pytest.approx(got, rel=1e-4), part
 
 
 def test_unclip_a_stage_that_is_left_out(data):

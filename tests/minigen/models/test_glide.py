@@ -152,6 +152,50 @@ def test_glide_captions_are_left_out_sample_by_sample(rng):
     np.testing.assert_array_equal(found[~left_out], tokens[~left_out])
 
 
+@pytest.mark.parametrize("name", ["glide", "paint", "upsampler_64"])
+def test_glide_training_is_eq1_of_pictures_that_are_told_their_own_captions_masks_and_levels(name, data):
+    """Each stage's loss from its parts, with the draws of the same rng; each part of another row gives another value."""
+    config = dataclasses.replace(TINY, p_uncond=0.5, upsample=1)
+    system = glide.build(config, data, seed=0)
+    for i, net in enumerate(system.modules.values()):
+        shaken(net, i)
+    (loss,) = (stage.objectives[0].loss for stage in system.stages() if stage.name == name)
+    b = data.train.take(slice(0, 8))
+    got = float(loss(b, np.random.default_rng(0), 0)[0])
+
+    rng, x_0, schedule = np.random.default_rng(0), data.scale(b.images), glide.schedule_of(config)
+    keep = glide.random_masks(8, 32, rng=rng) if name == "paint" else None
+    left_out = rng.random(8) < 0.5
+    assert 2 < left_out.sum() < 6
+    told = glide.read(
+        clip.Embedder(system.modules["clip"]), ["" if out else text for out, text in zip(left_out, b.captions)]
+    )
+    low = level = None
+    if name == "upsampler_64":
+        x_0, schedule = data.scale(shapes.render(b.scenes, 64)), schedules.cosine(config.T)
+        low, level = glide_upsampler.augmented(data.scale(shapes.render(b.scenes, 32)), schedule, rng=rng)
+        assert len(set(level)) > 1
+    t = rng.integers(1, config.T + 1, 8)
+    x_t = q_sample(x_0, t, rng.standard_normal(x_0.shape).astype(np.float32), schedule)
+
+    def by_hand(told=told, keep=keep, low=low, level=level):
+        with ag.no_grad():
+            if low is None:
+                beside = None if keep is None else np.concatenate([x_0 * keep, keep], axis=3)
+                guess = system.modules["glide"](x_t, t, *told._replace(beside=beside))
+            else:
+                guess = system.modules[name](x_t, t, told[:3], low, level)
+            return float(glide.l_glide(x_0, ag.raw(guess), np.minimum(schedule.snr[t] + 1, config.most), config.edges))
+
+    assert got == pytest.approx(by_hand(), rel=1e-5)
+    turned = glide.Told(*(None if a is None else np.roll(a, 1, 0) for a in told))
+    others = [{"told": turned}]
+    others += [] if keep is None else [{"keep": np.roll(keep, 1, 0)}, {"keep": 1 - keep}]
+    others += [] if low is None else [{"low": np.roll(low, 1, 0)}, {"level": 0 * level}]
+    for other in others:
+        assert by_hand(**other) != pytest.approx(got, rel=1e-4), other.keys()
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +395,23 @@ def test_glide_low_resolution_noise_has_its_level_and_level_0_has_none(rng):
     same, told = glide_upsampler.augmented(low, schedule, rng=rng, level=0)
     np.testing.assert_array_equal(same, low)
     assert (told == 0).all()
+
+
+def test_glide_upsampling_tells_the_level_that_the_small_picture_has(rng):
+    schedule, told = schedules.cosine(200), []
+
+    def net(x_t, t, said, low, level):
+        told.append((low, level))
+        return np.zeros_like(x_t)
+
+    low = frozen(np.full((500, 2, 2, 3), 0.5, np.float32))
+    glide_upsampler.upsample(net, low, None, schedule, rng=rng, steps=3)
+    assert len(told) == 3 and all(shown is told[0][0] for shown, _ in told), "one noise for the whole walk"
+    shown, level = told[0]
+    assert (level == glide_upsampler.USED * 200).all()
+    a = schedule.alpha_bar[level[0]]
+    z = (shown - a**0.5 * 0.5) / (1 - a) ** 0.5
+    assert abs(z.std() - 1) < 6 / np.sqrt(2 * z.size) and abs(z.mean()) < 6 / np.sqrt(z.size)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

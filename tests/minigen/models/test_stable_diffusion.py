@@ -148,6 +148,64 @@ def test_ldm_eq3_by_differences(kind, rng):
     ag.gradcheck(lambda out: sd.l_ldm(lambda z, t: out, z_0, t, eps, schedule, kind=kind, most=5.0), [z_0 + eps])
 
 
+@pytest.mark.parametrize(
+    ("name", "output"), [("diffusion", "x_0"), ("diffusion", "v"), ("beside", "eps"), ("upscaler", "v")]
+)
+def test_ldm_training_is_eq3_of_maps_that_are_told_their_own_captions_holes_layouts_and_levels(name, output, data):
+    """Each stage's loss from its parts, with the draws of the same rng; each part of another row gives another value."""
+    config = dataclasses.replace(TINY, output=output, p_uncond=0.5)
+    system = sd.build(config, data, seed=0)
+    for i, net in enumerate(system.modules.values()):
+        shaken(net, i)
+    (loss,) = (stage.objectives[0].loss for stage in system.stages() if stage.name == name)
+    b, n, codec = data.train.take(slice(0, 8)), 8, sd.codec_of(system)
+    got = float(loss(b, np.random.default_rng(4), 1)[0])
+
+    rng, schedule, x = np.random.default_rng(4), schedules.cosine(config.T), data.scale(b.images)
+    beside = low = level = None
+    share = np.full(n, 0.5)
+    if name == "beside":
+        keep = sd.random_masks(n, 32, rng=rng)
+        layout = sd.layout_map(sd.boxes_of(b.scenes), 32, 4)
+        shown = rng.random(n) < 0.5
+        layout[~shown] = 0
+        share = np.where(shown, 0.75, 0.5)
+        beside = np.concatenate([sd.known_places(codec, x, keep), layout], axis=3)
+        assert 2 < shown.sum() < 6
+    if name == "upscaler":
+        low, level = latent_upscaler.glide_upsampler.augmented(x, schedule, rng=rng)
+        x = data.scale(shapes.render(b.scenes, 64))
+        assert len(set(level)) > 1
+    left_out = rng.random(n) < share
+    assert 1 < left_out.sum() < 7
+    told = glide.read(
+        clip.Embedder(system.modules["clip"]), ["" if out else text for out, text in zip(left_out, b.captions)], beside
+    )
+    z_0, t = codec.encode(x), rng.integers(1, config.T + 1, n)
+    eps = rng.standard_normal(z_0.shape).astype(np.float32)
+    z_t, a = q_sample(z_0, t, eps, schedule), schedule.alpha_bar[t][:, None, None, None]
+    goal = {"x_0": z_0, "eps": eps, "v": a**0.5 * eps - (1 - a) ** 0.5 * z_0}[output]
+    w = np.minimum(schedule.snr[t] + 1, config.most)[:, None, None, None] if output == "x_0" else 1.0
+
+    def by_hand(told=told, low=low, level=level):
+        with ag.no_grad():
+            if low is None:
+                said = system.modules["unet"](z_t, t, *told)
+            else:
+                said = system.modules["upscaler"](z_t, t, told[:3], low, level)
+            return float((w * (ag.raw(said) - goal) ** 2).mean())
+
+    assert got == pytest.approx(by_hand(), rel=1e-5)
+    words = told._replace(
+        **{part: np.roll(getattr(told, part), 1, 0) for part in ("vector", "words", "mask", "tokens")}
+    )
+    others = [{"told": words}]
+    others += [] if beside is None else [{"told": told._replace(beside=np.roll(beside, 1, 0))}]
+    others += [] if low is None else [{"low": np.roll(low, 1, 0)}, {"level": 0 * level}]
+    for other in others:
+        assert by_hand(**other) != pytest.approx(got, rel=1e-4), other.keys()
+
+
 class Turned:
     """A codec that turns the channels and scales them: linear, and its decoder is the inverse."""
 
