@@ -1,6 +1,7 @@
 """ADM: parts against their definitions, guidance with exact networks, and the traps that its file lists."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from mutants import mutant
 
 import autograd as ag
 from kernels.adam import adam_step
-from minigen.data import Dataset, Split, load
+from minigen.data import Dataset, Split, load, shift
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.models import adm
@@ -351,6 +352,25 @@ def test_a_classifier_trained_on_something_else_is_seen(old, new, digits, monkey
     assert not looks_noised(shown["classifier"][0], x_0)
 
 
+def test_each_network_is_told_the_labels_of_its_own_pictures(digits):
+    """Both stages' losses from their parts, with the draws of the same rng; other labels give other values."""
+    config = adm.Config(**SMALL, conditional=True, classifier_shift=0.7, classifier_dropout=0.0)
+    system, batch = adm.build(config, digits, seed=0), digits.train.take(slice(0, 12))
+    denoiser, classifier = (shaken(net, np.random.default_rng(1), 0.1) for net in system.modules.values())
+    schedule = schedules.cosine(SMALL["T"])
+    for stage, y in itertools.product(system.stages(), (batch.labels, np.roll(batch.labels, 1))):
+        got, rng = float(stage.objectives[0].loss(batch, np.random.default_rng(5), 0)[0]), np.random.default_rng(5)
+        images = batch.images if stage.name == "denoiser" else shift(batch.images, rng=rng, p=0.7)
+        x_0 = digits.scale(images)
+        t, eps = rng.integers(1, SMALL["T"] + 1, 12), rng.standard_normal(x_0.shape).astype(np.float32)
+        if stage.name == "denoiser":
+            want = float(adm.hybrid_loss(denoiser, x_0, y, t, eps, schedule, 17))
+        else:
+            log_p = ag.raw(ag.log_softmax(classifier(q_sample(x_0, t, eps, schedule), t)))
+            want = -float(log_p[np.arange(12), y].mean())
+        assert (got == pytest.approx(want, rel=1e-4)) == (y is batch.labels), stage.name
+
+
 def test_two_stages_train_one_network_each(digits):
     config = adm.Config(**SMALL, steps=2, classifier_steps=2, batch_size=4, warmup=0)
     trainer = Trainer(adm.build(config, digits, seed=0), seed=0)
@@ -419,6 +439,28 @@ def test_figures_say_what_was_asked_for_and_came(digits, monkeypatch):
     assert found["samples of the asked class, by the ruler"] == 0.5
     assert found["classifier right at t = 1"] == np.mean(small.test.labels == 0), "logits of 0: the first class"
     assert found["bound, bits/dim"] > 0
+
+
+def test_figures_are_of_noisy_test_pictures_and_of_a_denoiser_that_is_told_the_label(digits, monkeypatch):
+    """From their parts, with the draws of the same rng."""
+    monkeypatch.setattr(adm, "as_asked", lambda dataset, images: 0.0)
+    small = dataclasses.replace(digits, test=digits.test.take(slice(0, 20)))
+    system = adm.build(adm.Config(**SMALL, conditional=True, sample_steps=1), digits, seed=0)
+    denoiser, classifier = (
+        shaken(net, np.random.default_rng(1), size) for net, size in zip(system.modules.values(), (0.1, 0.4))
+    )
+    found = system.figures(small, rng=np.random.default_rng(2))
+    rng, schedule = np.random.default_rng(2), schedules.cosine(SMALL["T"])
+    x_0, y = digits.scale(small.test.images), small.test.labels
+    bound = adm.variational_bound(lambda x, t: denoiser(x, t, y), x_0, schedule, 17, rng=rng)
+    assert found["bound, bits/dim"] == pytest.approx(bound.total, rel=1e-6)
+    differ = False
+    for t in (1, 7, 15, 22):
+        x_t = q_sample(x_0, t, rng.standard_normal(x_0.shape).astype(np.float32), schedule)
+        noisy, clean = ((ag.raw(classifier(x, np.full(20, t))).argmax(1) == y).mean() for x in (x_t, x_0))
+        assert found[f"classifier right at t = {t}"] == noisy
+        differ |= noisy != clean
+    assert differ, "noise changes what this classifier says"
 
 
 def test_as_asked_counts_by_the_order_of_the_labels(digits, monkeypatch):

@@ -129,6 +129,21 @@ def test_the_null_label_is_a_row_of_its_own_and_is_trained(digits):
     assert np.any(a[1] != b[1])
 
 
+def test_training_is_algorithm_1_of_pictures_from_minus_1_to_1_with_their_own_labels(digits):
+    """The stage's loss from its parts, with the draws of the same rng; other labels give another value."""
+    system, batch = cf.build(cf.Config(**SMALL, p_uncond=0.5), digits, seed=0), digits.train.take(slice(0, 12))
+    model = shaken(system.modules["model"], np.random.default_rng(0))
+    got = float(system.stages()[0].objectives[0].loss(batch, np.random.default_rng(0), 0)[0])
+    rng, x_0 = np.random.default_rng(0), batch.images / 8.0 - 1
+    dropped, t = rng.random(12) < 0.5, rng.integers(1, 31, 12)
+    assert 3 < dropped.sum() < 9
+    eps, a = rng.standard_normal(x_0.shape), SCHEDULE.alpha_bar[t].reshape(-1, 1, 1, 1)
+    x_t = (a**0.5 * x_0 + (1 - a) ** 0.5 * eps).astype(np.float32)
+    for y in (batch.labels, np.roll(batch.labels, 1)):
+        want = np.square(ag.raw(model(x_t, t, np.where(dropped, 10, y))) - eps).mean()
+        assert (got == pytest.approx(want, rel=1e-5)) == (y is batch.labels)
+
+
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +281,20 @@ def test_figures(digits, monkeypatch):
     small = dataclasses.replace(digits, test=digits.test.take(slice(0, 20)))
     found = cf.build(cf.Config(**SMALL, sample_steps=1), digits, seed=0).figures(small, rng=np.random.default_rng(0))
     assert list(found.values())[2:] == [0.5, 0.5] and found["bound with labels, bits/dim"] > 0
+
+
+def test_figures_are_the_bound_with_the_pictures_labels_and_with_the_null_label(digits, monkeypatch):
+    """From their parts, with the draws of the same rng."""
+    monkeypatch.setattr(cf, "as_asked", lambda dataset, images: 0.0)
+    system = cf.build(cf.Config(**SMALL, sample_steps=1), digits, seed=0)
+    small = dataclasses.replace(digits, test=digits.test.take(slice(0, 4)))
+    model = shaken(system.modules["model"], np.random.default_rng(0))
+    found, rng = system.figures(small, rng=np.random.default_rng(4)), np.random.default_rng(4)
+    for what, y in (("with labels", small.test.labels), ("without", np.full(4, 10))):
+        bound = cf.variational_bound(
+            lambda x, t, y=y: model(x, t, y), digits.scale(small.test.images), SCHEDULE, 17, rng=rng
+        )
+        assert found[f"bound {what}, bits/dim"] == pytest.approx(bound.total, rel=1e-6), what
 
 
 def test_untrained_is_silent(digits):

@@ -1,5 +1,7 @@
 """DDPM against exact answers: Gaussian data, closed forms, and the traps that its file lists."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from oracles import gaussian_eps
@@ -99,6 +101,58 @@ def test_variational_bound_of_a_memoriser_beats_that_of_silence():
     assert bound.terms[0] < 0.3
     silence = ddpm.variational_bound(lambda x, t: 0 * x, x_0, schedule, 17, rng=np.random.default_rng(0))
     assert silence.total > bound.total + 1
+
+
+def shaken_system(**settings):
+    """A tiny system on the digits with numbers in every weight."""
+    system = ddpm.build(ddpm.Config(base=8, heads=1, T=10, **settings), load("digits"), seed=0)
+    noise = np.random.default_rng(1)
+    for p in system.modules["unet"].parameters():
+        p.data[...] += (0.1 * noise.standard_normal(p.shape)).astype(np.float32)
+    return system
+
+
+def test_ddpm_eq14_training_is_of_pictures_from_minus_1_to_1():
+    """The stage's loss from its parts, with the draws of the same rng."""
+    system, batch = shaken_system(), load("digits").train.take(slice(0, 12))
+    got = float(system.stages()[0].objectives[0].loss(batch, np.random.default_rng(2), 0)[0])
+    rng, x_0 = np.random.default_rng(2), batch.images / 8.0 - 1
+    t, a = rng.integers(1, 11, 12), schedules.cosine(10).alpha_bar
+    eps = rng.standard_normal(x_0.shape)
+    x_t = (a[t] ** 0.5).reshape(-1, 1, 1, 1) * x_0 + ((1 - a[t]) ** 0.5).reshape(-1, 1, 1, 1) * eps
+    guess = ag.raw(system.modules["unet"](x_t.astype(np.float32), t))
+    assert got == pytest.approx(np.square(guess - eps).mean(), rel=1e-4)
+
+
+def test_the_variance_of_the_config_is_that_of_samples_and_of_the_bound(monkeypatch):
+    """And the figures know the 17 grey levels of the digits: from their parts, with the draws of the same rng."""
+    digits, told = load("digits"), []
+    large, small = (shaken_system(variance=name) for name in ("large", "small"))
+    drawn = [
+        s.sample(2, rng=np.random.default_rng(0), **how) for s, how in ((large, {}), (small, {"variance": "large"}))
+    ]
+    np.testing.assert_array_equal(*drawn)
+    assert np.abs(drawn[0] - small.sample(2, rng=np.random.default_rng(0))).max() > 1e-3
+    few = dataclasses.replace(digits, test=digits.test.take(slice(0, 4)))
+    monkeypatch.setattr(ddpm, "bits_per_dim", lambda model, *given, **how: (told.append(given), np.array([2.5]))[1])
+    found = large.figures(few, rng=np.random.default_rng(3))
+    x_0, schedule = digits.scale(few.test.images), schedules.cosine(10)
+    bound = ddpm.variational_bound(
+        large.modules["unet"], x_0, schedule, 17, rng=np.random.default_rng(3), variance="large"
+    )
+    assert found["bound, bits/dim"] == pytest.approx(bound.total, rel=1e-6)
+    ((pictures, chain, levels),) = told
+    np.testing.assert_array_equal(pictures, x_0)
+    np.testing.assert_array_equal(chain.alpha_bar, schedule.alpha_bar)
+    assert levels == 17 and found["probability flow, bits/dim"] == 2.5
+
+
+def test_the_bound_of_a_shorter_chain_tells_the_times_of_the_training_schedule():
+    told, grid = [], schedules.cosine(20).respaced([4, 9, 20])
+    ddpm.variational_bound(
+        lambda x, t: (told.extend(t.tolist()), 0 * x)[1], np.zeros((1, 2)), grid, 17, rng=np.random.default_rng(0)
+    )
+    assert told == [4, 9, 20]
 
 
 def test_overfits_one_batch():

@@ -329,6 +329,31 @@ def test_training_asks_for_times_by_their_importance_and_weighs_them():
         np.testing.assert_allclose(history.losses[level - 1], each[t == level][-10:], rtol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [{"lam": 0.02}, {"loss": "vlb"}, {"loss": "vlb", "times": "loss-aware"}])
+def test_training_is_the_loss_of_the_config_on_pictures_from_minus_1_to_1(settings):
+    """The stage's loss from its parts, with the draws of the same rng."""
+    digits = load("digits")
+    system = iddpm.build(iddpm.Config(**SMALL, **settings), digits, seed=0)
+    net, noise = system.modules["improved_ddpm"], np.random.default_rng(1)
+    for q in net.parameters():
+        q.data[...] += (0.1 * noise.standard_normal(q.shape)).astype(np.float32)
+    p = np.full(12, 1 / 12)
+    if "times" in settings:
+        net.history.losses[...], net.history.known[...] = 1 + np.arange(12)[:, None] % 3, 10
+        p = net.history.probabilities()
+    got = float(system.stages()[0].objectives[0].loss(digits.train.take(slice(0, 12)), np.random.default_rng(2), 0)[0])
+    rng, x_0, schedule = np.random.default_rng(2), digits.train.images[:12] / 8.0 - 1, schedules.cosine(12)
+    t, w = iddpm.draw_times(p, rng.random(12))
+    eps = rng.standard_normal(x_0.shape)
+    x_t = diffusion.q_sample(x_0, t, eps, schedule)
+    eps_theta, v = (ag.raw(part).astype(np.float64) for part in net(x_t.astype(np.float32), t))
+    if "loss" in settings:
+        each = iddpm.l_vlb(x_0, x_t, t, eps_theta, v, schedule, 17)
+    else:
+        each = iddpm.l_hybrid(x_0, x_t, t, eps, eps_theta, v, schedule, 17, 0.02)
+    assert got == pytest.approx(float((ag.raw(each) * w).mean()), rel=1e-3)
+
+
 def test_a_resumed_run_is_the_same_run(tmp_path: Path):
     """Cut in the middle, after the warm-up of the history: weights and history end with the same bits."""
     digits = load("digits")
