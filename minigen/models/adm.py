@@ -28,6 +28,9 @@ scale and shift of the norms, residual blocks that change the resolution themsel
 improved DDPM's hybrid loss and learns its variance. The classifier is the way down of such a network, with attention as
 its last pooling (Radford et al. 2021, 2103.00020, section 2.4).
 
+Not here: the paper's up-sampler, a diffusion model of large pictures that is shown a small one beside the noise. GLIDE
+has one (`glide_upsampler.py`).
+
 You need: `nn/unet.py`, `models/improved_ddpm.py` (the loss), `samplers/guidance.py` (algorithm 2),
 `samplers/ancestral.py` (algorithm 1). New here: the noisy classifier, and sampling by two networks.
 

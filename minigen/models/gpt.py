@@ -105,7 +105,7 @@ class Config:
     lr: float = 4e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decay of all parameters beside the gradient: of biases and gains too, which Radford et al. 2018 leave alone."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
     max_norm: float = 1.0
