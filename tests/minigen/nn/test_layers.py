@@ -277,6 +277,10 @@ def test_sinusoidal_embedding_of_known_angles():
     s = nn.sinusoidal(np.array([0, 1]), 4, max_period=10_000.0)
     np.testing.assert_allclose(s[0], [1, 1, 0, 0])
     np.testing.assert_allclose(s[1], [np.cos(1), np.cos(0.01), np.sin(1), np.sin(0.01)], rtol=1e-6)
+    for dtype in (np.float32, np.float64):  # a time between two levels is a time of its own
+        (between,) = nn.sinusoidal(np.array([2.75], dtype), 4, max_period=10_000.0)
+        want = [np.cos(2.75), np.cos(0.0275), np.sin(2.75), np.sin(0.0275)]
+        np.testing.assert_allclose(between, want, rtol=1e-6)
     assert np.linalg.matrix_rank(nn.sinusoidal(np.arange(1000), 16).astype(np.float64)) == 16
     with pytest.raises(ValueError, match="even"):
         nn.sinusoidal(np.array([1]), 3)

@@ -168,7 +168,7 @@ def test_objectives_are_taken_in_turn_each_seeing_the_one_before():
 
 
 def test_an_objective_that_waits_moves_each_third_step_only_and_counts_its_own_steps():
-    """Adam's first step has length lr whatever the gradient: it must be step 1 of b although the loop is elsewhere."""
+    """Adam's first step has length lr whatever the gradient; the second is corrected as the second of b, not as the loop's fourth."""
     clipped = []
     system = two_player([])
     (stage,) = system.stages()
@@ -176,13 +176,17 @@ def test_an_objective_that_waits_moves_each_third_step_only_and_counts_its_own_s
     b = dataclasses.replace(b, every=3, after=lambda: clipped.append(float(system.modules["b"].flat[0])))
     stage = dataclasses.replace(stage, objectives=[a, b], steps=7, optimiser="adam", betas=(0.5, 0.5))
     run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
-    seen = []
+    seen, beside = [3.0], []
     for step in range(7):
         figures = run.advance(DIGITS.train)
         assert ("b.loss" in figures) == (step % 3 == 0)
         seen.append(float(system.modules["b"].flat[0]))
-    assert seen[0] == pytest.approx(3.0 - 0.25) and seen[1] == seen[0] == seen[2] and seen[3] == seen[4] == seen[5]
-    assert clipped == [seen[0], seen[3], seen[6]]
+        beside.append(float(system.modules["a"].flat[0]))  # a has moved when b does
+    assert seen[1] == pytest.approx(3.0 - 0.25) and seen[1] == seen[2] == seen[3] and seen[4] == seen[5] == seen[6]
+    assert clipped == [seen[1], seen[4], seen[7]]
+    first, second = (2 * (seen[k] - 2 * beside[k]) for k in (0, 3))
+    m, v = 0.25 * first + 0.5 * second, 0.25 * first**2 + 0.5 * second**2
+    assert seen[4] == pytest.approx(seen[3] - 0.25 * (m / 0.75) / (v / 0.75) ** 0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(
