@@ -328,6 +328,26 @@ def test_glide_clip_pulls_between_two_times_alone(system, rng):
         assert (moved > 0) == (low <= t <= high), t
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+def test_glide_a_clean_clip_is_asked_about_the_guess_and_a_noise_aware_one_about_x_t(noisy, data, rng):
+    """The guess moves by s (1 - abar) / sqrt(abar) times the gradient with respect to x_t."""
+    system = glide.build(dataclasses.replace(TINY, noisy_clip=noisy, upsample=0), data, seed=1)
+    net, t = shaken(system.modules["clip"], 0), np.array([9, 12])
+    schedule, x_t = schedules.cosine(TINY.T), rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
+    wanted = clip.Embedder(net).encode_text(PROMPTS)
+
+    def still(x, t, cond=None):
+        return 0.5 * x
+
+    found = ag.raw(glide.pulled_by_clip(still, system, PROMPTS, schedule, 30.0)(x_t, t, None)) - 0.5 * x_t
+    x = ag.Tensor(x_t, requires_grad=True)
+    seen = net.embed_image(x, t) if noisy else net.embed_image(0.5 * x)
+    gradient = ag.grad(ag.sum(seen * wanted), x).data
+    a = schedule.alpha_bar[t].reshape(-1, 1, 1, 1)
+    want = 30 * (1 - a) / a**0.5 * gradient
+    np.testing.assert_allclose(found, want, atol=1e-4 * abs(want).max())
+
+
 def test_glide_noise_aware_clip_pulls_as_well(data):
     config = dataclasses.replace(TINY, noisy_clip=True, upsample=0)
     found = glide.build(config, data, seed=1)

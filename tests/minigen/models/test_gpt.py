@@ -1,6 +1,7 @@
 """GPT against enumeration, perturbation, its own cache, and a Markov chain whose entropy rate is known."""
 
 import dataclasses
+import itertools
 import lzma
 
 import numpy as np
@@ -133,6 +134,23 @@ def test_the_mixture_starts_with_different_means_and_is_alike_in_all_else():
     weight, mean, log_scale = (a.data for a in ends.parts(np.random.default_rng(1).standard_normal((2, 5, 8))))
     assert np.all(weight == 0) and np.all(log_scale == -2)
     np.testing.assert_allclose(mean, np.broadcast_to(1.2 * np.tanh([-0.5, 0, 0.5]), mean.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_no_output_breaks_the_mixture(levels):
+    """Whatever the network says, a level has a finite cost and a finite gradient: scales stay from ln s = -7 to 3."""
+    ends = gpt.Numbers(levels, (4, 4, 1), 1, 6, 2, rng=np.random.default_rng(0))
+    ends.out.w.data[...] = np.eye(6)
+    said = np.array([*itertools.product([-1e4, -90, 0, 90, 1e4], repeat=2)], np.float32)  # mean and log scale
+    h = np.zeros((25, levels, 6), np.float32)
+    h[..., 2:4], h[..., 4:] = said[:, None, :1], said[:, None, 1:]
+    h = ag.Tensor(h, requires_grad=True)
+    log_p = ends.log_p(np.tile(np.arange(levels), (25, 1)), h)
+    ag.sum(log_p).backward()
+    assert np.isfinite(log_p.data).all() and np.isfinite(h.grad).all()
+    np.testing.assert_allclose(np.exp(log_p.data.astype(np.float64)).sum(1), 1, rtol=4 * levels * 1.2e-7)
+    _, _, log_scale = ends.parts(h)
+    assert log_scale.data.min() == pytest.approx(-7) and log_scale.data.max() == pytest.approx(3)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import autograd as ag
 from kernels.compare import assert_close, unit_roundoff
-from minigen.data import Dataset, Split, load
+from minigen.data import Dataset, Split, load, shift
 from minigen.metrics.likelihood import bits_per_dimension
 from minigen.models import pixelcnn
 from minigen.models.pixelcnn import GatedPixelCNN, GreyLevels, MaskedConv2d, TokenPixelCNN, logistics
@@ -376,6 +376,17 @@ def trained(digits, **changes):
     for p in system.modules["pixelcnn"].parameters():
         p.data[...] += (0.3 * rng.standard_normal(p.shape)).astype(np.float32)
     return system
+
+
+def test_training_is_the_nats_of_moved_pictures_that_are_told_their_own_class(digits):
+    """The stage's loss from its parts, with the draws of the same rng; other classes give another value."""
+    system, batch = trained(digits, conditional=True, shift=0.6, dropout=0.0), digits.train.take(slice(0, 12))
+    got = float(system.stages()[0].objectives[0].loss(batch, np.random.default_rng(4), 0)[0])
+    images = shift(batch.images, rng=np.random.default_rng(4), p=0.6)
+    x, net = images.reshape(12, 64).astype(np.int64), system.modules["pixelcnn"]
+    for y in (batch.labels, np.roll(batch.labels, 1)):
+        want = -autoregressive.log_likelihood(lambda x, y=y: net.logits(x, y), x).mean()
+        assert (got == pytest.approx(want, rel=1e-5)) == (y is batch.labels)
 
 
 def test_figures_are_the_likelihood_of_the_test_pictures(digits, few):

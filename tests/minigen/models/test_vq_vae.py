@@ -552,6 +552,23 @@ def test_the_prior_learns_the_codes_of_pictures_as_they_are(digits):
     assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
 
 
+def test_a_conditional_prior_learns_the_codes_with_their_own_labels(digits):
+    """As samples are told them, 0 the first class; the codec learns from pictures between -1 and 1."""
+    config = dataclasses.replace(TINY, conditional=True, prior_dropout=0.0, restart=0.0, from_data=False)
+    system, batch = vq_vae.build(config, digits, seed=0), digits.train.take(slice(0, 12))
+    net, prior = system.modules["codec"], loud(system.modules["prior"], dtype=np.float32)
+    codes = vq_vae.Codec(net).encode(batch.images / 8 - 1)
+    got = float(system.stages()[1].objectives[0].loss(batch, np.random.default_rng(0), 0)[0])
+    for y in (batch.labels, np.roll(batch.labels, 1)):
+        with ag.no_grad():
+            want = -float(ag.raw(prior.log_p(codes, y)).sum((1, 2)).mean())
+        assert (got == pytest.approx(want, rel=1e-5)) == (y is batch.labels)
+    net.eval()  # the codebook stays
+    want = float(vq_vae.objective(net, (batch.images / 8 - 1).astype(np.float32), config, revive=False, u=None)[0])
+    codec = system.stages()[0].objectives[0].loss
+    assert float(codec(batch, np.random.default_rng(0), 0)[0]) == pytest.approx(want, rel=1e-5)
+
+
 def test_figures_are_of_the_test_split_with_scales_of_the_validation_split(few):
     """Each by hand, and none what another split, or a code in place of a picture, would give."""
     system = vq_vae.build(TINY, few, seed=0)
