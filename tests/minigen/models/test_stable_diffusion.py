@@ -607,6 +607,21 @@ def test_upscaler_tells_the_level_that_the_small_picture_has(rng):
     assert abs(z.std() - 1) < 6 / np.sqrt(2 * z.size)
 
 
+@pytest.mark.parametrize("output", ["v", "eps"])
+def test_upscaler_is_taken_for_what_it_predicts(output, data):
+    system, x = sd.build(dataclasses.replace(TINY, output=output), data, seed=0), data.scale(data.test.images[:2])
+    net, said = shaken(system.modules["upscaler"], 0), glide.read(clip.Embedder(system.modules["clip"]), PROMPTS)[:3]
+    found = sd.enlarged(system, x, PROMPTS, rng=np.random.default_rng(0))
+    by_kind = {
+        kind: latent_upscaler.upscale(
+            net, sd.codec_of(system), x, said, schedules.cosine(TINY.T), rng=np.random.default_rng(0), kind=kind
+        )
+        for kind in (output, "x_0")
+    }
+    np.testing.assert_array_equal(found, by_kind[output])
+    assert abs(found - by_kind["x_0"]).max() > 1e-3
+
+
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
