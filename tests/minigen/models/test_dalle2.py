@@ -359,7 +359,7 @@ def test_unclip_walks_are_those_of_each_picture_alone(system, x, monkeypatch):
         dalle2_decoder.invert(chain.decoder, x, chain.told(z), levels, iterations=count)
         for count in (edits.ITERATIONS, 0)
     )
-    np.testing.assert_allclose(found, corrected, atol=1e-5)
+    np.testing.assert_allclose(found, corrected, atol=1e-5 * abs(corrected).max())  # float32: noise may be far from 0
     assert abs(found - plain).max() > 1e-3
 
 
