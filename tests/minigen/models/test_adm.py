@@ -423,6 +423,9 @@ def test_classes_in_turn_and_the_notes_say_so(digits):
     assert same == [i == 3 for i in range(12)], "sample i of the turn is of class i"
     rows = system.pictures["scales"](digits.test, rng=np.random.default_rng(0))
     assert rows.shape == (len(adm.SCALES), 10, 8, 8, 1) and set(system.pictures) == set(adm.PICTURES)
+    key = int(np.random.default_rng(0).integers(2**32))
+    for i in (0, 3):  # every row begins with the same noise
+        np.testing.assert_array_equal(rows[i], system.sample(10, rng=np.random.default_rng(key), scale=adm.SCALES[i]))
 
 
 def test_an_untrained_classifier_pulls_nowhere(digits):

@@ -274,6 +274,9 @@ def test_the_system_draws_classes_in_turn(system, digits):
     assert [np.allclose(a[i], c[i], atol=1e-4) for i in range(12)] == [i == 3 for i in range(12)]
     rows = system.pictures["scales"](digits.test, rng=np.random.default_rng(0))
     assert rows.shape == (len(cf.SCALES), 10, 8, 8, 1) and set(system.pictures) == set(cf.PICTURES)
+    key = int(np.random.default_rng(0).integers(2**32))
+    for i in (0, 3):  # every row begins with the same noise
+        np.testing.assert_array_equal(rows[i], system.sample(10, rng=np.random.default_rng(key), scale=cf.SCALES[i]))
 
 
 def test_figures(digits, monkeypatch):

@@ -639,10 +639,13 @@ def test_figures_hold_every_measure(trained, data, small):
         assert any(part in name for name in found), part
 
 
-def test_figures_of_a_noise_aware_clip_say_what_it_sees_through_noise(data, small):
+def test_figures_of_a_noise_aware_clip_say_what_it_sees_through_noise(data, small, monkeypatch):
+    noised = []
+    monkeypatch.setattr(clip, "q_sample", lambda x, t, *rest: (noised.append(t), q_sample(x, t, *rest))[1])
     system = clip.build(dataclasses.replace(TINY, noise_aware=True, T=40), data, seed=0)
     found = [name for name in system.figures(data, rng=np.random.default_rng(0)) if "at t =" in name]
     assert [name.partition("at ")[2] for name in found] == ["t = 10 of 40", "t = 20 of 40", "t = 30 of 40"] * 2
+    assert noised == [10, 20, 30] * 2
 
 
 def test_sampling_retrieves_and_says_what_it_found(trained, data, small):

@@ -116,6 +116,12 @@ def test_unclip_known_pixels_start_unheard_and_stay_bit_for_bit():
     assert abs(found[~kept] - image[~kept]).max() > 0.1
     whole = dd.decode(net, told(z), told(0 * z, 1), x, schedule, rng=rng, **{**how, "keep": np.ones((1, 8, 8, 1))})
     np.testing.assert_array_equal(whole, image)
+    heard = []
+    watched = lambda x, t, said: (heard.append(said.text.beside), net(x, t, said))[1]  # noqa: E731
+    dd.decode(watched, told(z), told(0 * z, 1), x, schedule, rng=rng, **how)
+    for known in heard:
+        np.testing.assert_array_equal(known, np.concatenate([beside, beside]), "with and without the condition")
+    assert len(heard) == 4
 
 
 def test_unclip_decoder_guidance():

@@ -15,6 +15,7 @@ from minigen.data import Dataset, load, shapes
 from minigen.data.captions import Scene, Thing, canonical, parse
 from minigen.data.oracle import read as read_pictures
 from minigen.maths import schedules
+from minigen.maths.diffusion import q_sample
 from minigen.models import clip
 from minigen.models import diffusionclip as dc
 from minigen.models import diffusionclip_losses as losses
@@ -476,6 +477,18 @@ def test_diffusionclip_weights_of_what_is_not_the_papers_rise_from_0(run, data):
     added = 0.5 * (of_colours + TINY.prior * terms["prior"])
     assert min(of_colours, TINY.prior * terms["prior"]) > 0.01
     assert float(half.data) - float(first.data) == pytest.approx(added, rel=1e-4)
+
+
+def test_diffusionclip_prior_draws_a_time_for_each_picture(run, data, monkeypatch):
+    system, _ = run
+    net, base, asked = dc.network(TINY, data, rng=np.random.default_rng(0)).flatten(), system.modules["diffusion"], []
+    loss = dc.tuning_loss(net, "blue", base=base, clip_net=system.modules["clip"], config=TINY, dataset=data)
+    loss(None, np.random.default_rng(0), 0)
+    monkeypatch.setattr(dc, "q_sample", lambda x, t, *rest: (asked.append(t), q_sample(x, t, *rest))[1])
+    for step in range(1, 4):
+        loss(None, np.random.default_rng(step), step)
+    assert all(t.shape == (TINY.tune_batch,) and t.min() >= 1 and t.max() <= TINY.prior_time for t in asked)
+    assert len(asked) == 3 and max(len(set(t.tolist())) for t in asked) > 1
 
 
 def test_diffusionclip_learns_from_one_thing_without_the_word(data):

@@ -438,6 +438,15 @@ def test_sampling_uses_the_learned_variance():
     assert np.abs(drawn["small", 1.0] - drawn["large", 1.0]).max() > 1e-2
 
 
+def test_walks_of_all_lengths_begin_with_the_same_noise(monkeypatch):
+    system, seen = iddpm.build(iddpm.Config(**SMALL), load("digits"), seed=0), []
+    monkeypatch.setattr(iddpm.sampling, "draw", lambda model, x_T, *_, **how: (seen.append((x_T, how)), x_T)[1])
+    system.pictures["shorter_walks"](load("digits").test, rng=np.random.default_rng(0))
+    assert [(how["sampler"], how["steps"]) for _, how in seen] == [(name, min(n or 12, 12)) for name, n in iddpm.WALKS]
+    for x_T, _ in seen:
+        np.testing.assert_array_equal(x_T, seen[0][0])
+
+
 def test_settings_that_do_not_fit_are_named():
     digits = load("digits")
     with pytest.raises(ValueError, match="loss must be 'hybrid' or 'vlb', got 'simple'"):

@@ -251,8 +251,11 @@ def test_codec_trains_alone_and_then_against_its_judge(data, regulariser):
     alone = stages[0].objectives[0].loss(first, np.random.default_rng(3), 10**6)[0]
     with_judge = stages[1].objectives[0].loss(first, noise, 0)[0]
     assert float(with_judge.data) == float(alone.data), "its pull starts at 0"
-    later = stages[1].objectives[0].loss(first, np.random.default_rng(3), 1)[0]
-    assert float(later.data) != float(alone.data)
+    later, quarter, end = (
+        float(stages[1].objectives[0].loss(first, np.random.default_rng(3), step)[0].data) for step in (1, 2, 7)
+    )
+    assert later not in (float(alone.data), quarter)
+    assert quarter == end, "and is all there after a quarter of the stage"
 
 
 def test_codec_vq_revives_dead_codes_in_the_first_three_fifths_of_its_steps(data):

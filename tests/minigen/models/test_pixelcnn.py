@@ -471,6 +471,11 @@ def test_pictures(digits):
         np.testing.assert_array_equal(row[:, :4], rows[0][:, :4], "what is given stays")
     assert np.all(rows[1][:, 4:] == 0) and np.any(rows[2] != rows[3])
     assert len(np.unique(found["classes"].reshape(10, -1), axis=0)) == 10
+    net, u = system.modules["pixelcnn"], autoregressive.uniforms(10, 64, rng=np.random.default_rng(0))
+    for label in (0, 7):  # every class is drawn with the same numbers
+        y = np.full(10, label)
+        drawn = autoregressive.sample_cached(lambda new, cache, y=y: net.step(new, cache, y), u)
+        np.testing.assert_array_equal(found["classes"][label], digits.scale(drawn).reshape(10, 8, 8, 1))
 
 
 def test_classes_are_drawn_one_a_row_with_the_same_random_numbers(digits):
