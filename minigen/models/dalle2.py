@@ -327,12 +327,16 @@ class Chain:
             **how,
         )
 
-    def enlarge(self, images: Any, size: int, *, rng: Any) -> Any:
-        """``images`` through the up-samplers until their side is ``size``."""
+    def sides_up_to(self, size: int) -> list[int]:
+        """The sides of the pictures on the way to ``size``. Raises ValueError where no up-sampler leads there."""
         sides = [self.shape[0], *self.upsamplers]
         if size not in sides:
             raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
-        for side in sides[1 : sides.index(size) + 1]:
+        return sides[: sides.index(size) + 1]
+
+    def enlarge(self, images: Any, size: int, *, rng: Any) -> Any:
+        """``images`` through the up-samplers until their side is ``size``."""
+        for side in self.sides_up_to(size)[1:]:
             images = dalle2_upsampler.upsample(self.upsamplers[side], images, self.schedule, rng=rng)
         return images
 
@@ -347,6 +351,7 @@ class Chain:
         **settings: Any,
     ) -> Any:
         """A picture in [-1, 1] for each prompt, by `unclip`. What a prompt leaves open is drawn."""
+        self.sides_up_to(size)  # before anything is drawn
         first = partial(self.embeddings, prior=prior, guidance=prior_guidance)
         images = unclip(first, partial(self.decode, **settings), completed(prompts, rng=rng), rng=rng)
         return to_numpy(self.enlarge(images, size, rng=rng))

@@ -45,6 +45,7 @@ from minigen.data.oracle import readings as readings_of
 from minigen.maths import schedules
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import GROUPS, notes_for, prompt_report, prompts_of
+from minigen.samplers import ddim
 
 from . import clip, dalle2_decoder, glide, sampling
 
@@ -251,6 +252,7 @@ def edit(
         raise ValueError(f"a mask says where to paint into IMAGE: leave --mask out with {asked[0]}")
     settings = {"prompt": prompt, "eta": eta, "theta": theta, "noise": noise}
     sampling.check_belong(asked[0], settings, UNSET, BELONG[asked[0]])
+    ddim.check_eta(eta or 0.0, rng)  # before a picture is walked to its noise
     if image is not None:
         if keep is None:
             raise ValueError("painting needs a mask, which says where: give --mask (or another use: --variations, ...)")

@@ -362,13 +362,19 @@ def pulled_by_clip(
     return by_x_0_gradient(model, clip_log_p(lambda x, t: net.embed_image(x), wanted), schedule, between, kind=OUTPUT)
 
 
-def enlarged(system: System, images: Any, prompts: Sequence[str], size: int, *, rng: Any) -> Any:
-    """``images`` through the up-samplers until their side is ``size``."""
+def sides_up_to(system: System, size: int) -> list[int]:
+    """The sides of the pictures on the way to ``size``. Raises ValueError where no up-sampler leads there."""
     sides = [system.image_shape[0] * 2**k for k in range(system.config.upsample + 1)]
     if size not in sides:
         raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
+    return sides[: sides.index(size) + 1]
+
+
+def enlarged(system: System, images: Any, prompts: Sequence[str], size: int, *, rng: Any) -> Any:
+    """``images`` through the up-samplers until their side is ``size``."""
+    sides = sides_up_to(system, size)
     said = read(clip.Embedder(system.modules["clip"]), list(prompts))[:3]
-    for side in sides[1 : sides.index(size) + 1]:
+    for side in sides[1:]:
         net = system.modules[f"upsampler_{side}"]
         images = glide_upsampler.upsample(net, images, said, schedules.cosine(system.config.T), rng=rng)
     return images
@@ -523,6 +529,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def paint(prompts: Sequence[str], *, rng: Any, size: int = Sampling.size, **settings: Any) -> Any:
         """A picture in [-1, 1] for each prompt. What a prompt leaves open is drawn."""
+        sides_up_to(system, size)  # before anything is drawn
         prompts = completed(prompts, rng=rng)
         images = draw(system, prompts, rng=rng, **settings)
         return to_numpy(images if size == side else enlarged(system, images, prompts, size, rng=rng))

@@ -331,6 +331,10 @@ def test_unclip_sample_at_every_size(system):
     assert [note.split("\n")[0] for note in system.notes(some)] == dalle2.prompts_for(3)
     for size in (64, 128):
         assert system.paint(PROMPTS, rng=np.random.default_rng(0), size=size).shape == (2, size, size, 3)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="size must be one of 32, 64, 128 with these weights, got 96"):
+        system.paint(PROMPTS, rng=rng, size=96)
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state, "said before anything is drawn"
 
 
 def test_unclip_guidance_of_one_asks_for_all_alone(system):
@@ -432,9 +436,33 @@ def test_unclip_painting_keeps_known_pixels_bit_for_bit(system, x):
     assert abs(found[:, :16] - x[0][:16]).max() > 0.1
     assert abs(edit(system, x[0], keep, prompt="a red circle", guidance=4.0) - found).max() > 1e-3
     np.testing.assert_array_equal(edit(system, x[0], np.ones((32, 32, 1), bool), prompt=PROMPTS[0])[0], x[0])
+    how = {"rng": np.random.default_rng(0), "guidance": 2.0}
+    free = edit(system, x[0], np.zeros((32, 32, 1), bool), prompt=PROMPTS[0])
+    np.testing.assert_array_equal(free, system.paint([PROMPTS[0]] * 2, **how))
 
 
-def test_unclip_mistakes_in_edits(system, x):
+def test_unclip_every_guess_holds_the_known_pixels(system, x):
+    """DDIM without noise: where the guess is the picture, the noise of a pixel is the same at all levels."""
+    chain, keep, noise = chain_of(system), np.ones((1, 32, 32, 1), np.float32), []
+    keep[:, 8:24, 4:20] = 0
+
+    def see(t, x_t):
+        a = chain.of_pixels.alpha_bar[round(t)]
+        if t > 0:
+            noise.append((x_t - a**0.5 * x[:2]) / (1 - a) ** 0.5)
+
+    how = {"sampler": "ddim", "spacing": "uniform", "steps": 5, "callback": see}
+    edits.painted(chain, x[:2], keep, PROMPTS, rng=np.random.default_rng(1), **how)
+    kept = np.broadcast_to(keep == 1, x[:2].shape)
+    assert len(noise) == 5
+    for later in noise[1:]:
+        np.testing.assert_allclose(later[kept], noise[0][kept], atol=1e-4)
+        assert abs(later[~kept] - noise[0][~kept]).max() > 0.1
+
+
+def test_unclip_mistakes_in_edits(system, x, monkeypatch):
+    """Each in one sentence, before a picture is walked to its noise."""
+    monkeypatch.setattr(edits, "inverted", None)
     keep = np.ones((32, 32, 1), bool)
     for said, image, mask, changes in (
         ("one use at a time: got no picture", None, None, {}),

@@ -244,6 +244,28 @@ def test_glide_edits_keep_known_pixels_bit_for_bit(system, data, how):
     assert abs(y[~kept] - x[~kept]).max() > 0.1
     whole = glide.edit(system, x, np.ones((1, 32, 32, 1)), PROMPTS, rng=np.random.default_rng(1), **how)
     np.testing.assert_array_equal(whole, x)
+    free = glide.edit(system, x, np.zeros((1, 32, 32, 1)), PROMPTS, rng=np.random.default_rng(1), **how)
+    np.testing.assert_array_equal(free, glide.draw(system, PROMPTS, rng=np.random.default_rng(1), **how))
+
+
+def test_glide_every_guess_holds_the_known_pixels(system, data):
+    """DDIM without noise: where the guess is the picture, the noise of a pixel is the same at all levels."""
+    x, keep, noise = data.scale(data.test.images[:2]), np.ones((1, 32, 32, 1), np.float32), []
+    keep[:, 8:24, 4:20] = 0
+    schedule = glide.schedule_of(TINY)
+
+    def see(t, x_t):
+        a = schedule.alpha_bar[round(t)]
+        if t > 0:
+            noise.append((x_t - a**0.5 * x) / (1 - a) ** 0.5)
+
+    how = {"sampler": "ddim", "steps": 5, "callback": see}
+    glide.edit(system, x, keep, PROMPTS, rng=np.random.default_rng(1), **how)
+    kept = np.broadcast_to(keep == 1, x.shape)
+    assert len(noise) == 5
+    for later in noise[1:]:
+        np.testing.assert_allclose(later[kept], noise[0][kept], atol=1e-4)
+        assert abs(later[~kept] - noise[0][~kept]).max() > 0.1
 
 
 def test_glide_edit_tasks_erase_the_thing_and_ask_for_another(data):
@@ -464,8 +486,10 @@ def test_glide_bad_requests(system, data):
         glide.edit(system, x, np.ones((2, 32, 32, 1)), PROMPTS[:1], rng=rng)
     with pytest.raises(ValueError, match="needs a mask"):
         system.edit(x[0], None, n=1, rng=rng)
+    before = rng.bit_generator.state
     with pytest.raises(ValueError, match="size must be one of 32, 64, 128"):
         system.paint(PROMPTS, rng=rng, size=48)
+    assert rng.bit_generator.state == before, "it is said before anything is drawn"
     with pytest.raises(ValueError, match="words that this language does not have"):
         system.paint(["a pink circle"], rng=rng)
     with pytest.raises(ValueError, match="steps"):

@@ -484,6 +484,8 @@ def test_inpainting_leaves_known_pixels_as_they_are_bit_for_bit(system, data, ho
     assert abs(y[~kept] - x[~kept]).max() > 0.1
     whole = sd.draw(system, PROMPTS, rng=np.random.default_rng(1), image=x, keep=np.ones((1, 32, 32, 1)), **how)
     np.testing.assert_array_equal(whole, x)
+    free = sd.draw(system, PROMPTS, rng=np.random.default_rng(1), image=x, keep=np.zeros((1, 32, 32, 1)), **how)
+    np.testing.assert_array_equal(free, sd.draw(system, PROMPTS, rng=np.random.default_rng(1), **how))
 
 
 def test_inpainting_without_its_fine_tuning_puts_the_guess_right(system, data):
