@@ -25,9 +25,11 @@ You need: `samplers/ddim.py`. New here: known pixels, walking up again.
 Claims, checked in tests: whenever the network is called, known pixels have exactly the mean and variance of their
 level; at the end they are the known picture, bit for bit. Replacement is biased: on Gaussian data its law is a linear
 recursion that differs from the conditional; as $r$ grows, RePaint's mean comes closer, its variance falls, past the
-truth on coarse grids. Draws of ``standard_normal`` of the state's shape: `img2img` one, then the sampler's; `replace`
-one for the start, then for each step down to a level above 0 one for the known pixels and, if $\eta > 0$, one for the
-step, and one for each way up.
+truth on coarse grids. Putting the guess right (`keep`) is about as biased as replacement if the network sees no more of
+the known pixels than their noisy values; shown them beside $x_t$, as a network with a mask channel is
+(`models/glide.py`), it has next to none. Draws of ``standard_normal`` of the state's shape: `img2img` one, then the
+sampler's; `replace` one for the start, then for each step down to a level above 0 one for the known pixels and, if
+$\eta > 0$, one for the step, and one for each way up.
 
 Details that matter, and the tests that guard them:
 - img2img walks from the very level that it noised to, and strength 1 is the whole chain (`test_sdedit_...`);

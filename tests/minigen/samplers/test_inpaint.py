@@ -256,6 +256,64 @@ def test_repaint_replacement_is_biased_and_resampling_takes_the_bias_away():
     assert np.all(np.diff(var) < 0)  # the truth is 0.19: too wide at first, then too narrow, as "small" steps are
 
 
+def shown(schedule):
+    """What a network learns that is shown the known coordinate, as one trained with a mask channel is: the best guess
+    given both."""
+
+    def model(x, t, cond=None):
+        a = schedule.alpha_bar_at(t)[0]
+        known = (x[:, :1] - a**0.5 * K) / (1 - a) ** 0.5
+        V = a * (1 - RHO**2) + 1 - a
+        return np.concatenate([known, (1 - a) ** 0.5 * (x[:, 1:] - a**0.5 * RHO * K) / V], axis=1)
+
+    return model
+
+
+def kept_recursion(schedule, informed, eta=1.0):
+    """Mean and variance of the painted coordinate where the known one of every guess is put right."""
+    a, C, mean, cov = schedule.alpha_bar, np.array([[1, RHO], [RHO, 1]]), np.zeros(2), np.eye(2)
+    for t in range(schedule.T, 0, -1):
+        if informed:
+            gain = a[t] ** 0.5 * (1 - RHO**2) / (a[t] * (1 - RHO**2) + 1 - a[t])
+            guess, shift = np.diag([0, gain]), np.array([K, (1 - gain * a[t] ** 0.5) * RHO * K])
+        else:
+            guess, shift = a[t] ** 0.5 * C @ np.linalg.inv(a[t] * C + (1 - a[t]) * np.eye(2)), np.array([K, 0])
+            guess[0] = 0
+        sigma2 = eta**2 * (1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])
+        noise = ((1 - a[t - 1] - sigma2) / (1 - a[t])) ** 0.5  # of what is left of the noise
+        A = a[t - 1] ** 0.5 * guess + noise * (np.eye(2) - a[t] ** 0.5 * guess)
+        mean = A @ mean + (a[t - 1] ** 0.5 - noise * a[t] ** 0.5) * shift
+        cov = A @ cov @ A.T + sigma2 * np.eye(2)
+    return mean[1], cov[1, 1]
+
+
+def kept_measured(model, schedule, eta=1.0):
+    draws = 2 * schedule.T
+    x_T = np.zeros((draws + 1, 2))
+    x_T[0, 0] = x_T[1, 1] = 1
+    kept = keep(model, np.tile([[K, np.nan]], (draws + 1, 1)), np.array([[1, 0]]), schedule)
+    out = ddim.sample(kept, x_T, schedule, rng=OneHotPixels(first=2), eta=eta)
+    np.testing.assert_allclose(out[:, 0], K, rtol=1e-9)
+    return out[-1, 1], ((out[:-1, 1] - out[-1, 1]) ** 2).sum()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("informed", [False, True])
+def test_glide_guesses_put_right_follow_the_recursion(informed, eta):
+    schedule = schedules.linear(100).respaced([1, 5, 20, 40, 60, 80, 100])
+    model = (shown if informed else correlated)(schedule)
+    assert kept_measured(model, schedule, eta) == pytest.approx(kept_recursion(schedule, informed, eta), rel=1e-9)
+
+
+def test_glide_a_network_that_is_shown_the_known_pixel_paints_without_the_bias():
+    """The truth is N(0.9, 0.19). Putting the guess right is no better than replacement for a network that sees none of it."""
+    schedule = schedules.linear(100)
+    unshown, seeing = (kept_recursion(schedule, informed) for informed in (False, True))
+    np.testing.assert_allclose([unshown, seeing], [(0.614751, 0.334493), (0.899997, 0.164254)], atol=1e-6)
+    assert kept_measured(shown(schedule), schedule) == pytest.approx(seeing, rel=1e-9)
+    assert kept_recursion(schedules.linear(4000), True) == pytest.approx((RHO * K, 1 - RHO**2), rel=5e-3)
+
+
 # --- GLIDE's guess with the known pixels put right --------------------------------------------------------------------
 
 
