@@ -54,9 +54,14 @@ def most_prompts(groups: Sequence[str] = tuple(GROUPS)) -> int:
 
 
 def prompts_for(n: int) -> list[str]:
-    """What is drawn where nothing is asked for: the plain captions of the first ``n`` validation scenes."""
-    of = scenes("val")[:n]
-    return [canonical(of[i]) for i in range(len(of))]
+    """What is drawn where nothing is asked for: the plain captions of the first ``n`` validation scenes.
+
+    Raises ValueError if there are not so many.
+    """
+    of = scenes("val")
+    if len(of) < n:
+        raise ValueError(f"without a prompt n must be at most {len(of)}, which is how many scenes 'val' has, got {n}")
+    return [canonical(of[i]) for i in range(n)]
 
 
 def notes_for(prompts: Sequence[str], images: Array) -> list[str]:

@@ -526,6 +526,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                     f"edits visit the {config.levels} levels of training: steps must be left out, got {steps}"
                 )
             images, _ = asked_of("val", checked(edit), n)
+            if len(images) < n:
+                raise ValueError(f"n must be at most {len(images)}, the validation pictures to edit, got {n}")
             return to_numpy(edited(system, device(dataset.scale(images)), edit))
         steps = min(config.sample_steps, config.T) if steps is None else steps
         x_T = device(rng.standard_normal((n, *dataset.shape)).astype(np.float32))

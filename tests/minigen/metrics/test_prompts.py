@@ -126,6 +126,10 @@ def test_what_cannot_be_asked_is_named():
         prompts.prompt_report(lambda said: None, 1, ["all of them"])
     with pytest.raises(ValueError, match="how many scenes of 'val' have 1 thing, got 9999"):
         prompts.prompts_of("val", 1, 9999)
+    every = prompts.prompts_for(10_000)
+    assert len(every) == 10_000 and prompts.prompts_for(3) == every[:3]
+    with pytest.raises(ValueError, match="without a prompt n must be at most 10000"):
+        prompts.prompts_for(10_001)
 
 
 def test_more_prompts_than_a_group_has_are_refused_before_any_is_drawn():

@@ -598,7 +598,7 @@ def test_diffusionclip_settings_that_do_not_fit(data, change, said):
         dc.build(dataclasses.replace(TINY, **change), data, seed=0)
 
 
-def test_diffusionclip_bad_requests(run, data):
+def test_diffusionclip_bad_requests(run, data, monkeypatch):
     system, _ = run
     x, rng = data.scale(data.test.images[:1]), np.random.default_rng(0)
     with pytest.raises(ValueError, match="edit must be of blue, white with these weights, got 'red'"):
@@ -621,3 +621,9 @@ def test_diffusionclip_bad_requests(run, data):
         system.sample(1, rng=rng, edit=("blue",), sampler="plms")
     with pytest.raises(ValueError, match="data set 'shapes'"):
         dc.build(TINY, load("digits"), seed=0)
+    few = dc.shapes.scenes("val")[:12]
+    monkeypatch.setattr(dc.shapes, "scenes", lambda split: few)
+    many = len(dc.asked_of("val", ("blue",), 12)[1])
+    assert 0 < many < 12 and len(system.sample(many, rng=rng, edit=("blue",))) == many
+    with pytest.raises(ValueError, match=f"n must be at most {many}, the validation pictures to edit, got {many + 1}"):
+        system.sample(many + 1, rng=rng, edit=("blue",))
