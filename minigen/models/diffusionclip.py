@@ -290,6 +290,8 @@ def mixed(models: Sequence[Callable[..., Any]], strengths: Sequence[float], base
     """
     if len(models) != len(strengths):
         raise ValueError(f"there must be a strength for each edit, got {len(strengths)} for {len(models)}")
+    if not np.isfinite(strengths).all():
+        raise ValueError(f"strengths must be finite, got {', '.join(map(str, strengths))}")
     parts = [(g, f) for g, f in zip([*strengths, 1.0 - sum(strengths)], [*models, base]) if g != 0]
     if len(parts) == 1:
         return parts[0][1]
@@ -525,6 +527,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
                 raise ValueError(
                     f"edits visit the {config.levels} levels of training: steps must be left out, got {steps}"
                 )
+            if callback is not None:
+                raise ValueError("edits have no trajectory to show: leave --trajectory out")
             images, _ = asked_of("val", checked(edit), n)
             if len(images) < n:
                 raise ValueError(f"n must be at most {len(images)}, the validation pictures to edit, got {n}")

@@ -607,6 +607,8 @@ def test_diffusionclip_bad_requests(run, data, monkeypatch):
         dc.edited(system, x, ("blue", "blue"))
     with pytest.raises(ValueError, match="a strength for each edit"):
         dc.edited(system, x, ("blue",), strength=(1.0, 2.0))
+    with pytest.raises(ValueError, match="strengths must be finite, got 1.0, nan"):
+        dc.edited(system, x, ("blue", "white"), strength=(1.0, float("nan")))
     with pytest.raises(ValueError, match="t_0 must be from 0 to 20, got 21"):
         dc.edited(system, x, ("blue",), t_0=21)
     with pytest.raises(ValueError, match="eta"):
@@ -617,6 +619,8 @@ def test_diffusionclip_bad_requests(run, data, monkeypatch):
         system.edit(x[0], None, n=1, rng=rng, edit=())
     with pytest.raises(ValueError, match="steps must be left out"):
         system.sample(1, rng=rng, steps=3, edit=("blue",))
+    with pytest.raises(ValueError, match="leave --trajectory out"):
+        system.sample(1, rng=rng, edit=("blue",), callback=lambda t, x_t: None)
     with pytest.raises(ValueError, match="--edit has no sampler: leave it out, got 'plms'"):
         system.sample(1, rng=rng, edit=("blue",), sampler="plms")
     with pytest.raises(ValueError, match="data set 'shapes'"):
