@@ -87,7 +87,7 @@ class Ours:
     def _claims(self, eta: float | None) -> dict[str, Any]:
         if eta is None:
             eta = 1.0 if self.known_as == "euler-ancestral" else ETAS.get(self.known_as)
-        noisy = eta is not None and eta != 0
+        noisy, flat = eta is not None and eta != 0, self.training.alpha_bar[-1] == 0
         rule, exact = RULES[self.known_as], eta != "large"
         claims: dict[str, Any] = {
             "calls": "2n-1" if rule == "heun" else "n",
@@ -99,7 +99,7 @@ class Ours:
         }
         if eta is not None:
             claims["eta"] = eta
-        if self.spacing == "uniform" and self.training.alpha_bar[-1] > 0:  # once: on() lays its own grid
+        if self.spacing == "uniform" and not flat:  # once: on() lays its own grid
             claims |= {"weak_order": 1} if noisy else {"order": ORDERS[self.known_as]}
         if self.known_as == "plms" and "order" in claims:
             claims["order_uneven"] = 1
@@ -109,9 +109,20 @@ class Ours:
             claims["learned"] = True
         if self.spacing != "karras":
             claims["times"] = (1, self.training.T)
-        if len(BETAS) == self.training.T and self.training.alpha_bar[-1] > 0 and self.spacing != "karras":
+        if len(BETAS) == self.training.T and not flat and self.spacing != "karras":
             claims["betas"] = BETAS
+        if flat and len(BETAS) == self.training.T and self.spacing != "karras":
+            claims["published"] = self._without_signal
         return claims
+
+    def _without_signal(self, n: int) -> Any:
+        r"""Signal and noise (n, 2) with $\sqrt{\bar\alpha}$ shifted and scaled, to 0 at T and as it was at 1
+        (Lin et al. 2023, 2305.08891, algorithm 1), of the chain of `BETAS`.
+        """
+        a = np.sqrt(np.cumprod(1 - BETAS))
+        a = (a - a[-1]) * a[0] / (a[0] - a[-1])
+        a = a[[int(time) - 1 for time, _, _ in self.levels(n)[:-1]]]
+        return np.stack([a, np.sqrt(1 - a**2)], 1)
 
     def _schedule(self, n: int) -> Schedule:
         if self.sigmas is None:

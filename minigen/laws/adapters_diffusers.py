@@ -17,8 +17,8 @@ Noise is injected where schedulers get it, ``randn_tensor`` or ``noise_sampler``
 | angles: iPNDM, sCM | their classes | the angle whose sine is $\sigma$ | vp |
 
 The beds' data go beyond 1, so ``clip_sample`` and ``clip_denoised`` are off unless asked for; with them, and with
-thresholding, only claims about data within 1 are made. The arithmetic of schedulers is float32 whatever the states are,
-so that is what rounding means here.
+thresholding, only claims about data within 1 are made, and L15, which shifts everyone's data, sees the clip. The
+arithmetic of schedulers is float32 whatever the states are, so that is what rounding means here.
 """
 
 import contextlib

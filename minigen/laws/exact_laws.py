@@ -12,7 +12,7 @@ import numpy as np
 
 from minigen.errors import in_words
 
-from . import protocol
+from . import arrays, protocol
 from .beds import Bed, FullGaussian, Gaussian, Mixture, Scripted
 from .protocol import Fault, Level
 from .recorder import Seeded, Tape, Trace, moments, run, tape_start
@@ -22,6 +22,7 @@ from .verdict import Check, distance, of_noises, rounding
 POINT = 0.7
 CLIPPED = -0.3
 CHURN = 1.4143
+SHIFTS = (0.5, 100.0)  # the second beyond every range of pictures
 
 
 def _states(trace: Trace) -> list[Any]:
@@ -291,8 +292,9 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
 
     (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row
     changes no other. (3) $Q$ orthogonal: sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the
-    sample. (4) Data shifted by $\delta$: the state at a level is shifted by $\alpha \delta$. Limit: 64 times rounding.
-    Catches: noise shared by the batch, statistics of the batch, a wrong axis.
+    sample. (4) Data shifted by $\delta$, 0.5 or 100: the state at a level is shifted by $\alpha \delta$. Limit: 64 times
+    rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis, states or guesses that are
+    clipped though nobody asked.
     """
     for n in protocol.steps(sampler)[1:4] or protocol.steps(sampler):
         first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
@@ -306,10 +308,14 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
         changed[0] += first.size
         rest = run(sampler, n, bed, changed, noise=Seeded(2)).result
         yield Check(distance(rest[1:], whole[1:]), limit, f"another row was changed, {n} levels")
-        shifted = run(sampler, n, Gaussian(POINT + 0.5, 0.4), x + np.asarray(0.5 * first.alpha, dtype), noise=Seeded(2))
         plain = run(sampler, n, Gaussian(POINT, 0.4), x, noise=Seeded(2))
-        for moved, here, call, where in zip(_states(shifted), _states(plain), plain.calls, _names(plain, n)):
-            yield Check(distance(moved, here + 0.5 * call.level.a), limit, f"data shifted by 0.5 at {where}")
+        for by in SHIFTS:
+            there = x + np.asarray(by * first.alpha, dtype)
+            shifted = run(sampler, n, Gaussian(POINT + by, 0.4), there, noise=Seeded(2))
+            told = [*(call.level for call in plain.calls), plain.levels[-1]]
+            for moved, here, level, where in zip(_states(shifted), _states(plain), told, _names(plain, n)):
+                off = distance(moved, here + by * level.a)
+                yield Check(off, max(1.0, by) * limit, f"data shifted by {by:g} at {where}")
         yield from _rotated(sampler, dtype, n, allowed)
 
 
@@ -364,7 +370,7 @@ def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
         shown: list[Any] = []
 
         def watch(x_0: Any, shown: list[Any] = shown) -> Any:
-            shown.append(np.array(x_0, np.float64))
+            shown.append(np.array(arrays.out(x_0), np.float64))
             return x_0
 
         trace = run(sampler, n, bed, x, noise=Seeded(2), clip=watch)

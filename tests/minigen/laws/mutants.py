@@ -89,6 +89,16 @@ def levels(old: str, new: str, law: str) -> Planted:
     return Planted(OnLevelsOf, schedules, old, new, law)
 
 
+def without_signal(old: str, new: str) -> Planted:
+    """A bug in the schedule of which nothing is left at T."""
+
+    def subject(bad: Any) -> Ours:
+        found = bad.zero_terminal_snr(bad.linear(1000))
+        return Ours("ddim", schedule=schedules.Schedule(found.alpha_bar, found.times))
+
+    return Planted(subject, schedules, old, new, "L1")
+
+
 class Modest(Ours):
     """A sampler of ours that makes these claims alone."""
 
@@ -162,6 +172,9 @@ LOOP = "    xp, x_t = array_module(x_T), x_T\n    for t in range(schedule.T, 0, 
 MODEST = {
     "ddim, point: share of the level left": modest(
         "ddim", None, "point", "schedule.alpha_bar[u]), sigma", "schedule.alpha_bar[t]), sigma", "L6"
+    ),
+    "ddim, point: states clipped": modest(
+        "ddim", None, "point", "return x_u if s == 0", "return x_u.clip(-4, 4) if s == 0", "L15"
     ),
     "ddim, point: noise of the next level but one": modest(
         "ddim", None, "point", "max(1 - a - s**2, 0.0) ** 0.5 * eps", "max(1 - a - s**2, 0.0) ** 0.51 * eps", "L4"
@@ -485,6 +498,10 @@ SAMPLERS = {
         "y = step(trial if t > 1 else y, slope, sigma[t], sigma[t - 1])",
         "L21",
     ),
+    "no signal at T: not stretched": without_signal(
+        "(root - root[-1]) * root[1] / (root[1] - root[-1])", "root - root[-1]"
+    ),
+    "no signal at T: no root": without_signal("root = schedule.alpha_bar**0.5", "root = schedule.alpha_bar"),
     "levels: leading": levels(
         "return -(-np.arange(1, steps + 1) * T // steps)", "return 1 + np.arange(steps) * (T // steps)", "L3"
     ),
