@@ -1,5 +1,6 @@
 """Arrays of NumPy, torch and CuPy in and out of a sampler: the same memory where the device allows it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,4 +29,18 @@ def out(array: Any) -> Any:
     """A NumPy array of any of them: the same memory if it is on the CPU."""
     if hasattr(array, "detach"):  # torch, whose tensors may have a gradient or lie on another device
         return array.detach().cpu().numpy()
-    return np.asarray(array.get() if hasattr(array, "get") and hasattr(array, "device") else array)
+    return np.asarray(array.get() if _of_cupy(array) else array)
+
+
+def speaking(library: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of NumPy arrays as one of the library's arrays: what it is told and what it answers."""
+
+    def spoken(*given: Any, **settings: Any) -> Any:
+        found = function(*(out(a) if hasattr(a, "detach") or _of_cupy(a) else a for a in given), **settings)
+        return into(library, found) if isinstance(found, np.ndarray) else found
+
+    return function if library == "numpy" else spoken
+
+
+def _of_cupy(array: Any) -> bool:
+    return hasattr(array, "get") and hasattr(array, "device")

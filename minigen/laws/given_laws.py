@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import protocol
+from . import arrays, protocol
 from .beds import Gaussian, Mixture
 from .exact_laws import POINT, _states
 from .order_laws import COUNTS, LARGEST, QUANTILES, log_sigmas, of_order
@@ -26,6 +26,7 @@ class Given:
     def __init__(self, subject: Any, sample: Any, shape: tuple[int, ...] = (2,)) -> None:
         self.subject, self._sample, self.shape, self.space = subject, sample, shape, "vp"
         self.claims: dict[str, Any] = {}
+        self.arrays = getattr(subject, "arrays", "numpy")
 
     def levels(self, n: int) -> Any:
         """Those of the subject."""
@@ -38,7 +39,8 @@ class Given:
 
 def _inpainted(subject: Any, n: int, known: Any, mask: Any, x: Any, noise: Any, bed: Any = None) -> Trace:
     def sample(model: Any, x: Any, n: int, noise: Any) -> Any:
-        return subject.sample(model, x, known, mask, n, noise)
+        given = [arrays.into(getattr(subject, "arrays", "numpy"), a) for a in (known, mask)]
+        return subject.sample(model, x, *given, n, noise)
 
     return run(Given(subject, sample, x.shape[1:]), n, Gaussian(POINT) if bed is None else bed, x, noise=noise)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import protocol, reference
+from . import arrays, protocol, reference
 from .beds import Gaussian, said
 from .exact_laws import POINT, _allowed, _names, _states, transition
 from .protocol import Level
@@ -170,7 +170,7 @@ def classifier_score(sampler: Any, dtype: Any) -> Iterator[Check]:
             asked_at: list[float] = []
 
             def score(x: Any, time: Any, constant: float = constant, slope: float = slope, log: Any = asked_at) -> Any:
-                log.append(float(np.ravel(np.asarray(time, np.float64))[0]))
+                log.append(float(np.ravel(arrays.out(time))[0]))
                 return constant + slope * x
 
             first = levels[0]

@@ -207,10 +207,19 @@ def _place(error: BaseException) -> str:
 
 
 def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any) -> Any:
-    """What a method returns, as an array or a tuple of arrays. Fault where it raises, or changes an array that it was given."""
+    """What a method returns, as an array or a tuple of arrays. Fault where it raises, or changes an array that it was given.
+
+    It is given, and what it calls answers with, arrays of its own library.
+    """
     before = [np.array(a) if isinstance(a, np.ndarray) else None for a in arguments]
     library = getattr(subject, "arrays", "numpy")
-    given = [arrays.into(library, a) if isinstance(a, np.ndarray) else a for a in arguments]
+
+    def told(a: Any) -> Any:
+        if isinstance(a, np.ndarray):
+            return arrays.into(library, a)
+        return arrays.speaking(library, a) if callable(a) else a
+
+    given, settings = [told(a) for a in arguments], {key: told(a) for key, a in settings.items()}
     try:
         with np.errstate(all="ignore"):
             found = getattr(subject, method)(*given, **settings)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
+from . import arrays
 from .beds import Strings
 from .protocol import Fault
 from .recorder import asked, shaped, whole
@@ -76,7 +77,7 @@ def drawn(sampler: Any, bed: Strings, n: int, rng: Any, **settings: Any) -> Any:
 
 def allowed_settings(subject: Any, settings: dict[str, Any]) -> bool:
     """Whether the subject obeys all of these."""
-    return set(settings) <= set(subject.claims.get("settings", ()))
+    return set(settings) <= set(subject.claims.get("settings") or ())
 
 
 def said(settings: dict[str, Any]) -> str:
@@ -153,8 +154,8 @@ def filters(subject: Any, dtype: Any) -> Iterator[Check]:
     the same dtype.
 
     The token that crosses p is kept; p towards 0 keeps the best, and so does $\tau = 0$ where ``greedy`` is claimed;
-    logits as large as 1e4 stay finite and $-\infty$ stays out; equal tokens count one by one, and where ``ties`` is
-    claimed the first go first. Limit on probabilities: $64\,\varepsilon$ times spread and size of the logits over
+    logits as large as 1e4 stay finite and $-\infty$ stays out; where ``ties`` is claimed equal tokens count one by one,
+    the first first. Limit on probabilities: $64\,\varepsilon$ times spread and size of the logits over
     $\tau$, on what is kept: none. Catches: the crossing token dropped, p of what is not normalised, top-p before the
     temperature, one token too many.
     """
@@ -284,7 +285,7 @@ def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
     tokens = rng.integers(0, vocab, (n, t))
     before = _logits(network, tokens)
     roundoff = _roundoff(network, tokens)
-    allowed = network.claims.get("roundings", 0) * roundoff
+    allowed = (network.claims.get("roundings") or 0) * roundoff
     reached = np.zeros((t, t), bool)
     for j in range(t):
         for by in range(1, min(vocab, 4)):
@@ -295,7 +296,7 @@ def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
             yield Check(float(moved[early]), allowed, f"token {j} changes the logits of token {early}")
             reached[j] |= moved > allowed
     if network.claims.get("sees"):
-        columns = network.claims.get("grid", (1, t))[1]
+        columns = (network.claims.get("grid") or (1, t))[1]
         for j in range(t):
             for i in range(j + 1, t):
                 (r, c), (r_j, c_j) = divmod(i, columns), divmod(j, columns)
@@ -303,15 +304,17 @@ def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
                 if near:
                     yield Check(float(not reached[j, i]), 0.0, f"token {i} does not see token {j}")
     if network.claims.get("step"):
+        library = getattr(network, "arrays", "numpy")
         for known in range(t):
             cache, new = None, tokens[:, :known]
             for i in range(known, t):
                 try:
-                    found, cache = network.step(new, cache)
+                    found, cache = network.step(arrays.into(library, new), cache)
+                    found = arrays.out(found)
                 except Exception as error:
                     raise Fault(f"step raised {type(error).__name__}: {error}") from error
                 where = f"step at token {i} after a prefix of {known}"
-                yield Check(distance(shaped(np.asarray(found), (n, vocab)), before[:, i]), 1e4 * roundoff, where)
+                yield Check(distance(shaped(found, (n, vocab)), before[:, i]), 1e4 * roundoff, where)
                 new = tokens[:, i : i + 1]
 
 
