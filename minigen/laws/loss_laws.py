@@ -107,9 +107,7 @@ def variational_bound(subject: Any, dtype: Any) -> Iterator[Check]:
     $\mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$. Catches: a variance for a standard deviation, the KL turned round, $\mu$
     of another level, bits for nats.
     """
-    variance = subject.claims.get("variance", "small")
-    if variance not in ("small", "large", "learned"):
-        raise Fault(f"claim 'variance' must be 'small', 'large' or 'learned', got {variance!r}")
+    variance = subject.claims.get("variance") or "small"
     for std in STDS:
         x_0, eps = _pairs(std)
         bed, total = Gaussian(POINT, std), 0.0
@@ -336,11 +334,7 @@ def game(subject: Any, dtype: Any) -> Iterator[Check]:
     0 and $-\sum |p - q|$. ``game`` is (discriminator's, generator's) name. Catches: real and fake swapped, a sign,
     saturating for not, a mean of logarithms that is the logarithm of a mean.
     """
-    of_d, of_g = subject.claims.get("game", ("minimax", "non-saturating"))
-    if of_d not in GAMES or of_g not in GENERATORS:
-        raise Fault(
-            f"claim 'game' must be one of {', '.join(GAMES)} and one of {', '.join(GENERATORS)}, got {of_d}, {of_g}"
-        )
+    of_d, of_g = subject.claims.get("game") or ("minimax", "non-saturating")
     even, best, closed = GAMES[of_d]
     p, q = (cells / cells.sum() for cells in CELLS)
 
@@ -373,11 +367,11 @@ def penalty(subject: Any, dtype: Any) -> Iterator[Check]:
 
     However many samples there are. Catches: the half forgotten, a norm for its square, a slope summed over the batch.
     """
-    weight = float(subject.claims.get("weight", 1.0))
+    weight = float(subject.claims.get("weight") or 1.0)
     for n in (1, 5):
         for w in (np.array([0.6, -0.8]), np.array([2.0, 1.0]), np.array([0.1, 0.0])):
             norm = float(np.linalg.norm(w))
-            r1 = subject.claims.get("penalty", "r1") == "r1"
+            r1 = (subject.claims.get("penalty") or "r1") == "r1"
             want = 0.5 * weight * norm**2 if r1 else weight * (norm - 1) ** 2
             found = _number(asked(subject, w, np.random.default_rng(0).standard_normal((n, 2))))
             yield Check(abs(found - want), LIMIT, f"slope {norm:.2f}, {n} samples")

@@ -70,19 +70,22 @@ is all that is needed:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from minigen.errors import in_words
 
+from .claims import COUNTS, check_counts, check_values
+
 SPACES = {"vp": ("eps", "x_0", "v", "score"), "sigma": ("eps", "x_0", "score"), "flow": ("velocity", "eps", "x_0")}
-COUNTS = {"0": (0, 0), "n": (1, 0), "n-1": (1, -1), "2n-1": (2, -1), "2n": (2, 0), "n+1": (1, 1)}
 CLAIMS = (
     *("calls", "draws", "leak", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip"),
     *("learned", "score", "published", "weak_order"),
 )
 STEPS = (1, 2, 3, 7, 20)
+MOST = 20_000  # levels, after which a list has no end
 FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
 
 
@@ -229,12 +232,15 @@ FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Transform:
-    """A function as the thing that laws are asked about: ``apply`` of the form that ``space`` names."""
+    """A function as the thing that laws are asked about: ``apply`` of the form that ``space`` names, of NumPy's arrays
+    or those of another library.
+    """
 
     space: str
     apply: Callable[..., Any]
     name: str = ""
     claims: Mapping[str, Any] = field(default_factory=dict)
+    arrays: str = "numpy"
 
 
 class Sampler(Protocol):
@@ -310,13 +316,8 @@ def _check(sampler: Any) -> None:
     unknown = [name for name in claims if name not in CLAIMS]
     if unknown:
         raise ValueError(f"unknown claim {unknown[0]!r}: use {', '.join(CLAIMS)}")
-    _check_values(claims)
-    for name in ("calls", "draws"):
-        known = callable(claims.get(name)) or (isinstance(claims.get(name), str) and claims[name] in COUNTS)
-        if name in claims and not known:
-            raise ValueError(
-                f"claim {name!r} must be a function of n or one of {', '.join(map(repr, COUNTS))}, got {claims[name]!r}"
-            )
+    check_values(claims)
+    check_counts(claims)
     eta = claims.get("eta")
     share = isinstance(eta, int | float) and 0 <= eta <= 1
     if eta is not None and not share and not (isinstance(eta, str) and eta == "large"):
@@ -344,38 +345,6 @@ def _check_tuples(sampler: Any) -> None:
             raise ValueError(f"{member} must be a tuple of {what}, such as {example}, got {value!r}")
 
 
-def _check_values(claims: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first claim whose value means nothing."""
-    from .reference import RULES
-
-    def pair(value: Any) -> bool:
-        return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
-
-    allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
-        **{
-            name: (lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 4, "1, 2, 3 or 4")
-            for name in ("order", "order_uneven", "weak_order")
-        },
-        **{name: (lambda v: isinstance(v, bool), "True or False") for name in ("point", "learned")},
-        "clip": (
-            lambda v: isinstance(v, bool) or (isinstance(v, str) and v == "x_0 only"),
-            "True, False or 'x_0 only'",
-        ),
-        "rule": (
-            lambda v: callable(v) or (isinstance(v, str) and v in RULES),
-            f"one of {', '.join(map(repr, RULES))} or a function rule(levels, x, ask, noise) -> x_0",
-        ),
-        "score": (lambda v: isinstance(v, str) and v in ("mean", "x_t"), "'mean' or 'x_t'"),
-        "times": (pair, "a pair (lowest, highest)"),
-        "leak": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0, "a share of at least 0"),
-        "betas": (lambda v: np.ndim(v) == 1 and np.asarray(v).dtype.kind == "f", "an array (T,) of floats"),
-        "published": (callable, "a function of n"),
-    }
-    for name, value in claims.items():
-        if name in allowed and value is not None and not allowed[name][0](value):
-            raise ValueError(f"claim {name!r} must be {allowed[name][1]}, got {value!r}")
-
-
 def _check_form(subject: Any) -> None:
     form = FORMS[subject.space]
     for member in form.members:
@@ -388,6 +357,8 @@ def _check_form(subject: Any) -> None:
     if unknown:
         allowed = f"use {', '.join(form.claims)}" if form.claims else f"space {subject.space!r} has none"
         raise ValueError(f"unknown claim {unknown[0]!r}: {allowed}")
+    check_values(claims)
+    check_counts(claims)
     given = claims.get("kinds", ())
     for kind in given if isinstance(given, tuple | list) else (given,):
         if not isinstance(kind, str) or kind not in SPACES["vp"]:
@@ -446,14 +417,16 @@ def draws(sampler: Any, n: int) -> int:
 
 
 def levels(sampler: Any, n: int) -> list[Level]:
-    """Its levels as `Level`; Fault where they are none, or not even numbers."""
+    """Its levels as `Level`; Fault where they are none, not even numbers, or without an end."""
     try:
-        found = [Level(*(float(value) for value in level)) for level in sampler.levels(n)]
+        found = [Level(*(float(value) for value in level)) for level in islice(sampler.levels(n), MOST + 1)]
     except (Exception, SystemExit) as error:
         hint = "" if type(sampler).__module__.startswith("minigen.") else FIXED
         raise Fault(f"levels({n}) raised {in_words(error)}{hint}") from error
     if len(found) < 2:
         raise Fault(f"levels({n}) gave {len(found)} levels: at least one noisy level and the data are needed")
+    if len(found) > MOST:
+        raise Fault(f"levels({n}) gave more than {MOST} levels: stopped")
     rows = np.array(found)
     if not (np.isfinite(rows).all() and (rows[:, 1] ** 2 + rows[:, 2] ** 2 > 0).all()):
         raise Fault(f"levels({n}) are not all finite with some signal or noise: {short(found)}")

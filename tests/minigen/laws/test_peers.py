@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from minigen.cli import laws as command
-from minigen.laws import arrays, findings, known, report, run_laws, scripts, shrink, suite
+from minigen.laws import Transform, arrays, findings, known, report, run_laws, scripts, shrink, suite
 from minigen.laws.adapters_diffusers import Diffusers, injected
 from minigen.laws.adapters_kdiffusion import NAMES, KDiffusion
 from minigen.laws.adapters_kdiffusion import module as kdiffusion
@@ -370,6 +370,22 @@ def test_a_stranger_s_torch_sampler(torch):
     assert not [v for v in run_laws(Mine()) if v.failed]
     assert "changed x" in next(run_laws(Mine("mutates"), ["L0"])).detail
     assert "returned float16" in next(run_laws(Mine("half"), ["L0"])).detail
+
+
+def test_a_stranger_s_torch_functions(torch):
+    class Tokens:
+        space, arrays, claims = "discrete", "torch", {"settings": ()}
+
+        def sample(self, model, n, length, rng):
+            tokens = torch.zeros((n, 0), dtype=torch.int64)
+            for _ in range(length):
+                below = torch.cumsum(torch.softmax(model(tokens), 1), 1) < torch.from_numpy(rng.random((n, 1)))
+                tokens = torch.cat([tokens, below.sum(1, keepdim=True)], 1)
+            return tokens
+
+    rank = Transform("ranking", lambda s, k: torch.sort(s, descending=True, stable=True)[1][:, :k], arrays="torch")
+    for subject in (Tokens(), rank):
+        assert not [v for v in run_laws(subject) if v.failed]
 
 
 def test_one_law_takes_milliseconds(torch):
