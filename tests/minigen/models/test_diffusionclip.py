@@ -607,7 +607,7 @@ def test_diffusionclip_bad_requests(run, data, monkeypatch):
         dc.edited(system, x, ("blue", "blue"))
     with pytest.raises(ValueError, match="a strength for each edit"):
         dc.edited(system, x, ("blue",), strength=(1.0, 2.0))
-    with pytest.raises(ValueError, match="strengths must be finite, got 1.0, nan"):
+    with pytest.raises(ValueError, match=r"strengths must be finite, got 1\.0, nan"):
         dc.edited(system, x, ("blue", "white"), strength=(1.0, float("nan")))
     with pytest.raises(ValueError, match="t_0 must be from 0 to 20, got 21"):
         dc.edited(system, x, ("blue",), t_0=21)
