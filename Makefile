@@ -53,9 +53,9 @@ gpu-rungs:
 gpu-bench:
 	$(WITHIN) 520 $(PYTHON) -m kernels.bench --device cuda --record --minutes 7 $(MISSING)
 
-# 4 minutes: DDPM follows its run on the CPU; every model trains and samples.
+# 4 minutes: DDPM follows its run on the CPU; every model trains and samples; the laws of our samplers on its arrays.
 gpu-models:
-	$(WITHIN) 240 $(ON_GPU) -n 4 -m gpu tests/kernels/test_gpu.py -k "model or ddpm"
+	$(WITHIN) 240 $(ON_GPU) -n 4 -m gpu tests/kernels/test_gpu.py tests/minigen/laws/test_ours.py -k "model or ddpm or laws"
 
 # 5 minutes: all that the emulator is tested with, launch by launch on the GPU too (tests/support/beside.py). Not for tests of
 # the tools themselves, and of where the emulator cuts off a sum, which is said to differ (emulator/matrices.hpp).
