@@ -549,14 +549,17 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         _, wanted = asked_of("val", edit, len(images))
         return [f"{scene}\n{verdict}" for scene, verdict in zip(wanted, verdicts(wanted, images))]
 
-    def edit_one(image: Any, keep: Any, *, n: int, rng: Any, edit: tuple[str, ...], **settings: Any) -> Any:
-        """``n`` edits of one picture (h, w, c)."""
+    def edit_one(
+        image: Any, keep: Any, *, n: int, rng: Any, edit: tuple[str, ...], eta: float = Editing.eta, **settings: Any
+    ) -> Any:
+        """``n`` edits of one picture (h, w, c); without noise one is made, and repeated."""
         if keep is not None:
             raise ValueError("this system changes the whole picture by what it has learnt: leave --mask out")
         if not edit:
             raise ValueError(f"edit must name an edit, of {', '.join(config.edits)}")
-        x_0 = device(np.repeat(np.asarray(image, np.float32)[None], n, axis=0))
-        return to_numpy(edited(system, x_0, edit, rng=rng, **settings))
+        made = 1 if eta == 0 else n
+        x_0 = device(np.repeat(np.asarray(image, np.float32)[None], made, axis=0))
+        return to_numpy(edited(system, x_0, edit, eta=eta, rng=rng, **settings)).repeat(n // made, axis=0)
 
     def notes_of_edits(images: Any, *, image: Any, edit: tuple[str, ...], **settings: Any) -> list[str]:
         """Whether the edits show what the picture shows, with the asked words in it and all else as it was."""
