@@ -523,3 +523,10 @@ def test_both_networks_warm_up_alike_within_a_tenth_of_the_denoisers_steps(digit
     for steps, warm in ((300, 30), (5000, 100)):
         stages = adm.build(adm.Config(**SMALL, steps=steps, classifier_steps=50), digits, seed=0).stages()
         assert [stage.warmup for stage in stages] == [warm, warm]
+
+
+def test_the_classifier_takes_one_time_for_all_pictures(rng):
+    net = shaken(adm.NoisyClassifier((4, 4, 1), 3, base=4, attention=(1,), channels_per_head=4, groups=2, rng=rng), rng)
+    x = rng.standard_normal((2, 4, 4, 1)).astype(net.conv_in.w.dtype)
+    with ag.no_grad():
+        np.testing.assert_array_equal(net(x, 7).data, net(x, np.array([7, 7])).data)

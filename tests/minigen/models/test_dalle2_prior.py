@@ -84,6 +84,12 @@ def test_unclip_what_stands_behind_eos_is_one_learned_vector(text):
 # --- the diffusion prior ----------------------------------------------------------------------------------------------
 
 
+def test_the_prior_takes_one_time_for_all_embeddings(text, rng):
+    net, said, z_t = diffusion_prior(), dp.read(text, PROMPTS[:2]), rng.standard_normal((2, 6))
+    with ag.no_grad():
+        np.testing.assert_array_equal(net(z_t, 3, said).data, net(z_t, np.array([3, 3]), said).data)
+
+
 def test_unclip_prior_hears_every_token_and_reads_the_last(text):
     net, said = diffusion_prior(), dp.read(text, PROMPTS[:2])
     z_t, t = np.random.default_rng(0).standard_normal((2, 6)), np.array([3, 9])

@@ -83,3 +83,14 @@ def test_bad_input(rng):
         unet(0)(np.zeros((2, 4, 8, 3)), np.array([1, 1]), *said(rng))
     with pytest.raises(ValueError, match="without channels beside"):
         unet(0, c_beside=0)(np.zeros((2, 8, 8, 3)), np.array([1, 1]), *said(rng), np.zeros((2, 8, 8, 4)))
+
+
+def test_one_time_stands_for_all_pictures(rng):
+    net, x, (vector, words, mask) = unet(0), rng.standard_normal((2, 8, 8, 3)), said(rng)
+    net.conv_out.w.data = 1 + net.conv_out.w.data
+    with ag.no_grad():
+        whole = net(x, np.array([7, 7]), vector, words, mask).data
+        assert np.any(whole)
+        np.testing.assert_array_equal(net(x, 7, vector, words, mask).data, whole)
+        with pytest.raises(ValueError, match="t must be one time or 2"):
+            net(x, np.array([7, 7, 7]), vector, words, mask)
