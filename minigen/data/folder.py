@@ -24,6 +24,7 @@ SEED = 0  # of the split's permutation
 SIZE = 32
 GREY_MODES = ("1", "L", "LA", "La")
 NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them: measurements, pages, films
+LARGEST = 16_384  # pixels a side: far beyond, Pillow works for minutes or runs out of memory and the picture is blamed
 SIXTEEN_BITS = ("PNG", "PPM")  # whose mode I is 0..65535; Pillow 10.1 opens every 16-bit PNG so
 
 
@@ -37,8 +38,8 @@ def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool |
     has 32-bit values, whose range is unknown), and a link that leads nowhere.
     """
     size = SIZE if size is None else size
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    if not 1 <= size <= LARGEST:
+        raise ValueError(f"size must be at least 1 pixel and at most {LARGEST}, got {size}")
     if data_dir is None:
         raise ValueError("the data set 'folder' needs the directory of the pictures: give it with --data-dir")
     root = Path(data_dir)

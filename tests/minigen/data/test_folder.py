@@ -212,5 +212,6 @@ def test_bad_arguments_are_named(tmp_path):
         load("folder", data_dir=tmp_path / "0.png")
     with pytest.raises(ValueError, match=r"at least 3 pictures .* got 1"):
         load("folder", data_dir=tmp_path)
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        load("folder", data_dir=tmp_path, size=0)
+    for size in (0, 16_385):
+        with pytest.raises(ValueError, match=f"size must be at least 1 pixel and at most 16384, got {size}"):
+            load("folder", data_dir=tmp_path, size=size)
