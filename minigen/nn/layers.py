@@ -25,7 +25,8 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    r"""Convolution, ``w`` is (k, k, c_in, c_out); ``padding`` defaults to $(k - 1) / 2$, which keeps the size at stride 1.
+    r"""Convolution, ``w`` is (k, k, c_in, c_out); ``padding`` defaults to $\lfloor (k - 1) / 2 \rfloor$, with
+    which an odd kernel keeps the size at stride 1.
 
     ``kernel`` and ``padding`` may be pairs: (rows, columns).
     """
