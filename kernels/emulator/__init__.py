@@ -52,14 +52,14 @@ What it cannot find, and where it is not a GPU:
 * Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That
   its sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of
   128 bytes.
-* TMA copies tiles and windows from global to shared memory (no stores, no multicast); an array that a TensorMap
-  describes is only read.
+* TMA copies tiles and windows from global to shared memory (no stores), tiles also to several blocks of a cluster; an
+  array that a TensorMap describes is only read.
 * Registers are counted where warps give and take them (``setmaxnreg``), by what the launch bounds leave room for; what
   the compiler needs, only ``kernels.check`` knows.
-* Clusters lie along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load`` and
-  ``cluster_store`` only: no atomics, no arrivals at another block's mbarrier. Their barrier does not wait for threads
-  that have returned, as the manual says. That the card has room for all blocks of a cluster at once is not asked. A
-  thread keeps two numbers for each thread of its cluster: 8 blocks of 1024 threads take half a gigabyte.
+* Clusters lie along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
+  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast`` only: no atomics. Their barrier does not wait for
+  threads that have returned, as the manual says. That the card has room for all blocks of a cluster at once is not
+  asked. A thread keeps two numbers for each thread of its cluster: 8 blocks of 1024 threads take half a gigabyte.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.

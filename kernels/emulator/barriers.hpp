@@ -60,20 +60,29 @@ struct Barrier {
     int64_t bytes;          // that copies of this phase still have to bring
     uint32_t phase;         // how many have ended
     Clock gathering, released;  // what is known to those who arrive in this phase, and who did in the last one
+    Clock gathering_afar, released_afar;  // and to those from other blocks: mbarrier_wait_cluster
     Event made;
     bool fenced;            // the maker has told the engine that copies (the async proxy)
     int engine;             // the clock of what arrives by copies
-    vector<int> waiting;
+    vector<int> waiting;    // threads of the cluster
 };
 
 static std::deque<Barrier> barriers;  // of this block
 
-static Barrier& barrier_at(const void* address, uint32_t where) {
-    for (Barrier& b : barriers)
+static std::deque<Barrier>& barriers_of(int rank);  // these three are in clusters.hpp
+static const char* where_it_lies(const void* here, int rank);
+static void wake_in_cluster(int member);
+
+// The one that the block of that rank has where this one has `here`.
+static Barrier& barrier_at(const void* here, uint32_t where, int rank = block_rank) {
+    const char* const address = where_it_lies(here, rank);
+    for (Barrier& b : barriers_of(rank))
         if (b.address == address) {
             if (!before_now(b.made)) {
-                const Region* r = find(static_cast<const char*>(address), false);
-                report_access(RACE, where, *r, ATOMIC, static_cast<const char*>(address), 8, &b.made);
+                const Region* r = find(static_cast<const char*>(here), false);
+                visited = rank == block_rank ? -1 : rank;
+                report_access(RACE, where, *r, ATOMIC, static_cast<const char*>(here), 8, &b.made);
+                visited = -1;
             }
             return b;
         }
@@ -91,8 +100,9 @@ void mbarrier_init(void* address, int count, const void* return_address) {
     touch(static_cast<char*>(address), 8, WRITE, where);
     barriers.erase(std::remove_if(barriers.begin(), barriers.end(), [&](Barrier& b) { return b.address == address; }),
                    barriers.end());
-    barriers.push_back({address, count, count, 0, 0, Clock(clock_size(), 0), Clock(clock_size(), 0),
-                        event(where, WRITE), false, int(barriers.size()) % ENGINES, {}});
+    const Clock nothing(clock_size(), 0);
+    barriers.push_back({address, count, count, 0, 0, nothing, nothing, nothing, nothing, event(where, WRITE), false,
+                        int(barriers.size()) % ENGINES, {}});
 }
 
 static void end_phase_if_complete(Barrier& b) {
@@ -101,26 +111,32 @@ static void end_phase_if_complete(Barrier& b) {
     b.pending = b.count;
     b.released = b.gathering;
     b.gathering.assign(clock_size(), 0);
-    for (int t : b.waiting) wake(t);
+    b.released_afar = b.gathering_afar;
+    b.gathering_afar.assign(clock_size(), 0);
+    for (int member : b.waiting) wake_in_cluster(member);
     b.waiting.clear();
 }
 
-void mbarrier_arrive(void* address, int bytes, const void* return_address) {
-    const uint32_t where = place(return_address);
-    Barrier& b = barrier_at(address, where);
+static void arrive_at(Barrier& b, Clock& gathering, int bytes, uint32_t where) {
     Clock& mine = fibers[current()].clock;
     if (!b.pending) {
         report_note(BAD_OPERAND, where, "more arrivals at an mbarrier than the %d that it was made for", b.count);
         abandon();
     }
-    join(b.gathering, mine);
+    join(gathering, mine);
     mine[in_cluster(current())]++;
     b.bytes += bytes;
     b.pending--;
     end_phase_if_complete(b);
 }
 
-void mbarrier_wait(void* address, unsigned parity, const void* return_address) {
+void mbarrier_arrive(void* address, int bytes, const void* return_address) {
+    const uint32_t where = place(return_address);
+    Barrier& b = barrier_at(address, where);
+    arrive_at(b, b.gathering, bytes, where);
+}
+
+void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* return_address) {
     const uint32_t where = place(return_address);
     Fiber& me = fibers[current()];
     for (;;) {
@@ -130,10 +146,11 @@ void mbarrier_wait(void* address, unsigned parity, const void* return_address) {
             abandon();
         }
         if ((b.phase & 1) != parity) {
+            if (of_cluster) join(me.clock, b.released_afar);
             learn(current(), b.released);
             return;
         }
-        b.waiting.push_back(current());
+        b.waiting.push_back(in_cluster(current()));
         me.state = AT_MBARRIER;
         me.where = where;
         me.missing = b.pending;

@@ -6,6 +6,8 @@
 // pieces of a row of 128 bytes are exchanged: piece p of row r goes to piece p ^ r % 8.
 //
 // What ordinary stores have written, the engine need not see before a fence.proxy.async of a thread that knows of them.
+//
+// A copy to several blocks of a cluster (multicast) is one copy for each, of which any may arrive before the others.
 
 struct Bulk {
     uint32_t copy;    // its entry in `copies`, which marks the cells of the target
@@ -14,7 +16,7 @@ struct Bulk {
     int at[5], offset[2];
     const void* barrier;
     Clock known;      // to whoever started it
-    int block_rank;   // whose it is
+    int block_rank;   // of the block to which it goes
 };
 
 static vector<Bulk> bulks;  // on their way
@@ -73,47 +75,70 @@ static size_t box_bytes(const TensorMap& map) {
     return bytes;
 }
 
-static void start_bulk(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset, uint32_t where) {
+static void bring_in(int rank);  // these four are in clusters.hpp
+static Region& touch_in_block(int rank, Region& mine, const char* here, size_t bytes, Access kind, uint32_t where);
+static void remember_visit(int rank, size_t slot, const Event& visit);
+static void report_absence(const Event& visit, int rank, const char* what);
+
+// To the blocks whose ranks are bits of `ranks`.
+static void start_bulk(void* shared, const TensorMap* map, void* barrier, unsigned ranks, const int* at, const int* offset,
+                       uint32_t where) {
     char* const target = static_cast<char*>(shared);
     const unsigned align = map->swizzle == 128 ? 1024 : 128;
     if (reinterpret_cast<uintptr_t>(target) % align) {
         report_note(MISALIGNED, where, "the target of this copy must be a multiple of %u bytes in shared memory", align);
         abandon();
     }
-    Barrier& b = barrier_at(barrier, where);
-    if (!b.fenced) report_note(MISSING_FENCE, where, "an mbarrier that was made without fence_mbarrier_init after it");
+    if (!ranks || ranks >> cluster_blocks) {
+        report_note(BAD_OPERAND, where, "a copy to the blocks %#x of a cluster of %d blocks", ranks, cluster_blocks);
+        abandon();
+    }
+    Region* const mine = find(target, false);
+    if (!mine) {
+        touch(target, box_bytes(*map), WRITE, where);  // which says what is there instead
+        abandon();
+    }
+    if (!mine->shared) {
+        report_note(BAD_OPERAND, where, "the target of this copy is not in shared memory");
+        abandon();
+    }
     async_proxy = true;
     each_row(*map, at, offset, [&](size_t, char* row) {
         if (!row) return;
         const long long first = std::max(at[0], 0), end = std::min<long long>(at[0] + (long long)map->box[0], map->sizes[0]);
         if (first < end) touch(row + first * map->item_bytes, (end - first) * map->item_bytes, READ, where);
     });
-    Region* region = touch(target, box_bytes(*map), WRITE, where);
     async_proxy = false;
-    if (!region) abandon();
-    if (!region->shared) {
-        report_note(BAD_OPERAND, where, "the target of this copy is not in shared memory");
-        abandon();
+    Clock& known = fibers[current()].clock;
+    for (int rank = 0; rank < cluster_blocks; rank++) {
+        if (!(ranks >> rank & 1)) continue;
+        async_proxy = true;
+        Region& theirs = touch_in_block(rank, *mine, target, box_bytes(*map), WRITE, where);
+        async_proxy = false;
+        Barrier& b = barrier_at(barrier, where, rank);
+        if (!b.fenced) report_note(MISSING_FENCE, where, "an mbarrier that was made without fence_mbarrier_init after it");
+        char* const there = theirs.begin + (target - mine->begin);
+        const uint32_t copy = new_copy();
+        copies[copy] = {there, nullptr, int(box_bytes(*map)), 0, event(where, BULK), &theirs, {}};
+        mark(copies[copy], copy + 1);
+        copies[copy].region = mine;  // when that block is in place
+        Bulk bulk{copy, there, *map, {}, {offset[0], offset[1]}, b.address, known, rank};
+        std::copy(at, at + map->rank, bulk.at);
+        bulks.push_back(bulk);
     }
-    Clock& mine = fibers[current()].clock;
-    const uint32_t copy = new_copy();
-    copies[copy] = {target, nullptr, int(box_bytes(*map)), 0, event(where, BULK), region, {}};
-    mark(copies[copy], copy + 1);
-    Bulk bulk{copy, target, *map, {}, {offset[0], offset[1]}, barrier, mine, block_rank};
-    std::copy(at, at + map->rank, bulk.at);
-    bulks.push_back(bulk);
-    mine[in_cluster(current())]++;
+    known[in_cluster(current())]++;
 }
 
-void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* return_address) {
+void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks, int axes, const int* at,
+               const void* return_address) {
     const uint32_t where = place(return_address);
-    if (int(map->rank) != rank || map->of_windows) {
-        report_note(BAD_OPERAND, where, "a copy of a tile with %d coordinates of %s with %u axes", rank,
+    if (int(map->rank) != axes || map->of_windows) {
+        report_note(BAD_OPERAND, where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
                     map->of_windows ? "a map of windows" : "an array", map->rank);
         abandon();
     }
     const int no_offset[] = {0, 0};
-    start_bulk(shared, map, barrier, at, no_offset, where);
+    start_bulk(shared, map, barrier, ranks, at, no_offset, where);
 }
 
 // What the manual does not allow, or does not say the result of: a start that is no window's, an offset of more than 8 bits.
@@ -135,16 +160,18 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
             abandon();
         }
     }
-    start_bulk(shared, map, barrier, at, offset, where);
+    start_bulk(shared, map, barrier, 1 << block_rank, at, offset, where);
 }
-
-static void bring_in(int rank);
 
 static void finish_a_bulk() {  // any of them
     std::swap(bulks[random_number() % bulks.size()], bulks.back());
     const Bulk bulk = bulks.back();
     bulks.pop_back();
     bring_in(bulk.block_rank);
+    const Event start = copies[bulk.copy].start;
+    const bool from_afar = start.thread / threads != block_rank;
+    if (!alive && from_afar) report_absence(start, block_rank, "have returned before");
+    else if (!alive) report_note(MISSING_WAIT, start.where, "nobody waits for this copy");
     const TensorMap& map = bulk.map;
     each_row(map, bulk.at, bulk.offset, [&](size_t offset, char* row) {
         for (unsigned i = 0; i < map.box[0]; i++) {
@@ -157,11 +184,11 @@ static void finish_a_bulk() {  // any of them
     for (Barrier& b : barriers) {
         if (b.address != bulk.barrier) continue;
         const int engine = block_rank * ENGINES + b.engine, slot = members + engine;
-        const Copy& c = copies[bulk.copy];
         engine_clock[engine]++;
-        arrive_as(c, Event{engine_clock[engine], c.start.where, slot, BULK});
+        arrive_as(copies[bulk.copy], Event{engine_clock[engine], start.where, slot, BULK});
         free_copies.push_back(bulk.copy);
-        join(b.gathering, bulk.known);
+        if (from_afar) remember_visit(block_rank, slot, {engine_clock[engine], start.where, start.thread, BULK});
+        join(from_afar ? b.gathering_afar : b.gathering, bulk.known);
         b.gathering[slot] = std::max(b.gathering[slot], engine_clock[engine]);
         b.bytes -= int64_t(box_bytes(map));
         end_phase_if_complete(b);

@@ -30,7 +30,7 @@ struct Parked {  // what is the block's of that name; see runtime.cpp
 };
 
 struct Visits {  // of other blocks' threads to a block's shared memory
-    vector<Event> last;  // of each thread
+    vector<Event> last;  // of each thread, and of each engine that brought a copy, as the thread's that started it
     Clock left;          // what is known to the block's threads that have returned
 };
 
@@ -100,6 +100,11 @@ static Fiber& fiber_of(int member) {
     return (rank == block_rank ? fibers : parked[rank].fibers)[member % threads];
 }
 
+static void wake_in_cluster(int member) {
+    fiber_of(member).state = READY;
+    ready.push_back(member);
+}
+
 // --- barrier.cluster -------------------------------------------------------------------------------------------------
 
 struct ClusterBarrier {
@@ -126,10 +131,7 @@ static void one_less_is_missing() {
     b.restart();
     b.missing = 0;
     for (int member = 0; member < members; member++) b.missing += fiber_of(member).state != DONE;
-    for (int member : waiting) {
-        fiber_of(member).state = READY;
-        ready.push_back(member);
-    }
+    for (int member : waiting) wake_in_cluster(member);
 }
 
 void cluster_arrive(const void* return_address) {
@@ -186,7 +188,7 @@ static void report_absence(const Event& visit, int rank, const char* what) {
 
 static void start_visits() {
     if (cluster_blocks == 1) return;
-    visits[block_rank].last.assign(members, Event());
+    visits[block_rank].last.assign(clock_size() / 2, Event());
     visits[block_rank].left.assign(clock_size(), 0);
 }
 
@@ -196,20 +198,46 @@ static void leave_cluster() {
     if (cluster_blocks > 1) {
         Visits& v = visits[block_rank];
         join(v.left, me.clock);
-        for (const Event& visit : v.last)
-            if (!alive && visit && visit.clock > v.left[visit.thread])
-                report_absence(visit, block_rank, "have returned before");
+        for (size_t slot = 0; slot < v.last.size(); slot++)
+            if (!alive && v.last[slot] && v.last[slot].clock > v.left[slot])
+                report_absence(v.last[slot], block_rank, "have returned before");
     }
     if (!came) one_less_is_missing();
+}
+
+// Before a thread touches what the block of that rank has in shared memory.
+static void visit(int rank, const Event& now) {
+    if (rank < 0 || rank >= cluster_blocks) {
+        report_note(BAD_OPERAND, now.where, "block %d of a cluster of %d blocks", rank, cluster_blocks);
+        abandon();
+    }
+    if (rank == block_rank) return;
+    const Clock& known = fibers[current()].clock;
+    const auto first = known.begin() + rank * threads;
+    if (std::all_of(first, first + threads, [](uint32_t step) { return step == 0; }))
+        report_absence(now, rank, "not have begun");
+    if (!parked[rank].alive) report_absence(now, rank, "have returned before");
+}
+
+static void remember_visit(int rank, size_t slot, const Event& visit) {
+    if (cluster_blocks > 1) visits[rank].last[slot] = visit;
+}
+
+// Checks an access to what the block of that rank has where this one has `here`, in `mine`. Returns that block's array.
+static Region& touch_in_block(int rank, Region& mine, const char* here, size_t bytes, Access kind, uint32_t where) {
+    if (++accesses > most_accesses) stop_endless(where);
+    visit(rank, event(where, kind));
+    Region& theirs = rank == block_rank ? mine : parked[rank].shared[&mine - &regions[global_regions]];
+    visited = rank == block_rank ? -1 : rank;
+    Region* const region = touch_in(theirs, theirs.begin + (here - mine.begin), bytes, kind, where);
+    visited = -1;
+    if (!region) abandon();
+    return theirs;
 }
 
 void* in_block(int rank, const void* pointer, size_t bytes, Access kind, const void* return_address) {
     const uint32_t where = place(return_address);
     char* const here = static_cast<char*>(const_cast<void*>(pointer));
-    if (rank < 0 || rank >= cluster_blocks) {
-        report_note(BAD_OPERAND, where, "block %d of a cluster of %d blocks", rank, cluster_blocks);
-        abandon();
-    }
     Region* const mine = find(here, false);
     if (!mine || !mine->shared) {
         const Region* const near = mine ? nullptr : find(here, true);
@@ -221,28 +249,31 @@ void* in_block(int rank, const void* pointer, size_t bytes, Access kind, const v
         report_access(MISALIGNED, where, *mine, kind, here, bytes);
         abandon();
     }
-    if (++accesses > most_accesses) stop_endless(where);
-    if (rank == block_rank) {
-        if (!touch_in(*mine, here, bytes, kind, where)) abandon();
-        return here;
-    }
-    Parked& p = parked[rank];
-    const Event now = event(where, kind);
-    const Clock& known = fibers[current()].clock;
-    const auto first = known.begin() + rank * threads;
-    if (std::all_of(first, first + threads, [](uint32_t step) { return step == 0; }))
-        report_absence(now, rank, "not have begun");
-    if (!p.alive) report_absence(now, rank, "have returned before");
-    visits[rank].last[now.thread] = now;
-
-    Region& theirs = p.shared[mine - &regions[global_regions]];
-    visited = rank;
-    Region* const region = touch_in(theirs, theirs.begin + (here - mine->begin), bytes, kind, where);
-    visited = -1;
-    if (!region) abandon();
+    const Region& theirs = touch_in_block(rank, *mine, here, bytes, kind, where);
+    if (rank == block_rank) return here;
+    remember_visit(rank, in_cluster(current()), event(where, kind));
     char* there = theirs.begin + (here - mine->begin);  // dynamic memory is at a place of its own
-    each_shared_array(p, [&](Region& r, char* at) {
+    each_shared_array(parked[rank], [&](Region& r, char* at) {
         if (&r == mine) there = at + (here - r.begin);
     });
     return there;
+}
+
+// --- and their mbarriers ---------------------------------------------------------------------------------------------
+
+static std::deque<Barrier>& barriers_of(int rank) { return rank == block_rank ? barriers : parked[rank].barriers; }
+
+// The address in the block of that rank, when it is in place, of what this one has at `here`.
+static const char* where_it_lies(const void* here, int rank) {
+    const char* const address = static_cast<const char*>(here);
+    return address + (in_shared_section(address) ? 0 : ptrdiff_t(dynamic_stride) * (rank - block_rank));
+}
+
+void mbarrier_arrive_at(void* here, int rank, const void* return_address) {
+    const uint32_t where = place(return_address);
+    const Event now = event(where, ATOMIC);
+    visit(rank, now);
+    if (rank != block_rank) remember_visit(rank, now.thread, now);
+    Barrier& b = barrier_at(here, where, rank);
+    arrive_at(b, rank == block_rank ? b.gathering : b.gathering_afar, 0, where);
 }

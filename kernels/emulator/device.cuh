@@ -52,10 +52,12 @@ void named_barrier_sync(int number, int count, const void* where);
 void named_barrier_arrive(int number, int count, const void* where);
 void mbarrier_init(void* address, int count, const void* where);
 void mbarrier_arrive(void* address, int bytes, const void* where);
-void mbarrier_wait(void* address, unsigned parity, const void* where);
+void mbarrier_arrive_at(void* here, int rank, const void* where);
+void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* where);
 void fence_mbarrier_init();
 void fence_proxy_async();
-void bulk_load(void* shared, const TensorMap* map, void* barrier, int rank, const int* at, const void* where);
+void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks, int axes, const int* at,
+               const void* where);
 void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
                        const void* where);
 void cluster_arrive(const void* where);

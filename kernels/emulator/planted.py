@@ -42,6 +42,9 @@ LAUNCHES = {
         want=lambda x: bfloat16.rounded(x)[:, ::-1],
     ),
     "planted_clusters.cu": Launch((2, 128), lambda x: {"x": x}, 4, 64, shared_bytes=256),
+    "planted_multicast.cu": Launch(
+        (2, 128), lambda x: {"x": TensorMap(x, (1, 32))}, 4, 64, shared_bytes=2 * 32 * 4 + 8
+    ),
     "planted_registers.cu": Launch((4, 128), lambda x: {"x": x}, 4, 256),
     "planted_windows.cu": Launch(
         (2, 4, 4, 4),

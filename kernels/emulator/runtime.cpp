@@ -353,8 +353,6 @@ static void run_cluster(unsigned first) {
     start_cluster(first);
     while (!(ready.empty() && bulks.empty()) && !abandoned) {
         if (ready.empty()) {  // nobody can go on: the last moment for a copy to arrive
-            bring_in(bulks[0].block_rank);
-            if (!alive) report_note(MISSING_WAIT, copies[bulks[0].copy].start.where, "nobody waits for this copy");
             finish_a_bulk();
             continue;
         }

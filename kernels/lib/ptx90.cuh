@@ -150,6 +150,39 @@ PTX_OF_CLUSTER(float, "f32", "f")
 PTX_OF_CLUSTER(int, "s32", "r")
 PTX_OF_CLUSTER(unsigned, "u32", "r")
 
+// Arrive at the mbarrier that the block of that rank has where this one has b. Only who waits by mbarrier_wait_cluster also
+// sees what was done before that in other blocks. Only a block itself waits at its mbarriers.
+
+PTX void mbarrier_arrive_at(mbarrier* b, int rank) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" :: "r"(cluster_address(b, rank)) : "memory");
+}
+
+PTX void mbarrier_wait_cluster(mbarrier* b, unsigned parity) {
+    unsigned over = 0;
+    while (!over)
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(over) : "r"(shared_address(b)), "r"(parity) : "memory");
+}
+
+// tma_load to each block whose rank is a bit of the mask, with one read of global memory: in each the box goes to where this
+// block has `shared`, and its bytes count at the mbarrier that is where this one has b. Fast on sm_90a.
+
+PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int mask, int x, int y) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1, {%4, %5}], [%2], %3;"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(shared_address(b)), "h"((unsigned short)mask), "r"(x), "r"(y)
+                 : "memory");
+}
+
+PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int mask, int x, int y, int z) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1, {%4, %5, %6}], [%2], %3;"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(shared_address(b)), "h"((unsigned short)mask), "r"(x), "r"(y),
+                    "r"(z)
+                 : "memory");
+}
+
 #else
 
 PTX void mbarrier_init(mbarrier* b, int count) { emulator::mbarrier_init(b, count, EMULATOR_WHERE); }
@@ -157,21 +190,21 @@ PTX void fence_mbarrier_init() { emulator::fence_mbarrier_init(); }
 PTX void fence_proxy_async() { emulator::fence_proxy_async(); }
 PTX void mbarrier_arrive(mbarrier* b) { emulator::mbarrier_arrive(b, 0, EMULATOR_WHERE); }
 PTX void mbarrier_arrive_expect(mbarrier* b, int bytes) { emulator::mbarrier_arrive(b, bytes, EMULATOR_WHERE); }
-PTX void mbarrier_wait(mbarrier* b, unsigned parity) { emulator::mbarrier_wait(b, parity, EMULATOR_WHERE); }
+PTX void mbarrier_wait(mbarrier* b, unsigned parity) { emulator::mbarrier_wait(b, parity, false, EMULATOR_WHERE); }
 
 PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y) {
     const int at[] = {x, y};
-    emulator::bulk_load(shared, map, b, 2, at, EMULATOR_WHERE);
+    emulator::bulk_load(shared, map, b, 1 << emulator::block_rank, 2, at, EMULATOR_WHERE);
 }
 
 PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y, int z) {
     const int at[] = {x, y, z};
-    emulator::bulk_load(shared, map, b, 3, at, EMULATOR_WHERE);
+    emulator::bulk_load(shared, map, b, 1 << emulator::block_rank, 3, at, EMULATOR_WHERE);
 }
 
 PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y, int z, int w) {
     const int at[] = {x, y, z, w};
-    emulator::bulk_load(shared, map, b, 4, at, EMULATOR_WHERE);
+    emulator::bulk_load(shared, map, b, 1 << emulator::block_rank, 4, at, EMULATOR_WHERE);
 }
 
 PTX void tma_load_windows(void* shared, const TensorMap* map, mbarrier* b, int c, int column, int row, int n, int right,
@@ -207,6 +240,19 @@ PTX void cluster_sync() {
 PTX_OF_CLUSTER(float)
 PTX_OF_CLUSTER(int)
 PTX_OF_CLUSTER(unsigned)
+
+PTX void mbarrier_arrive_at(mbarrier* b, int rank) { emulator::mbarrier_arrive_at(b, rank, EMULATOR_WHERE); }
+PTX void mbarrier_wait_cluster(mbarrier* b, unsigned parity) { emulator::mbarrier_wait(b, parity, true, EMULATOR_WHERE); }
+
+PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int mask, int x, int y) {
+    const int at[] = {x, y};
+    emulator::bulk_load(shared, map, b, (unsigned short)mask, 2, at, EMULATOR_WHERE);
+}
+
+PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int mask, int x, int y, int z) {
+    const int at[] = {x, y, z};
+    emulator::bulk_load(shared, map, b, (unsigned short)mask, 3, at, EMULATOR_WHERE);
+}
 
 #endif
 

@@ -105,6 +105,63 @@ def test_a_copy_is_known_to_the_block_that_waited_for_it(tmp_path):
         assert {f.kind for f in device.findings} & {"race", "missing wait"}
 
 
+FROM_AFAR = """
+    __shared__ __align__(128) float tile[128];
+    __shared__ mbarrier full[2];
+    const int t = threadIdx.x, rank = cluster_rank(), other = 1 - rank;
+    if (t == 0) {
+        mbarrier_init(&full[0], 1);
+        mbarrier_init(&full[1], 1);
+        fence_mbarrier_init();
+    }
+    cluster_sync();
+    if (t == 0) {
+        tma_load_multicast(tile, &x, &full[0], 1 << other, 0, blockIdx.x);
+        mbarrier_arrive_expect(&full[1], 256);
+        tma_load(tile + 64, &x, &full[1], 0, blockIdx.x);
+        mbarrier_wait(&full[1], 0);
+        mbarrier_arrive_expect(&full[0], 256);
+    }
+    mbarrier_wait(&full[0], 0);
+    y[blockIdx.x * 64 + t] = tile[t];
+"""
+MAP = "const __grid_constant__ TensorMap x, float* y"
+
+
+def bring_from_afar(tmp_path, body, seed):
+    x = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+    device = Emulator(seed)
+    y = device.empty(x.shape, np.float32)
+    device.run(write(tmp_path, body, MAP, 2), "k", 2, 64, {"x": TensorMap(x, (1, 64)), "y": y})
+    return device, y, x
+
+
+def test_bytes_may_come_before_they_are_expected(tmp_path):
+    """The other block's copy or this one's comes first, and only after this one's the bytes of the other are expected."""
+    for seed in range(20):
+        device, y, x = bring_from_afar(tmp_path, FROM_AFAR, seed)
+        device.check()
+        np.testing.assert_array_equal(y, x[::-1])
+
+
+def test_a_copy_from_another_block_must_be_waited_for(tmp_path):
+    """Also if the block lives long enough for it by chance, and if it is another copy that it waits for."""
+    body = FROM_AFAR.replace("mbarrier_wait(&full[0], 0);", "").replace("= tile[t]", "= t")
+    for seed in range(20):
+        device, _, _ = bring_from_afar(tmp_path, body, seed)
+        assert {f.kind for f in device.findings} == {"absent block"}
+
+
+def test_who_waits_for_a_copy_from_another_block_knows_of_its_bytes_only(tmp_path):
+    """Not of what the thread that started it did before, unless it waits for the cluster."""
+    body = FROM_AFAR.replace("tma_load_multicast", "y[blockIdx.x * 64 + 1] = 1; tma_load_multicast")
+    body = body.replace("y[blockIdx.x * 64 + t] = tile", "y[(1 - blockIdx.x) * 64 + t] = tile")
+    for wait, kinds in (("mbarrier_wait", {"race"}), ("mbarrier_wait_cluster", set())):
+        waiting = body.replace("mbarrier_wait(&full[0]", f"{wait}(&full[0]")
+        found = {f.kind for seed in range(5) for f in bring_from_afar(tmp_path, waiting, seed)[0].findings}
+        assert found == kinds
+
+
 LEAVING = """
     __shared__ int number;
     const int t = threadIdx.x, rank = cluster_rank();

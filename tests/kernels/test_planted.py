@@ -17,6 +17,7 @@ MARKS = {name: planted.marks(planted.file_of(name)) for name in FILES}
 KERNELS = [(name, kernel) for name in FILES for kernel in MARKS[name]]
 CLEAN = [(name, kernel) for name, kernel in KERNELS if not MARKS[name][kernel]]
 SEEDS = range(5)
+UNALIKE = ("planted_clusters.cu", "planted_multicast.cu", "planted_windows.cu")  # in clusters already, or not alone
 PORTABLE = f"{os.environ.get('CXX') or 'g++'} -DEMULATOR_PORTABLE"  # with the fibers of other processors than x86-64
 
 
@@ -131,7 +132,7 @@ def test_who_waits_for_registers_is_told_how_many_there_are():
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", [name for name in FILES if name not in ("planted_clusters.cu", "planted_windows.cu")])
+@pytest.mark.parametrize("name", [name for name in FILES if name not in UNALIKE])
 def test_blocks_that_do_not_use_their_cluster_are_as_they_were(name, tmp_path):
     """All that is planted in single blocks, in clusters: what each block has of its own is not the other one's."""
     alone, together = planted.file_of(name), tmp_path / name
