@@ -77,6 +77,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"TILE_N": 256},
         {"TILE_N": 256, "TRANSPOSE_A": "true", "TRANSPOSE_B": "true"},
     ),
+    "matmul/5_multicast.cu": (
+        {"TILE_N": 128},
+        {"TILE_N": 256},
+        {"TILE_N": 256, "TRANSPOSE_A": "true", "TRANSPOSE_B": "true"},
+    ),
     "norm/2_group_norm_on_chip.cu": ({}, {"THREADS": 1024}),
     "norm/layer_norm.cu": ({"PER": 1, "WARPS": 1}, {"PER": 8, "WARPS": 1}, {"PER": 8, "WARPS": 32}),
     "quantize/3_mma.cu": ({"D": 64, "CODES": 64}, {"D": 256, "CODES": 32}),

@@ -1,6 +1,6 @@
 // Mistakes with copies that go to several blocks, and with barriers at which threads of other blocks arrive. As in
-// planted_clusters.cu, the two blocks of a cluster reverse their 128 numbers together. In each of two rounds each brings 32
-// of them to both blocks, into the half of `tile` that has its rank, and stores every second one of all 64.
+// planted_clusters.cu, two blocks of a cluster reverse their 128 numbers together. In each of two rounds each brings
+// 32 of them to both blocks, into the half of `tile` that has its rank, and stores every second one of all 64.
 //
 // Needs sm_90a.
 #include "lib/ptx90.cuh"

@@ -150,11 +150,12 @@ PTX_OF_CLUSTER(float, "f32", "f")
 PTX_OF_CLUSTER(int, "s32", "r")
 PTX_OF_CLUSTER(unsigned, "u32", "r")
 
-// Arrive at the mbarrier that the block of that rank has where this one has b. Only who waits by mbarrier_wait_cluster also
-// sees what was done before that in other blocks. Only a block itself waits at its mbarriers.
+// Arrive at the mbarrier that the block of that rank has where this one has b. Threads of that block, and no others, wait
+// there, by mbarrier_wait_cluster, or they need not see what was done before the arrival.
 
 PTX void mbarrier_arrive_at(mbarrier* b, int rank) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" :: "r"(cluster_address(b, rank)) : "memory");
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];"
+                 :: "r"(cluster_address(b, rank)) : "memory");
 }
 
 PTX void mbarrier_wait_cluster(mbarrier* b, unsigned parity) {
@@ -165,8 +166,8 @@ PTX void mbarrier_wait_cluster(mbarrier* b, unsigned parity) {
                      : "=r"(over) : "r"(shared_address(b)), "r"(parity) : "memory");
 }
 
-// tma_load to each block whose rank is a bit of the mask, with one read of global memory: in each the box goes to where this
-// block has `shared`, and its bytes count at the mbarrier that is where this one has b. Fast on sm_90a.
+// tma_load to each block whose rank is a bit of the mask, with one read of global memory: in each the box goes to where
+// this block has `shared`, and its bytes count at the mbarrier that is where this one has b. Fast on sm_90a.
 
 PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int mask, int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"

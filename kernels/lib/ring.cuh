@@ -11,6 +11,9 @@
 //     tma_load(..., &ring.full[turn.place], ...);               ring.release(turn);
 //     turn.next();                                              turn.next();
 //
+// The BLOCKS of a cluster may fill their places together, with the same turns, and each with some copies for all. Then a
+// place is empty when the readers of all blocks have given it back, and all meet at cluster_sync().
+//
 // Needs sm_90.
 #pragma once
 #include "lib/ptx90.cuh"
@@ -27,11 +30,12 @@ struct Turn {
     }
 };
 
-template <int PLACES>
+template <int PLACES, int BLOCKS = 1>
 struct Ring {
     mbarrier full[PLACES], empty[PLACES];
 
-    // One thread does this, then fence_mbarrier_init(), then all meet. To fill a place takes `arrivals`; `warps` read it.
+    // One thread does this, then fence_mbarrier_init(), then all meet. To fill a place takes `arrivals`; `warps` read it,
+    // those of all blocks.
     __device__ __forceinline__ void init(int arrivals, int warps) {
 #pragma unroll
         for (int place = 0; place < PLACES; place++) {
@@ -41,10 +45,18 @@ struct Ring {
     }
     __device__ __forceinline__ void wait_full(Turn<PLACES> turn) { mbarrier_wait(&full[turn.place], turn.parity); }
     __device__ __forceinline__ void wait_empty(Turn<PLACES> turn) {
-        mbarrier_wait(&empty[turn.place], turn.parity ^ 1);  // at once in the first round
+        if constexpr (BLOCKS > 1) {
+            mbarrier_wait_cluster(&empty[turn.place], turn.parity ^ 1);  // at once in the first round
+        } else {
+            mbarrier_wait(&empty[turn.place], turn.parity ^ 1);
+        }
     }
     __device__ __forceinline__ void release(Turn<PLACES> turn) {
-        __syncwarp();  // all lanes are done with the place, and one speaks for them
-        if (threadIdx.x % 32 == 0) mbarrier_arrive(&empty[turn.place]);
+        __syncwarp();  // all lanes are done with the place, and one speaks for them, or one to each block
+        if constexpr (BLOCKS > 1) {
+            if (threadIdx.x % 32 < BLOCKS) mbarrier_arrive_at(&empty[turn.place], threadIdx.x % 32);
+        } else if (threadIdx.x % 32 == 0) {
+            mbarrier_arrive(&empty[turn.place]);
+        }
     }
 };

@@ -15,13 +15,14 @@ from ..backend import Array, address, array_module
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
 
-RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
+RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu", 5: "5_multicast.cu"}
 THREADS = 128  # of a block of rung 1 and of add_parts
 DEPTH = 8  # steps along the inner axis in a tile of rung 2
 STAGES = 3  # tiles of each factor that a block of rung 3 has in shared memory
 BLOCKS = 264  # two for each of the 132 multiprocessors of an H100: fewer, and a long inner axis is cut
 PART = 512  # of the inner axis: a part is not cut finer
-MULTIPROCESSORS = 132  # of an H100; rung 4 has no more blocks than run at a time
+MULTIPROCESSORS = 132  # of an H100; rungs 4 and 5 have no more blocks than run at a time
+CLUSTER = 2  # blocks of rung 5 with tiles one below the other
 
 HERE = Path(__file__).parent
 Tile = tuple[int, int]
@@ -43,14 +44,14 @@ def matmul(
     """``a @ b + bias`` over the last two axes of contiguous float32 arrays; each may lie transposed.
 
     Leading axes are those of both, or of one if the other is a matrix. ``tile`` and ``parts`` are chosen by the shapes
-    alone unless given. Rungs 3 and 4 round the factors to bfloat16, unless they are that already (uint16 arrays of the
+    alone unless given. Rungs from 3 on round the factors to bfloat16, unless they are that already (uint16 arrays of the
     bits, see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. Without a ``rung`` it is the
-    last one that the device has. Rung 4 leaves tf32 and empty factors to rung 3.
+    last one that the device has but 5, which is not yet measured. Rungs 4 and 5 leave tf32 and empty factors to rung 3.
     """
     rung = rung or last_rung(device)
     if rung > 2 and precision == "bf16":
         a, b = as_bf16(a), as_bf16(b)
-    if rung == 4 and not (precision == "bf16" and takes_wgmma(a) and takes_wgmma(b)):
+    if rung > 3 and not (precision == "bf16" and takes_wgmma(a) and takes_wgmma(b)):
         rung, tile = 3, None  # whose tiles are square
     (m, k), n = a.shape[-2:], b.shape[-2 if transpose_b else -1]
     if transpose_a:
@@ -72,10 +73,11 @@ def matmul(
         arguments = {"a": a, "b": b, "bias": bias, "y": y, "count": y.size, **shape, **turned}
         device.run(file_in(HERE, RUNGS[1]), "matmul", -(-y.size // THREADS), THREADS, arguments)
         return device.result(y, "y")
-    tile = tile or {2: tile_for, 3: mma_tile_for, 4: wgmma_tile_for}[rung](m, n)
-    blocks = batches * -(-m // tile[0]) * -(-n // tile[1])
+    tile = tile or {2: tile_for, 3: mma_tile_for, 4: wgmma_tile_for, 5: multicast_tile_for}[rung](m, n)
+    cluster = CLUSTER if rung == 5 else 1
+    blocks = batches * -(-m // (tile[0] * cluster)) * cluster * -(-n // tile[1])
     numbers = 32 if precision == "tf32" else 64  # of 128 bytes
-    wanted = {2: together(tile), 3: BLOCKS, 4: MULTIPROCESSORS}[rung]
+    wanted = {2: together(tile), 3: BLOCKS, 4: MULTIPROCESSORS, 5: MULTIPROCESSORS}[rung]
     parts, part_size = cut(k, blocks, DEPTH if rung == 2 else numbers, parts, wanted)
     target = y if parts == 1 else device.empty((parts, *y.shape), "float32")
     arguments = {"bias": bias if parts == 1 else None, "y": target, "batches": batches, **shape, "part_size": part_size}
@@ -83,9 +85,9 @@ def matmul(
     if rung == 2:
         arguments |= {"a": a, "b": b}
         device.run(file_in(HERE, RUNGS[2]), "matmul", parts * blocks, threads_of(tile), arguments, defines=defines)
-    elif rung == 4:
+    elif rung > 3:
         a = a.reshape(-1, k) if b.ndim == 2 and not transpose_a else a  # as in `shape`
-        run_wgmma(device, parts * blocks, tile, a, b, arguments, defines)
+        run_wgmma(device, rung, parts * blocks, tile, a, b, arguments, defines)
     else:
         arguments |= {"a": a, "b": b}
         defines |= {f"ALIGNED_{name}": str(aligned(x)).lower() for name, x in (("A", a), ("B", b))}
@@ -127,23 +129,28 @@ def mma_tile_for(m: int, n: int) -> Tile:
     return (128, 128) if m * n >= 128 * 128 * BLOCKS // 2 else (64, 64)
 
 
-def wgmma_tile_for(m: int, n: int) -> Tile:
+def wgmma_tile_for(m: int, n: int, widths: tuple[int, ...] = (256, 128, 64)) -> Tile:
     """The same for rung 4: with which width the last multiprocessor is done first, if a step takes the time of its columns."""
 
     def time(columns: int) -> int:
         tiles = -(-m // 128) * -(-n // columns)
         return -(-tiles // MULTIPROCESSORS) * (columns + 16)
 
-    return 128, min((256, 128, 64), key=time)
+    return 128, min(widths, key=time)
+
+
+def multicast_tile_for(m: int, n: int) -> Tile:
+    """The same for rung 5, whose blocks bring half of the columns each, in whole panels of 64."""
+    return wgmma_tile_for(m, n, (256, 128))
 
 
 def last_rung(device: Any) -> int:
-    """The last rung for bfloat16 on this device: wgmma is Hopper's alone, which the emulator stands for."""
+    """The last measured rung for bfloat16 on this device: wgmma is Hopper's alone, which the emulator stands for."""
     return 4 if device.architecture == "90a" else 3
 
 
 def takes_wgmma(x: Array) -> bool:
-    """Whether TMA can bring this factor for rung 4, or a copy of it: it has 1 to ``MOST`` rows, and columns."""
+    """Whether TMA can bring this factor for rungs 4 and 5, or a copy of it: it has 1 to ``MOST`` rows, and columns."""
     return 0 < x.size <= MOST * x.shape[-1] and x.shape[-1] <= MOST
 
 
@@ -186,20 +193,31 @@ def run_mma(
 
 
 def run_wgmma(
-    device: Any, tiles: int, tile: Tile, a: Array, b: Array, arguments: dict[str, Any], defines: dict[str, Any]
+    device: Any,
+    rung: int,
+    tiles: int,
+    tile: Tile,
+    a: Array,
+    b: Array,
+    arguments: dict[str, Any],
+    defines: dict[str, Any],
 ) -> None:
-    """Launch rung 4 for so many tiles of the result."""
+    """Launch rung 4 or 5 for so many tiles of the result."""
+    blocks, columns = min(tiles, blocks_at_a_time(tile[1])), tile[1]
+    if rung == 5:
+        blocks, columns = -(-blocks // CLUSTER) * CLUSTER, columns // CLUSTER
     maps = {}
     for name, x, size, across in (
         ("a", a, tile[0], defines["TRANSPOSE_A"] == "true"),
-        ("b", b, tile[1], defines["TRANSPOSE_B"] == "false"),
+        ("b", b, columns, defines["TRANSPOSE_B"] == "false"),
     ):
         matrices = rows_of_16_bytes(x.reshape(-1, *x.shape[-2:]))
         maps[name] = TensorMap(matrices, (1, 64, 64) if across else (1, size, 64), 128)
     batched = {f"{name}_batches": arguments.pop(f"{name}_batch") > 0 for name in maps}
-    blocks = min(tiles, blocks_at_a_time(tile[1]))
     turned = {name: value for name, value in defines.items() if name.startswith("TRANSPOSE")}
-    run_ring(device, file_in(HERE, RUNGS[4]), "matmul_bf16", blocks, tile[1], {**arguments, **maps, **batched}, turned)
+    run_ring(
+        device, file_in(HERE, RUNGS[rung]), "matmul_bf16", blocks, tile[1], {**arguments, **maps, **batched}, turned
+    )
 
 
 def rows_of_16_bytes(x: Array) -> Array:

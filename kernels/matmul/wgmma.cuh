@@ -39,6 +39,9 @@
 #endif
 #define DEPTH (32 / (int)sizeof(FACTOR))  // places on the inner axis in one wgmma
 #define CONSUMERS 2
+#ifndef CLUSTER
+#define CLUSTER 1  // blocks that fill their rings together
+#endif
 #ifndef BLOCKS_OF_AN_SM  // and with it STAGES
 #define BLOCKS_OF_AN_SM (TILE_N > 128 ? 1 : 2)
 #define STAGES (TILE_N == 128 ? 3 : TILE_N == 160 ? 5 : 4)
@@ -48,19 +51,20 @@
 #define PANELS_N ((TILE_N + 63) / 64)                 // of the right tile, if it lies across; of 160 columns the last is half used
 #define STAGE ((TILE_M + 64 * PANELS_N) * STEP)       // numbers in both tiles
 
-__device__ __forceinline__ void make(Ring<STAGES>& ring) {
+__device__ __forceinline__ void make(Ring<STAGES, CLUSTER>& ring) {
     if (threadIdx.x == 0) {
-        ring.init(1, 4 * CONSUMERS);
+        ring.init(1, 4 * CONSUMERS * CLUSTER);
         fence_mbarrier_init();
     }
-    __syncthreads();
+    if constexpr (CLUSTER > 1) cluster_sync();
+    else __syncthreads();
 }
 
 __device__ __forceinline__ bool is_producer() { return threadIdx.x >= 128 * CONSUMERS; }
 
 // The producer: start(left, right, barrier) starts the copies of the next step's two tiles. Returns the turn after.
 template <bool ACROSS_RIGHT, class Start>
-__device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES>& ring, FACTOR* tiles, int steps, Start start,
+__device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES, CLUSTER>& ring, FACTOR* tiles, int steps, Start start,
                                                 Turn<STAGES> turn = {}) {
     if (threadIdx.x % 32 != 0) return turn;
     for (int step = 0; step < steps; step++, turn.next()) {
@@ -88,8 +92,8 @@ __device__ __forceinline__ void add_products(int (&d)[SUMS], unsigned long long 
 // from one turn of the loop to the next, the assembler wants only products to have written the sums, or it makes each wait for
 // the one before.)
 template <bool ACROSS_LEFT, bool ACROSS_RIGHT>
-__device__ __forceinline__ Turn<STAGES> consume(SUM (&d)[TILE_N / 2], Ring<STAGES>& ring, const FACTOR* tiles, int steps,
-                                                Turn<STAGES> turn = {}) {
+__device__ __forceinline__ Turn<STAGES> consume(SUM (&d)[TILE_N / 2], Ring<STAGES, CLUSTER>& ring, const FACTOR* tiles,
+                                                int steps, Turn<STAGES> turn = {}) {
     Turn<STAGES> before = turn;
     auto begin_products = [&] {
         ring.wait_full(turn);

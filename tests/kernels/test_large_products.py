@@ -18,6 +18,7 @@ from kernels.matmul import cuda as matmul_cuda
 
 pytestmark = MARKS
 RUNGS = [1, 2, 3, 4]
+OF_MATMUL = [*RUNGS, 5]  # whose last two blocks are a cluster
 
 
 # --- products ----------------------------------------------------------------------------------------------------------
@@ -25,22 +26,26 @@ RUNGS = [1, 2, 3, 4]
 M = 2**28 + 128  # rows of 16: the last 128 begin at element 2^32
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+def last_two(rung):
+    return {"matmul_bf16": 2} if rung == 5 else {}
+
+
+@pytest.mark.parametrize("rung", OF_MATMUL)
 def test_matmul_of_many_rows(rng, rung):
     a, b = factor(rng, 128, 16), factor(rng, 16, 8)
     rows = 16 if rung == 1 else 128  # of the last block
-    device = Large({(M, 8): tail((M, 8), rows * 8)}, tiles=M // 128)
+    device = Large({(M, 8): tail((M, 8), rows * 8)}, last_two(rung), tiles=M // 128 + (rung == 5))
     y = matmul_cuda.matmul(device, ending(device, (M, 16), bits(a, rung)), bits(b, rung), rung=rung)
     same(device, y, (a @ b)[-rows:])
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", OF_MATMUL)
 @pytest.mark.parametrize("turned", [False, True])
 def test_matmul_of_many_columns(rng, rung, turned):
     a, b = factor(rng, 16, 16), factor(rng, 16, 128)
     n = 2**29 + 128
-    device = Large(tiles=n // 128)
-    columns = 128 if rung == 4 else 64
+    device = Large(last=last_two(rung), tiles=n // 128 * (1 + (rung == 5)))
+    columns = 128 if rung > 3 else 64
     device.real[16, n] = tail((16, n), 128) if rung == 1 else ends_of(16, columns, n)
     if turned:
         whole = ending(device, (n, 16), bits(np.ascontiguousarray(b.T), rung))
@@ -60,11 +65,12 @@ def in_two(monkeypatch, *modules):
         monkeypatch.setattr(module, "cut", lambda *how: (2, 2**28))
 
 
-@pytest.mark.parametrize("rung", RUNGS[1:])
+@pytest.mark.parametrize("rung", OF_MATMUL[1:])
 def test_weight_gradient_of_many_rows(rng, monkeypatch, rung):
     in_two(monkeypatch, matmul_cuda)
     x, g = factor(rng, 128, 16), factor(rng, 128, 8)
-    device = Large(last={"matmul": 1, "matmul_bf16": 1}, skipped={"add_parts"}, given=zeros(16, 8))
+    last = {"matmul": 1, "matmul_bf16": 1} | last_two(rung)
+    device = Large(last=last, skipped={"add_parts"}, given=zeros(16, 8))
     arrays = [ending(device, (M, a.shape[1]), bits(a, rung)) for a in (x, g)]
     device.real[2, 16, 8] = tail((2, 16, 8), 128)
     matmul_cuda.linear_grad_w(device, *arrays, rung=rung)

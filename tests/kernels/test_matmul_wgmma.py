@@ -14,6 +14,7 @@ from kernels.launch import compile_for
 from kernels.matmul import cuda
 
 SOURCE = cuda.HERE / cuda.RUNGS[4]
+HEADERS = ("matmul/product.cuh", "matmul/wgmma.cuh")
 SIZES = st.sampled_from([1, 8, 9, 63, 64, 72, 127, 128, 136])
 
 
@@ -300,7 +301,7 @@ PLANTED_IN_THE_HEADER = [  # wgmma.cuh; lib/ring.cuh's are in test_ring.py: what
     ("right + k * (ACROSS_RIGHT ? 64 : 1), 64 * 128", "right + k * (ACROSS_RIGHT ? 64 : 1), 64 * 64", {"wrong value"}),
     ("threadIdx.x / 128 * PANEL", "0", {"wrong value"}),
 ]
-PLANTED = [  # of 4_wgmma.cu
+PLANTED = [  # of 4_wgmma.cu and product.cuh
     ("p.part_size) + STEP - 1) / STEP", "p.part_size)) / STEP", {"wrong value"}),  # the tail skipped
     ("if (row >= m) continue;", "", {"out of range"}),
     ("if (left > 0)\n", "", {"race"}),
@@ -322,14 +323,14 @@ def product_with_mistakes(device, rng):
 @pytest.mark.parametrize("old, new, kinds", PLANTED_IN_THE_HEADER + PLANTED)
 def test_a_mistake_is_found(old, new, kinds, rng, monkeypatch):
     monkeypatch.setattr(cuda, "MULTIPROCESSORS", 1)
-    device = Mistaken(SOURCE, old, new, header="matmul/wgmma.cuh")
+    device = Mistaken(SOURCE, old, new, header=HEADERS)
     product_with_mistakes(device, rng)
     assert kinds <= {f.kind for f in device.findings}
 
 
 @needs_compiler
 def test_pairs_of_numbers_in_odd_rows_are_found(rng):
-    device = Mistaken(SOURCE, "columns % 2 == 0", "true", header="matmul/wgmma.cuh")
+    device = Mistaken(SOURCE, "columns % 2 == 0", "true", header=HEADERS)
     cuda.matmul(device, normal(rng, 8, 8), normal(rng, 9, 8), transpose_b=True)
     assert "misaligned" in {f.kind for f in device.findings}
 
