@@ -251,7 +251,7 @@ def test_the_command_runs_every_rung_of_every_operation(capsys):
 def test_the_command_reports_and_refuses(capsys, monkeypatch):
     assert emulate.main(["--planted"]) == 0
     out = capsys.readouterr().out
-    assert "clean: nothing found" in out
+    assert "clean (planted.cu): nothing found" in out
     race = next(line.strip() for line in out.splitlines() if "planted.cu:23: race: write of 4 bytes" in line)
     assert race in (ROOT.parent / "README.md").read_text(encoding="utf-8"), "what the README shows"
     for arguments, message in [
