@@ -327,12 +327,9 @@ class Chain:
             **how,
         )
 
-    def sides_up_to(self, size: int) -> list[int]:
+    def sides_up_to(self, size: int) -> Sequence[int]:
         """The sides of the pictures on the way to ``size``. Raises ValueError where no up-sampler leads there."""
-        sides = [self.shape[0], *self.upsamplers]
-        if size not in sides:
-            raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
-        return sides[: sides.index(size) + 1]
+        return sampling.sides_up_to(size, [self.shape[0], *self.upsamplers])
 
     def enlarge(self, images: Any, size: int, *, rng: Any) -> Any:
         """``images`` through the up-samplers until their side is ``size``."""

@@ -362,12 +362,9 @@ def pulled_by_clip(
     return by_x_0_gradient(model, clip_log_p(lambda x, t: net.embed_image(x), wanted), schedule, between, kind=OUTPUT)
 
 
-def sides_up_to(system: System, size: int) -> list[int]:
+def sides_up_to(system: System, size: int) -> Sequence[int]:
     """The sides of the pictures on the way to ``size``. Raises ValueError where no up-sampler leads there."""
-    sides = [system.image_shape[0] * 2**k for k in range(system.config.upsample + 1)]
-    if size not in sides:
-        raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
-    return sides[: sides.index(size) + 1]
+    return sampling.sides_up_to(size, [system.image_shape[0] * 2**k for k in range(system.config.upsample + 1)])
 
 
 def enlarged(system: System, images: Any, prompts: Sequence[str], size: int, *, rng: Any) -> Any:

@@ -5,7 +5,7 @@ A model's file has these flags by importing ``Sampling``, or by a dataclass of i
 `minigen/samplers/`, which knows nothing of flags.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -69,6 +69,13 @@ def check_pictures(config: Any, dataset: Any) -> None:
         )
     if config.sample_steps < 1:
         raise ValueError(f"sample_steps must be at least 1, got {config.sample_steps}")
+
+
+def sides_up_to(size: int, sides: Sequence[int]) -> Sequence[int]:
+    """Of the sides of a picture and its up-samplers those up to ``size``. Raises ValueError where none leads there."""
+    if size not in sides:
+        raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
+    return sides[: sides.index(size) + 1]
 
 
 def check_belong(

@@ -5,12 +5,11 @@ import pytest
 from emulation import Mistaken, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import TURNS, expected, normal, turned
+from products import TURNS, check_compiled_by_wgmma, expected, normal, turned
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import launch
 from kernels.emulator import Emulator
-from kernels.launch import compile_for
 from kernels.matmul import cuda
 
 SOURCE = cuda.HERE / cuda.RUNGS[5]
@@ -124,11 +123,7 @@ def test_a_mistake_is_found(old, new, kind, rng, monkeypatch):
 @needs_nvrtc
 @pytest.mark.parametrize("columns, turns", list(zip((256, 128, 128, 256), TURNS)))
 def test_it_compiles_without_spills_and_without_waiting(columns, turns):
-    names = {"TILE_N": columns, "TRANSPOSE_A": str(turns[0]).lower(), "TRANSPOSE_B": str(turns[1]).lower()}
-    binary = compile_for(SOURCE, "90a", names)
-    (r,) = binary.resources().values()
-    assert r.local_bytes == r.spill_bytes == 0 and r.registers * 288 * (1 if columns > 128 else 2) <= 65536
-    assert "Performance Loss" not in binary.log
+    check_compiled_by_wgmma(SOURCE, columns, turns)
 
 
 @pytest.mark.gpu
