@@ -22,7 +22,7 @@ kernels:
 	$(PYTHON) -m kernels.check
 
 test:
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n auto
 
 slow:
 	$(PYTHON) -m pytest -q -m "slow or peer"

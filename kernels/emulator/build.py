@@ -171,7 +171,12 @@ def _own_options(command: str) -> tuple[str, ...]:
 
 def _compile(command: str, program: str, out: Path) -> None:
     source = str(HERE / "runtime.cpp")
-    runtime = _cached(command, "runtime", _own_files(), lambda o: _run_compiler(command, "-c", source, "-o", str(o)))
+    runtime = _cached(
+        command,
+        "runtime",
+        _own_files(),
+        lambda o: _run_compiler(command, "-g0", "-c", source, "-o", str(o)),  # no finding is at a line of the runtime
+    )
     main, object_file = out.with_suffix(".cpp"), out.with_suffix(".o")
     main.write_text(program, encoding="utf-8")
     _run_compiler(command, *KERNEL_OPTIONS, *_own_options(command), "-c", str(main), "-o", str(object_file))
