@@ -111,6 +111,14 @@ def choose(files: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
 
 def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, list[str]]:
     """What each kernel needs on the ``wanted`` architectures, and what is wrong with it whatever the table says."""
+    if len(files) > 1:  # one is compiled sooner than processes have started
+        launch.compile_ahead(
+            (file, architecture, defines)
+            for name, file in files.items()
+            for defines in VARIANTS.get(name, ({},))
+            for architecture in architectures(file.read_text(encoding="utf-8"))
+            if architecture in wanted
+        )
     table: Table = {}
     wrong: list[str] = []
     for name, file in files.items():

@@ -9,14 +9,17 @@ that went in: the source, its headers, the options and NVRTC's version.
 passed as float to a float parameter and as double to a double one, and a wrong dtype is an error before the launch.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.util
+import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,25 @@ def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | No
         part.write_bytes(content)
         part.replace(file)  # at once, so that another process never sees half a file
     return binary
+
+
+def compile_ahead(wanted: Iterable[tuple[Path, str, Mapping[str, Any]]]) -> None:
+    """Compile files, each for an architecture with its settings, on all cores, so that ``compile_for`` finds them.
+
+    A process a core, as NVRTC compiles one program at a time in each. What does not compile is left for
+    ``compile_for`` to say.
+    """
+    jobs = [(source, architecture, dict(defines)) for source, architecture, defines in wanted]
+    workers = min(len(jobs), os.cpu_count() or 1)
+    if workers > 1:
+        context = multiprocessing.get_context("spawn")  # a card's context does not go through a fork
+        with ProcessPoolExecutor(workers, context) as pool:
+            list(pool.map(_try_to_compile, jobs))
+
+
+def _try_to_compile(job: tuple[Path, str, Mapping[str, Any]]) -> None:
+    with contextlib.suppress(CompileError):
+        compile_for(*job)
 
 
 def _compile(name: str, text: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:

@@ -8,16 +8,11 @@ pays the larger of the two. Contestants take turns, sample by sample, so that wh
 all.
 """
 
-import contextlib
-import functools
 import gc
-import multiprocessing
-import os
 import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -158,18 +153,8 @@ def compile_ahead(problems: Iterable[Problem], architecture: str) -> int:
         for rung in rungs_that_can(problem, architecture)[0]:
             for launched in rehearse(problem, rung, architecture):
                 wanted.add((launched.source, tuple(sorted(launched.defines.items()))))
-    workers = min(len(wanted), os.cpu_count() or 1)
-    if workers > 1:
-        context = multiprocessing.get_context("spawn")  # a card's context does not go through a fork
-        with ProcessPoolExecutor(workers, context) as pool:
-            list(pool.map(functools.partial(_compile, architecture), sorted(wanted, key=str)))
+    launch.compile_ahead((source, architecture, dict(settings)) for source, settings in sorted(wanted, key=str))
     return len(wanted)
-
-
-def _compile(architecture: str, wanted: tuple[Any, tuple[tuple[str, Any], ...]]) -> None:
-    source, defines = wanted
-    with contextlib.suppress(launch.CompileError):
-        launch.compile_for(source, architecture, dict(defines))
 
 
 def conditions(device: Any, xp: Any, torch: Any) -> dict[str, Any]:

@@ -67,6 +67,16 @@ def test_the_table_is_compared_and_updated_on_purpose(project, monkeypatch, tmp_
 
 
 @needs_nvrtc
+def test_several_files_are_compiled_on_all_cores(project, monkeypatch, capsys):
+    sized = project.with_name("sized.cu")
+    sized.write_text("// Needs sm_80\n" + KERNEL.format("y[0] = a * SIZE;"))
+    monkeypatch.setattr(check, "sources", lambda: {"some/k.cu": project, "some/sized.cu": sized})
+    monkeypatch.setattr(check, "VARIANTS", {"some/sized.cu": ({"SIZE": 1}, {"SIZE": 2})})
+    monkeypatch.setattr(launch, "_compile", None)  # in this process nothing is left to compile
+    assert check.main([]) == 0 and "3 kernels, 4 binaries" in capsys.readouterr().out
+
+
+@needs_nvrtc
 def test_a_new_kernel_is_one_line_and_a_hint(project, monkeypatch, tmp_path, capsys):
     table = tmp_path / "resources.json"
     monkeypatch.setattr(check, "TABLE", table)
