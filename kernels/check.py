@@ -111,36 +111,33 @@ def choose(files: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
 
 def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, list[str]]:
     """What each kernel needs on the ``wanted`` architectures, and what is wrong with it whatever the table says."""
+    builds = [
+        (name, file, defines, [a for a in architectures(file.read_text(encoding="utf-8")) if a in wanted])
+        for name, file in files.items()
+        for defines in VARIANTS.get(name, ({},))
+    ]
     if len(files) > 1:  # one is compiled sooner than processes have started
-        launch.compile_ahead(
-            (file, architecture, defines)
-            for name, file in files.items()
-            for defines in VARIANTS.get(name, ({},))
-            for architecture in architectures(file.read_text(encoding="utf-8"))
-            if architecture in wanted
-        )
+        launch.compile_ahead((file, a, defines) for _, file, defines, on in builds for a in on)
     table: Table = {}
     wrong: list[str] = []
-    for name, file in files.items():
-        text = file.read_text(encoding="utf-8")
-        for defines in VARIANTS.get(name, ({},)):
-            title = " ".join([name, *(f"{k}={v}" for k, v in defines.items())])
-            for architecture in (a for a in architectures(text) if a in wanted):
-                try:
-                    binary = compile_for(file, architecture, defines)
-                except CompileError as error:
-                    wrong.append(str(error))
-                    break  # the others would say the same
-                found = binary.resources()
-                for kernel in kernels_of(text):
-                    if kernel not in found:
-                        wrong.append(f'{title}: {kernel} is not in what the compiler made: is it extern "C"?')
-                        continue
-                    table.setdefault(f"{title}: {kernel}", {})[architecture] = found[kernel]
-                    wrong += _faults(name, f"{title}: {kernel} on sm_{architecture}", kernel, found[kernel])
-                for message, what in LOSSES.items():
-                    if lost := re.search(rf"\((C75\d\d)\)[^\n]*{message}", binary.log):
-                        wrong.append(f"{title} on sm_{architecture}: the compiler {what} ({lost[1]})")
+    for name, file, defines, on in builds:
+        title = " ".join([name, *(f"{k}={v}" for k, v in defines.items())])
+        for architecture in on:
+            try:
+                binary = compile_for(file, architecture, defines)
+            except CompileError as error:
+                wrong.append(str(error))
+                break  # the others would say the same
+            found = binary.resources()
+            for kernel in kernels_of(file.read_text(encoding="utf-8")):
+                if kernel not in found:
+                    wrong.append(f'{title}: {kernel} is not in what the compiler made: is it extern "C"?')
+                    continue
+                table.setdefault(f"{title}: {kernel}", {})[architecture] = found[kernel]
+                wrong += _faults(name, f"{title}: {kernel} on sm_{architecture}", kernel, found[kernel])
+            for message, what in LOSSES.items():
+                if lost := re.search(rf"\((C75\d\d)\)[^\n]*{message}", binary.log):
+                    wrong.append(f"{title} on sm_{architecture}: the compiler {what} ({lost[1]})")
     return table, wrong
 
 
