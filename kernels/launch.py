@@ -139,6 +139,32 @@ def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | No
     No GPU is needed. Raises NoCuda where NVRTC is missing or the source needs a newer card, ValueError for another
     architecture and CompileError.
     """
+    program = _program(source, architecture, defines or {})
+    if program.is_kept():
+        return Binary(program.code.read_bytes(), program.log.read_text(encoding="utf-8"))
+    binary = _compile(source.name, program.text, program.headers, program.options)
+    for file, content in ((program.log, binary.log.encode()), (program.code, binary.code)):
+        part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
+        part.write_bytes(content)
+        part.replace(file)  # at once, so that another process never sees half a file
+    return binary
+
+
+@dataclass(frozen=True)
+class _Program:
+    """All that goes into a binary, and the two files that keep what came out."""
+
+    text: str
+    headers: Mapping[str, str]
+    options: Sequence[str]
+    code: Path
+    log: Path
+
+    def is_kept(self) -> bool:
+        return self.code.exists() and self.log.exists()
+
+
+def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
     text = source.read_text(encoding="utf-8")
@@ -146,27 +172,20 @@ def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | No
         raise NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{architecture}")
     headers = headers_of(text)
     known = OPTIONS if nvrtc_version() >= "13" else OPTIONS[:-1]
-    options = [f"-arch=sm_{architecture}", *known, *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))]
+    options = [f"-arch=sm_{architecture}", *known, *(f"-D{k}={v}" for k, v in sorted(defines.items()))]
     parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     code, log = (cache_directory() / f"gpu-{key}.{end}" for end in ("cubin", "log"))
-    if code.exists() and log.exists():
-        return Binary(code.read_bytes(), log.read_text(encoding="utf-8"))
-    binary = _compile(source.name, text, headers, options)
-    for file, content in ((log, binary.log.encode()), (code, binary.code)):
-        part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
-        part.write_bytes(content)
-        part.replace(file)  # at once, so that another process never sees half a file
-    return binary
+    return _Program(text, headers, options, code, log)
 
 
 def compile_ahead(wanted: Iterable[tuple[Path, str, Mapping[str, Any]]]) -> None:
     """Compile files, each for an architecture with its settings, on all cores, so that ``compile_for`` finds them.
 
-    A process a core, as NVRTC compiles one program at a time in each. What does not compile is left for
-    ``compile_for`` to say.
+    A process a core, as NVRTC compiles one program at a time in each; none where all is compiled. What does not compile
+    is left for ``compile_for`` to say. Raises as ``compile_for`` does, but for CompileError.
     """
-    jobs = [(source, architecture, dict(defines)) for source, architecture, defines in wanted]
+    jobs = [(file, on, dict(defines)) for file, on, defines in wanted if not _program(file, on, defines).is_kept()]
     workers = min(len(jobs), os.cpu_count() or 1)
     if workers > 1:
         context = multiprocessing.get_context("spawn")  # a card's context does not go through a fork

@@ -31,7 +31,7 @@ from ..source import (
 HERE = Path(__file__).parent
 WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
-OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-w", "-ffp-contract=off")
+OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
 KERNEL_OPTIONS = ("-fsanitize=thread", *(f"-fno-builtin-{name}" for name in COPYING))
 # Two barriers in two branches must stay two, and their order in the file that of the source.
