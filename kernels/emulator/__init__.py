@@ -86,6 +86,7 @@ have in the whole one, and a touch of anything else is a finding.
 """
 
 import ctypes
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
     "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block",
 )  # fmt: skip
+_ONE_AT_A_TIME = threading.Lock()  # of a process's threads: runtime.cpp has one grid
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
 
 
@@ -317,7 +319,8 @@ class Emulator:
         for i, (p, found) in enumerate(zip(parameters, laid)):
             if p.type == "TensorMap" and found is not None:
                 cells[i] = _TensorMap.of(maps.pop(0), found.array.ctypes.data)
-        self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
+        with _ONE_AT_A_TIME:
+            self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
         for p, v, found in zip(parameters, values, laid):
             if found is not None and p.pointer and not p.const:
                 if found.array is not v:
@@ -400,10 +403,11 @@ class Emulator:
         buffers: list[_Buffer],
         arrays: Mapping[str, "_Named"],
     ) -> None:
-        handle = library.handle
+        handle = library.emulator
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
         handle.emulator_count_plain_banks(int(self.banks))
         count = handle.emulator_run(
+            ctypes.byref(ctypes.c_void_p.in_dll(library.handle, "emulator_program")),
             self._door(library, kernel),
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
             (ctypes.c_uint * 3)(*blocks),
@@ -434,7 +438,7 @@ class Emulator:
 
     def _count_banks(self, library: Library) -> None:
         for kind in ("bank_use", "plain_bank_use"):
-            count, uses = ctypes.c_int(), getattr(library.handle, f"emulator_{kind}")
+            count, uses = ctypes.c_int(), getattr(library.emulator, f"emulator_{kind}")
             uses.restype = ctypes.POINTER(_BankUse)
             found = uses(ctypes.byref(count))[: count.value]
             found = found if self.banks else [u for u in found if u.passes > u.reads]

@@ -74,7 +74,12 @@ static Region* find(const char* address, bool with_red_zones) {
 }
 
 static bool in_shared_section(const char* address) {
-    return __start_shared_memory && address >= __start_shared_memory && address < __stop_shared_memory;
+    return address >= program.shared_begin && address < program.shared_end;
+}
+
+static bool is_constant(const char* address) {  // the program's own data, or ours: which thread this is, and the like
+    if (address >= __ehdr_start && address < _end) return true;
+    return address >= program.begin && address < program.end && !in_shared_section(address);
 }
 
 static void stop_endless(uint32_t where) {
@@ -109,8 +114,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {
-            const bool constant = address >= __ehdr_start && address < _end && !in_shared_section(address);
-            if (constant && kind == READ) return nullptr;
+            if (kind == READ && is_constant(address)) return nullptr;
             found = find(address, true);
             if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
             else if (Finding* f = report(WILD, where, 0, "")) {

@@ -47,6 +47,13 @@ _CLANG_PASSES = (
     "-tsan-instrument-read-before-write",
 )
 CLANG_OPTIONS = ("-fno-vectorize", "-fno-slp-vectorize", *(word for p in _CLANG_PASSES for word in ("-mllvm", p)))
+# What follows a kernel's text: the last shared array's guard, and where the library and its shared memory lie.
+ENDS = """
+static EMULATOR_SHARED char emulator_guard_last[16384];
+#define LINKER_SAYS extern "C" __attribute__((visibility("hidden"))) char
+LINKER_SAYS __ehdr_start[], _end[], __start_shared_memory[], __stop_shared_memory[];
+extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory};
+"""
 NO_PRINTF = "The emulator has no printf, and NVRTC no <cstdio>, whatever the compiler advises: take them out."
 _PRINTF = re.compile(r"\bprintf\s*\(|#\s*include\s*<(?:cstdio|stdio\.h)>")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -71,11 +78,12 @@ class SharedArray:
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled .cu file."""
+    """A compiled .cu file, and the emulator that runs it, which has the compiler's other libraries too."""
 
     file: Path
     source: Path
     handle: ctypes.CDLL
+    emulator: ctypes.CDLL
     kernels: dict[str, tuple[Parameter, ...]]
     clusters: dict[str, int]
     bounds: dict[str, tuple[int, int]]  # what a kernel says: most threads of a block, blocks of a multiprocessor or 0
@@ -131,11 +139,10 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         for k in kernels
     )
     doors += "".join(f'extern "C" const int emulator_bounds_{k}[3] = {{{words}}};\n' for k, words in bounds.items())
-    last = "static EMULATOR_SHARED char emulator_guard_last[16384];\n"
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
-    program = f'#include "emulator/device.cuh"\n{macros}#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{last}'
+    program = f'#include "emulator/device.cuh"\n{macros}#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{ENDS}'
     try:
         parts = [program, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
@@ -143,10 +150,10 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         if _PRINTF.search(_COMMENT.sub(" ", text)):
             raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
         raise
-    handle = ctypes.CDLL(str(file))
+    emulator, handle = ctypes.CDLL(str(_runtime(command))), ctypes.CDLL(str(file))  # which knows the first by its name
     said = {k: (ctypes.c_int * 3).in_dll(handle, f"emulator_bounds_{k}") for k in bounds}
     most = {k: (threads, blocks) for k, (threads, blocks, _) in said.items()}
-    return Library(file, source, handle, kernels, clusters, most, _shared_arrays(file))
+    return Library(file, source, handle, emulator, kernels, clusters, most, _shared_arrays(file))
 
 
 def _own_files() -> list[str]:
@@ -159,7 +166,7 @@ def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], No
     file = cache_directory() / f"{kind}-{key}.so"
     if not file.exists():
         with tempfile.TemporaryDirectory(dir=file.parent) as work:
-            made = Path(work) / "made"
+            made = Path(work) / file.name
             make(made)
             made.replace(file)  # at once, so that another process never sees half a file
     return file
@@ -169,21 +176,25 @@ def _own_options(command: str) -> tuple[str, ...]:
     return CLANG_OPTIONS if "clang" in _version(command) else GCC_OPTIONS
 
 
-def _compile(command: str, program: str, out: Path) -> None:
+def _runtime(command: str) -> Path:
+    """The emulator as a library of its own, to which all kernels of this compiler are linked."""
     source = str(HERE / "runtime.cpp")
-    runtime = _cached(
-        command,
-        "runtime",
-        _own_files(),
-        lambda o: _run_compiler(command, "-g0", "-c", source, "-o", str(o)),  # no finding is at a line of the runtime
-    )
+
+    def make(out: Path) -> None:  # without debug lines: no finding is at a line of it
+        _run_compiler(command, "-g0", "-shared", f"-Wl,-soname,{out.name}", source, "-o", str(out), "-ldl")
+
+    return _cached(command, "runtime", _own_files(), make)
+
+
+def _compile(command: str, program: str, out: Path) -> None:
     main, object_file = out.with_suffix(".cpp"), out.with_suffix(".o")
     main.write_text(program, encoding="utf-8")
     _run_compiler(command, *KERNEL_OPTIONS, *_own_options(command), "-c", str(main), "-o", str(object_file))
     ours = [f"--redefine-sym={name}=__tsan_{name}" for name in COPYING]  # the names that clang gives them from 15 on
     subprocess.run(["objcopy", *ours, str(object_file)], check=True)
-    # Without -fsanitize=thread here: the library that usually watches is not wanted, runtime.cpp takes its place.
-    _run_compiler(command, "-shared", str(object_file), "-x", "none", str(runtime), "-o", str(out), "-ldl")
+    # Without -fsanitize=thread here: the library that usually watches is not wanted, ours takes its place.
+    linked = [str(object_file), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
+    _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
 
 
 def _run_compiler(command: str, *arguments: str) -> None:
@@ -195,14 +206,12 @@ def _run_compiler(command: str, *arguments: str) -> None:
 
 def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:
     """The arrays in the section of shared memory, from the table of symbols."""
-    listing = subprocess.run(["nm", "-S", str(file)], capture_output=True, text=True, check=True).stdout
-    symbols = [line.split() for line in listing.splitlines()]
-    at = {s[-1]: int(s[0], 16) for s in symbols if len(s) >= 3}
-    begin, end = at.get("__start_shared_memory", 0), at.get("__stop_shared_memory", 0)
+    listing = subprocess.run(["objdump", "-t", str(file)], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"^(\w+) .{7} shared_memory\t(\w+) +(\S+)$", listing, re.MULTILINE)  # address, bytes, name
     return tuple(
-        SharedArray(_plain_name(s[3]), int(s[0], 16), int(s[1], 16))
-        for s in symbols
-        if len(s) == 4 and begin <= int(s[0], 16) < end and "emulator_guard_" not in s[3]
+        SharedArray(_plain_name(name), int(address, 16), int(size, 16))
+        for address, size, name in found
+        if int(size, 16) and "emulator_guard_" not in name
     )
 
 

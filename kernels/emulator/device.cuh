@@ -20,6 +20,10 @@ struct Lane {  // what a thread knows about itself
     int lane;  // its place in its warp of 32
 };
 
+struct Program {  // a kernel's library: its first byte and the one behind its last, and those of the shared memory in it
+    char *begin, *end, *shared_begin, *shared_end;
+};
+
 enum Access { READ, WRITE, ATOMIC, COPY, BULK };
 
 extern Lane* self;  // the thread that runs now

@@ -21,7 +21,7 @@ static void on_signal(int signal, siginfo_t*, void* context) {
     fault_where = NOBODY;
 #ifdef EMULATOR_X86_64
     const char* const at = reinterpret_cast<const char*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
-    if (at >= __ehdr_start && at < _end) fault_where = uint32_t(at - __ehdr_start);
+    if (at >= program.begin && at < program.end) fault_where = uint32_t(at - program.begin);
 #endif
     siglongjmp(back, signal);
 }

@@ -48,8 +48,6 @@
 extern "C" {
 extern char __ehdr_start[] __attribute__((visibility("hidden")));  // this library, from its first byte
 extern char _end[] __attribute__((visibility("hidden")));          // to its last
-extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
-extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 }
 
 namespace emulator {
@@ -87,7 +85,7 @@ struct Buffer {  // an array in global memory, with red zones on both sides
 };
 
 struct SharedArray {
-    uint64_t offset, bytes;  // in this library
+    uint64_t offset, bytes;  // in the kernel's program
     const char* name;
 };
 
@@ -207,10 +205,12 @@ static char* dynamic_begin;
 static uint32_t engine_clock[ENGINES * MOST_BLOCKS];
 static bool async_proxy;                // who touches memory now
 
+static Program program;                 // the kernel's, which runs now
+
 static int current() { return int(self - lanes); }
 static int in_cluster(int thread) { return first_member + thread; }  // its number there
 static size_t clock_size() { return 2 * (members + size_t(ENGINES) * cluster_blocks); }
-static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - __ehdr_start - 1); }
+static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - program.begin - 1); }
 
 static void wait_for_scheduler() { switches++; switch_context(fibers[current()].context, scheduler); }
 
@@ -377,9 +377,10 @@ static void run_cluster(unsigned first) {
 
 using namespace emulator;
 
-extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* threads_of,
+extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* threads_of,
                             int blocks_of_cluster, int registers_of_thread, size_t dynamic_bytes, unsigned seed, const Buffer* buffers,
                             int buffer_count, const SharedArray* shared, int shared_count, long limit) {
+    program = *of;
     entry = kernel;
     values = arguments;
     grid_size = {grid[0], grid[1], grid[2]};
@@ -420,7 +421,7 @@ extern "C" int emulator_run(void (*kernel)(void**), void** arguments, const unsi
     }
     global_regions = regions.size();
     for (int i = 0; i < shared_count; i++) {
-        char* begin = __ehdr_start + shared[i].offset;
+        char* begin = program.begin + shared[i].offset;
         regions.push_back({begin, begin + shared[i].bytes, 1024, shared[i].name, true, false});
     }
     dynamic_stride = (dynamic_bytes + 2 * DYNAMIC_ZONE + 1023) / 1024 * 1024;

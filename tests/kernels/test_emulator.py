@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -329,6 +330,21 @@ STRIDED = """
     __syncthreads();
     for (int i = b * size + t; i < n; i += size * blocks) y[i] = x[i] + last;
 """
+
+
+def test_threads_of_python_take_turns(tmp_path):
+    """Kernels of two files in four threads: all go through the one grid that the emulator has."""
+    files = [write(tmp_path, STRIDED + "//" + name, name=name + ".cu") for name in ("one", "two")]
+
+    def run(number):
+        device, x = Emulator(number), np.arange(50_000, dtype=np.float32) + number
+        y = device.empty(x.shape, np.float32)
+        device.run(files[number % 2], "k", (3, 2), (32, 2), {"x": x, "y": y, "n": len(x)})
+        device.check()
+        return (device.result(y) == x + x[-1]).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(4)))
 
 
 def test_inputs_stay_and_an_empty_grid_is_no_launch():
