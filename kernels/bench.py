@@ -2,7 +2,7 @@
 
     python -m kernels.bench [op ...] [--device cpu|cuda] [--peer torch|none] [--rounds N] [--json FILE] [--list]
                             [--threads N] [--fresh-memory]                on a CPU
-                            [--rung all|none|N] [--dtype D] [--minutes M] [--missing] [--record] [--tables]
+                            [--rung all|none|N] [--dtype D] [--minutes M] [--missing] [--record] [--tables] [--launches]
                                                                           on a GPU: see gpu_bench
 
 Without ``--device`` it runs on a GPU if one can be used or a rung is asked for, else on the CPU. On the CPU, ours and
@@ -179,6 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     gpu.add_argument("--minutes", type=float, help="begin no further problem after so many")
     gpu.add_argument("--missing", action="store_true", help="only what has not been kept of this card yet")
     gpu.add_argument("--record", action="store_true", help="keep the rows in kernels/results, write tables and plots")
+    gpu.add_argument(
+        "--launches", action="store_true", help="only what would be launched, and how full it makes a card"
+    )
     gpu.add_argument("--tables", action="store_true", help="only write tables and plots, of what has been kept")
     options = parser.parse_args(arguments)
     options.ops += options.op
@@ -201,14 +204,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.tables:
         return write_pages()
     on_cpu, on_gpu = chosen(on_cpu), [p for p in chosen(on_gpu) if options.dtype in (None, p.dtype)]
-    for_gpu = options.rung is not None or options.dtype is not None or options.record
+    for_gpu = options.rung is not None or options.dtype is not None or options.record or options.launches
     going_on = options.missing or options.minutes is not None
     device = options.device or ("cuda" if for_gpu or going_on else None)
     if options.list:
         list_problems([] if device == "cuda" else on_cpu, [] if device == "cpu" else on_gpu)
         return 0
     if device == "cpu" and for_gpu:
-        parser.error("--rung, --dtype and --record are for a GPU")
+        parser.error("--rung, --dtype, --record and --launches are for a GPU")
     if device == "cpu" and going_on:
         parser.error("--minutes and --missing are for a GPU")
     device = device or ("cuda" if gpu_can_be_used() else "cpu")
@@ -223,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     rungs = sorted({rung for p in on_gpu for rung in p.rungs})
     if options.rung not in (None, "all", "none", *map(str, rungs)):
         parser.error(f"no chosen problem has rung {options.rung}, they have {', '.join(map(str, rungs)) or 'none'}")
-    return run_on_gpu(on_gpu, options)
+    return print_launches(on_gpu, options) if options.launches else run_on_gpu(on_gpu, options)
 
 
 def list_problems(on_cpu: list[Problem], on_gpu: list[Any]) -> None:
@@ -329,6 +332,21 @@ def run_on_gpu(chosen: list[Any], options: argparse.Namespace) -> int:
         if options.record:
             pages.write(file, pages.merged(before, run))
     return write_pages() or status if options.record else status
+
+
+def print_launches(chosen: list[Any], options: argparse.Namespace) -> int:
+    """What the rungs would launch, which needs no GPU; 2 if the compiler is missing."""
+    from .gpu_bench import measure as on_gpu
+    from .gpu_bench import occupancy
+
+    try:
+        on_gpu.compile_ahead(chosen, occupancy.ARCHITECTURE)
+    except launch.NoCuda as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in occupancy.show(chosen, [r for p in chosen for r in p.rungs if options.rung in (None, "all", str(r))]):
+        print(line)
+    return 0
 
 
 def load_torch(name: str) -> Any:

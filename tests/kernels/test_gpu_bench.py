@@ -580,7 +580,7 @@ def test_what_the_command_needs_is_one_sentence(capsys, monkeypatch):
     )
     for arguments, sentence in [
         (["--rung", "x"], "--rung must be a number, all or none, got 'x'"),
-        (["--device", "cpu", "--rung", "2"], "--rung, --dtype and --record are for a GPU"),
+        (["--device", "cpu", "--rung", "2"], "--rung, --dtype, --record and --launches are for a GPU"),
         (["--device", "cuda", "--threads", "1"], "--threads and --fresh-memory are for the CPU"),
         (["--rounds", "0"], "--rounds and --threads must be at least 1"),
         (["--op", "nothing"], "unknown operation 'nothing'"),
