@@ -19,6 +19,7 @@ SPLIT_TILE, SPLIT_STAGES = (128, 128), 6  # of 4_split.cu
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
 PART = 128  # of the k terms, at least, for a block of FEW_ROWS
+ROWS = 64  # at least, for a block that looks for its columns' largest values
 BUSY = 264  # blocks, two for each multiprocessor of an H100
 THREADS = 128
 SIDE = 64  # of the square that a block of 256 threads computes in rung 2, or turns
@@ -46,11 +47,18 @@ def quantize(device: Any, x: Array, *, axis: int, form: str = "int8") -> tuple[A
         device.empty((m, n), "int8" if form == "int8" else "uint8"),
         device.empty((x.shape[axis],), "float32"),
     )
-    arguments: dict[str, Any] = {"x": x, "scale": scale, "n": n, "limit": LARGEST[form]}
+    source, arguments = _file("quantize.cu"), {"scale": scale, "n": n, "limit": LARGEST[form]}
     if axis == 0:
-        device.run(_file("quantize.cu"), "row_scales", m, 32, arguments)
+        device.run(source, "row_scales", m, 32, {"x": x, **arguments})
     else:
-        device.run(_file("quantize.cu"), "column_scales", -(-n // 32), 256, {**arguments, "m": m})
+        blocks = -(-n // 32)
+        part = max(ROWS, -(-m * blocks // (4 * BUSY)))
+        sizes = device.empty((-(-m // part), n), "float32")
+        device.run(
+            source, "column_sizes", (blocks, len(sizes)), 256, {"x": x, "sizes": sizes, "m": m, "n": n, "part": part}
+        )
+        arguments |= {"sizes": sizes, "parts": len(sizes)}
+        device.run(source, "column_scales", -(-n // THREADS), THREADS, arguments)
     device.result(scale, "scale")
     _elementwise(device, "to", form, axis, {"x": x, "scale": scale, "codes": codes, "n": n, "count": x.size})
     return device.result(codes, "codes"), scale

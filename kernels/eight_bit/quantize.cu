@@ -1,7 +1,7 @@
 // Quantization with a scale for each channel, and back (definition: __init__.py): scale = max |x| / largest of the format.
 //
-// x (m, n), with channels along rows or columns. Three steps: the largest absolute value of each row or column gives its
-// scale (a maximum is the same in any order, NaN wins), then every number is divided by its channel's and rounded. The
+// x (m, n), with channels along rows or columns. The largest absolute value of each row or column gives its scale (a
+// maximum is the same in any order, NaN wins), then every number is divided by its channel's and rounded. The
 // quotient is IEEE's, so codes and scales are NumPy's bit for bit.
 //
 // fp8 is done by hand, on the bits of the float, because it then runs everywhere (sm_89 and later have an instruction for
@@ -26,19 +26,29 @@ extern "C" __global__ void row_scales(const float* x, float* scale, int n, float
     if (threadIdx.x == 0) scale[row] = scale_of(largest, limit);
 }
 
-// One block of 32 columns by 8 rows for each 32 columns.
+// The largest value of each column in each part of the rows. A block of 32 columns by 8 rows for each part of 32 columns:
+// whole columns would be too few blocks to keep a card's memory busy.
 extern "C" __global__ void __launch_bounds__(256)
-    column_scales(const float* x, float* scale, long long m, int n, float limit) {
+    column_sizes(const float* x, float* sizes, long long m, int n, long long part) {
     __shared__ float tile[8][32];
     const int column = threadIdx.x % 32, line = threadIdx.x / 32;
-    const long long j = blockIdx.x * 32LL + column;
+    const long long j = blockIdx.x * 32LL + column, begin = blockIdx.y * part, end = min(m, begin + part);
     float largest = 0;
     if (j < n)
-        for (long long i = line; i < m; i += 8) largest = larger(largest, fabsf(x[i * n + j]));
+        for (long long i = begin + line; i < end; i += 8) largest = larger(largest, fabsf(x[i * n + j]));
     tile[line][column] = largest;
     __syncthreads();
     if (line || j >= n) return;
     for (int i = 1; i < 8; i++) largest = larger(largest, tile[i][column]);
+    sizes[blockIdx.y * (long long)n + j] = largest;
+}
+
+// A thread for each column.
+extern "C" __global__ void column_scales(const float* sizes, float* scale, int n, int parts, float limit) {
+    const long long j = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (j >= n) return;
+    float largest = 0;
+    for (int part = 0; part < parts; part++) largest = larger(largest, sizes[part * (long long)n + j]);
     scale[j] = scale_of(largest, limit);
 }
 

@@ -348,8 +348,8 @@ CASES = [
         eight,
         (turned(5, 12), turned(12, 7)),
         {
-            *(f"eight_bit/quantize:{k}" for k in ("row_scales", "column_scales", "to_int8", "to_fp8", "from_fp8")),
-            *("eight_bit/turn:turn", "eight_bit/4_wgmma:int8"),
+            *(f"eight_bit/quantize:{k}" for k in ("row_scales", "column_sizes", "column_scales", "to_int8")),
+            *("eight_bit/quantize:to_fp8", "eight_bit/quantize:from_fp8", "eight_bit/turn:turn", "eight_bit/4_wgmma:int8"),
         },
         exact=True,
         doubles=False,
@@ -359,8 +359,8 @@ CASES = [
         weights_only,
         (turned(9, 12), turned(12, 7)),
         {
-            *("eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8", "eight_bit/split:split"),
-            *("eight_bit/split:widen", "eight_bit/4_split:weight_only"),
+            *("eight_bit/quantize:column_sizes", "eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8"),
+            *("eight_bit/split:split", "eight_bit/split:widen", "eight_bit/4_split:weight_only"),
         },
         doubles=False,
     ),

@@ -224,7 +224,7 @@ def test_bad_input_is_named():
 @needs_compiler
 @settings(max_examples=20)
 @given(
-    m=st.sampled_from([1, 2, 7, 8, 9, 33]), n=st.sampled_from([1, 3, 31, 32, 33, 40]), axis=st.integers(0, 1),
+    m=st.sampled_from([1, 2, 7, 8, 9, 33, 129]), n=st.sampled_from([1, 3, 31, 32, 33, 40]), axis=st.integers(0, 1),
     form=st.sampled_from(FORMS), kind=st.sampled_from(KINDS), seed=SEEDS,
 )  # fmt: skip
 def test_quantize_in_cuda_gives_the_same_bits(m, n, axis, form, kind, seed):
@@ -259,6 +259,17 @@ def test_every_pattern_in_cuda(form):
     codes, back = emulated(run)
     np.testing.assert_array_equal(codes, encode(x, form))
     np.testing.assert_array_equal(back, decode(every, form))
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [64, 65, 300])
+def test_the_largest_of_a_column_may_lie_in_any_part_of_the_rows(rows):
+    (x,) = normal(0, (rows, 33))
+    for row in (0, 63, rows - 1):
+        marked = x.copy()
+        marked[row, 32] = -1e3
+        _, scale = emulated(lambda device, x=marked: cuda.quantize(device, x, axis=1))
+        assert scale[32] == np.float32(1e3) / np.float32(127)
 
 
 def test_nothing_at_all_in_cuda():
@@ -446,7 +457,10 @@ def test_nan_and_inf_in_the_linear_layers(rung, rows):
 
 
 PLANTED = [
-    ("quantize.cu", "j >= n) return;", "j > n) return;", "out of range"),
+    ("quantize.cu", "if (line || j >= n) return;", "if (line || j > n) return;", "out of range"),
+    ("quantize.cu", "    if (j >= n) return;", "    if (j > n) return;", "out of range"),
+    ("quantize.cu", "min(m, begin + part)", "begin + part", "out of range"),
+    ("quantize.cu", "part = 0; part < parts", "part = 1; part < parts", "wrong value"),
     ("quantize.cu", "    tile[line][column] = largest;\n    __syncthreads();", "    tile[line][column] = largest;", "race"),
     ("quantize.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
     ("quantize.cu", "rintf(x[at]", "truncf(x[at]", "wrong value"),
