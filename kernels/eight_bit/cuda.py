@@ -52,7 +52,7 @@ def quantize(device: Any, x: Array, *, axis: int, form: str = "int8") -> tuple[A
         device.run(source, "row_scales", m, 32, {"x": x, **arguments})
     else:
         blocks = -(-n // 32)
-        part = max(ROWS, -(-m * blocks // (4 * BUSY)))
+        part = max(ROWS, -(-m // max(4 * BUSY // max(blocks, 1), 1)))
         sizes = device.empty((-(-m // part), n), "float32")
         device.run(
             source, "column_sizes", (blocks, len(sizes)), 256, {"x": x, "sizes": sizes, "m": m, "n": n, "part": part}
