@@ -98,9 +98,9 @@ def show(problems: Iterable[Problem], rungs: Collection[int]) -> Iterator[str]:
         threads, blocks = math.prod(launched.threads), math.prod(launched.grid)
         shared = needs.shared_bytes + launched.shared_bytes
         room = held(needs.registers, threads, shared, ARCHITECTURE)
-        full = blocks / (room.blocks * MULTIPROCESSORS)
+        full = f", {blocks / (room.blocks * MULTIPROCESSORS):.2f} full" if room.blocks else ""
         yield (
             f"  {rung} {launched.source.name + ' ' + launched.kernel:42} {blocks:8} blocks of {threads:4} threads, "
             f"{needs.registers:3} registers, {shared / 1024:5.1f} KiB: {room.blocks:2} at once, {room.warps:2} of 64 warps "
-            f"(no more {room.by}), {full:.2f} full"
+            f"(no more {room.by}){full}"
         )
