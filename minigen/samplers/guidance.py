@@ -141,7 +141,7 @@ def by_gradient(
     def guided(x_t: Any, t: Any, cond: Any = None) -> Any:
         said = model(x_t, t, cond)
         s = scale_at(scale, _times(t, x_t))
-        return said if not s.any() else pulled(said, gradient(log_p, x_t, t, cond), s, _noise(t, x_t, schedule), kind)
+        return said if not s.any() else pulled(said, gradient(log_p, x_t, t, cond), s, _signal(t, x_t, schedule), kind)
 
     return guided
 
@@ -161,7 +161,7 @@ def by_x_0_gradient(
         s = scale_at(scale, _times(t, x_t))
         if not s.any():
             return model(x_t, t, cond)
-        noise = _noise(t, x_t, schedule)
+        signal = _signal(t, x_t, schedule)
         with ag.enable_grad():
             x, tracked = _leaf(x_t)
             said = model(x, t, cond)
@@ -169,7 +169,7 @@ def by_x_0_gradient(
             g = ag.grad(ag.sum(value), x, create_graph=tracked)
         if not tracked:
             said, g = tuple(map(ag.raw, said)) if isinstance(said, tuple) else ag.raw(said), ag.raw(g)
-        return pulled(said, g, s, noise, kind)
+        return pulled(said, g, s, signal, kind)
 
     return guided
 
@@ -201,11 +201,11 @@ def score_of(log_p: LogP, scale: Scale = 1.0) -> Callable[..., Any]:
     return score
 
 
-def pulled(said: Any, g: Any, scale: Any, noise: Any, kind: str) -> Any:
+def pulled(said: Any, g: Any, scale: Any, signal: Any, kind: str) -> Any:
     r"""Eqs. 1 to 4: what a model ``said`` (of a pair, the prediction alone) when its score changes by ``scale`` (n,)
-    times ``g``; ``noise`` (n,) is $1 - \bar\alpha_t$.
+    times ``g``; ``signal`` (n,) is $\bar\alpha_t$.
     """
-    signal = 1 - noise
+    noise = 1 - signal
     with np.errstate(divide="ignore"):
         factor = {
             "eps": -(noise**0.5),
@@ -231,9 +231,9 @@ def replaced(
 
     def guided(x_t: Any, t: Any, cond: Any = None) -> Any:
         said = model(x_t, t, cond)
-        noise = _noise(t, x_t, schedule)
+        signal = _signal(t, x_t, schedule)
         change = project(_asked(y, cond)) - project(_guess(said, x_t, t, schedule, kind))
-        signal = 1 - noise
+        noise = 1 - signal
         with np.errstate(divide="ignore"):
             factor = {  # eqs. 1 to 4 in units of x_0
                 "eps": -((signal / noise) ** 0.5),
@@ -416,9 +416,9 @@ def _times(t: Any, x_t: Any) -> Any:
     return np.broadcast_to(to_numpy(t), (len(x_t),))
 
 
-def _noise(t: Any, x_t: Any, schedule: Schedule) -> Any:
-    r"""$1 - \bar\alpha_t$ (n,) in float64."""
-    return 1 - schedule.alpha_bar_at(_times(t, x_t))
+def _signal(t: Any, x_t: Any, schedule: Schedule) -> Any:
+    r"""$\bar\alpha_t$ (n,) in float64; a small one would lose its digits in $1 - (1 - \bar\alpha_t)$."""
+    return schedule.alpha_bar_at(_times(t, x_t))
 
 
 def _shaped(values: Any, x: Any) -> Any:

@@ -687,8 +687,8 @@ GUIDANCE = {
         score_turned_round=('"score": np.ones_like(noise),', '"score": -np.ones_like(noise),'),
         scale_squared=("np.where(scale == 0, 0.0, scale) *", "np.where(scale == 0, 0.0, scale**2) *"),
         alpha_bar_for_the_noise=(
-            "return 1 - schedule.alpha_bar_at(_times(t, x_t))",
             "return schedule.alpha_bar_at(_times(t, x_t))",
+            "return 1 - schedule.alpha_bar_at(_times(t, x_t))",
         ),
     ),
     **planted(
@@ -699,7 +699,7 @@ GUIDANCE = {
             "_checked(log_p(_guess(said, x, t, schedule, kind), t, cond), len(x))",
             "_checked(log_p(x, t, cond), len(x))",
         ),
-        scale_forgotten=("return pulled(said, g, s, noise, kind)", "return pulled(said, g, s**0, noise, kind)"),
+        scale_forgotten=("return pulled(said, g, s, signal, kind)", "return pulled(said, g, s**0, signal, kind)"),
     ),
 }
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mutants import mutant
-from oracles import OneHotNoise, gaussian_eps
+from oracles import OneHotNoise, gaussian, gaussian_eps
 
 import autograd as ag
 from minigen.maths import parametrisation, schedules
 from minigen.nn import Linear
-from minigen.samplers import ancestral, guidance
+from minigen.samplers import ancestral, ddim, guidance
 
 SCHEDULE = schedules.linear(60)
 KINDS = parametrisation.KINDS
@@ -83,6 +83,21 @@ def exact_paths(g):
         guided = g.by_gradient(as_kind(mix.eps, kind), g.label_log_p(mix.logits), SCHEDULE, kind=kind)
         got = ancestral.sample(guided, x_T, grid, rng=np.random.default_rng(1), kind=kind, cond=np.full(5, y))
         close(got, want, 1e-9)
+
+
+def one_path(g):
+    """Also from where next to nothing is left of the signal, alpha_bar_T = 2e-9: all kinds walk one path."""
+    schedule = schedules.cosine(1000)
+    x_T = np.random.default_rng(0).standard_normal((5, 3))
+    states = {kind: [] for kind in KINDS}
+    for kind, seen in states.items():
+        model = gaussian(kind, 0.3, 0.5, schedule)
+        guided = g.by_gradient(model, lambda x, t, cond: 100 * ag.sum(x, 1), schedule, kind=kind)
+        ddim.sample(
+            guided, x_T, schedules.spaced(schedule, 10), kind=kind, callback=lambda *s, seen=seen: seen.append(s)
+        )
+        for (_, *got), (_, *want) in zip(seen, states["eps"]):
+            close(got, want, 1e-12)
 
 
 def moments(model, schedule, **settings):
@@ -336,8 +351,8 @@ def clip_similarity(g):
 
 
 CHECKS = [
-    exact_classifier, exact_paths, linear_evidence, gaussian_evidence, gaussian_dps, pixel_gradient, ho_weight, replacement,
-    composition, learned_variance, own_gradient, algorithm_1, scales, features, clip_similarity,
+    exact_classifier, exact_paths, one_path, linear_evidence, gaussian_evidence, gaussian_dps, pixel_gradient,
+    ho_weight, replacement, composition, learned_variance, own_gradient, algorithm_1, scales, features, clip_similarity,
 ]  # fmt: skip
 
 
@@ -359,7 +374,7 @@ MUTANTS = {
     "sign of (3)": ('"v": -((noise / signal) ** 0.5),', '"v": (noise / signal) ** 0.5,'),
     "sign of (4)": ('"score": np.ones_like(noise),\n        }[kind]\n    return _added(said, np', '"score": -np.ones_like(noise),\n        }[kind]\n    return _added(said, np'),
     "scale left out": ("np.where(scale == 0, 0.0, scale) * np", "np.where(scale == 0, 0.0, 1.0) * np"),
-    "level for time": ("1 - schedule.alpha_bar_at(_times(t, x_t))", "1 - schedule.alpha_bar_at(_times(t, x_t) - 1)"),
+    "level for time": ("schedule.alpha_bar_at(_times(t, x_t))", "schedule.alpha_bar_at(_times(t, x_t) - 1)"),
     "mean over the batch": ("g = ag.grad(ag.sum(_checked(log_p(x, t, cond)", "g = ag.grad(ag.mean(_checked(log_p(x, t, cond)"),
     "guided variance": ("return (moved, *rest) if rest", "return (moved, *[r + _shaped(factor, change) * change for r in rest]) if rest"),
     "likelihood for its logarithm": ("return -ag.cross_entropy(", "return ag.exp(-ag.cross_entropy("),
