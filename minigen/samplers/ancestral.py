@@ -112,6 +112,8 @@ def sample(
         raise ValueError(f"variance must be one of {', '.join(map(repr, VARIANCES))}, got {variance!r}")
     if score_at not in ("mean", "x_t"):
         raise ValueError(f"score_at must be 'mean' or 'x_t', got {score_at!r}")
+    if rng is None and schedule.T > 1:
+        raise ValueError("ancestral sampling adds noise, so rng must be a generator, got None")
     xp = array_module(x_T)
 
     def ask(x: Any, level: int) -> Any:

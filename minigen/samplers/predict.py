@@ -41,13 +41,18 @@ def predict(
     r"""``model(x_t, times, cond)`` at level ``t`` of the schedule, where every sample is told ``schedule.times[t]``.
 
     The model returns its prediction of ``kind``, or a pair of that and ``v`` (a learned variance, Nichol & Dhariwal
-    2021, eq. 15). Raises FloatingPointError, naming level and time, if it returns NaN or Inf.
+    2021, eq. 15). Raises ValueError for a bound ``clip`` that is not above 0 and for a prediction of another shape than
+    ``x_t``, FloatingPointError, naming level and time, if the model returns NaN or Inf.
     """
+    if clip is not None and not callable(clip) and not clip > 0:
+        raise ValueError(f"clip must be above 0, a function, or None for no clipping, got {clip}")
     xp = array_module(x_t)
     times = xp.full(len(x_t), schedule.times[t])
     with no_grad():
         said = model(x_t, times, cond)
     output, v = (raw(part) for part in said) if isinstance(said, tuple) else (raw(said), None)
+    if np.shape(output) != x_t.shape:
+        raise ValueError(f"the model must return the shape that it is given, {x_t.shape}, got {np.shape(output)}")
     if not xp.all(xp.isfinite(output)) or (v is not None and not xp.all(xp.isfinite(v))):
         raise FloatingPointError(f"the model returned NaN or Inf at level {t} of {schedule.T} (time {times[0]})")
     x_0 = x_0_of(output, x_t, t, schedule, kind)

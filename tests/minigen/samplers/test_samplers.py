@@ -133,6 +133,22 @@ def test_names_and_settings_that_do_not_exist():
         choose.draw("plms", model, x_T, schedule, eta=0.5)
     with pytest.raises(ValueError, match="eta must be from 0"):
         choose.draw("ddim", model, x_T, schedule, eta=1.5, rng=np.random.default_rng(0))
+    for name in (n for n in choose.SAMPLERS if n.startswith("ancestral")):
+        with pytest.raises(ValueError, match="rng must be a generator, got None"):
+            choose.draw(name, with_share(model, name), x_T, schedule)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_a_bound_that_bounds_nothing_is_named(clip):
+    with pytest.raises(ValueError, match="clip must be above 0"):
+        choose.draw("ddim", gaussian("eps", 0, 1, LINEAR), np.ones((1, 1)), schedules.spaced(LINEAR, 2), clip=clip)
+
+
+def test_a_prediction_of_another_shape_is_named():
+    """Broadcast, it would draw pictures of another shape, or one guess for all samples."""
+    for model in (lambda x, t, cond: x.sum(1), lambda x, t, cond: x[:1]):
+        with pytest.raises(ValueError, match=r"the shape that it is given, \(3, 3\), got \("):
+            choose.draw("ddim", model, np.ones((3, 3)), schedules.spaced(LINEAR, 2))
 
 
 @pytest.mark.parametrize("name", choose.SAMPLERS)
