@@ -95,10 +95,12 @@ def rescaled(guided: Any, conditional: Any, phi: float) -> Any:
     r"""$\phi\, \tilde\epsilon\, \frac{\mathrm{std}(\epsilon(c))}{\mathrm{std}(\tilde\epsilon)} + (1 - \phi)\, \tilde\epsilon$
     (Lin et al. 2023, 2305.08891, eqs. 14 to 16), with the standard deviations of each sample.
 
-    Unlike the rest of this file it depends on what the model predicts; the paper uses $v$.
+    Unlike the rest of this file it depends on what the model predicts; the paper uses $v$. A sample whose guided
+    numbers are all equal has no contrast to change and stays as it is.
     """
     own, theirs = _std(guided), _std(conditional)
-    ratio = theirs / ag.where(ag.raw(own) == 0, 1.0, own)
+    flat = ag.raw(own) == 0
+    ratio = ag.where(flat, 1.0, theirs) / ag.where(flat, 1.0, own)
     return guided * (phi * ratio + (1 - phi))
 
 
@@ -107,12 +109,13 @@ def dynamic_threshold(share: float = 0.995, bound: float = 1.0) -> Callable[[Any
     is more, $\hat x_0 \leftarrow \mathrm{clip}(\hat x_0, -\tau, \tau) \cdot \text{bound} / \tau$ (Saharia et al. 2022,
     section 2.3).
 
-    A guess that lies within the bound is returned as it is. Raises ValueError unless 0 < share <= 1 and bound > 0.
+    A guess that lies within the bound is returned as it is. Raises ValueError unless 0 < share <= 1 and
+    0 < bound < infinity.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
-    if not bound > 0:
-        raise ValueError(f"bound must be above 0, got {bound}")
+    if not 0 < bound < np.inf:
+        raise ValueError(f"bound must be above 0 and finite, got {bound}")
 
     def clip(x_0: Any) -> Any:
         xp = array_module(x_0)

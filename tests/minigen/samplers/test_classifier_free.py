@@ -108,6 +108,8 @@ def contrast(g):
     close(g.classifier_free(model, 6.0, 0, rescale=0.7)(X, T3, Y), 0.7 * full + 0.3 * plain)
     close(g.classifier_free_w(model, 5.0, 0, rescale=0.7)(X, T3, Y), 0.7 * full + 0.3 * plain)
     close(g.rescaled(0 * c, c, 1.0), 0 * c)
+    close(g.rescaled(0 * c + 3, c, 0.7), 0 * c + 3)
+    close(g.rescaled(c[..., :1, :1, :1], 2 * c[..., :1, :1, :1], 0.7), c[..., :1, :1, :1])  # one number has no contrast
     u = model(X, T3, 0.3 * Y)
     close(g.classifier_free(model, 0.0, 0.3 * Y, rescale=1.0)(X, T3, Y), u * std(c) / std(u))
 
@@ -147,7 +149,7 @@ MUTANTS = {
     "variance guided": ("(ag.where(rows == 0, b, a) for", "(b + rows * (a - b) for"),
     "variance of the wrong half": ("tuple(part[:n] for part in said), tuple(part[n:]", "tuple(part[n:] for part in said), tuple(part[:n]"),
     "unconditional contrast": ("rescaled(out, c, rescale)", "rescaled(out, u, rescale)"),
-    "contrast turned round": ("ratio = theirs / ag.where(ag.raw(own) == 0, 1.0, own)", "ratio = own / ag.where(ag.raw(theirs) == 0, 1.0, theirs)"),
+    "contrast turned round": ("own, theirs = _std(guided), _std(conditional)", "theirs, own = _std(guided), _std(conditional)"),
     "phi turned round": ("(phi * ratio + (1 - phi))", "((1 - phi) * ratio + phi)"),
     "contrast of the batch": ("flat = ag.reshape(x, (x.shape[0], -1))", "flat = ag.reshape(x, (1, -1))"),
     "quantile of the batch": ("share, axis=1).astype", "share, axis=None).reshape(1).astype"),
@@ -322,7 +324,8 @@ def test_bad_input_is_one_sentence():
     for says, call in {
         "rescale must be": lambda: classifier_free.classifier_free(model, 2.0, 0, rescale=1.5),
         "share must be": lambda: classifier_free.dynamic_threshold(0.0),
-        "bound must be": lambda: classifier_free.dynamic_threshold(0.9, 0.0),
+        "bound must be above 0": lambda: classifier_free.dynamic_threshold(0.9, 0.0),
+        "bound must be .* finite": lambda: classifier_free.dynamic_threshold(0.9, np.inf),
         "scale must be finite": lambda: classifier_free.classifier_free(model, np.inf, 0)(X, T3, Y),
     }.items():
         with pytest.raises(ValueError, match=says):
