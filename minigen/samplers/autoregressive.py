@@ -74,9 +74,8 @@ def keep_top_p(logits: Float[Array, "*n vocab"], p: float | None) -> Float[Array
     if p == 1:
         return logits
     order = np.argsort(-logits, axis=-1, kind="stable")
-    sorted_p = np.take_along_axis(probabilities(logits), order, -1)
-    before = np.cumsum(sorted_p, -1) - sorted_p  # the mass of the more likely ones
-    kept = np.maximum((before < p).sum(-1, keepdims=True), 1)
+    mass = np.cumsum(np.take_along_axis(probabilities(logits), order, -1), -1)
+    kept = 1 + (mass[..., :-1] < p).sum(-1, keepdims=True)  # a token stays while those before it do not reach p
     return np.where(_rank(logits) < kept, logits, -np.inf)
 
 

@@ -585,7 +585,7 @@ TOKENS = {
         autoregressive,
         "L25",
         one_too_many=("np.where(_rank(logits) < k, logits", "np.where(_rank(logits) <= k, logits"),
-        crossing_token_dropped=("np.maximum((before < p)", "np.maximum((before + sorted_p < p)"),
+        crossing_token_dropped=("(mass[..., :-1] < p)", "(mass[..., 1:] < p)"),
         top_p_before_the_temperature=(
             "keep_top_p(keep_top_k(with_temperature(logits, temperature), top_k), top_p)",
             "with_temperature(keep_top_p(keep_top_k(logits, top_k), top_p), temperature)",
@@ -601,8 +601,8 @@ TOKENS = {
             "np.exp(logits.astype(np.float64))\n    return e / e.sum",
         ),
         least_likely_first=(
-            'order = np.argsort(-logits, axis=-1, kind="stable")\n    sorted_p',
-            'order = np.argsort(logits, axis=-1, kind="stable")\n    sorted_p',
+            'order = np.argsort(-logits, axis=-1, kind="stable")\n    mass',
+            'order = np.argsort(logits, axis=-1, kind="stable")\n    mass',
         ),
     ),
     **planted(

@@ -131,6 +131,16 @@ def test_top_p_of_known_probabilities(p, kept):
     assert set(np.flatnonzero(np.isfinite(ar.keep_top_p(logits, p))[0])) == set(kept)
 
 
+@given(seeds, st.integers(2, 9))
+def test_top_p_stops_where_the_cumulated_probabilities_say_p(seed, vocab):
+    """For a p that is itself a cumulated probability: to the last bit the same sums as those that `draw` inverts."""
+    weights = np.random.default_rng(seed).integers(1, 20, vocab)
+    logits = np.log(weights / weights.sum())
+    reached = np.cumsum(-np.sort(-ar.probabilities(logits)))
+    for p in reached[reached < 1]:
+        assert np.isfinite(ar.keep_top_p(logits, p)).sum() == np.searchsorted(reached, p) + 1
+
+
 @given(seeds, st.integers(1, 8), st.integers(1, 8), shares, shares)
 def test_filters_are_nested_and_idempotent(seed, k, l, p, q):
     logits = logits_of(seed)
