@@ -148,6 +148,8 @@ def replace(
     and at the end ``(0, x_0, x_0)``.
     """
     ddim.check_eta(eta, rng)
+    if rng is None:
+        raise ValueError("the known pixels are noised at every eta, so rng must be a generator, got None")
     if known.shape != x_T.shape:
         raise ValueError(f"the known picture must have the shape of x_T, {x_T.shape}, got {known.shape}")
     keep = check_mask(mask, x_T.shape)
@@ -191,7 +193,8 @@ def keep(model: Callable[..., Any], known: Any, mask: Any, schedule: Schedule, k
         said = model(x_t, t, cond)
         output = said[0] if isinstance(said, tuple) else said
         levels, level = schedule.told(t)
-        x_0 = ag.where(chosen, known, x_0_of(output, x_t, level, levels, kind))
+        picture = array_module(ag.raw(x_t)).asarray(known, x_t.dtype)
+        x_0 = ag.where(chosen, picture, x_0_of(output, x_t, level, levels, kind))
         output = target(kind, x_0, eps_from_x_0(x_t, level, x_0, levels), level, levels)
         return (output, said[1]) if isinstance(said, tuple) else output
 

@@ -740,11 +740,11 @@ GIVEN = {
         inpaint,
         "L18",
         guess_turned_round=(
-            "ag.where(chosen, known, x_0_of(output, x_t, level, levels, kind))",
-            "ag.where(chosen, x_0_of(output, x_t, level, levels, kind), known)",
+            "ag.where(chosen, picture, x_0_of(output, x_t, level, levels, kind))",
+            "ag.where(chosen, x_0_of(output, x_t, level, levels, kind), picture)",
         ),
         guess_left_alone=(
-            "ag.where(chosen, known, x_0_of(output, x_t, level, levels, kind))",
+            "ag.where(chosen, picture, x_0_of(output, x_t, level, levels, kind))",
             "x_0_of(output, x_t, level, levels, kind)",
         ),
     ),

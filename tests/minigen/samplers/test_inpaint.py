@@ -336,6 +336,13 @@ def test_glide_known_pixels_of_the_guess_are_the_picture_and_the_others_are_the_
     np.testing.assert_array_equal(exact[:, [0, 1], [0, 1]], known[:, [0, 1], [0, 1]])
 
 
+def test_glide_a_known_picture_of_another_dtype_widens_nothing(rng):
+    schedule = schedules.linear(50)
+    known, x = rng.standard_normal((3, 4)), rng.standard_normal((3, 4)).astype(np.float32)
+    model = keep(lambda x, t, cond: 0.5 * x, known, np.array([1, 0, 1, 0]), schedule)
+    assert ddim.sample(model, x, schedules.spaced(schedule, 5)).dtype == np.float32
+
+
 @pytest.mark.parametrize("name", choose.SAMPLERS)
 def test_glide_the_last_step_lands_on_the_known_picture(name, rng):
     """Where the last step returns the guess, a `clip` that puts the known pixels in lands bit for bit."""
@@ -432,6 +439,7 @@ def painted(**change):
         (lambda: painted(jump=0), "jump must be from 1 to 3"),
         (lambda: painted(jump=4), "jump must be from 1 to 3"),
         (lambda: painted(eta=1.5), "eta must be from 0"),
+        (lambda: painted(eta=0.0, rng=None), "rng must be a generator, got None"),
         (
             lambda: keep(never, np.zeros((1, 2, 2, 1)), np.ones((1, 4, 4, 1)), schedules.cosine(4)),
             "size of the picture",
