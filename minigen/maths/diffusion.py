@@ -74,6 +74,7 @@ def mean_from_score(x_t: Any, t: Any, score: Any, schedule: Schedule) -> Any:
     r"""$\mu = \frac{1}{\sqrt{\alpha_t}} (x_t + \beta_t\, \nabla_{x_t} \ln q(x_t))$: eq. 11 with
     $\epsilon = -\sqrt{1 - \bar\alpha_t}\, \nabla \ln q$.
     """
+    _needs_signal(schedule)
     return at(schedule.alpha**-0.5, t, x_t) * (x_t + at(schedule.beta, t, x_t) * score)
 
 

@@ -156,8 +156,12 @@ class Schedule:
         r"""The schedule that visits only ``times``, $1 \le \tau_1 < \dots < \tau_S \le T$ (Nichol & Dhariwal 2021, eq. 19).
 
         Its $\bar\alpha_i$ is $\bar\alpha_{\tau_i}$, so $\beta_i = 1 - \bar\alpha_{\tau_i} / \bar\alpha_{\tau_{i-1}}$.
+        Raises TypeError for times that are not whole numbers (for those between levels there is `at_sigmas`).
         """
-        tau = np.asarray(times, np.int64)
+        tau = np.asarray(times)
+        if tau.size and tau.dtype.kind not in "iu":
+            raise TypeError(f"times must be whole numbers, got {tau.dtype}")
+        tau = tau.astype(np.int64)
         if tau.ndim != 1 or tau.size == 0 or tau[0] < 1 or tau[-1] > self.T or np.any(np.diff(tau) < 1):
             raise ValueError(f"times must rise strictly within 1..{self.T}, got {list(times)}")
         keep = np.concatenate([[0], tau])

@@ -92,3 +92,5 @@ def test_x_0_needs_signal():
         diffusion.x_0_from_eps(np.ones(1), 2, np.ones(1), s)
     with pytest.raises(ValueError, match="alpha_bar is 0"):
         diffusion.mean_from_eps(np.ones(1), 2, np.ones(1), s)
+    with pytest.raises(ValueError, match="alpha_bar is 0"):
+        diffusion.mean_from_score(np.ones(1), 2, np.ones(1), s)

@@ -91,6 +91,14 @@ def test_bad_schedules_are_named(call, message):
         call()
 
 
+def test_times_are_whole_numbers():
+    """Cut to whole numbers they would be other levels than those asked for."""
+    with pytest.raises(TypeError, match="times must be whole numbers, got float64"):
+        schedules.cosine(10).respaced([1.5, 2.7])
+    with pytest.raises(ValueError, match="rise strictly"):
+        schedules.cosine(10).respaced(np.array([3, 2], np.uint8))
+
+
 # --- more schedules, spacings, weights --------------------------------------------------------------------------------
 
 MORE = st.one_of(ANY, st.integers(13, 300).map(schedules.scaled_linear), st.integers(1, 300).map(schedules.sigmoid))
