@@ -253,6 +253,8 @@ def edit(
     settings = {"prompt": prompt, "eta": eta, "theta": theta, "noise": noise}
     sampling.check_belong(asked[0], settings, UNSET, BELONG[asked[0]])
     ddim.check_eta(eta or 0.0, rng)  # before a picture is walked to its noise
+    if guidance is not None and not np.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number, got {guidance}")
     if image is not None:
         if keep is None:
             raise ValueError("painting needs a mask, which says where: give --mask (or another use: --variations, ...)")
@@ -270,6 +272,8 @@ def edit(
         a, b = interpolate
         return interpolated(chain, a, b, np.linspace(0, 1, n), noise=noise, **how)
     picture, before, after = text_diff
+    if not (before.strip() and after.strip()):
+        raise ValueError(f"a text diff needs two texts, and one is empty: got {before!r} and {after!r}")
     if theta is not None and not 0 < theta <= 1:
         raise ValueError(f"theta must be above 0 and at most 1, a share of the arc, got {theta}")
     return led(chain, picture[None], [before], [after], np.arange(1, n + 1) / n, theta=theta, **how)[0]

@@ -478,6 +478,11 @@ def test_unclip_mistakes_in_edits(system, x, monkeypatch):
         ("two texts that say different things", None, None, {"text_diff": (x[0], "a red ring", "a red ring")}),
         ("theta must be above 0", None, None, {"text_diff": (x[0], "a ring", "a circle"), "theta": 0.0}),
         ("eta must be from 0", None, None, {"variations": x[0], "eta": 1.5}),
+        ("guidance must be a finite number, got nan", None, None, {"variations": x[0], "guidance": float("nan")}),
+        ("guidance must be a finite number", None, None, {"interpolate": (x[0], x[1]), "guidance": float("inf")}),
+        ("guidance must be a finite number", x[0], keep, {"prompt": PROMPTS[0], "guidance": float("nan")}),
+        ("two texts, and one is empty: got '' and 'a ring'", None, None, {"text_diff": (x[0], "", "a ring")}),
+        ("two texts, and one is empty: got 'a ring' and ' '", None, None, {"text_diff": (x[0], "a ring", " ")}),
         ("words that this language does not have", None, None, {"text_diff": (x[0], "a pink ring", "a ring")}),
         ("IMAGE has no theta: leave it out, got 9", x[0], keep, {"prompt": PROMPTS[0], "theta": 9.0}),
         (
