@@ -72,7 +72,8 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_gl
   for bit;
 - 1 in the mask means keep; what lies under 0 is never seen; kept pixels are those of the picture, bit for bit;
 - padding is not attended to, and captions that are left out are left out sample by sample, in a new array;
-- the text is read anew for every call: nothing of the last prompt is kept.
+- the text is read anew for every call: nothing of the last prompt is kept;
+- CLIP pulls no picture whose prompt is empty, whatever stands beside it in the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -350,13 +351,15 @@ def pulled_by_clip(
 
     A noise-aware CLIP is asked about $x = x_t$, a clean one about $x = \hat x_0(x_t)$, through the U-Net; at the times
     between ``PULLED`` alone. Above, $\hat x_0$ is a blur, and what is pulled is the background; below, the shapes are
-    there, and get frayed.
+    there, and get frayed. Nothing pulls towards an empty prompt, which asks for anything: CLIP's vector of it is that of
+    no caption.
     """
-    if not scale:
+    asks = np.array([bool(prompt.strip()) for prompt in prompts])
+    if not scale or not asks.any():
         return model
     net = system.modules["clip"]
     wanted = clip.Embedder(net).encode_text(list(prompts))
-    between = interval(scale, *(share * schedule.T for share in PULLED), outside=0.0)
+    between = interval(lambda times: scale * asks, *(share * schedule.T for share in PULLED), outside=0.0)
     if system.config.noisy_clip:
         return by_gradient(model, clip_log_p(net.embed_image, wanted), schedule, between, kind=OUTPUT)
     return by_x_0_gradient(model, clip_log_p(lambda x, t: net.embed_image(x), wanted), schedule, between, kind=OUTPUT)

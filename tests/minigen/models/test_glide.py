@@ -350,6 +350,24 @@ def test_glide_clip_pulls_between_two_times_alone(system, rng):
         assert (moved > 0) == (low <= t <= high), t
 
 
+def test_glide_clip_does_not_pull_towards_the_empty_prompt(system, rng):
+    """It asks for anything, and CLIP has never seen a caption like it."""
+    x_t, t = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), np.full(2, TINY.T // 2)
+
+    def still(x, t, cond=None):
+        return 0.5 * x
+
+    schedule = schedules.cosine(TINY.T)
+    assert glide.pulled_by_clip(still, system, ["", " "], schedule, 30.0) is still
+    alone, beside = (
+        ag.raw(glide.pulled_by_clip(still, system, [PROMPTS[0], other], schedule, 30.0)(x_t, t, None))
+        for other in (PROMPTS[1], "")
+    )
+    np.testing.assert_array_equal(beside[1], 0.5 * x_t[1])
+    np.testing.assert_allclose(beside[0], alone[0], atol=1e-6)
+    assert abs(beside[0] - 0.5 * x_t[0]).max() > 1e-3
+
+
 @pytest.mark.parametrize("noisy", [False, True])
 def test_glide_a_clean_clip_is_asked_about_the_guess_and_a_noise_aware_one_about_x_t(noisy, data, rng):
     """The guess moves by s (1 - abar) / sqrt(abar) times the gradient with respect to x_t."""
