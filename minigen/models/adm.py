@@ -481,6 +481,8 @@ def check(config: Config, dataset: Dataset) -> None:
     sampling.check_pictures(config, dataset)
     if config.classifier_steps < 0:
         raise ValueError(f"classifier_steps must be at least 0, got {config.classifier_steps}")
+    if config.classifier_base < 1:
+        raise ValueError(f"classifier_base must be at least 1, got {config.classifier_base}")
     if not dataset.classes and (config.conditional or config.classifier_steps):
         raise ValueError(
             f"a classifier and a conditional denoiser need labels, and the data set '{dataset.name}' has none: "

@@ -510,6 +510,8 @@ def check(config: Config, dataset: Dataset) -> None:
     for name in names.split():
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.T < 2:
+        raise ValueError("T must be at least 2, as the decoder's spacing 'karras' lies between two levels, got 1")
     if not 0 < config.shift < np.inf:
         raise ValueError(f"shift must be a positive number, got {config.shift}")
     for name in ("no_caption", "no_image", "no_text"):

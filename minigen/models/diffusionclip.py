@@ -638,6 +638,8 @@ def check(config: Config, dataset: Dataset) -> None:
     for name in ("clip_steps", "iterations", "edges", *WEIGHTS):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+    if not config.most >= 1:
+        raise ValueError(f"most must be at least 1, got {config.most}")
     if not config.edits or len(set(config.edits)) < len(config.edits):
         raise ValueError(f"edits must name at least one edit, each once, got {config.edits}")
     for word in config.edits:

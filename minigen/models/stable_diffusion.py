@@ -91,7 +91,7 @@ from minigen.data.captions import completed
 from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
-from minigen.maths.parametrisation import check_kind, target
+from minigen.maths.parametrisation import target
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
 from minigen.nn import ReadingUNet, TextUNet
@@ -600,7 +600,8 @@ def check(config: Config, dataset: Dataset) -> None:
         raise ValueError(f"this model draws what captions say, data set 'shapes', and '{dataset.name}' has none")
     if config.codec not in ("kl", "vq", "identity"):
         raise ValueError(f"codec must be 'kl', 'vq' or 'identity', got {config.codec!r}")
-    check_kind(config.output)
+    if config.output not in ("x_0", "v", "eps"):
+        raise ValueError(f"output must be 'x_0', 'v' or 'eps', got {config.output!r}")
     for name in ("T", "sample_steps", "patch", "base", "heads", "steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")

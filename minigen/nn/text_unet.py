@@ -80,6 +80,10 @@ class TextUNet(Module):
         groups: int = 8,
         rng: Any,
     ):
+        if not multipliers or min(base, blocks, *multipliers) < 1:
+            raise ValueError(
+                f"base, blocks and every multiplier must be at least 1, got {base}, {blocks}, {multipliers}"
+            )
         last = len(multipliers) - 1
         if patch < 1 or size % (patch * 2**last):
             raise ValueError(f"size must be a multiple of {patch * 2**last} (patch and halvings), got {size}")

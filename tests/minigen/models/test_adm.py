@@ -482,6 +482,7 @@ def test_settings_that_do_not_fit_are_named(digits):
         (adm.Config(), unlabelled, "need labels, and the data set 'grey' has none"),
         (adm.Config(classifier_steps=-1), digits, "classifier_steps must be at least 0, got -1"),
         (adm.Config(lam=-1.0), digits, "lam must be at least 0"),
+        (adm.Config(classifier_base=-8), digits, "classifier_base must be at least 1, got -8"),
         (adm.Config(classifier_shift=2.0), digits, "classifier_shift must be from 0 to 1, got 2.0"),
         (adm.Config(channels_per_head=5), digits, "channels_per_head must divide a level's channels, got 5"),
     ]

@@ -289,6 +289,7 @@ def test_unclip_a_stage_that_is_left_out(data):
     ("change", "said"),
     [
         ({"steps": 0}, "steps must be at least 1"),
+        ({"T": 1}, "T must be at least 2"),
         ({"no_text": 1.0}, "no_text must be a share"),
         ({"buckets": 1}, "buckets must be at least 2"),
         ({"dims": 129}, "dims must be from 1 to 128"),

@@ -583,6 +583,8 @@ def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
         ({"tune_steps": 0}, "tune_steps must be at least 1"),
         ({"clip_steps": -1}, "clip_steps must be at least 0"),
         ({"identity": -1.0}, "identity must be at least 0"),
+        ({"most": -1.0}, "most must be at least 1, got -1.0"),
+        ({"most": float("nan")}, "most must be at least 1, got nan"),
         ({"edits": ()}, "edits must name at least one edit"),
         ({"edits": ("blue", "blue")}, "edits must name at least one edit, each once"),
         ({"edits": ("pink",)}, "edits must be words of"),

@@ -77,6 +77,9 @@ def test_zero_channels_leave_the_base_model_as_it_is_bit_for_bit(rng):
 def test_bad_input(rng):
     with pytest.raises(ValueError, match="size must be a multiple of 4"):
         unet(0, size=10)
+    for multipliers in ((), (0,), (1, -1)):
+        with pytest.raises(ValueError, match="every multiplier must be at least 1"):
+            TextUNet(3, 3, size=8, c_vector=6, c_words=5, multipliers=multipliers, attention=(), rng=rng)
     with pytest.raises(ValueError, match="heads must divide the channels"):
         TextAttention(6, 4, 5, groups=2, rng=rng)
     with pytest.raises(ValueError, match="images must be 8 x 8 pixels"):
