@@ -190,7 +190,10 @@ def checked(
 
 
 def with_variance(sampler: str, variance: str | None, own: str) -> str:
-    """The name in `choose` of a sampler with a variance. Raises ValueError for a variance that is unknown or has no place."""
+    """The name in `choose` of a sampler with a variance; ``own`` is "learned" where the network says one.
+
+    Raises ValueError for a variance that is unknown or has no place.
+    """
     if variance is not None and sampler != "ancestral":
         raise ValueError(
             f"variance is a setting of the sampler 'ancestral', and '{sampler}' has none, got {variance!r}"
@@ -199,4 +202,6 @@ def with_variance(sampler: str, variance: str | None, own: str) -> str:
         raise ValueError(
             f"variance must be one of {', '.join(map(repr, ancestral.VARIANCES))}, got {variance or own!r}"
         )
+    if variance == "learned" and own != "learned":
+        raise ValueError("variance 'learned' needs a model that has learnt one, and this one has not")
     return BY_VARIANCE[variance or own] if sampler == "ancestral" else sampler

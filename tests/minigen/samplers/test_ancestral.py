@@ -178,6 +178,8 @@ def test_a_broken_model_stops_the_sampler_at_its_step():
     pair, how = lambda x, t, c: (x, model(x, t, c)), {"rng": np.random.default_rng(0), "variance": "learned"}
     with pytest.raises(FloatingPointError, match=r"level 3 of 5 \(time 3\)"):
         ancestral.sample(pair, np.zeros((1, 1)), schedules.cosine(5), **how)
+    with pytest.raises(ValueError, match="'learned' needs a model that returns a pair"):
+        ancestral.sample(lambda x, t, c: x, np.zeros((1, 1)), schedules.cosine(5), **how)
     assert [ancestral.sigma(1, schedules.cosine(5), variance) for variance in ("small", "large")] == [0, 0]
     with pytest.raises(ValueError, match="variance"):
         ancestral.sigma(2, schedules.cosine(5), "medium")
