@@ -553,6 +553,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         u = autoregressive.uniforms(n, places, rng=rng)
         seen = None if callback is None else lambda i, tokens: callback(places - i, unfinished(tokens))
         step = next_code(prior, n, label, rng)
+        if prior == "uniform":
+            temperature = 1.0  # of the learned prior: at 0 the first of equally likely codes would be drawn everywhere
         codes = autoregressive.sample_cached(step, u, temperature=temperature, callback=seen)
         return codec.decode(codes.reshape(n, *net.grid))
 

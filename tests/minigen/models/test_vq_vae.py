@@ -711,6 +711,8 @@ def test_samples_come_from_the_prior_that_was_asked_for(few):
     images = system.sample(6, rng=np.random.default_rng(0), temperature=0.0)
     want = codec.decode(np.full((1, 4, 4), 3))
     np.testing.assert_allclose(images, np.broadcast_to(want, images.shape), atol=1e-6)
+    flat = [system.sample(6, rng=np.random.default_rng(0), prior="uniform", temperature=t) for t in (1.0, 0.0)]
+    np.testing.assert_array_equal(flat[1], flat[0], err_msg="the temperature is the learned prior's")
     counts, real = {}, vq_vae.Codec.decode
     for name in ("pixelcnn", "uniform"):
         drawn = []
