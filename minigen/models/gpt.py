@@ -203,8 +203,9 @@ def neighbours(shape: tuple[int, ...], reach: int) -> Any:
     """
     h, w, c = shape
     slots = np.arange(h * w * c)
-    wide = np.pad(slots.reshape(shape), ((reach, 0), (reach, reach), (0, 0)), constant_values=-1)
-    around = [wide[i : i + h, j : j + w] for i in range(reach + 1) for j in range(2 * reach + 1)]  # each (h, w, c)
+    up, aside = min(reach, h - 1), min(reach, w - 1)  # there is nothing beyond
+    wide = np.pad(slots.reshape(shape), ((up, 0), (aside, aside), (0, 0)), constant_values=-1)
+    around = [wide[i : i + h, j : j + w] for i in range(up + 1) for j in range(2 * aside + 1)]  # each (h, w, c)
     near = np.repeat(
         np.concatenate(around, axis=2).reshape(h * w, -1), c, axis=0
     )  # all channels of a pixel see the same

@@ -278,6 +278,7 @@ def test_neighbours_are_earlier_near_and_all_of_them(shape, reach):
         there = np.flatnonzero(column >= 0)
         steps = {(*(places[column[i]] - places[i])[:2], places[column[i]][2]) for i in there}
         assert len(steps) == 1, "the same neighbour in a column"
+    np.testing.assert_array_equal(gpt.neighbours(shape, 10**9), gpt.neighbours(shape, max(shape)))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
