@@ -32,7 +32,9 @@ def said_in_one_sentence(doing: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        said = " ".join(str(error).split())
+        too_large = said.startswith(("array is too big", "Maximum allowed"))  # NumPy's own words
+        raise UserError(f"{doing}: a number is too large: {said}" if too_large else said) from error
     except OverflowError as error:
         raise UserError(f"{doing}: a number is too large: {error}") from error
     except OSError as error:

@@ -119,6 +119,9 @@ def test_errors_of_size_name_what_was_done():
     said = r"^settings: a number is too large: int too large to convert to float$"
     with pytest.raises(UserError, match=said), said_in_one_sentence("settings"):
         float(10**400)
+    said = r"^cannot build the model: a number is too large: array is too big;"
+    with pytest.raises(UserError, match=said), said_in_one_sentence("cannot build the model"):
+        np.zeros((2**31, 2**31, 2**31))
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
