@@ -217,7 +217,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def reconstruction(split: Split, *, rng: Any) -> Any:
         """Two rows: originals, copies."""
         x = dataset.scale(split.take(rng.permutation(len(split))[:12]).images)
-        return np.stack([x, to_numpy(decode(net, encode(net, x)))])
+        return np.stack([x, to_numpy(decode(net, encode(net, x)))]).clip(-1, 1)
 
     def interpolation(split: Split, *, rng: Any) -> Any:
         """Six rows: a picture, nine decoded codes on the straight line, another picture."""
@@ -225,7 +225,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         a, b = x[: len(x) // 2], x[len(x) // 2 :][: len(x) // 2]
         z = interpolate(to_numpy(encode(net, a)), to_numpy(encode(net, b)), 9)
         between = to_numpy(decode(net, z.reshape(-1, config.latent))).reshape(len(a), 9, h, w, c)
-        return np.concatenate([a[:, None], between, b[:, None]], axis=1)
+        return np.concatenate([a[:, None], between, b[:, None]], axis=1).clip(-1, 1)
 
     pictures = {"reconstruction": reconstruction, "interpolation": interpolation}
     return System(config, dataset.name, (h, w, c), {"autoencoder": net}, stages, sample, figures, pictures)

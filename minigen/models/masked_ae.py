@@ -400,7 +400,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         masks = masks_for(len(x), visible, rng)
         shown = patches * (1 - masks.hidden[:, :, None])
         filled = fill_in(net, patches, masks, norm_target=config.norm_target)
-        return np.stack([to_numpy(unpatchify(a, (h, w, c), p)) for a in (patches, shown, filled)])
+        return np.stack([to_numpy(unpatchify(a, (h, w, c), p)) for a in (patches, shown, filled)]).clip(-1, 1)
 
     pictures = {"reconstruction": reconstruction}
     return System(config, dataset.name, (h, w, c), {"network": net}, stages, sample, figures, pictures)

@@ -283,7 +283,7 @@ def test_pictures_and_samples(trained):
     digits = load("digits")
     assert set(trained.pictures) == set(masked_ae.PICTURES)
     original, masked, filled = trained.pictures["reconstruction"](digits.test, rng=np.random.default_rng(0))
-    assert original.shape == (12, 8, 8, 1)
+    assert original.shape == (12, 8, 8, 1) and np.abs(filled).max() <= 1
     patches = [masked_ae.patchify(a, 2) for a in (original, masked, filled)]
     hidden = np.all(patches[1] == 0, axis=-1)
     assert np.all(hidden.sum(1) == 12)
