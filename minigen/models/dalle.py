@@ -421,6 +421,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """A picture in [-1, 1] for each prompt: CLIP's favourite of ``rerank`` candidates. What a prompt leaves open is drawn."""
         if rerank < 1:
             raise ValueError(f"rerank must be at least 1, which shows every candidate, got {rerank}")
+        if not np.isfinite(guidance):
+            raise ValueError(f"guidance must be a finite number, got {guidance}")
         filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         images, scores = candidates(completed(prompts, rng=rng), rerank, rng, guidance, **filters)
         chosen = np.arange(len(prompts)), best(scores)

@@ -551,7 +551,7 @@ def test_settings_that_do_not_fit_are_named(shapes, system):
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"temperature": -1.0}, "temperature must be a number of at least 0, got -1.0"),
         ({"rerank": 0}, "rerank must be at least 1, which shows every candidate, got 0"),
-        ({"guidance": float("nan")}, "scale must be a finite number, got nan"),
+        ({"guidance": float("nan")}, "guidance must be a finite number, got nan"),
         ({"steps": 3}, "steps must be left out, got 3"),
     ):
         with pytest.raises(ValueError, match=words):
