@@ -134,7 +134,7 @@ class Config:
     lr: float = 5e-3
     """Peak learning rate of Muon (hidden matrices) and AdamW (the rest); falls along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
     """Decay of all parameters beside the gradient (it pulls the scale towards 1, far weaker than the loss pulls)."""
     ema: float = 0.99
