@@ -597,7 +597,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.concatenate(found)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """How good the copies are, how the codes are used, and how many nats a test picture costs."""
+        """How good the copies are, how the codes are used, and how many nats a test picture costs.
+
+        A conditional prior is told its class y: the nats are then those of p(k | y), and what they bound is p(x | y).
+        """
+        given, x = (" given the class", "x | class") if classes else ("", "x")
         of_train, (val, _, val_hat), (test, codes, x_hat) = map(coded, (dataset.train, dataset.val, dataset.test))
         counts, used = usage(codes, K), usage(of_train[1], K)
         log_scales = fit_log_scales(val.images, val_hat, L)
@@ -609,11 +613,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             f"codes used of {K}, test split": float((counts > 0).sum()),
             "perplexity of the codes, test split": perplexity(counts),
             "entropy of a single code, test split, nats": entropy(counts),
-            "nats of the code under the prior, test, exact": nats,
-            "bits of the code under the prior, test, exact": nats / np.log(2),
+            f"nats of the code{given} under the prior, test, exact": nats,
+            f"bits of the code{given} under the prior, test, exact": nats / np.log(2),
             "nats of the code, all codes alike, exact": places * np.log(K),
             "nats of the picture given its code, logistic around the copy": residual,
-            "the two together, nats: a bound on -ln p(x), as other codes could give x too": nats + residual,
+            f"the two together, nats: a bound on -ln p({x}), as other codes could give x too": nats + residual,
         }
 
     def reconstruction(split: Split, *, rng: Any) -> Any:

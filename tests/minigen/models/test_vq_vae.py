@@ -737,6 +737,14 @@ def test_a_conditional_prior_is_told_the_label(few):
     loss = system.stages()[1].objectives[0].loss
     assert float(loss(batch, np.random.default_rng(0), 0)[0]) != float(loss(wrong, np.random.default_rng(0), 0)[0])
     assert system.sample(3, rng=np.random.default_rng(0)).shape == (3, 8, 8, 1)
+    found = system.figures(few, rng=np.random.default_rng(0))  # of p(x | y), which is no bound on p(x)
+    codes = vq_vae.Codec(system.modules["codec"]).encode(few.scale(few.test.images))
+    with ag.no_grad():
+        log_p = ag.raw(system.modules["prior"].log_p(codes, few.test.labels))
+    want = pytest.approx(-log_p.sum((1, 2)).mean(), rel=1e-5)
+    assert found["nats of the code given the class under the prior, test, exact"] == want
+    assert any("a bound on -ln p(x | class)" in name for name in found)
+    assert not any("-ln p(x)" in name for name in found)
     with pytest.raises(ValueError, match="label must be from 0 to 9, got 10"):
         system.sample(1, rng=np.random.default_rng(0), label=10)
 
