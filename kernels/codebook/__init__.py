@@ -42,7 +42,7 @@ def codebook_ema(
     gamma = float(gamma)  # a float64 of NumPy's would make the results float64
     if len(codes) and (int(codes.min()) < 0 or int(codes.max()) >= k):
         raise ValueError(f"codes must be from 0 to {k - 1}, got {int(codes.min())} to {int(codes.max())}")
-    if (device := device_of(z)) is not None and max(len(codes), k) < 2**31:
+    if d and (device := device_of(z)) is not None and max(len(codes), k) < 2**31:
         from . import cuda
 
         N, m, e, z, codes = (contiguous(x) for x in (N, m, e, z, codes.astype("int32")))

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rungs import needs_compiler
 
 from kernels.codebook import codebook_ema, reference
 from kernels.compare import assert_close, bound
+from kernels.device import running_on
+from kernels.emulator import Emulator
 
 
 @given(
@@ -45,6 +48,15 @@ def test_known_values():
     np.testing.assert_array_equal(e, [[10, 20], [7, 7], [2, 3]])
     np.testing.assert_array_equal(N, [1, 0, 2])
     np.testing.assert_array_equal(m, [[10, 20], [0, 0], [4, 6]])
+
+
+@needs_compiler
+def test_vectors_of_no_numbers_have_counts_on_a_device_too():
+    nothing, device = np.zeros((3, 0), np.float32), Emulator()
+    with running_on(device):
+        N, _, _ = codebook_ema(np.ones(3, np.float32), nothing, nothing, nothing[:2], np.array([2, 2]), 0.5)
+    device.check()
+    np.testing.assert_array_equal(N, np.float32([0.5, 0.5, 1.5]))
 
 
 def test_bad_input_is_named():
