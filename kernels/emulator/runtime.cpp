@@ -400,10 +400,11 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     most_accesses = limit;
     cluster_number = 0;
     if (members > most_members) {
-        if (stacks) munmap(stacks, STACK * most_members);
+        if (stacks) munmap(stacks - STACK, STACK * (most_members + 1));
         most_members = std::max(members, MOST_THREADS);
-        stacks = static_cast<char*>(mmap(nullptr, STACK * most_members, PROT_READ | PROT_WRITE,
-                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        stacks = STACK + static_cast<char*>(mmap(nullptr, STACK * (most_members + 1), PROT_NONE,  // below them lies nothing
+                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        mprotect(stacks, STACK * most_members, PROT_READ | PROT_WRITE);
     }
     fibers.resize(threads);
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rungs import needs_compiler
 from kernels.emulator import Emulator
 
 pytestmark = needs_compiler
+MAPS = Path("/proc/self/maps")
 
 
 def written(tmp_path, body):
@@ -59,6 +61,15 @@ def test_a_recursion_without_end_is_a_fault(tmp_path):
     y = device.empty((64,), np.float32)
     device.run(file, "k", 1, 1, {"x": np.ones(64, np.float32), "y": y, "n": 64})
     assert "fault" in {f.kind for f in device.findings}
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="asks Linux what lies where")
+def test_below_the_lowest_stack_lies_nothing_that_could_be_run_over(tmp_path):
+    found(tmp_path, "y[threadIdx.x] = 1;")
+    words = [line.split() for line in MAPS.read_text().splitlines()]
+    spans = [(*(int(at, 16) for at in span.split("-")), may) for span, may, *_ in words]
+    below = [(b - a, may) for (a, b, may), (c, d, _) in zip(spans, spans[1:]) if b == c and d - c >= 1024 * (128 << 10)]
+    assert (128 << 10, "---p") in below
 
 
 def test_large_local_arrays_have_room(tmp_path):
