@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs
+from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs, not_kept
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -41,7 +41,7 @@ _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _SCALARS = {
     ctypes.c_float: np.float32, ctypes.c_double: np.float64, ctypes.c_int32: np.int32, ctypes.c_uint32: np.uint32,
     ctypes.c_int64: np.int64, ctypes.c_uint64: np.uint64, ctypes.c_uint8: np.uint8, ctypes.c_int8: np.int8,
-    ctypes.c_uint16: np.uint16, ctypes.c_bool: np.bool_,
+    ctypes.c_int16: np.int16, ctypes.c_uint16: np.uint16, ctypes.c_bool: np.bool_,
 }  # fmt: skip
 _VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
 
@@ -143,10 +143,13 @@ def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | No
     if program.is_kept():
         return Binary(program.code.read_bytes(), program.log.read_text(encoding="utf-8"))
     binary = _compile(source.name, program.text, program.headers, program.options)
-    for file, content in ((program.log, binary.log.encode()), (program.code, binary.code)):
-        part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
-        part.write_bytes(content)
-        part.replace(file)  # at once, so that another process never sees half a file
+    try:
+        for file, content in ((program.log, binary.log.encode()), (program.code, binary.code)):
+            part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
+            part.write_bytes(content)
+            part.replace(file)  # at once, so that another process never sees half a file
+    except OSError as error:
+        raise not_kept(program.code.parent, error) from None
     return binary
 
 

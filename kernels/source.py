@@ -31,14 +31,17 @@ _TYPES: dict[
     "long long": (ctypes.c_int64, np.dtype(np.int64)),
     "unsigned char": (ctypes.c_uint8, np.dtype(np.uint8)),
     "signed char": (ctypes.c_int8, np.dtype(np.int8)),
+    "short": (ctypes.c_int16, np.dtype(np.int16)),
+    "unsigned short": (ctypes.c_uint16, np.dtype(np.uint16)),
+    "size_t": (ctypes.c_uint64, np.dtype(np.uint64)),
     "bf16": (ctypes.c_uint16, np.dtype(np.uint16)),  # the bits: see lib/ptx.cuh and bfloat16.py
     "fp16": (ctypes.c_uint16, np.dtype(np.uint16)),
     "bool": (ctypes.c_bool, np.dtype(np.bool_)),
 }
-_KERNEL = re.compile(
-    r"__global__\s+void\s+((?:(?:__launch_bounds__|__cluster_dims__)\s*\([^)]*\)\s*)*)(\w+)\s*\(([^)]*)\)"
-)
-_BOUNDS = re.compile(r"__launch_bounds__\s*\(([^)]*)\)")
+_INSIDE = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"  # of brackets, with two more pairs in them
+_ATTRIBUTES = rf"(?:(?:__launch_bounds__|__cluster_dims__)\s*\({_INSIDE}\)\s*)*"
+_KERNEL = re.compile(rf"__global__\s+({_ATTRIBUTES})void\s+({_ATTRIBUTES})(\w+)\s*\(([^)]*)\)")
+_BOUNDS = re.compile(rf"__launch_bounds__\s*\(({_INSIDE})\)")
 _CLUSTER = re.compile(r"__cluster_dims__\s*\(\s*(\w+)\s*((?:,\s*\w+\s*)*)\)")
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
 MOST_BLOCKS_OF_A_CLUSTER = 8  # that every card with clusters takes
@@ -70,9 +73,15 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
     Raises ValueError for a parameter of a type that cannot be passed.
     """
     return {
-        name: tuple(_parameter(name, p) for p in parameters.split(",") if p.strip())
-        for _, name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text))
+        name: tuple(_parameter(name, p) for p in parameters.split(",") if p.strip() not in ("", "void"))
+        for _, name, parameters in _heads(text)
     }
+
+
+def _heads(text: str) -> list[tuple[str, str, str]]:
+    """The attributes, name and parameters of each kernel of a source text."""
+    found = _KERNEL.findall(_COMMENT.sub(" ", text))
+    return [(before + after, name, parameters) for before, after, name, parameters in found]
 
 
 def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str, int]:
@@ -81,9 +90,12 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
     The number may be a macro, of ``defines`` or else of the text. Raises WrongSource for what is no number of 1 to 8
     and for clusters along other axes than x.
     """
-    text, found = _COMMENT.sub(" ", text), {}
-    macros = {**dict(_MACRO.findall(text)), **{name: str(value) for name, value in (defines or {}).items()}}
-    for attributes, kernel, _ in _KERNEL.findall(text):
+    found = {}
+    macros = {
+        **dict(_MACRO.findall(_COMMENT.sub(" ", text))),
+        **{name: str(value) for name, value in (defines or {}).items()},
+    }
+    for attributes, kernel, _ in _heads(text):
         if match := _CLUSTER.search(attributes):
             blocks, *others = (macros.get(word, word) for word in re.findall(r"\w+", match[0])[1:])
             if not blocks.isdecimal() or not 1 <= int(blocks) <= MOST_BLOCKS_OF_A_CLUSTER or set(others) - {"1"}:
@@ -97,7 +109,7 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
 
 def launch_bounds_of(text: str) -> dict[str, str]:
     """The words in ``__launch_bounds__(...)`` of each kernel that has them."""
-    found = {kernel: _BOUNDS.search(attributes) for attributes, kernel, _ in _KERNEL.findall(_COMMENT.sub(" ", text))}
+    found = {kernel: _BOUNDS.search(attributes) for attributes, kernel, _ in _heads(text)}
     return {kernel: match[1] for kernel, match in found.items() if match}
 
 
@@ -120,7 +132,7 @@ def clusters_in(source: Path, defines: tuple[tuple[str, Any], ...]) -> dict[str,
 
 
 def _parameter(kernel: str, text: str) -> Parameter:
-    words = re.sub(r"__restrict__|__grid_constant__", " ", text).replace("*", " * ").split()
+    words = re.sub(r"__restrict__|__grid_constant__|\bvolatile\b", " ", text).replace("*", " * ").split()
     name, pointer, const = words[-1], "*" in words, "const" in words
     type_ = " ".join(w for w in words[:-1] if w not in ("*", "const"))
     if type_ == "TensorMap" and not pointer:
@@ -148,7 +160,7 @@ def needs(text: str) -> str | None:
     It is said in a line that begins with ``// Needs sm_80``. Clusters need sm_90.
     """
     found = [n for t in (text, *headers_of(text).values()) for n in _NEEDS.findall(t)]
-    if any(_CLUSTER.search(attributes) for attributes, _, _ in _KERNEL.findall(_COMMENT.sub(" ", text))):
+    if any(_CLUSTER.search(attributes) for attributes, _, _ in _heads(text)):
         found.append("90")
     return max(found, key=lambda n: (int(n.rstrip("a")), n), default=None)
 
@@ -159,10 +171,15 @@ def cache_directory() -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"compiled kernels cannot be kept in {directory}: {error.strerror} (MINIGEN_CACHE says where)"
-        ) from None
+        raise not_kept(directory, error) from None
     return directory
+
+
+def not_kept(directory: Path, error: OSError) -> ValueError:
+    """What to raise where ``directory`` cannot be made, or nothing be written into it."""
+    return ValueError(
+        f"compiled kernels cannot be kept in {directory}: {error.strerror or error} (MINIGEN_CACHE says where)"
+    )
 
 
 def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> list[Any]:

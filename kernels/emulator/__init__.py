@@ -8,7 +8,8 @@ works. Found are
 * ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them;
 * ``out of range``: a read or write beside an array in global or shared memory;
 * ``wild address``: one that is near no array (a GPU would stop with an illegal address);
-* ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result);
+* ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result), an
+  ``assert`` that fails, ``__trap()``;
 * ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written (atomics read too);
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
@@ -63,17 +64,20 @@ What it cannot find, and where it is not a GPU:
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.
-* Functions are the C library's: ``expf`` differs from the GPU's in the last bit, sums are rounded as written and never
-  contracted to fused multiply-adds.
-* ``__shared__`` in a template does not compile for g++ (give sizes as macros), and stacks are 128 KiB a thread.
+* Functions are the C library's: ``expf`` differs from the GPU's in the last bit, ``__expf`` and its like are no faster
+  and no less exact, sums are rounded as written and never contracted to fused multiply-adds.
+* ``__shared__`` in a template does not compile for g++ (give sizes as macros; clang++ takes it). Stacks are 128 KiB a
+  thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand 16
 and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
-What it takes is C++17 with the words of ``device.cuh`` and of this project's headers (``#include "lib/cuda.cuh"``), one
-file: ``DYNAMIC_SHARED(float, name);`` stands for ``extern __shared__ float name[];``, kernels are ``extern "C"`` with
-plain types, and there is no ``__constant__``, ``printf`` or ``<cuda_fp16.h>``. To run one of your own, with
-``y = numpy.empty``'s stand-in and a result to compare:
+What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions) and
+of this project's headers (``#include "lib/cuda.cuh"``), one file: ``DYNAMIC_SHARED(float, name);`` stands for
+``extern __shared__ float name[];``, kernels are ``extern "C"`` with plain types, ``__constant__`` and ``__device__``
+variables are only read, and there is no ``printf``, ``__activemask``, ``asm`` or ``<cuda_fp16.h>``. It takes some C++
+that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that. To run one of
+your own, with ``y = numpy.empty``'s stand-in and a result to compare:
 
     device = Emulator(seed=0)
     y = device.empty((128,), "float32")
@@ -403,7 +407,7 @@ class Emulator:
         buffers: list[_Buffer],
         arrays: Mapping[str, "_Named"],
     ) -> None:
-        handle = library.emulator
+        handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
         handle.emulator_count_plain_banks(int(self.banks))
         count = handle.emulator_run(
@@ -438,7 +442,7 @@ class Emulator:
 
     def _count_banks(self, library: Library) -> None:
         for kind in ("bank_use", "plain_bank_use"):
-            count, uses = ctypes.c_int(), getattr(library.emulator, f"emulator_{kind}")
+            count, uses = ctypes.c_int(), getattr(library.handle, f"emulator_{kind}")
             uses.restype = ctypes.POINTER(_BankUse)
             found = uses(ctypes.byref(count))[: count.value]
             found = found if self.banks else [u for u in found if u.passes > u.reads]

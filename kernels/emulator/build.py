@@ -26,10 +26,17 @@ from ..source import (
     headers_of,
     kernels_of,
     launch_bounds_of,
+    not_kept,
 )  # fmt: skip
 
 HERE = Path(__file__).parent
-WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh")  # headers whose lines nobody wants to hear of
+WRAPPERS = (
+    "ptx.cuh",
+    "ptx90.cuh",
+    "device.cuh",
+    "functions.cuh",
+    "vectors.cuh",
+)  # headers whose lines nobody wants to hear of
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
@@ -47,14 +54,22 @@ _CLANG_PASSES = (
     "-tsan-instrument-read-before-write",
 )
 CLANG_OPTIONS = ("-fno-vectorize", "-fno-slp-vectorize", *(word for p in _CLANG_PASSES for word in ("-mllvm", p)))
-# What follows a kernel's text: the last shared array's guard, and where the library and its shared memory lie.
+# What follows a kernel's text: where the library and its shared memory lie.
 ENDS = """
-static EMULATOR_SHARED char emulator_guard_last[16384];
 #define LINKER_SAYS extern "C" __attribute__((visibility("hidden"))) char
 LINKER_SAYS __ehdr_start[], _end[], __start_shared_memory[], __stop_shared_memory[];
 extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory};
 """
+# What is linked behind it: the last shared array's guard. (Of the arrays of functions clang++ makes another order.)
+LAST = """.section shared_memory,"aw"
+.zero 16384
+.section .note.GNU-stack,""
+"""
 NO_PRINTF = "The emulator has no printf, and NVRTC no <cstdio>, whatever the compiler advises: take them out."
+IN_A_TEMPLATE = (
+    "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
+    "kernel, give sizes as macros, or set CXX=clang++)"
+)
 _PRINTF = re.compile(r"\bprintf\s*\(|#\s*include\s*<(?:cstdio|stdio\.h)>")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -78,29 +93,32 @@ class SharedArray:
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled .cu file, and the emulator that runs it, which has the compiler's other libraries too."""
+    """A compiled .cu file; through ``handle`` are found the emulator's functions too, in the library that it is linked to."""
 
     file: Path
     source: Path
     handle: ctypes.CDLL
-    emulator: ctypes.CDLL
     kernels: dict[str, tuple[Parameter, ...]]
     clusters: dict[str, int]
     bounds: dict[str, tuple[int, int]]  # what a kernel says: most threads of a block, blocks of a multiprocessor or 0
     shared: tuple[SharedArray, ...]
 
     def lines(self, places: list[int]) -> list[str]:
-        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known.
+        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known, or nobody knows it
+        any more because the program's file is gone.
 
         For a place inside of an instruction's wrapper it is the line that uses the wrapper.
         """
         if not places:
             return []
         command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in places)]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = subprocess.run(command, capture_output=True, text=True, check=self.file.exists()).stdout
+        if not found:
+            return [f"{self.source.name}:?" for _ in places]
         lines = []
         for part in re.split(r"^0x\w+\n", found, flags=re.MULTILINE)[1:]:  # the line, and the lines it was inlined into
-            names = [Path(f.partition(" ")[0]).name if not f.startswith("??") else "?" for f in part.splitlines()]
+            said = [re.sub(r" \(discriminator \d+\)$", "", f) for f in part.splitlines()]
+            names = [Path(f).name if not f.startswith("??") else "?" for f in said]
             lines.append(next((n for n in names if not n.startswith(WRAPPERS)), names[0]))
         return lines
 
@@ -108,15 +126,21 @@ class Library:
 def compiler() -> str:
     """The C++ compiler: the environment's CXX (flags may follow), or else g++, or else clang++. Raises NoCompiler."""
     for command in (os.environ.get("CXX", ""), "g++", "clang++"):
-        if command.strip() and shutil.which(shlex.split(command)[0]):
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise NoCompiler(f"CXX is no command: {error}: {command}") from None
+        if words and shutil.which(words[0]):
             return command
     raise NoCompiler("no C++ compiler was found: the emulator needs g++ or clang++ (apt-get install g++)")
 
 
 @functools.cache
 def _version(command: str) -> str:
-    said = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=True).stdout
-    return said.partition("\n")[0]
+    done = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True)
+    if done.returncode:
+        raise NoCompiler(f"{command} --version fails, so it is no C++ compiler: {done.stderr.strip()}")
+    return done.stdout.partition("\n")[0]
 
 
 def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
@@ -131,6 +155,8 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     kernels = kernels_of(text)
     if not kernels:
         raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
+    if not re.search(r'\bextern\s+"C"', _COMMENT.sub(" ", text)):
+        raise WrongSource(f'{source.name}: kernels must be extern "C", or a GPU does not know them by their names')
     clusters = clusters_of(text, dict(defines))
     bounds = launch_bounds_of(text)
     doors = "".join(
@@ -142,18 +168,37 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
-    program = f'#include "emulator/device.cuh"\n{macros}#line 1 "{source}"\n{text}\n#line 1 "doors"\n{doors}{ENDS}'
+    # A namespace without a name, so that functions are this file's own: the shared arrays of others, which g++ could have
+    # found twice, may not lie in one section with those of kernels.
+    program = (
+        f'#include "emulator/device.cuh"\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{text}\n}}\n'
+        f'#line 1 "doors"\n{doors}{ENDS}'
+    )
     try:
-        parts = [program, *headers_of(text).values(), *_own_files()]
+        parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
         if _PRINTF.search(_COMMENT.sub(" ", text)):
             raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
         raise
-    emulator, handle = ctypes.CDLL(str(_runtime(command))), ctypes.CDLL(str(file))  # which knows the first by its name
+    try:
+        ctypes.CDLL(
+            str(_runtime(command))
+        )  # which the next one knows by its name: the first of that name in this process
+        handle = ctypes.CDLL(str(file))
+    except OSError as error:
+        if "undefined symbol" in str(error):
+            unknown = str(error).partition("undefined symbol: ")[2]
+            raise DoesNotCompile(f"{source.name}: {unknown} is declared but nowhere defined") from None
+        raise
     said = {k: (ctypes.c_int * 3).in_dll(handle, f"emulator_bounds_{k}") for k in bounds}
     most = {k: (threads, blocks) for k, (threads, blocks, _) in said.items()}
-    return Library(file, source, handle, emulator, kernels, clusters, most, _shared_arrays(file))
+    return Library(file, source, handle, kernels, clusters, most, _shared_arrays(file))
+
+
+def _quoted(file: Path) -> str:
+    """As a string of C++."""
+    return '"' + str(file).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _own_files() -> list[str]:
@@ -165,10 +210,13 @@ def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], No
     key = hashlib.sha256("\0".join([command, _version(command), *options, *parts]).encode()).hexdigest()[:32]
     file = cache_directory() / f"{kind}-{key}.so"
     if not file.exists():
-        with tempfile.TemporaryDirectory(dir=file.parent) as work:
-            made = Path(work) / file.name
-            make(made)
-            made.replace(file)  # at once, so that another process never sees half a file
+        try:
+            with tempfile.TemporaryDirectory(dir=file.parent) as work:
+                made = Path(work) / file.name
+                make(made)
+                made.replace(file)  # at once, so that another process never sees half a file
+        except OSError as error:
+            raise not_kept(file.parent, error) from None
     return file
 
 
@@ -187,13 +235,14 @@ def _runtime(command: str) -> Path:
 
 
 def _compile(command: str, program: str, out: Path) -> None:
-    main, object_file = out.with_suffix(".cpp"), out.with_suffix(".o")
+    main, object_file, last = (out.with_suffix(end) for end in (".cpp", ".o", ".s"))
     main.write_text(program, encoding="utf-8")
+    last.write_text(LAST, encoding="utf-8")
     _run_compiler(command, *KERNEL_OPTIONS, *_own_options(command), "-c", str(main), "-o", str(object_file))
     ours = [f"--redefine-sym={name}=__tsan_{name}" for name in COPYING]  # the names that clang gives them from 15 on
     subprocess.run(["objcopy", *ours, str(object_file)], check=True)
     # Without -fsanitize=thread here: the library that usually watches is not wanted, ours takes its place.
-    linked = [str(object_file), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
+    linked = [str(object_file), str(last), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
 
 
@@ -207,6 +256,8 @@ def _run_compiler(command: str, *arguments: str) -> None:
 def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:
     """The arrays in the section of shared memory, from the table of symbols."""
     listing = subprocess.run(["objdump", "-t", str(file)], capture_output=True, text=True, check=True).stdout
+    if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", listing, re.MULTILINE):
+        raise DoesNotCompile(IN_A_TEMPLATE)
     found = re.findall(r"^(\w+) .{7} shared_memory\t(\w+) +(\S+)$", listing, re.MULTILINE)  # address, bytes, name
     return tuple(
         SharedArray(_plain_name(name), int(address, 16), int(size, 16))
@@ -217,5 +268,8 @@ def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:
 
 def _plain_name(symbol: str) -> str:
     """``tile`` from the mangled name of a function's static variable: ``_ZZ6kernelE4tile`` or ``_ZZ6kernelPKfiE4tile_0``."""
-    match = re.search(r"E(\d+)(\w+)$", symbol)
-    return match[2][: int(match[1])] if match else re.sub(r"\.\d+$", "", symbol)
+    for match in re.finditer(r"(?=E(\d+)(\w+))", symbol):
+        name, rest = match[2][: int(match[1])], match[2][int(match[1]) :]
+        if re.fullmatch(r"(_\w*)?", rest) and len(name) == int(match[1]):
+            return name
+    return re.sub(r"\.\d+$", "", symbol)

@@ -15,7 +15,7 @@
 struct Parked {  // what is the block's of that name; see runtime.cpp
     Index block = {};
     vector<Fiber> fibers;
-    int alive = 0, waiting = 0;
+    int alive = 0, waiting = 0, votes = 0, counted = 0;
     Clock known;
     uint32_t barrier_where = 0;
     vector<vector<Meeting>> meetings;
@@ -42,6 +42,8 @@ static void exchange(Parked& p) {
     std::swap(fibers, p.fibers);
     std::swap(alive, p.alive);
     std::swap(waiting, p.waiting);
+    std::swap(votes, p.votes);
+    std::swap(counted, p.counted);
     std::swap(known, p.known);
     std::swap(barrier_where, p.barrier_where);
     std::swap(meetings, p.meetings);

@@ -11,9 +11,11 @@
 
 namespace emulator {
 
-struct Index {
-    unsigned x, y, z;
+template <class T>
+struct Three {
+    T x, y, z;
 };
+typedef Three<unsigned> Index;
 
 struct Lane {  // what a thread knows about itself
     Index thread;
@@ -32,6 +34,8 @@ extern int cluster_blocks, block_rank;  // how many blocks are a cluster, and wh
 
 void access(const void* address, size_t bytes, Access kind, const void* where);
 void block_barrier(const void* where);
+int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it
+void failed(const char* why, const void* where);        // and the block cannot go on
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();
 
@@ -102,11 +106,17 @@ typedef emulator::TensorMap TensorMap;
 
 #define __global__
 #define __grid_constant__
-#define __device__ inline
-#define __forceinline__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)  // build.py reads it
 #define __cluster_dims__(...)  // source.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
+#ifndef __clang__
+#define __builtin_assume(sure) ((void)0)
+#endif
 
 // Blocks run one after the other, so a static variable is exactly a block's shared memory (of the blocks of a cluster,
 // the one whose turn it is: clusters.hpp). All of it goes into one section of the program, which the emulator finds and
@@ -141,26 +151,29 @@ __attribute__((no_sanitize("thread"))) inline T shuffle(unsigned mask, T value, 
 
 }  // namespace emulator
 
+// `width` lanes, a power of two, are a group. Shuffles stay in theirs, but that xor reads from the groups before it too.
 template <class T>
-EMULATOR_FUNCTION T __shfl_sync(unsigned mask, T value, int source) {
-    return emulator::shuffle(mask, value, source & 31, EMULATOR_WHERE);
-}
-
-template <class T>
-EMULATOR_FUNCTION T __shfl_xor_sync(unsigned mask, T value, int bits) {
-    return emulator::shuffle(mask, value, (emulator::self->lane ^ bits) & 31, EMULATOR_WHERE);
-}
-
-template <class T>
-EMULATOR_FUNCTION T __shfl_down_sync(unsigned mask, T value, int distance) {
+EMULATOR_FUNCTION T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
     const int lane = emulator::self->lane;
-    return emulator::shuffle(mask, value, lane + distance < 32 ? lane + distance : lane, EMULATOR_WHERE);
+    return emulator::shuffle(mask, value, (lane & -width & 31) | (source & (width - 1)), EMULATOR_WHERE);
 }
 
 template <class T>
-EMULATOR_FUNCTION T __shfl_up_sync(unsigned mask, T value, int distance) {
-    const int lane = emulator::self->lane;
-    return emulator::shuffle(mask, value, lane >= distance ? lane - distance : lane, EMULATOR_WHERE);
+EMULATOR_FUNCTION T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+    const int lane = emulator::self->lane, other = (lane ^ bits) & 31;
+    return emulator::shuffle(mask, value, other <= (lane | (width - 1)) ? other : lane, EMULATOR_WHERE);
+}
+
+template <class T>
+EMULATOR_FUNCTION T __shfl_down_sync(unsigned mask, T value, unsigned distance, int width = 32) {
+    const int lane = emulator::self->lane, other = lane + (distance & 31);
+    return emulator::shuffle(mask, value, other <= (lane | (width - 1)) ? other : lane, EMULATOR_WHERE);
+}
+
+template <class T>
+EMULATOR_FUNCTION T __shfl_up_sync(unsigned mask, T value, unsigned distance, int width = 32) {
+    const int lane = emulator::self->lane, other = lane - (distance & 31);
+    return emulator::shuffle(mask, value, other >= (lane & -width) ? other : lane, EMULATOR_WHERE);
 }
 
 EMULATOR_FUNCTION unsigned __ballot_sync(unsigned mask, int vote) {
@@ -175,27 +188,45 @@ EMULATOR_FUNCTION unsigned __ballot_sync(unsigned mask, int vote) {
 }
 
 #define __any_sync(mask, vote) (__ballot_sync(mask, vote) != 0)
-#define __all_sync(mask, vote) (__ballot_sync(mask, vote) == (mask))
+#define __all_sync(mask, vote) (__ballot_sync(mask, !(vote)) == 0)  // of the lanes that there are
 
-// Atomic operations: `old = *address; *address = (new value); return old;` that no other thread comes between.
-#define EMULATOR_ATOMIC(name, result)                                             \
-    template <class T>                                                            \
-    EMULATOR_FUNCTION T name(T* address, T value) {                               \
-        emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);   \
-        const T old = *address;                                                   \
-        *address = result;                                                        \
-        return old;                                                               \
+// Atomic operations: `old = *address; *address = (new value); return old;` that no other thread comes between. The
+// address says the type.
+namespace emulator {
+
+template <class T>
+struct Same {
+    typedef T type;
+};
+
+}  // namespace emulator
+
+#define EMULATOR_ATOMIC_OF(scope, name, result)                                             \
+    template <class T>                                                                      \
+    EMULATOR_FUNCTION T name##scope(T* address, typename emulator::Same<T>::type value) {   \
+        emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);             \
+        const T old = *address;                                                             \
+        *address = result;                                                                  \
+        return old;                                                                         \
     }
+#define EMULATOR_ATOMIC(name, result)           \
+    EMULATOR_ATOMIC_OF(, name, result)          \
+    EMULATOR_ATOMIC_OF(_block, name, result)    \
+    EMULATOR_ATOMIC_OF(_system, name, result)
 EMULATOR_ATOMIC(atomicAdd, old + value)
 EMULATOR_ATOMIC(atomicSub, old - value)
 EMULATOR_ATOMIC(atomicMin, old < value ? old : value)
 EMULATOR_ATOMIC(atomicMax, old > value ? old : value)
 EMULATOR_ATOMIC(atomicOr, old | value)
 EMULATOR_ATOMIC(atomicAnd, old & value)
+EMULATOR_ATOMIC(atomicXor, old ^ value)
 EMULATOR_ATOMIC(atomicExch, value)
+EMULATOR_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
+EMULATOR_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
 
 template <class T>
-EMULATOR_FUNCTION T atomicCAS(T* address, T expected, T value) {
+EMULATOR_FUNCTION T atomicCAS(T* address, typename emulator::Same<T>::type expected,
+                              typename emulator::Same<T>::type value) {
     emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);
     const T old = *address;
     if (old == expected) *address = value;
@@ -204,45 +235,22 @@ EMULATOR_FUNCTION T atomicCAS(T* address, T expected, T value) {
 
 inline void __threadfence() {}        // orders one thread's own accesses; it makes nobody else wait, so it ends no race
 inline void __threadfence_block() {}
+inline void __threadfence_system() {}
 
+#include "emulator/vectors.cuh"
+#include "emulator/functions.cuh"
+
+// alignas, of a number or a type, where g++ takes no attribute of the standard's:
+// `__shared__ alignas(128) float tile[32];`
+namespace emulator {
+
+template <size_t BYTES>
+constexpr size_t alignment() { return BYTES; }
 template <class T>
-inline T min(T a, T b) { return b < a ? b : a; }
-template <class T>
-inline T max(T a, T b) { return a < b ? b : a; }
-inline float __expf(float x) { return expf(x); }
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+constexpr size_t alignment() { return alignof(T); }
 
-// CUDA's short vectors. They are copied by one load and one store, as on a GPU (left to itself g++ makes one for each number).
-#define EMULATOR_VECTOR(name, type, size, bytes, ...)                                                    \
-    struct __attribute__((aligned(bytes))) name {                                                        \
-        typedef type Whole __attribute__((vector_size(bytes)));                                          \
-        union {                                                                                          \
-            Whole whole;                                                                                 \
-            struct { type __VA_ARGS__; };                                                                \
-        };                                                                                               \
-        name() = default;                                                                                \
-        template <class... T>                                                                            \
-        name(type first, T... rest) : whole{first, type(rest)...} {                                      \
-            static_assert(sizeof...(T) < size, "too many numbers");                                      \
-        }                                                                                                \
-        name(const name& other) : whole(other.whole) {}                                                  \
-        name& operator=(const name& other) { whole = other.whole; return *this; }                        \
-    };
-EMULATOR_VECTOR(float2, float, 2, 8, x, y)
-EMULATOR_VECTOR(float4, float, 4, 16, x, y, z, w)
-EMULATOR_VECTOR(uint2, unsigned, 2, 8, x, y)
-EMULATOR_VECTOR(uint4, unsigned, 4, 16, x, y, z, w)
-
-template <class To, class From>
-inline To emulator_bits(From x) {
-    To y;
-    __builtin_memcpy(&y, &x, sizeof y);
-    return y;
-}
-inline float __int_as_float(int x) { return emulator_bits<float>(x); }
-inline float __uint_as_float(unsigned x) { return emulator_bits<float>(x); }
-inline int __float_as_int(float x) { return emulator_bits<int>(x); }
-inline unsigned __float_as_uint(float x) { return emulator_bits<unsigned>(x); }
+}  // namespace emulator
+#define alignas(...) __attribute__((aligned(emulator::alignment<__VA_ARGS__>())))
 
 // The door through which the emulator enters a kernel: arguments come as pointers to their values.
 namespace emulator {

@@ -50,3 +50,8 @@ static void report_fault(int signal) {
     report_note(FAULT, fault_where, signal == SIGFPE ? "a division of whole numbers by 0, whose result a GPU leaves open"
                                                      : "an address that this process does not have, or a stack that has run over");
 }
+
+void failed(const char* why, const void* where) {
+    report_note(FAULT, place(where), "%s has stopped the kernel", why);
+    abandon();
+}

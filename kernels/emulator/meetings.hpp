@@ -38,6 +38,16 @@ void block_barrier(const void* return_address) {
     }
 }
 
+int block_barrier_votes(bool vote, const void* return_address) {
+    votes += vote;
+    if (waiting + 1 == threads) {
+        counted = votes;
+        votes = 0;
+    }
+    block_barrier(return_address);
+    return counted;  // that of this barrier: there is no next one before all have come
+}
+
 static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory,
                      Together body = nullptr) {
     const int thread = current(), warp = thread / 32, lane = thread % 32;

@@ -180,6 +180,7 @@ static int most_members;                // that there are stacks for
 static int threads, members;            // how many a block has, and a cluster
 static int first_member;                // the number in the cluster of the block's first thread
 static int alive, waiting;              // threads of the block that have not returned, and that are at its barrier
+static int votes, counted;              // of those at its barrier, and of those at the last one
 static Clock known;                     // at the block's barrier
 static uint32_t barrier_where;
 static vector<vector<Meeting>> meetings;  // for each warp
@@ -264,7 +265,7 @@ static void run_fiber() {
 static void start_block(Index index) {
     block = index;
     alive = threads;
-    waiting = 0;
+    waiting = votes = 0;
     for (const Region& r : regions)
         if (r.shared && in_shared_section(r.begin)) memset(r.begin, 0xff, r.end - r.begin);
     std::fill_n(dynamic_begin - DYNAMIC_ZONE, dynamic_stride, char(0xff));

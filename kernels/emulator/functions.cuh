@@ -1,0 +1,254 @@
+// CUDA's functions that g++ and clang++ do not know, but for barriers, shuffles and atomics: part of device.cuh.
+#pragma once
+
+// --- min and max: of floats the one that is a number -----------------------------------------------------------------
+
+#define EMULATOR_MIN_MAX(type, a_type, b_type)                                             \
+    inline type min(a_type a, b_type b) { return type(b) < type(a) ? type(b) : type(a); }  \
+    inline type max(a_type a, b_type b) { return type(a) < type(b) ? type(b) : type(a); }
+#define EMULATOR_MIN_MAX_OF_WHOLE(with_sign, without)   \
+    EMULATOR_MIN_MAX(with_sign, with_sign, with_sign)   \
+    EMULATOR_MIN_MAX(without, with_sign, without)       \
+    EMULATOR_MIN_MAX(without, without, with_sign)       \
+    EMULATOR_MIN_MAX(without, without, without)
+EMULATOR_MIN_MAX_OF_WHOLE(int, unsigned)
+EMULATOR_MIN_MAX_OF_WHOLE(long, ulong)
+EMULATOR_MIN_MAX_OF_WHOLE(emulator::Long, emulator::Ulong)
+inline float min(float a, float b) { return fminf(a, b); }
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline double min(double a, double b) { return fmin(a, b); }
+inline double max(double a, double b) { return fmax(a, b); }
+inline double min(float a, double b) { return fmin(a, b); }
+inline double max(float a, double b) { return fmax(a, b); }
+inline double min(double a, float b) { return fmin(a, b); }
+inline double max(double a, float b) { return fmax(a, b); }
+inline unsigned umin(unsigned a, unsigned b) { return min(a, b); }
+inline unsigned umax(unsigned a, unsigned b) { return max(a, b); }
+inline long long llmin(long long a, long long b) { return min(a, b); }
+inline long long llmax(long long a, long long b) { return max(a, b); }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return min(a, b); }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return max(a, b); }
+
+// --- bits ------------------------------------------------------------------------------------------------------------
+
+template <class To, class From>
+inline To emulator_bits(From x) {
+    To y;
+    __builtin_memcpy(&y, &x, sizeof y);
+    return y;
+}
+inline float __int_as_float(int x) { return emulator_bits<float>(x); }
+inline float __uint_as_float(unsigned x) { return emulator_bits<float>(x); }
+inline int __float_as_int(float x) { return emulator_bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return emulator_bits<unsigned>(x); }
+inline double __longlong_as_double(long long x) { return emulator_bits<double>(x); }
+inline long long __double_as_longlong(double x) { return emulator_bits<long long>(x); }
+inline double __hiloint2double(int high, int low) {
+    return emulator_bits<double>((unsigned long long)(unsigned)high << 32 | (unsigned)low);
+}
+inline int __double2hiint(double x) { return int(emulator_bits<long long>(x) >> 32); }
+inline int __double2loint(double x) { return int(emulator_bits<long long>(x)); }
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+inline int __clzll(long long x) { return x ? __builtin_clzll(x) : 64; }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline unsigned __brev(unsigned x) {
+    unsigned y = 0;
+    for (int i = 0; i < 32; i++) y |= (x >> i & 1) << (31 - i);
+    return y;
+}
+inline unsigned long long __brevll(unsigned long long x) {
+    return (unsigned long long)__brev(unsigned(x)) << 32 | __brev(unsigned(x >> 32));
+}
+// Byte i of the result is the one that the lowest 3 bits of digit i choose, or 8 times its sign if the 4th bit is set.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned digits) {
+    const unsigned long long both = (unsigned long long)y << 32 | x;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) {
+        unsigned byte = both >> (digits >> 4 * i & 7) * 8 & 255;
+        if (digits >> 4 * i & 8) byte = byte & 128 ? 255 : 0;
+        result |= byte << 8 * i;
+    }
+    return result;
+}
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) {
+    return ((unsigned long long)high << 32 | low) << (by & 31) >> 32;
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
+    return ((unsigned long long)high << 32 | low) >> (by & 31);
+}
+inline unsigned __funnelshift_lc(unsigned low, unsigned high, unsigned by) {
+    return by >= 32 ? low : __funnelshift_l(low, high, by);
+}
+inline unsigned __funnelshift_rc(unsigned low, unsigned high, unsigned by) {
+    return by >= 32 ? high : __funnelshift_r(low, high, by);
+}
+
+// --- whole numbers ---------------------------------------------------------------------------------------------------
+
+inline int __mul24(int a, int b) { return int((long long)(int(unsigned(a) << 8) >> 8) * (int(unsigned(b) << 8) >> 8)); }
+inline unsigned __umul24(unsigned a, unsigned b) { return (a & 0xffffff) * (b & 0xffffff); }
+inline int __mulhi(int a, int b) { return int((long long)a * b >> 32); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
+inline long long __mul64hi(long long a, long long b) { return (long long)((__int128)a * b >> 64); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
+inline unsigned __usad(unsigned a, unsigned b, unsigned c) { return (a < b ? b - a : a - b) + c; }
+inline unsigned __sad(int a, int b, unsigned c) { return (a < b ? unsigned(b) - a : unsigned(a) - b) + c; }
+inline int __hadd(int a, int b) { return int(((long long)a + b) >> 1); }
+inline int __rhadd(int a, int b) { return int(((long long)a + b + 1) >> 1); }
+inline unsigned __uhadd(unsigned a, unsigned b) { return ((unsigned long long)a + b) >> 1; }
+inline unsigned __urhadd(unsigned a, unsigned b) { return ((unsigned long long)a + b + 1) >> 1; }
+inline int __dp4a(int a, int b, int c) {
+    for (int i = 0; i < 32; i += 8) c += (signed char)(a >> i) * (signed char)(b >> i);
+    return c;
+}
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
+    for (int i = 0; i < 32; i += 8) c += (a >> i & 255) * (b >> i & 255);
+    return c;
+}
+
+// --- floats. What CUDA calls fast is exact here. ---------------------------------------------------------------------
+
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+inline float __expf(float x) { return expf(x); }
+inline float __exp10f(float x) { return exp10f(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __log2f(float x) { return log2f(x); }
+inline float __log10f(float x) { return log10f(x); }
+inline float __powf(float x, float y) { return powf(x, y); }
+inline float __sinf(float x) { return sinf(x); }
+inline float __cosf(float x) { return cosf(x); }
+inline float __tanf(float x) { return tanf(x); }
+inline void __sincosf(float x, float* s, float* c) { *s = sinf(x), *c = cosf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __saturatef(float x) { return x > 0.0f ? fminf(x, 1.0f) : 0.0f; }  // of NaN 0
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float __frsqrt_rn(float x) { return float(1.0 / sqrt(double(x))); }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+inline double __drcp_rn(double x) { return 1.0 / x; }
+inline double __dsqrt_rn(double x) { return sqrt(x); }
+
+// To whole numbers: what does not fit becomes the nearest that does, and NaN 0.
+inline int emulator_int(double x) {
+    return x != x ? 0 : x >= 0x1p31 ? 0x7fffffff : x <= -0x1p31 ? -0x7fffffff - 1 : int(x);
+}
+inline unsigned emulator_unsigned(double x) { return !(x > 0) ? 0 : x >= 0x1p32 ? ~0u : unsigned(x); }
+#define EMULATOR_TO_WHOLE(how, function)                                                                  \
+    inline int __float2int_##how(float x) { return emulator_int(function(double(x))); }                   \
+    inline int __double2int_##how(double x) { return emulator_int(function(x)); }                         \
+    inline unsigned __float2uint_##how(float x) { return emulator_unsigned(function(double(x))); }        \
+    inline unsigned __double2uint_##how(double x) { return emulator_unsigned(function(x)); }
+EMULATOR_TO_WHOLE(rn, nearbyint)
+EMULATOR_TO_WHOLE(rz, trunc)
+EMULATOR_TO_WHOLE(rd, floor)
+EMULATOR_TO_WHOLE(ru, ceil)
+inline float __int2float_rn(int x) { return float(x); }
+inline float __uint2float_rn(unsigned x) { return float(x); }
+inline float __ll2float_rn(long long x) { return float(x); }
+inline float __ull2float_rn(unsigned long long x) { return float(x); }
+inline double __int2double_rn(int x) { return x; }
+inline float __double2float_rn(double x) { return float(x); }
+
+// --- loads and stores that say what to do with the caches ------------------------------------------------------------
+
+// Inlined, they are loads and stores of the line that calls them.
+#define EMULATOR_INLINE template <class T> __attribute__((always_inline)) inline
+EMULATOR_INLINE T __ldg(const T* from) { return *from; }
+EMULATOR_INLINE T __ldca(const T* from) { return *from; }
+EMULATOR_INLINE T __ldcg(const T* from) { return *from; }
+EMULATOR_INLINE T __ldcs(const T* from) { return *from; }
+EMULATOR_INLINE T __ldlu(const T* from) { return *from; }
+EMULATOR_INLINE T __ldcv(const T* from) { return *from; }
+EMULATOR_INLINE void __stwb(T* to, T value) { *to = value; }
+EMULATOR_INLINE void __stcg(T* to, T value) { *to = value; }
+EMULATOR_INLINE void __stcs(T* to, T value) { *to = value; }
+EMULATOR_INLINE void __stwt(T* to, T value) { *to = value; }
+
+// --- a block's and a warp's ------------------------------------------------------------------------------------------
+
+EMULATOR_FUNCTION inline int __syncthreads_count(int vote) {
+    return emulator::block_barrier_votes(vote != 0, EMULATOR_WHERE);
+}
+EMULATOR_FUNCTION inline int __syncthreads_or(int vote) {
+    return emulator::block_barrier_votes(vote != 0, EMULATOR_WHERE) != 0;
+}
+EMULATOR_FUNCTION inline int __syncthreads_and(int vote) {
+    return emulator::block_barrier_votes(!vote, EMULATOR_WHERE) == 0;
+}
+
+namespace emulator {
+
+// act(lane, its value) for each lane of the mask that there is.
+template <class T, class Act>
+__attribute__((no_sanitize("thread"))) inline void each_lane(unsigned mask, T value, const void* where, Act act) {
+    const char* values = warp_exchange(mask, &value, sizeof value, where);
+    const Index& t = self->thread;
+    const unsigned first = (t.x + block_size.x * (t.y + block_size.y * t.z)) / 32 * 32;
+    const unsigned left = block_size.x * block_size.y * block_size.z - first;
+    for (unsigned lane = 0; lane < 32 && lane < left; lane++) {
+        T other;
+        __builtin_memcpy(&other, values + 16 * lane, sizeof other);
+        if (mask >> lane & 1) act(lane, other);
+    }
+}
+
+}  // namespace emulator
+
+template <class T>
+EMULATOR_FUNCTION unsigned __match_any_sync(unsigned mask, T value) {
+    unsigned same = 0;
+    emulator::each_lane(mask, value, EMULATOR_WHERE, [&](int lane, T other) __attribute__((no_sanitize("thread"))) {
+        same |= unsigned(other == value) << lane;
+    });
+    return same;
+}
+
+template <class T>
+EMULATOR_FUNCTION unsigned __match_all_sync(unsigned mask, T value, int* all) {
+    *all = 1;
+    emulator::each_lane(mask, value, EMULATOR_WHERE,
+                        [&](int, T other) __attribute__((no_sanitize("thread"))) { *all &= other == value; });
+    return *all ? mask : 0;
+}
+
+#define EMULATOR_REDUCE(name, step)                                                                       \
+    template <class T>                                                                                    \
+    EMULATOR_FUNCTION T name(unsigned mask, T value) {                                                    \
+        static_assert(sizeof(T) == 4 && T(1) / 2 == 0, "of int or unsigned");                             \
+        bool begun = false;                                                                               \
+        T all = value;                                                                                    \
+        emulator::each_lane(mask, value, EMULATOR_WHERE, [&](int, T x) __attribute__((no_sanitize("thread"))) { \
+            all = begun ? T(step) : x;                                                                    \
+            begun = true;                                                                                 \
+        });                                                                                               \
+        return all;                                                                                       \
+    }
+EMULATOR_REDUCE(__reduce_add_sync, unsigned(all) + unsigned(x))
+EMULATOR_REDUCE(__reduce_min_sync, min(all, x))
+EMULATOR_REDUCE(__reduce_max_sync, max(all, x))
+EMULATOR_REDUCE(__reduce_and_sync, all & x)
+EMULATOR_REDUCE(__reduce_or_sync, all | x)
+EMULATOR_REDUCE(__reduce_xor_sync, all ^ x)
+
+// --- to stop ---------------------------------------------------------------------------------------------------------
+
+EMULATOR_FUNCTION inline void __trap() { emulator::failed("__trap()", EMULATOR_WHERE); }
+EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::failed(what, EMULATOR_WHERE); }
+#define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))
+inline void __nanosleep(unsigned) {}
