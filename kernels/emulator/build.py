@@ -182,9 +182,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
             raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
         raise
     try:
-        ctypes.CDLL(
-            str(_runtime(command))
-        )  # which the next one knows by its name: the first of that name in this process
+        ctypes.CDLL(str(_runtime(command)))  # which the next one knows by its name
         handle = ctypes.CDLL(str(file))
     except OSError as error:
         if "undefined symbol" in str(error):

@@ -231,7 +231,8 @@ def test_quantize_rows(form):
 def test_quantize_columns():
     rows, n = 17, 2**27 + 128
     (x,) = normal(62, (rows, 128))
-    device = Large({(rows, n): tail((rows, n), 128), (n,): tail((n,), 128)}, last={"column_scales": 4})
+    real = {shape: tail(shape, 128) for shape in ((rows, n), (1, n), (n,))}
+    device = Large(real, last={"column_sizes": 4})
     codes, scale = eight_bit_cuda.quantize(device, columns_of(device, x, n), axis=1)
     want = eight_bit.quantize(x, 1, "int8")
     same(device, codes, want[0][-1], 0)

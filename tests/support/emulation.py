@@ -1,6 +1,7 @@
 """What the tests of emulated kernels share: one problem under two schedules, and a kernel with a mistake in it."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import rungs
@@ -37,6 +38,15 @@ def only(device, *files):
     return device
 
 
+def kept(name, text):
+    """A file of that name and text, always the same for the same text, so that it is compiled once."""
+    folder = cache_directory() / "planted" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{name}.{os.getpid()}"
+    part.write_text(text, encoding="utf-8")
+    return part.replace(folder / name)  # at once, so that another process never reads half a file
+
+
 class Mistaken(Emulator):
     """An emulator that, for one source file, takes a copy in which ``old`` has become ``new``.
 
@@ -52,10 +62,7 @@ class Mistaken(Emulator):
             text = text.replace(f'#include "{name}"', (ROOT / name).read_text(encoding="utf-8"))
         assert old in text
         text = text.replace(old, new)
-        folder = cache_directory() / "planted" / hashlib.sha256(text.encode()).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)  # always the same for the same text, so it is compiled once
-        self.source, self.copy = source, folder / source.name
-        self.copy.write_text(text, encoding="utf-8")
+        self.source, self.copy = source, kept(source.name, text)
 
     def run(self, source, *args, **settings):
         super().run(self.copy if source == self.source else source, *args, **settings)

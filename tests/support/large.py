@@ -10,12 +10,13 @@ import math
 
 import numpy as np
 import pytest
+from emulation import kept
 from rungs import needs_compiler
 
 from kernels import bfloat16
 from kernels.emulator import Emulator
 from kernels.emulator.build import build
-from kernels.source import cache_directory, check_grid, three
+from kernels.source import check_grid, three
 
 MARKS = [
     needs_compiler,
@@ -71,10 +72,7 @@ class Large(Emulator):
         super().run(source, kernel, self.whole - self.first, threads, arguments, **how)
 
     def _door(self, library, kernel):
-        folder = cache_directory() / "planted"
-        folder.mkdir(exist_ok=True)  # always the same file, so it is compiled once
-        (file := folder / "later_blocks.cu").write_text(DOOR)
-        door = build(file).handle
+        door = build(kept("later_blocks.cu", DOOR)).handle
         places = {"block": "_ZN8emulator5blockE", "grid": "_ZN8emulator9grid_sizeE"}
         values = {name: ctypes.addressof(ctypes.c_uint.in_dll(library.handle, there)) for name, there in places.items()}
         values["door"] = super()._door(library, kernel).value
