@@ -45,7 +45,8 @@ What it cannot find, and where it is not a GPU:
   out, and what g++ makes one load of, or none, a GPU's compiler may not.
 * Of two accesses to one place in two branches a compiler may make one: g++ then names the line of one of them, clang++
   may name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes
-  (CUDA's ``float4`` is none) are watched, but for their alignment.
+  (CUDA's ``float4`` is none) are watched, but for their alignment. A structure that lies in memory and is handed to a
+  function by value is not watched by g++ where the function is not inlined.
 * The sums inside ``mma.sync`` and ``wgmma`` are cut off where Hopper's are believed to be: all terms 25 bits below the
   largest of an instruction, and the result to float32. Other cards cut in other places (an A100 loses about twice as
   much), so last bits differ. Sums of which nothing is cut (of small integers, say) agree.
