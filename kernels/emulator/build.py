@@ -168,10 +168,11 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
-    # A namespace without a name, so that functions are this file's own: the shared arrays of others, which g++ could have
-    # found twice, may not lie in one section with those of kernels.
+    # Without the word inline, which __device__ says already: twice would be a mistake. In a namespace without a name, so
+    # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
+    # one section with those of kernels.
     program = (
-        f'#include "emulator/device.cuh"\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{text}\n}}\n'
+        f'#include "emulator/device.cuh"\n#define inline\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{text}\n}}\n'
         f'#line 1 "doors"\n{doors}{ENDS}'
     )
     try:

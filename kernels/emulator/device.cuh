@@ -266,5 +266,3 @@ __attribute__((no_sanitize("thread"))) inline void call(void (*kernel)(Emulated.
 }
 
 }  // namespace emulator
-
-#define inline  // said once by __device__; twice would be a mistake here
