@@ -13,6 +13,7 @@ Batches and draws are functions of (seed, stage, objective, step), so no random 
 moments and the number of the step are all there is to a run, and a resumed run ends with the same bits.
 """
 
+import gc
 import math
 import time
 import zlib
@@ -110,6 +111,8 @@ class Trainer:
         stage, step = self.stage, self.step
         if self.shards is None or self.split is not split:
             self.close()
+            if not all(getattr(m.flat.flags, "writeable", True) for m in self.trained.values()):
+                gc.collect()  # the record of a step that was broken off locks the weights, and may lie in a cycle
             self.split, self.draw = split, drawn_once(split, self.seed, stage.batch_size, self.n_shards)
             self.shards = Shards(self.n_shards, list(self.trained.values()), self._gradient)
         lr = optim.learning_rate(

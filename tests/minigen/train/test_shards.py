@@ -197,6 +197,26 @@ def test_what_cannot_go_through_a_pipe_is_told_in_words():
         run.advance(DIGITS.train)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_record_that_is_left_in_a_cycle_does_not_lock_the_weights(shards):
+    """As an interrupt may leave one: a traceback knows the frames, and they know it."""
+    set_threads(2)
+    run, plain = trainer(shards), trainer(shards)
+    run.advance(DIGITS.train)
+    plain.advance(DIGITS.train)
+    run.close()
+    gc.disable()
+    try:
+        (net, *_) = run.trained.values()
+        cycle = [ag.sum(net(np.ones((1, 64), np.float32)))]
+        cycle.append(cycle)
+        del cycle
+        assert not net.flat.flags.writeable
+        assert run.advance(DIGITS.train) == plain.advance(DIGITS.train)
+    finally:
+        gc.enable()
+
+
 @linux
 def test_an_interrupt_while_the_other_process_is_at_work_does_not_confuse_the_next_step():
     set_threads(2)
