@@ -30,13 +30,8 @@ from ..source import (
 )  # fmt: skip
 
 HERE = Path(__file__).parent
-WRAPPERS = (
-    "ptx.cuh",
-    "ptx90.cuh",
-    "device.cuh",
-    "functions.cuh",
-    "vectors.cuh",
-)  # headers whose lines nobody wants to hear of
+# Headers whose lines nobody wants to hear of.
+WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh")
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch

@@ -19,10 +19,10 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from .. import launch
+from ..emulator import REGISTERS
 from ..matmul.cuda import MULTIPROCESSORS
 from .problem import Launch, Problem, rehearse, rungs_that_can
 
-REGISTERS = 65_536
 ARCHITECTURE = "90a"
 
 
