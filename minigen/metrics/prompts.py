@@ -11,7 +11,6 @@ Any system with a function ``draw(prompts) -> images`` can be measured.
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import numpy as np
 
@@ -38,14 +37,12 @@ Draw = Callable[[Sequence[str]], Array]
 def prompts_of(split: str, things: int, n: int) -> list[str]:
     """The plain captions of the first ``n`` scenes of a split with so many things: those for n begin those for n + 1."""
     of = scenes(split)
-    found = list(
-        islice((canonical(scene) for scene in (of[i] for i in range(len(of))) if len(scene.things) == things), n)
-    )
-    if len(found) < n:
+    rows = np.flatnonzero(of[:].number == things)
+    if len(rows) < n:
         raise ValueError(
-            f"n must be at most {len(found)}, which is how many scenes of '{split}' have {things} thing{'s' * (things > 1)}, got {n}"
+            f"n must be at most {len(rows)}, which is how many scenes of '{split}' have {things} thing{'s' * (things > 1)}, got {n}"
         )
-    return found
+    return [canonical(scene) for scene in of[rows[:n]]]
 
 
 def most_prompts(groups: Sequence[str] = tuple(GROUPS)) -> int:
@@ -61,7 +58,7 @@ def prompts_for(n: int) -> list[str]:
     of = scenes("val")
     if len(of) < n:
         raise ValueError(f"without a prompt n must be at most {len(of)}, which is how many scenes 'val' has, got {n}")
-    return [canonical(of[i]) for i in range(n)]
+    return [canonical(scene) for scene in of[:n]]
 
 
 def notes_for(prompts: Sequence[str], images: Array) -> list[str]:
