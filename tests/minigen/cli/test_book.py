@@ -372,7 +372,8 @@ def test_the_command_writes_the_book(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"2 pages: {tmp_path / 'x' / 'index.html'}\n"
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(book, "written", lambda root: {"index.html": "ä"})
     (tmp_path / "file").write_text("in the way")
     assert main(["book", "--out", str(tmp_path / "file")]) == 2
     assert "cannot write the book to" in capsys.readouterr().err
