@@ -76,8 +76,8 @@ and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMU
 What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions) and
 of this project's headers (``#include "lib/cuda.cuh"``), one file: ``DYNAMIC_SHARED(float, name);`` stands for
 ``extern __shared__ float name[];``, kernels are ``extern "C"`` with plain types, ``__constant__`` and ``__device__``
-variables are only read, and there is no ``printf``, ``__activemask``, ``asm`` or ``<cuda_fp16.h>``. It takes some C++
-that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that. To run one of
+variables are only read, and there is no ``asm`` or ``<cuda_fp16.h>``. What ``printf`` says it says in each schedule. It
+takes some C++ that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that. To run one of
 your own, with ``y = numpy.empty``'s stand-in and a result to compare:
 
     device = Emulator(seed=0)

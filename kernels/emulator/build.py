@@ -60,12 +60,12 @@ LAST = """.section shared_memory,"aw"
 .zero 16384
 .section .note.GNU-stack,""
 """
-NO_PRINTF = "The emulator has no printf, and NVRTC no <cstdio>, whatever the compiler advises: take them out."
+NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
 IN_A_TEMPLATE = (
     "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
     "kernel, give sizes as macros, or set CXX=clang++)"
 )
-_PRINTF = re.compile(r"\bprintf\s*\(|#\s*include\s*<(?:cstdio|stdio\.h)>")
+_CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -107,7 +107,7 @@ class Library:
         if not places:
             return []
         command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in places)]
-        found = subprocess.run(command, capture_output=True, text=True, check=self.file.exists()).stdout
+        found = _said_by(command, check=self.file.exists())
         if not found:
             return [f"{self.source.name}:?" for _ in places]
         lines = []
@@ -174,8 +174,8 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
-        if _PRINTF.search(_COMMENT.sub(" ", text)):
-            raise DoesNotCompile(f"{error}\n{NO_PRINTF}") from None
+        if _CSTDIO.search(_COMMENT.sub(" ", text)):
+            raise DoesNotCompile(f"{error}\n{NO_HEADER}") from None
         raise
     try:
         ctypes.CDLL(str(_runtime(command)))  # which the next one knows by its name
@@ -203,7 +203,7 @@ def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], No
     options = (*OPTIONS, *KERNEL_OPTIONS, *_own_options(command))
     key = hashlib.sha256("\0".join([command, _version(command), *options, *parts]).encode()).hexdigest()[:32]
     file = cache_directory() / f"{kind}-{key}{end}"
-    if not file.exists():
+    if not file.exists() or not file.stat().st_size:  # a power cut may leave it empty
         try:
             with tempfile.TemporaryDirectory(dir=file.parent) as work:
                 made = Path(work) / file.name
@@ -247,7 +247,7 @@ def _compile(command: str, program: str, out: Path) -> None:
     options = [*KERNEL_OPTIONS, *_own_options(command), *_read_before(command)]
     _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
     ours = [f"--redefine-sym={name}=__tsan_{name}" for name in COPYING]  # the names that clang gives them from 15 on
-    subprocess.run(["objcopy", *ours, str(object_file)], check=True)
+    _said_by(["objcopy", *ours, str(object_file)])
     # Without -fsanitize=thread here: the library that usually watches is not wanted, ours takes its place.
     linked = [str(object_file), str(last), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
@@ -260,9 +260,16 @@ def _run_compiler(command: str, *arguments: str) -> None:
         raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")
 
 
+def _said_by(command: list[str], check: bool = True) -> str:
+    """What one of the tools that come with a compiler's linker prints. Raises NoCompiler where it is missing."""
+    if not shutil.which(command[0]):
+        raise NoCompiler(f"no {command[0]} was found: the emulator needs GNU binutils (apt-get install binutils)")
+    return subprocess.run(command, capture_output=True, text=True, check=check).stdout
+
+
 def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:
     """The arrays in the section of shared memory, from the table of symbols."""
-    listing = subprocess.run(["objdump", "-t", str(file)], capture_output=True, text=True, check=True).stdout
+    listing = _said_by(["objdump", "-t", str(file)])
     if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", listing, re.MULTILINE):
         raise DoesNotCompile(IN_A_TEMPLATE)
     found = re.findall(r"^(\w+) .{7} shared_memory\t(\w+) +(\S+)$", listing, re.MULTILINE)  # address, bytes, name

@@ -192,6 +192,9 @@ EMULATOR_FUNCTION inline int __syncthreads_and(int vote) {
     return emulator::block_barrier_votes(!vote, EMULATOR_WHERE) == 0;
 }
 
+// A GPU promises no more than that the thread itself is among those that run together.
+inline unsigned __activemask() { return 1u << emulator::self->lane; }
+
 namespace emulator {
 
 // act(lane, its value) for each lane of the mask that there is.
@@ -246,8 +249,9 @@ EMULATOR_REDUCE(__reduce_and_sync, all & x)
 EMULATOR_REDUCE(__reduce_or_sync, all | x)
 EMULATOR_REDUCE(__reduce_xor_sync, all ^ x)
 
-// --- to stop ---------------------------------------------------------------------------------------------------------
+// --- to say something, and to stop ---------------------------------------------------------------------------------
 
+extern "C" int printf(const char*, ...);  // each schedule says it again
 EMULATOR_FUNCTION inline void __trap() { emulator::failed("__trap()", EMULATOR_WHERE); }
 EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::failed(what, EMULATOR_WHERE); }
 #define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))

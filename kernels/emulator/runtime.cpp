@@ -449,6 +449,7 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     stop_listening();
     if (fault) report_fault(fault);
     self = nullptr;
+    fflush(stdout);  // what threads have printed, before Python prints
 
     for (int i = 0; i < buffer_count; i++) {
         Region& r = regions[i];

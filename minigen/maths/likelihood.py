@@ -82,7 +82,7 @@ def draw_levels(p: Any, u: Any) -> Any:
     cumulated $P$ is at most $u$.
     """
     cumulated = np.cumsum(p, axis=-1, dtype=np.float64)[..., :-1]  # the last level takes what rounding leaves
-    return (cumulated <= u[..., None]).sum(-1).astype(np.uint8)
+    return (cumulated <= u[..., None]).sum(-1).astype(np.min_scalar_type(p.shape[-1] - 1))
 
 
 def _checked(level: Any, levels: int) -> Any:

@@ -210,12 +210,15 @@ def karras_sigmas(low: float, high: float, steps: int, rho: float = 7.0) -> Any:
     r"""$\sigma_i = \big(\sigma_{\min}^{1/\rho} + \tfrac{i - 1}{S - 1} (\sigma_{\max}^{1/\rho} - \sigma_{\min}^{1/\rho})\big)^\rho$,
     $i = 1 \dots S$, rising (Karras et al. 2022, 2206.00364, eq. 5).
 
-    One step is $\sigma_{\max}$ alone. Raises ValueError unless $0 < \sigma_{\min} < \sigma_{\max} < \infty$.
+    One step is $\sigma_{\max}$ alone. Raises ValueError unless $0 < \sigma_{\min} < \sigma_{\max} < \infty$ and
+    $\rho > 0$.
     """
     if not 0 < low < high < np.inf:
         raise ValueError(f"sigmas must satisfy 0 < low < high < infinity, got {low} and {high}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho must be a positive number, got {rho}")
     share = np.linspace(0, 1, steps) if steps > 1 else np.ones(1)
     sigmas = (low ** (1 / rho) + share * (high ** (1 / rho) - low ** (1 / rho))) ** rho
     sigmas[-1] = high
@@ -240,6 +243,11 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule
     return schedule.respaced({"uniform": uniform_times, "quadratic": quadratic_times}[spacing](schedule.T, steps))
 
 
+def _check_steps(T: int) -> None:
+    if not (T >= 1 and T % 1 == 0):
+        raise ValueError(f"T must be a whole number of steps, at least one, got {T}")
+
+
 def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     r"""$\beta_t$ rising linearly from ``beta_1`` to ``beta_T`` (Ho et al. 2020, section 4), given for $T = 1000$.
 
@@ -252,6 +260,7 @@ def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
         raise ValueError(
             f"the linear schedule needs more than {int(1000 * beta_T)} steps, got {T}: take the cosine schedule"
         )
+    _check_steps(T)
     beta = scale * np.linspace(beta_1, beta_T, T)
     return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]))
 
@@ -260,8 +269,7 @@ def cosine(T: int, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
     r"""$\bar\alpha_t = f(t) / f(0)$, $f(t) = \cos^2\!\big(\frac{t/T + s}{1 + s} \frac\pi2\big)$, with $\beta_t \le$
     ``beta_max`` (Nichol & Dhariwal 2021, 2102.09672, eq. 17).
     """
-    if T < 1:
-        raise ValueError(f"T must be at least one, got {T}")
+    _check_steps(T)
     f = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
     beta = np.minimum(1 - f[1:] / f[:-1], beta_max)
     return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]))
@@ -274,6 +282,7 @@ def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Sch
         raise ValueError(
             f"the scaled-linear schedule needs more than {int(1000 * beta_T)} steps, got {T}: take the cosine schedule"
         )
+    _check_steps(T)
     beta = scale * np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2
     return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]))
 
@@ -283,8 +292,7 @@ def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> 
     $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at least $10^{-9}$
     (Chen 2023, 2301.10972, algorithm 1).
     """
-    if T < 1:
-        raise ValueError(f"T must be at least one, got {T}")
+    _check_steps(T)
     u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)
     alpha_bar = (u[-1] - u) / (u[-1] - u[0])
     alpha_bar[-1] = min(1e-9, 0.5 * alpha_bar[-2])

@@ -562,6 +562,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """The prior called ``name``, one code at a time."""
         if name not in ("pixelcnn", "uniform"):
             raise ValueError(f"prior must be 'pixelcnn' or 'uniform', got {name!r}")
+        if label is not None and name == "uniform":
+            raise ValueError(f"label {label} is for the learned prior: the uniform one draws all codes alike")
         if label is not None and not classes:
             raise ValueError(f"label {label} needs a conditional prior, and this one was trained without --conditional")
         if label is not None and not 0 <= label < classes:

@@ -1,5 +1,6 @@
 """CUDA's own words and functions that kernels of other people use: known answers, by both compilers."""
 
+import importlib
 import shutil
 from pathlib import Path
 
@@ -393,6 +394,59 @@ def test_a_cache_that_takes_nothing_is_one_clear_sentence(tmp_path, monkeypatch)
     monkeypatch.setattr(launch, "nvrtc_version", lambda: "99.0")
     with pytest.raises(ValueError, match=said):
         launch.compile_for(write(tmp_path, CLEAN), "90")
+
+
+def test_what_a_power_cut_left_empty_is_compiled_again(tmp_path, monkeypatch):
+    fresh_cache(tmp_path / "cache", monkeypatch)
+    file = write(tmp_path, CLEAN)
+    run(file, 7)
+    kept = list(cache_directory().glob("kernel-*.so"))
+    assert kept
+    for library in kept:
+        library.unlink()  # the old one is in use
+        library.touch()
+    importlib.import_module("kernels.emulator.build")._built.cache_clear()
+    run(file, 7)
+    assert all(library.stat().st_size for library in kept)
+
+
+def test_a_missing_tool_of_the_linker_is_one_clear_sentence(tmp_path, monkeypatch):
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "objcopy" else which(name))
+    with pytest.raises(NoCompiler, match=r"no objcopy was found: the emulator needs GNU binutils"):
+        run(write(tmp_path, f"{CLEAN}   "))
+
+
+def test_threads_say_something(tmp_path, capfd):
+    file = write(tmp_path, 'if (threadIdx.x < 2) printf("thread %d of block %d: %.2f\\n", threadIdx.x, blockIdx.x, y[0]);')
+    device = Emulator()
+    device.run(file, "k", 2, 32, {"y": np.full(1, 0.25, np.float32)})
+    device.check()
+    said = capfd.readouterr().out.splitlines()
+    assert sorted(said) == [f"thread {t} of block {b}: 0.25" for t in range(2) for b in range(2)]
+
+
+@needs_nvrtc
+def test_so_they_do_on_a_gpu_without_a_header(tmp_path):
+    launch.compile_for(write(tmp_path, 'printf("%f\\n", y[0]);'), "90")
+
+
+def test_a_thread_is_sure_of_itself_alone(tmp_path):
+    """Whoever takes all that `__activemask` may give for one group is right for any, a sum that wants the warp is not."""
+    grouped = """
+        const unsigned mask = __activemask();
+        const int first = __ffs(mask) - 1;
+        unsigned before = 0;
+        if (int(threadIdx.x) == first) before = atomicAdd(count, __popc(mask));
+        before = __shfl_sync(mask, before, first);
+        y[before + __popc(mask & ((1u << threadIdx.x) - 1))] = threadIdx.x;"""
+    device = Emulator()
+    y = np.zeros(32, np.float32)
+    device.run(write(tmp_path, grouped, "float* y, unsigned* count"), "k", 1, 32, {"y": y, "count": np.zeros(1, np.uint32)})
+    device.check()
+    assert sorted(y) == [*range(32)]
+    device.run(write(tmp_path, "y[threadIdx.x] = __shfl_down_sync(__activemask(), y[threadIdx.x], 1);"), "k", 1, 32, {"y": y})
+    assert device.findings
 
 
 def test_a_compiler_that_is_none_is_one_clear_sentence(tmp_path, monkeypatch):

@@ -152,6 +152,7 @@ def test_levels_are_drawn_by_their_probabilities():
     assert draw_levels(p[None], np.array([0.0])) == 0 and draw_levels(p[None], np.array([0.5])) == 2
     short = np.array([[0.3, 0.3]])  # rounding that leaves the sum below 1 must not make a level that does not exist
     assert draw_levels(short, np.array([0.99])) == 1
+    assert draw_levels(np.full((1, 300), 1 / 300), np.array([0.999])) == 299, "not in a byte"
 
 
 def test_bad_levels_are_named():

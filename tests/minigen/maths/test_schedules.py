@@ -68,12 +68,16 @@ def test_iddpm_eq17_cosine():
     assert s.alpha_bar[1000] == pytest.approx(2.4e-9, rel=0.05)
 
 
+GIVEN_T = (schedules.linear, schedules.scaled_linear, schedules.cosine, schedules.sigmoid)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: schedules.linear(20), "more than 20"),
         (lambda: schedules.linear(0), "more than 20"),
         (lambda: schedules.cosine(0), "at least one"),
+        *((lambda f=f: f(100.5), "whole number of steps, at least one, got 100.5") for f in GIVEN_T),
         (lambda: schedules.make("cosin", 10), "unknown schedule 'cosin'"),
         (lambda: uniform_times(10, 0), "from 1 to 10"),
         (lambda: uniform_times(10, 11), "from 1 to 10"),
@@ -292,6 +296,7 @@ def test_hang_2023_min_snr_is_the_weight_of_the_picture_clipped(gamma):
         (lambda: section_times(10, [0, 1]), r"from 1 to the lengths of their sections, \[5, 5\], got \[0, 1\]"),
         (lambda: karras_sigmas(1.0, 0.5, 3), "0 < low < high"),
         (lambda: karras_sigmas(0.1, 0.5, 0), "at least 1"),
+        (lambda: karras_sigmas(0.1, 0.5, 3, rho=0), "rho must be a positive number, got 0"),
         (lambda: spaced(schedules.cosine(5), 3, "log"), "unknown spacing 'log'"),
         (lambda: spaced(schedules.cosine(5), 0, "karras"), "at least 1"),
         (lambda: spaced(schedules.zero_terminal_snr(schedules.cosine(5)), 3, "karras"), "infinity"),

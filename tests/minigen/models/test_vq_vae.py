@@ -829,6 +829,7 @@ def test_settings_that_do_not_fit_are_named(digits):
     for settings, words in (
         ({"steps": 3}, "16 a picture: steps must be left out, got 3"),
         ({"prior": "flat"}, "prior must be 'pixelcnn' or 'uniform', got 'flat'"),
+        ({"prior": "uniform", "label": 1}, "label 1 is for the learned prior"),
         ({"label": 1}, "label 1 needs a conditional prior"),
         ({"temperature": -1.0}, "temperature must be a number of at least 0"),
     ):
