@@ -25,7 +25,6 @@ from .launch import ARCHITECTURES, CompileError, NoCuda, Resources, architecture
 from .source import ROOT, kernels_of
 
 TABLE = ROOT / "results" / "resources.json"
-QUICK = ("75", "90a", "120")  # three that differ most; what the tests compile for
 
 TWO_TILES = (
     ("matmul", "mma"),

@@ -164,7 +164,8 @@ class _Program:
     log: Path
 
     def is_kept(self) -> bool:
-        return self.log.exists() and self.code.exists() and self.code.stat().st_size > 0  # a power cut may leave it empty
+        written = self.log.exists() and self.code.exists()
+        return written and self.code.stat().st_size > 0  # a power cut may leave it empty
 
 
 def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:

@@ -243,7 +243,7 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule
     return schedule.respaced({"uniform": uniform_times, "quadratic": quadratic_times}[spacing](schedule.T, steps))
 
 
-def _check_steps(T: int) -> None:
+def _check_steps(T: float) -> None:
     if not (T >= 1 and T % 1 == 0):
         raise ValueError(f"T must be a whole number of steps, at least one, got {T}")
 

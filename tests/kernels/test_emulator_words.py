@@ -418,7 +418,9 @@ def test_a_missing_tool_of_the_linker_is_one_clear_sentence(tmp_path, monkeypatc
 
 
 def test_threads_say_something(tmp_path, capfd):
-    file = write(tmp_path, 'if (threadIdx.x < 2) printf("thread %d of block %d: %.2f\\n", threadIdx.x, blockIdx.x, y[0]);')
+    file = write(
+        tmp_path, 'if (threadIdx.x < 2) printf("thread %d of block %d: %.2f\\n", threadIdx.x, blockIdx.x, y[0]);'
+    )
     device = Emulator()
     device.run(file, "k", 2, 32, {"y": np.full(1, 0.25, np.float32)})
     device.check()
@@ -442,10 +444,14 @@ def test_a_thread_is_sure_of_itself_alone(tmp_path):
         y[before + __popc(mask & ((1u << threadIdx.x) - 1))] = threadIdx.x;"""
     device = Emulator()
     y = np.zeros(32, np.float32)
-    device.run(write(tmp_path, grouped, "float* y, unsigned* count"), "k", 1, 32, {"y": y, "count": np.zeros(1, np.uint32)})
+    device.run(
+        write(tmp_path, grouped, "float* y, unsigned* count"), "k", 1, 32, {"y": y, "count": np.zeros(1, np.uint32)}
+    )
     device.check()
     assert sorted(y) == [*range(32)]
-    device.run(write(tmp_path, "y[threadIdx.x] = __shfl_down_sync(__activemask(), y[threadIdx.x], 1);"), "k", 1, 32, {"y": y})
+    device.run(
+        write(tmp_path, "y[threadIdx.x] = __shfl_down_sync(__activemask(), y[threadIdx.x], 1);"), "k", 1, 32, {"y": y}
+    )
     assert device.findings
 
 

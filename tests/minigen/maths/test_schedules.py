@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,7 +79,7 @@ GIVEN_T = (schedules.linear, schedules.scaled_linear, schedules.cosine, schedule
         (lambda: schedules.linear(20), "more than 20"),
         (lambda: schedules.linear(0), "more than 20"),
         (lambda: schedules.cosine(0), "at least one"),
-        *((lambda f=f: f(100.5), "whole number of steps, at least one, got 100.5") for f in GIVEN_T),
+        *((lambda f=f: inspect.unwrap(f)(100.5), "whole number of steps, at least one, got 100.5") for f in GIVEN_T),
         (lambda: schedules.make("cosin", 10), "unknown schedule 'cosin'"),
         (lambda: uniform_times(10, 0), "from 1 to 10"),
         (lambda: uniform_times(10, 11), "from 1 to 10"),
