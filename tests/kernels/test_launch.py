@@ -15,21 +15,6 @@ from kernels.launch import ARCHITECTURES, CompileError, NoCuda, compile_for
 SOURCES = list(check.sources().values())
 
 
-@needs_nvrtc
-@pytest.mark.parametrize("name", check.sources())
-def test_every_kernel_compiles_without_spills(name):
-    """For three architectures; ``python -m kernels.check`` has all of them. Sizes that a file needs: ``check.VARIANTS``."""
-    file = check.sources()[name]
-    for architecture in set(check.QUICK) & set(launch.architectures(file.read_text())):
-        for defines in check.VARIANTS.get(name, ({},)):
-            binary = compile_for(file, architecture, defines)
-            assert binary.code[:4] == b"\x7fELF"
-            resources = binary.resources()
-            assert set(resources) == set(source.kernels_of(file.read_text()))
-            for kernel, r in resources.items():
-                assert 0 < r.registers <= 255 and r.local_bytes == r.spill_bytes == 0, (kernel, architecture, r)
-
-
 def test_a_source_says_which_architectures_it_is_for(cache):
     file = write(cache, "y[0] = a;")
     assert launch.architectures(file.read_text()) == ARCHITECTURES
