@@ -67,11 +67,11 @@ What it cannot find, and where it is not a GPU:
   sizes are counted as written, where a GPU may pad them.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, ``__expf`` and its like are no faster
   and no less exact, sums are rounded as written and never contracted to fused multiply-adds.
-* ``__shared__`` in a template does not compile for g++ (give sizes as macros; clang++ takes it). Stacks are 128 KiB a
+* ``__shared__`` in a template does not compile for g++ 12 (give sizes as macros; g++ 16 and clang++ take it). Stacks are 128 KiB a
   thread.
 
-The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand 16
-and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
+The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand
+g++ 16, clang++ 16 and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
 What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions) and
 of this project's headers (``#include "lib/cuda.cuh"``), one file: ``DYNAMIC_SHARED(float, name);`` stands for

@@ -1,6 +1,6 @@
 """From a .cu file to a library that the emulator can enter, by g++ or clang++, kept under a key of all that went in.
 
-Tried with g++ 12 and clang++ 14, 16 and 19. Where g++ and clang++ are installed the tests find with both what is
+Tried with g++ 12 and 16, clang++ 14, 16 and 19. Where g++ and clang++ are installed the tests find with both what is
 planted, and with the fibers of other processors than x86-64 (``CXX="g++ -DEMULATOR_PORTABLE"``: CXX may have flags).
 """
 

@@ -259,11 +259,12 @@ def test_shared_memory_of_functions_and_of_vectors(words, tmp_path):
         before, use = before.replace(word, meaning), use.replace(word, meaning)
     file, device = write(tmp_path, use, before=before), Emulator()
     y = device.empty((32,), np.float32)
-    if words is GENERIC and "g++" in compiler().split()[0] and "clang" not in compiler():
-        with pytest.raises(DoesNotCompile, match=r"g\+\+ puts a template's __shared__ arrays anywhere"):
-            device.run(file, "k", 1, 32, {"y": y}, defines={"LAST": 31})
+    try:
+        device.run(file, "k", 1, 32, {"y": y}, defines={"LAST": 31})
+    except DoesNotCompile as refused:  # by g++ 12; g++ 16 puts them where they belong
+        assert words is GENERIC and "clang" not in compiler()
+        assert "g++ puts a template's __shared__ arrays anywhere" in str(refused)
         return
-    device.run(file, "k", 1, 32, {"y": y}, defines={"LAST": 31})
     device.check()
     t = np.arange(32)
     np.testing.assert_array_equal(y, 2 * t[::-1] + 3 + (words is GENERIC) * (t[::-1] - t))

@@ -131,7 +131,7 @@ class Slots:
     space, claims, levels, sample = "flow", Mine.claims, Mine.levels, Mine.sample
 
 class Draws(Mine):
-    claims = {{**Mine.claims, "draws": lambda n: 1 // 0}}
+    claims = {{**Mine.claims, "draws": lambda n: [][0]}}
 
 class LevelsLeave(Mine):
     def levels(self, n):
@@ -181,7 +181,7 @@ def test_what_only_looks_like_a_sampler_is_one_sentence(before, after, inside, w
 @pytest.mark.parametrize(
     "inside, words, script",
     [
-        ("Draws", "claim 'draws' raised ZeroDivisionError: integer division or modulo by zero for n = ", False),
+        ("Draws", "claim 'draws' raised IndexError: list index out of range for n = ", False),
         ("LevelsLeave", "levels(1) raised SystemExit: 3", True),
         ("Blend", "apply raised SystemExit: 3", False),
         ("Many", "Unable to allocate", True),
