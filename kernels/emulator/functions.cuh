@@ -249,7 +249,7 @@ EMULATOR_REDUCE(__reduce_and_sync, all & x)
 EMULATOR_REDUCE(__reduce_or_sync, all | x)
 EMULATOR_REDUCE(__reduce_xor_sync, all ^ x)
 
-// --- to say something, and to stop ---------------------------------------------------------------------------------
+// --- to say something, and to stop -----------------------------------------------------------------------------------
 
 extern "C" int printf(const char*, ...);  // each schedule says it again
 EMULATOR_FUNCTION inline void __trap() { emulator::failed("__trap()", EMULATOR_WHERE); }

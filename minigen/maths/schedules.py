@@ -210,8 +210,8 @@ def karras_sigmas(low: float, high: float, steps: int, rho: float = 7.0) -> Any:
     r"""$\sigma_i = \big(\sigma_{\min}^{1/\rho} + \tfrac{i - 1}{S - 1} (\sigma_{\max}^{1/\rho} - \sigma_{\min}^{1/\rho})\big)^\rho$,
     $i = 1 \dots S$, rising (Karras et al. 2022, 2206.00364, eq. 5).
 
-    One step is $\sigma_{\max}$ alone. Raises ValueError unless $0 < \sigma_{\min} < \sigma_{\max} < \infty$ and
-    $\rho > 0$.
+    One step is $\sigma_{\max}$ alone. Raises ValueError unless $0 < \sigma_{\min} < \sigma_{\max} < \infty$
+    and $0 < \rho < \infty$.
     """
     if not 0 < low < high < np.inf:
         raise ValueError(f"sigmas must satisfy 0 < low < high < infinity, got {low} and {high}")
