@@ -1,7 +1,10 @@
 """CUDA's own words and functions that kernels of other people use: known answers, by both compilers."""
 
 import importlib
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -418,15 +421,18 @@ def test_a_missing_tool_of_the_linker_is_one_clear_sentence(tmp_path, monkeypatc
         run(write(tmp_path, f"{CLEAN}   "))
 
 
-def test_threads_say_something(tmp_path, capfd):
-    file = write(
-        tmp_path, 'if (threadIdx.x < 2) printf("thread %d of block %d: %.2f\\n", threadIdx.x, blockIdx.x, y[0]);'
-    )
-    device = Emulator()
-    device.run(file, "k", 2, 32, {"y": np.full(1, 0.25, np.float32)})
-    device.check()
-    said = capfd.readouterr().out.splitlines()
-    assert sorted(said) == [f"thread {t} of block {b}: 0.25" for t in range(2) for b in range(2)]
+def test_threads_say_something_before_python_goes_on(tmp_path):
+    body = 'if (threadIdx.x < 2) printf("thread %d of block %d: %.2f\\n", threadIdx.x, blockIdx.x, y[0]);'
+    script = f"""
+import numpy as np
+from pathlib import Path
+from kernels.emulator import Emulator
+Emulator().run(Path({str(write(tmp_path, body))!r}), "k", 2, 32, {{"y": np.full(1, 0.25, np.float32)}})
+print("then", flush=True)"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=buffered)
+    *said, last = done.stdout.splitlines()
+    assert sorted(said) == [f"thread {t} of block {b}: 0.25" for t in range(2) for b in range(2)] and last == "then"
 
 
 @needs_nvrtc
