@@ -78,9 +78,14 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
     }
 
 
+def without_comments(text: str) -> str:
+    """The text with a space in place of each comment."""
+    return _COMMENT.sub(" ", text)
+
+
 def _heads(text: str) -> list[tuple[str, str, str]]:
     """The attributes, name and parameters of each kernel of a source text."""
-    found = _KERNEL.findall(_COMMENT.sub(" ", text))
+    found = _KERNEL.findall(without_comments(text))
     return [(before + after, name, parameters) for before, after, name, parameters in found]
 
 
@@ -92,7 +97,7 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
     """
     found = {}
     macros = {
-        **dict(_MACRO.findall(_COMMENT.sub(" ", text))),
+        **dict(_MACRO.findall(without_comments(text))),
         **{name: str(value) for name, value in (defines or {}).items()},
     }
     for attributes, kernel, _ in _heads(text):

@@ -27,6 +27,7 @@ from ..source import (
     kernels_of,
     launch_bounds_of,
     not_kept,
+    without_comments,
 )  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -66,7 +67,6 @@ IN_A_TEMPLATE = (
     "kernel, give sizes as macros, or set CXX=clang++)"
 )
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 class NoCompiler(RuntimeError):
@@ -150,7 +150,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     kernels = kernels_of(text)
     if not kernels:
         raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
-    if not re.search(r'\bextern\s+"C"', _COMMENT.sub(" ", text)):
+    if not re.search(r'\bextern\s+"C"', without_comments(text)):
         raise WrongSource(f'{source.name}: kernels must be extern "C", or a GPU does not know them by their names')
     clusters = clusters_of(text, dict(defines))
     bounds = launch_bounds_of(text)
@@ -174,7 +174,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
-        if _CSTDIO.search(_COMMENT.sub(" ", text)):
+        if _CSTDIO.search(without_comments(text)):
             raise DoesNotCompile(f"{error}\n{NO_HEADER}") from None
         raise
     try:
