@@ -1,5 +1,6 @@
 """Argument checks shared by every operation: each error names the argument, what was given and what is allowed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def check_flag(name: str, value: Any) -> None:
     """Raise TypeError unless ``value`` is True or False."""
     if not isinstance(value, _FLAG):
         raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_rung(rung: Any, rungs: Mapping[int, str]) -> None:
+    """Raise ValueError unless ``rung`` is one of ``rungs``, a table of their files by number."""
+    if rung not in rungs:
+        raise ValueError(f"rung must be one of {', '.join(map(str, rungs))}, got {rung!r}")
 
 
 def check_array(name: str, x: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..checks import check_rung
 from ..launch import fits_on_chip
 from ..matmul.cuda import last_rung
 from ..source import file_in
@@ -77,6 +78,7 @@ def attention_forward(
     Rungs 3 and 4 round q, k and v to bfloat16, unless they are that already (uint16 arrays of the bits, see
     ``bfloat16``), and take heads whose sizes are multiples of 8 up to 256; they raise ValueError for others.
     """
+    check_rung(rung, RUNGS)
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs, source = n * heads, file_in(HERE, RUNGS[rung])
@@ -124,6 +126,7 @@ def short_forward(
 
     With ``rounded``, rung 3 gives the output in bfloat16 (its bits), half as much to write.
     """
+    check_rung(rung, SHORT)
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     if not 0 < t_k <= FEW:

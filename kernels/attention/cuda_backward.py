@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array, is_cuda
+from ..checks import check_rung
 from ..matmul.cuda import as_bf16
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
@@ -69,6 +70,7 @@ def attention_backward(
     ``o`` and ``log_sum``, L (n, heads, t_q), are what the forward pass has kept. Keys that are hidden never matter.
     Rungs 3 and 4 round g, q, k and v to bfloat16, or take their bits; their head sizes are those of the forward pass'.
     """
+    check_rung(rung, RUNGS)
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs = n * heads

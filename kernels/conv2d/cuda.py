@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..checks import check_rung
 from ..matmul.cuda import (
     BLOCKS,
     Tile,
@@ -55,6 +56,7 @@ def conv2d(
     (channels that are no multiple of 8, strides of more than 8) it leaves to rung 3, or to a kernel for 1 to 4
     channels.
     """
+    check_rung(rung, RUNGS)
     sizes = _sizes(x.shape, w.shape, stride, padding)
     y = device.empty((x.shape[0], sizes["h_out"], sizes["w_out"], sizes["c_out"]), "float32")
     arguments = {"x": x, "w": w, "b": b, "time": time, "residual": residual, "y": y, **sizes}
@@ -95,6 +97,7 @@ def conv2d_grad_x(
     tile: Tile | None = None,
 ) -> Array:
     """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. Of rung 3: see ``conv2d``."""
+    check_rung(rung, GRADIENT_RUNGS)
     dx = device.empty(x_shape, "float32")
     arguments = {"g": g, "w": w, "dx": dx, **_sizes(x_shape, w.shape, stride, padding)}
     columns = tile[1] if tile else None
@@ -137,6 +140,7 @@ def conv2d_grad_w(
     ``tile`` and the number of ``parts`` that the pixels are cut into are chosen by the shapes alone unless given. Of
     rung 3: see ``conv2d``.
     """
+    check_rung(rung, GRADIENT_RUNGS)
     dw = device.empty(w_shape, "float32")
     arguments = {"x": x, "g": g, "dw": dw, **_sizes(x.shape, w_shape, stride, padding)}
     columns = tile[1] if tile else None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array, array_module
+from ..checks import check_rung
 from ..launch import fits_on_chip
 from ..source import file_in
 
@@ -56,6 +57,7 @@ def loss_and_gradient(device: Any, g: Array, logits: Array, targets: Array, *, r
 
     Rung 2 is taken for rows that fit on the chip, rung 3 for those that fit on it in a cluster of blocks, else rung 1.
     """
+    check_rung(rung, RUNGS)
     m, k = logits.shape
     blocks = _blocks_of_a_row(device, k, rung)
     if not blocks:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array, address
+from ..checks import check_rung
 from ..matmul import cuda as matmul
 from ..source import file_in
 from ..tensor_map import TensorMap
@@ -76,6 +77,7 @@ def linear_weight_only(
     device: Any, x: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
     """y (m, n), float32. From rung 2 on few rows are left to ``FEW_ROWS``; rung 4 leaves to rung 3 what TMA cannot bring."""
+    check_rung(rung, WEIGHT_ONLY_RUNGS)
     if rung >= 2 and 0 < len(x) <= FEW and codes.size:
         return _few_rows(device, x, codes, scale, bias)
     if rung >= 3:
@@ -87,6 +89,7 @@ def linear_int8(
     device: Any, x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
     """y (m, n), float32. Rung 4 leaves to rung 3 what TMA cannot bring."""
+    check_rung(rung, RUNGS)
     arguments = {"p": x_codes, "x_scale": x_scale, "scale": scale, "bias": bias}
     if rung >= 3:
         return _tensor_cores(device, codes, arguments, _brought(rung, x_codes, codes))

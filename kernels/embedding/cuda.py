@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..backend import Array
+from ..checks import check_rung
 from ..source import file_in
 
 RUNGS = {1: "1_gather.cu", 2: "2_sorted.cu"}
@@ -24,6 +25,7 @@ class Segments(NamedTuple):
 
 def scatter_add(device: Any, g: Array, indices: Array, rows: int, *, rung: int) -> Array:
     """As ``embedding_grad`` for contiguous float32 ``g`` (m, d) and int32 ``indices`` (m,) in 0..rows-1 on the device."""
+    check_rung(rung, RUNGS)
     m, d = g.shape
     if rung == 2:
         return sums(device, g, sort(device, indices, rows))

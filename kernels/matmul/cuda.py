@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import bfloat16
 from ..backend import Array, address, array_module
+from ..checks import check_rung
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
 
@@ -48,7 +49,8 @@ def matmul(
     bits, see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. Without a ``rung`` it is the
     last one that the device has but 5, which is not yet measured. Rungs 4 and 5 leave tf32 and empty factors to rung 3.
     """
-    rung = rung or last_rung(device)
+    rung = last_rung(device) if rung is None else rung
+    check_rung(rung, RUNGS)
     if rung > 2 and precision == "bf16":
         a, b = as_bf16(a), as_bf16(b)
     if rung > 3 and not (precision == "bf16" and takes_wgmma(a) and takes_wgmma(b)):

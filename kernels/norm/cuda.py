@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..checks import check_rung
 from ..launch import fits_on_chip
 from ..source import file_in
 
@@ -26,6 +27,7 @@ def group_norm_forward(
     device: Any, x: Array, gamma: Array, beta: Array, groups: int, *, eps: float, silu: bool, rung: int
 ) -> tuple[Array, Array]:
     """(y, saved). Rung 2 is taken for groups that fit on the chip, else rung 1."""
+    check_rung(rung, RUNGS)
     n, pixels, c = x.shape
     y, saved = device.empty(x.shape, "float32"), device.empty((n, groups, 3), "float32")
     slab = pixels * (c // groups) * 4
@@ -42,6 +44,7 @@ def group_norm_backward(
     device: Any, g: Array, x: Array, gamma: Array, beta: Array, saved: Array, groups: int, *, silu: bool, rung: int
 ) -> tuple[Array, Array, Array]:
     """(dx, dgamma, dbeta). Rung 2 is taken for groups of which two fit on the chip, else rung 1."""
+    check_rung(rung, RUNGS)
     n, pixels, c = x.shape
     dx, sums = device.empty(x.shape, "float32"), device.empty((n, 1, 2, c), "float32")
     if x.size == 0:

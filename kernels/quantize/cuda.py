@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..checks import check_rung
 from ..source import file_in
 from ..tensor_map import TensorMap
 
@@ -25,6 +26,7 @@ def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
 
     All rungs give the same indices. Rungs 3 and 4 raise ValueError for rows of more than 256 numbers.
     """
+    check_rung(rung, RUNGS)
     m, d = z.shape
     indices = device.empty((m,), "int64")
     arguments = {"z": z, "codebook": codebook, "indices": indices, "m": m, "codes": len(codebook)}

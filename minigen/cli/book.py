@@ -1,5 +1,6 @@
 """`minigen book`: the sources as pages to read, equations set in type beside the code that they are about."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from posixpath import dirname, relpath
@@ -39,9 +40,12 @@ class BookFlags:
 def main(args: list[str]) -> int:
     """Write a page for every source file, and the index."""
     flags = arguments.parse(BookFlags, args, prog="minigen book", description=__doc__ or "")
-    with said_in_one_sentence("book"):
-        pages = written(ROOT)
     try:
+        first = next(folder for folder in (flags.out, *flags.out.parents) if folder.exists())
+        if not (first.is_dir() and os.access(first, os.W_OK)):  # said before the pages are made, which takes a while
+            raise UserError(f"cannot write the book to '{flags.out}': {first} is no folder that can be written to")
+        with said_in_one_sentence("book"):
+            pages = written(ROOT)
         for name, content in pages.items():
             path = flags.out / name
             path.parent.mkdir(parents=True, exist_ok=True)

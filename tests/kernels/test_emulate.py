@@ -7,8 +7,11 @@ import pytest
 from rungs import needs_compiler, plant
 
 from kernels import emulate
+from kernels.conv2d import cuda as conv2d_cuda
+from kernels.eight_bit import cuda as eight_bit_cuda
 from kernels.emulator import BadArguments, DoesNotCompile, Emulator
 from kernels.launch import CompileError
+from kernels.norm import cuda as norm_cuda
 from kernels.quantize import cuda
 
 pytestmark = needs_compiler
@@ -156,3 +159,27 @@ def test_a_kernel_that_never_ends_runs_once(monkeypatch, tmp_path, capsys):
     assert emulate.main(["quantize", "--rung", "2"]) == 1
     out = capsys.readouterr().out
     assert out.count("endless") == 1 and " finding" in out and " (1 of 3 schedules, " in out and "(in " not in out
+
+
+@pytest.mark.parametrize("rung", [0, 9])
+@pytest.mark.parametrize("op", [op for op, (*_, rungs) in emulate.OPERATIONS.items() if len(rungs) > 1])
+def test_a_rung_that_there_is_not_is_named_beside_those_that_there_are(op, rung):
+    make, _, sizes, rungs = emulate.OPERATIONS[op]
+    known = ", ".join(map(str, rungs))
+    with pytest.raises(ValueError, match=rf"^rung must be one of {known}, got {rung}$"):
+        make(*sizes)(Emulator(), rung)
+
+
+def test_the_other_functions_with_rungs_name_them_too():
+    x, codes, ones = np.zeros((2, 3), np.float32), np.zeros((3, 2), np.int8), np.ones(3, np.float32)
+    g = np.zeros((1, 2, 2, 1), np.float32)
+    for of_rung in (
+        partial(eight_bit_cuda.linear_weight_only, Emulator(), x, codes, ones),
+        partial(eight_bit_cuda.linear_int8, Emulator(), codes, ones, codes, ones),
+        partial(conv2d_cuda.conv2d_grad_w, Emulator(), g, g, (1, 1, 1, 1), stride=(1, 1), padding=(0, 0)),
+        partial(conv2d_cuda.conv2d_grad_x, Emulator(), g, g, g.shape, stride=(1, 1), padding=(0, 0)),
+        partial(norm_cuda.group_norm_forward, Emulator(), x, ones, ones, 1, eps=1e-5, silu=False),
+        partial(norm_cuda.group_norm_backward, Emulator(), x, x, ones, ones, ones, 1, silu=False),
+    ):
+        with pytest.raises(ValueError, match=r"^rung must be one of 1, 2.*, got 9$"):
+            of_rung(rung=9)

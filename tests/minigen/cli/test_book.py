@@ -372,8 +372,15 @@ def test_the_command_writes_the_book(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"2 pages: {tmp_path / 'x' / 'index.html'}\n"
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(book, "written", lambda root: {"index.html": "ä"})
+def test_a_folder_that_cannot_be_written_to_is_one_sentence_before_the_pages_are_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(book, "written", lambda root: pytest.fail("pages were made"))
     (tmp_path / "file").write_text("in the way")
     assert main(["book", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot write the book to" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(book, "written", lambda root: {"index.html": "ä"})
+    (tmp_path / "index.html").mkdir()
+    assert main(["book", "--out", str(tmp_path)]) == 2
     assert "cannot write the book to" in capsys.readouterr().err
