@@ -32,7 +32,8 @@ class Sources:
         ]
         self.text = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8-sig") for path in found}
         self.parts = {file: self._cut(file) for file in self.text}
-        self._trees = {file: ast.parse(text) for file, text in self.text.items() if file.endswith(".py")}
+        python = {file: ast.parse(text) for file, text in self.text.items() if file.endswith(".py")}
+        self._nodes = {file: list(ast.walk(tree)) for file, tree in python.items()}
         self._defined = {file: {piece.name for piece in pieces} - {""} for file, (_, pieces) in self.parts.items()}
 
     def _cut(self, file: str) -> tuple[str, list[book_split.Piece]]:
@@ -120,7 +121,7 @@ class Sources:
     def _imports(self, file: str) -> dict[str, Meaning]:
         """Name -> the module that it is from, and its name there, "" for a module itself."""
         found: dict[str, Meaning] = {}
-        for node in ast.walk(self._trees[file]):
+        for node in self._nodes[file]:
             if isinstance(node, ast.Import):
                 named = [(alias.asname or alias.name.partition(".")[0], alias) for alias in node.names]
                 modules = {name: self._module(alias.name if alias.asname else name, file) for name, alias in named}
@@ -134,6 +135,6 @@ class Sources:
     @functools.cache  # noqa: B019
     def _variables(self, file: str) -> set[str]:
         """What is called something by an argument or an assignment."""
-        nodes = list(ast.walk(self._trees[file]))
+        nodes = self._nodes[file]
         stored = {x.id for x in nodes if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)}
         return stored | {x.arg for x in nodes if isinstance(x, ast.arg)}

@@ -39,6 +39,7 @@ pre a { color: inherit; text-decoration: underline dotted #8888; }
 td a { white-space: nowrap; }
 """
 LIGHT, DARK = "friendly", "github-dark"  # Pygments' styles
+FORMATTER = HtmlFormatter(nowrap=True)
 
 PAPER = re.compile(r"(?<![\w.])(?P<paper>(?:arXiv[: ])?(?P<number>[012]\d(?:0[1-9]|1[0-2])\.\d{4,5}))(?![\d.]*\d)")
 INLINE = re.compile(
@@ -52,6 +53,7 @@ NAMES = re.compile(  # in what Pygments makes of code: modules of imports, inclu
     rf'<span class="nn">(?P<module>[\w.]+)</span>|<span class="cpf">"(?P<included>[\w./]+)"</span>'
     rf'|(?<!{DOT})(?P<names><span class="n">\w+</span>(?:{re.escape(DOT)}<span class="n">\w+</span>)*)(?!<span class="o">=</span>)'
 )
+lexer = functools.cache(get_lexer_by_name)
 MARK = "\ue000{}\ue001"  # stands for what is put in after Markdown, which would change it
 
 
@@ -96,7 +98,7 @@ def coloured(code: str, file: str, sources: Sources) -> str:
             for i, span in enumerate(found["names"].split(DOT))
         )
 
-    return NAMES.sub(linked, highlight(code, get_lexer_by_name(language), HtmlFormatter(nowrap=True)))
+    return NAMES.sub(linked, highlight(code, lexer(language), FORMATTER))
 
 
 def plain(comment: str, link: Link) -> str:
