@@ -22,8 +22,8 @@ def run(main: Callable[[], int], name: str) -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return 0
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(" ".join([f"{name}: stopped", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 130
     except MemoryError as error:
         print(f"{name}: there is not enough memory for that{f': {error}' if str(error) else ''}", file=sys.stderr)

@@ -107,9 +107,15 @@ def main(args: list[str]) -> int:
         for sampler in walks:
             with said_in_one_sentence("--sweep"):
                 with_steps(sampler, tuple(numbers), tuple(numbers))
-    found = [(one, verdict) for one in asked for verdict in laws.run_laws([one[0]], names, dtypes)]
-    verdicts = [verdict for _, verdict in found]
-    print(laws.report(verdicts, whole=flags.all or len(samplers) == 1, every=flags.all))
+    found = []
+    try:
+        for one in asked:
+            for verdict in laws.run_laws([one[0]], names, dtypes):
+                found.append((one, verdict))
+    finally:  # of what was found before Ctrl-C too
+        verdicts = [verdict for _, verdict in found]
+        if verdicts:
+            print(laws.report(verdicts, whole=flags.all or len(samplers) == 1, every=flags.all))
     if numbers is not None:
         for text in _where(walks, verdicts, numbers):
             print(text)

@@ -98,6 +98,9 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
         first = str(error).strip().splitlines()[:1]
         said = f"the law came upon {type(error).__name__}: {first[0] if first else ''}"
         return Verdict(**known, status="fail", detail=said, checks=n)
+    except KeyboardInterrupt as error:
+        error.add_note(f"in {law.name} of {known['sampler']}, {known['dtype']}")  # which does not end, perhaps
+        raise
     if worst is None:
         return Verdict(**known, status="fail", detail="the law found nothing to check")
     return Verdict(**known, status="pass", **_numbers(worst), checks=n, note="; ".join(notes))

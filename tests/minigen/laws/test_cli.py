@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels import command
+from minigen.__main__ import main
 from minigen.cli import laws
 from minigen.errors import UserError
 
@@ -31,6 +33,18 @@ def test_a_stranger_s_file(factor, status, tmp_path, monkeypatch, capsys):
     told = json.loads((tmp_path / "out.json").read_text())
     assert bool(told["counts"]["fail"]) == bool(status) and told["counts"]["skip"] > 0
     assert "not claimed: eta" in capsys.readouterr().out
+
+
+def test_ctrl_c_names_the_law_that_ran_and_loses_no_verdict(tmp_path, monkeypatch, capsys):
+    endless = STRANGER.replace("FACTOR", "1").replace("return x", "raise KeyboardInterrupt")
+    (tmp_path / "endless.py").write_text(endless)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = ["laws", "dpmpp-2m", "endless:Mine", "--law", "L0", "--dtype", "float64"]
+    assert command.run(lambda: main(arguments), "minigen") == 130
+    told = capsys.readouterr()
+    assert told.err == "minigen: stopped in L0 of Mine, float64\n"
+    assert "dpmpp-2m (karras): 1 pass, 0 fail, 0 skipped" in told.out and "Mine" not in told.out
 
 
 def test_one_law_on_one_of_ours_and_the_list(capsys):
