@@ -34,7 +34,8 @@ for different seeds.
 
 What it cannot find, and where it is not a GPU:
 
-* One access that lands inside another array than the intended one, farther away than the red zones are wide.
+* One access that lands inside another array than the intended one, farther away than the red zones are wide. Arrays of
+  one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
 * Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait: a spin lock
   between threads, or a flag that another block sets, never comes to an end ("endless").
@@ -296,6 +297,10 @@ class Emulator:
             )
         if 0 in blocks:
             return
+        for p, v in zip(parameters, values):
+            fresh = self._record(v) if p.pointer and not p.const else None
+            if fresh is not None and fresh.library not in (None, library):
+                fresh.writers[fresh.writers != NOBODY] = OUTSIDE  # places in another program
         laid = [self._laid_out(v) if isinstance(v, np.ndarray) else None for v in values]
         shared_names = {s.name for s in library.shared}
         buffers: list[_Buffer] = []
@@ -349,7 +354,10 @@ class Emulator:
         return array
 
     def expect(self, array: np.ndarray, want: Any, allowed: Any = 0.0, name: str = "the result") -> None:
-        """A finding "wrong value" unless ``|array - want| <= allowed`` everywhere, with the line that wrote the worst."""
+        """A finding "wrong value" unless ``|array - want| <= allowed`` everywhere, with the line that wrote the worst.
+
+        It is known of the last file whose kernels wrote the array.
+        """
         got, want = array.astype(np.float64), np.broadcast_to(np.asarray(want, np.float64), array.shape)
         with np.errstate(invalid="ignore"):
             off = np.where(np.isfinite(want), np.abs(got - want), 0)
@@ -510,8 +518,9 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
     if kind == "race":
         who = f"thread {f.other_thread}{_other_block(f.other_block)}"
+        theirs = _ACCESSES[f.other_access]
         text = (
-            f"{access} at {place} by {me}, and a {_ACCESSES[f.other_access]} by {who} at {other}, "
+            f"{access} at {place} by {me}, and {'an' if theirs[0] == 'a' else 'a'} {theirs} by {who} at {other}, "
             "with nothing that orders the two"
         )
     elif kind == "deadlock":

@@ -13,8 +13,9 @@ static bool visible_to_async_proxy(const Event& e) {
 static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept apart
     if (cell.cluster == cluster_number) return;
     if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = cell.write;
+    if (cell.under) cell.plain = cell.under;
     if (!cell.reads.empty()) cell.read = cell.reads.back();
-    cell.write = Event();
+    cell.write = cell.under = Event();
     cell.reads.clear();
     cell.cluster = cluster_number;
 }
@@ -41,6 +42,7 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
     // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
     if (cell.write && !before_now(cell.write) && !(kind == ATOMIC && cell.write.kind == ATOMIC))
         report_access(RACE, where, region, kind, address, bytes, &cell.write);
+    if (cell.under && !before_now(cell.under)) report_access(RACE, where, region, kind, address, bytes, &cell.under);
     if (kind != READ)
         for (const Event& read : cell.reads)
             if (!before_now(read)) report_access(RACE, where, region, kind, address, bytes, &read);
@@ -59,6 +61,8 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
             cell.reads.erase(std::remove_if(cell.reads.begin(), cell.reads.end(), before_now), cell.reads.end());
         cell.reads.push_back(now);
     } else {
+        if (kind != ATOMIC) cell.under = Event();
+        else if (cell.write.kind != ATOMIC) cell.under = cell.write;
         cell.write = now;
         cell.reads.clear();
         cell.writer = where;

@@ -18,7 +18,7 @@ struct Parked {  // what is the block's of that name; see runtime.cpp
     int alive = 0, waiting = 0, votes = 0, counted = 0;
     Clock known;
     uint32_t barrier_where = 0;
-    vector<vector<Meeting>> meetings;
+    vector<std::deque<Meeting>> meetings;
     vector<NamedBarrier> named_barriers = vector<NamedBarrier>(16);
     std::deque<Barrier> barriers;
     vector<Warpgroup> warpgroups;

@@ -144,16 +144,16 @@ inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline double __drcp_rn(double x) { return 1.0 / x; }
 inline double __dsqrt_rn(double x) { return sqrt(x); }
 
-// To whole numbers: what does not fit becomes the nearest that does, and NaN 0.
+// To whole numbers: what does not fit becomes the nearest that does, and NaN 0, of doubles the highest bit alone.
 inline int emulator_int(double x) {
     return x != x ? 0 : x >= 0x1p31 ? 0x7fffffff : x <= -0x1p31 ? -0x7fffffff - 1 : int(x);
 }
 inline unsigned emulator_unsigned(double x) { return !(x > 0) ? 0 : x >= 0x1p32 ? ~0u : unsigned(x); }
 #define EMULATOR_TO_WHOLE(how, function)                                                                  \
     inline int __float2int_##how(float x) { return emulator_int(function(double(x))); }                   \
-    inline int __double2int_##how(double x) { return emulator_int(function(x)); }                         \
+    inline int __double2int_##how(double x) { return x != x ? 1 << 31 : emulator_int(function(x)); }      \
     inline unsigned __float2uint_##how(float x) { return emulator_unsigned(function(double(x))); }        \
-    inline unsigned __double2uint_##how(double x) { return emulator_unsigned(function(x)); }
+    inline unsigned __double2uint_##how(double x) { return x != x ? 1u << 31 : emulator_unsigned(function(x)); }
 EMULATOR_TO_WHOLE(rn, nearbyint)
 EMULATOR_TO_WHOLE(rz, trunc)
 EMULATOR_TO_WHOLE(rd, floor)

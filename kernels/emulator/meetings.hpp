@@ -63,8 +63,6 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
     for (Meeting& m : meetings[warp])
         if (m.mask == full) meeting = &m;
     if (!meeting) {
-        meetings[warp].reserve(64);  // fibers hold references
-        if (meetings[warp].size() == 64) abandon();
         meetings[warp].push_back(Meeting());
         meeting = &meetings[warp].back();
         meeting->mask = full;

@@ -156,6 +156,20 @@ extern "C" __global__ void reads_a_lane_that_is_absent(const float* x, float* y,
     y[i] = value;
 }
 
+extern "C" __global__ void mask_without_the_caller(const float* x, float* y, int n) {
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    y[i] = __shfl_sync(0x0000ffffu, x[i], 0);  // FINDS lane
+}
+
+// A shuffle waits for all lanes and tells nobody what they have stored.
+extern "C" __global__ void shuffle_for_a_barrier(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    tile[t] = x[i];
+    const float more = __shfl_sync(0xffffffffu, 0.0f, 0);
+    y[i] = tile[t ^ 31] + more;  // FINDS race
+}
+
 // "Within a warp all run in step" was never promised and since Volta is not so: __syncwarp() must stand between.
 extern "C" __global__ void no_warp_barrier(const float* x, float* y, int n) {
     __shared__ float tile[SIZE];
@@ -410,6 +424,17 @@ extern "C" __global__ void no_tf32(const float* x, float* y, int n) {
     float d[4] = {0, 0, 0, 0};
     mma_tf32(d, a, __float_as_int(x[i + t]), 0);  // FINDS bad operand
     y[i + t] = d[0];
+}
+
+// Nor is a product a barrier.
+extern "C" __global__ void product_for_a_barrier(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    const unsigned a[4] = {0, 0, 0, 0};
+    float d[4] = {0, 0, 0, 0};
+    tile[t] = x[i];
+    mma_bf16(d, a, 0, 0);
+    y[i] = tile[t ^ 31] + d[0];  // FINDS race
 }
 
 // Half of the warp multiplies with one matrix and half with another: an instruction of a warp cannot.

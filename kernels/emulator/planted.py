@@ -41,10 +41,14 @@ LAUNCHES = {
         shared_bytes=2 * 64 * 64 * 2,
         want=lambda x: bfloat16.rounded(x)[:, ::-1],
     ),
+    "planted_atomics.cu": Launch(
+        (128,), lambda x: {"x": x, "n": 128}, 2, 64, want=lambda x: x.reshape(2, 64)[:, ::-1].reshape(-1)
+    ),
     "planted_clusters.cu": Launch((2, 128), lambda x: {"x": x}, 4, 64, shared_bytes=256),
     "planted_multicast.cu": Launch(
         (2, 128), lambda x: {"x": TensorMap(x, (1, 32))}, 4, 64, shared_bytes=2 * 32 * 4 + 8
     ),
+    "planted_operands.cu": Launch((2, 64), lambda x: {"x": x, "map": TensorMap(x, (1, 64))}, 2, 64),
     "planted_registers.cu": Launch((4, 128), lambda x: {"x": x}, 4, 256),
     "planted_windows.cu": Launch(
         (2, 4, 4, 4),

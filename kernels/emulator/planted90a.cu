@@ -84,6 +84,34 @@ extern "C" __global__ void a_warp_alone(const __grid_constant__ TensorMap x, flo
     PRODUCTS(fence_proxy_async(), wgmma_fence(), wgmma_wait<0>(); __syncthreads(), ALONE)  // FINDS bad operand
 }
 
+#define PRODUCT(fence, a, b, wait)                                                               \
+    fence;                                                                                       \
+    wgmma_bf16(d, wgmma_descriptor(tile + (a)), wgmma_descriptor(j + (b)));                      \
+    wgmma_commit();                                                                              \
+    wait;
+#define AGAIN(...)                                                                               \
+    PRODUCTS(fence_proxy_async(), wgmma_fence(), wgmma_wait<0>(); __syncthreads(), PRODUCT(__VA_ARGS__))
+
+extern "C" __global__ void lanes_of_two_minds(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN(wgmma_fence(), lane % 2 * 16, 0, wgmma_wait<0>())  // FINDS bad operand
+}
+
+extern "C" __global__ void lanes_of_two_minds_on_the_right(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN(wgmma_fence(), 0, lane % 2 * 16, wgmma_wait<0>())  // FINDS bad operand
+}
+
+// A fence is for the products up to the next wait.
+extern "C" __global__ void no_fence_after_the_wait(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN((void)0, 0, 0, wgmma_wait<0>())  // FINDS missing fence
+}
+
+extern "C" __global__ void tile_between_eight_rows(const __grid_constant__ TensorMap x, float* y) {
+    DYNAMIC_SHARED(bf16, tile);
+    __shared__ mbarrier full;
+    MAKE(full, 1)
+    if (threadIdx.x == 0) tma_load(tile + 4 * 64, &x, &full, 0, 0);  // FINDS misaligned
+}
+
 #define SHIFTED                                                                                  \
     wgmma_fence();                                                                               \
     wgmma_bf16(d, wgmma_descriptor(tile + 64), wgmma_descriptor(j));                             \

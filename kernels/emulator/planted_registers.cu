@@ -91,6 +91,18 @@ extern "C" __global__ void __launch_bounds__(256, 2) one_warp_keeps_its_own(cons
     WRITE
 }
 
+extern "C" __global__ void __launch_bounds__(256, 2) warps_of_two_minds(const float* x, float* y) {
+    BRING
+    if (t < 96) registers_down<24>(); else if (brings) registers_down<32>();  // FINDS bad operand
+    WRITE
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) up_and_down(const float* x, float* y) {
+    BRING
+    if (t < 96) registers_down<64>(); else if (brings) registers_up<64>();  // FINDS bad operand
+    WRITE
+}
+
 // The compiler cannot know how many registers it begins with, and leaves both instructions out.
 extern "C" __global__ void __launch_bounds__(256) half_of_the_bounds(const float* x, float* y) {
     BRING

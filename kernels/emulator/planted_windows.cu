@@ -41,6 +41,10 @@ extern "C" __global__ void begins_at_a_pixel(const __grid_constant__ TensorMap x
     WINDOWS(tile, BYTES, 3, 1, mbarrier_wait(&full, 0))  // FINDS bad operand
 }
 
+extern "C" __global__ void begins_before_the_first(const __grid_constant__ TensorMap x, float* y) {
+    WINDOWS(tile, BYTES, -2, 1, mbarrier_wait(&full, 0))  // FINDS bad operand
+}
+
 extern "C" __global__ void misaligned_target(const __grid_constant__ TensorMap x, float* y) {
     WINDOWS(tile + 4, BYTES, -1, 1, mbarrier_wait(&full, 0))  // FINDS misaligned
 }

@@ -101,6 +101,7 @@ struct Event {  // an access that happened
 struct Cell {
     uint32_t cluster = 0;   // the cluster that `write` and `reads` belong to
     Event write;
+    Event under;            // the plain write before it, if it is an atomic operation
     vector<Event> reads;    // since that write, at most the last of each thread
     Event plain, atomic, read;  // of earlier clusters: a plain write, an atomic operation, a read
     uint32_t writer = NOBODY;
@@ -183,7 +184,7 @@ static int alive, waiting;              // threads of the block that have not re
 static int votes, counted;              // of those at its barrier, and of those at the last one
 static Clock known;                     // at the block's barrier
 static uint32_t barrier_where;
-static vector<vector<Meeting>> meetings;  // for each warp
+static vector<std::deque<Meeting>> meetings;  // for each warp; fibers hold references
 static vector<int> ready;                 // threads of the cluster
 static std::mt19937 random_number;
 

@@ -25,199 +25,6 @@ def write(folder, body, parameters="float* y", before="", name="kernel.cu"):
     return file
 
 
-# What is called, and the answer, which NVRTC's compiler must find to be of the same type.
-ANSWERS = {
-    "__popc(0xf0f0u)": 8,
-    "__popcll(-1ll)": 64,
-    "__clz(one)": 31,
-    "__clz(one - 1)": 32,
-    "__clz(-one)": 0,
-    "__clzll(one)": 63,
-    "__ffs(8 * one)": 4,
-    "__ffs(one - 1)": 0,
-    "__ffsll(1ll << 40)": 41,
-    "__brev(one)": 2**31,
-    "__brevll(2ull)": 2**62,
-    "__byte_perm(0x33221100u, 0x77665544u, 0x7041u)": 0x77004411,
-    "__byte_perm(0x00008000u, 0u, 0x0009u)": 0x000000FF,
-    "__funnelshift_l(0x80000000u, 1u, one)": 3,
-    "__funnelshift_r(0u, 1u, 33u)": 2**31,
-    "__funnelshift_lc(5u, 1u, 40u)": 5,
-    "__funnelshift_rc(5u, 7u, 40u)": 7,
-    "__mul24(-3 * one, 5)": -15,
-    "__mul24(0x1000002 * one, 3)": 6,
-    "__umul24(0xff000003u, 5u)": 15,
-    "__mulhi(-one, 5)": -1,
-    "__umulhi(0x80000000u, 6u)": 3,
-    "__mul64hi(-1ll * one, 5ll)": -1,
-    "__umul64hi(1ull << 63, 6ull)": 3,
-    "__sad(-3 * one, 4, 10u)": 17,
-    "__usad(3u, 4u, 10u)": 11,
-    "__hadd(-3 * one, 0)": -2,
-    "__rhadd(-3 * one, 0)": -1,
-    "__uhadd(0xffffffffu, 0xffffffffu)": 2**32 - 1,
-    "__urhadd(3u, 4u)": 4,
-    "__dp4a(0x01020304 * one, 0x01ff0101, 10)": 16,
-    "__dp4a(0xff000001u, 0x02000003u, 1u)": 514,
-    "min(one, 7u)": 1,
-    "min(-one, 7u)": 7,
-    "max(-one, 7)": 7,
-    "max(1ll, 1ull << 40)": 2**40,
-    "min(nan, 2.0f)": 2,
-    "min(2.0f, nan)": 2,
-    "max(nan, 2.0f)": 2,
-    "max(nan, 2.0)": 2,
-    "umin(3u, 4u)": 3,
-    "llmax(3ll, 1ll << 40)": 2**40,
-    "__fmaf_rn(1.0f + 0x1p-12f, 1.0f + 0x1p-12f, -1.0f - 0x1p-11f)": 2.0**-24,
-    "__fadd_rn(1.0f, 0x1p-25f)": 1,
-    "__fmul_rn(3.0f, one)": 3,
-    "__fdiv_rn(3.0f, 2.0f)": 1.5,
-    "__fdividef(3.0f, 2.0f)": 1.5,
-    "__frcp_rn(4.0f)": 0.25,
-    "__fsqrt_rn(9.0f)": 3,
-    "__frsqrt_rn(4.0f)": 0.5,
-    "rsqrt(4.0)": 0.5,
-    "__saturatef(nan)": 0,
-    "__saturatef(2.0f)": 1,
-    "__saturatef(0.5f)": 0.5,
-    "__log2f(8.0f)": 3,
-    "__exp10f(0.0f)": 1,
-    "__powf(2.0f, 3.0f)": 8,
-    "__cosf(0.0f)": 1,
-    "__fma_rn(2.0, 3.0, 1.0)": 7,
-    "__float2int_rn(2.5f)": 2,
-    "__float2int_rz(-2.5f)": -2,
-    "__float2int_rd(-2.5f)": -3,
-    "__float2int_ru(2.5f)": 3,
-    "__float2int_rn(3e9f)": 2**31 - 1,
-    "__float2int_rn(nan)": 0,
-    "__float2uint_rn(-3.0f)": 0,
-    "__float2uint_rz(3e9f)": 3_000_000_000,
-    "__double2int_rn(-1e300)": -(2**31),
-    "__int2float_rn((1 << 24) + one)": 2**24,
-    "__double_as_longlong(1.0) >> 52": 1023,
-    "__hiloint2double(0x3ff00000, 0)": 1,
-    "__double2hiint(1.0)": 0x3FF00000,
-    "make_float4(1, 2, 3, 4).z + make_int2(5, 6).y": 9,
-    "make_uchar4(1, 2, 3, 255).w": 255,
-    "make_float3(1, 2, 3).z": 3,
-    "sizeof(float3) + sizeof(short4) + sizeof(double2) + sizeof(uint3)": 48,
-    "dim3(5, 6).x + dim3(5, 6).z + dim3(threadIdx).x": 6,
-    "table[one + 1]": 7,
-    "twice(thrice(one))": 6,
-    "pick<4>(one)": 5,
-    "__ldg(&table[1]) + __ldcs(&table[0])": 11,
-}
-TABLE = """
-__constant__ float table[3] = {5, 6, 7};
-__host__ __device__ inline int twice(int a) { return 2 * a; }
-__device__ __noinline__ int thrice(int a) { return 3 * a; }
-template <int N> static inline __device__ int pick(int a) { return a + N; }
-"""
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    lines = [f"y[{i}] = double({call});" for i, call in enumerate(ANSWERS)]
-    body = "\n".join(["const float nan = __int_as_float(0x7fffffff);", *lines])
-    return write(tmp_path_factory.mktemp("answers"), body, "double* y, int one", TABLE)
-
-
-@pytest.mark.usefixtures("each_compiler")
-def test_functions_have_the_answers_that_are_known(answers):
-    device = Emulator()
-    y = device.empty((len(ANSWERS),), np.float64)
-    device.run(answers, "k", 1, 1, {"y": y, "one": 1})
-    device.check()
-    got = dict(zip(ANSWERS, y))
-    assert {call: float(v) for call, v in got.items() if v != ANSWERS[call]} == {}
-
-
-@needs_nvrtc
-def test_a_gpus_compiler_knows_them_too(answers):
-    launch.compile_for(answers, "90")
-
-
-ATOMICS = """
-    const int t = threadIdx.x;
-    atomicAdd(&u[0], 1);                        // the address says the type
-    atomicInc(&u[1], 6u);
-    atomicDec(&u[2], 6u);
-    atomicXor(&u[3], 1u << t % 3);
-    atomicAdd(&w[0], 1ull << 40);
-    atomicMax(&w[1], (unsigned long long)t << 33);
-    atomicCAS(&w[2], 0, t < 64 ? 9 : 8);
-    atomicAdd_block(&f[0], 0.5f);
-    atomicAdd_system(&f[0], 0.5f);
-"""
-
-
-@pytest.mark.usefixtures("each_compiler")
-def test_atomics_of_32_and_64_bits(tmp_path):
-    parameters = "unsigned* u, unsigned long long* w, float* f"
-    file, device = write(tmp_path, ATOMICS, parameters), Emulator()
-    u, w, f = np.zeros(4, np.uint32), np.zeros(3, np.uint64), np.zeros(1, np.float32)
-    device.run(file, "k", 1, 64, {"u": u, "w": w, "f": f})
-    device.check()
-    assert u.tolist() == [64, 64 % 7, -64 % 7, 0b110] and w.tolist() == [64 << 40, 63 << 33, 9] and f[0] == 64
-
-
-VOTES = """
-    const int t = threadIdx.x;
-    int* out = y + 12 * (blockIdx.x * 48 + t);
-    out[0] = __syncthreads_count(t % 3 == 0);
-    out[1] = __syncthreads_and(t < 48) + 2 * __syncthreads_and(t != 7);
-    out[2] = __syncthreads_or(t == 7) + 2 * __syncthreads_or(t > 48);
-    out[3] = __shfl_sync(~0u, t, 1, 8);
-    out[4] = __shfl_down_sync(~0u, t, 3u, 8);
-    out[5] = __shfl_up_sync(~0u, t, 3, 8);
-    out[6] = __shfl_xor_sync(~0u, t, 9, 8);
-    out[7] = __match_any_sync(~0u, t % 5);
-    out[8] = __reduce_add_sync(~0u, t) + __reduce_max_sync(~0u, -t);
-    out[9] = __reduce_xor_sync(~0u, 1u << t % 32) == __ballot_sync(~0u, 1);
-    out[10] = __all_sync(~0u, 1) + 2 * __any_sync(~0u, t == 5);
-    int all;
-    __match_all_sync(~0u, t / 32, &all);
-    out[11] = all;
-"""
-
-
-@pytest.mark.parametrize("attributes", ["", "__cluster_dims__(2, 1, 1) "])
-def test_votes_of_blocks_and_what_half_a_warp_hands_in(attributes, tmp_path):
-    file = write(tmp_path, VOTES, "int* y")
-    file.write_text(file.read_text().replace("void k", f"void {attributes}k"))
-    t = np.arange(48)
-    lane, first = t % 32, t // 32 * 32
-    lanes = [range(f, min(f + 32, 48)) for f in first]
-    want = np.stack(
-        [
-            np.full(48, 16),
-            np.full(48, 1),
-            np.full(48, 1),
-            t // 8 * 8 + 1,
-            np.where(t % 8 + 3 < 8, t + 3, t),
-            np.where(t % 8 >= 3, t - 3, t),
-            np.where((lane ^ 9) <= lane | 7, t ^ 9, t),
-            [
-                np.uint32(sum(1 << i % 32 for i in others if i % 5 == j % 5)).view(np.int32)
-                for j, others in zip(t, lanes)
-            ],
-            [sum(others) - min(others) for others in lanes],
-            np.full(48, 1),
-            1 + 2 * (t < 32),
-            np.full(48, 1),
-        ],
-        axis=1,
-    )
-    for seed in range(5):
-        device = Emulator(seed)
-        y = device.empty((4, 48, 12), np.int32)
-        device.run(file, "k", 4, 48, {"y": y})
-        device.check()
-        np.testing.assert_array_equal(y, np.broadcast_to(want, y.shape))
-
-
 def test_votes_at_two_barriers_are_a_divergence(tmp_path):
     device = Emulator()
     y = np.zeros(1, np.float32)
@@ -364,6 +171,23 @@ def test_two_directories_of_compiled_kernels_in_one_process(tmp_path, monkeypatc
     for number, folder in enumerate(("one", "two words", "three")):
         fresh_cache(tmp_path / folder, monkeypatch)
         run(write(tmp_path, CLEAN, name=f"of {number}.cu"), number)
+
+
+def test_a_library_is_kept_under_all_that_went_into_it(tmp_path, monkeypatch):
+    module, went_in = importlib.import_module("kernels.emulator.build"), {}
+    cached = module._cached
+
+    def noted(command, kind, parts, *more):
+        went_in[kind] = parts
+        return cached(command, kind, parts, *more)
+
+    monkeypatch.setattr(module, "_cached", noted)
+    file = write(tmp_path, CLEAN)
+    file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx90.cuh"))
+    run(file)
+    own = [f for f in module.HERE.iterdir() if f.suffix in (".hpp", ".cpp", ".cuh")]
+    assert {f.read_text() for f in own} <= set(went_in["kernel"]) & set(went_in["runtime"])
+    assert {(module.ROOT / "lib" / f).read_text() for f in ("ptx90.cuh", "ptx.cuh", "cuda.cuh")} <= set(went_in["kernel"])
 
 
 def test_a_file_in_a_folder_of_any_name_has_lines(tmp_path):
