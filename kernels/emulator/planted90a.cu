@@ -100,6 +100,22 @@ extern "C" __global__ void lanes_of_two_minds_on_the_right(const __grid_constant
     AGAIN(wgmma_fence(), 0, lane % 2 * 16, wgmma_wait<0>())  // FINDS bad operand
 }
 
+extern "C" __global__ void warps_of_two_minds(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN(wgmma_fence(), warp % 2 * 16, 0, wgmma_wait<0>())  // FINDS bad operand
+}
+
+extern "C" __global__ void between_sixteen_bytes(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN(wgmma_fence(), 4, 0, wgmma_wait<0>())  // FINDS bad operand
+}
+
+extern "C" __global__ void before_all_memory(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN(wgmma_fence(), -8 * 64, 0, wgmma_wait<0>())  // FINDS bad operand
+}
+
+extern "C" __global__ void behind_all_memory(const __grid_constant__ TensorMap x, float* y) {
+    AGAIN(wgmma_fence(), 1 << 17, 0, wgmma_wait<0>())  // FINDS bad operand
+}
+
 // A fence is for the products up to the next wait.
 extern "C" __global__ void no_fence_after_the_wait(const __grid_constant__ TensorMap x, float* y) {
     AGAIN((void)0, 0, 0, wgmma_wait<0>())  // FINDS missing fence

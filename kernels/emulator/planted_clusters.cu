@@ -150,6 +150,17 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) reads_beside(const float* x
     y[at] = mine;
 }
 
+extern "C" __global__ void __cluster_dims__(2, 1, 1) reads_between_numbers(const float* x, float* y) {
+    __shared__ float tile[SIZE];
+    PLACE
+    tile[t] = x[at];
+    cluster_sync();
+    const char* const between = reinterpret_cast<const char*>(&tile[t / 2]) + 2;
+    const float mine = cluster_load(reinterpret_cast<const float*>(between), other);  // FINDS misaligned
+    cluster_sync();
+    y[at] = mine;
+}
+
 extern "C" __global__ void __cluster_dims__(2, 1, 1) reads_global_memory(const float* x, float* y) {
     PLACE
     cluster_sync();

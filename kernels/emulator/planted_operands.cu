@@ -114,6 +114,14 @@ extern "C" __global__ void left_is_no_tf32(const float* x, const __grid_constant
     y[row + t] = d[0];
 }
 
+extern "C" __global__ void right_is_no_tf32(const float* x, const __grid_constant__ TensorMap map, float* y) {
+    PLACE
+    const unsigned a[4] = {0, 0, 0, 0};
+    float d[4] = {0, 0, 0, 0};
+    mma_tf32(d, a, 0, __float_as_uint(1 + 0x1p-11f));  // FINDS bad operand
+    y[row + t] = d[0];
+}
+
 // --- barriers ---------------------------------------------------------------------------------------------------------
 
 extern "C" __global__ void barrier_0(const float* x, const __grid_constant__ TensorMap map, float* y) {
@@ -150,6 +158,13 @@ extern "C" __global__ void made_in_global(const float* x, const __grid_constant_
 extern "C" __global__ void made_between_eights(const float* x, const __grid_constant__ TensorMap map, float* y) {
     PLACE
     if (t == 0) mbarrier_init(reinterpret_cast<mbarrier*>(&tile[1]), 1);  // FINDS bad operand
+}
+
+extern "C" __global__ void made_without_a_barrier(const float* x, const __grid_constant__ TensorMap map, float* y) {
+    PLACE
+    if (t == 0) mbarrier_init(&full, 1);
+    if (t == 1) mbarrier_arrive(&full);  // FINDS race, uninitialised
+    y[row + t] = 0;
 }
 
 extern "C" __global__ void made_of_what_is_read(const float* x, const __grid_constant__ TensorMap map, float* y) {

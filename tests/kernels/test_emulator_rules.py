@@ -261,14 +261,21 @@ def test_who_waits_at_an_mbarrier_is_told_how_many_are_missing():
     )
 
 
-def test_a_wait_may_leave_the_newest_group_under_way():
+WAIT = "wgmma_wait<0>(); __syncthreads(), (void)0)"
+PRODUCT = "wgmma_bf16(d, wgmma_descriptor(tile + k), wgmma_descriptor(j + k));"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(WAIT, WAIT.replace("0", "1", 1)), (PRODUCT, f"{{ {PRODUCT} if (k == 16) d[3] += 1; }}")]
+)
+def test_sums_and_operands_are_left_alone_up_to_the_wait(old, new):
+    """If it leaves the newest group under way; and between two products of a group."""
     text = planted.file_of("planted90a.cu").read_text()
-    file = kept(
-        "planted90a.cu",
-        text.replace("wgmma_wait<0>(); __syncthreads(), (void)0)", "wgmma_wait<1>(); __syncthreads(), (void)0)"),
-    )
+    assert old in text
+    if old is PRODUCT:
+        text = text.replace(f"{old}  ", f"{new}  ")
     device = Emulator()
-    planted.judge(device, file, "products")
+    planted.judge(device, kept("planted90a.cu", text.replace(old, new) if old is WAIT else text), "products")
     assert kinds(device) == {"missing wait"}
 
 
@@ -294,3 +301,39 @@ def test_numbers_that_are_none_stay_so():
         run(body, {"h": h, "y": y, "bits": np.array([bits], np.int32)}, 1).check()
         assert h.tolist() == [0x7FFF, 0x7FFF, 0xFF80, 0xFC00]
         np.testing.assert_array_equal(y, np.float32([np.nan, -np.inf, np.nan, -np.inf]))
+
+
+def test_every_line_and_every_pair_of_lines_is_a_finding():
+    body = "\n".join(f"if (threadIdx.x == {i}) y[{i + 1}] = 1;" for i in range(20))
+    assert [f.where for f in run(body, {"y": np.zeros(1, "f")}).findings if f.kind != "out of range"] == []
+    found = run(body, {"y": np.zeros(1, "f")}).findings
+    assert {f.where for f in found} == {f"kernel.cu:{4 + i}" for i in range(20)}
+    body = """if (threadIdx.x == 0) y[0] = 1;
+    if (threadIdx.x == 1) y[1] = y[0];
+    if (threadIdx.x == 2) y[2] = y[0];"""
+    pairs = [
+        {(f.where[-1], f.other_where[-1]) for f in run(body, {"y": np.zeros(3, "f")}, seed=s).findings}
+        for s in range(8)
+    ]
+    assert {("4", "5"), ("4", "6")} in pairs
+
+
+def test_another_threads_variables_are_out_of_reach():
+    body = """__shared__ float* theirs;
+    float mine = 1;
+    if (threadIdx.x == 1) theirs = &mine;
+    __syncthreads();
+    if (threadIdx.x == 0) *theirs = 2;
+    __syncthreads();
+    y[threadIdx.x] = mine;"""
+    found = run(body, {"y": np.zeros(2, "f")}, 2).findings
+    assert [(f.kind, f.where) for f in found] == [("wild address", "kernel.cu:8")]
+
+
+def test_accesses_are_those_of_the_launches():
+    device, y = Emulator(), np.zeros(32, np.float32)
+    counts = []
+    for _ in range(2):
+        run("y[threadIdx.x] = 1;", {"y": y}, device=device)
+        counts.append(device.accesses)
+    assert counts[1] == 2 * counts[0] > 0
