@@ -18,12 +18,12 @@ extern "C" __global__ void summed(const float* x, float* y, int n) {
     y[i] = x[from] + (sum - SUM);
 }
 
-extern "C" __global__ void set_while_others_add(const float* x, float* y, int n) {
+extern "C" __global__ void set_while_another_adds(const float* x, float* y, int n) {
     ZERO
-    if (t == 33) sum = 1;     // FINDS race
-    else atomicAdd(&sum, t);  // FINDS race
+    if (t == 33) sum = 1;             // FINDS race
+    if (t == 40) atomicAdd(&sum, t);  // FINDS race
     __syncthreads();
-    y[i] = x[from] + (sum - SUM);
+    y[i] = x[from] + sum;
 }
 
 // Who sets it adds at once, and so nobody sees it between.

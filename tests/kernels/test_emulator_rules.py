@@ -337,3 +337,13 @@ def test_accesses_are_those_of_the_launches():
         run("y[threadIdx.x] = 1;", {"y": y}, device=device)
         counts.append(device.accesses)
     assert counts[1] == 2 * counts[0] > 0
+
+
+def test_a_race_of_two_blocks_names_the_last_write():
+    body = """if (blockIdx.x == 0) {
+        y[0] = 1;
+        atomicAdd(y, 1.0f);
+        y[0] = 2;
+    } else y[1] = y[0];"""
+    found = [f for s in SEEDS for f in run(body, {"y": np.zeros(2, "f")}, 1, grid=2, seed=s).findings]
+    assert {f.other_where for f in found if f.where == "kernel.cu:8"} == {"kernel.cu:7"}
