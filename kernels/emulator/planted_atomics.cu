@@ -1,5 +1,5 @@
-// Mistakes with atomic operations, which are ordered among each other and with nothing else. As in planted.cu every kernel is
-// meant to reverse every 64 numbers, and besides its threads add to common sums.
+// Mistakes with atomic operations, which are ordered among each other and with nothing else. As in planted.cu every
+// kernel is meant to reverse every 64 numbers, and besides its threads add to common sums.
 #include "lib/cuda.cuh"
 
 #define SIZE 64

@@ -1,5 +1,5 @@
-// Instructions with what they cannot take: addresses, counts, numbers of barriers. As in planted90.cu every kernel is meant to
-// reverse rows of 64 numbers, of which x is the array and `map` describes it.
+// Instructions with what they cannot take: addresses, counts, numbers of barriers. As in planted90.cu every kernel is
+// meant to reverse rows of 64 numbers, of which x is the array and `map` describes it.
 #include "lib/ptx90.cuh"
 
 #define SIZE 64

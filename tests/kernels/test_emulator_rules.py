@@ -14,11 +14,9 @@ SEEDS = range(5)
 
 def run(body, arrays, threads=32, *, grid=1, seed=0, device=None, name="kernel.cu", blocks=1, **settings):
     """Run a kernel, whose parameters are the arrays, maps and numbers, and whose body begins in line 4."""
-    types = {np.dtype("f4"): "float*", np.dtype("i4"): "int*", np.dtype("u2"): "unsigned short*"}
-    words = {
-        k: "const __grid_constant__ TensorMap" if isinstance(v, TensorMap) else types[v.dtype] if isinstance(v, np.ndarray) else "int"
-        for k, v in arrays.items()
-    }  # fmt: skip
+    types = {"f4": "float*", "i4": "int*", "u2": "unsigned short*"}
+    words = {k: types[v.dtype.str[1:]] if isinstance(v, np.ndarray) else "int" for k, v in arrays.items()}
+    words |= {k: "const __grid_constant__ TensorMap" for k, v in arrays.items() if isinstance(v, TensorMap)}
     attributes = f"__launch_bounds__(256, 2) __cluster_dims__({blocks}, 1, 1)"
     head = f'extern "C" __global__ void {attributes} k({", ".join(f"{word} {k}" for k, word in words.items())})'
     text = f'#include "lib/ptx90.cuh"\n\n{head} {{\n{body}\n}}\n'
@@ -144,22 +142,13 @@ def test_a_race_says_who_did_what():
 
 def test_who_visits_a_block_that_may_be_gone_is_named():
     body = """__shared__ float number;
-    number = 1;
+    if (threadIdx.x == 0) number = 1;
     cluster_sync();
     if (cluster_rank() == 1 && threadIdx.x == 5) y[0] = cluster_load(&number, 0);"""
-    (said,) = [
-        f.message
-        for f in run(
-            body.replace("number = 1", "if (threadIdx.x == 0) number = 1"),
-            {"y": np.zeros(1, "f")},
-            8,
-            grid=4,
-            seed=2,
-            blocks=4,
-        ).findings
-    ]
-    assert said == (
-        "an access to the shared memory of block 0 of the cluster, which may have returned before (thread 5 of block (1, 0, 0))"
+    (found,) = run(body, {"y": np.zeros(1, "f")}, 8, grid=4, blocks=4).findings
+    assert found.message == (
+        "an access to the shared memory of block 0 of the cluster, which may have returned before "
+        "(thread 5 of block (1, 0, 0))"
     )
 
 

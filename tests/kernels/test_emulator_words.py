@@ -187,7 +187,9 @@ def test_a_library_is_kept_under_all_that_went_into_it(tmp_path, monkeypatch):
     run(file)
     own = [f for f in module.HERE.iterdir() if f.suffix in (".hpp", ".cpp", ".cuh")]
     assert {f.read_text() for f in own} <= set(went_in["kernel"]) & set(went_in["runtime"])
-    assert {(module.ROOT / "lib" / f).read_text() for f in ("ptx90.cuh", "ptx.cuh", "cuda.cuh")} <= set(went_in["kernel"])
+    assert {(module.ROOT / "lib" / f).read_text() for f in ("ptx90.cuh", "ptx.cuh", "cuda.cuh")} <= set(
+        went_in["kernel"]
+    )
 
 
 def test_a_file_in_a_folder_of_any_name_has_lines(tmp_path):
