@@ -387,8 +387,9 @@ def test_adam_refuses_buffers_that_overlap(path):
         for names, buffers in cases.items():
             with pytest.raises(ValueError, match=f"must not overlap, got {names} that share memory"):
                 adam.adam_step(*buffers, step=1, lr=0.1)
-        with pytest.raises(ValueError, match="m is updated in place and must not overlap itself"):
-            adam.adam_step(p, g, as_strided(m, (15,), (0,)), v, step=1, lr=0.1)
+        for first, stride in ((m, 0), (m, 2), (m[14:], -3)):
+            with pytest.raises(ValueError, match="m is updated in place and must not overlap itself"):
+                adam.adam_step(p, g, as_strided(first, (15,), (stride,)), v, step=1, lr=0.1)
         np.testing.assert_array_equal(memory, before)
         empty = memory[:0]
         adam.adam_step(empty, empty, empty, empty, step=1, lr=0.1)

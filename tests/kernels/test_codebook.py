@@ -28,7 +28,7 @@ def test_van_den_oord_2017_eq_6_to_8(n, k, d, gamma, dtype, index, seed):
     N, codes = rng.random(k).astype(dtype), rng.integers(0, k, n).astype(index)
     m, e, z = (rng.standard_normal((rows, d)).astype(dtype) for rows in (k, k, n))
     copies = [a.copy() for a in (N, m, e, z, codes)]
-    got = codebook_ema(N, m, e, z, codes, gamma)
+    got = codebook_ema(N, m, e, z, codes, np.float64(gamma))
     assert all(np.array_equal(a, b) for a, b in zip(copies, (N, m, e, z, codes)))
     want = reference.codebook_ema(*(a.astype(np.float64) for a in (N, m, e, z)), codes, gamma)
     sums = reference.codebook_ema(N, np.abs(m).astype("f8"), e, np.abs(z).astype("f8"), codes, gamma)[1]

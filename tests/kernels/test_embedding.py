@@ -9,7 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kernels.compare import assert_close, bound
-from kernels.embedding import embedding, embedding_grad, numpy_scatter, reference
+from kernels.device import running_on
+from kernels.embedding import cuda, embedding, embedding_grad, numpy_scatter, reference
+from kernels.emulator import Emulator
 
 DTYPES = (np.float32, np.float64)
 
@@ -79,6 +81,12 @@ def test_the_sum_is_the_same_every_time_and_for_every_number_of_threads():
         with threads(n):
             results.append(embedding_grad(g, indices, 50).tobytes())
     assert len(set(results)) == 1
+
+
+def test_a_table_of_more_rows_than_int32_holds_keeps_its_path(monkeypatch):
+    monkeypatch.setattr(cuda, "scatter_add", None)
+    with running_on(Emulator()):
+        assert embedding_grad(np.ones((1, 0), np.float32), np.array([7]), 2**31).shape == (2**31, 0)
 
 
 def test_bad_input_is_named():

@@ -67,6 +67,7 @@ def group_norm(g, x, gamma, beta, groups, silu, eps=1e-5, rung=1, seed=0):
 )
 @example(1, 3, 1, 300, (False, True), True, 0.0, 1)
 @example(2, 600, 1, 2, (False, False), True, -1e3, 1)
+@example(1, 601, 1, 2, (False, False), False, 1e2, 0)
 def test_group_norm(rung, n, pixels, groups, width, own, silu, offset, seed):
     c = groups * width
     shapes = [(n, pixels, c), (n, pixels, c), *((n, c) if o else (c,) for o in own)]
@@ -149,6 +150,8 @@ def layer_norm(g, x, gamma, beta, eps=1e-5, seed=0):
 @example(3, 255, 0.0, 0)
 @example(2, 257, 1e4, 0)
 @example(2, 513, 0.0, 0)
+@example(513, 1, 0.0, 0)
+@example(5, 31, 1e2, 0)
 def test_layer_norm(rows, c, offset, seed):
     g, x, gamma, beta = normal(seed, (rows, c), (rows, c), (c,), (c,))
     layer_norm(g, (x + offset).astype(np.float32), gamma, beta, seed=seed)
