@@ -46,11 +46,14 @@ extern "C" __global__ void words(const unsigned* c, const unsigned* key, unsigne
     const Words w = philox({{c[0], c[1], c[2], c[3]}}, key[0], key[1]);
     for (int i = 0; i < 4; i++) out[i] = w.w[i];
 }
-extern "C" __global__ void normals(const unsigned* c, float* out, int n) {
+extern "C" __global__ void normals(const unsigned* c, float* out, double* parts, int n) {
     if (threadIdx.x >= n) return;
     const unsigned* w = c + 4 * threadIdx.x;
     const Four z = box_muller({{w[0], w[1], w[2], w[3]}});
     for (int i = 0; i < 4; i++) out[4 * threadIdx.x + i] = z.v[i];
+    double* of = parts + 3 * threadIdx.x;
+    of[0] = log_uniform(w[0]);
+    cos_sin_turn(w[1], &of[1], &of[2]);
 }
 """
 
@@ -177,10 +180,12 @@ def test_box_muller_1958_within_2_ulp():
 def test_box_muller_in_cuda_at_extreme_words(tmp_path):
     words, device, file = extreme_and_random_words()[:128], Emulator(), tmp_path / "words.cu"
     file.write_text(WORDS_OF)
-    z = device.empty((128, 4), np.float32)
-    device.run(file, "normals", 1, 128, {"c": words.astype(np.uint32), "out": z, "n": 128})
+    z, parts = device.empty((128, 4), np.float32), device.empty((128, 3), np.float64)
+    device.run(file, "normals", 1, 128, {"c": words.astype(np.uint32), "out": z, "parts": parts, "n": 128})
     device.check()
     np.testing.assert_array_equal(z, reference.normal_64(words, np).astype(np.float32))
+    want = reference.log_uniform(words[:, 0], np), *reference.cos_sin_turn(words[:, 1], np)
+    np.testing.assert_array_equal(parts, np.stack(want, axis=1))
 
 
 def test_uniform_numbers_are_the_upper_bits():
@@ -236,6 +241,10 @@ def test_bad_input_is_named():
     ]:
         with pytest.raises(ValueError, match=message):
             normal((2, 3), **{"seed": 0, **change})
+    assert normal((0, 2**34), seed=0).shape == (0, 2**34)
+    for draw, most, dtype in ((normal, 2**34, "f4"), (uniform, 2**33, "f8")):
+        with pytest.raises(ValueError, match=rf"are numbered below 2\^32, got shape \(0, {most + 1}\) from 0 on"):
+            draw((0, most + 1), seed=0, dtype=dtype)
     with pytest.raises(ValueError, match=r"shape must be \(n, ...\) with whole numbers of at least 0, got \(\)"):
         normal((), seed=0)
     with pytest.raises(TypeError, match="dtype must be float32 or float64, got float16"):
