@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rungs import emulated, kinds, needs_compiler, normal, plant
 
 from kernels.compare import assert_close, bound
+from kernels.emulator import Emulator
 from kernels.random import Stream
 from kernels.random import normal as stream_normal
 from kernels.sampler_step import KINDS, cuda, ddim_step, plan, reference
@@ -172,12 +173,15 @@ def test_nan_and_inf_in_cuda(value):
 @needs_compiler
 def test_the_guess_need_not_be_written_and_the_stream_moves_on():
     x, c, u, _ = arrays(6)
-    stream = Stream(1)
+    stream = Stream(2**64 - 1)
     x_u, x_0 = emulated(
         lambda d: cuda.ddim_step(d, x, c, u, np.ones(3, "f"), plan(A_T, A_U), noise=stream, guess=False)
     )
     assert x_0 is None and x_u.shape == x.shape and stream.step == 0  # no noise, no draw
-    emulated(lambda d: cuda.ddim_step(d, x, c, u, np.ones(3, "f"), plan(A_T, A_U, eta=1.0), noise=Stream(1)))
+    ddim_step(x, c, u, a_t=A_T, a_u=A_U, noise=stream)
+    assert stream.step == 0
+    cuda.ddim_step(Emulator(), x, c, u, np.ones(3, "f"), plan(A_T, A_U, eta=1.0), noise=stream)
+    assert stream.step == 1
 
 
 @needs_compiler
