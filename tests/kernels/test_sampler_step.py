@@ -155,12 +155,13 @@ def test_ddim_step(shape, kind, levels, scale, eta, clip, drawn, seed):
 
 @needs_compiler
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_inf_in_cuda(value):
+@pytest.mark.parametrize("a_u", [A_U, 1.0])
+def test_nan_and_inf_in_cuda(a_u, value):
     for kind in KINDS:
         for which in range(3):
             operands = arrays(1)[:3]
             operands[which][:, 3] = value
-            steps = plan(A_T, A_U, kind=kind)
+            steps = plan(A_T, a_u, kind=kind)
             for clip in (None, 1.0):
                 got = emulated(lambda d, o=operands, s=steps, k=clip: cuda.ddim_step(d, *o, GUIDED, s, clip=k))
                 with np.errstate(all="ignore"):
