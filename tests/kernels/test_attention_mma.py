@@ -7,7 +7,7 @@ import pytest
 from attending import attend as attend_on
 from attending import attend_where_scores_are_minus_infinity, hide, operands, outputs
 from emulation import Mistaken
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
 
@@ -38,6 +38,8 @@ def attend(q, k, v, causal, mask, scale, seeds):
     scale=st.sampled_from([0.3, -0.2, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(1, 1, 16, 64, (8, 8), True, False, 1.0, 0.3, 0)  # the diagonal cuts a whole tile
+@example(1, 1, 64, 65, (8, 8), True, False, 1.0, 0.3, 0)  # the last query alone sees the last tile
 def test_attention(n, heads, t_q, t_k, sizes, causal, masked, spread, scale, seed):
     rng, q, k, v = operands(seed, n, heads, t_q, t_k, *sizes, spread)
     mask = hide(k, v, rng.random((n, t_k)) < 0.6) if masked else None
@@ -54,11 +56,22 @@ def test_large_heads(d):
 @needs_compiler
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [0, 6, 19])
-def test_nan_and_inf_reach_whoever_sees_them_and_nobody_else(value, where):
+@pytest.mark.parametrize("before", [0, 64])  # keys that all see: a tile
+def test_nan_and_inf_reach_whoever_sees_them_and_nobody_else(before, value, where):
     for which in range(3):
-        arrays = [np.random.default_rng(i).standard_normal((1, 1, 20, 8)).astype(np.float32) for i in range(3)]
-        arrays[which][0, 0, where, 2] = value
+        lengths = 20, before + 20, before + 20
+        arrays = [
+            np.random.default_rng(i).standard_normal((1, 1, t, 8)).astype(np.float32) for i, t in enumerate(lengths)
+        ]
+        arrays[which][0, 0, where - 20, 2 + before % 3] = value
         attend(*arrays, True, None, 0.3, (5,))
+
+
+@needs_compiler
+@pytest.mark.parametrize("rung", [3, 4])
+def test_the_only_key_may_be_any(rung):
+    _, q, k, v = operands(0, 8, 1, 1, 8, 8, 8)
+    attend_on(q, k, v, False, np.eye(8, dtype=bool), 0.3, (0,), rung=rung)
 
 
 @needs_compiler

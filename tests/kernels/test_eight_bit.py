@@ -26,6 +26,7 @@ from kernels.eight_bit import (
     reference,
 )
 from kernels.eight_bit.formats import values
+from kernels.emulator import Emulator
 from kernels.launch import compile_for
 from kernels.matmul import cuda as matmul_cuda
 
@@ -272,6 +273,15 @@ def test_the_largest_of_a_column_may_lie_in_any_part_of_the_rows(rows):
         assert scale[32] == np.float32(1e3) / np.float32(127)
 
 
+@needs_compiler
+def test_a_scale_too_small_for_float32_is_1_in_cuda():
+    x = np.float32([[1e-45, -1e-45]])
+    for axis in (0, 1):
+        codes, scale = emulated(lambda device, axis=axis: cuda.quantize(device, x, axis=axis))
+        assert not codes.any() and (scale == 1).all()
+
+
+@needs_compiler
 def test_nothing_at_all_in_cuda():
     for shape in ((0, 3), (3, 0)):
         x = np.ones(shape, "f")
@@ -352,6 +362,28 @@ def test_sums_beyond_float32_and_rows_at_any_address(rung):
     ones = np.ones(m, "f"), np.ones(n, "f")
     (got,) = emulated(lambda device: cuda.linear_int8(device, p, ones[0], q, ones[1], rung=rung))
     np.testing.assert_array_equal(got, (p.astype(np.int64) @ q.astype(np.int64)).astype(np.float32))
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [3, 9])
+@pytest.mark.parametrize("rung", cuda.RUNGS)
+def test_weights_at_any_address(rung, rows):
+    x, s = normal(1, (rows, 7), (8,))
+    q = int8s(1, 57)[0][1:].reshape(7, 8)
+    (got,) = emulated(lambda device: cuda.linear_weight_only(device, x, q, s, rung=rung))
+    check_weight_only(got, x, q, s, None)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("m", "n"), [(0, 5), (9, 0)])
+@pytest.mark.parametrize("rung", cuda.RUNGS)
+def test_no_rows_and_no_columns(rung, m, n):
+    (x, t, s), (p, q) = normal(1, (m, 7), (m,), (n,)), int8s(1, (m, 7), (7, n))
+    device = Emulator()
+    assert cuda.linear_weight_only(device, x, q, s, rung=rung).shape == (m, n)
+    assert cuda.linear_int8(device, p, t, q, s, rung=rung).shape == (m, n)
+    device.check()
+    assert cuda.FEW_ROWS not in device.ran
 
 
 @needs_compiler
