@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rungs import needs_compiler
 
 from kernels.conv2d import cuda, cuda_wgmma
+from kernels.emulator import Emulator
 
 # kernel and channels are compiled in: a few of them, one for each number of channels of a thread and more
 PLACES = [((3, 3), 3), ((3, 3), 1), ((5, 4), 3), ((7, 7), 2)]
@@ -34,6 +35,23 @@ def test_few_channels(kernel, c_in, n, size, c_out, stride, padding, seed):
     c = Convolution(n, size, (c_in, c_out), kernel, stride, padding, seed).on(4)
     c.b = c.b if seed % 2 else None
     emulated(lambda device: first_layer(device, c), seed, [c.y()])
+
+
+@needs_compiler
+@pytest.mark.parametrize("kernel, c_in", [((3, 3), 4), ((1, 37), 1), ((5, 4), 4), ((9, 9), 1), ((5, 10), 3)])
+def test_depths_where_the_channels_of_a_thread_change(kernel, c_in):
+    """36 and 37, 80 and 81, and 150, the most."""
+    c = Convolution(1, kernel, (c_in, 70), kernel, (1, 1), (0, 0), 0).on(4)
+    emulated(lambda device: first_layer(device, c), 0, [c.y()])
+
+
+@needs_compiler
+@pytest.mark.parametrize("kernel, c_in", [((1, 151), 1), ((1, 1), 5)])
+def test_more_places_or_channels_are_left_to_rung_3(kernel, c_in):
+    c, device = Convolution(1, kernel, (c_in, 8), kernel, (1, 1), (0, 0), 0).on(4), Emulator()
+    device.expect(cuda.conv2d(device, c.x, c.w, c.b, **c.how()), *c.y())
+    device.check()
+    assert device.ran == [cuda.RUNGS[3]]
 
 
 @needs_compiler

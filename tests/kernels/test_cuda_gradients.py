@@ -96,6 +96,22 @@ def test_nan_and_inf_of_a_convolution_come_out_where_the_definition_has_them(run
 
 
 @needs_compiler
+@pytest.mark.parametrize("which", ["x", "w", "g"])
+def test_a_factor_of_a_convolution_at_any_address(which):
+    c = Convolution(1, (5, 5), (8, 8), (3, 3), (1, 1), (1, 1), 0).on(3, "tf32")
+    factor = getattr(c, which)
+    setattr(c, which, np.append(np.float32(0), factor)[1:].reshape(factor.shape))
+    how, device = c.how(), Emulator()
+    if which == "x":
+        device.expect(conv_cuda.conv2d(device, c.x, c.w, c.b, **how), *c.y())
+    elif which == "w":
+        device.expect(conv_cuda.conv2d_grad_x(device, c.g, c.w, c.x.shape, **how), *c.dx())
+    else:
+        device.expect(conv_cuda.conv2d_grad_w(device, c.x, c.g, c.w.shape, **how), *c.dw())
+    device.check()
+
+
+@needs_compiler
 @rungs_of_conv2d
 def test_the_gradients_are_the_adjoints_of_the_convolution(rung):
     gradients_are_the_adjoints(3, 5, rung)
