@@ -97,6 +97,14 @@ def test_nearest_code_with_nan_and_inf(rung, value):
 
 
 @rungs_of_quantize
+def test_differences_are_not_rounded_to_float32(rung):
+    z, codebook = np.float32([[1, 1, 0]]), np.float32([[0.6, 0.6, 0], [0.49, 0.715, 0]]) * np.float32(2**-24)
+    device = Emulator()
+    assert quantize_cuda.nearest_code(device, z, codebook, rung=rung).tolist() == [1]
+    device.check()
+
+
+@rungs_of_quantize
 def test_nearest_code_of_no_rows_and_no_columns(rung):
     device = Emulator()
     assert quantize_cuda.nearest_code(device, np.ones((0, 3), "f"), np.ones((2, 3), "f"), rung=rung).shape == (0,)
