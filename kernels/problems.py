@@ -254,7 +254,7 @@ def _embedding(rows: int, d: int, count: int) -> Problem:
         indices, g = torch.from_numpy(rng.integers(0, rows, count)), torch.from_numpy(_normal(rng, count, d))
         return lambda: torch.autograd.grad(torch.nn.functional.embedding(indices, table), table, g)
 
-    moved = 4 * d * (4 * count + rows)
+    moved = 4 * d * (3 * count + rows)
     return Problem("embedding", f"{count} of {rows} rows, d {d}, with scatter", count * d, moved, ours, peer)
 
 
