@@ -131,9 +131,14 @@ def test_tensor_maps_that_cannot_be():
     x = np.zeros((4, 64), np.float32)
     for message, array, box, swizzle in [
         (r"2 to 5 axes and a box of as many, got \(4, 64\) and \(64,\)", x, (64,), 0),
+        (r"2 to 5 axes and a box of as many, got \(4, 64\) and \(1, 1, 64\)", x, (1, 1, 64), 0),
+        ("2 to 5 axes and a box of as many", x[0], (64,), 0),
+        ("2 to 5 axes and a box of as many", x[None, None, None, None], (1, 1, 1, 1, 1, 64), 0),
         (r"a contiguous array that is not empty, got shape \(64, 4\)", x.T, (1, 4), 0),
         ("1 to 256 elements along each axis", x, (0, 64), 0),
+        ("1 to 256 elements along each axis", x, (257, 64), 0),
         ("multiples of 16 bytes", x, (1, 63), 0),
+        ("multiples of 16 bytes", x.reshape(-1)[:252].reshape(4, 63), (1, 32), 0),
         ("a swizzle of 128 bytes needs a box that is so wide, got 256", x, (1, 64), 128),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -152,3 +152,13 @@ def test_what_the_driver_is_told(monkeypatch):
     assert tiled[1:] == [1, 4, address, sizes, strides, [64, 8, 2, 1], [1, 1, 1, 1], 0, 3, 2, 0]
     TensorMap(x.reshape(-1, 64), (8, 64), 128).encoded()
     assert told["cuTensorMapEncodeTiled"][2] == 2 and told["cuTensorMapEncodeTiled"][7] == [1, 1]
+    for dtype, kind in (("uint8", 0), ("uint16", 1), ("float32", 2), ("float64", 4)):
+        TensorMap(np.zeros((2, 16), dtype), (1, 16)).encoded()
+        assert told["cuTensorMapEncodeTiled"][1] == kind
+
+
+def test_what_the_driver_refuses_is_an_error(monkeypatch):
+    refuse = type("Driver", (), {"cuTensorMapEncodeTiled": lambda *_: 1})
+    monkeypatch.setattr("kernels.tensor_map.ctypes.CDLL", lambda _: refuse())
+    with pytest.raises(ValueError, match=r"the driver refuses cuTensorMapEncodeTiled of \(2, 16\) with \(\(16, 1\),\)"):
+        TensorMap(np.zeros((2, 16), np.float32), (1, 16)).encoded()

@@ -22,6 +22,8 @@ def test_a_source_says_which_architectures_it_is_for(cache):
     assert launch.architectures(text) == ARCHITECTURES[1:]  # the header says so
     assert launch.architectures("// Needs sm_90 (TMA)\n" + text) == ("90", "90a", "100", "103", "110", "120", "121")
     assert launch.architectures(text + "// Needs sm_90a.\n") == ("90a",)
+    assert launch.architectures("// Needs sm_90\n// Needs sm_100\n") == ("100", "103", "110", "120", "121")
+    assert source.headers_of('#include "lib/ptx90.cuh"').keys() >= {"lib/ptx90.cuh", "lib/ptx.cuh", "lib/cuda.cuh"}
     file.write_text(text)
     with pytest.raises(NoCuda, match=r"k\.cu is for sm_80, it cannot run on sm_75"):
         compile_for(file, "75")
@@ -64,6 +66,31 @@ def test_the_cache_knows_the_source_the_headers_the_options_and_the_compiler(cac
     assert len(calls) == 6
 
 
+def test_half_a_binary_is_compiled_again(cache, monkeypatch):
+    """A power cut may leave empty what was written, and somebody may tidy up."""
+    calls = []
+    monkeypatch.setattr(launch, "nvrtc_version", lambda: "99.0")
+    monkeypatch.setattr(launch, "_compile", lambda *a: calls.append(a) or launch.Binary(b"code", "log"))
+    file = write(cache, "y[0] = a;")
+    for spoil in (lambda code, log: None, lambda code, log: code.write_bytes(b""), lambda code, log: log.unlink()):
+        assert compile_for(file, "90") == compile_for(file, "90") == launch.Binary(b"code", "log")
+        spoil(*(next(cache.rglob(f"*.{end}")) for end in ("cubin", "log")))
+    assert compile_for(file, "90") == launch.Binary(b"code", "log") and len(calls) == 3
+
+
+def test_what_a_header_of_a_header_says_is_in_the_key(cache, monkeypatch):
+    monkeypatch.setattr(launch, "nvrtc_version", lambda: "99.0")
+    monkeypatch.setattr(source, "ROOT", cache)
+    file = cache / "k.cu"
+    file.write_text('#include "outer.cuh"\n')
+    (cache / "outer.cuh").write_text('#include "inner.cuh"\n')
+    codes = set()
+    for text in ("// one", "// another"):
+        (cache / "inner.cuh").write_text(text)
+        codes.add(launch._program(file, "90", {}).code)
+    assert len(codes) == 2
+
+
 @needs_nvrtc
 def test_what_was_compiled_ahead_is_found_and_what_does_not_compile_is_left(cache, monkeypatch):
     good, bad = write(cache, "y[0] = a * FACTOR;"), write(cache, "y[0] = nothing;", "bad.cu")
@@ -89,6 +116,20 @@ def test_resources_are_the_assemblers(cache):
     body += "for (int i = 0; i < 99; i++) b[i] = i; for (int i = 0; i < 99; i++) b[(int)y[i]] += a; y[0] = b[(int)a];"
     resources = compile_for(write(cache, body), "90").resources()["k"]
     assert resources.shared_bytes == 400 and resources.local_bytes >= 396 and resources.spill_bytes == 0
+
+
+def test_what_a_kernel_needs_is_read_from_the_messages():
+    log = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'k' for 'sm_90'
+ptxas info    : Function properties for k
+    8 bytes stack frame, 16 bytes spill stores, 20 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers, 400 bytes smem
+ptxas info    : Compiling entry function 'other' for 'sm_90'
+ptxas info    : Used 24 registers, used 0 barriers"""
+    assert launch.Binary(b"", log).resources() == {
+        "k": launch.Resources(registers=32, shared_bytes=400, local_bytes=8, spill_bytes=36),
+        "other": launch.Resources(registers=24, shared_bytes=0, local_bytes=0, spill_bytes=0),
+    }
 
 
 def test_other_architectures_are_refused():
@@ -119,7 +160,7 @@ class Launched:
     def __init__(self):
         self.calls = []
         self.cuda = SimpleNamespace(
-            Device=lambda: SimpleNamespace(compute_capability="90", id=0),
+            Device=lambda: SimpleNamespace(compute_capability="90", id=3),
         )
         self.empty = np.empty
         self.function = _Callable(self.calls, 7)
@@ -139,9 +180,9 @@ class _Callable:
 
 
 def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
-    xp = Launched()
+    xp, keys = Launched(), []
     monkeypatch.setattr(launch, "_usable_cupy", lambda: xp)
-    monkeypatch.setattr(launch, "_loaded", lambda *key: xp.function)
+    monkeypatch.setattr(launch, "_loaded", lambda *key: keys.append(key) or xp.function)
     file = cache / "k.cu"
     file.write_text(
         'extern "C" __global__ void __launch_bounds__(64) k(const float* x, double* y, const bool* mask, float a, '
@@ -166,9 +207,12 @@ def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
         np.dtype(t) for t in ("float32", "float64", "uintp", "float32", "float64", "int32", "int64", "bool", "uint64")
     ]
     assert values[3] == np.float32(0.1) and values[6] == 2**40 and values[8] == 2**64 - 1
-    assert {scalar for scalar, _ in source._TYPES.values()} <= launch._SCALARS.keys()
+    for scalar, _ in source._TYPES.values():
+        assert launch._for_cupy(scalar(1)).dtype == np.dtype(scalar)
     device.run(file, "k", 0, 64, arguments)
     assert len(xp.calls) == 1  # an empty grid is no launch
+    device.run(file, "k", 1, 64, arguments, defines={"B": 2, "A": "true"})
+    assert keys == [(xp.cuda, 3, "90a", file, "k", settings) for settings in ((), (("A", "true"), ("B", 2)))]
     for change, message in [
         ({"x": there(np.ones(3))}, "x must be an array of float, got one of float64"),
         ({"x": np.ones(3, "f")}, "x must be on the GPU, got a NumPy array"),
@@ -180,6 +224,42 @@ def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
     ]:
         with pytest.raises(TypeError, match=message):
             device.run(file, "k", 1, 64, {**arguments, **change})
+
+
+def test_a_launch_is_of_whole_clusters(cache, monkeypatch):
+    monkeypatch.setattr(launch, "_usable_cupy", Launched)
+    file = cache / "k.cu"
+    file.write_text('extern "C" __global__ void __cluster_dims__(2, 1, 1) k(float a) {}')
+    with pytest.raises(ValueError, match="the grid must be a multiple of the cluster of 2 blocks along x, got"):
+        launch.Device().run(file, "k", 3, 64, {"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("grid", "threads"),
+    [
+        ((2**31, 1, 1), (1, 1, 1)),
+        ((1, 65536, 1), (1, 1, 1)),
+        ((1, 1, 65536), (1, 1, 1)),
+        ((-1, 1, 1), (1, 1, 1)),
+        ((1, 1, 1), (1025, 1, 1)),
+        ((1, 1, 1), (205, 5, 1)),
+        ((1, 1, 1), (1, 1, 65)),
+        ((1, 1, 1), (32, 0, 1)),
+    ],
+)
+def test_what_is_more_than_a_gpu_can_launch_is_refused(grid, threads):
+    source.check_grid("k", (2**31 - 1, 65535, 65535), (16, 1, 64))
+    source.check_grid("k", (0, 1, 1), (1024, 1, 1))
+    with pytest.raises(ValueError, match=r"kernel k: (the grid must be at most|a block has 1 to 1024 threads)"):
+        source.check_grid("k", grid, threads)
+
+
+def test_a_size_has_up_to_three_numbers():
+    assert source.three(5) == source.three((5,)) == source.three(np.array([5, 1])) == (5, 1, 1)
+    assert source.three((2, 3, 4)) == (2, 3, 4)
+    for sizes in ((), (2, 3, 4, 5)):
+        with pytest.raises(ValueError, match="a size along x, y, z has one to three numbers, got"):
+            source.three(sizes)
 
 
 @pytest.mark.parametrize(("architecture", "kilobytes"), [("90a", 227), ("80", 163), ("86", 99), ("75", 64)])
