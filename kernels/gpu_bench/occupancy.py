@@ -65,9 +65,9 @@ def held(registers: int, threads: int, shared_bytes: int, architecture: str) -> 
     a_block = _up(shared_bytes, 256) if before_ampere else _up(shared_bytes + 1024, 128)
     rooms = {
         "warps": of.warps // warps,
+        "blocks": of.blocks,
         "registers": 4 * (REGISTERS // 4 // a_warp) // warps if a_warp else of.blocks,
         "shared memory": of.shared_kilobytes * 1024 // a_block if a_block else of.blocks,
-        "blocks": of.blocks,
     }
     by = min(rooms, key=lambda name: rooms[name])
     return Held(rooms[by], rooms[by] * warps, by)

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bench
+from kernels.gpu_bench import occupancy
 from kernels.gpu_bench.occupancy import MULTIPROCESSOR, Held, held
-from kernels.gpu_bench.problem import Rehearsal, reserved
-from kernels.launch import ARCHITECTURES, SHARED_KILOBYTES, compile_for
+from kernels.gpu_bench.problem import Launch, Problem, Rehearsal, reserved
+from kernels.launch import ARCHITECTURES, SHARED_KILOBYTES, Resources, compile_for
 from kernels.matmul import cuda as matmul
 
 
@@ -33,6 +35,16 @@ from kernels.matmul import cuda as matmul
         (16, 32, 0, "90a", Held(32, 32, "blocks")),
         (16, 33, 0, "86", Held(16, 32, "blocks")),
         (16, 1024, 0, "86", Held(1, 32, "warps")),
+        (16, 32, 0, "75", Held(16, 16, "blocks")),
+        (16, 32, 0, "80", Held(32, 32, "blocks")),
+        (16, 32, 0, "87", Held(16, 16, "blocks")),
+        (16, 32, 0, "89", Held(24, 24, "blocks")),
+        (16, 32, 0, "110", Held(24, 24, "blocks")),
+        (16, 32, 0, "121", Held(24, 24, "blocks")),
+        (16, 512, 0, "75", Held(2, 32, "warps")),
+        (16, 512, 0, "80", Held(4, 64, "warps")),
+        *((16, 512, 0, a, Held(3, 48, "warps")) for a in ("86", "87", "89", "110", "120", "121")),
+        (16, 32, 81 * 1024, "80", Held(2, 2, "shared memory")),
     ],
 )
 def test_worked_examples(registers, threads, shared, architecture, found):
@@ -120,6 +132,26 @@ def test_parts_are_cut_for_the_blocks_that_run_at_a_time(tile):
     defines = matmul.defines_of(tile) | {"TRANSPOSE_A": "false", "TRANSPOSE_B": "false"}
     blocks = on_a_hopper(matmul.HERE / matmul.RUNGS[2], defines, matmul.threads_of(tile))
     assert blocks * matmul.MULTIPROCESSORS >= matmul.together(tile)
+
+
+def test_a_line_has_the_kernels_own_shared_memory_and_how_often_the_grid_fills_a_card(monkeypatch):
+    launched = Launch(Path("k.cu"), "k", (132, 3, 1), (128, 2, 1), 30 * 1024, {})
+    a = Problem("adam", "a", "float32", 1, 1, {1: "k.cu", 2: "k.cu"}, None, None, None)
+    found = [(a, rung, launched, Resources(100, 2048, 0, 0)) for rung in (1, 2)]
+    monkeypatch.setattr(occupancy, "launches", lambda problems, rungs: iter(found))
+    title, *lines = occupancy.show([a], [1, 2])
+    assert title == "adam a float32" and [line.split()[:3] for line in lines] == [[r, "k.cu", "k"] for r in "12"]
+    assert lines[0].endswith(
+        "396 blocks of  256 threads, 100 registers,  32.0 KiB:  2 at once, 16 of 64 warps (no more registers), 1.50 full"
+    )
+
+
+def test_only_the_rungs_that_were_asked_for_are_shown(monkeypatch):
+    binary = SimpleNamespace(resources=lambda: {"k": Resources(32, 0, 0, 0)})
+    monkeypatch.setattr(occupancy, "rungs_that_can", lambda problem, architecture: ({1: "1.cu", 2: "2.cu"}, {}))
+    monkeypatch.setattr(occupancy, "rehearse", lambda *_: [Launch(Path("k.cu"), "k", (1, 1, 1), (32, 1, 1), 0, {})])
+    monkeypatch.setattr(occupancy.launch, "compile_for", lambda *_: binary)
+    assert [rung for _, rung, _, _ in occupancy.launches(["a", "b"], [2])] == [2, 2]
 
 
 @needs_nvrtc
