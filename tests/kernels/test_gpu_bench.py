@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import re
+from types import SimpleNamespace
 
 import cupy_on_cpu
 import numpy as np
@@ -282,17 +283,44 @@ def test_the_cache_is_cold_for_the_first_of_two_runs_and_the_card_is_busy_while_
     gpu.xp.cuda.Event, before = Event, gpu.xp.cuda.Event
     try:
         clock.buffer, clock.flush_seconds = Buffer(), 1e-3
-        cold, hot = clock.sample(lambda: order.append("run"), 2.5e-3)
+
+        def run():
+            order.append("run")
+            cupy_on_cpu.Event.now += 2.0 if order.count("run") == 1 else 1.0  # milliseconds
+
+        cold, hot = clock.sample(run, 2.5e-3)
+        overwritten = order.count("overwrite")
+        clock.sample(run, 10.0)  # a second of the host's is not waited for
     finally:
         gpu.xp.cuda.Event = before
-    assert order == ["overwrite"] * 8 + ["event", "run", "event", "run", "event"]
-    assert cold == hot == pytest.approx(1e-5)
-    assert clock.buffer is not None and measure.Clock(gpu.xp).buffer.nbytes == 1 << 12
+    assert order[:13] == ["overwrite"] * 8 + ["event", "run", "event", "run", "event"]
+    assert (cold, hot) == pytest.approx((2.01e-3, 1.01e-3))
+    assert overwritten == 8 and order.count("overwrite") == 8 + 201
+
+
+@pytest.mark.parametrize(("cache", "size"), [(0, 1 << 12), (1 << 10, 1 << 12), (1 << 11, 1 << 13)])
+def test_what_is_overwritten_is_four_times_the_cache(gpu, monkeypatch, cache, size):
+    monkeypatch.setattr(gpu.xp.cuda.runtime, "getDeviceProperties", lambda number: {"l2CacheSize": cache})
+    assert measure.Clock(gpu.xp).buffer.nbytes == size
+
+
+def test_one_run_does_not_count_before_the_one_that_is_waited_for(gpu, monkeypatch):
+    """A short one runs once more: the first may compile, the second chooses how often to repeat."""
+    clock, runs, now = measure.Clock(gpu.xp), [], [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock, "wait", lambda: now.__setitem__(0, now[0] + 0.5))
+
+    def run():
+        runs.append(1)
+        now[0] += len(runs) / 8
+
+    assert clock.warm(run) == (0.5 + 3 / 8, 3 / 8) and len(runs) == 3
 
 
 def test_contestants_take_turns_and_a_slow_one_has_fewer(gpu, monkeypatch):
     clock, order = measure.Clock(gpu.xp), []
-    monkeypatch.setattr(clock, "warm", lambda run: (run(), (0.1 if run is slow else 1e-3, 0.0))[1])
+    monkeypatch.setattr(clock, "warm", lambda run: (run(), (0.1 if run is slow else 1e-3, 2e-3))[1])
+    monkeypatch.setattr(clock, "flush_seconds", 1.0)
 
     def fast():
         order.append("f")
@@ -314,17 +342,23 @@ def test_contestants_take_turns_and_a_slow_one_has_fewer(gpu, monkeypatch):
     assert found["broken"] == {"failed": "MemoryError: out of memory and more"}
     assert "".join(order) == "fs" + "ffss" * 3 + "ff" * 2
     assert found["fast"]["samples"] == 5 and found["slow"]["samples"] == measure.LEAST
+    assert found["fast"]["host_ms"] == 2
 
 
 def test_samples_that_were_disturbed_are_taken_once_more(gpu, monkeypatch):
     clock = measure.Clock(gpu.xp)
-    times = {"calm": iter([1.0, 1.05, 0.95]), "disturbed": iter([1, 2, 3, 1, 1, 1]), "restless": iter(range(1, 7))}
-    monkeypatch.setattr(clock, "warm", lambda run: (1e-3, 0.0))
-    monkeypatch.setattr(clock, "sample", lambda run, host: (next(times[run]),) * 2)
-    found = measure.race(clock, {name: name for name in times}, 3)
+    times = {
+        "calm": iter([1.0, 1.05, 0.95]),
+        "disturbed": iter([1, 2, 3, 1, 1, 1]),
+        "restless": iter([1, 2, 3, 4, 5, 9]),
+    }
+    monkeypatch.setattr(clock, "warm", lambda run: (0.2, 0.0))  # three samples of each
+    monkeypatch.setattr(clock, "sample", lambda run, host: (next(times[run]), 7.0))
+    found = measure.race(clock, {name: name for name in times}, 9)
     assert all(next(left, None) is None for left in times.values())  # no more samples than these
     assert [f["cold_ms"] for f in found.values()] == [1e3, 1e3, 5e3]
     assert found["disturbed"]["cold_spread"] == 0 < found["restless"]["cold_spread"]
+    assert all((f["hot_ms"], f["hot_spread"]) == (7e3, 0) for f in found.values())
 
 
 def test_what_takes_seconds_is_timed_once_by_the_wall(gpu, monkeypatch):
@@ -348,6 +382,8 @@ ROW = {
         {"name": "rung 3", "file": "3_mma.cu", "checked": 9, "samples": 3, "cold_ms": 8.0, "hot_ms": 7.0, "cold_spread": 0.01, "hot_spread": 0.0, "host_ms": 0.1},
         {"name": "rung 4", "file": "4_wgmma.cu", "wrong": "y is off"},
         {"name": "torch.matmul", "peer": True, "samples": 3, "cold_ms": 5.0, "hot_ms": 5.0, "cold_spread": 0.0, "hot_spread": 0.0, "host_ms": 0.1},
+        {"name": "another", "peer": True, "samples": 3, "cold_ms": 10.0, "hot_ms": 5.0, "cold_spread": 0.0, "hot_spread": 0.0, "host_ms": 0.1},
+        {"name": "none", "peer": True, "failed": "RuntimeError"},
     ],
 }  # fmt: skip
 LIMITS = {"bf16": {"tflop_per_s": 800.0, "by": "torch.matmul"}, "copy": {"gb_per_s": 3000.0, "by": "a copy"}}
@@ -356,19 +392,94 @@ CONDITIONS = {"device": "A card", "date": "2001-02-03"}
 
 def test_a_time_is_placed_under_the_limits():
     row = measure.placed(ROW, LIMITS)
-    rung, wrong, _ = row["contestants"]
+    rung, wrong, *_ = row["contestants"]
     assert rung["tflop_per_s"] == pytest.approx(500) and rung["gb_per_s"] == pytest.approx(125)
     assert (
         rung["of_product"] == rung["of_roofline"] == pytest.approx(500 / 800)
     )  # 5 ms for the product, 0.33 for the bytes
     assert rung["of_copy"] == pytest.approx(125 / 3000) and row["ratio"] == pytest.approx(8 / 5)
     assert "tflop_per_s" not in wrong and "tflop_per_s" not in ROW["contestants"][0]
+    faster = {**ROW, "contestants": [*ROW["contestants"], {**ROW["contestants"][0], "cold_ms": 2.0}]}
+    assert measure.placed(faster, LIMITS)["ratio"] == pytest.approx(2 / 5)
+    many = measure.placed({**ROW, "bytes": 18e9}, LIMITS)["contestants"][0]  # 6 ms for the bytes
+    assert many["of_roofline"] == many["of_copy"] == pytest.approx(6 / 8)
     few = measure.placed({**ROW, "dtype": "int8"}, LIMITS)["contestants"][0]  # no limit is known for these
     assert few["of_product"] is None and few["of_roofline"] == pytest.approx(1e9 / 3e9 / 8)
     limits = {**LIMITS, "float32": {"tflop_per_s": 50.0, "by": "torch.matmul"}}
     for op, share in (("eight_bit", 500 / 800), ("quantize", 500 / 800), ("matmul", 500 / 50)):
         exact = measure.placed({**ROW, "op": op, "dtype": "float32"}, limits)["contestants"][0]
         assert exact["of_product"] == exact["of_roofline"] == pytest.approx(share)
+
+
+def test_the_limits_are_the_fastest_products_and_a_copy_there_and_back(monkeypatch):
+    asked, times = {}, {"rung 9": 4.0, "torch.matmul": 2.0, "another": 3.0}
+
+    def measured(problem, clock, source, torch, *, rungs, rounds):
+        asked[problem.dtype] = list(rungs)
+        return {"contestants": [{"name": "none", "failed": ""}, *({"name": n, "cold_ms": t} for n, t in times.items())]}
+
+    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(
+        measure, "race", lambda clock, contestants, rounds: {name: {"cold_ms": 0.5} for name in contestants}
+    )
+    found = measure.limits(None, Nothing(), None, size=64)
+    assert asked == {dtype: [max(products.MATMUL[dtype])] for dtype in ("bf16", "tf32", "float32")}
+    for dtype in asked:
+        assert found[dtype] == {"tflop_per_s": pytest.approx(2 * 64**3 / 2e-3 / 1e12), "by": "torch.matmul"}
+    assert found["copy"]["gb_per_s"] == pytest.approx(2 * 4 * (32 * 64 * 64 // 8) / 0.5e-3 / 1e9)
+
+
+def test_only_what_is_right_is_timed_and_the_rest_is_said(monkeypatch):
+    def run(device, inputs, rung):
+        if rung == 4:
+            raise MemoryError("too large")
+        return np.full(3, float(rung))
+
+    def check(inputs, result, rung):
+        yield problem_module.Expected("y", result, np.full(3, 2.0 if rung == 2 else 1.0), 0.5)
+
+    def broken(torch, inputs):
+        raise RuntimeError("none for this")
+
+    torch = SimpleNamespace(
+        backends=SimpleNamespace(cuda=SimpleNamespace(matmul=SimpleNamespace()), cudnn=SimpleNamespace())
+    )
+    torch.cuda = SimpleNamespace(empty_cache=lambda: None)
+    settings, raced = [], []
+
+    def race(clock, contestants, rounds):
+        raced.extend(contestants)
+        backends = torch.backends
+        settings.append((backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark))
+        return {name: {"cold_ms": 1.0} for name in contestants}
+
+    monkeypatch.setattr(measure, "race", race)
+    rungs = {1: "1.cu", 2: "2.cu", 3: "3.cu", 4: "4.cu", 5: "5.cu"}
+    able = {1: "1.cu", 2: "beside.cu", 3: "3.cu", 4: "4.cu"}
+    monkeypatch.setattr(measure, "rungs_that_can", lambda problem, architecture: (able, {5: "takes 4.cu"}))
+    source = SimpleNamespace(device=SimpleNamespace(architecture="90a"), xp=cupy_on_cpu.module)
+    for dtype in ("tf32", "float32"):
+        listed = [("fast", lambda torch, inputs: None), ("broken", broken)]
+        problem = problem_module.Problem("matmul", "a", dtype, 6.0, 7.0, rungs, lambda s: {}, run, check, listed, 0.9)
+        row = measure.measure(problem, None, source, torch, rungs=rungs)
+    assert settings == [(True, True, True), (False, False, True)]
+    assert raced == ["rung 1", "rung 2", "fast"] * 2 and (row["flop"], row["bytes"], row["goal"]) == (6.0, 7.0, 0.9)
+    one, two, three, four, five, fast, failed = row["contestants"]
+    assert one == {"name": "rung 1", "file": "1.cu", "checked": 3, "cold_ms": 1.0}
+    assert two["file"] == "beside.cu" and "y" in three["wrong"] and "cold_ms" not in three
+    assert four == {"name": "rung 4", "file": "4.cu", "failed": "MemoryError: too large"}
+    assert five == {"name": "rung 5", "file": "5.cu", "not run": "takes 4.cu"}
+    assert fast == {"name": "fast", "peer": True, "cold_ms": 1.0}
+    assert failed == {"name": "broken", "peer": True, "failed": "RuntimeError: none for this"}
+
+
+def test_what_is_compiled_ahead_is_for_the_card_that_is_there(monkeypatch):
+    wanted = []
+    monkeypatch.setattr(launch, "compile_ahead", wanted.extend)
+    problem = products.matmul(64, 64, 64, "bf16")
+    assert measure.compile_ahead([problem, problem], "80") == len(wanted) > 0
+    assert {(file.name, on) for file, on, _ in wanted} == {("3_mma.cu", "80")}
+    assert measure.compile_ahead([problem], "75") == 0
 
 
 def test_what_tensor_cores_do_is_not_faster_than_their_roofline():
@@ -409,6 +520,10 @@ def test_tables_stand_between_their_markers_and_say_what_was_not_measured():
     assert "| 1 | [`1_naive.cu`](1_naive.cu): The product of two matrices as it is defined" in start
     assert "| 8192 x 8192 x 8192, bf16 | rung 3 | 8.000 | 7.000 | 1.0% | 500.0 | 125 | 62% | 1.60 |" in start
     assert "| 8192 x 8192 x 8192, bf16 | rung 4 | wrong |" in start and "A card, 2001-02-03" in start
+    assert "| 8192 x 8192 x 8192, bf16 | none | failed |" in start
+    assert "| 8192 x 8192 x 8192, bf16 | torch.matmul | 5.000 | 5.000 | 0.0% | 800.0 | 200 | 100% |  |" in start
+    names = [line.split("|")[2].strip() for line in start.splitlines() if line.startswith("| 8192")]
+    assert names == ["rung 3", "rung 4", "another", "none", "torch.matmul"]
     assert "(../README.md#tables)" in start and "\n## Tables\n" in (ROOT / "README.md").read_text()
     assert end.count(pages.NOT_YET) == 1, "of all of its rungs at once"
     remarked = {line.split("|")[1].strip() for line in start.splitlines() if line.endswith(f". {pages.NOT_YET} |")}
@@ -447,6 +562,40 @@ def test_a_plot_shows_what_was_measured_and_only_that():
     for text in ("8192 x 8192 x 8192, bf16", "rung 3", "torch.matmul", "500", "A card"):
         assert text in svg
     assert "rung 4" not in svg and pages.plot("conv2d", rows) is None
+
+
+def test_a_problem_is_told_by_its_format_and_rows_are_under_the_limits_of_their_run():
+    float32, slower = {**ROW, "dtype": "float32"}, {**LIMITS, "copy": {"gb_per_s": 1000.0}}
+    first = {"conditions": CONDITIONS, "limits": LIMITS, "rows": [ROW]}
+    again = {"conditions": {**CONDITIONS, "date": "2001-02-04"}, "limits": slower, "rows": [float32]}
+    rows = pages.rows_of(pages.merged([first], again))
+    assert [(r["dtype"], r["date"]) for r in rows] == [("bf16", "2001-02-03"), ("float32", "2001-02-04")]
+    assert [r["contestants"][0]["of_copy"] for r in rows] == pytest.approx([125 / 3000, 125 / 1000])
+
+
+def test_rows_stand_in_the_order_of_the_list_and_a_plot_is_of_one_card(tmp_path, monkeypatch):
+    sizes = [p.name for p in WHOLE if p.op == "matmul" and p.dtype == "bf16"]
+    rows = [
+        {**measure.placed({**ROW, "problem": size}, LIMITS), **CONDITIONS, "device": device}
+        for device in ("A card", "B card")
+        for size in reversed(sizes)
+    ]
+    lines = pages.table("matmul", WHOLE, rows, ROOT / "README.md").splitlines()
+    assert [line.split(",")[0][2:] for line in lines if " rung 3 " in line] == [
+        size for size in sizes for _ in range(2)
+    ]
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        pages, "plot", lambda op, rows: f"{op} {[r['device'] for r in rows]}" if op == "matmul" else None
+    )
+    written = pages.write_plots(rows)
+    assert [f.name for f in written] == [f"gpu-{c}-card-matmul.svg" for c in "ab"]
+    assert [f.read_text() for f in written] == [f"matmul {[f'{c} card'] * len(sizes)}" for c in "AB"]
+
+
+def test_plots_have_a_colour_for_ours():
+    svg = pages.plot("matmul", [{**measure.placed(ROW, LIMITS), **CONDITIONS}])
+    assert svg.count(f"fill: {pages.OURS}") == 1 and svg.count(f"fill: {pages.PEER}") == 2
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -557,6 +706,47 @@ def test_a_wrong_rung_is_said_and_is_the_exit_status(gpu, kept, capsys, monkeypa
     assert bench.main(["quantize", "--device", "cuda", "--rounds", "3"]) == 1
     out = capsys.readouterr().out
     assert "rung 2                           wrong: " in out and "rung 1                            " in out
+
+
+@pytest.mark.parametrize(
+    ("contestant", "status", "said"),
+    [
+        ({"name": "rung 1", "wrong": "y is off"}, 1, "wrong: y is off"),
+        ({"name": "rung 1", "failed": "MemoryError"}, 1, "failed: MemoryError"),
+        ({"name": "rung 1", "not run": "takes 2.cu"}, 0, "not run: takes 2.cu"),
+        ({"name": "none", "peer": True, "failed": "RuntimeError"}, 0, "failed: RuntimeError"),
+    ],
+)
+def test_the_exit_status_is_of_our_rungs(contestant, status, said, capsys):
+    row = measure.placed({**ROW, "contestants": [contestant, *ROW["contestants"][2:]]}, LIMITS)
+    assert bench.print_row(row) == status and said in capsys.readouterr().out
+
+
+@pytest.fixture
+def rehearsed(gpu, kept, monkeypatch):
+    """The command with two problems, each of which takes 45 seconds; the first is wrong."""
+    now = [0.0]
+    monkeypatch.setattr(bench, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(measure, "limits", lambda *_: LIMITS)
+
+    def measured(problem, *_, **__):
+        now[0] += 45
+        contestants = ROW["contestants"][1:] if problem.op == "quantize" else ROW["contestants"][:1]
+        return {**ROW, "op": problem.op, "problem": problem.name, "contestants": contestants}
+
+    monkeypatch.setattr(measure, "measure", measured)
+
+
+def test_one_wrong_rung_is_the_exit_status(rehearsed, capsys):
+    assert bench.main(["--device", "cuda"]) == 1 and bench.main(["adam", "--device", "cuda"]) == 0
+
+
+@pytest.mark.parametrize(("minutes", "begun"), [("0.5", 1), ("1", 2)])
+def test_minutes_are_minutes(rehearsed, minutes, begun, capsys):
+    bench.main(["--device", "cuda", "--minutes", minutes])
+    out = capsys.readouterr().out
+    assert [op for op in ("quantize", "adam") if f"\n{op} " in out] == ["quantize", "adam"][:begun]
+    assert ("the time is up: 1 problems were not begun" in out) == (begun == 1)
 
 
 def test_the_list_needs_no_gpu(capsys):
