@@ -1,6 +1,7 @@
 """The check of all kernels: no spills, the committed table, and what the command says of each kind of trouble."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from rungs import needs_nvrtc
@@ -102,6 +103,32 @@ def test_a_kernel_that_is_new_on_one_architecture_is_told_with_it():
     assert check.differences(found, table, ("75", "90")) == ["k on sm_90: not in the table", "new: not in the table"]
 
 
+@pytest.mark.parametrize("number", ["registers", "shared_bytes", "local_bytes", "spill_bytes"])
+def test_every_number_of_the_table_is_compared(number):
+    row = Resources(32, 0, 0, 0)
+    (said,) = check.differences({"k": {"90": replace(row, **{number: 48})}}, {"k": {"90": row}}, ("90",))
+    assert said.startswith("k on sm_90: ") and said.endswith(", the table says 32 registers, 0 bytes shared")
+    assert "48" in said
+
+
+def test_spills_alone_need_a_reason_too():
+    assert check._faults("a.cu", "k on sm_90", "k", Resources(255, 0, 0, 8)) == [
+        "k on sm_90: 0 bytes of local memory, 8 bytes of spills, and no reason is stated"
+    ]
+
+
+def test_the_table_is_shown_by_file_with_each_number_in_its_place():
+    table = {
+        "a.cu: k": {"75": Resources(32, 400, 0, 0), "90": Resources(40, 512, 8, 16)},
+        "a.cu: other": {"90": Resources(24, 0, 0, 0)},
+    }
+    assert [line.split() for line in check.show(table, ("75", "90")).splitlines()][1:] == [
+        ["a.cu"],
+        ["k", "32", "40", "400", "or", "512;", "sm_90:", "8", "local,", "16", "spilled"],
+        ["other", "-", "24", "0"],
+    ]
+
+
 @needs_nvrtc
 def test_some_files_are_compared_and_updated_alone(project, monkeypatch, tmp_path, capsys):
     table, other = tmp_path / "resources.json", tmp_path / "other.cu"
@@ -155,6 +182,12 @@ def test_serialised_wgmma_is_wrong(project, monkeypatch, number):
     monkeypatch.setattr(check, "compile_for", lambda *_: Binary())
     _, wrong = check.measure(check.sources(), ("90",))
     assert wrong == [f"some/k.cu on sm_90: the compiler serialises its wgmma instructions ({number})"]
+
+
+def test_a_kernel_with_a_mangled_name_is_wrong(project, monkeypatch):
+    monkeypatch.setattr(check, "compile_for", lambda *_: launch.Binary(b"", "Compiling entry function '_Z1kPff' for"))
+    table, wrong = check.measure(check.sources(), ("75", "90"))
+    assert wrong == ['some/k.cu: k is not in what the compiler made: is it extern "C"?'] * 2 and not table
 
 
 @needs_nvrtc
