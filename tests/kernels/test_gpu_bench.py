@@ -147,6 +147,14 @@ def spoiled(array, place):
     return copy
 
 
+def test_an_index_that_is_none_is_wrong():
+    """Even where the code that is nearest to it in the codebook would be the right one."""
+    problem = products.quantize(3, 2, 4)
+    inputs = {"z": np.zeros((3, 4), np.float32), "codebook": np.array([[9] * 4, [1] * 4], np.float32)}
+    for last, wrong in ((1, 0), (2, 1)):
+        assert len(judge(problem.check(inputs, np.array([1, 1, last]), 1))[1]) == wrong
+
+
 IMAGES = lambda y: y.array.transpose(0, 2, 3, 1)  # noqa: E731
 SAME = {  # how what a peer gives is brought to our layout; for those whose values the stand-in for torch knows
     "matmul": lambda y: y.array,
@@ -273,6 +281,8 @@ def test_data_are_normal_or_whole_numbers_and_no_two_arrays_alike():
 def test_places():
     assert some(3).tolist() == [0, 1, 2]
     assert some(1000)[0] == 0 and some(1000)[-1] == 999 and len(set(some(1000))) == 16
+    pixels = set(zip(*(axis.tolist() for axis in products._pixels(3, 40))))
+    assert pixels >= {(image, i, j) for image in (0, 2) for i in (0, 39) for j in (0, 39)} and len(pixels) > 64
 
 
 # --- the clock --------------------------------------------------------------------------------------------------------
@@ -378,6 +388,10 @@ def test_what_takes_seconds_is_timed_once_by_the_wall(gpu, monkeypatch):
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(times, 5.0))
     found = measure.race(clock, {"slow": lambda: runs.append(1)})["slow"]
     assert len(runs) == 2 and found["samples"] == 1 and found["cold_ms"] == found["hot_ms"] == 5000
+
+
+def test_versions_are_read_from_their_numbers():
+    assert [measure._version(n) for n in (12080, 12100, 13000)] == ["12.8", "12.10", "13.0"]
 
 
 def test_spread():
@@ -511,6 +525,7 @@ def test_a_new_run_replaces_the_rows_that_it_measured(tmp_path):
     runs = pages.merged([first], again)
     file = tmp_path / "results" / "a.json"
     pages.write(file, runs)
+    assert list(file.parent.iterdir()) == [file], "and no part of it beside it"
     rows = pages.rows_of(pages.read(file))
     assert [(r["problem"], r["date"], r["goal"]) for r in rows] == [
         (other["problem"], "2001-02-03", None),
