@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import cupy_on_cpu
 import numpy as np
@@ -531,6 +532,14 @@ def test_arrays_are_on_a_device_only_where_they_are_told_to_be():
             assert device_of(x) == "another"
         assert device_of(x) == "a device"
     assert device_of(x) is None
+
+
+def test_arrays_of_another_gpu_than_the_current_one_are_on_none():
+    with cupy_on_cpu.installed() as gpu:
+        here, there = (cupy_on_cpu.Ndarray(np.zeros(3, np.float32)) for _ in range(2))
+        there.device = SimpleNamespace(id=1)
+        assert device_of(here, None) is device_of(here, here) is gpu
+        assert device_of(here, there) is device_of(there, here) is device_of(there) is None
 
 
 def test_contiguous_copies_only_what_lies_otherwise():

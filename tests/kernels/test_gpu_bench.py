@@ -152,7 +152,8 @@ def test_an_index_that_is_none_is_wrong():
     problem = products.quantize(3, 2, 4)
     inputs = {"z": np.zeros((3, 4), np.float32), "codebook": np.array([[9] * 4, [1] * 4], np.float32)}
     for last, wrong in ((1, 0), (2, 1)):
-        assert len(judge(problem.check(inputs, np.array([1, 1, last]), 1))[1]) == wrong
+        looked, said = judge(problem.check(inputs, np.array([1, 1, last]), 1))
+        assert len(said) == wrong and looked == 3 + 3, "a range and a distance of each"
 
 
 IMAGES = lambda y: y.array.transpose(0, 2, 3, 1)  # noqa: E731
@@ -272,6 +273,7 @@ def test_data_are_normal_or_whole_numbers_and_no_two_arrays_alike():
     assert abs(a.mean()) < 0.1 and abs(a.std() - 1) < 0.1
     k = source.below(7, 5000)
     assert k.dtype == np.int32 and set(k.tolist()) == set(range(7))
+    assert len(set(source.below(10**6, 4000).tolist())) > 3900, "a table's rows are not looked up again and again"
     bits = source.normal(3, 5, dtype="bf16")
     assert bits.dtype == np.uint16 and abs(take(bits, 1, slice(2))).max() < 6
     empty = Nothing().normal(1 << 20, 1 << 20)

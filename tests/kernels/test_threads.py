@@ -131,6 +131,21 @@ def test_a_call_from_inside_a_tile_stays_in_its_thread(n):
     assert map_tiles(tile, range(4)) == [[10 * i + j for j in range(3)] for i in range(4)]
 
 
+def test_a_call_from_inside_a_tile_is_not_helped_by_a_thread_that_has_nothing_to_do():
+    set_threads(3)
+    main, meeting, busy = threading.get_ident(), threading.Barrier(3, timeout=20), []
+
+    def tile(_):
+        meeting.wait()  # every thread gets one
+        if threading.get_ident() == main or busy:
+            return True
+        busy.append(1)
+        inner = map_tiles(lambda _: (time.sleep(0.005), threading.get_ident())[1], range(10))
+        return inner == [threading.get_ident()] * 10
+
+    assert all(map_tiles(tile, range(3)))
+
+
 def test_an_error_in_a_nested_call_does_not_end_the_nesting():
     set_threads(2)
 
@@ -286,7 +301,7 @@ def threads_of_ours():
 def test_a_forked_child_starts_its_own_threads():
     program = """
 import os, threading, warnings
-from kernels.threads import map_tiles, set_threads
+from kernels.threads import get_threads, map_tiles, set_threads, threads_at
 set_threads(3)
 meet = lambda: map_tiles(lambda _, b=threading.Barrier(3, timeout=20): b.wait() >= 0, range(3))
 assert meet() == [True] * 3
@@ -296,6 +311,11 @@ if child == 0:
     os._exit(0 if meet() == [True] * 3 else 1)
 assert os.waitpid(child, 0)[1] == 0
 assert meet() == [True] * 3
+with threads_at(1):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if get_threads() == 3 else 1)
+assert os.waitpid(child, 0)[1] == 0
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
