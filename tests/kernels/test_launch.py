@@ -152,6 +152,10 @@ def test_a_missing_compiler_and_a_missing_gpu_are_one_sentence(monkeypatch):
     monkeypatch.setattr(backend, "cupy", no_cupy)
     with pytest.raises(NoCuda, match="no GPU can be used: CuPy is not installed"):
         launch.Device()
+    without = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 0)))
+    monkeypatch.setattr(backend, "cupy", lambda: without)
+    with pytest.raises(NoCuda, match="no GPU can be used: the driver reports no device"):
+        launch.Device()
 
 
 class Launched:
