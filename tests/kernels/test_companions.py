@@ -1,5 +1,7 @@
 """The memory-bound operations as problems of ``kernels.emulate``: every rung right. On a GPU: test_gpu.py."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from rungs import needs_compiler
@@ -73,3 +75,19 @@ def test_the_way_through_the_host_changes_nothing():
     with pytest.raises(EmulatorError, match="wrong value"):
         device.expect(np.ones(3), np.zeros(3))
         device.check()
+
+
+def test_what_a_card_is_given_is_new_until_it_is_written_and_begins_where_it_began(tmp_path):
+    """So that a tool sees who reads what nobody wrote, and a copy of 16 bytes is as possible there as here."""
+    file, made, given = tmp_path / "k.cu", [], []
+    file.write_text('extern "C" __global__ void k(const float* x, float* y) {}')
+    card = SimpleNamespace(architecture="90a", run=lambda *a, **_: given.append(a[4]))
+    xp = SimpleNamespace(asarray=np.asarray, empty=lambda *a: made.append(a) or np.zeros(*a))
+    device = ThroughHost(card, xp)
+    x, y = np.arange(9, dtype=np.float32)[3:], device.empty((5,), np.float32)
+    assert np.isfinite(y).all() and y.any()
+    for _ in range(2):
+        device.run(file, "k", 1, 1, {"x": x, "y": y})
+        assert made == [((5,), np.float32)] and not y.any()
+        np.testing.assert_array_equal(given[-1]["x"], x)
+        assert given[-1]["x"].ctypes.data % 16 == x.ctypes.data % 16 == 12

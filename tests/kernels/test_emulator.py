@@ -518,6 +518,7 @@ def test_numbers_of_16_and_19_bits(tmp_path):
     finite = np.isfinite(exact) & normal
     assert (np.abs(exact[finite] - x[finite]) <= bfloat16.UNIT_ROUNDOFF * np.abs(x[finite])).all()
     assert (bfloat16.to_bits(exact) == b).all() and np.isnan(bfloat16.rounded(np.float32([np.nan]))).all()
+    assert np.isnan(bfloat16.rounded(np.uint32([0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF]).view(np.float32))).all()
     with pytest.raises(TypeError, match="x must be float32, got float64"):
         bfloat16.to_bits(np.ones(3))
     with pytest.raises(TypeError, match="bits must be uint16, got float32"):

@@ -501,11 +501,13 @@ def test_only_what_is_right_is_timed_and_the_rest_is_said(monkeypatch):
 
 
 def test_what_is_compiled_ahead_is_for_the_card_that_is_there(monkeypatch):
-    wanted = []
+    wanted, rehearsed = [], []
     monkeypatch.setattr(launch, "compile_ahead", wanted.extend)
+    monkeypatch.setattr(measure, "rehearse", lambda *asked: rehearsed.append(asked) or rehearse(*asked))
     problem = products.matmul(64, 64, 64, "bf16")
     assert measure.compile_ahead([problem, problem], "80") == len(wanted) > 0
     assert {(file.name, on) for file, on, _ in wanted} == {("3_mma.cu", "80")}
+    assert rehearsed == [(problem, 3, "80")] * 2
     assert measure.compile_ahead([problem], "75") == 0
 
 
@@ -614,11 +616,11 @@ def test_rows_stand_in_the_order_of_the_list_and_a_plot_is_of_one_card(tmp_path,
     ]
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
     monkeypatch.setattr(
-        pages, "plot", lambda op, rows: f"{op} {[r['device'] for r in rows]}" if op == "matmul" else None
+        pages, "plot", lambda op, rows: f"{op} {[r['device'] for r in rows]}" if op in ("matmul", "conv2d") else None
     )
-    written = pages.write_plots(rows)
-    assert [f.name for f in written] == [f"gpu-{c}-card-matmul.svg" for c in "ab"]
-    assert [f.read_text() for f in written] == [f"matmul {[f'{c} card'] * len(sizes)}" for c in "AB"]
+    written, both = pages.write_plots(rows), [(card, op) for card in "AB" for op in ("matmul", "conv2d")]
+    assert [f.name for f in written] == [f"gpu-{card.lower()}-card-{op}.svg" for card, op in both]
+    assert [f.read_text() for f in written] == [f"{op} {[f'{card} card'] * len(sizes)}" for card, op in both]
 
 
 def test_plots_have_a_colour_for_ours():
