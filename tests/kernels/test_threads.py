@@ -399,6 +399,14 @@ def test_split_covers_everything_once_and_evenly(total, size, smallest):
         assert len(cut) <= max(-(-total // max(1, size)), threads.PIECES)
 
 
+@pytest.mark.parametrize(
+    ("asked", "lengths"),
+    [((100, 1000, 40), [50, 50]), ((100, 1000, 60), [100]), ((3, 10), [1, 1, 1]), ((8, 10), [2] * 4)],
+)
+def test_split_makes_no_small_pieces_of_what_would_fit_into_one(asked, lengths):
+    assert [part.stop - part.start for part in split(*asked)] == lengths
+
+
 def test_split_does_not_depend_on_the_number_of_threads():
     cuts = []
     for n in COUNTS:
