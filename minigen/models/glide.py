@@ -108,13 +108,7 @@ EQUATION = "x̂₀ = f(x_t, t, ∅) + s [f(x_t, t, text) − f(x_t, t, ∅)]"
 DATA = "shapes"
 TOUR: dict[str, Any] = {"clip_steps": 200, "steps": 400, "paint_steps": 100, "upsample_steps": 100}
 PRESETS: dict[str, dict[str, Any]] = {
-    "long": {
-        "clip_steps": 4000,
-        "base": 96,
-        "steps": 30_000,
-        "paint_steps": 6000,
-        "upsample_steps": 4000,
-    }
+    "long": {"clip_steps": 2000, "steps": 8500, "paint_steps": 1000, "upsample_steps": 1000}
 }
 PICTURES = {
     "edits": "test pictures, what is kept of them (grey: to be painted), and four paintings of what another caption asks for",
