@@ -298,9 +298,10 @@ class Emulator:
         if 0 in blocks:
             return
         for p, v in zip(parameters, values):
-            fresh = self._record(v) if p.pointer and not p.const else None
-            if fresh is not None and fresh.library not in (None, library):
-                fresh.writers[fresh.writers != NOBODY] = OUTSIDE  # places in another program
+            if p.pointer and not p.const and (fresh := self._record(v)) is not None:
+                if fresh.library not in (None, library):
+                    fresh.writers[fresh.writers != NOBODY] = OUTSIDE  # places in another program
+                fresh.library = library
         laid = [self._laid_out(v) if isinstance(v, np.ndarray) else None for v in values]
         shared_names = {s.name for s in library.shared}
         buffers: list[_Buffer] = []
@@ -333,11 +334,8 @@ class Emulator:
         with _ONE_AT_A_TIME:
             self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
         for p, v, found in zip(parameters, values, laid):
-            if found is not None and p.pointer and not p.const:
-                if found.array is not v:
-                    v[...] = found.array
-                if (fresh := self._record(v)) is not None:
-                    fresh.library = library
+            if found is not None and p.pointer and not p.const and found.array is not v:
+                v[...] = found.array
 
     def result(self, array: np.ndarray, name: str = "the result") -> np.ndarray:
         """``array`` as it is; that an element of it, or of a part that is real, was never written is a finding."""

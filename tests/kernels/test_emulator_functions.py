@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
+from emulation import write
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import launch
 from kernels.emulator import Emulator
 
 pytestmark = needs_compiler
-HEAD = '#include "lib/cuda.cuh"\n'
-
-
-def write(folder, body, parameters="float* y", before="", name="kernel.cu"):
-    file = folder / name
-    file.write_text(f'{HEAD}{before}\nextern "C" __global__ void k({parameters}) {{\n{body}\n}}\n')
-    return file
 
 
 # What is called, and the answer, which NVRTC's compiler must find to be of the same type.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import HEAD, write
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import launch
@@ -16,13 +17,6 @@ from kernels.emulator import DoesNotCompile, Emulator, NoCompiler, compiler
 from kernels.source import WrongSource, cache_directory, kernels_of, launch_bounds_of, needs
 
 pytestmark = needs_compiler
-HEAD = '#include "lib/cuda.cuh"\n'
-
-
-def write(folder, body, parameters="float* y", before="", name="kernel.cu"):
-    file = folder / name
-    file.write_text(f'{HEAD}{before}\nextern "C" __global__ void k({parameters}) {{\n{body}\n}}\n')
-    return file
 
 
 def test_votes_at_two_barriers_are_a_divergence(tmp_path):

@@ -38,6 +38,16 @@ def only(device, *files):
     return device
 
 
+HEAD = '#include "lib/cuda.cuh"\n'
+
+
+def write(folder, body, parameters="float* y", before="", name="kernel.cu"):
+    """A file with the kernel ``k`` of that body, which begins in line 4, after a line of ``before``."""
+    file = folder / name
+    file.write_text(f'{HEAD}{before}\nextern "C" __global__ void k({parameters}) {{\n{body}\n}}\n')
+    return file
+
+
 def kept(name, text):
     """A file of that name and text, always the same for the same text, so that it is compiled once."""
     folder = cache_directory() / "planted" / hashlib.sha256(text.encode()).hexdigest()[:16]
