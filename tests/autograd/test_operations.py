@@ -80,6 +80,7 @@ CASES = {
     "getitem mask": (lambda x: x[np.array([True, False, True])], [r(3, 5)]),
     "getitem new axis": (lambda x: x[None, ..., 0], [r(3, 5)]),
     "gather": (lambda x: ag.gather(x, np.array([[0, 0], [1, 2], [3, 1]]), 1), [r(3, 4)]),
+    "gather middle axis": (lambda x: ag.gather(x, np.array([[[0], [2]], [[1], [1]]]), 1), [r(2, 3, 4)]),
     "concat": (lambda a, b: ag.concat([a, b], 1), [r(2, 3), r(2, 2)]),
     "stack": (lambda a, b: ag.stack([a, b], 1), [r(2, 3), r(2, 3)]),
     "pad": (lambda x: ag.pad(x, [(1, 0), (0, 2)]), [r(2, 3)]),
@@ -205,6 +206,7 @@ VALUES = {
     "getitem mask": lambda x: np.stack([x[0], x[2]]),
     "getitem new axis": lambda x: x[:, 0].reshape(1, 3),
     "gather": lambda x: np.array([[x[0, 0], x[0, 0]], [x[1, 1], x[1, 2]], [x[2, 3], x[2, 1]]]),
+    "gather middle axis": lambda x: np.stack([x[0, [0, 2]], x[1, [1, 1]]]),
     "concat": lambda a, b: np.hstack([a, b]),
     "stack": lambda a, b: np.array([[a[0], b[0]], [a[1], b[1]]]),
     "pad": lambda x: np.pad(x, ((1, 0), (0, 2))),
@@ -385,6 +387,8 @@ def test_gradcheck_sees_a_wrong_derivative():
     ag.gradcheck(once, [r(3)])
     with pytest.raises(AssertionError, match="second derivative"):
         ag.gradcheck(once, [r(3)], order=2)
+    with pytest.raises(AssertionError, match="second derivative, input 2"):
+        ag.gradcheck(lambda a, b, c: a * b + once(c), [r(3), r(3), r(3)], order=2)
     # to seven digits, also where the function is much larger than its gradient; and the recorded gradient is the plain
     # one
     off = 2 * (1 + 2e-7)
@@ -401,12 +405,12 @@ def test_gradcheck_sees_a_wrong_derivative():
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_top_k_is_the_head_of_a_sort(n, m, seed):
-    x = np.random.default_rng(seed).integers(0, 3, (m, n)).astype(float)
+    x = np.random.default_rng(seed).integers(0, 3, (m, 2, n)).astype(float)
     for k in range(1, n + 1):
         values, indices = ag.top_k(x, k)
-        np.testing.assert_array_equal(values, -np.sort(-x, axis=-1)[:, :k])
+        np.testing.assert_array_equal(values, -np.sort(-x, axis=-1)[..., :k])
         np.testing.assert_array_equal(np.take_along_axis(x, indices, -1), values)
-        assert all(len(set(row)) == k for row in indices.tolist())
+        assert all(len(set(row)) == k for row in indices.reshape(-1, k).tolist())
 
 
 def test_stable_at_the_extremes():
@@ -485,6 +489,10 @@ def test_gumbel_softmax_draws_from_the_categorical(rng):
     np.testing.assert_allclose(y.sum(1), 1)
     share = y.mean(0)  # five standard deviations of a share of 20,000 draws
     assert np.all(np.abs(share - np.exp(logits)) < 5 * np.sqrt(np.exp(logits) * (1 - np.exp(logits)) / 20_000))
+    images, u = rng.standard_normal((2, 3, 4, 5)), rng.random((2, 3, 4, 5))
+    soft, hard = ag.gumbel_softmax(images, u, 0.5), ag.gumbel_softmax(images, u, 0.5, hard=True)
+    assert soft.max() < 1
+    np.testing.assert_allclose(hard, np.eye(5)[soft.argmax(-1)], atol=1e-15)
     with pytest.raises(ValueError, match="temperature"):
         ag.gumbel_softmax(logits, np.full(3, 0.5), 0.0)
 

@@ -258,6 +258,8 @@ def test_operators_with_arrays_on_the_left():
         (lambda x: (x * x).backward(np.ones(2)), "has shape"),
         (lambda x: ag.top_k(x, 4), "k must be"),
         (lambda x: ag.pad(x, [(1, 1), (0, 0)]), "pairs"),
+        (lambda x: ag.pad(x, [(1, -1)]), "pairs of non-negative integers"),
+        (lambda x: ag.matmul(ag.sum(x), x), "matmul needs at least one axis on both sides"),
         (lambda x: ag.max_pool(ag.reshape(x, (1, 1, 3, 1)), 2), "must divide"),
         (lambda x: ag.max_pool(ag.reshape(x, (1, 1, 3, 1)), 0), "factor must be a whole number of at least 1, got 0"),
         (lambda x: ag.concat([]), "concat needs at least one array"),

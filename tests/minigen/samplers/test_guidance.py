@@ -299,6 +299,8 @@ def scales(g):
     f = g.of_sigma(g.interval(lambda sigma: 2 * sigma, 0.3, 2.0, outside=0.0), SCHEDULE)
     sigma = SCHEDULE.sigma[1:]
     close(g.scale_at(f, np.arange(1, 61)), np.where((sigma >= 0.3) & (sigma <= 2), 2 * sigma, 0))
+    dark = schedules.zero_terminal_snr(SCHEDULE)  # its last level is noise alone: sigma is infinite
+    assert g.scale_at(g.of_sigma(g.interval(3.0, 0.3, np.inf, outside=1.0), dark), np.array([60])) == 3
     asked = []
 
     def log_p(x, t, cond):

@@ -135,7 +135,8 @@ def test_names_and_settings_that_do_not_exist():
         choose.draw("ddim", model, x_T, schedule, eta=1.5, rng=np.random.default_rng(0))
     for name in (n for n in choose.SAMPLERS if n.startswith("ancestral")):
         with pytest.raises(ValueError, match="rng must be a generator, got None"):
-            choose.draw(name, with_share(model, name), x_T, schedule)
+            choose.draw(name, with_share(model, name), x_T, schedules.spaced(schedule, 2))
+        assert choose.draw(name, with_share(model, name), x_T, schedules.spaced(schedule, 1)).shape == (1, 1)
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
