@@ -550,7 +550,14 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return [f"{scene}\n{verdict}" for scene, verdict in zip(wanted, verdicts(wanted, images))]
 
     def edit_one(
-        image: Any, keep: Any, *, n: int, rng: Any, edit: tuple[str, ...], eta: float = Editing.eta, **settings: Any
+        image: Any,
+        keep: Any,
+        *,
+        n: int,
+        rng: Any,
+        edit: tuple[str, ...] = Editing.edit,
+        eta: float = Editing.eta,
+        **settings: Any,
     ) -> Any:
         """``n`` edits of one picture (h, w, c); without noise one is made, and repeated."""
         if keep is not None:
@@ -561,7 +568,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         x_0 = device(np.repeat(np.asarray(image, np.float32)[None], made, axis=0))
         return to_numpy(edited(system, x_0, edit, eta=eta, rng=rng, **settings)).repeat(n // made, axis=0)
 
-    def notes_of_edits(images: Any, *, image: Any, edit: tuple[str, ...], **settings: Any) -> list[str]:
+    def notes_of_edits(images: Any, *, image: Any, edit: tuple[str, ...] = Editing.edit, **settings: Any) -> list[str]:
         """Whether the edits show what the picture shows, with the asked words in it and all else as it was."""
         (scene,) = read_pictures(np.asarray(image)[None])
         if scene is None:

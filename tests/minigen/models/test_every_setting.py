@@ -1,8 +1,9 @@
-"""No setting is without effect: whatever field of a system's ``Config`` is changed, something of the system changes.
+"""No setting is without effect, and no flag of `minigen sample` or `edit`: whatever is changed, something changes.
 
-What is looked at, of a small configuration, in this order and until a difference is found: the weights at the start;
-the stages' records; then, after the weights have been shaken out of their quiet start, two samples, and three steps of
-every stage (its first, its middle and its last) with what they log and leave in the modules.
+Of a field of a system's ``Config`` is looked at, in this order and until a difference is found: the weights at the
+start; the stages' records; then, after the weights have been shaken out of their quiet start, two samples, and three
+steps of every stage (its first, its middle and its last) with what they log and leave in the modules. Of a field of
+``Sampling`` or ``Editing`` the pictures are looked at.
 """
 
 import dataclasses
@@ -15,62 +16,31 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import systems
 
 from minigen.cli import curriculum
-from minigen.cli.train import default_data
-from minigen.data import load
 from minigen.models import latent_codec
 from minigen.train.loop import Trainer
 
-data_set = functools.cache(load)
 
-DIFFUSION = {"T": 20, "base": 8, "steps": 2, "batch_size": 4, "sample_steps": 3}
-SMALL: dict[str, dict[str, Any]] = {
-    "autoencoder": {"hidden": (8,), "latent": 3, "steps": 4, "batch_size": 8},
-    "denoising_ae": {"hidden": (8,), "steps": 4, "batch_size": 8, "sample_steps": 3},
-    "masked_ae": {"width": 8, "layers": 1, "heads": 2, "decoder_width": 8, "steps": 4, "batch_size": 8, "sample_steps": 3},
-    "gan": {"latent": 3, "width": 8, "steps": 4, "batch_size": 8},
-    "vae": {"channels": (4, 8), "hidden": 8, "latent": 3, "steps": 20, "batch_size": 8},
-    "vq_vae": {
-        "codes": 8, "dimension": 3, "channels": (8, 8), "blocks": 1, "steps": 8, "batch_size": 8, "prior_channels": 8,
-        "prior_layers": 1, "prior_steps": 4, "prior_batch_size": 4,
-    },
-    "pixelcnn": {"channels": 8, "layers": 2, "first": 3, "steps": 4, "batch_size": 8},
-    "gpt": {"width": 8, "layers": 2, "heads": 2, "steps": 4, "batch_size": 8},
-    "clip": {
-        "width": 16, "channels": (8, 16), "text_width": 16, "layers": 1, "heads": 2, "steps": 4, "batch_size": 8, "T": 20,
-    },
-    "dalle": {"codes": 8, "codec_steps": 2, "clip_steps": 2, "steps": 3, "width": 16, "layers": 1, "heads": 2, "batch_size": 4},
-    "ddpm": DIFFUSION,
-    "improved_ddpm": DIFFUSION,
-    "adm": DIFFUSION | {"classifier_base": 8, "classifier_steps": 4},
-    "classifier_free": DIFFUSION,
-    "glide": DIFFUSION | {"text_layers": 1, "clip_steps": 2, "paint_steps": 2, "upsample_steps": 2},
-    "diffusionclip": DIFFUSION | {
-        "clip_steps": 0, "t_0": 8, "levels": 2, "pictures": 6, "tune_steps": 2, "tune_batch": 3,
-        "prior_time": 8,
-    },
-    "dalle2": DIFFUSION | {
-        "prior_sample_steps": 3, "clip_steps": 0, "channels": 8, "layers": 1, "heads": 2, "prior_steps": 2, "dims": 4,
-        "buckets": 5, "dots": 4, "ar_steps": 2, "paint_steps": 2, "upsample": 1, "upsample_steps": 2, "upsample_batch": 2,
-    },
-    "stable_diffusion": DIFFUSION | {
-        "clip_steps": 0, "codec_steps": 2, "adversarial_steps": 2, "beside_steps": 2, "upscale_steps": 2,
-    },
-}  # fmt: skip
+@pytest.fixture(autouse=True)
+def few_pictures_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_codec, "MEASURED", 64)
 
 
 def test_every_system_has_a_small_configuration():
-    assert set(SMALL) == {entry.name for entry in curriculum.systems().values() if entry.exists}
+    assert set(systems.SMALL) == {entry.name for entry in curriculum.systems().values() if entry.exists}
+
+
+# --- settings of training ---------------------------------------------------------------------------------------------
 
 
 def digest(*values: Any) -> str:
     """Of arrays, their shapes and bytes; of anything else its words."""
     found = hashlib.sha256()
     for value in values:
-        found.update(
-            f"{value.shape}".encode() + value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-        )
+        array = isinstance(value, np.ndarray)
+        found.update(f"{value.shape}".encode() + value.tobytes() if array else repr(value).encode())
     return found.hexdigest()
 
 
@@ -90,20 +60,16 @@ def records(system: Any) -> str:
     )
 
 
-def at_rest(model: Any, data: Any, config: Any) -> Iterator[str]:
+def at_rest(name: str, config: Any) -> Iterator[str]:
     """What a configuration builds."""
-    system = model.build(config, data, seed=0)
+    system = systems.model_of(name).build(config, systems.data_of(name), seed=0)
     yield weights(system)
     yield records(system)
 
 
-def at_work(model: Any, data: Any, config: Any) -> Iterator[str]:
-    """What is computed with it, the cheap things first."""
-    system, rng = model.build(config, data, seed=0), np.random.default_rng(1)
-    for module in system.modules.values():
-        for p in module.parameters():
-            p.data[...] += 0.1 * rng.standard_normal(p.shape)
-        module.eval()
+def at_work(name: str, config: Any) -> Iterator[str]:
+    """What is computed with it."""
+    system = systems.shaken(name, config)
     yield digest(np.asarray(system.sample(2, rng=np.random.default_rng(2))))
     for module in system.modules.values():
         module.train()
@@ -113,7 +79,7 @@ def at_work(model: Any, data: Any, config: Any) -> Iterator[str]:
             trainer.enter(i)
             for step in sorted({0, stage.steps // 2, stage.steps - 1}):
                 trainer.step = step
-                yield digest(trainer.advance(data.train)) + weights(system)
+                yield digest(trainer.advance(systems.data_of(name).train)) + weights(system)
     trainer.close()
 
 
@@ -132,16 +98,17 @@ class Remembered:
             yield self.found[i]
 
 
+@functools.cache
+def unchanged(way: Any, name: str, config: Any) -> Remembered:
+    """The effects of a configuration that others are compared with."""
+    return Remembered(way(name, config))
+
+
 def others(kind: Any, value: Any) -> list[Any]:
     """Values to set in the place of one, of the same type."""
-    choices = [
-        x
-        for part in (kind, *typing.get_args(kind))
-        if typing.get_origin(part) is Literal
-        for x in typing.get_args(part)
-    ]
-    if choices:
-        return [x for x in choices if x != value]
+    parts = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is Literal]
+    if parts:
+        return [x for part in parts for x in typing.get_args(part) if x != value]
     if value is None:
         return [4] if int in typing.get_args(kind) else [0.25]
     if isinstance(value, bool):
@@ -162,50 +129,145 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("vq_vae", "restart"): {"codes": 64, "decay": 0.5},
     ("vq_vae", "restart_until"): {"codes": 64, "decay": 0.5, "restart": 0.9},
 }
+SETTINGS = [(name, field.name) for name in systems.SMALL for field in dataclasses.fields(systems.model_of(name).Config)]
 
 
-@functools.cache
-def unchanged(name: str, way: Any, settings: tuple[tuple[str, Any], ...]) -> Remembered:
-    """The effects of a system with these settings."""
-    model = curriculum.load(curriculum.find(name))
-    return Remembered(way(model, data_set(default_data(model)), dataclasses.replace(model.Config(), **dict(settings))))
-
-
-SETTINGS = [
-    (entry.name, field.name) for entry in curriculum.systems().values() if entry.exists
-    for field in dataclasses.fields(curriculum.load(entry).Config)
-]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def few_pictures_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latent_codec, "MEASURED", 64)
-
-
-@pytest.mark.parametrize("system", SMALL)
+@pytest.mark.parametrize("system", systems.SMALL)
 def test_the_same_settings_change_nothing(system: str):
-    model, settings = curriculum.load(curriculum.find(system)), SMALL[system]
-    again = at_work(model, data_set(default_data(model)), dataclasses.replace(model.Config(), **settings))
-    assert list(unchanged(system, at_work, tuple(settings.items()))) == list(again)
+    config = systems.small(system)
+    assert list(unchanged(at_work, system, config)) == list(at_work(system, config))
 
 
 @pytest.mark.parametrize(("system", "name"), SETTINGS)
 def test_a_setting_changes_something(system: str, name: str):
-    model = curriculum.load(curriculum.find(system))
-    data, kind = data_set(default_data(model)), typing.get_type_hints(model.Config)[name]
-    beside = BESIDE.get((system, name), {})
+    default = systems.model_of(system).Config()
+    small = systems.small(system, **BESIDE.get((system, name), {}))
+    # warm-ups are shares of the steps
+    long = dataclasses.replace(small, **{k: v for k, v in vars(default).items() if k.endswith("steps")})
     tried = []
-    small = SMALL[system] | beside
-    long = {key: value for key, value in small.items() if not key.endswith("steps")}  # warm-ups are shares of the steps
-    for way, settings in ((at_rest, long), (at_work, small)):
-        config = dataclasses.replace(model.Config(), **settings)
-        before = unchanged(system, way, tuple(settings.items()))
-        for value in others(kind, getattr(config, name)):
+    for way, config in ((at_rest, long), (at_work, small)):
+        for value in others(typing.get_type_hints(type(default))[name], getattr(config, name)):
             try:
-                after = way(model, data, dataclasses.replace(config, **{name: value}))
-                if any(a != b for a, b in zip(before, after)):
+                after = way(system, dataclasses.replace(config, **{name: value}))
+                if any(a != b for a, b in zip(unchanged(way, system, config), after)):
                     return
                 tried.append(value)
             except ValueError:  # does not go with the others
                 continue
-    raise AssertionError(f"{name} = {tried} do not differ from {getattr(model.Config(), name)!r}")
+    raise AssertionError(f"{name} = {tried} do not differ from {getattr(small, name)!r}")
+
+
+# --- flags ------------------------------------------------------------------------------------------------------------
+
+
+def to(value: Any, settings: Any = None, **beside: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Another value of a flag, the settings of the system and the other flags that it works with."""
+    return value, settings or {}, beside
+
+
+PROMPT, CONDITIONAL = "a large blue ring at the top left", {"conditional": True}
+WALK = {
+    "sampler": to("plms"),
+    "spacing": to("karras", sampler="ddim"),
+    "eta": to(0.5, sampler="ddim"),
+    "variance": to("large", sampler="ancestral"),
+}
+WORDS = {"prompt": to(PROMPT), "negative": to("a black square", prompt=PROMPT), "guidance": to(4.0, prompt=PROMPT)}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "denoising_ae": {"step_size": to(0.5)},
+    "gan": {"label": to(3, CONDITIONAL), "truncation": to(0.5)},
+    "vae": {"mean": to(True)},
+    "vq_vae": {"prior": to("uniform"), "temperature": to(0.5), "label": to(3, CONDITIONAL)},
+    "pixelcnn": {"temperature": to(0.5), "label": to(3, CONDITIONAL)},
+    "gpt": {"temperature": to(0.5), "top_k": to(2), "top_p": to(0.3)},
+    "clip": {"prompt": to(PROMPT)},
+    "dalle": {
+        "prompt": to(PROMPT), "rerank": to(3), "temperature": to(1.0), "top_k": to(2), "top_p": to(0.3),
+        "guidance": to(4.0),
+    },
+    "ddpm": WALK,
+    "improved_ddpm": WALK,
+    "adm": WALK | {"label": to(3), "guidance": to("mean"), "scale": to(2.0)},
+    "classifier_free": WALK | {"label": to(3), "scale": to(2.0), "away_from": to(3), "rescale": to(0.7, scale=3.0)},
+    "glide": WALK | WORDS | {"clip_guidance": to(0.0), "size": to(64)},
+    "diffusionclip": WALK | {"edit": to(("white",))},
+    "dalle2": WALK | {
+        "spacing": to(None), "prompt": to(PROMPT), "prior": to("text"), "prior_guidance": to(3.0), "guidance": to(4.0),
+        "size": to(64),
+    },
+    "stable_diffusion": WALK | WORDS | {"layout": to("circle 4:20,4:20"), "size": to(64)},
+}  # fmt: skip
+MASK, FIRST, SECOND = "keep", "first picture", "second picture"  # put in the place of what they name below
+PAINT = {"keep": MASK}
+OLD = {"edit": to(("white",)), "strength": to((0.5,)), "t_0": to(4), "eta": to(0.5)}
+EDITING: dict[str, dict[str, Any]] = {
+    "ddpm": {"steps": to(5), "strength": to(0.8), "resample": to(2, keep=MASK)},
+    "improved_ddpm": {"steps": to(5), "strength": to(0.8), "resample": to(2, keep=MASK)},
+    "glide": {
+        **{flag: (value, {}, beside | PAINT) for flag, (value, _, beside) in (WALK | WORDS).items()},
+        "clip_guidance": to(0.0, prompt=PROMPT, keep=MASK),
+        "steps": to(5, keep=MASK),
+    },
+    "diffusionclip": OLD,
+    "dalle2": {
+        "variations": to(SECOND, variations=FIRST), "interpolate": to((FIRST, SECOND), interpolate=(SECOND, FIRST)),
+        "text_diff": to((FIRST, "a ring", "a circle"), text_diff=(FIRST, "a ring", "a square")),
+        "prompt": to(PROMPT, keep=MASK), "eta": to(0.9, variations=FIRST),
+        "theta": to(0.9, text_diff=(FIRST, "a ring", "a square")),
+        "noise": to("fixed", interpolate=(FIRST, SECOND)), "guidance": to(4.0, variations=FIRST),
+        "steps": to(5, variations=FIRST),
+    },
+    "stable_diffusion": {
+        **{flag: (value, {}, beside | PAINT) for flag, (value, _, beside) in (WALK | WORDS).items()},
+        "img2img": to(SECOND, img2img=FIRST), "strength": to(0.9, img2img=FIRST), "upscale": to(SECOND, upscale=FIRST),
+        "steps": to(5, keep=MASK),
+    },
+}  # fmt: skip
+
+
+@functools.cache
+def shaken(name: str, settings: tuple[tuple[str, Any], ...]) -> Any:
+    """The small system with these settings, its weights at work."""
+    return systems.shaken(name, systems.small(name, **dict(settings)))
+
+
+@pytest.mark.parametrize(("table", "of"), [(SAMPLING, "Sampling"), (EDITING, "Editing")])
+def test_every_flag_is_here(table: Any, of: str):
+    found = {name: getattr(systems.model_of(name), of, None) for name in systems.SMALL}
+    fields = {name: {field.name for field in dataclasses.fields(flags)} for name, flags in found.items() if flags}
+    if of == "Sampling":
+        fields["gpt"].remove("prompt")  # of texts; the small one draws digits
+    assert {name: set(flags) for name, flags in table.items()} == fields
+
+
+@pytest.mark.parametrize(("name", "flag"), [(name, flag) for name, flags in SAMPLING.items() for flag in flags])
+def test_a_flag_changes_the_samples(name: str, flag: str):
+    value, settings, beside = SAMPLING[name][flag]
+    system = shaken(name, tuple(settings.items()))
+    one, two = (
+        np.asarray(system.sample(3, rng=np.random.default_rng(0), **flags))
+        for flags in (beside, beside | {flag: value})
+    )
+    assert one.shape != two.shape or not np.array_equal(one, two)
+
+
+@pytest.mark.parametrize(("name", "flag"), [(name, flag) for name, flags in EDITING.items() for flag in flags])
+def test_a_flag_changes_the_edits(name: str, flag: str):
+    value, settings, beside = EDITING[name][flag]
+    system, data = shaken(name, tuple(settings.items())), systems.data_of(name)
+    first, second = data.scale(data.test.images[:2])
+    keep = np.arange(first.shape[1])[None, :, None] < np.full(first.shape[:1], first.shape[1] // 2)[:, None, None]
+
+    def put(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(put(part) for part in x)
+        return {FIRST: first, SECOND: second}.get(x, x) if isinstance(x, str) else x
+
+    def edited(flags: dict[str, Any]) -> Any:
+        flags = {name: put(x) for name, x in flags.items()}
+        mask = keep if flags.pop("keep", None) else None
+        image = None if {"variations", "interpolate", "text_diff", "img2img", "upscale"} & set(flags) else first
+        return np.asarray(system.edit(image, mask, n=3, rng=np.random.default_rng(0), **flags))
+
+    one, two = edited(beside), edited(beside | {flag: value})
+    assert one.shape != two.shape or not np.array_equal(one, two)
