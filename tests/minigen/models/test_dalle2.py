@@ -158,6 +158,24 @@ def test_unclip_trains_its_stages_in_order_and_leaves_clip_alone(run):
         np.testing.assert_array_equal(flat, frozen_clip[0])
 
 
+def test_unclip_ar_prior_takes_its_axes_at_the_first_step_and_keeps_them(data):
+    system = dalle2.build(dataclasses.replace(TINY, upsample=0), data, seed=0)
+    trainer, net = Trainer(system, seed=0), system.modules["ar_prior"]
+    trainer.enter([stage.name for stage in trainer.stages].index("ar_prior"))
+    assert not net.axes.any() and not net.cuts.any()
+    trainer.advance(data.train)
+    axes, cuts = net.axes.copy(), net.cuts.copy()
+    np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-5)
+    assert (net.high > net.low).all() and (np.diff(cuts) >= 0).all() and cuts.any()
+    trainer.advance(data.train)
+    np.testing.assert_array_equal(net.axes, axes)
+
+
+def test_unclip_painting_is_learned_at_half_the_rate(data):
+    rate = {stage.name: stage.lr for stage in dalle2.build(TINY, data, seed=0).stages()}
+    assert rate["paint"] == rate["decoder"] / 2
+
+
 def test_unclip_resumes_at_any_stage_with_the_same_bits(data):
     config = dataclasses.replace(TINY, upsample=1)
     whole = Trainer(dalle2.build(config, data, seed=0), seed=0)

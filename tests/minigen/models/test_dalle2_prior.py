@@ -108,6 +108,22 @@ def test_unclip_prior_hears_every_token_and_reads_the_last(text):
     assert abs(net(z_t, t, said).data - before).max() > 1e-6, "the token without content"
 
 
+def test_unclip_prior_is_causal(text, monkeypatch):
+    """What stands at a token knows nothing of those behind it: the words nothing of the noised embedding."""
+    net, said, states = diffusion_prior(), dp.read(text, PROMPTS[:2]), []
+    forward = type(net.transformer).forward
+
+    def watched(self, x, **settings):
+        states.append(forward(self, x, **settings))
+        return states[-1]
+
+    monkeypatch.setattr(type(net.transformer), "forward", watched)
+    for z_t in np.random.default_rng(0).standard_normal((2, 2, 6)):
+        net(z_t, np.array([3, 9]), said)
+    one, two = (ag.raw(x) for x in states)
+    assert np.array_equal(one[:, :-2], two[:, :-2]) and (one[:, -2:] != two[:, -2:]).all()
+
+
 def test_unclip_eq2_loss_by_hand_and_by_differences():
     schedule, rng = schedules.cosine(20), np.random.default_rng(0)
     z, eps, w = rng.standard_normal((3, 4, 5))

@@ -1,4 +1,6 @@
-"""The flags of sampling: every sampler by its name, and one sentence for what does not go together."""
+"""What the diffusion models share: the flags of sampling, every sampler by its name, one sentence for what does not go
+together; and the times that they are trained at.
+"""
 
 import dataclasses
 import re
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 from oracles import gaussian_eps
 
+import autograd as ag
 from minigen.data import load
 from minigen.maths import schedules
-from minigen.models import adm, classifier_free, ddpm, improved_ddpm, sampling
+from minigen.models import adm, classifier_free, dalle2_prior, ddpm, glide, improved_ddpm, sampling, stable_diffusion
 from minigen.samplers import ancestral, choose, ddim, inpaint
 
 SCHEDULE = schedules.cosine(12)
@@ -220,3 +223,30 @@ def test_heun_goes_with_the_spacing_of_its_paper():
         return np.abs(sampling.draw(model, x_T, schedule, **settings | how) - exact).max()
 
     assert error() == error(spacing="karras") < 3.0 / 2 < 20 * 3.0 < error(spacing="uniform")
+
+
+LOSSES = {
+    "ddpm": ddpm.training_loss,
+    "classifier_free": lambda model, x, schedule, rng: classifier_free.training_loss(
+        lambda x_t, t, y: model(x_t, t), x, np.zeros(len(x), int), 1, 0.1, schedule, rng
+    ),
+    "glide": lambda model, x, *rest: glide.training_loss(model, x, rest[0], glide.Config(edges=0.0), rest[1]),
+    "stable_diffusion": lambda model, x, *rest: stable_diffusion.training_loss(
+        model, x, rest[0], stable_diffusion.Config(), rest[1]
+    ),
+    "dalle2_prior": dalle2_prior.training_loss,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_time_is_as_likely_as_any_other(name: str):
+    n, seen = 5000, []
+
+    def model(x_t, t):
+        seen.extend(t)
+        return ag.Tensor(x_t)
+
+    LOSSES[name](model, np.ones((n, 1, 1, 1)), schedules.cosine(5), np.random.default_rng(0))
+    counts = np.bincount(seen, minlength=6)
+    assert counts[0] == 0 and len(counts) == 6
+    assert (abs(counts[1:] - n / 5) < 6 * (n * 0.2 * 0.8) ** 0.5).all()
