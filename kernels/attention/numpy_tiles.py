@@ -61,7 +61,7 @@ def forward(
     problem = Problem(_for_blas(q), _for_blas(k), _for_blas(v), causal, scale)
     n, heads, t_q, d = q.shape
     tiles = make_tiles(n, heads, t_q, k.shape[2], d, q.itemsize, causal, key_mask)
-    o = _new(tiles, causal)((*q.shape[:3], v.shape[3]), problem.q.dtype)
+    o = _new(tiles, causal)(problem.q, shape=(*q.shape[:3], v.shape[3]))
     size = sum(tile.size for tile in tiles)
     exps = np.empty(size, o.dtype) if keep and size * o.itemsize <= KEEP_BYTES else None
     saved = Saved(np.ones(q.shape[:3], o.dtype), exps, tiles, (q.shape, k.shape, v.shape, causal))
@@ -87,7 +87,7 @@ def backward(
     problem = Problem(_for_blas(q), _for_blas(k), _for_blas(v), causal, scale)
     tiles = saved.tiles
     new = _new(tiles, causal)
-    dq, dk, dv = (new(x.shape, x.dtype) for x in problem[:3])
+    dq, dk, dv = (new(x) for x in problem[:3])
     with np.errstate(all="ignore"):
         parts = map_tiles(partial(_backward_tile, problem, _for_blas(g), o, saved, (dq, dk, dv)), tiles)
         for tile, part in zip(tiles, parts):
@@ -99,9 +99,12 @@ def backward(
 
 
 def _new(tiles: list[Tile], causal: bool) -> Callable[..., np.ndarray]:
-    """How to make a result: with zeros unless the tiles write all of it, each its own part."""
+    """How to make a result like an argument: with zeros unless the tiles write all of it, each its own part.
+
+    Its axes lie in memory in the argument's order, so heads that were split off by a view are merged by a view.
+    """
     everywhere = tiles and not causal and all(tile.alone and tile.keys is None for tile in tiles)
-    return np.empty if everywhere else np.zeros
+    return np.empty_like if everywhere else np.zeros_like
 
 
 def _for_blas(x: np.ndarray) -> np.ndarray:
