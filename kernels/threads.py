@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 TILE_BYTES = 1 << 20  # half of a second-level cache of 2 MiB; the other half holds the result and the weights
+LINE = 64  # bytes of a cache line
 PIECES = 4  # into how many tiles ``split`` cuts work that would fit into one, so that there is something to share
 
 T = TypeVar("T")
@@ -74,12 +75,12 @@ def map_tiles(function: Callable[[T], Any], tiles: Sequence[T]) -> list[Any]:
     waits for those that run, and the exception of the first tile that failed is raised.
     """
     if _local.inside:
-        return [function(tile) for tile in tiles]
+        return [_local.scratch.during(function, tile) for tile in tiles]
     n = min(get_threads(), len(tiles))
     _blas.hold()
     _local.inside = True
     try:
-        return _pool.run(function, tiles, n) if n > 1 else [function(tile) for tile in tiles]
+        return _pool.run(function, tiles, n) if n > 1 else [_local.scratch.during(function, tile) for tile in tiles]
     finally:
         _local.inside = False
         _blas.release()
@@ -95,13 +96,45 @@ def blas_at_one_thread() -> Iterator[None]:
         _blas.release()
 
 
+class _Scratch:
+    """The scratch arrays of one thread. All operations' lie in the same memory, since those of a tile end with it.
+
+    The memory grows between tiles, to the most that a tile has asked for; what does not fit yet is allocated apart.
+    """
+
+    def __init__(self) -> None:
+        self.memory = np.empty(0, np.uint8)
+        self.top = self.most = self.depth = 0
+        self.arrays: dict[tuple[str, Any], np.ndarray] = {}
+
+    def during(self, function: Callable[[Any], T], tile: Any) -> T:
+        """``function(tile)``, with names of its own: those of the tile around it keep their arrays."""
+        before = self.arrays, self.top
+        if self.depth == 0 and self.most > len(self.memory):
+            self.memory = _aligned(self.most, np.dtype(np.uint8))
+        self.arrays, self.depth = {}, self.depth + 1
+        try:
+            return function(tile)
+        finally:
+            (self.arrays, self.top), self.depth = before, self.depth - 1
+
+    def new(self, size: int, dtype: np.dtype) -> np.ndarray:
+        """The next ``size`` elements of the memory that nobody has, or others."""
+        if self.depth == 0:
+            return _aligned(size, dtype)
+        start, end = self.top, self.top + size * dtype.itemsize
+        self.top = -(-end // LINE) * LINE
+        self.most = max(self.most, self.top)
+        return self.memory[start:end].view(dtype) if end <= len(self.memory) else _aligned(size, dtype)
+
+
 class _Local(threading.local):
     """What belongs to one thread: whether it is inside a tile, a limit to its threads, and its scratch arrays."""
 
     def __init__(self) -> None:
         self.inside = False
         self.limit: int | None = None
-        self.scratch: dict[tuple[str, Any], np.ndarray] = {}
+        self.scratch = _Scratch()
 
 
 class _Job:
@@ -119,7 +152,7 @@ class _Job:
         """Compute tiles until none is left; what a tile raises is kept in ``failed`` and ends the job."""
         while (i := self._take()) is not None:
             try:
-                self.results[i] = self.function(self.tiles[i])
+                self.results[i] = _local.scratch.during(self.function, self.tiles[i])
             except BaseException as error:  # KeyboardInterrupt too: the other threads must stop before it goes on
                 self._fail(i, error)
 
@@ -290,22 +323,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised array that this thread uses again at the next call with the same name and dtype.
+    """An uninitialised array; within a tile the same memory at the next call with the same name and dtype.
 
     For the inside of a tile only: never return it, never keep it. It begins on a cache line.
     """
     size = math.prod(shape)
-    store = _local.scratch
-    flat = store.get((name, dtype))
+    arrays = _local.scratch.arrays
+    flat = arrays.get((name, dtype))
     if flat is None or flat.size < size:
-        flat = store[(name, dtype)] = _aligned(size, np.dtype(dtype))
+        flat = arrays[(name, dtype)] = _local.scratch.new(size, np.dtype(dtype))
     return flat[:size].reshape(shape)
 
 
 def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    line = 64
-    raw = np.empty(size * dtype.itemsize + line, np.uint8)
-    start = -raw.ctypes.data % line
+    raw = np.empty(size * dtype.itemsize + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
