@@ -110,7 +110,7 @@ class _Scratch:
     def during(self, function: Callable[[Any], T], tile: Any) -> T:
         """``function(tile)``, with names of its own: those of the tile around it keep their arrays."""
         before = self.arrays, self.top
-        if self.depth == 0 and self.most > len(self.memory):
+        if self.most > len(self.memory):
             self.memory = _aligned(self.most, np.dtype(np.uint8))
         self.arrays, self.depth = {}, self.depth + 1
         try:

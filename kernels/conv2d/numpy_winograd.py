@@ -102,11 +102,11 @@ def correlate(
     def tile(block: Block) -> None:
         samples, rows = block
         v = _points(bt, x, block, wide, stride, start, m, "v")
-        products = scratch("products", (n, n, v.shape[1] * c_out), x.dtype)
+        products = scratch("gathered", (n, n, v.shape[1] * c_out), x.dtype)
         np.matmul(v, weights, out=products.reshape(n * n, -1, c_out))
         half = scratch("half", (m, n, v.shape[1] * c_out), x.dtype)
         np.matmul(at, products.transpose(1, 0, 2), out=half.transpose(1, 0, 2))
-        values = scratch("products", (m, m, v.shape[1] * c_out), x.dtype)
+        values = scratch("gathered", (m, m, v.shape[1] * c_out), x.dtype)
         np.matmul(at, half, out=values)
         target = out[samples, rows.start * m : rows.stop * m]
         _store(values.reshape(m, m, target.shape[0], -1, wide, c_out), b, target)

@@ -370,6 +370,73 @@ def test_scratch_is_used_again():
     assert not np.shares_memory(first, scratch("again", (21,), np.float32))  # had to grow
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), st.integers(0, 300), st.sampled_from([np.float32, np.float64, np.dtype(bool)])
+        ),
+        max_size=12,
+    )
+)
+def test_scratch_arrays_of_a_tile_are_apart_and_keep_what_is_written(asked):
+    def tile(_):
+        found = {}
+        for i, (name, size, dtype) in enumerate(asked):
+            array = scratch(name, (size,), dtype)
+            assert array.shape == (size,) and array.dtype == dtype and (array.ctypes.data % 64 == 0 or size == 0)
+            array[...] = i % 2
+            found[name, dtype] = array, i % 2
+        return all((array == value).all() for array, value in found.values())
+
+    assert all(map_tiles(tile, range(3)))  # the first while the memory grows, the others in it
+
+
+def test_scratch_arrays_of_different_tiles_lie_in_the_same_memory():
+    def work():
+        found = map_tiles(lambda name: scratch(name, (1 << 16,), np.uint8), [f"an operation's {i}" for i in range(50)])
+        results.append((found, len(threads._local.scratch.memory)))
+
+    set_threads(1)
+    results = []
+    fresh = threading.Thread(target=work)
+    fresh.start()
+    fresh.join()
+    ((found, size),) = results
+    assert size == 1 << 16, "what one tile asks for, not what all do"
+    assert all(np.shares_memory(found[1], other) for other in found[2:])
+
+
+def test_a_tile_inside_a_tile_leaves_the_outer_scratch_alone():
+    def inner(i):
+        scratch("mine", (1000,), np.float64)[...] = -1
+        return i
+
+    def outer(i):
+        mine = scratch("mine", (1000,), np.float64)
+        mine[...] = i
+        map_tiles(inner, range(3))
+        again = scratch("mine", (1000,), np.float64)
+        other = scratch("other", (1000,), np.float64)
+        other[...] = -1
+        return np.shares_memory(mine, again) and (mine == i).all()
+
+    for n in (1, 2):
+        set_threads(n)
+        assert all(map_tiles(outer, range(4)))
+
+
+def test_a_tile_that_fails_gives_its_scratch_back():
+    def tile(i):
+        scratch("lost", (1 << 12,), np.uint8)
+        if i == 1:
+            raise ValueError
+
+    set_threads(1)
+    with pytest.raises(ValueError):
+        map_tiles(tile, range(3))
+    assert (threads._local.scratch.top, threads._local.scratch.depth) == (0, 0)
+
+
 def test_threads_do_not_share_scratch():
     set_threads(2)
     meeting = threading.Barrier(2, timeout=20)
