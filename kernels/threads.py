@@ -105,27 +105,27 @@ class _Scratch:
     def __init__(self) -> None:
         self.memory = np.empty(0, np.uint8)
         self.top = self.most = self.depth = 0
-        self.arrays: dict[tuple[str, Any], np.ndarray] = {}
+        self.places: dict[tuple[str, Any], tuple[int, np.ndarray, int]] = {}  # bytes, the memory and where in it
 
     def during(self, function: Callable[[Any], T], tile: Any) -> T:
         """``function(tile)``, with names of its own: those of the tile around it keep their arrays."""
-        before = self.arrays, self.top
+        before = self.places, self.top
         if self.most > len(self.memory):
-            self.memory = _aligned(self.most, np.dtype(np.uint8))
-        self.arrays, self.depth = {}, self.depth + 1
+            self.memory = _aligned(self.most)
+        self.places, self.depth = {}, self.depth + 1
         try:
             return function(tile)
         finally:
-            (self.arrays, self.top), self.depth = before, self.depth - 1
+            (self.places, self.top), self.depth = before, self.depth - 1
 
-    def new(self, size: int, dtype: np.dtype) -> np.ndarray:
-        """The next ``size`` elements of the memory that nobody has, or others."""
+    def new(self, size: int) -> tuple[int, np.ndarray, int]:
+        """The next ``size`` bytes of the memory that nobody has, or others."""
         if self.depth == 0:
-            return _aligned(size, dtype)
-        start, end = self.top, self.top + size * dtype.itemsize
+            return size, _aligned(size), 0
+        start, end = self.top, self.top + size
         self.top = -(-end // LINE) * LINE
         self.most = max(self.most, self.top)
-        return self.memory[start:end].view(dtype) if end <= len(self.memory) else _aligned(size, dtype)
+        return (size, self.memory, start) if end <= len(self.memory) else (size, _aligned(size), 0)
 
 
 class _Local(threading.local):
@@ -327,18 +327,18 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
     For the inside of a tile only: never return it, never keep it. It begins on a cache line.
     """
-    size = math.prod(shape)
-    arrays = _local.scratch.arrays
-    flat = arrays.get((name, dtype))
-    if flat is None or flat.size < size:
-        flat = arrays[(name, dtype)] = _local.scratch.new(size, np.dtype(dtype))
-    return flat[:size].reshape(shape)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    here = _local.scratch
+    found = here.places.get((name, dtype))
+    if found is None or found[0] < size:
+        found = here.places[name, dtype] = here.new(size)
+    return np.ndarray(shape, dtype, found[1], found[2])
 
 
-def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    raw = np.empty(size * dtype.itemsize + LINE, np.uint8)
+def _aligned(size: int) -> np.ndarray:
+    raw = np.empty(size + LINE, np.uint8)
     start = -raw.ctypes.data % LINE
-    return raw[start : start + size * dtype.itemsize].view(dtype)
+    return raw[start : start + size]
 
 
 def split(total: int, size: int, smallest: int = 1) -> list[slice]:
