@@ -321,6 +321,21 @@ def test_heads_cut_from_one_projection_are_read_in_place():
     np.testing.assert_array_equal(attention(view, view, view), attention(*[np.ascontiguousarray(view)] * 3))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_results_lie_as_the_arguments_do_so_that_heads_are_merged_by_a_view(causal):
+    n, t, heads, d = 2, 5, 3, 4
+    q, k, v, g = np.random.default_rng(0).standard_normal((4, n, t, heads, d)).transpose(0, 1, 3, 2, 4)
+    o, saved = attention_forward(q, k, v, causal=causal)
+    results = (o, *attention_backward(g, q, k, v, o, saved, causal=causal))
+    packed = [np.ascontiguousarray(x) for x in (q, k, v, g)]
+    o, saved = attention_forward(*packed[:3], causal=causal)
+    others = (o, *attention_backward(packed[3], *packed[:3], o, saved, causal=causal))
+    for x, other in zip(results, others):
+        assert np.shares_memory(x.transpose(0, 2, 1, 3).reshape(n, t, heads * d), x)
+        assert other.flags.c_contiguous
+        np.testing.assert_allclose(x, other, rtol=1e-13, atol=1e-14)
+
+
 @pytest.mark.parametrize("t", [(64, 64), (1, 300), (256, 256), (4096, 4096), (130, 77)])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_plan_covers_every_score_once_and_stays_small(t, causal):
