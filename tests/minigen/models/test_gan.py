@@ -419,6 +419,31 @@ def test_every_judgement_of_a_step_is_told_the_labels_in_the_batchs_order(rng):
         np.testing.assert_array_equal(seen, y)
 
 
+def test_what_wasserstein_gans_papers_set():
+    """Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1."""
+    clipped, penalised = (gan.resolved(gan.Config(loss=name)) for name in ("wasserstein", "wgan-gp"))
+    assert (clipped.weight_clip, clipped.critic_steps, clipped.optimiser) == (0.01, 5, "rmsprop")
+    assert (penalised.gradient_penalty, penalised.critic_steps, penalised.optimiser) == (10.0, 5, "adam")
+    assert clipped.gradient_penalty == penalised.weight_clip == clipped.r1 == penalised.r1 == 0
+
+
+def test_fakes_are_drawn_for_every_label(digits, monkeypatch):
+    system, told = gan.build(gan.Config(conditional=True, **TINY | {"batch_size": 512}), digits, seed=0), []
+    forward = gan.Generator.forward
+
+    def watched(self, z, y=None):
+        told.append(y)
+        return forward(self, z, y)
+
+    monkeypatch.setattr(gan.Generator, "forward", watched)
+    system.sample(512, rng=np.random.default_rng(0))
+    Trainer(system, seed=0).advance(digits.train)
+    assert len(told) >= 2
+    for y in told:
+        counts = np.bincount(y, minlength=10)
+        assert len(counts) == 10 and counts.min() > 51.2 - 6 * (51.2 * 0.9) ** 0.5 > 0
+
+
 @pytest.mark.parametrize("loss", gan.GAMES)
 def test_adam_runs_without_momentum_at_the_rate_of_its_game(loss, digits):
     stage = gan.build(gan.Config(loss=loss, ema=0.9, **TINY), digits, seed=0).stages()[0]
