@@ -272,6 +272,8 @@ def test_times_are_drawn_by_the_inverse_of_their_sum():
     np.testing.assert_allclose(weights, 1 / (3 * p[t - 1]))
     u = (np.arange(8000) + 0.5) / 8000
     np.testing.assert_array_equal(np.bincount(iddpm.draw_times(p, u)[0])[1:], [4000, 1000, 3000])
+    tenths = np.full(10, 0.1)  # whose sum in floating point is the largest number below 1
+    assert iddpm.draw_times(tenths, np.array([np.nextafter(1, 0)]))[0] == 10
 
 
 @given(st.integers(1, 5), st.integers(0, 60), st.integers(0, 2**32 - 1))
