@@ -157,6 +157,34 @@ def test_a_setting_changes_something(system: str, name: str):
     raise AssertionError(f"{name} = {tried} do not differ from {getattr(small, name)!r}")
 
 
+# Stages that do not follow a setting of training: parts that another file trains as it likes, and those that have such a
+# setting of their own.
+OTHERS_FILE = {"dalle": {"clip", "codec"}, "glide": {"clip"}, "diffusionclip": {"clip"}, "dalle2": {"clip"}}
+OTHERS_FILE |= {"stable_diffusion": {"clip", "codec", "adversarial"}}
+EDITS = {"edit_blue", "edit_white"}
+OWN: dict[tuple[str, str], set[str]] = {
+    ("vq_vae", "lr"): {"prior"}, ("vq_vae", "batch_size"): {"prior"}, ("vq_vae", "ema"): {"codec"},
+    ("adm", "weight_decay"): {"classifier"},
+    ("diffusionclip", "lr"): EDITS, ("diffusionclip", "batch_size"): EDITS, ("diffusionclip", "ema"): EDITS,
+    ("diffusionclip", "weight_decay"): EDITS,
+    ("dalle2", "lr"): {"prior", "ar_prior"}, ("dalle2", "batch_size"): {"upsampler_64"},
+}  # fmt: skip
+OF_TRAINING = [(n, name) for n, name in SETTINGS if name in ("lr", "weight_decay", "ema", "max_norm", "batch_size")]
+
+
+@pytest.mark.parametrize(("system", "name"), OF_TRAINING)
+def test_every_stage_follows_a_setting_of_training(system: str, name: str):
+    clip = {"clip_steps": 2} if hasattr(systems.model_of(system).Config, "clip_steps") else {}
+    config = systems.small(system, **clip)
+    value = 0.5 if name == "ema" else 2 * (getattr(config, name) or 1)
+    one, two = (
+        systems.model_of(system).build(c, systems.data_of(system), seed=0).stages()
+        for c in (config, dataclasses.replace(config, **{name: value}))
+    )
+    same = {a.name for a, b in zip(one, two, strict=True) if getattr(a, name) == getattr(b, name)}
+    assert same == OTHERS_FILE.get(system, set()) | OWN.get((system, name), set())
+
+
 # --- flags ------------------------------------------------------------------------------------------------------------
 
 
