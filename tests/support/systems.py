@@ -58,13 +58,19 @@ def data_of(name: str) -> Any:
     return data_set(default_data(model_of(name)))
 
 
-def shaken(name: str, config: Any) -> Any:
-    """The system, its weights moved out of their quiet start so that every part of it speaks, in evaluation mode."""
-    system, rng = model_of(name).build(config, data_of(name), seed=0), np.random.default_rng(1)
-    for module in system.modules.values():
-        for p in module.parameters():
-            p.data[...] += 0.1 * rng.standard_normal(p.shape)
-        module.eval()
+def shaken(net: Any, seed: int) -> Any:
+    """The network with weights that are all at work."""
+    rng = np.random.default_rng((seed, 7))
+    for p in net.parameters():
+        p.data[...] += 0.1 * rng.standard_normal(p.shape)
+    return net
+
+
+def awake(name: str, config: Any) -> Any:
+    """The system, every network shaken out of its quiet start, in evaluation mode."""
+    system = model_of(name).build(config, data_of(name), seed=0)
+    for i, net in enumerate(system.modules.values()):
+        shaken(net, i).eval()
     return system
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gaussian
+from systems import shaken
 
 import autograd as ag
 from kernels.compare import unit_roundoff
@@ -21,14 +22,6 @@ def frozen(a):
     a = np.array(a)
     a.flags.writeable = False
     return a
-
-
-def shaken(net, seed):
-    """The network with weights that are all at work."""
-    rng = np.random.default_rng((seed, 7))
-    for p in net.parameters():
-        p.data[...] += 0.1 * rng.standard_normal(p.shape)
-    return net
 
 
 def units(n, d, seed=0):

@@ -9,6 +9,7 @@ import pytest
 from autoregression import check_cached, check_causal, check_sums_to_one
 from hypothesis import given
 from hypothesis import strategies as st
+from systems import shaken
 
 import autograd as ag
 from minigen.data import load
@@ -28,14 +29,6 @@ def frozen(a):
     a = np.array(a)
     a.flags.writeable = False
     return a
-
-
-def shaken(net, seed):
-    """The network with weights that are all at work."""
-    rng = np.random.default_rng((seed, 7))
-    for p in net.parameters():
-        p.data[...] += 0.1 * rng.standard_normal(p.shape)
-    return net
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def at_rest(name: str, config: Any) -> Iterator[str]:
 
 def at_work(name: str, config: Any) -> Iterator[str]:
     """What is computed with it."""
-    system = systems.shaken(name, config)
+    system = systems.awake(name, config)
     yield digest(np.asarray(system.sample(2, rng=np.random.default_rng(2))))
     for module in system.modules.values():
         module.train()
@@ -225,22 +225,22 @@ SAMPLING: dict[str, dict[str, Any]] = {
     },
     "stable_diffusion": WALK | WORDS | {"layout": to("circle 4:20,4:20"), "size": to(64)},
 }  # fmt: skip
-MASK, FIRST, SECOND = "keep", "first picture", "second picture"  # put in the place of what they name below
-PAINT = {"keep": MASK}
-OLD = {"edit": to(("white",)), "strength": to((0.5,)), "t_0": to(4), "eta": to(0.5)}
+FIRST, SECOND = "first picture", "second picture"  # the pictures themselves are put there below
+PAINT = {"keep": True}  # a mask, below
+PICTURES = {"variations", "interpolate", "text_diff", "img2img", "upscale"}  # flags in the place of the image
 EDITING: dict[str, dict[str, Any]] = {
-    "ddpm": {"steps": to(5), "strength": to(0.8), "resample": to(2, keep=MASK)},
-    "improved_ddpm": {"steps": to(5), "strength": to(0.8), "resample": to(2, keep=MASK)},
+    "ddpm": {"steps": to(5), "strength": to(0.8), "resample": to(2, keep=True)},
+    "improved_ddpm": {"steps": to(5), "strength": to(0.8), "resample": to(2, keep=True)},
     "glide": {
         **{flag: (value, {}, beside | PAINT) for flag, (value, _, beside) in (WALK | WORDS).items()},
-        "clip_guidance": to(0.0, prompt=PROMPT, keep=MASK),
-        "steps": to(5, keep=MASK),
+        "clip_guidance": to(0.0, prompt=PROMPT, keep=True),
+        "steps": to(5, keep=True),
     },
-    "diffusionclip": OLD,
+    "diffusionclip": {"edit": to(("white",)), "strength": to((0.5,)), "t_0": to(4), "eta": to(0.5)},
     "dalle2": {
         "variations": to(SECOND, variations=FIRST), "interpolate": to((FIRST, SECOND), interpolate=(SECOND, FIRST)),
         "text_diff": to((FIRST, "a ring", "a circle"), text_diff=(FIRST, "a ring", "a square")),
-        "prompt": to(PROMPT, keep=MASK), "eta": to(0.9, variations=FIRST),
+        "prompt": to(PROMPT, keep=True), "eta": to(0.9, variations=FIRST),
         "theta": to(0.9, text_diff=(FIRST, "a ring", "a square")),
         "noise": to("fixed", interpolate=(FIRST, SECOND)), "guidance": to(4.0, variations=FIRST),
         "steps": to(5, variations=FIRST),
@@ -248,15 +248,12 @@ EDITING: dict[str, dict[str, Any]] = {
     "stable_diffusion": {
         **{flag: (value, {}, beside | PAINT) for flag, (value, _, beside) in (WALK | WORDS).items()},
         "img2img": to(SECOND, img2img=FIRST), "strength": to(0.9, img2img=FIRST), "upscale": to(SECOND, upscale=FIRST),
-        "steps": to(5, keep=MASK),
+        "steps": to(5, keep=True),
     },
 }  # fmt: skip
 
 
-@functools.cache
-def shaken(name: str, settings: tuple[tuple[str, Any], ...]) -> Any:
-    """The small system with these settings, its weights at work."""
-    return systems.shaken(name, systems.small(name, **dict(settings)))
+awake = functools.cache(systems.awake)
 
 
 @pytest.mark.parametrize(("table", "of"), [(SAMPLING, "Sampling"), (EDITING, "Editing")])
@@ -271,7 +268,7 @@ def test_every_flag_is_here(table: Any, of: str):
 @pytest.mark.parametrize(("name", "flag"), [(name, flag) for name, flags in SAMPLING.items() for flag in flags])
 def test_a_flag_changes_the_samples(name: str, flag: str):
     value, settings, beside = SAMPLING[name][flag]
-    system = shaken(name, tuple(settings.items()))
+    system = awake(name, systems.small(name, **settings))
     one, two = (
         np.asarray(system.sample(3, rng=np.random.default_rng(0), **flags))
         for flags in (beside, beside | {flag: value})
@@ -282,9 +279,10 @@ def test_a_flag_changes_the_samples(name: str, flag: str):
 @pytest.mark.parametrize(("name", "flag"), [(name, flag) for name, flags in EDITING.items() for flag in flags])
 def test_a_flag_changes_the_edits(name: str, flag: str):
     value, settings, beside = EDITING[name][flag]
-    system, data = shaken(name, tuple(settings.items())), systems.data_of(name)
+    system, data = awake(name, systems.small(name, **settings)), systems.data_of(name)
     first, second = data.scale(data.test.images[:2])
-    keep = np.arange(first.shape[1])[None, :, None] < np.full(first.shape[:1], first.shape[1] // 2)[:, None, None]
+    keep = np.zeros((*first.shape[:2], 1), bool)
+    keep[:, : first.shape[1] // 2] = True
 
     def put(x: Any) -> Any:
         if isinstance(x, tuple):
@@ -294,7 +292,7 @@ def test_a_flag_changes_the_edits(name: str, flag: str):
     def edited(flags: dict[str, Any]) -> Any:
         flags = {name: put(x) for name, x in flags.items()}
         mask = keep if flags.pop("keep", None) else None
-        image = None if {"variations", "interpolate", "text_diff", "img2img", "upscale"} & set(flags) else first
+        image = None if PICTURES & set(flags) else first
         return np.asarray(system.edit(image, mask, n=3, rng=np.random.default_rng(0), **flags))
 
     one, two = edited(beside), edited(beside | {flag: value})

@@ -230,9 +230,9 @@ LOSSES = {
     "classifier_free": lambda model, x, schedule, rng: classifier_free.training_loss(
         lambda x_t, t, y: model(x_t, t), x, np.zeros(len(x), int), 1, 0.1, schedule, rng
     ),
-    "glide": lambda model, x, *rest: glide.training_loss(model, x, rest[0], glide.Config(edges=0.0), rest[1]),
-    "stable_diffusion": lambda model, x, *rest: stable_diffusion.training_loss(
-        model, x, rest[0], stable_diffusion.Config(), rest[1]
+    "glide": lambda model, x, schedule, rng: glide.training_loss(model, x, schedule, glide.Config(edges=0.0), rng),
+    "stable_diffusion": lambda model, x, schedule, rng: stable_diffusion.training_loss(
+        model, x, schedule, stable_diffusion.Config(), rng
     ),
     "dalle2_prior": dalle2_prior.training_loss,
 }

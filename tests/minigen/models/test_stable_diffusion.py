@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from systems import shaken
 
 import autograd as ag
 from kernels.compare import unit_roundoff
@@ -47,14 +48,6 @@ def frozen(a):
     a = np.array(a)
     a.flags.writeable = False
     return a
-
-
-def shaken(net, seed):
-    """The network with weights that are all at work."""
-    rng = np.random.default_rng((seed, 7))
-    for p in net.parameters():
-        p.data[...] += 0.1 * rng.standard_normal(p.shape)
-    return net
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,10 @@
 
 import numpy as np
 import pytest
+from systems import shaken
 
 import autograd as ag
 from minigen.nn.text_unet import TextAttention, TextUNet
-
-
-def shaken(net, seed):
-    """The network with weights that are all at work."""
-    rng = np.random.default_rng((seed, 7))
-    for p in net.parameters():
-        p.data[...] += 0.1 * rng.standard_normal(p.shape)
-    return net
 
 
 def unet(seed, c_beside=4, size=8):
