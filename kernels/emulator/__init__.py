@@ -25,6 +25,8 @@ works. Found are
   block that the cluster does not have);
 * ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
   have returned;
+* ``undefined``: what C++ leaves so, and a GPU's compiler does with as it likes: an index beyond an array of known size (a
+  thread's own too, or a row of a tile), a shift by as many bits as there are, a sum of signed numbers that does not fit;
 * ``endless``: a kernel that makes more than 400 million accesses;
 * ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
 
@@ -116,7 +118,7 @@ OUTSIDE = 2**32 - 1  # instead of a place in a program: see runtime.cpp
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
-    "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block",
+    "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block", "undefined",
 )  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads: runtime.cpp has one grid
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
@@ -535,6 +537,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
         "uninitialised",
         "fault",
         "absent block",
+        "undefined",
     ):
         text = f"{note} ({me})"
     elif kind == "missing fence":

@@ -36,9 +36,13 @@ WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh"
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
-KERNEL_OPTIONS = ("-fsanitize=thread", *(f"-fno-builtin-{name}" for name in COPYING))
+KERNEL_OPTIONS = (
+    "-fsanitize=thread,shift-exponent,signed-integer-overflow",
+    "-fsanitize-recover=all",
+    *(f"-fno-builtin-{name}" for name in COPYING),
+)
 # Two barriers in two branches must stay two, and their order in the file that of the source.
-GCC_OPTIONS = ("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
+GCC_OPTIONS = ("-fsanitize=bounds", "-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
 # So it is for clang, which besides would make one wide access of several, and leave a read without a call where the
 # same number is written next.
 _CLANG_PASSES = (
@@ -49,7 +53,12 @@ _CLANG_PASSES = (
     "-enable-tail-merge=false",
     "-tsan-instrument-read-before-write",
 )
-CLANG_OPTIONS = ("-fno-vectorize", "-fno-slp-vectorize", *(word for p in _CLANG_PASSES for word in ("-mllvm", p)))
+CLANG_OPTIONS = (
+    "-fsanitize=array-bounds",
+    "-fno-vectorize",
+    "-fno-slp-vectorize",
+    *(word for p in _CLANG_PASSES for word in ("-mllvm", p)),
+)
 # What follows a kernel's text: where the library and its shared memory lie.
 ENDS = """
 #define LINKER_SAYS extern "C" __attribute__((visibility("hidden"))) char

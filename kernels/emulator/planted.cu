@@ -50,9 +50,9 @@ extern "C" __global__ void over_the_tiles_end(const float* x, float* y, int n) {
     __shared__ float other[SIZE];
     const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
     other[t] = 0;
-    tile[t + 1] = x[i];                    // FINDS out of range
+    tile[t + 1] = x[i];                    // FINDS out of range, undefined
     __syncthreads();
-    y[i] = tile[SIZE - t] + other[t];      // FINDS out of range
+    y[i] = tile[SIZE - t] + other[t];      // FINDS out of range, undefined
 }
 
 extern "C" __global__ void half_filled(const float* x, float* y, int n) {

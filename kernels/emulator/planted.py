@@ -50,6 +50,9 @@ LAUNCHES = {
     ),
     "planted_operands.cu": Launch((2, 64), lambda x: {"x": x, "map": TensorMap(x, (1, 64))}, 2, 64),
     "planted_registers.cu": Launch((4, 128), lambda x: {"x": x}, 4, 256),
+    "planted_undefined.cu": Launch(
+        (128,), lambda x: {"x": x, "n": 128}, 2, 64, want=lambda x: x.reshape(2, 64)[:, ::-1].reshape(-1)
+    ),
     "planted_windows.cu": Launch(
         (2, 4, 4, 4),
         lambda x: {"x": Im2colMap(x, (16, 4), start=(-1, -1), windows=(4, 4))},

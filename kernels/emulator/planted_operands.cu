@@ -198,7 +198,7 @@ extern "C" __global__ void tile_to_global(const float* x, const __grid_constant_
 
 extern "C" __global__ void tile_beside(const float* x, const __grid_constant__ TensorMap map, float* y) {
     MADE
-    if (t == 0) tma_load(tile - 32, &map, &full, 0, blockIdx.x);  // FINDS out of range
+    if (t == 0) tma_load(&tile[0] - 32, &map, &full, 0, blockIdx.x);  // FINDS out of range
 }
 
 extern "C" __global__ void tile_of_three_axes(const float* x, const __grid_constant__ TensorMap map, float* y) {

@@ -21,7 +21,7 @@
 // Registers. How many a warp has counts only where a kernel moves them from warp to warp. See registers.hpp.
 //
 // -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
-// usually answers them; the functions of calls.hpp do.
+// usually answers them; the functions of calls.hpp do. So it is with what other options of that name test: undefined.hpp.
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -58,7 +58,7 @@ using std::vector;
 
 enum Kind {
     RACE, OUT_OF_RANGE, UNINITIALISED, DEADLOCK, DIVERGENCE, WILD, READ_ONLY, BAD_LANE, ENDLESS, MISSING_WAIT, MISALIGNED,
-    BAD_OPERAND, MISSING_FENCE, FAULT, ABSENT_BLOCK,
+    BAD_OPERAND, MISSING_FENCE, FAULT, ABSENT_BLOCK, UNDEFINED,
 };
 
 struct Finding {
@@ -476,3 +476,4 @@ extern "C" const BankUse* emulator_plain_bank_use(int* count) {
 }
 
 #include "calls.hpp"
+#include "undefined.hpp"

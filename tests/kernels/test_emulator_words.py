@@ -73,7 +73,7 @@ def test_shared_memory_of_functions_and_of_vectors(words, tmp_path):
     t = np.arange(32)
     np.testing.assert_array_equal(y, 2 * t[::-1] + 3 + (words is GENERIC) * (t[::-1] - t))
     device.run(file, "k", 1, 32, {"y": y}, defines={"LAST": 32})
-    said = {(f.kind, f.message.partition(" by ")[0]) for f in device.findings}
+    said = {(f.kind, f.message.partition(" by ")[0]) for f in device.findings if f.kind != "undefined"}
     assert said == {
         ("out of range", "read of 4 bytes at byte 128 of all"),
         ("out of range", "read of 16 bytes at byte 1024 of wide"),
