@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attending import attend, attend_where_scores_are_minus_infinity, hide, log_sums, operands, outputs
 from emulation import Mistaken
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rungs import needs_compiler, needs_nvrtc
 
@@ -32,6 +32,7 @@ SOURCE = Path(cuda.__file__).parent / cuda.RUNGS[4]
     scale=st.sampled_from([0.3, -0.2, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(1, 1, 64, 256, (8, 8), False, False, 1.0, 0.3, 0)  # full tiles, of which nothing is hidden from anyone
 def test_attention(n, heads, t_q, t_k, sizes, causal, masked, spread, scale, seed):
     rng, q, k, v = operands(seed, n, heads, t_q, t_k, *sizes, spread)
     mask = hide(k, v, rng.random((n, t_k)) < 0.6) if masked else None
@@ -55,6 +56,15 @@ def test_nan_and_inf_reach_whoever_sees_them_and_nobody_else(value, where):
         arrays = list(operands(which, 1, 1, 140, 140, 8, 8)[1:])
         arrays[which][0, 0, where, 2] = value
         attend(*arrays, True, None, 0.3, (5,), rung=4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("where", range(8))
+def test_nan_in_any_column_of_values_is_seen(where):
+    _, q, k, v = operands(where, 1, 1, 64, 64, 8, 8)
+    v[0, 0, 40, where] = np.nan
+    o = attend(q, k, v, True, None, 0.3, (0,), rung=4)
+    assert np.isnan(o[0, 0, 40:, where]).all() and np.isnan(o).sum() == 24
 
 
 @needs_compiler
