@@ -171,6 +171,15 @@ def test_the_inner_loops_of_rung_2_have_none():
     assert len(device.bank_uses) >= 4 and all(use.passes == use.least for use in device.bank_uses.values())
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+def test_rung_3_of_the_matrix_product_has_none(precision, transposed):
+    a, device = np.ones((64, 64), np.float32), Emulator(banks=True)
+    how = dict(zip(("transpose_a", "transpose_b"), transposed))
+    matmul_cuda.matmul(device, a, a, **how, rung=3, precision=precision)
+    assert len(device.bank_uses) == 3 and all(use.passes == use.least for use in device.bank_uses.values())
+
+
 def test_the_command_reports_line_by_line(capsys):
     assert emulate.main(["quantize", "--rung", "all", "--banks", "--seeds", "1"]) == 0
     out = capsys.readouterr().out

@@ -100,6 +100,7 @@ PLANTED = [  # what is changed into what, the kind of problem, and what must be 
     ("count[row] = before > LIST ? LIST + 1 : kept;", "count[row] = kept;", "equal codes", "wrong value"),
     ("a.code < b.code ? a : b", "a.code > b.code ? a : b", "equal codes", "wrong value"),
     ("0x1p-51 * D", "0", "last bits", "wrong value"),
+    ("0x1p-51 * D", "0x1p-51 / D", "shuffled", "wrong value"),
     (".code == a.code ? a : b", ".code == a.code ? b : a", "last bits", "wrong value"),
     ("    __syncwarp();  // what all have added is there\n", "", "normal", "race"),
     ("    __syncwarp();  // others have read the counts\n", "", "normal", "race"),
@@ -113,7 +114,8 @@ PLANTED = [  # what is changed into what, the kind of problem, and what must be 
 @needs_compiler
 @pytest.mark.parametrize("old, new, kind, found", PLANTED)
 def test_a_mistake_is_found(old, new, kind, found):
-    z, codebook = problem(kind, 70, 14 if kind in ("halfway", "last bits") else 150, 32, 1)  # 14: few enough for a list
+    codes = 14 if kind in ("halfway", "last bits", "shuffled") else 150  # 14: few enough for a list
+    z, codebook = problem(kind, 70, codes, 32, 1)
     want = cuda.nearest_code(Emulator(), z, codebook, rung=1)
     device = Mistaken(SOURCE, old, new, header="quantize/candidates.cuh")
     device.expect(cuda.nearest_code(device, z, codebook, rung=3), want, 0, "indices")

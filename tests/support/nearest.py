@@ -28,6 +28,8 @@ def problem(kind, m, codes, d, seed):
             codebook *= 10.0 ** rng.integers(-22, 20, (codes, 1))
         case "last bits":  # distances that differ in the last bits of a double, if at all
             z, codebook = 1e13 * z, 1e-3 * codebook
+        case "shuffled":  # all codes as near as the others, but for the order in which their terms are added
+            z, codebook = z[:, :1].repeat(d, 1), rng.permuted(codebook[:1].repeat(codes, 0), axis=1)
         case "zeros":
             z[::3], codebook[::5] = 0, 0
         case "nan":
@@ -40,7 +42,19 @@ def problem(kind, m, codes, d, seed):
         return z.astype(np.float32), codebook.astype(np.float32)
 
 
-KINDS = ["normal", "far", "equal codes", "near ties", "halfway", "scales", "last bits", "zeros", "nan", "trained"]
+KINDS = [
+    "normal",
+    "far",
+    "equal codes",
+    "near ties",
+    "halfway",
+    "scales",
+    "last bits",
+    "shuffled",
+    "zeros",
+    "nan",
+    "trained",
+]
 
 
 def emulated_as_rung_1(z, codebook, rung, seed=0):
