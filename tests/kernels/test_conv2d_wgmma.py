@@ -83,6 +83,13 @@ def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
 
 
 @needs_compiler
+@pytest.mark.parametrize("pixels", [127, 128, 129])
+def test_around_the_size_of_a_tile(pixels):
+    c = convolution(1, (1, pixels), (8, 64), (1, 3), (1, 1), (0, 1), 0)
+    emulated(lambda d: c.run(only(d, FORWARD, GRADIENTS, "add_parts.cu")), 0, c.all_three())
+
+
+@needs_compiler
 @pytest.mark.parametrize("columns", [128, 160, 256])
 def test_wider_tiles(columns):
     c = convolution(2, (9, 8), (72, columns + 8), (3, 3), (2, 1), (1, 1), 3, columns)
