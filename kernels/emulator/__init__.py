@@ -26,7 +26,8 @@ works. Found are
 * ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
   have returned;
 * ``undefined``: what C++ leaves so, and a GPU's compiler does with as it likes: an index beyond an array of known size (a
-  thread's own too, or a row of a tile), a shift by as many bits as there are, a sum of signed numbers that does not fit;
+  thread's own too, or a row of a tile), a shift by as many bits as there are, a sum of signed numbers that does not fit,
+  nor a float as a whole number;
 * ``endless``: a kernel that makes more than 400 million accesses;
 * ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
 

@@ -37,7 +37,7 @@ WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh"
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
 KERNEL_OPTIONS = (
-    "-fsanitize=thread,shift-exponent,signed-integer-overflow",
+    "-fsanitize=thread,shift-exponent,signed-integer-overflow,float-cast-overflow",
     "-fsanitize-recover=all",
     *(f"-fno-builtin-{name}" for name in COPYING),
 )

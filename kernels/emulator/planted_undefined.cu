@@ -52,6 +52,13 @@ extern "C" __global__ void least_negated(const float* x, float* y, int n) {
     y[i + t] = x[i + SIZE - 1 - t + most - least];
 }
 
+// A GPU makes 2147483647 of it, a CPU -2147483648.
+extern "C" __global__ void too_large_for_an_int(const float* x, float* y, int n) {
+    const int t = threadIdx.x, i = blockIdx.x * SIZE;
+    const int cut = 1e10f * n;  // FINDS undefined
+    y[i + t] = cut ? x[i + SIZE - 1 - t] : 0;
+}
+
 // What may look like it: a place behind the last that nobody reads, numbers without signs, a shift by 31.
 extern "C" __global__ void allowed(const float* x, float* y, int n) {
     const int t = threadIdx.x, i = blockIdx.x * SIZE;

@@ -1,6 +1,7 @@
-// What C++ leaves undefined: part of runtime.cpp. -fsanitize=bounds, shift-exponent and signed-integer-overflow put a test before
-// every index into an array of known size (a thread's own too), before every shift and behind every sum of signed numbers. Where
-// it fails one of these functions is called, which g++ and clang++ know by their names; then the kernel goes on.
+// What C++ leaves undefined: part of runtime.cpp. -fsanitize=bounds, shift-exponent, signed-integer-overflow and float-cast-overflow
+// put a test before every index into an array of known size (a thread's own too), before every shift, behind every sum of signed
+// numbers, and where a float becomes a whole number. If it fails, one of these functions is called, which g++ and clang++ know by
+// their names; then the kernel goes on.
 
 struct Type {
     uint16_t kind, layout;  // of whole numbers: the lowest bit says whether they are signed, the others log2 of their width
@@ -34,4 +35,7 @@ void __ubsan_handle_sub_overflow(const Operation* o, uintptr_t a, uintptr_t b) {
 void __ubsan_handle_mul_overflow(const Operation* o, uintptr_t a, uintptr_t b) { does_not_fit(o, a, "*", b, HERE); }
 void __ubsan_handle_divrem_overflow(const Operation* o, uintptr_t a, uintptr_t b) { does_not_fit(o, a, "/", b, HERE); }
 void __ubsan_handle_negate_overflow(const Operation* o, uintptr_t a) { does_not_fit(o, 0, "-", a, HERE); }
+void __ubsan_handle_float_cast_overflow(const void*, uintptr_t) {
+    report_note(UNDEFINED, place(HERE), "a float that fits no whole number of this type (a GPU takes the nearest, for NaN 0)");
+}
 }
