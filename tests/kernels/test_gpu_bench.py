@@ -827,15 +827,56 @@ def test_without_a_gpu_the_command_is_the_cpu_s(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize("problem", [p for p in named if p.values[0].dtype == "float32"])
 def test_torch_itself_knows_what_the_peers_ask_for(problem):
     """On the CPU. That a way is not there for a CPU is no mistake of the peer's."""
-    real = pytest.importorskip("torch")
-    importlib.import_module("torch.nn.attention")
-    inputs = problem.make(Source(Emulator(), np, 1 << 12))
-    theirs = peers.tensors(real, {k: v for k, v in inputs.items() if k != "device"})
-    for _name, make in problem.peers:
+    for _name, run in peers_of_torch_itself(problem, problem.make(Source(Emulator(), np, 1 << 12))):
         try:
-            make(real, theirs)()
+            run()
         except (RuntimeError, NotImplementedError) as error:
             assert "TypeError" not in str(error)
+
+
+def peers_of_torch_itself(problem, inputs):
+    real = pytest.importorskip("torch")
+    importlib.import_module("torch.nn.attention")
+    theirs = peers.tensors(real, {k: v for k, v in inputs.items() if k != "device"})
+    for name, make in problem.peers:
+        yield name, lambda make=make: make(real, theirs)()
+
+
+CHANNELS_LAST = lambda dx: dx.transpose(0, 2, 3, 1).reshape(dx.shape[0], -1, dx.shape[1])  # noqa: E731
+GRADIENTS = {  # which of a peer's results are gradients, and how they are brought to our layout
+    "attention-grad": lambda all_three: all_three,
+    "norm-group": lambda all_three: (CHANNELS_LAST(all_three[0]), *all_three[1:]),
+    "norm-layer": lambda all_three: all_three,
+    "cross_entropy": lambda both: both,
+    "activation": lambda dx: dx,
+    "embedding": lambda dw: dw,
+    "conv2d-grad-x": lambda dx: (dx[0].transpose(0, 2, 3, 1),),
+    "conv2d-grad-w": lambda dw: (dw[0].transpose(2, 3, 1, 0),),
+}
+
+
+def is_of_gradients(problem):
+    return problem.dtype == "float32" and problem.op in GRADIENTS and "grad" in problem.title
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("problem", [p for p in named if is_of_gradients(p.values[0])])
+def test_torch_itself_computes_our_gradients(problem, gpu):
+    """The stand-in's are zeros, and a ratio of times would be of two things if ours were of another loss."""
+    inputs = problem.make(small(gpu, gpu.xp))
+    ours = problem.run(gpu, inputs, min(problem.rungs))
+    ours = [y.on_host for y in (ours if isinstance(ours, tuple) else (ours,))]
+    able = 0
+    for name, run in peers_of_torch_itself(problem, problem.make(small(Emulator(), np))):
+        try:
+            got = run()
+        except (RuntimeError, NotImplementedError):
+            continue
+        got = tuple(y.detach().numpy() for y in (got if isinstance(got, tuple) else (got,)))
+        for mine, theirs in zip(ours, GRADIENTS[problem.op](got), strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-4 * np.abs(mine).max(), err_msg=name)
+        able += 1
+    assert able
 
 
 @pytest.mark.parametrize(
