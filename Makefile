@@ -1,7 +1,7 @@
 # The checks of this project, in the order of their speed. CI runs the same: `make check`.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
-.PHONY: check format lint types imports kernels test slow bench gpu
+.PHONY: check format lint types imports kernels test slow mutants bench gpu
 
 check: format lint types imports kernels test
 
@@ -26,6 +26,10 @@ test:
 
 slow:
 	$(PYTHON) -m pytest -q -m "slow or peer"
+
+# How far the tests of the CUDA kernels see: changes made at random, and which of them no test notices. Half an hour.
+mutants:
+	$(PYTHON) tests/support/mutate_kernels.py --each 4 --jobs 2
 
 bench:
 	$(PYTHON) -m kernels.bench --device cpu
