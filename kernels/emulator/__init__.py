@@ -37,8 +37,8 @@ for different seeds.
 
 What it cannot find, and where it is not a GPU:
 
-* One access that lands inside another array than the intended one, farther away than the red zones are wide. Arrays of
-  one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
+* One access that lands inside another array than the intended one, farther away than the red zones are wide, unless by
+  an index that is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
 * Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait: a spin lock
   between threads, or a flag that another block sets, never comes to an end ("endless").
