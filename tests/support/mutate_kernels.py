@@ -30,7 +30,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("kernels", "autograd", "minigen", "tests", "pyproject.toml")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "out", "__pycache__", ".*_cache", ".hypothesis")
 NOT_OURS = ("lib/ptx.cuh", "lib/ptx90.cuh", "lib/cuda.cuh")  # have a body of their own for the emulator
 OTHER_CHECKS = ("test_check.py", "test_gpu.py", "test_occupancy.py", "compiles")  # which no change of values concerns
 OPPOSITES = [("+", "-"), ("*", "/"), ("<", "<="), (">", ">="), ("==", "!="), ("&&", "||"), ("&", "|"), ("<<", ">>"),
@@ -115,10 +115,10 @@ def record(out: Path, which: list[str]) -> int:
     return int(status)
 
 
-def run(copy: Path, arguments: list[str], limit: float | None = None) -> subprocess.CompletedProcess[str]:
-    """A command of Python in a copy of the repository."""
-    settings = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_PROFILE": "ci"}
-    settings |= {"MINIGEN_CACHE": str(copy.parent / "compiled"), "MINIGEN_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+def run(copy: Path, arguments: list[str], limit: float | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command of Python in a copy of the repository, with these settings more in its environment."""
+    settings = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_PROFILE": "ci", **more}
+    settings |= {"MINIGEN_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=copy, env=os.environ | settings, capture_output=True, text=True, timeout=limit)
 
@@ -127,8 +127,9 @@ def noticed(copy: Path, tests: list[tuple[str, float]]) -> str:
     """What tells of a change that has been made in the copy: a kind of finding, or another word; "" if nothing does."""
     quick_first = [test for test, _ in sorted(tests, key=lambda t: t[1])]
     arguments = ["-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *quick_first]
+    limit, compiled = 60 + 10 * sum(seconds for _, seconds in tests), str(copy.parent / "compiled")
     try:
-        done = run(copy, arguments, 60 + 10 * sum(seconds for _, seconds in tests))
+        done = run(copy, arguments, limit, MINIGEN_CACHE=compiled)
     except subprocess.TimeoutExpired:
         return "no end"
     if done.returncode == 0:
@@ -168,9 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as work:
         copies: SimpleQueue[Path] = SimpleQueue()
         for i in range(given.jobs):
-            for name in COPIED:
-                (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, Path(work, f"copy{i}", name))
-            copies.put(Path(work, f"copy{i}"))
+            copies.put(shutil.copytree(ROOT, Path(work, f"copy{i}"), ignore=LEFT_OUT))
         try:
             tests = tests_by_file(Path(work, "copy0"), given.tests)
         except RuntimeError as error:
