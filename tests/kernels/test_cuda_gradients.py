@@ -88,7 +88,7 @@ def test_what_follows_a_convolution_in_the_same_launch(
 @pytest.mark.parametrize("rung, precision", [(2, "bf16"), (3, "bf16"), (3, "tf32")])
 @pytest.mark.parametrize("tile", [(16, 128), (128, 64)])
 def test_more_channels_than_a_tile_has(rung, tile, precision):
-    c = Convolution(1, (4, 3), (133, 130), (1, 2), (1, 1), (0, 1), 0).on(rung, precision, tile)
+    c = Convolution(1, (4, 3), (133, 130), (1, 2), (2, 2), (0, 1), 0).on(rung, precision, tile)
     emulated(c.run, 0, c.all_three())
 
 
