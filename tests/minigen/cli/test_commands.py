@@ -19,7 +19,7 @@ import minigen.models
 from kernels import threads
 from minigen import __version__
 from minigen.__main__ import COMMANDS, main
-from minigen.cli import curriculum
+from minigen.cli import arguments, curriculum
 from minigen.cli.arguments import first_sentence
 from minigen.train import checkpoint
 from minigen.train.run import CHECKPOINT, WEIGHTS
@@ -315,6 +315,34 @@ def test_train_refuses_in_one_sentence(toy_system: Any, inside: Path, refused: R
     args, sentence = BAD_TRAIN[name]
     assert sentence in refused("train", "toy", *args)
     assert not Path("out").exists(), "nothing was begun"
+
+
+class Reached(BaseException):
+    """With the device that the system was to be made or loaded on."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "toy"),
+        ("sample", "toy", "--weights", "weights.safetensors"),
+        ("edit", "toy", "test:0", "--weights", "weights.safetensors"),
+        ("tour", "--only", "toy"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_the_device_reaches_the_system(
+    toy_system: Any, inside: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+):
+    def reached(*args: Any, device: str, **more: Any) -> Any:
+        raise Reached(device)
+
+    Path("weights.safetensors").touch()
+    monkeypatch.setattr(arguments, "module_for", lambda device: np)
+    for made in ("build", "load_weights"):
+        monkeypatch.setattr(arguments, made, reached)
+    with pytest.raises(Reached, match="^cuda$"):
+        main([*command, "--device", "cuda"])
 
 
 LINES = """╭─ Unrecognized options ─────────────╮
