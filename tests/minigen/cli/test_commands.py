@@ -341,7 +341,7 @@ def test_the_device_reaches_the_system(
     monkeypatch.setattr(arguments, "module_for", lambda device: np)
     for made in ("build", "load_weights"):
         monkeypatch.setattr(arguments, made, reached)
-    with pytest.raises(Reached, match="^cuda$"):
+    with pytest.raises(Reached, match=r"^cuda$"):
         main([*command, "--device", "cuda"])
 
 

@@ -175,3 +175,25 @@ def test_none_is_no_claim():
     sampler = Fresh()
     sampler.claims = {**Fresh.claims, "eta": None, "rule": None, "point": None}
     assert not [v for v in run_laws(sampler) if v.failed]
+
+
+class Staggered(Heun):
+    """The model is told the times of a batch, and the last row's is another."""
+
+    def step(self, model, x, high, low, noise):
+        times = np.full(len(x), high)
+        times[-1] = low or high
+        return super().step(lambda x, time: model(x, times if time == high else time), x, high, low, noise)
+
+
+class OneTooMany(Heun):
+    """The model is told the times of a batch, one more than it has rows."""
+
+    def step(self, model, x, high, low, noise):
+        return super().step(lambda x, time: model(x, np.full(len(x) + 1, time)), x, high, low, noise)
+
+
+@pytest.mark.parametrize("sampler", [Staggered, OneTooMany])
+def test_a_batch_is_told_one_time(sampler):
+    (verdict, *_) = [v for v in run_laws(sampler(), ["L0"]) if v.failed]
+    assert "times for a batch of" in verdict.detail and "not the same for all rows" in verdict.detail
