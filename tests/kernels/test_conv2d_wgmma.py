@@ -30,6 +30,9 @@ some_convolutions = given(
     seed=SEEDS,
 )
 
+# Tiles of 128 pixels that begin in the middle of an image's row.
+LARGE = {"n": 2, "size": (19, 29), "channels": (8, 8), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+
 
 def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
     return Convolution(n, size, channels, kernel, stride, padding, seed).on(4, tile=(128, columns))
@@ -41,6 +44,7 @@ def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
 @example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
 @example(n=3, size=(9, 9), channels=(8, 3), kernel=(5, 1), stride=(2, 1), padding=(2, 0), seed=1)
 @example(n=1, size=(1, 130), channels=(8, 5), kernel=(1, 1), stride=(1, 2), padding=(0, 0), seed=2)
+@example(**LARGE, seed=3)
 def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, padding, seed):
     c = convolution(n, size, channels, kernel, stride, padding, seed)
     bias, (time, residual, silu) = seed % 2 == 0, [(0, 0, 0), (1, 0, 1), (1, 1, 1)][seed % 3]
@@ -57,6 +61,7 @@ def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, pad
 @few
 @some_convolutions
 @example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(**LARGE, seed=3)
 @example(n=3, size=(9, 9), channels=(5, 16), kernel=(3, 3), stride=(2, 2), padding=(1, 1), seed=1)  # c_in may be odd
 @example(
     n=1, size=(7, 8), channels=(8, 8), kernel=(2, 1), stride=(3, 3), padding=(0, 0), seed=2
@@ -70,6 +75,7 @@ def test_the_data_gradient(n, size, channels, kernel, stride, padding, seed):
 @few
 @some_convolutions
 @example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(**LARGE, seed=3)
 @example(n=5, size=(16, 5), channels=(64, 8), kernel=(1, 3), stride=(1, 1), padding=(0, 1), seed=1)
 def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
     c = convolution(n, size, channels, kernel, stride, padding, seed)

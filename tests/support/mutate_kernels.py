@@ -1,6 +1,6 @@
 """Changes the CUDA kernels at random, in one place at a time, and tells which changes no test notices: how far tests see.
 
-    python tests/support/mutate_kernels.py --each 8 --jobs 2                   # all ladders, about half an hour
+    python tests/support/mutate_kernels.py --each 4 --jobs 2                   # all ladders: a quarter of an hour
     python tests/support/mutate_kernels.py --each 20 conv2d/2_tiled.cu
 
 A change takes an operator for another, a number that is one too large or too small, the opposite of a condition, or
