@@ -53,6 +53,33 @@ def test_it_is_found_and_nothing_else_happens(tmp_path, body, kind, where):
     assert not found(tmp_path, "y[threadIdx.x] = x[threadIdx.x];")[0], "the next kernel runs as if nothing had been"
 
 
+@pytest.mark.usefixtures("each_compiler")
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("int a = n << 25;\ny[t] = a - 1 + n;", "-2147483648 - 1 is no 'int'"),
+        ("int a = n << 24, b = (n + 64) << 23;\ny[t] = a + b;", "1073741824 + 1073741824 is no 'int'"),
+        ("long long a = 1ll << n / 2;\ny[t] = a * a;", "4294967296 * 4294967296 is no 'long"),
+        ("int a = n << 25;\ny[t] = a / (63 - n);", "-2147483648 / -1 is no 'int'"),
+        ("long long a = 1ll << (n - 1);\ny[t] = -a;", "0 - -9223372036854775808 is no 'long"),
+        ("y[t] = n << n;", "a shift of an 'int' by 64 bits"),
+        ("y[t] = n >> t - 64 - n;", "a shift of an 'int' by -"),
+        ("float m[3] = {x[0], x[1], x[2]};\ny[t] = m[n - 61];", "index 3 of an array 'float"),
+        ("__shared__ float m[3][64];\nm[1][t] = 1;\n__syncthreads();\ny[t] = m[2][t - n];", "index -"),
+        ("__shared__ float m[64];\nm[t] = 1;\n__syncthreads();\ny[t] = m[(unsigned)(t - n)];", "index 42949672"),
+        ("y[t] = (signed char)(x[63] * n);", "a float that fits no whole number of this type"),
+    ],
+)
+def test_what_is_left_undefined_is_said_in_numbers(tmp_path, body, message):
+    device, x = Emulator(), np.arange(64, dtype=np.float32)
+    y = device.empty((64,), np.float32)
+    file = written(tmp_path, f"const int t = threadIdx.x;\n{body}")
+    device.run(file, "k", 1, 64, {"x": x, "y": y, "n": 64})
+    where = f"kernel.cu:{4 + body.count(chr(10))}"
+    said = [f.message for f in device.findings if (f.kind, f.where) == ("undefined", where)]
+    assert len(said) == 1 and said[0].startswith(message), device.findings
+
+
 def test_a_recursion_without_end_is_a_fault(tmp_path):
     file = written(tmp_path, "y[threadIdx.x] = deep(n, x);")
     deep = "__device__ float deep(int n, const float* x) { volatile float a[64]; a[n % 64] = x[0]; return n ? deep(n + 1, x) + a[1] : 0; }"
