@@ -529,17 +529,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
         text = f"{me} waits for threads that never come ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}"
-    elif note and kind in (
-        "lane",
-        "missing wait",
-        "misaligned",
-        "bad operand",
-        "missing fence",
-        "uninitialised",
-        "fault",
-        "absent block",
-        "undefined",
-    ):
+    elif note and kind != "wild address":  # whose note is the address
         text = f"{note} ({me})"
     elif kind == "missing fence":
         text = (

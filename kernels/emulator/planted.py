@@ -28,10 +28,9 @@ class Launch(NamedTuple):
     want: Callable[[np.ndarray], np.ndarray] = lambda x: x[:, ::-1]
 
 
+TWO_ROWS = Launch((128,), lambda x: {"x": x, "n": 128}, 2, 64, want=lambda x: x.reshape(2, 64)[:, ::-1].reshape(-1))
 LAUNCHES = {
-    "planted.cu": Launch(
-        (128,), lambda x: {"x": x, "n": 128}, 2, 64, want=lambda x: x.reshape(2, 64)[:, ::-1].reshape(-1)
-    ),
+    "planted.cu": TWO_ROWS,
     "planted90.cu": Launch((2, 64), lambda x: {"x": TensorMap(x, (1, 64))}, 2, 64),
     "planted90a.cu": Launch(
         (128, 64),
@@ -41,18 +40,14 @@ LAUNCHES = {
         shared_bytes=2 * 64 * 64 * 2,
         want=lambda x: bfloat16.rounded(x)[:, ::-1],
     ),
-    "planted_atomics.cu": Launch(
-        (128,), lambda x: {"x": x, "n": 128}, 2, 64, want=lambda x: x.reshape(2, 64)[:, ::-1].reshape(-1)
-    ),
+    "planted_atomics.cu": TWO_ROWS,
     "planted_clusters.cu": Launch((2, 128), lambda x: {"x": x}, 4, 64, shared_bytes=256),
     "planted_multicast.cu": Launch(
         (2, 128), lambda x: {"x": TensorMap(x, (1, 32))}, 4, 64, shared_bytes=2 * 32 * 4 + 8
     ),
     "planted_operands.cu": Launch((2, 64), lambda x: {"x": x, "map": TensorMap(x, (1, 64))}, 2, 64),
     "planted_registers.cu": Launch((4, 128), lambda x: {"x": x}, 4, 256),
-    "planted_undefined.cu": Launch(
-        (128,), lambda x: {"x": x, "n": 128}, 2, 64, want=lambda x: x.reshape(2, 64)[:, ::-1].reshape(-1)
-    ),
+    "planted_undefined.cu": TWO_ROWS,
     "planted_windows.cu": Launch(
         (2, 4, 4, 4),
         lambda x: {"x": Im2colMap(x, (16, 4), start=(-1, -1), windows=(4, 4))},

@@ -24,11 +24,16 @@ def written(tmp_path, body):
     return file
 
 
-def found(tmp_path, body, seed=0, **settings):
+def ran(tmp_path, body, seed=0, **settings):
     device, x = Emulator(seed), np.arange(64, dtype=np.float32)
     y = device.empty((64,), np.float32)
     device.run(written(tmp_path, body), "k", 1, 64, {"x": x, "y": y, "n": 64}, **settings)
-    return [(f.kind, f.where) for f in device.findings], y
+    return device.findings, y
+
+
+def found(tmp_path, body, seed=0, **settings):
+    findings, y = ran(tmp_path, body, seed, **settings)
+    return [(f.kind, f.where) for f in findings], y
 
 
 TILE = "__shared__ float tile[64];\n"
@@ -71,13 +76,10 @@ def test_it_is_found_and_nothing_else_happens(tmp_path, body, kind, where):
     ],
 )
 def test_what_is_left_undefined_is_said_in_numbers(tmp_path, body, message):
-    device, x = Emulator(), np.arange(64, dtype=np.float32)
-    y = device.empty((64,), np.float32)
-    file = written(tmp_path, f"const int t = threadIdx.x;\n{body}")
-    device.run(file, "k", 1, 64, {"x": x, "y": y, "n": 64})
+    findings, _ = ran(tmp_path, f"const int t = threadIdx.x;\n{body}")
     where = f"kernel.cu:{4 + body.count(chr(10))}"
-    said = [f.message for f in device.findings if (f.kind, f.where) == ("undefined", where)]
-    assert len(said) == 1 and said[0].startswith(message), device.findings
+    said = [f.message for f in findings if (f.kind, f.where) == ("undefined", where)]
+    assert len(said) == 1 and said[0].startswith(message), findings
 
 
 def test_a_recursion_without_end_is_a_fault(tmp_path):

@@ -156,24 +156,30 @@ def test_an_index_that_is_none_is_wrong():
         assert len(said) == wrong and looked == 3 + 3, "a range and a distance of each"
 
 
-IMAGES = lambda y: y.array.transpose(0, 2, 3, 1)  # noqa: E731
-SAME = {  # how what a peer gives is brought to our layout; for those whose values the stand-in for torch knows
-    "matmul": lambda y: y.array,
+def on_host(result):
+    """A peer's result or results as a tuple of NumPy's arrays."""
+    return tuple(y.detach().numpy() for y in (result if isinstance(result, tuple) else (result,)))
+
+
+IMAGES = lambda y: y.transpose(0, 2, 3, 1)  # noqa: E731
+PIXELS = lambda y: IMAGES(y).reshape(y.shape[0], -1, y.shape[1])  # noqa: E731
+SAME = {  # which result of a peer is compared, and how it is brought to our layout; for those whose values the stand-in for torch knows
+    "matmul": lambda y: y,
     "conv2d": IMAGES,
     "conv2d-grad-x": IMAGES,
-    "conv2d-grad-w": lambda y: y.array.transpose(2, 3, 1, 0),
-    "attention": lambda y: y.array,
-    "attention-short": lambda y: y.array,
-    "norm-group": lambda y: IMAGES(y).reshape(y.shape[0], -1, y.shape[1]),
-    "norm-layer": lambda y: y.array,
-    "cross_entropy": lambda y: y[0].array,
-    "embedding": lambda y: y.array,
-    "codebook": lambda y: y[2].array,
-    "quantize-gather": lambda y: y[1].array,
-    "sampler_step": lambda y: y[0].array,
-    "activation": lambda y: y.array,
-    "eight_bit": lambda y: y.array,
-    "quantize": lambda y: y.array,
+    "conv2d-grad-w": lambda y: y.transpose(2, 3, 1, 0),
+    "attention": lambda y: y,
+    "attention-short": lambda y: y,
+    "norm-group": PIXELS,
+    "norm-layer": lambda y: y,
+    "cross_entropy": lambda y, *_: y,
+    "embedding": lambda y: y,
+    "codebook": lambda *y: y[2],
+    "quantize-gather": lambda *y: y[1],
+    "sampler_step": lambda y, *_: y,
+    "activation": lambda y: y,
+    "eight_bit": lambda y: y,
+    "quantize": lambda y: y,
 }
 compared = [p for p in named if p.values[0].op in SAME and not p.values[0].name.endswith(("gradients", "gradient"))]
 
@@ -192,7 +198,7 @@ def test_peers_do_the_same_work(problem, gpu):
     for name, make in problem.peers:
         if "inexact" in name or (name == "SDPA cuDNN" and problem.dtype == "float32"):
             continue
-        got = SAME[problem.op](make(torch, peers.tensors(torch, inputs))())
+        got = SAME[problem.op](*on_host(make(torch, peers.tensors(torch, inputs))()))
         assert got.shape == ours.shape, name
         np.testing.assert_allclose(got, ours, rtol=2e-2, atol=2e-2 * np.abs(ours).max(), err_msg=name)
 
@@ -842,16 +848,15 @@ def peers_of_torch_itself(problem, inputs):
         yield name, lambda make=make: make(real, theirs)()
 
 
-CHANNELS_LAST = lambda dx: dx.transpose(0, 2, 3, 1).reshape(dx.shape[0], -1, dx.shape[1])  # noqa: E731
-GRADIENTS = {  # which of a peer's results are gradients, and how they are brought to our layout
-    "attention-grad": lambda all_three: all_three,
-    "norm-group": lambda all_three: (CHANNELS_LAST(all_three[0]), *all_three[1:]),
-    "norm-layer": lambda all_three: all_three,
-    "cross_entropy": lambda both: both,
-    "activation": lambda dx: dx,
-    "embedding": lambda dw: dw,
-    "conv2d-grad-x": lambda dx: (dx[0].transpose(0, 2, 3, 1),),
-    "conv2d-grad-w": lambda dw: (dw[0].transpose(2, 3, 1, 0),),
+GRADIENTS = {  # all results of a peer whose results are gradients, brought to our layout
+    "attention-grad": lambda *all_three: all_three,
+    "norm-group": lambda dx, *others: (PIXELS(dx), *others),
+    "norm-layer": lambda *all_three: all_three,
+    "cross_entropy": lambda *both: both,
+    "activation": lambda dx: (dx,),
+    "embedding": lambda dw: (dw,),
+    "conv2d-grad-x": lambda dx: (SAME["conv2d-grad-x"](dx),),
+    "conv2d-grad-w": lambda dw: (SAME["conv2d-grad-w"](dw),),
 }
 
 
@@ -869,11 +874,10 @@ def test_torch_itself_computes_our_gradients(problem, gpu):
     able = 0
     for name, run in peers_of_torch_itself(problem, problem.make(small(Emulator(), np))):
         try:
-            got = run()
+            got = on_host(run())
         except (RuntimeError, NotImplementedError):
             continue
-        got = tuple(y.detach().numpy() for y in (got if isinstance(got, tuple) else (got,)))
-        for mine, theirs in zip(ours, GRADIENTS[problem.op](got), strict=True):
+        for mine, theirs in zip(ours, GRADIENTS[problem.op](*got), strict=True):
             np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-4 * np.abs(mine).max(), err_msg=name)
         able += 1
     assert able

@@ -41,7 +41,15 @@ def test_what_is_noticed_and_what_is_not(capsys):
     assert line.startswith("adam/1_fours.cu:") and summary == "0 of 1 changes noticed"
 
 
-def test_files_that_are_not_there():
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["nothing.cu"], "there is no kernels/nothing.cu"),
+        (["--each", "0"], "--each and --jobs must be at least 1"),
+        (["--jobs", "-1"], "--each and --jobs must be at least 1"),
+    ],
+)
+def test_what_it_does_not_take(given, sentence, capsys):
     with pytest.raises(SystemExit) as stopped:
-        mutate.main(["nothing.cu"])
-    assert stopped.value.code == 2
+        mutate.main(given)
+    assert stopped.value.code == 2 and capsys.readouterr().err.endswith(f"error: {sentence}\n")

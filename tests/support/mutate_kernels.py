@@ -30,6 +30,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "kernels"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "out", "__pycache__", ".*_cache", ".hypothesis")
 NOT_OURS = ("lib/ptx.cuh", "lib/ptx90.cuh", "lib/cuda.cuh")  # have a body of their own for the emulator
 OTHER_CHECKS = ("test_check.py", "test_gpu.py", "test_occupancy.py", "compiles")  # which no change of values concerns
@@ -58,6 +59,9 @@ class Change(NamedTuple):
     begin: int
     end: int
     new: str
+
+
+Job = tuple[str, str, Change]  # of a file: its name below kernels/, its text
 
 
 def changes(text: str) -> Iterator[Change]:
@@ -140,6 +144,19 @@ def noticed(copy: Path, tests: list[tuple[str, float]]) -> str:
     return found[1] if found else "a failed test"
 
 
+def ladders() -> list[str]:
+    """All files whose values are the emulator's to judge, as they are named below kernels/."""
+    every = [f.relative_to(KERNELS) for f in sorted(KERNELS.rglob("*.cu*")) if f.parent.name != "emulator"]
+    return [f.as_posix() for f in every if f.as_posix() not in NOT_OURS]
+
+
+def drawn(file: str, each: int, seed: int) -> list[Job]:
+    """``each`` changes of a file, or all if there are not so many."""
+    text = (KERNELS / file).read_text(encoding="utf-8")
+    possible = list(changes(text))
+    return [(file, text, c) for c in random.Random(f"{seed} {file}").sample(possible, min(each, len(possible)))]
+
+
 def line_of(text: str, change: Change) -> str:
     begin, end = text.rfind("\n", 0, change.begin) + 1, text.find("\n", change.end)
     before, old, after = text[begin : change.begin], text[change.begin : change.end], text[change.end : end]
@@ -157,14 +174,12 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.record:
         return record(given.record, given.tests)
-    folder = ROOT / "kernels"
-    files = given.files or [
-        str(f.relative_to(folder))
-        for f in sorted(folder.rglob("*.cu*"))
-        if f.parent.name != "emulator" and str(f.relative_to(folder)) not in NOT_OURS
-    ]
-    if unknown := [f for f in files if not (folder / f).is_file()]:
+    if given.each < 1 or given.jobs < 1:
+        parser.error("--each and --jobs must be at least 1")
+    files = given.files or ladders()
+    if unknown := [f for f in files if not (KERNELS / f).is_file()]:
         parser.error(f"there is no kernels/{unknown[0]}")
+    jobs = [job for file in files for job in drawn(file, given.each, given.seed)]
 
     with tempfile.TemporaryDirectory() as work:
         copies: SimpleQueue[Path] = SimpleQueue()
@@ -174,16 +189,8 @@ def main(argv: list[str] | None = None) -> int:
             tests = tests_by_file(Path(work, "copy0"), given.tests)
         except RuntimeError as error:
             parser.exit(2, f"error: {error}\n")
-        todo = []
-        for file in files:
-            text = (folder / file).read_text(encoding="utf-8")
-            possible = list(changes(text))
-            todo += [
-                (file, text, c)
-                for c in random.Random(f"{given.seed} {file}").sample(possible, min(given.each, len(possible)))
-            ]
 
-        def one(job: tuple[str, str, Change]) -> str:
+        def try_it(job: Job) -> str:
             file, text, change = job
             copy = copies.get()
             place = copy / "kernels" / file
@@ -196,14 +203,14 @@ def main(argv: list[str] | None = None) -> int:
 
         by: Counter[str] = Counter()
         with ThreadPoolExecutor(given.jobs) as pool:
-            for (file, text, change), said in zip(todo, pool.map(one, todo)):
-                by[said] += 1
-                if not said:
+            for (file, text, change), what in zip(jobs, pool.map(try_it, jobs)):
+                by[what] += 1
+                if not what:
                     print(f"{file}:{text.count(chr(10), 0, change.begin) + 1}: {line_of(text, change)}", flush=True)
     count = by.total() - by.pop("does not compile", 0)
     lived = by.pop("", 0)
-    said = ", ".join(f"{kind} {n}" for kind, n in by.most_common())
-    print(f"{count - lived} of {count} changes noticed" + (f": {said}" if said else ""))
+    kinds = ", ".join(f"{kind} {n}" for kind, n in by.most_common())
+    print(f"{count - lived} of {count} changes noticed" + (f": {kinds}" if kinds else ""))
     return 0
 
 

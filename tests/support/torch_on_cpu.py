@@ -50,6 +50,9 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self):
         return len(self.array)
 
+    def numpy(self):
+        return self.array
+
     def detach(self):
         return Tensor(self.array, self.dtype)
 
