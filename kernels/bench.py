@@ -177,12 +177,16 @@ def main(arguments: list[str] | None = None) -> int:
     gpu.add_argument("--rung", help="a number, all (default), or none: the peers only")
     gpu.add_argument("--dtype", choices=["float32", "tf32", "bf16", "int8", "fp8"], help="only this number format")
     gpu.add_argument("--minutes", type=float, help="begin no further problem after so many")
-    gpu.add_argument("--missing", action="store_true", help="only what has not been kept of this card yet")
+    gpu.add_argument("--missing", action="store_true", help="only what this card has no figures of, or older ones")
     gpu.add_argument("--record", action="store_true", help="keep the rows in kernels/results, write tables and plots")
     gpu.add_argument(
         "--launches", action="store_true", help="only what would be launched, and how full it makes a card"
     )
-    gpu.add_argument("--tables", action="store_true", help="only write tables and plots, of what has been kept")
+    gpu.add_argument(
+        "--tables",
+        action="store_true",
+        help="write tables and plots of what has been kept; marked: what has changed since",
+    )
     options = parser.parse_args(arguments)
     options.ops += options.op
     if unknown := [op for op in options.ops if op not in known]:
@@ -202,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
         return [p for p in listed if not options.ops or any(of(op, [p]) for op in options.ops)]
 
     if options.tables:
-        return write_pages()
+        return bring_up() or write_pages()
     on_cpu, on_gpu = chosen(on_cpu), [p for p in chosen(on_gpu) if options.dtype in (None, p.dtype)]
     for_gpu = options.rung is not None or options.dtype is not None or options.record or options.launches
     going_on = options.missing or options.minutes is not None
@@ -381,6 +385,19 @@ def print_row(row: dict[str, Any]) -> int:
         goal = "" if row["goal"] is None else f", goal {row['goal']}"
         print(f"  ours over the best peer: {row['ratio']:.2f}{goal}")
     return int(status)
+
+
+def bring_up() -> int:
+    """Times whose code has changed in its text only stay those of the code that is here; 2 if the compiler is missing."""
+    from .gpu_bench import pages
+
+    try:
+        for file in pages.bring_up(gpu_problems()):
+            print(f"written: {file}")
+    except launch.NoCuda as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def write_pages() -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import launch
-from . import peers, products
+from . import peers, products, stamps
 from .problem import Problem, Run, Source, judge, rehearse, rungs_that_can
 
 ROUNDS, LEAST = 30, 3  # samples of each contestant, and how many a slow one has at least
@@ -240,6 +240,7 @@ def measure(
             continue
         known[name] |= {"checked": looked} if not wrong else {"wrong": "; ".join(wrong)[:400]}
         if not wrong:
+            known[name]["code"] = stamps.stamp(problem, rung, device.architecture)
             contestants[name] = run
     if torch is not None and problem.peers:
         _tf32(torch, problem.dtype == "tf32")

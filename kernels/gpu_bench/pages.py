@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..source import ROOT
+from . import stamps
 from .measure import placed
 from .problem import Problem
 
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- bench end -->)", re.DOTALL)
 NOT_YET = "Not yet run on hardware."
+CHANGED = "†"  # beside a rung whose time is not of the code that is here: see stamps
 INK, OURS, PEER = "#7a7f87", "#3b7dd8", "#b9bec6"  # readable on white and on black
 LADDERS = (
     "matmul", "conv2d", "conv2d-grad-x", "conv2d-grad-w", "attention", "attention-short", "attention-grad", "quantize",
@@ -43,12 +45,15 @@ def key(row: Row) -> tuple[str, str, str]:
 
 
 def without(rows: Sequence[Row], problems: Sequence[Problem]) -> list[Problem]:
-    """The problems that have no row, or none of one of their rungs."""
-    known = {key(row): {c["name"] for c in row["contestants"]} for row in rows}
+    """The problems that have no row, or none of one of their rungs as it is here now."""
+    known = {key(row): row for row in rows}
 
     def complete(p: Problem) -> bool:
-        measured = known.get((p.op, p.name, p.dtype))
-        return measured is not None and measured >= {f"rung {r}" for r in p.rungs}
+        row = known.get((p.op, p.name, p.dtype))
+        if row is None:
+            return False
+        names = {c["name"] for c in row["contestants"]}
+        return names >= {f"rung {r}" for r in p.rungs} and not any(_changed(row, c, p) for c in row["contestants"])
 
     return [p for p in problems if not complete(p)]
 
@@ -74,17 +79,33 @@ def write(file: Path, runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def rows_of(runs: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """All rows, each with its device and date, placed under the limits of its run."""
+    """All rows, each with its device, its architecture and its date, placed under the limits of its run."""
     found = []
     for run in runs:
-        conditions = {"device": run["conditions"]["device"], "date": run["conditions"]["date"]}
+        conditions = {name: run["conditions"][name] for name in ("device", "architecture", "date")}
         found += [{**placed(row, run["limits"]), **conditions} for row in run["rows"]]
     return found
 
 
 def all_rows() -> list[Row]:
     """Those of every card that has results."""
-    return [row for file in sorted(RESULTS.glob("gpu-*.json")) for row in rows_of(read(file))]
+    return [row for file in _files() for row in rows_of(read(file))]
+
+
+def bring_up(problems: Sequence[Problem]) -> list[Path]:
+    """New stamps for times whose code has changed in its text only; the files that have changed. Raises NoCuda without a compiler."""
+    changed = []
+    for file in _files():
+        before = read(file)
+        after = stamps.brought_up(before, problems)
+        if after != before:
+            write(file, after)
+            changed.append(file)
+    return changed
+
+
+def _files() -> list[Path]:
+    return sorted(RESULTS.glob("gpu-*.json"))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -117,11 +138,15 @@ def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path)
     lines += ["", head, "|---|---|" + "---:|" * 7]
     for row in mine:
         ran_by = [c for c in sorted(row["contestants"], key=_ours_first) if "not run" not in c]
-        lines += [_line(row, c, beside.get((key(row), c["name"]))) for c in ran_by]
+        for c in ran_by:
+            changed = _changed(row, c, known.get(key(row)))
+            lines.append(_line(row, c, beside.get((key(row), c["name"])), changed))
     cards = "; ".join(sorted({f"{r['device']}, {r['date']}" for r in mine}))
     explained = f"{os.path.relpath(ROOT / 'README.md', page.parent)}#tables"
     lines += ["", f"Measured by `python -m kernels.bench --device cuda` on {cards}. Ratio: to the fastest peer, cold;"]
     lines += [f"[the other columns]({explained})."]
+    if any(f" {CHANGED} |" in line for line in lines):
+        lines += [f"{CHANGED} Measured with a kernel that has changed since."]
     if op in LADDERS:
         for device in sorted({r["device"] for r in mine}):
             plotted = os.path.relpath(plot_of(device, op), page.parent)
@@ -141,8 +166,13 @@ def _beside(c: Mapping[str, Any], problem: Problem | None) -> tuple[int, Path] |
     return None if c["file"] == problem.rungs.get(number) else (number, problem.folder / c["file"])
 
 
-def _line(row: Row, c: Mapping[str, Any], beside: tuple[int, Path] | None) -> str:
-    name = c["name"] if beside is None else f"{c['name']}, `{beside[1].name}`"
+def _changed(row: Row, c: Mapping[str, Any], problem: Problem | None) -> bool:
+    """Whether a rung's time is not of the code that is here."""
+    return "cold_ms" in c and not c.get("peer") and not stamps.is_here(c, problem, row["architecture"])
+
+
+def _line(row: Row, c: Mapping[str, Any], beside: tuple[int, Path] | None, changed: bool) -> str:
+    name = (c["name"] if beside is None else f"{c['name']}, `{beside[1].name}`") + f" {CHANGED}" * changed
     start = f"| {row['problem']}, {row['dtype']} | {name} |"
     if "cold_ms" not in c:
         return f"{start} {'wrong' if 'wrong' in c else 'failed'} |" + " |" * 6

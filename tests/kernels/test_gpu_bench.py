@@ -16,7 +16,7 @@ from kernels import bench, bfloat16, launch
 from kernels import problems as bench_problems
 from kernels.eight_bit import cuda as eight_bit_cuda
 from kernels.emulator import Emulator
-from kernels.gpu_bench import companions, measure, pages, peers, products
+from kernels.gpu_bench import companions, measure, pages, peers, products, stamps
 from kernels.gpu_bench import problem as problem_module
 from kernels.gpu_bench.problem import (
     Nothing,
@@ -82,6 +82,7 @@ def small(device, xp):
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(launch, "nvrtc_version", lambda: "13.0")
+    monkeypatch.setattr(stamps, "machine", lambda launches, architecture: f"{len(launches)} on {architecture}")
     monkeypatch.setattr(measure, "FLUSH", 1 << 12)
     with cupy_on_cpu.installed() as gpu:
         yield gpu
@@ -412,7 +413,8 @@ def test_spread():
 ROW = {
     "op": "matmul", "problem": "8192 x 8192 x 8192", "dtype": "bf16", "flop": 4e12, "bytes": 1e9, "goal": None,
     "contestants": [
-        {"name": "rung 3", "file": "3_mma.cu", "checked": 9, "samples": 3, "cold_ms": 8.0, "hot_ms": 7.0, "cold_spread": 0.01, "hot_spread": 0.0, "host_ms": 0.1},
+        {"name": "rung 3", "file": "3_mma.cu", "checked": 9, "samples": 3, "cold_ms": 8.0, "hot_ms": 7.0, "cold_spread": 0.01, "hot_spread": 0.0, "host_ms": 0.1,
+         "code": {"sources": stamps.sources(rehearse(WHOLE[0], 3))}},
         {"name": "rung 4", "file": "4_wgmma.cu", "wrong": "y is off"},
         {"name": "torch.matmul", "peer": True, "samples": 3, "cold_ms": 5.0, "hot_ms": 5.0, "cold_spread": 0.0, "hot_spread": 0.0, "host_ms": 0.1},
         {"name": "another", "peer": True, "samples": 3, "cold_ms": 10.0, "hot_ms": 5.0, "cold_spread": 0.0, "hot_spread": 0.0, "host_ms": 0.1},
@@ -420,7 +422,7 @@ ROW = {
     ],
 }  # fmt: skip
 LIMITS = {"bf16": {"tflop_per_s": 800.0, "by": "torch.matmul"}, "copy": {"gb_per_s": 3000.0, "by": "a copy"}}
-CONDITIONS = {"device": "A card", "date": "2001-02-03"}
+CONDITIONS = {"device": "A card", "architecture": "90a", "date": "2001-02-03"}
 
 
 def test_a_time_is_placed_under_the_limits():
@@ -490,6 +492,7 @@ def test_only_what_is_right_is_timed_and_the_rest_is_said(monkeypatch):
     rungs = {1: "1.cu", 2: "2.cu", 3: "3.cu", 4: "4.cu", 5: "5.cu"}
     able = {1: "1.cu", 2: "beside.cu", 3: "3.cu", 4: "4.cu"}
     monkeypatch.setattr(measure, "rungs_that_can", lambda problem, architecture: (able, {5: "takes 4.cu"}))
+    monkeypatch.setattr(stamps, "stamp", lambda problem, rung, architecture: f"{rung} on {architecture}")
     source = SimpleNamespace(device=SimpleNamespace(architecture="90a"), xp=cupy_on_cpu.module)
     for dtype in ("tf32", "float32"):
         listed = [("fast", lambda torch, inputs: None), ("broken", broken)]
@@ -498,8 +501,9 @@ def test_only_what_is_right_is_timed_and_the_rest_is_said(monkeypatch):
     assert settings == [(True, True, True), (False, False, True)]
     assert raced == ["rung 1", "rung 2", "fast"] * 2 and (row["flop"], row["bytes"], row["goal"]) == (6.0, 7.0, 0.9)
     one, two, three, four, five, fast, failed = row["contestants"]
-    assert one == {"name": "rung 1", "file": "1.cu", "checked": 3, "cold_ms": 1.0}
-    assert two["file"] == "beside.cu" and "y" in three["wrong"] and "cold_ms" not in three
+    assert one == {"name": "rung 1", "file": "1.cu", "checked": 3, "code": "1 on 90a", "cold_ms": 1.0}
+    assert two["file"] == "beside.cu" and two["code"] == "2 on 90a"
+    assert "y" in three["wrong"] and "cold_ms" not in three
     assert four == {"name": "rung 4", "file": "4.cu", "failed": "MemoryError: too large"}
     assert five == {"name": "rung 5", "file": "5.cu", "not run": "takes 4.cu"}
     assert fast == {"name": "fast", "peer": True, "cold_ms": 1.0}
@@ -575,7 +579,7 @@ def test_a_file_that_took_a_rungs_place_is_named_where_it_did():
     rung = {**ROW["contestants"][0], "name": "rung 2", "file": beside}
     row = {**ROW, "op": problem.op, "problem": problem.name, "dtype": problem.dtype, "contestants": [rung]}
     text = pages.table("eight_bit", WHOLE, [{**measure.placed(row, LIMITS), **CONDITIONS}], ROOT / "README.md")
-    assert f"| {problem.name}, float32 | rung 2, `{beside}` | 8.000 |" in text
+    assert f"| {problem.name}, float32 | rung 2, `{beside}` † | 8.000 |" in text, "with another's stamp"
     listed = [line for line in text.splitlines() if line.startswith("| 2 |")]
     assert [beside in line for line in listed] == [True, False] and pages.NOT_YET not in listed[0]
     assert listed[1].endswith(f"{pages.NOT_YET} |"), "2_tiled.cu has not run in this row"
@@ -703,6 +707,25 @@ def test_a_rung_that_was_never_measured_is_missing():
     assert pages.without([], [problem]) == [problem]
     assert pages.without([{**row, "contestants": names}], [problem]) == []
     assert pages.without([{**row, "contestants": names[:-1]}], [problem]) == [problem]
+
+
+def test_a_rung_that_has_changed_since_is_marked_and_missing():
+    assert (WHOLE[0].op, WHOLE[0].name, WHOLE[0].dtype) == (ROW["op"], ROW["problem"], ROW["dtype"])
+    names = [{"name": f"rung {r}"} for r in WHOLE[0].rungs if r != 3]
+    rung, *others = ROW["contestants"]
+    for code, changed in ((rung["code"], False), ({"sources": "0" * 16}, True), (None, True)):
+        measured = {**{k: v for k, v in rung.items() if k != "code"}, **({"code": code} if code else {})}
+        row = {**measure.placed({**ROW, "contestants": [measured, *others]}, LIMITS), **CONDITIONS}
+        text = pages.table("matmul", WHOLE, [row], ROOT / "README.md")
+        assert (f"rung 3{' †' * changed} | 8.000" in text) and text.count("†") == 2 * changed
+        assert "torch.matmul | 5.000" in text and "rung 4 | wrong" in text
+        row = {**row, "contestants": [measured, *names]}
+        assert pages.without([row], WHOLE[:1]) == WHOLE[: int(changed)]
+
+
+def test_every_committed_time_of_ours_has_a_stamp():
+    ours = [c for r in pages.all_rows() for c in r["contestants"] if "cold_ms" in c and not c.get("peer")]
+    assert len(ours) > 100 and all(set(c["code"]) == {"sources", "nvrtc", "machine"} for c in ours)
 
 
 @needs_compiler
