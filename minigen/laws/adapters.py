@@ -93,6 +93,7 @@ class Ours:
             "calls": "2n-1" if rule == "heun" else "n",
             "draws": "n-1" if noisy else "0",
             "leak": 0.01,
+            "shared": True,
             "point": exact,
             "rule": rule,
             "clip": True,

@@ -7,7 +7,7 @@ import numpy as np
 
 YES_OR_NO = (  # claims
     *("point", "learned", "prefix", "uniforms", "log_p", "step", "greedy", "far", "quantiles", "logits", "exact"),
-    *("noised", "prior", "weighted"),
+    *("noised", "prior", "weighted", "shared"),
 )
 WORDS = {  # that claims may be
     "score": ("mean", "x_t"),

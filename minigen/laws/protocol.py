@@ -32,6 +32,7 @@ np.float64 would widen float32 states.
 | ``times`` | (lowest, highest) | times of noisy levels are whole numbers within; the first is the highest |
 | ``betas`` | array (T,) | the levels are a subset of those of this chain |
 | ``published`` | function of n | the signal and noise (n, 2) that a published formula gives the noisy levels |
+| ``shared`` | True | runs may go on at the same time: what a run remembers is its own, not the sampler's |
 | ``point`` | True | exact at any number of steps where the data are one point |
 | ``eta`` | 0 to 1, or "large" | one step to the next level: DDIM's family (1: DDPM with the small variance), or DDPM with the large one |
 | ``rule`` | a name of `reference.RULES` or such a function | the weights with which it combines what the model said |
@@ -82,7 +83,7 @@ from .claims import COUNTS, check_counts, check_values
 SPACES = {"vp": ("eps", "x_0", "v", "score"), "sigma": ("eps", "x_0", "score"), "flow": ("velocity", "eps", "x_0")}
 CLAIMS = (
     *("calls", "draws", "leak", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip"),
-    *("learned", "score", "published", "weak_order"),
+    *("learned", "score", "published", "weak_order", "shared"),
 )
 STEPS = (1, 2, 3, 7, 20)
 MOST = 20_000  # levels, after which a list has no end

@@ -193,3 +193,23 @@ def reuse(sampler: Any, dtype: Any) -> Iterator[Check]:
             raise
     again = run(sampler, n, bed, x, noise=Seeded(2, 5)).result
     yield Check(distance(again, before), 0.0, f"{n} levels after a run that was broken off")
+
+
+def shared(sampler: Any, dtype: Any) -> Iterator[Check]:
+    """A run in whose every call of the model another begins and ends is the run it would have been: bitwise.
+
+    Two threads that share a sampler interleave so. Catches: history, levels or a step counter on the object, though
+    every run begins by clearing them.
+    """
+    n = max(protocol.steps(sampler))
+    x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)
+    bed = Mixture()
+    before = run(sampler, n, bed, x, noise=Seeded(2, 5)).result
+    for other in protocol.steps(sampler)[:3]:
+
+        def shared_bed(x_t: Any, level: Any, call: int, other: int = other) -> Any:
+            run(sampler, other, bed, x, noise=Seeded(3, 5))
+            return bed(x_t, level, call)
+
+        again = run(sampler, n, shared_bed, x, noise=Seeded(2, 5)).result
+        yield Check(distance(again, before), 0.0, f"{n} levels with a run of {other} in every call of the model")

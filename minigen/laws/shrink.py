@@ -21,6 +21,7 @@ from .verdict import Law, Verdict, judge
 
 CHAIN = "num_train_timesteps"
 WHOLE = ("L3",)  # a short chain of the usual betas ends far from noise: not what this law is about
+OF_OTHER_RUNS = ("L5b", "L5c")  # look at a run beside others, which have other numbers of steps
 OF_MANY = ("L21", "L22", "L22b")  # look at several numbers of steps of their own, so none is the smallest
 SHORT = 32  # every chain up to this length is tried
 FAR = 4  # times its limit: a law broken by more stays broken by more, or rounding would pass for the fault
@@ -49,11 +50,11 @@ def with_steps(sampler: Any, sweep: tuple[int, ...], steps: tuple[int, ...]) -> 
 
 
 def one(sampler: Any, n: int, law: Law) -> Any:
-    """The sampler with n steps only; where the law is about other runs, after runs of 2 and 3.
+    """The sampler with n steps only; where the law is about other runs, beside runs of 2 and 3.
 
     ValueError where they cannot be set.
     """
-    return with_steps(sampler, (n,), (2, 3, max(n, 4)) if law.name == "L5b" else (n, n))  # some leave the first out
+    return with_steps(sampler, (n,), (2, 3, max(n, 4)) if law.name in OF_OTHER_RUNS else (n, n))  # some leave the first out
 
 
 def broken(sampler: Any, names: Any = None, dtype: str = "float32") -> list[tuple[Law, Verdict]]:
@@ -118,7 +119,7 @@ def smallest(
         return None
 
     whole = make(**settings)
-    least = 4 if law.name == "L5b" else 1
+    least = 4 if law.name in OF_OTHER_RUNS else 1
     swept = getattr(whole, "sweep", None)
     swept = () if swept is None else swept
     numbers = sorted(n for n in {*swept, *protocol.steps(whole), *range(1, 131)} if n >= least)

@@ -84,6 +84,7 @@ LAWS: tuple[Law, ...] = (
     Law("L4", "the model is told the level of the state", exact_laws.coherence, claimed("point")),
     Law("L5", "calls and draws as claimed, in order", schedule_laws.counts, _counts),
     Law("L5b", "no memory of other runs", schedule_laws.reuse, nothing),
+    Law("L5c", "runs at the same time share nothing", schedule_laws.shared, claimed("shared")),
     Law("L6", "data of one point: every state exact", exact_laws.point_mass, claimed("point")),
     Law("L7", "unit Gaussian, large variance: variance 1", exact_laws.unit_gaussian, _eta_is("large")),
     Law("L8", "Gaussian data: every moment exact", exact_laws.gaussian_recursion, _has_eta),

@@ -189,6 +189,16 @@ MODEST = {
         "    for t in range(schedule.T, 0, -1):\n        sample.__dict__['left'] = t\n",
         "L5b",
     ),
+    "ddim, shared: the levels of the last run": modest(
+        "ddim",
+        None,
+        "shared",
+        LOOP,
+        "    xp, x_t, sample.schedule = array_module(x_T), x_T, schedule\n"
+        "    for t in range(schedule.T, 0, -1):\n"
+        "        schedule = sample.schedule if sample.schedule.T >= t else schedule\n",
+        "L5c",
+    ),
     "ddim, weak order: too little noise": modest(
         "ddim", 1.0, "weak_order", "else x_u + s * noise", "else x_u + 0.9 * s * noise", "L22b"
     ),
@@ -415,6 +425,15 @@ SAMPLERS = {
         "        history = [guess, *history[:3]]\n",
         "        sample.__dict__.setdefault('heard', []).insert(0, guess)\n        history = sample.__dict__['heard'][:4]\n",
         "L5b",
+    ),
+    "plms: one history for all runs at a time": walk(
+        "plms",
+        None,
+        "        history = [guess, *history[:3]]\n",
+        "        heard = sample.__dict__\n"
+        "        heard['all'] = [guess, *(heard['all'][:3] if t < schedule.T else [])]\n"
+        "        history = heard['all']\n",
+        "L5c",
     ),
     "2m: ratio turned round": walk(
         "dpmpp-2m",

@@ -3,13 +3,15 @@
 They claim what their author would think of; levels are those of Karras et al. 2022, eq. 5, from 80 to 0.02.
 """
 
+from copy import copy
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from minigen.laws import report, run_laws
+from minigen.laws import report, run_laws, shrink
+from minigen.laws.suite import choose
 
 
 class Stranger:
@@ -127,6 +129,42 @@ class Loud(Churned):
 )
 def test_calls_out_of_order_are_seen_still(sampler, words):
     assert [words in v.detail for v in run_laws(sampler(), ["L5"]) if v.failed] == [True, True]
+
+
+class OnTheObject(Stranger):
+    """Adams and Bashforth's rule with two slopes; a run begins by forgetting the one before, as schedulers do."""
+
+    claims: ClassVar = {**Stranger.claims, "calls": "n", "draws": "0", "shared": True}
+    last = None
+
+    def sample(self, model, x, n, noise):
+        self.last = None
+        return super().sample(model, x, n, noise)
+
+    def step(self, model, x, high, low, noise):
+        d, self.last = self.slope(model, x, high), self.last
+        used, self.last = d if self.last is None else (3 * d - self.last) / 2, d
+        return x + (low - high) * (used if low else d)
+
+
+class OfEachThread(OnTheObject):
+    """The same; what is remembered is kept by run, as a thread's own would be."""
+
+    claims: ClassVar = {**OnTheObject.claims}
+
+    def sample(self, model, x, n, noise):
+        return super(OfEachThread, copy(self)).sample(model, x, n, noise)
+
+
+def test_what_runs_share_on_the_object_is_seen_where_they_may_go_on_at_the_same_time():
+    broken = {v.law: v.detail for v in run_laws(OnTheObject()) if v.failed}
+    assert list(broken) == ["L5c"] and "with a run of 1 in every call of the model" in broken["L5c"]
+    assert not [v for v in run_laws(OfEachThread()) if v.failed]
+    unclaimed = OnTheObject()
+    unclaimed.claims = {name: value for name, value in unclaimed.claims.items() if name != "shared"}
+    assert not [v for v in run_laws(unclaimed) if v.failed], "it did not say so"
+    (law,) = choose("L5c")
+    assert shrink.smallest(OnTheObject, {}, law, next(v for v in run_laws(OnTheObject(), "L5c") if v.failed)).n == 4
 
 
 class Fresh(Stranger):
