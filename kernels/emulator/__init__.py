@@ -40,9 +40,11 @@ What it cannot find, and where it is not a GPU:
 * One access that lands inside another array than the intended one, farther away than the red zones are wide, unless by
   an index that is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
-* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait: a spin lock
-  between threads, or a flag that another block sets, never comes to an end ("endless").
-* ``__threadfence`` orders nothing here, so a pattern that is right because of fences and flags is called a race.
+* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or has asked
+  for the same place 64 times: a flag that a block sets that has not run yet is never seen ("endless").
+* Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
+  operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card
+  of today. A ``volatile`` flag is none here. Of the accesses of other blocks to a place the last is remembered.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
   (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left

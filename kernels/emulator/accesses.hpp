@@ -6,18 +6,35 @@ static Event event(uint32_t where, Access kind) {  // what the current thread do
 }
 
 static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
+static bool ordered(const Event& e, Access kind) {
+    return before_now(e) || (e.kind == ATOMIC && (kind == ATOMIC || told(cluster_number, e)));
+}
+static bool untold(const Past& e) { return e && !told(e.cluster, e); }
 static bool visible_to_async_proxy(const Event& e) {
-    return e.kind == BULK || e.clock <= fibers[current()].clock[clock_size() / 2 + e.thread];
+    return e.kind == BULK || e.clock <= fibers[current()].clock[part_size() + e.thread];
 }
 
 static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept apart
     if (cell.cluster == cluster_number) return;
-    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = cell.write;
-    if (cell.under) cell.plain = cell.under;
-    if (!cell.reads.empty()) cell.read = cell.reads.back();
+    if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = {cell.write, cell.cluster};
+    if (cell.under) cell.plain = {cell.under, cell.cluster};
+    if (!cell.reads.empty() && cell.reads.back().kind != ATOMIC) cell.read = {cell.reads.back(), cell.cluster};
     cell.write = cell.under = Event();
     cell.reads.clear();
     cell.cluster = cluster_number;
+}
+
+static void remember(vector<Event>& reads, const Event& now) {
+    if (!reads.empty() && reads.back().thread == now.thread && reads.back().kind == now.kind) {
+        reads.back() = now;  // nobody came between
+        return;
+    }
+    if (reads.size() >= 2 * size_t(members)) {  // what the same thread has done again need not be remembered
+        vector<bool> later(part_size());
+        const auto again = [&](const Event& e) { return later[e.thread] || (later[e.thread] = true, false); };
+        reads.erase(reads.begin(), std::remove_if(reads.rbegin(), reads.rend(), again).base());
+    }
+    reads.push_back(now);
 }
 
 static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
@@ -40,33 +57,29 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
     if ((kind == READ || kind == ATOMIC) && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
 
     // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
-    if (cell.write && !before_now(cell.write) && !(kind == ATOMIC && cell.write.kind == ATOMIC))
-        report_access(RACE, where, region, kind, address, bytes, &cell.write);
+    if (cell.write && !ordered(cell.write, kind)) report_access(RACE, where, region, kind, address, bytes, &cell.write);
     if (cell.under && !before_now(cell.under)) report_access(RACE, where, region, kind, address, bytes, &cell.under);
-    if (kind != READ)
-        for (const Event& read : cell.reads)
-            if (!before_now(read)) report_access(RACE, where, region, kind, address, bytes, &read);
+    if (kind != READ)  // plain reads are behind the last atomic operation
+        for (auto read = cell.reads.rbegin(); read != cell.reads.rend() && (kind != ATOMIC || read->kind != ATOMIC); read++)
+            if (!ordered(*read, kind)) report_access(RACE, where, region, kind, address, bytes, &*read);
 
-    // Other clusters are never before this one.
-    if (cell.plain) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
-    if (cell.atomic && kind != ATOMIC) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
-    if (cell.read && kind != READ) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
+    // Other clusters are before this one only where a flag says so.
+    if (untold(cell.plain)) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
+    if (kind != ATOMIC && untold(cell.atomic)) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
+    if (kind != READ && untold(cell.read)) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
 
-    if (kind == READ) {
-        if (!cell.reads.empty() && cell.reads.back().thread == now.thread) {  // nobody came between: keep the later one
-            cell.reads.back() = now;
-            return;
-        }
-        if (cell.reads.size() >= 2 * size_t(members))  // one that came before another read need not be remembered
-            cell.reads.erase(std::remove_if(cell.reads.begin(), cell.reads.end(), before_now), cell.reads.end());
-        cell.reads.push_back(now);
-    } else {
-        if (kind != ATOMIC) cell.under = Event();
-        else if (cell.write.kind != ATOMIC) cell.under = cell.write;
-        cell.write = now;
+    if (kind == ATOMIC) {
+        while (!cell.reads.empty() && cell.reads.back().kind != ATOMIC) cell.reads.pop_back();
+        if (cell.write.kind != ATOMIC) cell.under = cell.write;
+    } else if (kind != READ) {
+        cell.under = Event();
         cell.reads.clear();
+    }
+    if (kind != READ) {
+        cell.write = now;
         cell.writer = where;
     }
+    if (kind == READ || kind == ATOMIC) remember(cell.reads, now);
 }
 
 static Region* find(const char* address, bool with_red_zones) {
@@ -142,6 +155,28 @@ static const Region* plain_access(const char* address, size_t bytes, Access kind
 
 void access(const void* address, size_t bytes, Access kind, const void* where) {
     if (self) plain_access(static_cast<const char*>(address), bytes, kind, place(where));
+}
+
+// A thread that asks one place again and again may wait for one that has not run yet.
+static void lend_turn(const void* address) {
+    Fiber& me = fibers[current()];
+    if (me.asked != address) me.times = 0;
+    me.asked = address;
+    if (++me.times % 64) return;
+    me.state = ASKING;
+    asking++;
+    ready.push_back(in_cluster(current()));
+    wait_for_scheduler();
+}
+
+void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where) {
+    if (!self) return;
+    lend_turn(address);
+    if (program.fences) part(NOW)[in_cluster(current())]++;  // a step that is this operation alone
+    const Region* region = plain_access(static_cast<const char*>(address), bytes, ATOMIC, place(where));
+    if (!program.fences || !region) return;
+    pass_on(address, region->shared, everywhere, event(place(where), ATOMIC));
+    part(NOW)[in_cluster(current())]++;
 }
 
 static void aligned_access(const void* pointer, size_t bytes, Access kind, const void* where) {

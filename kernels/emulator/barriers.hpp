@@ -166,5 +166,5 @@ void fence_mbarrier_init() {
 // What this thread knows to be written becomes visible to the async proxy, and that knowledge goes on with every barrier.
 void fence_proxy_async() {
     Clock& c = fibers[current()].clock;
-    std::copy(c.begin(), c.begin() + c.size() / 2, c.begin() + c.size() / 2);
+    std::copy_n(c.begin(), part_size(), c.begin() + part_size());
 }

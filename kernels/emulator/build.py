@@ -63,7 +63,7 @@ CLANG_OPTIONS = (
 ENDS = """
 #define LINKER_SAYS extern "C" __attribute__((visibility("hidden"))) char
 LINKER_SAYS __ehdr_start[], _end[], __start_shared_memory[], __stop_shared_memory[];
-extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory};
+extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory, FENCES};
 """
 # What is linked behind it: the last shared array's guard. (Of the arrays of functions clang++ makes another order.)
 LAST = """.section shared_memory,"aw"
@@ -169,6 +169,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         for k in kernels
     )
     doors += "".join(f'extern "C" const int emulator_bounds_{k}[3] = {{{words}}};\n' for k, words in bounds.items())
+    fences = any("__threadfence" in part for part in (text, *headers_of(text).values()))
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
@@ -177,7 +178,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     # one section with those of kernels.
     program = (
         f'#include "emulator/device.cuh"\n#define inline\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{text}\n}}\n'
-        f'#line 1 "doors"\n{doors}{ENDS}'
+        f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]

@@ -190,7 +190,7 @@ static void report_absence(const Event& visit, int rank, const char* what) {
 
 static void start_visits() {
     if (cluster_blocks == 1) return;
-    visits[block_rank].last.assign(clock_size() / 2, Event());
+    visits[block_rank].last.assign(part_size(), Event());
     visits[block_rank].left.assign(clock_size(), 0);
 }
 

@@ -24,6 +24,7 @@ struct Lane {  // what a thread knows about itself
 
 struct Program {  // a kernel's library: its first byte and the one behind its last, and those of the shared memory in it
     char *begin, *end, *shared_begin, *shared_end;
+    bool fences;  // whether it has some
 };
 
 enum Access { READ, WRITE, ATOMIC, COPY, BULK };
@@ -33,6 +34,8 @@ extern Index block, block_size, grid_size;
 extern int cluster_blocks, block_rank;  // how many blocks are a cluster, and which of them this one is
 
 void access(const void* address, size_t bytes, Access kind, const void* where);
+void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where);  // or in the block only
+void fence(bool everywhere);
 void block_barrier(const void* where);
 int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it
 void failed(const char* why, const void* where);        // and the block cannot go on
@@ -201,18 +204,18 @@ struct Same {
 
 }  // namespace emulator
 
-#define EMULATOR_ATOMIC_OF(scope, name, result)                                             \
+#define EMULATOR_ATOMIC_OF(scope, everywhere, name, result)                                 \
     template <class T>                                                                      \
     EMULATOR_FUNCTION T name##scope(T* address, typename emulator::Same<T>::type value) {   \
-        emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);             \
+        emulator::atomic_access(address, sizeof(T), everywhere, EMULATOR_WHERE);            \
         const T old = *address;                                                             \
         *address = result;                                                                  \
         return old;                                                                         \
     }
-#define EMULATOR_ATOMIC(name, result)           \
-    EMULATOR_ATOMIC_OF(, name, result)          \
-    EMULATOR_ATOMIC_OF(_block, name, result)    \
-    EMULATOR_ATOMIC_OF(_system, name, result)
+#define EMULATOR_ATOMIC(name, result)                  \
+    EMULATOR_ATOMIC_OF(, true, name, result)           \
+    EMULATOR_ATOMIC_OF(_block, false, name, result)    \
+    EMULATOR_ATOMIC_OF(_system, true, name, result)
 EMULATOR_ATOMIC(atomicAdd, old + value)
 EMULATOR_ATOMIC(atomicSub, old - value)
 EMULATOR_ATOMIC(atomicMin, old < value ? old : value)
@@ -227,15 +230,15 @@ EMULATOR_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
 template <class T>
 EMULATOR_FUNCTION T atomicCAS(T* address, typename emulator::Same<T>::type expected,
                               typename emulator::Same<T>::type value) {
-    emulator::access(address, sizeof(T), emulator::ATOMIC, EMULATOR_WHERE);
+    emulator::atomic_access(address, sizeof(T), true, EMULATOR_WHERE);
     const T old = *address;
     if (old == expected) *address = value;
     return old;
 }
 
-inline void __threadfence() {}        // orders one thread's own accesses; it makes nobody else wait, so it ends no race
-inline void __threadfence_block() {}
-inline void __threadfence_system() {}
+inline void __threadfence() { emulator::fence(true); }
+inline void __threadfence_block() { emulator::fence(false); }
+inline void __threadfence_system() { emulator::fence(true); }
 
 #include "emulator/vectors.cuh"
 #include "emulator/functions.cuh"

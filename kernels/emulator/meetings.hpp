@@ -1,9 +1,5 @@
 // Waiting for each other: the barrier of a block, and what lanes of a warp do together: part of runtime.cpp.
 
-static void join(Clock& a, const Clock& b) {
-    for (size_t i = 0; i < a.size(); i++) a[i] = std::max(a[i], b[i]);
-}
-
 static void learn(int thread, const Clock& all) {  // and begin a new step, which nobody knows of yet
     join(fibers[thread].clock, all);
     fibers[thread].clock[in_cluster(thread)]++;

@@ -42,6 +42,13 @@ LAUNCHES = {
     ),
     "planted_atomics.cu": TWO_ROWS,
     "planted_clusters.cu": Launch((2, 128), lambda x: {"x": x}, 4, 64, shared_bytes=256),
+    "planted_flags.cu": Launch(
+        (128,),
+        lambda x: {"x": x, "flags": (x[:4] * 0).astype(np.int32), "n": 128},
+        2,
+        64,
+        want=TWO_ROWS.want,
+    ),
     "planted_multicast.cu": Launch(
         (2, 128), lambda x: {"x": TensorMap(x, (1, 32))}, 4, 64, shared_bytes=2 * 32 * 4 + 8
     ),

@@ -13,6 +13,7 @@
 // Shadow.    For every few bytes of memory there is a cell that remembers the last write and all reads that a later
 //            write would have to come after (Flanagan & Freund 2009, FastTrack). See accesses.hpp.
 // Blocks.    Nothing orders two clusters of one launch, so what one wrote no other may touch, except atomically.
+// Flags.     But for fences around an atomic operation that one did and another saw. See flags.hpp.
 // Copies.    What runs on its own (cp.async) has an effect only when it is waited for: the last moment that the rules
 //            allow. From its start until then nobody may touch its target. See copies.hpp.
 // Banks.     Which words of shared memory a warp wants at once, and how many passes that takes. See banks.hpp.
@@ -98,12 +99,16 @@ struct Event {  // an access that happened
     explicit operator bool() const { return thread >= 0; }
 };
 
+struct Past : Event {
+    uint32_t cluster = 0;
+};
+
 struct Cell {
     uint32_t cluster = 0;   // the cluster that `write` and `reads` belong to
     Event write;
     Event under;            // the plain write before it, if it is an atomic operation
-    vector<Event> reads;    // since that write, at most the last of each thread
-    Event plain, atomic, read;  // of earlier clusters: a plain write, an atomic operation, a read
+    vector<Event> reads;    // since that write, at most the last of each thread; of atomic operations, all until a plain write
+    Past plain, atomic, read;  // of earlier clusters, the last of each: a plain write, an atomic operation, a read
     uint32_t writer = NOBODY;
     uint32_t copy = 0;      // 1 + the number of the copy that is on its way to here
     uint32_t readers = 0;   // how many products of warps are still to read it
@@ -133,13 +138,14 @@ struct Region {
 
 // --- threads -----------------------------------------------------------------------------------------------------------
 
-// A clock has two halves. clock[t]: all that thread t of the cluster did up to this step of its happened before now.
-// The second half is the same of what besides is visible to the async proxy, the engines that copy tiles and multiply
-// them. Behind the threads come the engines' own steps.
+// A clock has two parts. clock[t]: all that thread t of the cluster did up to this step of its happened before now.
+// The second part is the same of what besides is visible to the async proxy, the engines that copy tiles and multiply
+// them. Behind the threads come the engines' own steps. With fences there are more parts: see flags.hpp.
 typedef vector<uint32_t> Clock;
 const int ENGINES = 8;  // of a block
+const int FLAGS = 16;
 
-enum State { READY, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_REGISTERS, AT_WARP, DONE };
+enum State { READY, ASKING, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_REGISTERS, AT_WARP, DONE };
 
 struct Fiber {
     Context context;
@@ -150,6 +156,8 @@ struct Fiber {
     int missing;     // arrivals, where it waits at an mbarrier
     bool came;       // to the cluster's barrier, and has not waited there yet
     uint32_t came_in;  // the phase in which it did
+    const void* asked;  // where the last atomic operation was
+    int times;          // that there has been no other place since
     vector<uint32_t> open;                // copies since the last commit
     std::deque<vector<uint32_t>> groups;  // of copies that nobody has waited for, the oldest first
 };
@@ -186,6 +194,7 @@ static Clock known;                     // at the block's barrier
 static uint32_t barrier_where;
 static vector<std::deque<Meeting>> meetings;  // for each warp; fibers hold references
 static vector<int> ready;                 // threads of the cluster
+static int asking;                        // those of them that wait for a flag: see lend_turn
 static std::mt19937 random_number;
 
 static void (*entry)(void**);
@@ -211,7 +220,11 @@ static Program program;                 // the kernel's, which runs now
 
 static int current() { return int(self - lanes); }
 static int in_cluster(int thread) { return first_member + thread; }  // its number there
-static size_t clock_size() { return 2 * (members + size_t(ENGINES) * cluster_blocks); }
+static size_t part_size() { return members + size_t(ENGINES) * cluster_blocks + (program.fences ? FLAGS : 0); }
+static size_t clock_size() { return (program.fences ? 6 : 2) * part_size(); }
+static void join(Clock& a, const Clock& b) {
+    for (size_t i = 0; i < a.size(); i++) a[i] = std::max(a[i], b[i]);
+}
 static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - program.begin - 1); }
 
 static void wait_for_scheduler() { switches++; switch_context(fibers[current()].context, scheduler); }
@@ -235,6 +248,7 @@ struct Copy {  // of cp.async, on its way
 static vector<Copy> copies;
 static vector<uint32_t> free_copies;  // places in it
 
+#include "flags.hpp"
 #include "banks.hpp"
 #include "accesses.hpp"
 #include "meetings.hpp"
@@ -282,6 +296,7 @@ static void start_block(Index index) {
         f.state = READY;
         f.clock.assign(clock_size(), 0);
         f.clock[in_cluster(t)] = 1;
+        f.asked = nullptr;
         f.came = false;
         f.open.clear();
         f.groups.clear();
@@ -299,6 +314,8 @@ static void start_cluster(unsigned first) {  // its first block's number
     latest = nullptr;
     visited = -1;
     ready.clear();
+    asking = 0;
+    for (int rank = 0; rank < cluster_blocks; rank++) flags[1 + rank].clear();
     copies.clear();
     free_copies.clear();
     bulks.clear();
@@ -354,7 +371,7 @@ static void report_deadlock() {
 static void run_cluster(unsigned first) {
     start_cluster(first);
     while (!(ready.empty() && bulks.empty()) && !abandoned) {
-        if (ready.empty()) {  // nobody can go on: the last moment for a copy to arrive
+        if (int(ready.size()) == asking && !bulks.empty()) {  // nobody can go on: the last moment for a copy to arrive
             finish_a_bulk();
             continue;
         }
@@ -362,6 +379,8 @@ static void run_cluster(unsigned first) {
         const int next = ready.back();
         ready.pop_back();
         bring_in(next / threads);
+        asking -= fibers[next % threads].state == ASKING;
+        fibers[next % threads].state = READY;
         self = &lanes[next % threads];
         switch_context(scheduler, fibers[next % threads].context);
         self = nullptr;
@@ -401,6 +420,7 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     sites.assign((threads + 31) / 32, {});
     most_accesses = limit;
     cluster_number = 0;
+    start_flags();
     if (members > most_members) {
         if (stacks) munmap(stacks - STACK, STACK * (most_members + 1));
         most_members = std::max(members, MOST_THREADS);
