@@ -24,16 +24,18 @@ static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept ap
     cell.cluster = cluster_number;
 }
 
-static void remember(vector<Event>& reads, const Event& now) {
+__attribute__((noinline)) static void forget_what_was_done_again(vector<Event>& reads) {  // by the same thread
+    vector<bool> later(part_size());
+    const auto again = [&](const Event& e) { return later[e.thread] || (later[e.thread] = true, false); };
+    reads.erase(reads.begin(), std::remove_if(reads.rbegin(), reads.rend(), again).base());
+}
+
+static inline void remember(vector<Event>& reads, const Event& now) {
     if (!reads.empty() && reads.back().thread == now.thread && reads.back().kind == now.kind) {
         reads.back() = now;  // nobody came between
         return;
     }
-    if (reads.size() >= 2 * size_t(members)) {  // what the same thread has done again need not be remembered
-        vector<bool> later(part_size());
-        const auto again = [&](const Event& e) { return later[e.thread] || (later[e.thread] = true, false); };
-        reads.erase(reads.begin(), std::remove_if(reads.rbegin(), reads.rend(), again).base());
-    }
+    if (reads.size() >= 2 * size_t(members)) forget_what_was_done_again(reads);
     reads.push_back(now);
 }
 

@@ -27,7 +27,7 @@ struct Program {  // a kernel's library: its first byte and the one behind its l
     bool fences;  // whether it has some
 };
 
-enum Access { READ, WRITE, ATOMIC, COPY, BULK };
+enum Access : short { READ, WRITE, ATOMIC, COPY, BULK };
 
 extern Lane* self;  // the thread that runs now
 extern Index block, block_size, grid_size;

@@ -94,13 +94,17 @@ struct SharedArray {
 
 struct Event {  // an access that happened
     uint32_t clock = 0, where = 0;
-    int thread = -1;  // its number in the cluster
+    short thread = -1;  // its number in the cluster
     Access kind = READ;
+    Event() = default;
+    Event(uint32_t at, uint32_t from, int by, Access as) : clock(at), where(from), thread(short(by)), kind(as) {}
     explicit operator bool() const { return thread >= 0; }
 };
 
 struct Past : Event {
     uint32_t cluster = 0;
+    Past() = default;
+    Past(const Event& e, uint32_t of) : Event(e), cluster(of) {}
 };
 
 struct Cell {
