@@ -98,6 +98,7 @@ PICTURES = {
     "upsampled": "prompts drawn at 32 x 32 with every pixel doubled or doubled twice, and by the up-samplers",
 }
 SIDES = (32, 64, 128)
+SPACING = "karras"  # of the decoder's levels where none is asked for
 FITTED = 4096  # training pictures whose embeddings the buckets of the autoregressive prior are taken from
 Priors = Literal["diffusion", "autoregressive", "text", "none"]
 
@@ -194,9 +195,9 @@ class Sampling(sampling.Sampling):
     """s in prior(nothing) + s (prior(prompt) - prior(nothing))."""
     guidance: float = 1.5
     """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
-    spacing: sampling.Spacing | None = "karras"
-    """Which levels the decoder visits: evenly spread, denser near the data, or evenly in the 7th root of the noise
-    ("karras"). Even ones ("uniform") leave outlines less clean.
+    spacing: sampling.Spacing | None = None
+    """Which levels the decoder visits: evenly spread, denser near the data, or, if left out, evenly in the 7th root of
+    the noise ("karras"). Even ones ("uniform") leave outlines less clean.
     """
     size: int = 32
     """Side of the pictures: 32, or what the up-samplers lead to, always in 10 ancestral steps."""
@@ -307,13 +308,16 @@ class Chain:
         rng: Any,
         steps: int | None = None,
         guidance: float = Sampling.guidance,
-        spacing: str | None = Sampling.spacing,
+        sampler: str | Callable[..., Any] = Sampling.sampler,
+        spacing: str | None = None,
         **how: Any,
     ) -> Any:
         r"""$p(x \mid z_i, y)$: a picture of the decoder's size for each row of ``z``; ``how`` is that of
         `dalle2_decoder.decode`.
         """
         steps = min(self.config.sample_steps, self.config.T) if steps is None else steps
+        if spacing is None and isinstance(sampler, str):  # one of yours walks the levels that it likes
+            spacing = SPACING
         return dalle2_decoder.decode(
             self.decoder,
             self.told(z, prompts),
@@ -322,6 +326,7 @@ class Chain:
             self.of_pixels,
             steps=steps,
             guidance=guidance,
+            sampler=sampler,
             spacing=spacing,
             rng=rng,
             **how,

@@ -19,7 +19,9 @@ import pytest
 import systems
 
 from minigen.cli import curriculum
+from minigen.maths import schedules
 from minigen.models import latent_codec
+from minigen.samplers import ddim
 from minigen.train.loop import Trainer
 
 
@@ -220,8 +222,8 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "glide": WALK | WORDS | {"clip_guidance": to(0.0), "size": to(64)},
     "diffusionclip": WALK | {"edit": to(("white",))},
     "dalle2": WALK | {
-        "spacing": to(None), "prompt": to(PROMPT), "prior": to("text"), "prior_guidance": to(3.0), "guidance": to(4.0),
-        "size": to(64),
+        "spacing": to("uniform"), "prompt": to(PROMPT), "prior": to("text"), "prior_guidance": to(3.0),
+        "guidance": to(4.0), "size": to(64),
     },
     "stable_diffusion": WALK | WORDS | {"layout": to("circle 4:20,4:20"), "size": to(64)},
 }  # fmt: skip
@@ -274,6 +276,20 @@ def test_a_flag_changes_the_samples(name: str, flag: str):
         for flags in (beside, beside | {flag: value})
     )
     assert one.shape != two.shape or not np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", [name for name, flags in SAMPLING.items() if "sampler" in flags])
+def test_a_sampler_of_ones_own_draws_beside_flags_that_are_left_out(name: str):
+    asked = []
+
+    def own(model: Any, x_T: Any, schedule: Any, *, steps: int, **how: Any) -> Any:
+        asked.append(steps)
+        return ddim.sample(model, x_T, schedules.spaced(schedule, steps), cond=how["cond"], kind=how["kind"])
+
+    left_out = dataclasses.asdict(systems.model_of(name).Sampling())
+    system = awake(name, systems.small(name))
+    assert np.isfinite(system.sample(2, rng=np.random.default_rng(0), **left_out | {"sampler": own})).all()
+    assert asked == [3]
 
 
 @pytest.mark.parametrize(("name", "flag"), [(name, flag) for name, flags in EDITING.items() for flag in flags])
