@@ -184,9 +184,8 @@ def checked(
     if sampler not in get_args(Named):
         known = ", ".join(get_args(Named))
         raise ValueError(f"unknown sampler {sampler!r}: use one of {known}, or one of yours: --sampler module:Name")
-    name = with_variance(sampler, variance, own)
-    choose.find(name, eta)
-    return name
+    choose.find(sampler, eta)
+    return with_variance(sampler, variance, own)
 
 
 def with_variance(sampler: str, variance: str | None, own: str) -> str:

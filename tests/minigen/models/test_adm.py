@@ -506,7 +506,7 @@ def test_settings_that_do_not_fit_are_named(digits):
         (with_classifier, {"steps": 31}, "steps must be from 1 to 30"),
         (with_classifier, {"guidance": "mean", "steps": 0}, "steps must be from 1 to 30"),
         (with_classifier, {"guidance": "mean", "steps": 31, "spacing": "karras"}, "steps must be from 1 to 30"),
-        (with_classifier, {"guidance": "mean-at-x_t", "eta": 7.0}, "'ancestral-learned' has no eta"),
+        (with_classifier, {"guidance": "mean-at-x_t", "eta": 7.0}, "'ancestral' has no eta"),
         (without, {"guidance": "classifier"}, "needs a noisy classifier, and these weights have none"),
         (without, {"guidance": "mean", "label": 2}, "needs a noisy classifier|knows of classes"),
         (without, {"label": 2}, "label 2 needs"),

@@ -88,6 +88,8 @@ def test_what_does_not_go_together_is_named_before_the_network_is_asked():
         ({"sampler": "ddim", "eta": float("nan")}, "eta must be from 0"),
         ({"sampler": "heun", "eta": 0.5}, "'heun' has no eta"),
         ({"eta": 0.5}, "'ancestral' has no eta"),
+        ({"eta": 0.5, "variance": "large"}, "'ancestral' has no eta"),
+        ({"eta": 0.5, "own": "learned"}, "'ancestral' has no eta"),
         ({"sampler": "ddim", "variance": "large"}, "'ddim' has none, got 'large'"),
         ({"variance": "big"}, "variance must be one of 'small', 'large', 'learned', got 'big'"),
         ({"variance": "learned"}, "'learned' needs a model that has learnt one, and this one has not"),
