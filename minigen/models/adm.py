@@ -416,6 +416,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     ) -> Any:
         """``n`` pictures in [-1, 1]; sample i is of class i modulo their number if ``label`` is left out."""
         guidance = ("none" if classifier is None else "classifier") if guidance is None else guidance
+        if guidance == "none":
+            sampling.check_belong("guidance 'none'", {"scale": scale}, {"scale": Sampling.scale})
         if guidance == "none" and not config.conditional and label is not None:
             raise ValueError(f"label {label} needs guidance: this denoiser was not told of classes (--conditional)")
         return draw(

@@ -496,6 +496,8 @@ def test_settings_that_do_not_fit_are_named(digits):
         (with_classifier, {"label": 10}, "label must be from 0 to 9, got 10"),
         (with_classifier, {"label": -1}, "label must be from 0 to 9, got -1"),
         (with_classifier, {"label": 1, "guidance": "none"}, "label 1 needs guidance"),
+        (with_classifier, {"guidance": "none", "scale": 2.0}, "guidance 'none' has no scale: leave it out, got 2.0"),
+        (without, {"scale": 2.0}, "guidance 'none' has no scale"),
         (with_classifier, {"guidance": "clip"}, "guidance must be one of none, classifier"),
         (
             with_classifier,
