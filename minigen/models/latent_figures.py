@@ -79,8 +79,8 @@ def pictures(uses: Uses, dataset: Dataset) -> dict[str, Callable[..., Any]]:
     """The pictures that `stable_diffusion.PICTURES` describes, those that this system can make."""
     side, _, c = dataset.shape
 
-    def tasks() -> tuple[Any, Any, list[str]]:
-        images, keep, prompts = glide.edit_tasks(6, rng=np.random.default_rng(0))
+    def tasks(rng: Any) -> tuple[Any, Any, list[str]]:
+        images, keep, prompts = glide.edit_tasks(6, rng=rng)
         return dataset.scale(images), keep, prompts
 
     def of_codec(split: Split, *, rng: Any) -> Any:
@@ -90,12 +90,12 @@ def pictures(uses: Uses, dataset: Dataset) -> dict[str, Callable[..., Any]]:
 
     def strengths(split: Split, *, rng: Any) -> Any:
         """Rows: a picture, then what it becomes with each strength."""
-        x, _, prompts = tasks()
+        x, _, prompts = tasks(rng)
         return np.stack([x, *(uses.draw(prompts, rng=rng, start=x, strength=s) for s in STRENGTHS)], axis=1)
 
     def paintings(split: Split, *, rng: Any) -> Any:
         """Rows: a picture, what is kept of it, four paintings."""
-        x, keep, prompts = tasks()
+        x, keep, prompts = tasks(rng)
         return np.stack([x, x * keep, *(uses.draw(prompts, rng=rng, image=x, keep=keep) for _ in range(4))], axis=1)
 
     def of_layouts(split: Split, *, rng: Any) -> Any:

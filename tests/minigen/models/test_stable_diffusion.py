@@ -18,7 +18,7 @@ from minigen.laws import as_sampler
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.maths.schedules import spaced
-from minigen.models import clip, ddpm, glide, latent_codec, latent_upscaler, sampling
+from minigen.models import clip, ddpm, glide, latent_codec, latent_figures, latent_upscaler, sampling
 from minigen.models import stable_diffusion as sd
 from minigen.models.latent_beside import kept_places
 from minigen.models.latent_codec import Codec, Identity
@@ -727,6 +727,20 @@ def test_sd_sample_edit_notes_and_pictures(system, data):
         "layouts": (6, 6, 32, 32, 3),
         "upscaled": (6, 2, 64, 64, 3),
     }
+
+
+@pytest.mark.parametrize("name", ["strengths", "paintings"])
+def test_pictures_of_edits_ask_for_what_the_rng_says(name, data):
+    def draw(prompts, *, rng, **settings):
+        asked.extend(prompts)
+        return np.zeros((len(prompts), 32, 32, 3), np.float32)
+
+    uses, said = latent_figures.Uses(Identity(), draw, draw, False, False), []
+    for seed in (0, 0, 1):
+        asked = []
+        latent_figures.pictures(uses, data)[name](data.test, rng=np.random.default_rng(seed))
+        said.append(asked)
+    assert said[0] == said[1] != said[2]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
