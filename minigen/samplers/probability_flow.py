@@ -131,8 +131,8 @@ def log_likelihood(
     the last term turns the density of $x_1$ into that of $y_1$. ``divergence`` is ``"exact"``, $d$ vector-Jacobian
     products each time, or ``"hutchinson"``, the mean over ``probes`` random signs, drawn once and held along the path
     (``rng``). The solver's step sizes serve the whole batch, so a sample's last digits, below ``rtol`` and ``atol``,
-    depend on its neighbours. Give the schedule that the network was trained with; its grid does not matter, its first
-    and last level do.
+    depend on its neighbours. Give the schedule that the network was trained with, all its levels: in the gaps of a
+    respaced one the network would be told times that go with another noise.
     """
     check_kind(kind)
     _check_schedule(schedule)
@@ -193,8 +193,9 @@ def sample(
     r"""Follow the flow from ``x_T`` (n, ...) down to level 1, each stretch between levels to the tolerance; returns
     $\hat x_0$ there, like ``x_T``.
 
-    No draws; ``rng`` is there because other samplers have it. The callback sees every level as in `ancestral.sample`;
-    ``clip`` limits the guess of $x_0$ at the end, and those that the callback sees.
+    No draws; ``rng`` is there because other samplers have it. All levels of training, as in `log_likelihood`. The
+    callback sees every level as in `ancestral.sample`; ``clip`` limits the guess of $x_0$ at the end, and those that
+    the callback sees.
     """
     _check_schedule(schedule)
     xp, shape, dtype = array_module(x_T), x_T.shape, x_T.dtype

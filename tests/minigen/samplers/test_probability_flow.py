@@ -73,6 +73,23 @@ def test_the_ends_of_the_schedule_decide_and_pictures_have_any_shape(schedule):
     np.testing.assert_allclose(got, gaussian_answer(x_0, mean, cov, schedule), rtol=LIMIT, atol=LIMIT)
 
 
+def test_a_network_of_all_levels_is_told_wrong_times_in_the_gaps_of_a_respaced_schedule():
+    """Where the model is not built from the schedule that is given: what a network is, whose times are those of training."""
+    trained = schedules.cosine(200)
+    mean, cov, x_0 = drawn(0, 1)
+    model, want = gaussian(mean, cov, trained), gaussian_answer(x_0, mean, cov, trained)
+    errors = [
+        abs(log_likelihood(model, x_0, schedule, rtol=1e-6, atol=1e-6) - want).max()
+        for schedule in (trained, trained.respaced([1, *range(20, 201, 20)]))
+    ]
+    assert errors[0] < 1e-4 and errors[1] > 0.1
+    ends = [
+        probability_flow.sample(model, np.linspace(-2, 2, 5)[:, None], schedule)
+        for schedule in (trained, trained.respaced([1, *range(20, 201, 20)]))
+    ]
+    assert abs(ends[0] - ends[1]).max() > 0.01
+
+
 def test_with_little_noise_at_the_start_and_pure_noise_at_the_end_it_is_the_density_of_the_data():
     mean, cov, x_0 = drawn(3, 2)
     schedule = schedules.Schedule([1.0, 1 - 1e-9, 0.5, 1e-14])
