@@ -186,7 +186,7 @@ class Sampling(sampling.Sampling):
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
     guidance: float = 1.5
-    """s in f(negative) + s (f(prompt) - f(negative)): 0 ignores the prompt, 1 is the model, more exaggerates the prompt."""
+    """s in f(negative) + s (f(prompt) - f(negative)): 0 leaves the prompt to CLIP, 1 is the model, more exaggerates it."""
     clip_guidance: float = 200.0
     """How strongly CLIP pulls towards the prompt besides; 0 leaves it out."""
     size: int = 32
