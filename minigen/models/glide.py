@@ -118,6 +118,7 @@ SHOWN = 64  # prompts a group, and edits, in the figures
 REACH = 9  # half the side of the square that an edit paints: room for a large thing wherever its centre was
 OUTPUT = "x_0"  # what the networks predict
 PULLED = (0.3, 0.85)  # times at which CLIP pulls, in units of T
+EDGE = 1e-3  # of a time: what rounding takes a time off that a sampler of one's own says by its noise
 SIDES = (32, 64, 128)
 
 
@@ -353,7 +354,8 @@ def pulled_by_clip(
         return model
     net = system.modules["clip"]
     wanted = clip.Embedder(net).encode_text(list(prompts))
-    between = interval(lambda times: scale * asks, *(share * schedule.T for share in PULLED), outside=0.0)
+    first, last = (share * schedule.T for share in PULLED)
+    between = interval(lambda times: scale * asks, first - EDGE, last + EDGE, outside=0.0)
     if system.config.noisy_clip:
         return by_gradient(model, clip_log_p(net.embed_image, wanted), schedule, between, kind=OUTPUT)
     return by_x_0_gradient(model, clip_log_p(lambda x, t: net.embed_image(x), wanted), schedule, between, kind=OUTPUT)

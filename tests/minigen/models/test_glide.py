@@ -350,6 +350,17 @@ def test_glide_clip_pulls_between_two_times_alone(system, rng):
         assert (moved > 0) == (low <= t <= high), t
 
 
+@pytest.mark.parametrize("off", [-1e-5, 0.0, 1e-5])
+def test_glide_clip_pulls_at_both_ends_whatever_rounding_makes_of_their_times(off, system, rng):
+    """A sampler of one's own says how noisy its levels are, in float32 perhaps, and times follow from that."""
+    x_t = rng.standard_normal((1, 32, 32, 3)).astype(np.float32)
+    pulled = glide.pulled_by_clip(lambda x, t, cond=None: 0.5 * x, system, PROMPTS[:1], schedules.cosine(TINY.T), 30.0)
+    for share, outwards in zip(glide.PULLED, (-0.5, 0.5)):
+        at, beyond = (pulled(x_t, np.full(1, share * TINY.T + d), None) for d in (off, outwards))
+        assert abs(ag.raw(at) - 0.5 * x_t).max() > 0
+        np.testing.assert_array_equal(ag.raw(beyond), 0.5 * x_t)
+
+
 def test_glide_clip_does_not_pull_towards_the_empty_prompt(system, rng):
     """It asks for anything, and CLIP has never seen a caption like it."""
     x_t, t = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), np.full(2, TINY.T // 2)
