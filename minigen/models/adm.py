@@ -418,7 +418,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         guidance = ("none" if classifier is None else "classifier") if guidance is None else guidance
         if guidance == "none":
             sampling.check_belong("guidance 'none'", {"scale": scale}, {"scale": Sampling.scale})
-        if guidance == "none" and not config.conditional and label is not None:
+        if (guidance == "none" or scale == 0) and not config.conditional and label is not None:
             raise ValueError(f"label {label} needs guidance: this denoiser was not told of classes (--conditional)")
         return draw(
             denoiser,
@@ -434,10 +434,17 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             **how,
         )
 
-    def notes(images: Any, *, label: int | None = None, guidance: str | None = None, **settings: Any) -> list[str]:
+    def notes(
+        images: Any,
+        *,
+        label: int | None = None,
+        guidance: str | None = None,
+        scale: float = Sampling.scale,
+        **settings: Any,
+    ) -> list[str]:
         """The class that was asked for."""
         y = asked(len(images), label)
-        guided = config.conditional or (classifier is not None and guidance != "none")
+        guided = config.conditional or (classifier is not None and guidance != "none" and scale != 0)
         return [dataset.classes[i] for i in y] if guided else []
 
     def scales(split: Split, *, rng: Any) -> Any:

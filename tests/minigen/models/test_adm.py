@@ -408,7 +408,8 @@ def test_classes_in_turn_and_the_notes_say_so(digits):
     assert system.notes(np.zeros((12, 8, 8, 1))) == [*"012345678901"]
     for label in (0, 7, 9):
         assert system.notes(np.zeros((2, 8, 8, 1)), label=label, scale=2.0) == [str(label)] * 2
-    assert system.notes(np.zeros((2, 8, 8, 1)), guidance="none") == []
+    for unguided in ({"guidance": "none"}, {"scale": 0.0}):
+        assert system.notes(np.zeros((2, 8, 8, 1)), **unguided) == []
     told = []
     classifier = system.modules["classifier"]
     shaken(classifier, np.random.default_rng(0))
@@ -496,6 +497,7 @@ def test_settings_that_do_not_fit_are_named(digits):
         (with_classifier, {"label": 10}, "label must be from 0 to 9, got 10"),
         (with_classifier, {"label": -1}, "label must be from 0 to 9, got -1"),
         (with_classifier, {"label": 1, "guidance": "none"}, "label 1 needs guidance"),
+        (with_classifier, {"label": 1, "scale": 0.0}, "label 1 needs guidance"),
         (with_classifier, {"guidance": "none", "scale": 2.0}, "guidance 'none' has no scale: leave it out, got 2.0"),
         (without, {"scale": 2.0}, "guidance 'none' has no scale"),
         (with_classifier, {"guidance": "clip"}, "guidance must be one of none, classifier"),
