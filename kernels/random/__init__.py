@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt32
+from jaxtyping import Float, Int64, UInt32
 
 from ..backend import Array, array_module
 from ..checks import check_array, is_whole
@@ -90,6 +90,17 @@ class Stream:
     def random(self, size: tuple[int, ...], dtype: Any = np.float32) -> Float[Array, "n *rest"]:
         """``uniform`` at this step; then the next step."""
         return self._next(uniform, size, dtype)
+
+    def integers(self, low: int, high: int, size: int | tuple[int, ...]) -> Int64[Array, "n *rest"]:
+        r"""Whole numbers from ``low`` to ``high`` - 1, all alike: $l + \lfloor (h - l)\, u \rfloor$ of a float64
+        ``uniform`` u at this step; then the next step.
+        """
+        if not (is_whole(low) and is_whole(high) and 0 < int(high) - int(low) <= 2**53):
+            raise ValueError(f"high must be above low, by at most 2^53, both whole numbers, got {low!r} and {high!r}")
+        low, span = int(low), int(high) - int(low)
+        shape: Any = (size,) if is_whole(size) else size
+        u = self._next(uniform, shape, np.float64)
+        return low + (span * u).astype(np.int64)  # span u, rounded, is below the span
 
     def _next(self, draw: Any, size: tuple[int, ...], dtype: Any) -> Any:
         at = {"seed": self.seed, "first": self.first, "step": self.step, "purpose": self.purpose}

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,33 @@ def test_a_stream_takes_the_next_step():
         np.testing.assert_array_equal(z, normal((5, 2, 3), seed=9, purpose=1, step=step))
         np.testing.assert_array_equal(third.standard_normal((1, 2, 3))[0], z[2])
     np.testing.assert_array_equal(whole.random((4,), np.float64), uniform((4,), seed=9, purpose=1, step=3, dtype="f8"))
+
+
+def test_a_streams_integers_are_those_of_its_uniform_numbers():
+    from scipy import stats
+
+    stream = Stream(9, purpose=1, step=5)
+    for step, (low, high) in enumerate([(0, 10), (-3, 4), (7, 8), (-(2**62), 2**53 - 2**62)], start=5):
+        got = stream.integers(low, high, 4000)
+        u = uniform((4000,), seed=9, purpose=1, step=step, dtype=np.float64)
+        assert got.dtype == np.int64
+        assert got.tolist() == [low + math.floor(Fraction(x) * (high - low)) for x in u.tolist()]
+    assert stream.step == 9
+    np.testing.assert_array_equal(
+        Stream(9).integers(0, 1000, (5, 3))[3], Stream(9, first=3).integers(0, 1000, (1, 3))[0]
+    )
+    counts = np.bincount(Stream(0).integers(0, 10, 100_000))
+    assert len(counts) == 10
+    assert stats.chisquare(counts).pvalue > ALPHA
+    for low, high in ((3, 3), (3, 2), (0, 2**53 + 1), (0.0, 3), (0, True)):
+        with pytest.raises(ValueError, match="high must be above low"):
+            Stream(0).integers(low, high, 3)
+
+
+def test_the_largest_uniform_number_gives_the_last_integer(monkeypatch):
+    monkeypatch.setattr(Stream, "_next", lambda self, draw, size, dtype: np.full(size, 1 - 2.0**-53))
+    for span in [*range(1, 3000), *(2**k + d for k in range(12, 53) for d in (-1, 0, 1) if 2**k + d <= 2**53)]:
+        assert Stream(0).integers(0, span, 1).tolist() == [span - 1]
 
 
 # --- the definition ---------------------------------------------------------------------------------------------------

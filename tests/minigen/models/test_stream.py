@@ -1,0 +1,20 @@
+"""The counter-based stream in the place of NumPy's generator: a sample does not depend on the batch it is drawn in."""
+
+import numpy as np
+import pytest
+import systems
+
+from kernels.random import Stream
+
+# what is asked for, a class or a prompt, goes by the place in the batch
+BY_PLACE = {"adm", "classifier_free", "clip", "dalle", "dalle2", "glide", "stable_diffusion"}
+CASES = [(name, {}) for name in systems.SMALL] + [(n, {"conditional": True}) for n in ("gan", "pixelcnn", "vq_vae")]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_a_sample_does_not_depend_on_its_batch(name, settings):
+    system = systems.awake(name, systems.small(name, **settings))
+    whole, some = (system.sample(n, rng=Stream(1)) for n in (4, 2))
+    np.testing.assert_allclose(some, whole[:2], atol=1e-3)
+    if name not in BY_PLACE:
+        np.testing.assert_allclose(system.sample(1, rng=Stream(1, first=3)), whole[3:], atol=1e-3)
