@@ -94,7 +94,7 @@ class Autoencoder(Module):
 
     def encode(self, x: Any) -> Any:
         """$f$: (n, h, w, c) -> (n, k)."""
-        return self.encoder(ag.reshape(x, (x.shape[0], -1)))
+        return self.encoder(ag.reshape(x, (x.shape[0], int(np.prod(self.shape)))))
 
     def decode(self, z: Any) -> Any:
         """$g$: (n, k) -> (n, h, w, c)."""

@@ -125,7 +125,7 @@ class Decoder(Module):
         if self.words is not None:
             vector, words = self.words(vector, words, mask, tokens)
         z = z * width**0.5
-        more = ag.reshape(self.tokens(z), (n, TOKENS, -1))
+        more = ag.reshape(self.tokens(z), (n, TOKENS, words.shape[2]))
         xp = array_module(mask)
         mask = xp.concatenate([mask, xp.ones((n, TOKENS), bool)], axis=1)
         return self.unet(x_t, t, ag.concat([vector, z], 1), ag.concat([words, more], 1), mask, beside)

@@ -100,7 +100,7 @@ class CaptionTokens(Module):
         """What stands behind <eos> is always the same vector."""
         words = ag.where(said.mask[..., None], self.words(said.words), self.absent)
         n, width = said.z.shape
-        return ag.concat([words, ag.reshape(self.whole(said.z * width**0.5), (n, 1, -1))], axis=1)
+        return ag.concat([words, ag.reshape(self.whole(said.z * width**0.5), (n, 1, words.shape[2]))], axis=1)
 
 
 class DiffusionPrior(Module):
@@ -120,7 +120,7 @@ class DiffusionPrior(Module):
     def forward(self, z_t: Any, t: Any, said: Caption) -> Any:
         """(n, d), (n,) -> (n, d)."""
         n = len(z_t)
-        one = [ag.reshape(a, (n, 1, -1)) for a in (self.time(t, n), self.noised(z_t))]
+        one = [ag.reshape(a, (n, 1, a.shape[1])) for a in (self.time(t, n), self.noised(z_t))]
         query = self.query + array_module(self.query.data).zeros((n, 1, 1), z_t.dtype)
         x = ag.concat([self.caption(said), *one, query], axis=1) + self.positions
         return self.out(self.transformer(x, causal=True)[:, -1])
@@ -206,4 +206,4 @@ def draw(model: Callable[..., Any], said: Caption, schedule: Schedule, *, candid
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
     z = unit(sample(model, repeated(said, candidates), schedule, **settings))
-    return closer(z.reshape(len(said.z), candidates, -1), said.z)
+    return closer(z.reshape(len(said.z), candidates, z.shape[1]), said.z)

@@ -107,7 +107,8 @@ class Denoiser(Module):
 
     def forward(self, x_noisy: Any) -> Any:
         """(n, h, w, c) -> (n, h, w, c)."""
-        return ag.reshape(self.mlp(ag.reshape(x_noisy, (x_noisy.shape[0], -1))), x_noisy.shape)
+        n, *shape = x_noisy.shape
+        return ag.reshape(self.mlp(ag.reshape(x_noisy, (n, int(np.prod(shape))))), x_noisy.shape)
 
 
 # --- losses, and what is known of their optimum -----------------------------------------------------------------------

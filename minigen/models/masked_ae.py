@@ -114,13 +114,14 @@ class Config:
 def patchify(images: Any, p: int) -> Any:
     """(n, h, w, c) -> (n, L, P): the patches row by row, P = p p c."""
     folded = ag.raw(fold(images, p))
-    return folded.reshape(len(folded), -1, folded.shape[-1])
+    n, high, wide, P = folded.shape
+    return folded.reshape(n, high * wide, P)
 
 
 def unpatchify(patches: Any, shape: tuple[int, int, int], p: int) -> Any:
     """The inverse of `patchify` for pictures of ``shape`` (h, w, c)."""
     h, w, _ = shape
-    return ag.raw(unfold(patches.reshape(-1, h // p, w // p, patches.shape[-1]), p))
+    return ag.raw(unfold(patches.reshape(len(patches), h // p, w // p, patches.shape[-1]), p))
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,8 @@ class PatchMLP(Module):
     def encode(self, patches: Any, masks: Masks, rng: Any = None) -> Any:
         """(n, L, P) -> (n, c)."""
         shown = 1 - masks.hidden
-        told = ag.concat([ag.reshape(patches * shown[:, :, None], (len(shown), -1)), shown], axis=1)
+        n, L, P = patches.shape
+        told = ag.concat([ag.reshape(patches * shown[:, :, None], (n, L * P)), shown], axis=1)
         h = self.embed(told)
         for norm, linear in zip(self.norms, self.linears):
             h = h + self.dropout(linear(ag.silu(norm(h))), rng)
@@ -240,7 +242,9 @@ class PatchMLP(Module):
 
     def decode(self, z: Any, masks: Masks, rng: Any = None) -> Any:
         """(n, c) -> (n, L, P)."""
-        return ag.reshape(self.out(ag.silu(z)), (*masks.hidden.shape, -1))
+        n, L = masks.hidden.shape
+        x = self.out(ag.silu(z))
+        return ag.reshape(x, (n, L, x.shape[1] // L))
 
     def forward(self, patches: Any, masks: Masks, rng: Any = None) -> Any:
         """(n, L, P) -> (n, L, P)."""

@@ -191,7 +191,7 @@ class Encoder(Module):
         h = ag.silu(self.conv_in(x))
         for conv in self.down:
             h = ag.silu(conv(h))
-        h = self.dropout(ag.reshape(h, (h.shape[0], -1)), rng)
+        h = self.dropout(ag.reshape(h, (h.shape[0], int(np.prod(h.shape[1:])))), rng)
         h = self.out(self.dropout(ag.silu(self.linear(h)), rng))
         d = h.shape[-1] // 2
         return h[:, :d], h[:, d:]
@@ -334,7 +334,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def pixels(z: Any, rng: Any = None) -> Any:
         """Pictures in [-1, 1] of latents (n, d): draws from the decoder's distributions, or without ``rng`` their means."""
         found = []
-        for i in range(0, len(z), BLOCK):
+        for i in range(0, max(1, len(z)), BLOCK):
             with ag.no_grad():
                 p = to_numpy(ag.raw(of_pixel.p(net.decoder(on_device(z[i : i + BLOCK])))))  # (n, h, w, c, L)
             if rng is None:

@@ -1,4 +1,4 @@
-"""The counter-based stream in the place of NumPy's generator: a sample does not depend on the batch it is drawn in."""
+"""Batches of any size: none of no pictures, and by the counter-based stream a sample that its batch does not matter to."""
 
 import numpy as np
 import pytest
@@ -18,3 +18,9 @@ def test_a_sample_does_not_depend_on_its_batch(name, settings):
     np.testing.assert_allclose(some, whole[:2], atol=1e-3)
     if name not in BY_PLACE:
         np.testing.assert_allclose(system.sample(1, rng=Stream(1, first=3)), whole[3:], atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "settings"), [*CASES, ("masked_ae", {"network": "mlp"})])
+def test_no_pictures_are_a_batch_of_none(name, settings):
+    system = systems.awake(name, systems.small(name, **settings))
+    assert system.sample(0, rng=np.random.default_rng(0)).shape == (0, *system.image_shape)
