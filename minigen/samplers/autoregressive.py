@@ -206,11 +206,12 @@ def _loop(
 ) -> Any:
     """``following(tokens, new)`` says the next token's logits; the last ``new`` tokens are those it was not told before."""
     n, t = u.shape
-    if u.size and not (u.min() >= 0 and u.max() < 1):
-        raise ValueError(f"u must be in [0, 1), got {u.min()} to {u.max()}")
     known = 0 if prefix is None else prefix.shape[1]
     if prefix is not None and (len(prefix) != n or known > t):
         raise ValueError(f"prefix must hold at most {t} tokens for each of {n} samples, got shape {prefix.shape}")
+    asked = u[:, known:]
+    if asked.size and not (asked.min() >= 0 and asked.max() < 1):
+        raise ValueError(f"u must be in [0, 1), got {asked.min()} to {asked.max()}")
     tokens = np.zeros((n, t), np.int64)
     if known:
         tokens[:, :known] = prefix
