@@ -21,8 +21,8 @@ def kl(mean_1: Any, log_var_1: Any, mean_2: Any, log_var_2: Any) -> Any:
 
 
 def _exp(x: Any) -> Any:
-    """Of a float NumPy would make a float64, which widens float32."""
-    return math.exp(x) if isinstance(x, float) else ag.exp(x)
+    """Of a plain number NumPy would make a float64, which widens float32."""
+    return float(np.exp(x)) if isinstance(x, int | float) else ag.exp(x)
 
 
 def discretised_log_likelihood(x: Any, mean: Any, log_std: Any, levels: int) -> Any:

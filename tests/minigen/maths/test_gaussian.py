@@ -32,6 +32,16 @@ def test_plain_numbers_widen_nothing():
     x = np.float32([0.5, 2])
     for found in (gaussian.log_density(x, 0.0, -0.1), gaussian.kl(x, x, 0.0, 0.3), gaussian.kl(0.0, 0.3, x, x)):
         assert found.dtype == np.float32
+    for zero, one in ((0, 1), (0.0, 1.0)):
+        assert gaussian.log_density(x, zero, one).dtype == np.float32
+        assert gaussian.kl(x, x, zero, one).dtype == gaussian.kl(zero, one, x, x).dtype == np.float32
+
+
+def test_plain_numbers_overflow_as_arrays_do():
+    x = np.float64([0.5, 2])
+    with np.errstate(over="ignore"):
+        for log_var in (-800, -800.0, np.full(2, -800.0)):
+            np.testing.assert_array_equal(gaussian.log_density(x, 0.0, log_var), [-np.inf, -np.inf])
 
 
 @given(st.sampled_from([2, 17, 256]), st.floats(-1.5, 1.5), st.floats(-6, 1))
