@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt32
 
 from ..backend import Array, array_module
-from ..checks import check_array, is_whole
+from ..checks import check_array, is_whole, whole
 from ..device import device_of
 from ..threads import map_tiles, split
 from . import reference
@@ -24,6 +24,7 @@ from . import reference
 __all__ = ["Stream", "normal", "random_bits", "uniform"]
 
 WORD = 2**32
+SPAWNED = 2**16  # purposes from here on are those of spawned streams
 TILE = 1 << 13  # blocks of four words that are drawn together: 64 KiB for each of about ten arrays
 
 
@@ -75,13 +76,14 @@ class Stream:
     """The stream in the place of a NumPy generator: each call takes the next step, rows are samples.
 
     ``Stream(seed, first=7).standard_normal((1, ...))`` is row 7 of what ``Stream(seed).standard_normal((512, ...))``
-    gives, call after call. ``purpose`` keeps the draws of two uses apart; ``like`` is an array on the device of the
-    results.
+    gives, call after call. ``purpose`` keeps the draws of two uses apart, those from 2^16 on are for `spawn`; ``like``
+    is an array on the device of the results.
     """
 
     def __init__(self, seed: int, *, purpose: int = 0, first: int = 0, step: int = 0, like: Array | None = None):
         _check(seed, first, step, purpose)
         self.seed, self.purpose, self.first, self.step, self.like = seed, purpose, first, step, like
+        self.spawned = 0
 
     def standard_normal(self, size: tuple[int, ...], dtype: Any = np.float32) -> Float[Array, "n *rest"]:
         """``normal`` at this step; then the next step."""
@@ -101,6 +103,18 @@ class Stream:
         shape: Any = (size,) if is_whole(size) else size
         u = self._next(uniform, shape, np.float64)
         return low + (span * u).astype(np.int64)  # span u, rounded, is below the span
+
+    def spawn(self, n_children: int) -> list["Stream"]:
+        """Streams of the same samples for further uses, each from its step 0 on; this one's numbers stay what they are.
+
+        Raises ValueError for a stream that was spawned itself, and for more than 2^16 - 1 children.
+        """
+        first, end = self.spawned + 1, self.spawned + 1 + whole("n_children", n_children, 0)
+        if self.purpose >= SPAWNED or end > SPAWNED:
+            raise ValueError(f"purpose must be below 2^16 to spawn, 2^16 - 1 at most, got {self.purpose} and {end - 1}")
+        self.spawned = end - 1
+        where: dict[str, Any] = {"first": self.first, "like": self.like}
+        return [Stream(self.seed, purpose=self.purpose + k * SPAWNED, **where) for k in range(first, end)]
 
     def _next(self, draw: Any, size: tuple[int, ...], dtype: Any) -> Any:
         at = {"seed": self.seed, "first": self.first, "step": self.step, "purpose": self.purpose}

@@ -158,24 +158,27 @@ def completed(prompts: Sequence[str], *, rng: Any) -> list[str]:
 
     A system that has learnt from captions has never met a prompt without them. The background stays open: half of the
     captions do not name it. Prompts that leave nothing open, and those with no meaning, are returned as they are, and
-    nothing is drawn for them. What is drawn comes from a child of ``rng``, prompt after prompt: it depends on no later
-    prompt, and the numbers that ``rng`` gives next do not depend on what was open.
+    nothing is drawn for them. What is drawn comes from a child of ``rng``, a row of numbers for each prompt: it depends
+    on no other prompt, and the numbers that ``rng`` gives next do not depend on what was open.
     """
-    child = cache(lambda: rng.spawn(1)[0])
-    return [_completed(prompt, child) for prompt in prompts]
+    rows = cache(lambda: rng.spawn(1)[0].random((len(prompts), 5)).tolist())  # of two things and a place
+    return [_completed(prompt, lambda i=i: rows()[i]) for i, prompt in enumerate(prompts)]  # type: ignore[misc]
 
 
-def _completed(prompt: str, child: Callable[[], Any]) -> str:
+def _completed(prompt: str, row: Callable[[], list[float]]) -> str:
     try:
         scene = parse(prompt)
     except ValueError:
         return prompt
 
-    def drawn(value: str | None, known: Sequence[str]) -> str:
-        return value or known[int(child().integers(len(known)))]
+    def drawn(value: str | None, known: Sequence[str], k: int) -> str:
+        return value or known[int(row()[k] * len(known))]
 
-    things = tuple(Thing(t.shape, drawn(t.colour, COLOURS), drawn(t.size, SIZES)) for t in scene.things)
-    place = drawn(scene.place, PLACES) if len(things) == 1 else None
+    things = tuple(
+        Thing(t.shape, drawn(t.colour, COLOURS, 2 * i), drawn(t.size, SIZES, 2 * i + 1))
+        for i, t in enumerate(scene.things)
+    )
+    place = drawn(scene.place, PLACES, 4) if len(things) == 1 else None
     whole = Scene(things, place, scene.relation, scene.background)
     return prompt if whole == scene else canonical(whole)
 

@@ -166,6 +166,23 @@ def test_a_streams_integers_are_those_of_its_uniform_numbers():
             Stream(0).integers(low, high, 3)
 
 
+def test_spawned_streams_are_of_the_same_samples_and_disturb_nothing():
+    stream, alone = Stream(9, purpose=3, first=4), Stream(9, purpose=3, first=4)
+    children = [*stream.spawn(2), *stream.spawn(1)]
+    np.testing.assert_array_equal(stream.random((2, 5)), alone.random((2, 5)))
+    drawn = [child.random((2, 5)) for child in children]
+    assert (
+        len({x.tobytes() for x in (*drawn, alone.random((2, 5)), Stream(9, first=4).spawn(1)[0].random((2, 5)))}) == 5
+    )
+    np.testing.assert_array_equal(Stream(9, purpose=3).spawn(1)[0].random((6, 5))[4:], drawn[0])
+    with pytest.raises(ValueError, match=r"purpose must be below 2\^16 to spawn"):
+        children[0].spawn(1)
+    assert Stream(0, purpose=2**16 - 1).spawn(2**16 - 1)[-1].purpose == 2**32 - 1
+    with pytest.raises(ValueError, match=r"2\^16 - 1 at most, got 3 and 65536"):
+        stream.spawn(2**16 - 3)
+    assert stream.spawn(0) == []
+
+
 def test_the_largest_uniform_number_gives_the_last_integer(monkeypatch):
     monkeypatch.setattr(Stream, "_next", lambda self, draw, size, dtype: np.full(size, 1 - 2.0**-53))
     for span in [*range(1, 3000), *(2**k + d for k in range(12, 53) for d in (-1, 0, 1) if 2**k + d <= 2**53)]:

@@ -8,6 +8,7 @@ from kernels.random import Stream
 
 # what is asked for, a class or a prompt, goes by the place in the batch
 BY_PLACE = {"adm", "classifier_free", "clip", "dalle", "dalle2", "glide", "stable_diffusion"}
+PAINTERS = ("dalle", "dalle2", "glide", "stable_diffusion")
 CASES = [(name, {}) for name in systems.SMALL] + [(n, {"conditional": True}) for n in ("gan", "pixelcnn", "vq_vae")]
 
 
@@ -18,6 +19,16 @@ def test_a_sample_does_not_depend_on_its_batch(name, settings):
     np.testing.assert_allclose(some, whole[:2], atol=1e-3)
     if name not in BY_PLACE:
         np.testing.assert_allclose(system.sample(1, rng=Stream(1, first=3)), whole[3:], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PAINTERS)
+def test_what_a_prompt_leaves_open_does_not_depend_on_the_batch_either(name):
+    system = systems.awake(name, systems.small(name))
+    prompts = ["a ring", "a red ring above a circle", "a large red ring at the top", "a cross"]
+    whole = system.paint(prompts, rng=Stream(1))
+    np.testing.assert_allclose(system.paint(prompts[:2], rng=Stream(1)), whole[:2], atol=1e-3)
+    if name != "dalle2":  # which draws two embeddings for each prompt, a row each
+        np.testing.assert_allclose(system.paint(prompts[3:], rng=Stream(1, first=3)), whole[3:], atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "settings"), [*CASES, ("masked_ae", {"network": "mlp"})])
