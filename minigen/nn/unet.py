@@ -1,6 +1,6 @@
 r"""The U-Net of the diffusion papers (Ronneberger et al. 2015, 1505.04597; Ho et al. 2020, appendix B).
 
-    conv_in -> [blocks, down] ... [blocks] -> middle -> [up, blocks] ... [blocks] -> norm, SiLU, conv_out
+    conv_in -> [blocks, down] ... [blocks] -> middle -> [blocks, up] ... [blocks] -> norm, SiLU, conv_out
 
 At every resolution the way up concatenates what the way down left there. The network is told the time in every block.
 """
