@@ -327,7 +327,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def encode(x: Any) -> tuple[Any, Any]:
         """``mu`` and ``log_var`` of all of ``x`` as plain arrays (n, d)."""
         with ag.no_grad():
-            found = [posterior(x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
+            found = [posterior(x[i : i + BLOCK]) for i in range(0, max(1, len(x)), BLOCK)]
         mu, log_var = (np.concatenate([to_numpy(ag.raw(a)) for a in part]) for part in zip(*found))
         return mu, log_var
 

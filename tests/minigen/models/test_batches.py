@@ -35,3 +35,10 @@ def test_what_a_prompt_leaves_open_does_not_depend_on_the_batch_either(name):
 def test_no_pictures_are_a_batch_of_none(name, settings):
     system = systems.awake(name, systems.small(name, **settings))
     assert system.sample(0, rng=np.random.default_rng(0)).shape == (0, *system.image_shape)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_one_picture_has_no_way_to_another(name):
+    system, data = systems.awake(name, systems.small(name)), systems.data_of(name)
+    x = system.pictures["interpolation"](data.test.take(slice(0, 1)), rng=np.random.default_rng(0))
+    assert x.shape == (0, 11, *data.shape)
