@@ -162,17 +162,17 @@ def completed(prompts: Sequence[str], *, rng: Any) -> list[str]:
     on no other prompt, and the numbers that ``rng`` gives next do not depend on what was open.
     """
     rows = cache(lambda: rng.spawn(1)[0].random((len(prompts), 5)).tolist())  # of two things and a place
-    return [_completed(prompt, lambda i=i: rows()[i]) for i, prompt in enumerate(prompts)]  # type: ignore[misc]
+    return [_completed(prompt, i, rows) for i, prompt in enumerate(prompts)]
 
 
-def _completed(prompt: str, row: Callable[[], list[float]]) -> str:
+def _completed(prompt: str, i: int, rows: Callable[[], list[list[float]]]) -> str:
     try:
         scene = parse(prompt)
     except ValueError:
         return prompt
 
     def drawn(value: str | None, known: Sequence[str], k: int) -> str:
-        return value or known[int(row()[k] * len(known))]
+        return value or known[int(rows()[i][k] * len(known))]
 
     things = tuple(
         Thing(t.shape, drawn(t.colour, COLOURS, 2 * i), drawn(t.size, SIZES, 2 * i + 1))
