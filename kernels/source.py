@@ -141,6 +141,8 @@ def _parameter(kernel: str, text: str) -> Parameter:
     name, pointer, const = words[-1], "*" in words, "const" in words
     type_ = " ".join(w for w in words[:-1] if w not in ("*", "const"))
     if type_ == "TensorMap" and not pointer:
+        if not const or "__grid_constant__" not in text:  # TMA would be given the address of a thread's own copy
+            raise ValueError(f"kernel {kernel}: parameter {name} must be a const __grid_constant__ TensorMap")
         return Parameter(name, type_, pointer, const)
     if type_ not in _TYPES:
         raise ValueError(f"kernel {kernel}: parameter {name} has the type {type_!r}, allowed are {', '.join(_TYPES)}")

@@ -306,6 +306,9 @@ def test_the_parameters_are_read_from_the_text():
     ]
     with pytest.raises(ValueError, match="kernel k: parameter x has the type 'half', allowed are float"):
         source.kernels_of("__global__ void k(half x) {}")
+    for words in ("const TensorMap", "__grid_constant__ TensorMap", "TensorMap"):  # TMA cannot read a thread's own copy
+        with pytest.raises(ValueError, match="parameter x must be a const __grid_constant__ TensorMap"):
+            source.kernels_of(f"__global__ void k({words} x) {{}}")
     assert ctypes.sizeof(source._TYPES["long long"][0]) == 8
 
 
