@@ -160,6 +160,10 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
             abandon();
         }
     }
+    if (at[3] < 0 || at[3] >= (long long)map->sizes[3]) {
+        report_note(BAD_OPERAND, where, "no window begins in image %d", at[3]);
+        abandon();
+    }
     start_bulk(shared, map, barrier, 1 << block_rank, at, offset, where);
 }
 

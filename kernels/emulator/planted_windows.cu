@@ -12,13 +12,14 @@
     }                                        \
     __syncthreads();
 
-#define WINDOWS(target, bytes, row, right, wait)                                      \
+#define WINDOWS(target, bytes, row, right, wait) WINDOWS_OF(blockIdx.x, target, bytes, row, right, wait)
+#define WINDOWS_OF(image, target, bytes, row, right, wait)                            \
     __shared__ __align__(128) float tile[2 * SIZE];                                   \
     __shared__ mbarrier full;                                                         \
     MAKE(full, 1)                                                                     \
     if (threadIdx.x == 0) {                                                           \
         mbarrier_arrive_expect(&full, bytes);                                         \
-        tma_load_windows(target, &x, &full, 0, -1, row, blockIdx.x, right, 1);        \
+        tma_load_windows(target, &x, &full, 0, -1, row, image, right, 1);             \
     }                                                                                 \
     wait;                                                                             \
     y[blockIdx.x * SIZE + threadIdx.x] = tile[threadIdx.x];
@@ -43,6 +44,14 @@ extern "C" __global__ void begins_at_a_pixel(const __grid_constant__ TensorMap x
 
 extern "C" __global__ void begins_before_the_first(const __grid_constant__ TensorMap x, float* y) {
     WINDOWS(tile, BYTES, -2, 1, mbarrier_wait(&full, 0))  // FINDS bad operand
+}
+
+extern "C" __global__ void begins_in_the_third_image(const __grid_constant__ TensorMap x, float* y) {
+    WINDOWS_OF(2, tile, BYTES, -1, 1, mbarrier_wait(&full, 0))  // FINDS bad operand
+}
+
+extern "C" __global__ void begins_in_no_image(const __grid_constant__ TensorMap x, float* y) {
+    WINDOWS_OF(-1, tile, BYTES, -1, 1, mbarrier_wait(&full, 0))  // FINDS bad operand
 }
 
 extern "C" __global__ void misaligned_target(const __grid_constant__ TensorMap x, float* y) {
