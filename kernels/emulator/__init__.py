@@ -22,7 +22,7 @@ works. Found are
   visible to it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
 * ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32, a
-  block that the cluster does not have);
+  block that the cluster does not have), or any but its own at an mbarrier, whose bits are elsewhere here;
 * ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
   have returned;
 * ``undefined``: what C++ leaves so, and a GPU's compiler does with as it likes: an index beyond an array of known size (a
@@ -294,7 +294,7 @@ class Emulator:
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [v.array if isinstance(v, TensorMap) else v for v in values]
-        held, most = sum(s.bytes for s in library.shared), SHARED_KILOBYTES.get(self.architecture, 99) << 10
+        held, most = _held(sum(s.bytes for s in library.shared)), SHARED_KILOBYTES.get(self.architecture, 99) << 10
         if not 0 <= shared_bytes <= most - held:
             raise ValueError(
                 f"kernel {kernel}: shared_bytes must be from 0 to {most - held} beside the {held} bytes of {source.name}'s own "
@@ -483,6 +483,11 @@ class _Named(NamedTuple):
     name: str
     array: np.ndarray
     start: int
+
+
+def _held(own: int) -> int:
+    """What a file's own arrays take of a block's shared memory: DYNAMIC_SHARED begins at a multiple of 1024 behind them."""
+    return -(-own // 1024) * 1024
 
 
 def _registers(threads: int, blocks: int) -> int:

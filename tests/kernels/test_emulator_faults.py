@@ -136,7 +136,7 @@ def test_what_a_gpu_could_not_launch_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             found(tmp_path, body, **settings)
-    with pytest.raises(ValueError, match="shared_bytes must be from 0 to 232192 beside the 256 bytes"):
+    with pytest.raises(ValueError, match="shared_bytes must be from 0 to 231424 beside the 1024 bytes"):
         found(tmp_path, TILE + "tile[threadIdx.x] = 0;" + REST, shared_bytes=232448)
     with pytest.raises(ValueError, match="has one to three numbers, got"):
         Emulator().run(str(written(tmp_path, body)), "k", (2, 1, 1, 1), 64, {"x": None, "y": None, "n": 0})
