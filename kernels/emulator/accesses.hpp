@@ -58,6 +58,12 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
         report_access(MISSING_FENCE, where, region, kind, address, bytes, &cell.write);
     if ((kind == READ || kind == ATOMIC) && cell.writer == NOBODY) report_access(UNINITIALISED, where, region, kind, address, bytes);
 
+    if (cell.barrier && before_now(cell.write)) {
+        report_note(BAD_OPERAND, where, "byte %ld of %s belongs to an mbarrier, which only its own instructions may touch, and "
+                    "none make anew", long((&cell - region.cells.data()) * region.grain), region.name.c_str());
+        return;
+    }
+
     // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
     if (cell.write && !ordered(cell.write, kind)) report_access(RACE, where, region, kind, address, bytes, &cell.write);
     if (cell.under && !before_now(cell.under)) report_access(RACE, where, region, kind, address, bytes, &cell.under);

@@ -17,6 +17,7 @@ static void meet_at(int number, int count, bool wait, const void* return_address
         report_note(BAD_OPERAND, where, "barrier %d for %d threads: it must be one of 1 to 15, for whole warps", number, count);
         abandon();
     }
+    meet(~0u, where, nullptr, 0, false);  // these instructions are .aligned, and count the warp, not its lanes
     NamedBarrier& b = named_barriers[number];
     Fiber& me = fibers[current()];
     if (!b.arrived) {
@@ -98,6 +99,9 @@ void mbarrier_init(void* address, int count, const void* return_address) {
         abandon();
     }
     touch(static_cast<char*>(address), 8, WRITE, where);
+    Region& r = *find(static_cast<char*>(address), false);
+    const size_t first = (static_cast<char*>(address) - r.begin) / r.grain;
+    for (size_t i = first; i < first + 8 / r.grain; i++) r.cells[i].barrier = true;
     barriers.erase(std::remove_if(barriers.begin(), barriers.end(), [&](Barrier& b) { return b.address == address; }),
                    barriers.end());
     const Clock nothing(clock_size(), 0);

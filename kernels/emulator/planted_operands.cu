@@ -151,6 +151,13 @@ extern "C" __global__ void one_barrier_of_two_sizes(const float* x, const __grid
         named_barrier_sync(1, 32);  // FINDS divergence
 }
 
+// The instruction counts warps of 32, whoever of them comes: it would see 64 threads.
+extern "C" __global__ void every_other_lane(const float* x, const __grid_constant__ TensorMap map, float* y) {
+    FILL
+    if (t % 2) named_barrier_sync(1, 32);  // FINDS deadlock
+    y[row + t] = tile[SIZE - 1 - t];
+}
+
 extern "C" __global__ void made_in_global(const float* x, const __grid_constant__ TensorMap map, float* y) {
     if (threadIdx.x == 0) mbarrier_init(reinterpret_cast<mbarrier*>(y), 1);  // FINDS bad operand
 }
@@ -185,6 +192,34 @@ extern "C" __global__ void made_for_none(const float* x, const __grid_constant__
         fence_mbarrier_init();    \
     }                             \
     __syncthreads();
+
+// Here the barrier's bits are elsewhere, so only this finding tells that on a GPU they would be gone.
+extern "C" __global__ void tile_over_a_barrier(const float* x, const __grid_constant__ TensorMap map, float* y) {
+    PLACE
+    mbarrier* const last = reinterpret_cast<mbarrier*>(&tile[SIZE - 2]);
+    if (t == 0) {
+        mbarrier_init(last, 1);
+        fence_mbarrier_init();
+        fence_proxy_async();
+        mbarrier_arrive_expect(last, ROW);
+        tma_load(tile, &map, last, 0, blockIdx.x);  // FINDS bad operand
+    }
+    __syncthreads();
+    mbarrier_wait(last, 0);
+    y[row + t] = tile[SIZE - 1 - t];  // FINDS bad operand
+}
+
+extern "C" __global__ void barrier_as_a_number(const float* x, const __grid_constant__ TensorMap map, float* y) {
+    MADE
+    if (t == 5) full.state = 0;  // FINDS bad operand
+    y[row + t] = x[row + SIZE - 1 - t];
+}
+
+extern "C" __global__ void made_again(const float* x, const __grid_constant__ TensorMap map, float* y) {
+    MADE
+    if (t == 5) mbarrier_init(&full, 1);  // FINDS bad operand
+    y[row + t] = x[row + SIZE - 1 - t];
+}
 
 extern "C" __global__ void waits_for_a_third_parity(const float* x, const __grid_constant__ TensorMap map, float* y) {
     MADE

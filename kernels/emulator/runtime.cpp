@@ -116,6 +116,7 @@ struct Cell {
     uint32_t writer = NOBODY;
     uint32_t copy = 0;      // 1 + the number of the copy that is on its way to here
     uint32_t readers = 0;   // how many products of warps are still to read it
+    bool barrier = false;   // a part of an mbarrier
 };
 
 struct Region {
