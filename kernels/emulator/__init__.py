@@ -19,7 +19,8 @@ works. Found are
 * ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may
   still be reading or to its sums, or a copy or product that nobody waits for;
 * ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made
-  visible to it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``;
+  visible to it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``, or whose sums have
+  changed since;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
 * ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32, a
   block that the cluster does not have), or any but its own at an mbarrier, whose bits are elsewhere here;

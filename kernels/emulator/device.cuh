@@ -78,7 +78,7 @@ unsigned long long wgmma_descriptor(const void* tile, int panel, const void* whe
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where);
 void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where);
-void wgmma_fence();
+void wgmma_fence(const void* sums = nullptr, int count = 0);
 void wgmma_commit();
 void wgmma_wait(int groups, const void* where);
 void change_registers(int count, bool up, const void* where);

@@ -57,6 +57,11 @@ extern "C" __global__ void sums_without_a_fence(const __grid_constant__ TensorMa
     PRODUCTS(fence_proxy_async(), (void)0, wgmma_wait<0>(); __syncthreads(), (void)0)  // FINDS missing fence
 }
 
+// A fence is for what the sums held then, and no more.
+extern "C" __global__ void sums_changed_after_the_fence(const __grid_constant__ TensorMap x, float* y) {
+    PRODUCTS(fence_proxy_async(), wgmma_fence(d); d[7] = t, wgmma_wait<0>(); __syncthreads(), (void)0)  // FINDS missing fence
+}
+
 // The next tile comes while the products may still read this one.
 extern "C" __global__ void waits_too_late(const __grid_constant__ TensorMap x, float* y) {
     PRODUCTS(fence_proxy_async(), wgmma_fence(), __syncthreads(), wgmma_wait<0>())  // FINDS missing wait

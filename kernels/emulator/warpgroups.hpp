@@ -35,6 +35,7 @@ struct Warpgroup {  // what a thread has begun
     std::deque<vector<Product>> groups;
     std::unordered_map<void*, Sums> sums;
     bool fenced = false;
+    std::unordered_map<const void*, vector<uint32_t>> at_fence;  // what sums that it was given had in them
     uint32_t operands = 0, last = 0;  // a digest of all, which the three other warps must share; the last product's place
 };
 
@@ -105,6 +106,9 @@ static void begin_for_all(void* const* handed_in) {  // the warp's lanes are tog
 static void begin_product(Product p) {
     Warpgroup& me = warpgroups[current()];
     if (!me.fenced) report_note(MISSING_FENCE, p.where, "wgmma with no wgmma_fence since its sums were last touched");
+    const auto at_fence = me.at_fence.find(p.sums);
+    if (at_fence != me.at_fence.end() && memcmp(at_fence->second.data(), p.sums, p.columns / 2 * sizeof(uint32_t)))
+        report_note(MISSING_FENCE, p.where, "the sums of this product were changed after the wgmma_fence for them");
     if (threads < current() / 128 * 128 + 128) {
         report_note(BAD_OPERAND, p.where, "wgmma is for four warps, and this group has only %d threads", threads % 128);
         abandon();
@@ -129,7 +133,11 @@ void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long l
     begin_product({sums, true, columns, false, {}, a_tile, b_tile, false, false, place(where)});
 }
 
-void wgmma_fence() { warpgroups[current()].fenced = true; }
+void wgmma_fence(const void* sums, int count) {  // or of no sums in particular
+    Warpgroup& me = warpgroups[current()];
+    me.fenced = true;
+    if (sums) me.at_fence[sums].assign(static_cast<const uint32_t*>(sums), static_cast<const uint32_t*>(sums) + count);
+}
 
 void wgmma_commit() {
     Warpgroup& me = warpgroups[current()];
@@ -202,6 +210,7 @@ static void finish_for_all(void* const* handed_in) {
 void wgmma_wait(int groups, const void* where) {
     Warpgroup& me = warpgroups[current()];
     me.fenced = false;
+    me.at_fence.clear();
     while (me.groups.size() > size_t(groups)) {
         for (Product& p : me.groups.front()) together(&p, finish_for_all, place(where));
         me.groups.pop_front();

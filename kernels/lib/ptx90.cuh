@@ -383,7 +383,7 @@ template <class T, int N>
 inline void wgmma_hold(T (&)[N]) {}
 
 template <class Sum, int SUMS>
-PTX void wgmma_fence(Sum (&)[SUMS]) { emulator::wgmma_fence(); }
+PTX void wgmma_fence(Sum (&d)[SUMS]) { emulator::wgmma_fence(d, SUMS); }
 
 template <int N, class Sum, int SUMS>
 PTX void wgmma_wait(Sum (&)[SUMS]) { emulator::wgmma_wait(N, EMULATOR_WHERE); }
