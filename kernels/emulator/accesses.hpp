@@ -11,7 +11,7 @@ static bool ordered(const Event& e, Access kind) {
 }
 static bool untold(const Past& e) { return e && !told(e.cluster, e); }
 static bool visible_to_async_proxy(const Event& e) {
-    return e.kind == BULK || e.clock <= fibers[current()].clock[part_size() + e.thread];
+    return e.kind == BULK || e.clock <= fibers[current()].clock[part_size + e.thread];
 }
 
 static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept apart
@@ -25,7 +25,7 @@ static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept ap
 }
 
 __attribute__((noinline)) static void forget_what_was_done_again(vector<Event>& reads) {  // by the same thread
-    vector<bool> later(part_size());
+    vector<bool> later(part_size);
     const auto again = [&](const Event& e) { return later[e.thread] || (later[e.thread] = true, false); };
     reads.erase(reads.begin(), std::remove_if(reads.rbegin(), reads.rend(), again).base());
 }

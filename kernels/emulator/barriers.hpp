@@ -23,7 +23,7 @@ static void meet_at(int number, int count, bool wait, const void* return_address
     if (!b.arrived) {
         b.expected = count;
         b.where = where;
-        b.known.assign(clock_size(), 0);
+        b.known.assign(clock_size, 0);
     } else if (b.expected != count) {
         report(DIVERGENCE, where, b.where, "");
         abandon();
@@ -104,7 +104,7 @@ void mbarrier_init(void* address, int count, const void* return_address) {
     for (size_t i = first; i < first + 8 / r.grain; i++) r.cells[i].barrier = true;
     barriers.erase(std::remove_if(barriers.begin(), barriers.end(), [&](Barrier& b) { return b.address == address; }),
                    barriers.end());
-    const Clock nothing(clock_size(), 0);
+    const Clock nothing(clock_size, 0);
     barriers.push_back({address, count, count, 0, 0, nothing, nothing, nothing, nothing, event(where, WRITE), false,
                         int(barriers.size()) % ENGINES, {}});
 }
@@ -114,9 +114,9 @@ static void end_phase_if_complete(Barrier& b) {
     b.phase++;
     b.pending = b.count;
     b.released = b.gathering;
-    b.gathering.assign(clock_size(), 0);
+    b.gathering.assign(clock_size, 0);
     b.released_afar = b.gathering_afar;
-    b.gathering_afar.assign(clock_size(), 0);
+    b.gathering_afar.assign(clock_size, 0);
     for (int member : b.waiting) wake_in_cluster(member);
     b.waiting.clear();
 }
@@ -170,5 +170,5 @@ void fence_mbarrier_init() {
 // What this thread knows to be written becomes visible to the async proxy, and that knowledge goes on with every barrier.
 void fence_proxy_async() {
     Clock& c = fibers[current()].clock;
-    std::copy_n(c.begin(), part_size(), c.begin() + part_size());
+    std::copy_n(c.begin(), part_size, c.begin() + part_size);
 }

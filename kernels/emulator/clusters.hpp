@@ -117,7 +117,7 @@ struct ClusterBarrier {
 
     void restart() {
         missing = members;
-        gathering.assign(clock_size(), 0);
+        gathering.assign(clock_size, 0);
         waiting.clear();
     }
 };
@@ -190,8 +190,8 @@ static void report_absence(const Event& visit, int rank, const char* what) {
 
 static void start_visits() {
     if (cluster_blocks == 1) return;
-    visits[block_rank].last.assign(part_size(), Event());
-    visits[block_rank].left.assign(clock_size(), 0);
+    visits[block_rank].last.assign(part_size, Event());
+    visits[block_rank].left.assign(clock_size, 0);
 }
 
 static void leave_cluster() {

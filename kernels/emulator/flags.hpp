@@ -43,9 +43,9 @@ static void start_flags() {
 }
 
 // Whether the current thread knows of an event through flags: one of an earlier cluster, or that set a flag itself.
-static bool told(uint32_t cluster, const Event& e) {
+__attribute__((noinline, cold)) static bool told(uint32_t cluster, const Event& e) {
     if (cluster >= releases.size()) return false;
-    const uint32_t* const times = &fibers[current()].clock[part_size() - FLAGS];
+    const uint32_t* const times = &fibers[current()].clock[part_size - FLAGS];
     for (const Release& r : releases[cluster]) {
         if (times[r.slot] < r.number) continue;
         if (e.thread == r.set.thread && e.clock == r.set.clock) return true;
@@ -54,11 +54,11 @@ static bool told(uint32_t cluster, const Event& e) {
     return false;
 }
 
-static uint32_t* part(Part p) { return &fibers[current()].clock[p * part_size()]; }
+static uint32_t* part(Part p) { return &fibers[current()].clock[p * part_size]; }
 
 static bool add(uint32_t* to, const uint32_t* from) {  // and whether that was more
     bool more = false;
-    for (size_t i = 0; i < part_size(); i++)
+    for (size_t i = 0; i < part_size; i++)
         if (from[i] > to[i]) to[i] = from[i], more = true;
     return more;
 }
@@ -66,18 +66,18 @@ static bool add(uint32_t* to, const uint32_t* from) {  // and whether that was m
 void fence(bool everywhere) {
     add(part(NOW), part(SEEN_HERE));
     if (everywhere) add(part(NOW), part(SEEN));
-    std::copy_n(part(NOW), part_size(), part(FENCED_HERE));
-    if (everywhere) std::copy_n(part(NOW), part_size(), part(FENCED));
+    std::copy_n(part(NOW), part_size, part(FENCED_HERE));
+    if (everywhere) std::copy_n(part(NOW), part_size, part(FENCED));
     part(NOW)[in_cluster(current())]++;
 }
 
 // The current thread has changed a place: what its next fence will learn from that, and what it gives to others.
 static void pass_on(const void* address, bool shared, bool everywhere, const Event& set) {
     Flag& flag = flags[shared ? 1 + block_rank : 0][address];
-    flag.told.resize(part_size());
+    flag.told.resize(part_size);
     if (flag.cluster != cluster_number) {
-        flag.here.assign(cluster_blocks, Clock(part_size(), 0));
-        std::fill_n(flag.told.begin(), part_size() - FLAGS, 0);
+        flag.here.assign(cluster_blocks, Clock(part_size, 0));
+        std::fill_n(flag.told.begin(), part_size - FLAGS, 0);
     }
     flag.cluster = cluster_number;
     add(part(SEEN_HERE), flag.here[block_rank].data());
@@ -85,11 +85,11 @@ static void pass_on(const void* address, bool shared, bool everywhere, const Eve
     if (!everywhere) return;
     add(part(SEEN), flag.told.data());
     const uint32_t* const before = part(FENCED);
-    if (std::all_of(before, before + part_size(), [](uint32_t step) { return step == 0; })) return;
+    if (std::all_of(before, before + part_size, [](uint32_t step) { return step == 0; })) return;
     const bool more = add(flag.told.data(), before);
     if (flag.slot == FLAGS) flag.slot = slots++ % FLAGS;
     const uint32_t number = ++times_set[flag.slot];
-    flag.told[part_size() - FLAGS + flag.slot] = number;
+    flag.told[part_size - FLAGS + flag.slot] = number;
     releases.resize(cluster_number + 1);
-    releases.back().push_back({flag.slot, number, set, more ? Clock(before, before + part_size()) : Clock()});
+    releases.back().push_back({flag.slot, number, set, more ? Clock(before, before + part_size) : Clock()});
 }

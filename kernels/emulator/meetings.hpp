@@ -14,7 +14,7 @@ void block_barrier(const void* return_address) {
     Fiber& me = fibers[current()];
     me.where = place(return_address);
     if (waiting == 0) {
-        known.assign(clock_size(), 0);
+        known.assign(clock_size, 0);
         barrier_where = me.where;
     } else if (barrier_where != me.where) {
         report(DIVERGENCE, me.where, barrier_where, "");
@@ -66,7 +66,7 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
     if (!meeting->arrived) {
         meeting->where = where;
         meeting->body = body;
-        meeting->known.assign(clock_size(), 0);
+        meeting->known.assign(clock_size, 0);
     } else if (meeting->where != where) {
         report(DIVERGENCE, where, meeting->where, "");
         if (meeting->body != body) abandon();

@@ -115,8 +115,9 @@ struct Cell {
     Past plain, atomic, read;  // of earlier clusters, the last of each: a plain write, an atomic operation, a read
     uint32_t writer = NOBODY;
     uint32_t copy = 0;      // 1 + the number of the copy that is on its way to here
-    uint32_t readers = 0;   // how many products of warps are still to read it
-    bool barrier = false;   // a part of an mbarrier
+    uint32_t readers : 31;  // how many products of warps are still to read it
+    uint32_t barrier : 1;   // whether it is a part of an mbarrier
+    Cell() : readers(0), barrier(0) {}
 };
 
 struct Region {
@@ -192,6 +193,7 @@ static Context scheduler;
 static char* stacks;
 static int most_members;                // that there are stacks for
 static int threads, members;            // how many a block has, and a cluster
+static size_t part_size, clock_size;    // a clock's numbers, in a part of it and in all
 static int first_member;                // the number in the cluster of the block's first thread
 static int alive, waiting;              // threads of the block that have not returned, and that are at its barrier
 static int votes, counted;              // of those at its barrier, and of those at the last one
@@ -225,8 +227,6 @@ static Program program;                 // the kernel's, which runs now
 
 static int current() { return int(self - lanes); }
 static int in_cluster(int thread) { return first_member + thread; }  // its number there
-static size_t part_size() { return members + size_t(ENGINES) * cluster_blocks + (program.fences ? FLAGS : 0); }
-static size_t clock_size() { return (program.fences ? 6 : 2) * part_size(); }
 static void join(Clock& a, const Clock& b) {
     for (size_t i = 0; i < a.size(); i++) a[i] = std::max(a[i], b[i]);
 }
@@ -299,7 +299,7 @@ static void start_block(Index index) {
     for (int t = 0; t < threads; t++) {
         Fiber& f = fibers[t];
         f.state = READY;
-        f.clock.assign(clock_size(), 0);
+        f.clock.assign(clock_size, 0);
         f.clock[in_cluster(t)] = 1;
         f.asked = nullptr;
         f.came = false;
@@ -415,6 +415,8 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     cluster_blocks = blocks_of_cluster;
     registers_at_start = registers_of_thread;
     members = threads * cluster_blocks;
+    part_size = members + size_t(ENGINES) * cluster_blocks + (program.fences ? FLAGS : 0);
+    clock_size = (program.fences ? PARTS : 2) * part_size;
     block_rank = first_member = 0;
     random_number.seed(seed);
     findings.clear();

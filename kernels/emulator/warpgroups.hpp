@@ -35,7 +35,8 @@ struct Warpgroup {  // what a thread has begun
     std::deque<vector<Product>> groups;
     std::unordered_map<void*, Sums> sums;
     bool fenced = false;
-    std::unordered_map<const void*, vector<uint32_t>> at_fence;  // what sums that it was given had in them
+    size_t held = 0;  // how many sums a fence was for, and what was in them
+    vector<std::pair<const void*, vector<uint32_t>>> at_fence;
     uint32_t operands = 0, last = 0;  // a digest of all, which the three other warps must share; the last product's place
 };
 
@@ -103,11 +104,20 @@ static void begin_for_all(void* const* handed_in) {  // the warp's lanes are tog
     async_proxy = false;
 }
 
+// What the fence for these sums has seen, or a place for that.
+static std::pair<const void*, vector<uint32_t>>& held_at_fence(Warpgroup& me, const void* sums) {
+    for (size_t i = 0; i < me.held; i++)
+        if (me.at_fence[i].first == sums) return me.at_fence[i];
+    if (me.at_fence.size() == me.held) me.at_fence.emplace_back();
+    me.at_fence[me.held].first = nullptr;
+    return me.at_fence[me.held];
+}
+
 static void begin_product(Product p) {
     Warpgroup& me = warpgroups[current()];
     if (!me.fenced) report_note(MISSING_FENCE, p.where, "wgmma with no wgmma_fence since its sums were last touched");
-    const auto at_fence = me.at_fence.find(p.sums);
-    if (at_fence != me.at_fence.end() && memcmp(at_fence->second.data(), p.sums, p.columns / 2 * sizeof(uint32_t)))
+    const auto& held = held_at_fence(me, p.sums);
+    if (held.first && memcmp(held.second.data(), p.sums, p.columns / 2 * sizeof(uint32_t)))
         report_note(MISSING_FENCE, p.where, "the sums of this product were changed after the wgmma_fence for them");
     if (threads < current() / 128 * 128 + 128) {
         report_note(BAD_OPERAND, p.where, "wgmma is for four warps, and this group has only %d threads", threads % 128);
@@ -136,7 +146,11 @@ void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long l
 void wgmma_fence(const void* sums, int count) {  // or of no sums in particular
     Warpgroup& me = warpgroups[current()];
     me.fenced = true;
-    if (sums) me.at_fence[sums].assign(static_cast<const uint32_t*>(sums), static_cast<const uint32_t*>(sums) + count);
+    if (!sums) return;
+    auto& held = held_at_fence(me, sums);
+    me.held += !held.first;
+    held.first = sums;
+    held.second.assign(static_cast<const uint32_t*>(sums), static_cast<const uint32_t*>(sums) + count);
 }
 
 void wgmma_commit() {
@@ -210,7 +224,7 @@ static void finish_for_all(void* const* handed_in) {
 void wgmma_wait(int groups, const void* where) {
     Warpgroup& me = warpgroups[current()];
     me.fenced = false;
-    me.at_fence.clear();
+    me.held = 0;
     while (me.groups.size() > size_t(groups)) {
         for (Product& p : me.groups.front()) together(&p, finish_for_all, place(where));
         me.groups.pop_front();

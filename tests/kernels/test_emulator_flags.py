@@ -202,6 +202,15 @@ def test_an_atomic_operation_of_ones_own_does_not_hide_those_of_others():
     assert raced("atomicAdd(&done[0], 1); __syncthreads(); if (threadIdx.x == 0) done[0] = 0;", chain, 32, 1) == set()
 
 
+@pytest.mark.parametrize(("before", "lines"), [("__threadfence(); ", set()), ("", {3})])
+def test_a_flag_that_was_set_without_a_fence_is_not_known_to_be_set(before, lines):
+    """Whoever comes last may take it for an ordinary number, if the others' changes of it came after their fences."""
+    body = f"""{before}const bool last = atomicAdd(&done[0], 1) == 2;
+__threadfence();
+if (last) done[0] = 7;"""
+    assert raced(body, chain, 1, 3) == lines
+
+
 def test_many_atomic_operations_on_one_place_are_remembered_by_thread():
     body = """for (int i = 0; i < 200; i++) atomicAdd(&done[threadIdx.x % 2], 1);
 if (threadIdx.x == 7) part[0] = done[0];
