@@ -22,9 +22,10 @@ Picture = NewType("Picture", str)
 class Objective:
     """One loss and the module that it trains.
 
-    ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of figures to log. ``batch`` is a `Split`, ``step``
-    counts from 0 within the stage, and ``rng`` depends on nothing but (seed, stage, objective, step). While a loss
-    runs, the other modules of the system ask for no gradients.
+    ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of figures to log, numbers, beside "loss" and "norm" (of
+    its gradient), which the loop adds. ``batch`` is a `Split`, ``step`` counts from 0 within the stage, and ``rng``
+    depends on nothing but (seed, stage, objective, step). While a loss runs, the other modules of the system ask for no
+    gradients.
 
     Steps 0, ``every``, 2 ``every`` ... update it, the others leave it alone (a critic takes several steps for each of
     its generator's). ``after()`` is called when the optimiser has moved the module (a critic's weights are clipped).

@@ -60,7 +60,7 @@ class Trainer:
 
     def __init__(self, system: System, *, seed: int):
         self.system, self.seed = system, seed
-        self.stages: list[Stage] = list(system.stages())
+        self.stages: list[Stage] = _stages_of(system)
         _check(self.stages, system.modules)
         self.total: int = sum(stage.steps for stage in self.stages)
         for module in system.modules.values():
@@ -159,7 +159,7 @@ class Trainer:
             if not math.isfinite(value):
                 number = self.done - self.step + step + 1  # self.step stands still in a shard's own process
                 raise NonFinite(f"the loss '{objective.name}' became {value} at step {number}")
-            figures = {k: share * float(v) for k, v in figures.items()}  # lets go of the tape, if they held it
+            figures = {k: share * v for k, v in figures.items()}
             loss.backward(share)
         return {"loss": share * value, **figures}
 
@@ -249,8 +249,11 @@ def put_weights(system: System, arrays: dict[str, Any]) -> None:
         )
 
 
-def _checked_loss(name: str, found: Any) -> tuple[Any, dict[str, Any]]:
-    """What a loss returned, if it is a scalar Tensor and a dict of figures; UserError, which names the objective, if not."""
+def _checked_loss(name: str, found: Any) -> tuple[Any, dict[str, float]]:
+    """What a loss returned: a scalar Tensor that its module moves, and figures, here as floats, which hold no tape.
+
+    UserError, which names the objective, for anything else.
+    """
     must = f"the loss '{name}' must return a scalar Tensor and a dict of figures"
     if not isinstance(found, tuple) or len(found) != 2:
         raise UserError(f"{must}, got {f'{len(found)} values' if isinstance(found, tuple) else type(found).__name__}")
@@ -259,7 +262,30 @@ def _checked_loss(name: str, found: Any) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"{must}, got {type(loss).__name__} and {type(figures).__name__}")
     if loss.shape != ():
         raise UserError(f"{must}, got a Tensor of shape {loss.shape}")
-    return loss, figures
+    if loss.node is None and not loss.requires_grad:
+        raise UserError(f"the loss '{name}' depends on no weight of the module that it trains")
+    return loss, {figure: _number(name, figure, value) for figure, value in figures.items()}
+
+
+def _number(name: str, figure: str, value: Any) -> float:
+    """A figure of a loss as a float; UserError if it is none, or has the name of one that the loop itself writes."""
+    if figure in ("loss", "norm"):
+        raise UserError(f"a figure of the loss '{name}' is called '{figure}', as one of every loss is: rename it")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        what = f"an array of shape {value.shape}" if hasattr(value, "shape") else repr(value)
+        raise UserError(f"the figure '{figure}' of the loss '{name}' must be a number, got {what}") from None
+
+
+def _stages_of(system: System) -> list[Stage]:
+    """The stages of a system; ValueError if they are no list that a function returns, or the modules no dict."""
+    if not isinstance(system.modules, dict):
+        raise ValueError(f"modules must be a dict, name to module, got {type(system.modules).__name__}")
+    found = system.stages() if callable(system.stages) else system.stages
+    if not callable(system.stages) or not isinstance(found, list | tuple):
+        raise ValueError(f"stages must be a function that returns a list of them, got {type(found).__name__}")
+    return list(found)
 
 
 def _check(stages: list[Stage], modules: dict[str, Module]) -> None:

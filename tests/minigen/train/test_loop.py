@@ -225,6 +225,43 @@ def test_a_loss_that_is_not_a_scalar_with_figures_is_told_by_its_name(found: Any
         run.advance(DIGITS.train)
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (lambda loss: (loss, {"norm": 1.0}), "a figure of the loss 'a' is called 'norm', as one of every loss is: rename it"),
+        (lambda loss: (loss, {"loss": 1.0}), "a figure of the loss 'a' is called 'loss', as one of every loss is: rename it"),
+        (lambda loss: (loss, {"v": np.ones(3)}), "the figure 'v' of the loss 'a' must be a number, got an array of shape (3,)"),
+        (lambda loss: (loss, {"v": "big"}), "the figure 'v' of the loss 'a' must be a number, got 'big'"),
+        (lambda loss: (ag.Tensor(loss.data), {}), "the loss 'a' depends on no weight of the module that it trains"),
+    ],
+)  # fmt: skip
+def test_a_loss_whose_figures_are_no_numbers_or_that_trains_nothing_is_told_by_its_name(found: Any, said: str):
+    system = two_player([])
+    (stage,) = system.stages()
+    a, b = stage.objectives
+    bad = dataclasses.replace(a, loss=lambda *args: found(a.loss(*args)[0]))
+    stage = dataclasses.replace(stage, objectives=[bad, b])
+    run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+    with pytest.raises(UserError) as told:
+        run.advance(DIGITS.train)
+    assert str(told.value) == said
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (lambda s: {"stages": s.stages()}, "stages must be a function that returns a list of them, got list"),
+        (lambda s: {"stages": lambda: s.stages()[0]}, "stages must be a function that returns a list of them, got Stage"),
+        (lambda s: {"modules": list(s.modules.values())}, "modules must be a dict, name to module, got list"),
+    ],
+)  # fmt: skip
+def test_a_system_whose_stages_or_modules_are_something_else_is_refused(what: Any, said: str):
+    system = two_player([])
+    with pytest.raises(ValueError) as told:
+        Trainer(dataclasses.replace(system, **what(system)), seed=0)
+    assert str(told.value) == said
+
+
 def test_weights_go_out_and_in():
     one, two = trainer(seed=0).system, trainer(seed=1).system
     assert {name.split("/")[0] for name in weights_of(one)} == {"net", "critic"}
