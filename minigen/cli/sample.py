@@ -244,9 +244,9 @@ def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
     """The samples (n, ...), and if they were asked for the states on the way, of the first 36 pictures, or of all points.
 
-    NonFinite if a sample is NaN or infinite, UserError if they cannot be drawn.
+    NonFinite if a sample is NaN or infinite, UserError if they cannot be drawn, or what was drawn are none.
     """
-    from minigen.train.run import check_finite
+    from minigen.train.run import check_finite, check_samples
 
     states: list[Any] = []
 
@@ -261,6 +261,7 @@ def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any
         raise UserError(f"sampling from {flags.weights} broke down: {error}") from error
     except ValueError as error:
         raise UserError(f"cannot sample: {error}") from error
+    check_samples(samples, flags.n, system.image_shape)
     check_finite(samples, f"sampling from {flags.weights} broke down:")
     return samples, states
 

@@ -269,15 +269,29 @@ class Keeper:
     def draw(self, most: int | None = None) -> Path:
         """A grid of samples (``most`` of them at most) from the averaged weights, always from the same draws.
 
-        Raises NonFinite, and writes nothing, if one of them is NaN or infinite.
+        Writes nothing, and raises NonFinite, if one of them is NaN or infinite, UserError for what are no samples.
         """
         rng = np.random.default_rng((self.run.seed, zlib.crc32(b"samples")))
+        n = min(self.run.samples, most or self.run.samples)
         with self.trainer.averaged() as system:
-            samples = system.sample(min(self.run.samples, most or self.run.samples), rng=rng)
+            samples = system.sample(n, rng=rng)
+        check_samples(samples, n, system.image_shape)
         check_finite(samples, f"after step {self.trainer.done}")
         path = self.run.out / SAMPLES / f"{self.trainer.done:06}.png"
         notes = system.notes(samples) if pictures.is_text(self.dataset) else []
         return pictures.save_samples(path, self.dataset, samples, notes)
+
+
+def check_samples(samples: Any, n: int, shape: tuple[int, ...]) -> None:
+    """Raise UserError for what a system drew if these are not ``n`` items like one of ``shape``; pictures may be of other sizes."""
+    must = f"sample must return an array of {n} items like those of shape {tuple(shape)}"
+    if not hasattr(samples, "__array_function__"):
+        raise UserError(f"{must}, got {type(samples).__name__}")
+    found, picture = samples.shape, len(shape) == 3
+    if len(found) != len(shape) + 1 or found[0] != n or (picture and found[3] != shape[2]):
+        raise UserError(f"{must}, got shape {found}")
+    if picture and samples.dtype.kind != "f":
+        raise UserError(f"{must}, floats in [-1, 1], got {samples.dtype}")
 
 
 def check_finite(samples: Any, where: str) -> None:

@@ -534,6 +534,20 @@ def test_samples_that_are_no_numbers_are_refused_and_nothing_is_written(
     assert not Path("grid.png").exists()
 
 
+def test_fewer_samples_than_were_asked_for_are_refused_and_nothing_is_written(
+    trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch
+):
+    build = toy_system.build
+
+    def sample(n: int, **settings: Any) -> Any:
+        return np.zeros((n - 1, 8, 8, 1), np.float32)
+
+    monkeypatch.setattr(toy_system, "build", lambda *a, **k: replace(build(*a, **k), sample=sample))
+    said = refused("sample", "toy", "--n", "5")
+    assert "sample must return an array of 5 items like those of shape (8, 8, 1), got shape (4, 8, 8, 1)" in said
+    assert not Path("grid.png").exists()
+
+
 @pytest.mark.parametrize("name", BAD_SAMPLE)
 def test_sample_refuses_in_one_sentence(trained: Path, refused: Refused, name: str):
     if name == "cuda" and gpu():

@@ -177,7 +177,7 @@ def drawn(shape: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
         return x
 
     flags = sample.SampleFlags(Path("weights.safetensors"), n=50, trajectory=True)
-    _, states = sample.draw(SimpleNamespace(sample=walk), flags, {})
+    _, states = sample.draw(SimpleNamespace(sample=walk, image_shape=shape), flags, {})
     return shown, states
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import autograd as ag
 from minigen.data import load
 from minigen.errors import Interrupted, NonFinite, UserError
 from minigen.train import checkpoint
@@ -252,6 +253,37 @@ def test_no_picture_is_made_of_samples_that_are_no_numbers_and_nothing_is_lost(
         assert reader.about["step"] == done
     monkeypatch.setattr(toy, "build", build)
     assert go(out, resume=True).steps == 16
+
+
+LIKE = "sample must return an array of 4 items like those of shape (8, 8, 1)"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (lambda x: x[1:], "got shape (3, 8, 8, 1)"),
+        (lambda x: x[..., 0], "got shape (4, 8, 8)"),
+        (lambda x: x.reshape(4, -1), "got shape (4, 64)"),
+        (lambda x: x.transpose(0, 3, 1, 2), "got shape (4, 1, 8, 8)"),
+        (lambda x: x.repeat(3, 3), "got shape (4, 8, 8, 3)"),
+        (list, "got list"),
+        (ag.Tensor, "got Tensor"),
+        (lambda x: None, "got NoneType"),
+        (lambda x: x.astype(np.uint8), "floats in [-1, 1], got uint8"),
+    ],
+)
+def test_what_are_no_samples_is_told_and_no_picture_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Any, said: str
+):
+    build = toy.build
+
+    def sample(n: int, **settings: Any) -> Any:
+        return found(np.zeros((n, 8, 8, 1), np.float32))
+
+    monkeypatch.setattr(toy, "build", lambda *a, **k: dataclasses.replace(build(*a, **k), sample=sample))
+    with pytest.raises(UserError) as told:
+        go(tmp_path / "run", samples_every=5)
+    assert str(told.value) == f"{LIKE}, {said}" and not list((tmp_path / "run" / SAMPLES).iterdir())
 
 
 def test_a_folder_in_which_no_step_was_done_can_be_used_for_another_run(
