@@ -34,10 +34,14 @@ def load(weights: str | Path, *, model: Any = None, device: str = "cpu") -> Any:
     one sentence, for a file that is none.
     """
     from minigen.cli import arguments, curriculum
+    from minigen.errors import UserError
     from minigen.train import checkpoint
 
     path = Path(weights)
     with checkpoint.opened(path, kind="weights") as reader:
         name = str(reader.about.get("system"))
-    entry = curriculum.find(name) if model is None else curriculum.Entry(0, name, "", "", model.__name__)
-    return arguments.load_weights(path, entry, device=device)[0]
+    if model is None and name not in curriculum.systems():
+        raise UserError(f"{path} is of the system '{name}', which is not one of ours: give its model file, model=yours")
+    file = getattr(model, "__name__", type(model).__name__)
+    entry = curriculum.find(name) if model is None else curriculum.Entry(0, name, "", "", file)
+    return arguments.load_weights(path, entry, device=device, model=model)[0]

@@ -1,12 +1,14 @@
 """What the commands share: flags from dataclasses, a system from its name, weights from a file."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import re
 import sys
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import numpy as np
 
@@ -38,6 +40,7 @@ def parse(
     """
     import tyro
 
+    check_names(flags, prog)
     given: dict[str, Any] = {} if default is None else {"default": default}
     marks: tuple[Any, ...] = (tyro.conf.OmitArgPrefixes, *(() if pairs else (tyro.conf.FlagCreatePairsOff,)))
     rules = tyro.constructors.ConstructorRegistry()
@@ -50,6 +53,19 @@ def parse(
         if not stop.code:
             raise
         raise UserError(f"{first_sentence(said.getvalue())} ('{prog} --help' explains the flags)") from None
+
+
+def check_names(flags: Any, prog: str) -> None:
+    """Raise UserError where two of the dataclasses that are ``flags`` together have a field of one name: a model's and ours."""
+    seen = set()
+    for part in dataclasses.fields(flags):
+        kind = get_args(part.type)[0] if get_origin(part.type) is Annotated else part.type
+        for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+            if field.name in seen:
+                raise UserError(
+                    f"'{prog}' would have two flags --{field.name.replace('_', '-')}: call the model's another name"
+                )
+            seen.add(field.name)
 
 
 def left_out_or(flag: Any) -> Any:
@@ -175,23 +191,47 @@ def load_data_of(about: Any, data_dir: str | None = None) -> Any:
 
 
 def build(model: Any, config: Any, dataset: Any, *, seed: int, device: str = "cpu") -> Any:
-    """The system of a model file, on the device. Settings that do not fit become a UserError."""
+    """The system of a model file, on the device. Settings that do not fit become a UserError, and what is no system."""
     xp = check_device(device)
     with said_in_one_sentence("cannot build the model"):
         system = model.build(config, dataset, seed=seed)
+    check_system(model, system)
     if xp is not np:
         for module in system.modules.values():
             module.to(xp)
     return system
 
 
-def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu") -> tuple[Any, Any]:
-    """(system, data set without items) of a weights file. Nothing of the file is used before all of it is checked."""
+def check_system(model: Any, system: Any) -> None:
+    """Raise UserError for what a model's ``build`` made if it is no system that can be asked for what its file says."""
+    from minigen.models.system import System
+
+    if not isinstance(system, System):
+        raise UserError(f"build must return a System (minigen/models/system.py), got {type(system).__name__}")
+    unsaid = [name for name in system.pictures if name not in getattr(model, "PICTURES", {})]
+    if unsaid:
+        raise UserError(f"PICTURES must say what the system's picture '{unsaid[0]}' shows")
+    own = [field.name for field in dataclasses.fields(model.Sampling)] if hasattr(model, "Sampling") else []
+    try:
+        inspect.signature(system.sample).bind(1, **dict.fromkeys(["rng", "steps", "callback", *own]))
+    except TypeError as error:
+        fields = f" and the fields of Sampling, {', '.join(own)}" if own else ""
+        raise UserError(f"sample must take n, and by name rng, steps, callback{fields}: {error}") from error
+
+
+def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu", model: Any = None) -> tuple[Any, Any]:
+    """(system, data set without items) of a weights file. Nothing of the file is used before all of it is checked.
+
+    ``model`` is the model file where that is not the entry's module.
+    """
     from minigen.data import Dataset, Split
     from minigen.train import checkpoint
     from minigen.train.loop import put_weights, weights_of
 
-    model = curriculum.load(entry)
+    if model is None:
+        model = curriculum.load(entry)
+    else:
+        curriculum.check(model, entry.file)
     with checkpoint.opened(path, kind="weights", system=entry.name) as reader:
         config = checkpoint.config_from_json(path, model.Config, reader.about.get("config"))
         about = checked_dataset(path, reader.about.get("dataset"))

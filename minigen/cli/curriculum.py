@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,7 @@ CURRICULUM = [
 
 
 REQUIRED = ("TITLE", "PAPER", "EQUATION", "Config", "build")  # of a model file
+SETTINGS = ("Config", "Sampling", "Editing")  # its dataclasses, of which it may lack the last two
 
 
 def systems() -> dict[str, Entry]:
@@ -261,13 +262,34 @@ def find(name: str) -> Entry:
 def load(entry: Entry) -> Any:
     """The module of an entry.
 
-    Raises UserError for a file that cannot be parsed, and for a model's that lacks one of the names in ``REQUIRED``.
+    Raises UserError for a file that cannot be parsed, and for a model's that `check` refuses.
     """
     module = imported(entry.module)
-    lacking = [name for name in REQUIRED if entry.kind == "system" and not hasattr(module, name)]
-    if lacking:
-        raise UserError(f"{entry.file} must have {', '.join(REQUIRED)}: it lacks {', '.join(lacking)}")
+    if entry.kind == "system":
+        check(module, entry.file)
     return module
+
+
+def check(model: Any, file: str) -> None:
+    """Raise UserError for a model file that lacks one of the names in ``REQUIRED``, whose ``SETTINGS`` are no dataclasses
+    with a default for every field, or whose ``TOUR`` or ``PRESETS`` change what `Config` does not have.
+    """
+    lacking = [name for name in REQUIRED if not hasattr(model, name)]
+    if lacking:
+        raise UserError(f"{file} must have {', '.join(REQUIRED)}: it lacks {', '.join(lacking)}")
+    for name in SETTINGS:
+        kind = getattr(model, name, None)
+        if kind is not None and not (isinstance(kind, type) and is_dataclass(kind)):
+            raise UserError(f"{name} of {file} must be a dataclass")
+        bare = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING] if kind is not None else []
+        if bare:
+            raise UserError(f"every field of {name} of {file} must have a default: {', '.join(bare)} has none")
+    known = {field.name for field in fields(model.Config)}
+    presets = {f"PRESETS, {name},": changes for name, changes in getattr(model, "PRESETS", {}).items()}
+    for what, changes in ({"TOUR": getattr(model, "TOUR", {})} | presets).items():
+        for name in changes:
+            if name not in known:
+                raise UserError(f"{what} of {file} changes '{name}', which is no field of its Config")
 
 
 def imported(module: str) -> Any:

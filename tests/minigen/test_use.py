@@ -68,5 +68,7 @@ def test_what_training_leaves_in_memory_is_what_it_wrote(tmp_path: Path):
         assert not any(part.training for _, part in module.named_modules())
         for key, array in module.arrays().items():
             np.testing.assert_array_equal(array, loaded.modules[name].arrays()[key])
-    with pytest.raises(UserError, match="unknown system 'mine'"):
+    with pytest.raises(
+        UserError, match="is of the system 'mine', which is not one of ours: give its model file, model=yours"
+    ):
         minigen.load(result.weights)
