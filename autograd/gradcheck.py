@@ -26,18 +26,21 @@ def gradcheck(
 
     ``inputs`` are float64 arrays, moved by up to 2 ``step`` $h$: keep away from kinks. The differences' own error is
     $h^4 / 30$ times the fifth derivative, so deep compositions want a smaller step. At order 2 the first gradient,
-    projected on a random direction, is the function that is checked. Raises TypeError for other dtypes, ValueError for
-    another order.
+    projected on a random direction, is the function that is checked. It may take a gradient within, by
+    ``grad(..., create_graph=True)``. Raises TypeError for other dtypes, inputs that are no sequence of arrays and a
+    function that returns no Tensor, ValueError for another order.
     """
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
+    if not isinstance(inputs, Sequence):
+        raise TypeError(f"inputs must be a list of arrays, one for each argument, got {type(inputs).__name__}")
     arrays = [np.array(x) for x in inputs]
     if any(a.dtype != np.float64 for a in arrays):
         raise TypeError(f"gradcheck needs float64 inputs, got {[str(a.dtype) for a in arrays]}")
     rng = np.random.default_rng(seed)
     _check(function, arrays, rng, step, "first")
     if order >= 2:
-        shape = function(*(Tensor(a) for a in arrays)).shape
+        shape = function(*(Tensor(a, requires_grad=True) for a in arrays)).shape
         u = rng.standard_normal(shape)
         _check_recorded(function, arrays, u)
         directions = [rng.standard_normal(a.shape) for a in arrays]
@@ -70,9 +73,22 @@ def _sum_of(terms: list[Any]) -> Any:
     return total
 
 
+def _differentiates(function: Callable[..., Any], arrays: list[Any]) -> bool:
+    """Whether a function takes a gradient within, so that even its values need the tape."""
+    try:
+        with no_grad():
+            function(*(Tensor(a) for a in arrays))
+    except RuntimeError:  # of `grad` and `backward`, where nothing was recorded
+        return True
+    return False
+
+
 def _check(function: Callable[..., Any], arrays: list[Any], rng: np.random.Generator, step: float, which: str) -> None:
     leaves = [Tensor(a, requires_grad=True) for a in arrays]
     y = function(*leaves)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"the function must return a Tensor, got {type(y).__name__}")
+    without_tape = which == "first" and not _differentiates(function, arrays)
     u = rng.standard_normal(y.shape)
     gradients = (
         grad(y, leaves, u) if y.node is not None or y.requires_grad else [Tensor(np.zeros_like(a)) for a in arrays]
@@ -84,8 +100,8 @@ def _check(function: Callable[..., Any], arrays: list[Any], rng: np.random.Gener
 
         def along(h: float, i: int = i, array: Any = array, v: Any = v) -> float:
             moved = [array + h * v if j == i else a for j, a in enumerate(arrays)]
-            with no_grad() if which == "first" else nullcontext():
-                value = function(*(Tensor(a, requires_grad=which != "first") for a in moved))
+            with no_grad() if without_tape else nullcontext():
+                value = function(*(Tensor(a, requires_grad=not without_tape) for a in moved))
             return float(np.sum(u * value.data))
 
         values = [along(k * step) for k in (-2, -1, 1, 2)]

@@ -401,6 +401,22 @@ def test_gradcheck_sees_a_wrong_derivative():
         ag.gradcheck(other, [np.array([0.7])], order=2)
     with pytest.raises(TypeError, match="float64"):
         ag.gradcheck(ag.exp, [np.ones(2, np.float32)])
+    with pytest.raises(TypeError, match="inputs must be a list of arrays, one for each argument, got ndarray"):
+        ag.gradcheck(ag.exp, np.ones(2))
+    for function, got in ((lambda x: x.data, "ndarray"), (lambda x: (x, x), "tuple")):
+        with pytest.raises(TypeError, match=f"the function must return a Tensor, got {got}"):
+            ag.gradcheck(function, [np.ones(2)], order=2)
+
+
+def test_gradcheck_of_a_function_that_takes_a_gradient_within():
+    def penalty(x, w):
+        (slope,) = ag.grad(ag.sum(ag.tanh(x @ w)), [x], create_graph=True)
+        return ag.sum(slope * slope)
+
+    ag.gradcheck(penalty, [r(3, 4), r(4, 2)], order=2)
+    cut = lambda x, w: penalty(x, w) + ag.sum(ag.stop_gradient(penalty(x, w)))  # noqa: E731
+    with pytest.raises(AssertionError, match="first derivative"):
+        ag.gradcheck(cut, [r(3, 4), r(4, 2)])
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
