@@ -1,7 +1,8 @@
 """A tree of layers, and all its numbers in one buffer.
 
 A module's parameters are its attributes that are Tensors with ``requires_grad``; its children are its attributes that
-are modules, or lists of modules. Names follow the attributes (``down.0.conv_1.w``), order follows their definition.
+are modules, or lists of modules. What lies deeper, in a dict or a list of lists, would never be trained nor saved:
+`Module.flatten` refuses it. Names follow the attributes (``down.0.conv_1.w``), order follows their definition.
 
 `Module.flatten` moves every parameter into one contiguous buffer and every gradient into a second one; the parameters
 become views with their old names. An optimiser is then a few passes over one long array, clearing gradients is one
@@ -15,6 +16,18 @@ import numpy as np
 
 from autograd import Tensor
 from kernels.backend import array_module, to_numpy
+
+
+def _hides(value: Any) -> bool:
+    """Whether an attribute has modules or parameters in it that are not found there: all but the modules of a list."""
+    listed = isinstance(value, list | tuple)
+    return _holds([v for v in value if not isinstance(v, Module)] if listed else value)
+
+
+def _holds(value: Any) -> bool:
+    """Whether a dict or a list has a module or a parameter in it, however deep."""
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(isinstance(v, Module) or (isinstance(v, Tensor) and v.requires_grad) or _holds(v) for v in within)
 
 
 class Module:
@@ -69,8 +82,17 @@ class Module:
     def flatten(self) -> "Module":
         """Move parameters and gradients into one buffer each (``flat``, ``flat_grad``); returns the module.
 
-        Called once, after construction: an enclosing module that is flattened later takes the parameters with it.
+        Called once, after construction: an enclosing module that is flattened later takes the parameters with it. Raises
+        ValueError for a module without parameters, and for such as are kept where they are not found, TypeError for
+        parameters of several dtypes.
         """
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if _hides(value):
+                    raise ValueError(
+                        f"{type(module).__name__} keeps layers or parameters in '{prefix}{name}', a {type(value).__name__}, "
+                        "where they are not found: they must be attributes, or modules in a list"
+                    )
         parameters = self.parameters()
         if not parameters:
             raise ValueError(f"{type(self).__name__} has no parameters to flatten")

@@ -112,3 +112,22 @@ def test_a_part_that_was_flat_hands_its_parameters_over(rng):
     ag.sum(part(np.ones((2, 3), np.float32))).backward()
     module.zero_grad()
     assert not part.w.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("kept", "where"),
+    [
+        (lambda layer: {"a": layer}, "a dict"),
+        (lambda layer: [[layer]], "a list"),
+        (lambda layer: (layer, {"deep": [layer]}), "a tuple"),
+        (lambda layer: [layer.w], "a list"),
+    ],
+)
+def test_layers_that_would_never_be_trained_are_refused(kept, where, rng):
+    module = Tied(rng)
+    module.blocks[0].more = kept(Linear(2, 2, rng=rng))
+    said = f"Linear keeps layers or parameters in 'blocks.0.more', {where}, where they are not found: "
+    with pytest.raises(ValueError, match=said):
+        module.flatten()
+    module.blocks[0].more = [Linear(2, 2, rng=rng), None, (3, {"a": np.zeros(3), "b": ag.Tensor(np.zeros(2))})]
+    assert "blocks.0.more.0.w" in module.flatten().named_parameters()
