@@ -62,6 +62,15 @@ def test_every_model_file_is_in_the_curriculum():
     assert {f"minigen.models.{name}" for name in files} <= {entry.module for entry in curriculum.CURRICULUM}
 
 
+def test_all_that_a_model_file_may_offer_is_in_the_architecture():
+    """What the commands look for in one, by name."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "minigen" / "cli").glob("*.py"))
+    asked = set(re.findall(r'(?:getattr|hasattr)\(model, "(\w+)"', sources)) | set(curriculum.REQUIRED)
+    said = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("**Adding a model**")[1].split("**Tokens.**")[0]
+    assert {"TOUR", "PRESETS", "Sampling"} < asked
+    assert {name for name in asked - {"__name__"} if f"`{name}" not in said} == set()
+
+
 def test_every_file_that_teaches_a_sampler_is_in_the_curriculum_with_a_command_that_uses_it():
     files = {path.stem for path in (ROOT / "minigen" / "samplers").glob("*.py")} - {"__init__", "choose", "predict"}
     entries = [entry for entry in curriculum.CURRICULUM if entry.kind == "sampler"]
