@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from minigen.errors import UserError
+
 SAMPLES = 512  # figures of quality are over this many samples
 RINGS = "rings"  # the data set whose samples are points: they are set against its density, without a ruler
 OURS = "these samples"
@@ -27,6 +29,20 @@ def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, flo
         return {label: quality_of_points(Rings(), points) for label, points in pair.items()}
     ruler, references = known(dataset)
     return {OURS: quality(dataset, samples, ruler, rng=np.random.default_rng(seed)), **references}
+
+
+def of_itself(system: Any, dataset: Any, *, seed: int) -> dict[str, float]:
+    """What a system measures of itself on the test split; nothing if it does not. UserError for what are no figures."""
+    if system.figures is None:
+        return {}
+    found = system.figures(dataset, rng=np.random.default_rng(seed))
+    if not isinstance(found, dict):
+        raise UserError(f"figures must return a dict, name to number, got {type(found).__name__}")
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (TypeError, ValueError):
+        kinds = ", ".join(f"'{name}' {type(value).__name__}" for name, value in found.items())
+        raise UserError(f"figures must return a dict, name to number, got {kinds}") from None
 
 
 def known(dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:

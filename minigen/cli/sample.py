@@ -205,11 +205,10 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
             )
         m = compared(dataset, len(samples))
         print(f"FD x of {m} training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
-    if system.figures is not None:
-        with said_in_one_sentence("--quality"):
-            figures = system.figures(dataset, rng=np.random.default_rng(seed))
-        for what, value in figures.items():
-            print(f"{what}: {value:.4g}")
+    with said_in_one_sentence("--quality"):
+        own = quality.of_itself(system, dataset, seed=seed)
+    for what, value in own.items():
+        print(f"{what}: {value:.4g}")
 
 
 def print_notes(notes: list[str], *, text: bool) -> None:

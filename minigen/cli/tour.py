@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from minigen.cli import arguments, curriculum, portrait, portrait_page, tour_page
+from minigen.cli import arguments, curriculum, portrait, portrait_page, quality, tour_page
 from minigen.cli.train import default_data, presets_for_data, presets_of
 from minigen.errors import Interrupted, UserError, os_reason, said_in_one_sentence
 
@@ -187,7 +187,7 @@ def visit(entry: curriculum.Entry, flags: TourFlags, dataset: Any = None) -> dic
         pictures.save_png(out / portrait_page.SHOWN, np.concatenate(list(dataset.to_rgb8(sitting.shown)), axis=1))
     has_strip = draw_strip(system, dataset, out / "trajectory.png", flags.seed)
     captions = draw_pictures(system, model, dataset, out, flags.seed)
-    own = {} if system.figures is None else system.figures(dataset, rng=np.random.default_rng(flags.seed))
+    own = quality.of_itself(system, dataset, seed=flags.seed)
     found = curves(read_log(out / LOG))
     losses = {name: float(np.mean(y[-max(1, len(y) // 20) :])) for name, (_, y) in found.items()}
     svg = pictures.curve_svg(found, title=f"loss of {model.TITLE} over the steps")

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import autograd as ag
 import minigen
 from minigen import data
+from minigen.__main__ import main
 from minigen.errors import UserError
 from minigen.train.run import Run, train
 from tests.minigen.train import toy
@@ -129,3 +131,37 @@ def test_the_model_that_is_handed_over_loads_the_weights(tmp_path: Path):
         UserError, match="is of the system 'toy', which is not one of ours: give its model file, model=yours"
     ):
         minigen.load(result.weights)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"a": ag.Tensor(np.zeros(())), "b": np.float32(2)}, None),
+        ({"a": np.zeros(3)}, "figures must return a dict, name to number, got 'a' ndarray"),
+        ({"a": "many"}, "figures must return a dict, name to number, got 'a' str"),
+        (3.0, "figures must return a dict, name to number, got float"),
+    ],
+)
+def test_what_a_system_says_of_itself_are_numbers_of_any_kind(
+    found: Any,
+    said: str | None,
+    inside: Path,
+    without_ruler: None,
+    toy_system: Any,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    build = toy_system.build
+
+    def made(*args: Any, **how: Any) -> Any:
+        return dataclasses.replace(build(*args, **how), figures=lambda dataset, *, rng: found)
+
+    monkeypatch.setattr(toy_system, "build", made)
+    assert main(["tour", "--only", "toy"]) == (0 if said is None else 2)
+    errors = capsys.readouterr().err
+    page = Path("out/tour/index.html").read_text(encoding="utf-8")
+    if said is None:
+        assert main(["sample", "toy", "--weights", "out/tour/toy/weights.safetensors", "--n", "4", "--quality"]) == 0
+        assert capsys.readouterr().out.endswith("a: 0\nb: 2\n") and "It did not get to the end" not in page
+    else:
+        assert errors == f"minigen: toy: {said}\n" and said.partition(",")[0] in page
