@@ -212,8 +212,14 @@ def too_large(value: Any, limit: int) -> bool:
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
-    """A Config dataclass as a JSON object (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """A Config dataclass as a JSON object (tuples become lists). UserError for a value that JSON does not have."""
+    found = {}
+    for name, value in dataclasses.asdict(config).items():
+        try:
+            found[name] = json.loads(json.dumps(value))
+        except TypeError as error:
+            raise UserError(f"{name} must be a number or word of Python's, or a tuple: {error}") from error
+    return found
 
 
 def config_from_json(path: Path, config_class: type, values: Any) -> Any:
