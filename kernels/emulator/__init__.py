@@ -450,7 +450,7 @@ class Emulator:
         lines = iter(library.lines([p for f in raw for p in (f.where, f.other_where)]))
         for f in raw:
             where, other = next(lines), next(lines)
-            if _KINDS[f.kind] == "divergence" and where == other:
+            if _KINDS[f.kind] == "divergence" and where == other and not f.note:
                 continue  # one line of the source, of which the compiler made two copies
             self._add(_describe(f, where, other if f.other_where else "", arrays))
 
@@ -536,7 +536,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
         missing = f"thread {f.other_thread} " + (f"waits at {other}" if other else "has returned")
         text = f"{me} waits for threads that never come ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
-        text = f"{me} waits here while others of its group wait at {other}"
+        text = f"{me} waits here while others of its group wait at {other}{' ' + note if note else ''}"
     elif note and kind != "wild address":  # whose note is the address
         text = f"{note} ({me})"
     elif kind == "missing fence":

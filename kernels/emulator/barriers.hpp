@@ -25,7 +25,8 @@ static void meet_at(int number, int count, bool wait, const void* return_address
         b.where = where;
         b.known.assign(clock_size, 0);
     } else if (b.expected != count) {
-        report(DIVERGENCE, where, b.where, "");
+        if (Finding* f = report(DIVERGENCE, where, b.where, ""))
+            snprintf(f->note, sizeof f->note, "for %d threads, where it is for %d", b.expected, count);
         abandon();
     }
     join(b.known, me.clock);

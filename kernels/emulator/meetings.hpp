@@ -68,8 +68,11 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
         meeting->body = body;
         meeting->known.assign(clock_size, 0);
     } else if (meeting->where != where) {
-        report(DIVERGENCE, where, meeting->where, "");
-        if (meeting->body != body) abandon();
+        Finding* f = report(DIVERGENCE, where, meeting->where, "");
+        if (meeting->body != body) {
+            if (f) snprintf(f->note, sizeof f->note, "for another instruction");
+            abandon();
+        }
     }
     if (bytes) memcpy(meeting->values[meeting->round & 1][lane], value, bytes);
     if (orders_memory) join(meeting->known, fibers[thread].clock);

@@ -1,5 +1,7 @@
 """Rules of the emulator that need a launch of their own, and what findings say word for word."""
 
+import re
+
 import numpy as np
 import pytest
 from emulation import kept
@@ -60,6 +62,30 @@ def test_a_group_that_is_too_small_is_told(threads, body, kind, said):
     start = "unsigned a[4] = {}; float d[4] = {}, w[32] = {};"
     device = run(f"{start} {body} y[threadIdx.x] = d[0] + w[0];", {"y": np.zeros(256, np.float32)}, threads)
     assert any(f.kind == kind and said in f.message for f in device.findings), device.findings
+
+
+@pytest.mark.parametrize("between", [" ", "\n"])
+@pytest.mark.parametrize("other", ["mma_bf16(d, a, 0, 1);", "ldmatrix(a, tile + threadIdx.x * 8);"])
+def test_lanes_at_two_instructions_diverge_and_go_on_only_where_it_is_the_same_one(other, between):
+    """On one line it may be one call, of which the compiler made two copies."""
+    body = f"""__shared__ __align__(16) bf16 tile[32 * 8];
+    for (int i = 0; i < 8; i++) tile[threadIdx.x * 8 + i] = bf16();
+    unsigned a[4] = {{}}; float d[4] = {{1}};
+    __syncthreads();
+    if (threadIdx.x < 16) mma_bf16(d, a, 0, 0);{between}else {other}
+    y[threadIdx.x] = d[0] + a[0];"""
+    y, same = np.zeros(32, np.float32), other.startswith("mma")
+    device = run(body, {"y": y})
+    assert kinds(device) == (set() if same and between == " " else {"divergence"}) and (y == same).all()
+    assert all(("for another instruction" in f.message) != same for f in device.findings)
+
+
+def test_a_named_barrier_of_two_sizes_is_told_where_it_is_one_call():
+    device = run(
+        "named_barrier_sync(1, threadIdx.x < 32 ? 32 : 64); y[threadIdx.x] = 1;", {"y": np.zeros(64, np.float32)}, 64
+    )
+    (finding,) = device.findings
+    assert finding.kind == "divergence" and re.search(r"for (32|64) threads, where it is for (32|64)", finding.message)
 
 
 def test_dynamic_shared_memory_that_nobody_wrote_is_nan_in_every_block():
