@@ -68,7 +68,8 @@ What it cannot find, and where it is not a GPU:
 * Clusters lie along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
   ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast`` only: no atomics. Their barrier does not wait for
   threads that have returned, as the manual says. That the card has room for all blocks of a cluster at once is not
-  asked. A thread keeps two numbers for each thread of its cluster: 8 blocks of 1024 threads take half a gigabyte.
+  asked. A thread keeps two numbers for each thread of its cluster, with fences six: 8 blocks of 1024 threads take half
+  a gigabyte, or 1.6.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.

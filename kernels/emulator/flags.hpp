@@ -8,8 +8,8 @@
 // A fence makes nobody wait. But what came before the first fence came before what follows the second, since an atomic
 // operation between them was seen by another on the same place, at once or through those of others (PTX ISA, memory
 // consistency model: release and acquire patterns). It takes both fences, and a flag that is atomic on both sides. Either
-// fence may be another thread's, on the other side of a barrier: all __threadfence happen in one order (fence.sc).
-// __threadfence_block, and atomics whose names end in _block, do so within a block.
+// fence may be another thread's, on the other side of a barrier: all __threadfence (membar.gl, which is fence.sc) happen
+// in one order. __threadfence_block, and atomics whose names end in _block, do so within a block.
 //
 // So a clock has, where a kernel has fences, two more parts for each scope: what came before fences that were before now,
 // which is what an atomic operation gives, and what atomic operations have shown, which is what a fence learns. Barriers
