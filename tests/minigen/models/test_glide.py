@@ -301,7 +301,7 @@ def test_glide_guidance_of_zero_leaves_the_prompt_to_clip(system):
     for clip_guidance, ignored in ((0.0, True), (glide.Sampling.clip_guidance, False)):
         how = {"guidance": 0.0, "clip_guidance": clip_guidance}
         a, b = (system.paint([prompt], rng=np.random.default_rng(0), **how) for prompt in PROMPTS[:2])
-        assert np.array_equal(a, b) == ignored
+        assert (abs(a - b).max() < 1e-4) == ignored
 
 
 def test_glide_guided_condition_goes_through_as_one_batch(system):
