@@ -6,8 +6,10 @@ static Event event(uint32_t where, Access kind) {  // what the current thread do
 }
 
 static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
-static bool ordered(const Event& e, Access kind) {
-    return before_now(e) || (e.kind == ATOMIC && (kind == ATOMIC || told(cluster_number, e)));
+// Of two atomic operations either may come first; if one is `narrow`, for its block alone, so must be the other's block.
+static bool ordered(const Event& e, Access kind, bool narrow) {
+    const bool atomic = kind == ATOMIC && e.kind == ATOMIC && (!narrow || e.thread / threads == block_rank);
+    return before_now(e) || atomic || (e.kind == ATOMIC && told(cluster_number, e));
 }
 static bool untold(const Past& e) { return e && !told(e.cluster, e); }
 static bool visible_to_async_proxy(const Event& e) {
@@ -19,6 +21,8 @@ static void enter_cluster(Cell& cell) {  // what earlier clusters did is kept ap
     if (cell.write) (cell.write.kind == ATOMIC ? cell.atomic : cell.plain) = {cell.write, cell.cluster};
     if (cell.under) cell.plain = {cell.under, cell.cluster};
     if (!cell.reads.empty() && cell.reads.back().kind != ATOMIC) cell.read = {cell.reads.back(), cell.cluster};
+    cell.was_narrow |= cell.narrow;
+    cell.narrow = false;
     cell.write = cell.under = Event();
     cell.reads.clear();
     cell.cluster = cluster_number;
@@ -64,21 +68,24 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
         return;
     }
 
-    // The last write, if it could as well have come after this access. Two atomic operations may come in any order.
-    if (cell.write && !ordered(cell.write, kind)) report_access(RACE, where, region, kind, address, bytes, &cell.write);
+    // The last write, if it could as well have come after this access.
+    const bool narrow = kind == ATOMIC && (within_block || cell.narrow || cell.was_narrow);
+    if (cell.write && !ordered(cell.write, kind, narrow)) report_access(RACE, where, region, kind, address, bytes, &cell.write);
     if (cell.under && !before_now(cell.under)) report_access(RACE, where, region, kind, address, bytes, &cell.under);
-    if (kind != READ)  // plain reads are behind the last atomic operation
-        for (auto read = cell.reads.rbegin(); read != cell.reads.rend() && (kind != ATOMIC || read->kind != ATOMIC); read++)
-            if (!ordered(*read, kind)) report_access(RACE, where, region, kind, address, bytes, &*read);
+    const bool plain_only = kind == ATOMIC && !narrow;  // plain reads are behind the last atomic operation
+    if (kind != READ)
+        for (auto read = cell.reads.rbegin(); read != cell.reads.rend() && !(plain_only && read->kind == ATOMIC); read++)
+            if (!ordered(*read, kind, narrow)) report_access(RACE, where, region, kind, address, bytes, &*read);
 
     // Other clusters are before this one only where a flag says so.
     if (untold(cell.plain)) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
-    if (kind != ATOMIC && untold(cell.atomic)) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
+    if ((kind != ATOMIC || narrow) && untold(cell.atomic)) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
     if (kind != READ && untold(cell.read)) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
 
     if (kind == ATOMIC) {
         while (!cell.reads.empty() && cell.reads.back().kind != ATOMIC) cell.reads.pop_back();
         if (cell.write.kind != ATOMIC) cell.under = cell.write;
+        cell.narrow |= within_block;
     } else if (kind != READ) {
         cell.under = Event();
         cell.reads.clear();
@@ -181,7 +188,9 @@ void atomic_access(const void* address, size_t bytes, bool everywhere, const voi
     if (!self) return;
     lend_turn(address);
     if (program.fences) part(NOW)[in_cluster(current())]++;  // a step that is this operation alone
+    within_block = !everywhere;
     const Region* region = plain_access(static_cast<const char*>(address), bytes, ATOMIC, place(where));
+    within_block = false;
     if (!program.fences || !region) return;
     pass_on(address, region->shared, everywhere, event(place(where), ATOMIC));
     part(NOW)[in_cluster(current())]++;

@@ -96,7 +96,7 @@ extern "C" __global__ void flag_of_the_block(const float* x, float* y, int* flag
     __syncthreads();
     if (t == 0) {
         __threadfence();
-        last = atomicAdd_block(&flags[0], 1) == (int)gridDim.x - 1;
+        last = atomicAdd_block(&flags[0], 1) == (int)gridDim.x - 1;  // FINDS race
         __threadfence();
     }
     THE_LAST_REVERSES  // FINDS race

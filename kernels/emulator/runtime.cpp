@@ -115,9 +115,11 @@ struct Cell {
     Past plain, atomic, read;  // of earlier clusters, the last of each: a plain write, an atomic operation, a read
     uint32_t writer = NOBODY;
     uint32_t copy = 0;      // 1 + the number of the copy that is on its way to here
-    uint32_t readers : 31;  // how many products of warps are still to read it
+    uint32_t readers : 29;  // how many products of warps are still to read it
     uint32_t barrier : 1;   // whether it is a part of an mbarrier
-    Cell() : readers(0), barrier(0) {}
+    uint32_t narrow : 1;    // whether an atomic operation of this cluster was for its block alone,
+    uint32_t was_narrow : 1;  // and whether one of an earlier cluster was
+    Cell() : readers(0), barrier(0), narrow(0), was_narrow(0) {}
 };
 
 struct Region {
@@ -222,6 +224,7 @@ static char* dynamic_begin;
 
 static uint32_t engine_clock[ENGINES * MOST_BLOCKS];
 static bool async_proxy;                // who touches memory now
+static bool within_block;               // the atomic operation of now is for its block alone
 
 static Program program;                 // the kernel's, which runs now
 
@@ -315,7 +318,7 @@ static void start_block(Index index) {
 
 static void start_cluster(unsigned first) {  // its first block's number
     cluster_number++;
-    abandoned = async_proxy = false;
+    abandoned = async_proxy = within_block = false;
     latest = nullptr;
     visited = -1;
     ready.clear();

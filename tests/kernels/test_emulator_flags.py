@@ -211,6 +211,22 @@ if (last) done[0] = 7;"""
     assert raced(body, chain, 1, 3) == lines
 
 
+@pytest.mark.parametrize(
+    ("add", "lines"),
+    [
+        ("atomicAdd(&done[0], 1);", set()),
+        ("atomicAdd_system(&done[0], 1);", set()),
+        ("atomicAdd_block(&done[0], 1);", {1}),
+        ("if (blockIdx.x == 0) atomicAdd_block(&done[0], 1); else atomicAdd(&done[0], 1);", {1}),
+        ("atomicAdd_block(&done[blockIdx.x], 1);", set()),
+        ("__shared__ int own; own = 0; atomicAdd_block(&own, 1); part[blockIdx.x] = own;", set()),
+    ],
+)
+@pytest.mark.parametrize("cluster", [1, 2, 4])
+def test_an_atomic_operation_for_a_block_is_none_for_others(add, lines, cluster):
+    assert raced(add, chain, 1, 4, cluster=cluster) == lines
+
+
 def test_many_atomic_operations_on_one_place_are_remembered_by_thread():
     body = """for (int i = 0; i < 200; i++) atomicAdd(&done[threadIdx.x % 2], 1);
 if (threadIdx.x == 7) part[0] = done[0];
