@@ -161,6 +161,11 @@ def headers_of(text: str) -> dict[str, str]:
     return found
 
 
+def parts_of(text: str) -> list[str]:
+    """A source text and those of its headers that a GPU gets, by name: without the emulator's."""
+    return [text, *(header for name, header in sorted(headers_of(text).items()) if not name.startswith("emulator/"))]
+
+
 def needs(text: str) -> str | None:
     """The least architecture that a source or one of its headers says it needs, "80" or "90a" (then only that one).
 

@@ -27,6 +27,7 @@ from ..source import (
     kernels_of,
     launch_bounds_of,
     not_kept,
+    parts_of,
     without_comments,
 )  # fmt: skip
 
@@ -169,10 +170,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         for k in kernels
     )
     doors += "".join(f'extern "C" const int emulator_bounds_{k}[3] = {{{words}}};\n' for k, words in bounds.items())
-    headers = headers_of(text)
-    fences = "__threadfence" in text or any(
-        "__threadfence" in part for name, part in headers.items() if not name.startswith("emulator/")
-    )
+    fences = any("__threadfence" in part for part in parts_of(text))
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
@@ -184,7 +182,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
         f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:
-        parts = [program, LAST, *headers.values(), *_own_files()]
+        parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
         if _CSTDIO.search(without_comments(text)):

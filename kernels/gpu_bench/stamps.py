@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import launch
-from ..source import headers_of, without_comments
+from ..source import parts_of, without_comments
 from .problem import Launch, Problem, rehearse
 
 Stamp = dict[str, str]
@@ -29,10 +29,8 @@ def sources(launches: Iterable[Launch]) -> str:
     """A digest of kernels, grids, settings and the texts behind them, comments and the breaking of lines apart."""
     parts: list[Any] = []
     for at in launches:
-        text = at.source.read_text(encoding="utf-8")
-        words = [
-            " ".join(without_comments(t).split()) for t in (text, *(h for _, h in sorted(headers_of(text).items())))
-        ]
+        texts = parts_of(at.source.read_text(encoding="utf-8"))
+        words = [" ".join(without_comments(text).split()) for text in texts]
         parts += [at.kernel, _shape(at), *sorted(at.defines.items()), *words]
     return _digest(repr(part).encode() for part in parts)
 
