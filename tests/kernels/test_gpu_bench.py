@@ -723,6 +723,59 @@ def test_a_rung_that_has_changed_since_is_marked_and_missing():
         assert pages.without([row], WHOLE[:1]) == WHOLE[: int(changed)]
 
 
+WIDE, TALL = "3x3 320->320 at 64x64, n 16", "3x3 640->640 at 32x32, n 16"
+HEADLINES = {  # how a line of the README's table begins, and the rows whose ratios it shows, in order
+    "attention forward": [("attention", f"n {n}", "bf16") for n in (
+        "2, 16 heads, 8192 x 8192, d 128", "2, 16 heads, 8192 x 8192, d 128, causal", "32, 16 heads, 1024 x 1024, d 64",
+        "16, 8 heads, 4096 x 4096, d 64",
+    )],
+    "attention to 77 keys": [("attention-short", "n 16, 8 heads, 4096 x 77, d 64", "bf16")],
+    "convolution 3x3, 320": [(f"conv2d{part}", WIDE, "bf16") for part in ("", "-grad-x", "-grad-w")],
+    "convolution 3x3, 640": [(f"conv2d{part}", TALL, "bf16") for part in ("", "-grad-x", "-grad-w")],
+    "nearest code": [("quantize", "65536 vectors, 8192 codes, d 256", "float32")],
+    "group norm + SiLU": [("norm-group", f"group norm + SiLU {n}, 32 groups, forward", "float32") for n in (
+        "320 at 64x64, n 16", "128 at 32x32, n 64",
+    )],
+    "layer norm": [("norm-layer", f"layer norm 16384 x 1024, {part}", "float32") for part in ("forward", "gradients")],
+    "Adam": [("adam", "100000000 parameters", "float32")],
+    "codebook": [("codebook", "moving average of 8192 codes, 65536 vectors, d 256", "float32")],
+    "matrix product": [("matmul", f"{n} x {n} x {n}", "bf16") for n in (8192, 4096)],
+    "attention's gradients": [("attention-grad", f"n {n}", "bf16") for n in (
+        "2, 16 heads, 8192 x 8192, d 128, causal", "32, 16 heads, 1024 x 1024, d 64",
+    )],
+    "guided DDIM": [
+        ("sampler_step", "DDIM, guided, 64 x 196608", "float32"), ("cross_entropy", "16384 x 50257, with gradient", "float32"),
+        ("embedding", "gradient of a table 50257 x 768, 32768 looked up", "float32"),
+    ],
+}  # fmt: skip
+
+
+def test_the_readmes_ratios_are_those_of_the_committed_results():
+    """And a line is marked where the fastest rung of one of its rows has changed since."""
+    rows, problems = {pages.key(r): r for r in pages.all_rows()}, {(p.op, p.name, p.dtype): p for p in WHOLE}
+    tables = []
+    for page in ("README.md", "docs/figures.md"):
+        text = (ROOT.parent / page).read_text(encoding="utf-8")
+        (table,) = re.findall(r"^\| \| ratio \| goal \| \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+        tables.append(table.splitlines())
+    assert tables[0] == tables[1] and len(tables[0]) == len(HEADLINES)
+    for line, (start, keys) in zip(tables[0], HEADLINES.items()):
+        _, what, said, goal, *_ = line.split("|")
+        assert what.strip().startswith(start)
+        want = [rows[k]["ratio"] for k in keys]
+        if start == "nearest code":  # to the peer that the goal is about, and in brackets to the fastest
+            times = {c["name"]: c["cold_ms"] for c in rows[keys[0]]["contestants"] if "cold_ms" in c}
+            want.insert(0, min(t for name, t in times.items() if name.startswith("rung")) / times["cdist + argmin"])
+        assert re.findall(r"\b\d\.\d\d\b", said) == [f"{ratio:.2f}" for ratio in want], line
+        assert not goal.strip() or float(goal) == rows[keys[0]]["goal"], line
+        fastest = [
+            min((c for c in rows[k]["contestants"] if "cold_ms" in c and not c.get("peer")), key=lambda c: c["cold_ms"])
+            for k in keys
+        ]
+        changed = any(not stamps.is_here(c, problems[k], rows[k]["architecture"]) for c, k in zip(fastest, keys))
+        assert (pages.CHANGED in what) == changed, line
+
+
 def test_every_committed_time_of_ours_has_a_stamp():
     ours = [c for r in pages.all_rows() for c in r["contestants"] if "cold_ms" in c and not c.get("peer")]
     assert len(ours) > 100 and all(set(c["code"]) == {"sources", "nvrtc", "machine"} for c in ours)
