@@ -12,7 +12,7 @@ import pytest
 from rungs import needs_compiler, needs_nvrtc
 from torch_on_cpu import torch
 
-from kernels import bench, bfloat16, launch
+from kernels import adam, bench, bfloat16, launch
 from kernels import problems as bench_problems
 from kernels.eight_bit import cuda as eight_bit_cuda
 from kernels.emulator import Emulator
@@ -957,6 +957,24 @@ def test_torch_itself_computes_our_gradients(problem, gpu):
             np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-4 * np.abs(mine).max(), err_msg=name)
         able += 1
     assert able
+
+
+@pytest.mark.peer
+def test_torch_itself_takes_our_step():
+    """Adam's first, from moments of 0: with other settings the ratio would be of two things."""
+    real, problem = pytest.importorskip("torch"), companions.adam_step(50)
+    inputs = problem.make(small(Emulator(), np))
+    p, g = (inputs[name].copy() for name in "pg")
+    adam.reference.adam_step(
+        p, g, np.zeros_like(p), np.zeros_like(p), step=1, lr=1e-4, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+    )
+    ((_, make),) = problem.peers
+    step = make(real, peers.tensors(real, {name: inputs[name] for name in "pgmv"}))
+    step()
+    (theirs,) = step.__self__.param_groups[0]["params"]
+    moved = theirs.detach().numpy() - inputs["p"]
+    np.testing.assert_allclose(moved, p - inputs["p"], rtol=0, atol=4e-7)
+    assert abs(moved).min() > 5e-5
 
 
 @pytest.mark.parametrize(
