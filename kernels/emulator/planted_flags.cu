@@ -29,40 +29,36 @@ extern "C" __global__ void last_block(const float* x, float* y, int* flags, int 
     if (t == 0) flags[0] = 0;  // for the next launch: all have been here
 }
 
+// The same, with other things before and after the flag.
+#define COPIED_AND_REVERSED(before, after)                \
+    PLACE                                                 \
+    y[i] = x[i];                                          \
+    __syncthreads();                                      \
+    if (t == 0) {                                         \
+        before;                                           \
+        last = IS_LAST;                                   \
+        after;                                            \
+    }                                                     \
+    THE_LAST_REVERSES
+
 // A fence of each thread's own, on the other side of the barrier from the flag.
 extern "C" __global__ void fences_of_all(const float* x, float* y, int* flags, int n) {
     PLACE
     y[i] = x[i];
     __threadfence();
     __syncthreads();
-    if (t == 0) {
-        last = IS_LAST;
-    }
+    if (t == 0) last = IS_LAST;
     __syncthreads();
     __threadfence();
     THE_LAST_REVERSES
 }
 
 extern "C" __global__ void no_fence_before(const float* x, float* y, int* flags, int n) {
-    PLACE
-    y[i] = x[i];
-    __syncthreads();
-    if (t == 0) {
-        last = IS_LAST;
-        __threadfence();
-    }
-    THE_LAST_REVERSES  // FINDS race
+    COPIED_AND_REVERSED((void)0, __threadfence())  // FINDS race
 }
 
 extern "C" __global__ void no_fence_after(const float* x, float* y, int* flags, int n) {
-    PLACE
-    y[i] = x[i];
-    __syncthreads();
-    if (t == 0) {
-        __threadfence();
-        last = IS_LAST;
-    }
-    THE_LAST_REVERSES  // FINDS race
+    COPIED_AND_REVERSED(__threadfence(), (void)0)  // FINDS race
 }
 
 // The others' numbers came to thread 0 after its fence, at the barrier.
@@ -79,15 +75,7 @@ extern "C" __global__ void fence_of_one(const float* x, float* y, int* flags, in
 }
 
 extern "C" __global__ void fence_of_the_block(const float* x, float* y, int* flags, int n) {
-    PLACE
-    y[i] = x[i];
-    __syncthreads();
-    if (t == 0) {
-        __threadfence_block();
-        last = IS_LAST;
-        __threadfence();
-    }
-    THE_LAST_REVERSES  // FINDS race
+    COPIED_AND_REVERSED(__threadfence_block(), __threadfence())  // FINDS race
 }
 
 extern "C" __global__ void flag_of_the_block(const float* x, float* y, int* flags, int n) {

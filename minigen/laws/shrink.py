@@ -54,9 +54,8 @@ def one(sampler: Any, n: int, law: Law) -> Any:
 
     ValueError where they cannot be set.
     """
-    return with_steps(
-        sampler, (n,), (2, 3, max(n, 4)) if law.name in OF_OTHER_RUNS else (n, n)
-    )  # some leave the first out
+    steps = (2, 3, max(n, 4)) if law.name in OF_OTHER_RUNS else (n, n)  # some leave the first out
+    return with_steps(sampler, (n,), steps)
 
 
 def broken(sampler: Any, names: Any = None, dtype: str = "float32") -> list[tuple[Law, Verdict]]:

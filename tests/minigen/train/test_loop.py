@@ -204,6 +204,16 @@ def test_numbers_that_are_none_stop_the_step_before_the_weights_see_them(setting
     assert all(p.requires_grad for m in run.system.modules.values() for p in m.parameters())
 
 
+def with_a_loss_that_returns(found: Any) -> Trainer:
+    """Of two players, the first of whom returns what ``found`` makes of the loss."""
+    system = two_player([])
+    (stage,) = system.stages()
+    a, b = stage.objectives
+    bad = dataclasses.replace(a, loss=lambda *args: found(a.loss(*args)[0]))
+    stage = dataclasses.replace(stage, objectives=[bad, b])
+    return Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+
+
 @pytest.mark.parametrize(
     ("found", "got"),
     [
@@ -215,12 +225,7 @@ def test_numbers_that_are_none_stop_the_step_before_the_weights_see_them(setting
     ],
 )
 def test_a_loss_that_is_not_a_scalar_with_figures_is_told_by_its_name(found: Any, got: str):
-    system = two_player([])
-    (stage,) = system.stages()
-    a, b = stage.objectives
-    bad = dataclasses.replace(a, loss=lambda *args: found(a.loss(*args)[0]))
-    stage = dataclasses.replace(stage, objectives=[bad, b])
-    run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+    run = with_a_loss_that_returns(found)
     with pytest.raises(UserError, match=f"^the loss 'a' must return a scalar Tensor and a dict of figures, {got}$"):
         run.advance(DIGITS.train)
 
@@ -236,12 +241,7 @@ def test_a_loss_that_is_not_a_scalar_with_figures_is_told_by_its_name(found: Any
     ],
 )  # fmt: skip
 def test_a_loss_whose_figures_are_no_numbers_or_that_trains_nothing_is_told_by_its_name(found: Any, said: str):
-    system = two_player([])
-    (stage,) = system.stages()
-    a, b = stage.objectives
-    bad = dataclasses.replace(a, loss=lambda *args: found(a.loss(*args)[0]))
-    stage = dataclasses.replace(stage, objectives=[bad, b])
-    run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+    run = with_a_loss_that_returns(found)
     with pytest.raises(UserError) as told:
         run.advance(DIGITS.train)
     assert str(told.value) == said
