@@ -110,7 +110,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..launch import SHARED_KILOBYTES
-from ..source import check_launch
+from ..source import Parameter, check_launch
 from ..tensor_map import Im2colMap, TensorMap
 from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
@@ -284,24 +284,36 @@ class Emulator:
         """
         source = Path(source)
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
-        self.ran.append(source.name)
         try:
             blocks, block, values = check_launch(
                 source, library.kernels, kernel, grid, threads, arguments, library.clusters
             )
         except TypeError as error:
             raise BadArguments(str(error)) from None
+        self.launch(library, kernel, blocks, block, values, shared_bytes)
+
+    def launch(
+        self,
+        library: Library,
+        kernel: str,
+        blocks: tuple[int, int, int],
+        block: tuple[int, int, int],
+        values: Sequence[Any],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run a kernel of a library with arguments that have been checked: arrays, TensorMaps, None and ctypes values."""
+        self.ran.append(library.source.name)
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
         if (count := block[0] * block[1] * block[2]) > most_threads:
             raise ValueError(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [v.array if isinstance(v, TensorMap) else v for v in values]
-        held, most = _held(sum(s.bytes for s in library.shared)), SHARED_KILOBYTES.get(self.architecture, 99) << 10
+        held, most = _held(library.own_bytes), SHARED_KILOBYTES.get(self.architecture, 99) << 10
         if not 0 <= shared_bytes <= most - held:
             raise ValueError(
-                f"kernel {kernel}: shared_bytes must be from 0 to {most - held} beside the {held} bytes of {source.name}'s own "
-                f"arrays, got {shared_bytes}"
+                f"kernel {kernel}: shared_bytes must be from 0 to {most - held} beside the {held} bytes of "
+                f"{library.source.name}'s own arrays, got {shared_bytes}"
             )
         if 0 in blocks:
             return
@@ -310,40 +322,33 @@ class Emulator:
                 if fresh.library not in (None, library):
                     fresh.writers[fresh.writers != NOBODY] = OUTSIDE  # places in another program
                 fresh.library = library
-        laid = [self._laid_out(v) if isinstance(v, np.ndarray) else None for v in values]
+        first = _same_memory(parameters, values)
+        written = {j for i, j in first.items() if parameters[i].pointer and not parameters[i].const}
+        laid = {j: self._laid_out(values[j]) for j in first.values()}
         shared_names = {s.name for s in library.shared}
         buffers: list[_Buffer] = []
         arrays: dict[str, _Named] = {}
-        for p, found in zip(parameters, laid):
-            if found is None:
-                continue
+        for j, found in laid.items():
+            called = parameters[j].name
             for part in found.parts:
-                name = f"{p.name}+{part.start}" if part.start else p.name  # of that many bytes
+                name = f"{called}+{part.start}" if part.start else called  # of that many bytes
                 at, writers = found.array.ctypes.data + part.start, part.writers
-                buffers.append(
-                    _Buffer(
-                        at,
-                        part.bytes,
-                        RED_ZONE,
-                        None if writers is None else writers.ctypes.data,
-                        p.const or not p.pointer,  # a TensorMap is only read through
-                        name.encode(),
-                    )
-                )
-                if p.name not in shared_names:
-                    arrays[name] = _Named(p.name, found.array, part.start)
-        cells = [
-            ctypes.c_void_p(0 if found is None else found.array.ctypes.data) if p.pointer else v
-            for p, v, found in zip(parameters, values, laid)
-        ]
-        for i, (p, found) in enumerate(zip(parameters, laid)):
-            if p.type == "TensorMap" and found is not None:
-                cells[i] = _TensorMap.of(maps.pop(0), found.array.ctypes.data)
+                place = None if writers is None else writers.ctypes.data
+                buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, name.encode()))
+                if called not in shared_names:
+                    arrays[name] = _Named(called, found.array, part.start)
+        cells: list[Any] = []
+        for i, (p, v) in enumerate(zip(parameters, values)):
+            address = laid[first[i]].array.ctypes.data if i in first else 0
+            if p.type == "TensorMap":
+                cells.append(_TensorMap.of(maps.pop(0), address))
+            else:
+                cells.append(ctypes.c_void_p(address) if p.pointer else v)
         with _ONE_AT_A_TIME:
             self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
-        for p, v, found in zip(parameters, values, laid):
-            if found is not None and p.pointer and not p.const and found.array is not v:
-                v[...] = found.array
+        for j in written:
+            if laid[j].array is not values[j]:
+                values[j][...] = laid[j].array
 
     def result(self, array: np.ndarray, name: str = "the result") -> np.ndarray:
         """``array`` as it is; that an element of it, or of a part that is real, was never written is a finding."""
@@ -403,7 +408,8 @@ class Emulator:
 
     def _door(self, library: Library, kernel: str) -> ctypes.c_void_p:
         """Where each thread of a launch begins."""
-        return ctypes.cast(getattr(library.handle, f"emulator_enter_{kernel}"), ctypes.c_void_p)
+        number = list(library.kernels).index(kernel)
+        return ctypes.cast(getattr(library.handle, f"emulator_enter_{number}"), ctypes.c_void_p)
 
     def _add(self, finding: Finding) -> None:
         if all(
@@ -486,6 +492,28 @@ class _Named(NamedTuple):
     name: str
     array: np.ndarray
     start: int
+
+
+def _same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[int, int]:
+    """For each argument that is an array the first one that is the same memory, which may be itself.
+
+    Raises ValueError for two that overlap otherwise, if the kernel may write one of them.
+    """
+    first: dict[int, int] = {}
+    for i, v in enumerate(values):
+        if not isinstance(v, np.ndarray):
+            continue
+        first[i] = i
+        for j in first:
+            w, p, q = values[j], parameters[i], parameters[j]
+            if (v.ctypes.data, v.nbytes) == (w.ctypes.data, w.nbytes) and v.size:
+                first[i] = j
+                break
+            if np.may_share_memory(v, w) and not (p.const and q.const):
+                raise ValueError(
+                    f"{q.name} and {p.name} overlap, which is not emulated: pass apart, or the same array twice"
+                )
+    return first
 
 
 def _held(own: int) -> int:

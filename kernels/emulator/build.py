@@ -30,6 +30,7 @@ from ..source import (
     parts_of,
     without_comments,
 )  # fmt: skip
+from . import foreign
 
 HERE = Path(__file__).parent
 # Headers whose lines nobody wants to hear of.
@@ -107,6 +108,7 @@ class Library:
     clusters: dict[str, int]
     bounds: dict[str, tuple[int, int]]  # what a kernel says: most threads of a block, blocks of a multiprocessor or 0
     shared: tuple[SharedArray, ...]
+    own_bytes: int  # of shared arrays that a block surely has; 0 where other kernels of the text may have them
 
     def lines(self, places: list[int]) -> list[str]:
         """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known, or nobody knows it
@@ -153,23 +155,39 @@ def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
     return _built(compiler(), source, source.read_text(encoding="utf-8"), defines)
 
 
+def build_kernels(
+    source: Path, text: str, defines: tuple[tuple[str, str], ...], expressions: tuple[str, ...]
+) -> Library:
+    """The same of a text, called ``source`` in what is found, for the kernels that C++ expressions name: ``scale<float, 4>``.
+
+    Of their parameters the compiler says the types, so that they may have any.
+    """
+    return _built(compiler(), source, text, defines, expressions)
+
+
 @functools.cache
-def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str], ...]) -> Library:
-    if re.search(r"\bextern\s+__shared__", text):
-        raise WrongSource(f"{source.name}: write DYNAMIC_SHARED(float, name); for extern __shared__ float name[];")
-    kernels = kernels_of(text)
-    if not kernels:
+def _built(
+    command: str, source: Path, text: str, defines: tuple[tuple[str, str], ...], expressions: tuple[str, ...] = ()
+) -> Library:
+    kernels = {} if expressions else kernels_of(text)
+    if not kernels and not expressions:
         raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
-    if not re.search(r'\bextern\s+"C"', without_comments(text)):
+    if not expressions and not re.search(r'\bextern\s+"C"', without_comments(text)):
         raise WrongSource(f'{source.name}: kernels must be extern "C", or a GPU does not know them by their names')
     clusters = clusters_of(text, dict(defines))
-    bounds = launch_bounds_of(text)
-    doors = "".join(
-        f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{k}(void** values) '
-        f"{{ emulator::call({k}, values); }}\n"
-        for k in kernels
-    )
-    doors += "".join(f'extern "C" const int emulator_bounds_{k}[3] = {{{words}}};\n' for k, words in bounds.items())
+    if expressions:
+        bounds = {k: said for k in expressions if (said := foreign.launch_bounds_of(text, k))}
+    else:
+        bounds = {k: f"static constexpr int words[3] = {{{words}}};" for k, words in launch_bounds_of(text).items()}
+    doors = ""
+    for i, k in enumerate(expressions or kernels):
+        doors += f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{i}(void** values) '
+        doors += f"{{ emulator::call({k}, values); }}\n"
+        if k in bounds:
+            doors += f"namespace {{ struct EmulatorBounds{i} {{ {bounds[k]} }}; }}\n"
+            doors += f'extern "C" const int* const emulator_bounds_{i} = EmulatorBounds{i}::words;\n'
+        if expressions:
+            doors += f'extern "C" const emulator::Passed emulator_passed_{i} = emulator::passed({k});\n'
     fences = any("__threadfence" in part for part in parts_of(text))
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
@@ -178,7 +196,7 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
     # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
     # one section with those of kernels.
     program = (
-        f'#include "emulator/device.cuh"\n#define inline\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{text}\n}}\n'
+        f'#include "emulator/device.cuh"\n#define inline\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{foreign.in_our_words(text)}\n}}\n'
         f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:
@@ -196,9 +214,16 @@ def _built(command: str, source: Path, text: str, defines: tuple[tuple[str, str]
             unknown = str(error).partition("undefined symbol: ")[2]
             raise DoesNotCompile(f"{source.name}: {unknown} is declared but nowhere defined") from None
         raise
-    said = {k: (ctypes.c_int * 3).in_dll(handle, f"emulator_bounds_{k}") for k in bounds}
-    most = {k: (threads, blocks) for k, (threads, blocks, _) in said.items()}
-    return Library(file, source, handle, kernels, clusters, most, _shared_arrays(file))
+    most = {}
+    for i, k in enumerate(expressions or kernels):
+        if expressions:
+            kernels[k] = foreign.parameters(text, k, handle, i)
+        if k in bounds:
+            threads, blocks = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_bounds_{i}")[:2]
+            most[k] = (threads, blocks)
+    shared = _shared_arrays(file)
+    own_bytes = 0 if expressions else sum(s.bytes for s in shared)
+    return Library(file, source, handle, kernels, clusters, most, shared, own_bytes)
 
 
 def _quoted(file: Path) -> str:
@@ -252,16 +277,40 @@ def _read_before(command: str) -> list[str]:
 
 
 def _compile(command: str, program: str, out: Path) -> None:
-    main, object_file, last = (out.with_suffix(end) for end in (".cpp", ".o", ".s"))
+    main, assembly, object_file, last = (out.with_suffix(end) for end in (".cpp", ".s", ".o", ".last.s"))
     main.write_text(program, encoding="utf-8")
     last.write_text(LAST, encoding="utf-8")
     options = [*KERNEL_OPTIONS, *_own_options(command), *_read_before(command)]
-    _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
+    if _own_options(command) == GCC_OPTIONS and re.search(r"\btemplate\b", program):
+        _run_compiler(command, *options, "-S", str(main), "-o", str(assembly))
+        assembly.write_text(_in_one_section(assembly.read_text(encoding="utf-8")), encoding="utf-8")
+        _run_compiler(command, "-c", str(assembly), "-o", str(object_file))
+    else:
+        _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
     ours = [f"--redefine-sym={name}=__tsan_{name}" for name in COPYING]  # the names that clang gives them from 15 on
     _said_by(["objcopy", *ours, str(object_file)])
     # Without -fsanitize=thread here: the library that usually watches is not wanted, ours takes its place.
     linked = [str(object_file), str(last), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
+
+
+def _in_one_section(assembly: str) -> str:
+    """An assembly text with the __shared__ arrays of templates where all others are: g++ 12 forgets the section of these.
+
+    They are what stands in functions that have guards.
+    """
+    scopes = tuple(set(re.findall(r"^\t\.comm\t(\w+E)\d\demulator_guard_\d+,", assembly, re.M)))
+
+    def moved(found: re.Match[str]) -> str:
+        name, size, alignment = found.groups()
+        if not name.startswith(scopes):
+            return found[0]
+        return (
+            f'\t.pushsection shared_memory,"aw"\n\t.balign {alignment}\n\t.type {name},@object\n\t.size {name},{size}\n'
+            f"{name}:\n\t.zero {size}\n\t.popsection\n"
+        )
+
+    return re.sub(r"^\t\.local\t(_ZZ\w+)\n\t\.comm\t\1,(\d+),(\d+)\n", moved, assembly, flags=re.M)
 
 
 def _run_compiler(command: str, *arguments: str) -> None:

@@ -268,4 +268,55 @@ __attribute__((no_sanitize("thread"))) inline void call(void (*kernel)(Emulated.
     Call<Emulated...>{kernel, *static_cast<Emulated*>(*values++)...};  // in braces: one after another, from the left
 }
 
+// What a kernel takes, for Python: of each parameter, or of what it points to, the kind (NumPy's letter: f, i, u, b, or V
+// for all that is no number) and how many bytes; 0 of void.
+struct Argument {
+    char kind;
+    bool pointer, is_const;
+    unsigned bytes;
+};
+
+struct Passed {
+    int count;
+    Argument arguments[64];
+};
+
+template <class T, bool NUMBER = !__is_class(T) && !__is_union(T) && !__is_enum(T)>
+struct Described {
+    static constexpr Argument value = {T(2) == T(1) ? 'b' : T(0.5) != T(0) ? 'f' : T(-1) < T(0) ? 'i' : 'u', false, false, sizeof(T)};
+};
+template <class T>
+struct Described<T, false> { static constexpr Argument value = {'V', false, false, sizeof(T)}; };
+template <class T>
+struct Described<T*, true> { static constexpr Argument value = {'u', false, false, sizeof(T*)}; };
+template <>
+struct Described<void, true> { static constexpr Argument value = {'V', false, false, 0}; };
+
+template <class T>
+struct Argued { static constexpr Argument value = Described<T>::value; };
+template <class T>
+constexpr Argument pointing(bool is_const) { return {Described<T>::value.kind, true, is_const, Described<T>::value.bytes}; }
+template <class T>
+struct Argued<T*> { static constexpr Argument value = pointing<T>(false); };
+template <class T>
+struct Argued<const T*> { static constexpr Argument value = pointing<T>(true); };
+template <class T>
+struct Argued<volatile T*> { static constexpr Argument value = pointing<T>(false); };
+template <class T>
+struct Argued<const volatile T*> { static constexpr Argument value = pointing<T>(true); };
+
+template <class... Emulated>
+constexpr Passed passed(void (*)(Emulated...)) {
+    static_assert(sizeof...(Emulated) <= 64, "a kernel takes at most 64 arguments here");
+    return {sizeof...(Emulated), {Argued<Emulated>::value...}};
+}
+
+// `extern __shared__ float name[];` outside of functions.
+template <class T>
+struct Dynamic {
+    operator T*() const { return static_cast<T*>(dynamic_shared()); }
+    template <class U>
+    explicit operator U*() const { return static_cast<U*>(dynamic_shared()); }
+};
+
 }  // namespace emulator

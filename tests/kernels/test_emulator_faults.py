@@ -140,8 +140,6 @@ def test_what_a_gpu_could_not_launch_is_refused(tmp_path):
         found(tmp_path, TILE + "tile[threadIdx.x] = 0;" + REST, shared_bytes=232448)
     with pytest.raises(ValueError, match="has one to three numbers, got"):
         Emulator().run(str(written(tmp_path, body)), "k", (2, 1, 1, 1), 64, {"x": None, "y": None, "n": 0})
-    with pytest.raises(ValueError, match=r"write DYNAMIC_SHARED\(float, name\)"):
-        found(tmp_path, "extern __shared__ float s[];\n" + body)
     assert not found(tmp_path, body, defines={"A": 1, "i": 2})[0], "a macro of a reader's own"
 
 

@@ -1,0 +1,115 @@
+"""Kernels that were written for nvcc or CuPy: their words in ours, and which of a template's kernels are meant."""
+
+import ctypes
+import re
+
+from ..source import Parameter, without_comments
+
+_SHARED = re.compile(
+    r"\b(?:extern\s+(volatile\s+)?__shared__|__shared__\s+extern)\s+"
+    r"(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?([\w:<>,\s*]+?)\s*(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?"
+    r"\b(\w+)\s*\[\s*\]\s*;"
+)
+_KERNEL = re.compile(
+    r"(?:template\s*<(?P<template>[^;{}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>[^;{}]*?)"
+    r"\b(?!__launch_bounds__|__cluster_dims__)(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*\{"
+)
+_BOUNDS = re.compile(r"__launch_bounds__\s*\(")
+MOST_ARGUMENTS = 64  # as in device.cuh
+
+
+def in_our_words(text: str) -> str:
+    """``extern __shared__ float name[];`` as what it is here: in a function a pointer, elsewhere something that becomes one."""
+
+    def ours(found: re.Match[str]) -> str:
+        volatile, kind, name = found.groups()
+        before = without_comments(text[: found.start()])
+        inside = before.count("{") > before.count("}")
+        said = f"{volatile or ''}{' '.join(kind.split())}"
+        return (f"DYNAMIC_SHARED({said}, {name});" if inside else f"static emulator::Dynamic<{said}> {name};") + (
+            "\n" * found[0].count("\n")
+        )
+
+    return _SHARED.sub(ours, text)
+
+
+def apart(text: str) -> list[str]:
+    """What commas divide, outside of brackets: ``float, f<1, 2>`` is two parts."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c in "(<[{") - (c in ")>]}")
+        if c == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [p.strip() for p in parts if p.strip()]
+
+
+def kernel_names(text: str) -> list[str]:
+    """The kernels of a text that are no templates, if some of it is extern "C": the names by which a GPU knows them."""
+    text = without_comments(text)
+    found = [m["name"] for m in _KERNEL.finditer(text) if m["template"] is None]
+    return found if re.search(r'\bextern\s+"C"', text) else []
+
+
+def _definition(text: str, expression: str) -> re.Match[str] | None:
+    """The head of the kernel that an expression as ``space::kernel<float, 4>`` names; None if it is not found by its looks."""
+    name = expression.partition("<")[0].rpartition("::")[2].strip()
+    return next((m for m in _KERNEL.finditer(without_comments(text)) if m["name"] == name), None)
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("kind", ctypes.c_char), ("pointer", ctypes.c_bool), ("const", ctypes.c_bool), ("bytes", ctypes.c_uint))
+
+
+class _Passed(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_int), ("arguments", _Argument * MOST_ARGUMENTS))
+
+
+def parameters(text: str, expression: str, handle: ctypes.CDLL, number: int) -> tuple[Parameter, ...]:
+    """The parameters of a library's kernel with that number, whose types are NumPy's for what is passed or pointed to.
+
+    "f4" is a float, "V12" a structure of 12 bytes, "V0" anything at all. They have numbers for names where the text does
+    not show them.
+    """
+    passed = _Passed.in_dll(handle, f"emulator_passed_{number}")
+    names = _parameter_names(text, expression)
+    if len(names) != passed.count:
+        names = [str(i) for i in range(passed.count)]
+    return tuple(
+        Parameter(name, f"{a.kind.decode()}{a.bytes}", a.pointer, a.const)
+        for name, a in zip(names, passed.arguments[: passed.count])
+    )
+
+
+def _parameter_names(text: str, expression: str) -> list[str]:
+    """What a kernel calls its parameters; none if its head is not found."""
+    found = _definition(text, expression)
+    if found is None:
+        return []
+    words = [re.findall(r"\w+", p.partition("=")[0].partition("[")[0]) for p in apart(found["parameters"])]
+    return [w[-1] for w in words if w and w != ["void"]]
+
+
+def launch_bounds_of(text: str, expression: str) -> str:
+    """The body of a C++ structure with the launch bounds of a kernel as ``words``, in terms of its template's arguments; or ""."""
+    found = _definition(text, expression)
+    said = _BOUNDS.search(found["head"]) if found else None
+    if found is None or said is None:
+        return ""
+    words = found["head"][said.end() :]
+    depth = end = 0
+    while depth >= 0 and end < len(words):  # up to the bracket that ends them
+        depth += (words[end] == "(") - (words[end] == ")")
+        end += 1
+    given = apart(expression.partition("<")[2].rpartition(">")[0])
+    lines = []
+    for i, parameter in enumerate(apart(found["template"] or "")):
+        declared, _, default = parameter.partition("=")
+        kind, _, name = declared.strip().rpartition(" ")
+        value = given[i] if i < len(given) else default.strip()
+        if kind in ("typename", "class"):
+            lines.append(f"typedef {value} {name};")
+        elif value:
+            lines.append(f"static constexpr {kind} {name} = {value};")
+    return f"{' '.join(lines)} static constexpr int words[3] = {{{words[: end - 1]}}};"

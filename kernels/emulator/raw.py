@@ -1,0 +1,164 @@
+"""Stand-ins of CuPy's ``RawKernel`` and ``RawModule``: kernels that are strings in your program, run on the CPU and judged.
+
+    from kernels.emulator.raw import RawKernel      # instead of: from cupy import RawKernel
+    axpy = RawKernel(code, "axpy")
+    axpy((blocks,), (threads,), (np.float32(2), x, y, np.int32(n)))
+
+runs ``axpy`` on NumPy arrays, which change in place as CuPy's would, under several schedules, and raises EmulatorError
+with all that is wrong. Arguments are judged too: CuPy hands over the bytes of what it gets, so of a Python float, which
+has 8 of them, a ``float`` takes the first 4.
+"""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..source import Parameter, WrongSource, check_grid, three
+from . import BadArguments, Emulator
+from .build import build_kernels
+from .foreign import kernel_names
+
+UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel that has not been promised more
+
+
+class RawModule:
+    """The kernels of a program, its text or a file, with those options of NVRTC that define macros (``-DN=4``).
+
+    Its kernels are those that are ``extern "C"`` or, of a program with templates, those that ``name_expressions``
+    name (``"scale<float, 4>"``). A launch runs under ``seeds`` schedules, each on the arguments as they were. What
+    else CuPy takes, a backend for example, changes nothing here.
+    """
+
+    def __init__(
+        self,
+        code: str | Path,
+        *,
+        options: Sequence[str] = (),
+        name_expressions: Sequence[str] | None = None,
+        seeds: int = 3,
+        **_: Any,
+    ) -> None:
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}")
+        self.file = code if isinstance(code, Path) else Path("kernel.cu")
+        self.code = code.read_text(encoding="utf-8") if isinstance(code, Path) else code
+        self.defines = tuple(_defined(o) for o in options if o.startswith(("-D", "--define-macro=")))
+        self.names = tuple(name_expressions or kernel_names(self.code))
+        self.seeds = seeds
+        if not self.names:
+            raise WrongSource(
+                f'{self.file.name} has no kernel that is extern "C", and no name_expressions say which others are meant'
+            )
+
+    def get_function(self, name: str) -> "RawKernel":
+        """The kernel of that name, or of that name expression. Raises WrongSource where there is none."""
+        return RawKernel(self, name)
+
+
+class RawKernel:
+    """One kernel of a program. What is left of ``max_dynamic_shared_size_bytes`` is CuPy's: set it before asking for more."""
+
+    def __init__(self, code: str | Path | RawModule, name: str, options: Sequence[str] = (), **more: Any) -> None:
+        self.module = code if isinstance(code, RawModule) else RawModule(code, options=options, **more)
+        self.name = name
+        self.max_dynamic_shared_size_bytes = UNASKED
+        if name not in self.module.names:
+            raise WrongSource(f"{self.module.file.name} has no kernel {name!r}, it has {', '.join(self.module.names)}")
+
+    def __call__(
+        self,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        *,
+        shared_mem: int = 0,
+        **_: Any,
+    ) -> None:
+        """Run it. Raises EmulatorError with what it did wrong, BadArguments, and ValueError for what no GPU would launch."""
+        library = build_kernels(self.module.file, self.module.code, self.module.defines, (self.name,))
+        parameters = library.kernels[self.name]
+        blocks, threads = three(grid), three(block)
+        check_grid(self.name, blocks, threads)
+        values = _passed(self.name, parameters, args)
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise ValueError(
+                f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, "
+                f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
+            )
+        arrays = [v for v in values if isinstance(v, np.ndarray)]
+        before = [a.copy() for a in arrays]
+        device = Emulator()
+        for device.seed in range(self.module.seeds):
+            for array, was in zip(arrays, before) if device.seed else ():
+                array[...] = was
+            device.launch(library, self.name, blocks, threads, values, shared_mem)
+        device.check()
+
+
+def _defined(option: str) -> tuple[str, str]:
+    """The name and the value of ``-DNAME=VALUE``, 1 if it has none."""
+    name, equals, value = re.sub("^(-D|--define-macro=)", "", option).partition("=")
+    return name.strip(), value if equals else "1"
+
+
+def _passed(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[Any]:
+    """The arguments as the emulator takes them. Raises BadArguments for what a kernel would take for something else."""
+    if len(args) != len(parameters):
+        names = ", ".join(p.name for p in parameters)
+        raise BadArguments(f"kernel {kernel} takes {len(parameters)} arguments ({names}), got {len(args)}")
+    try:
+        return [_array(p, v) if p.pointer else _scalar(p, v) for p, v in zip(parameters, args)]
+    except TypeError as error:
+        raise BadArguments(f"kernel {kernel}: {error}") from None
+
+
+def _array(p: Parameter, value: Any) -> np.ndarray | None:
+    if value is None or (isinstance(value, int | np.integer) and value == 0):
+        return None
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{p.name} must be an array, got {type(value).__name__}")
+    if not value.flags.c_contiguous:
+        raise TypeError(f"{p.name} must be contiguous: a kernel gets where it begins, got strides {value.strides}")
+    kind, size = p.type[0], int(p.type[1:])
+    said = f"an array of {_words(p.type)}"
+    if (
+        kind in "fiu"
+        and size > 1
+        and (value.dtype.kind not in {"f": "f", "i": "iu", "u": "iu"}[kind] or value.itemsize != size)
+    ):
+        raise TypeError(f"{p.name} must be {said}, got one of {value.dtype}")
+    if size and value.nbytes % size:
+        raise TypeError(f"{p.name} must be {said}, got {value.nbytes} bytes")
+    return value
+
+
+def _scalar(p: Parameter, value: Any) -> Any:
+    kind, size = p.type[0], int(p.type[1:])
+    said = f"{p.name} must be {_words(p.type)}"
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"{said}, got an array")
+    if not isinstance(value, int | float | complex | np.generic | np.ndarray):
+        raise TypeError(f"{said}, got {type(value).__name__}")
+    given: Any = np.uint64(value % 2**64) if isinstance(value, int) and abs(value) >= 2**63 else np.asarray(value)[()]
+    if kind in "iub" and given.dtype.kind in "iub" and given.itemsize >= size:
+        if not _fits(int(value), p.type):  # type: ignore[arg-type]
+            raise TypeError(f"{said}, got {value}, which does not fit")
+    elif given.itemsize != size or kind not in ("V", given.dtype.kind):
+        cure = f" (pass numpy.float{8 * size}(...))" if kind == "f" and isinstance(value, int | float) else ""
+        raise TypeError(f"{said}, got {given.dtype}, of which it would take the first {size} bytes{cure}")
+    content = given.tobytes()[:size]  # of a wider whole number the low ones: GPUs and CPUs are little-endian
+    return (ctypes.c_char * size).from_buffer_copy(content)
+
+
+def _fits(value: int, type_: str) -> bool:
+    bits = 8 * int(type_[1:])
+    return {"b": 0 <= value <= 1, "u": 0 <= value < 1 << bits, "i": -(1 << bits - 1) <= value < 1 << bits - 1}[type_[0]]
+
+
+def _words(type_: str) -> str:
+    """Of "f4" "float32", of "V12" "a structure of 12 bytes"."""
+    return f"a structure of {type_[1:]} bytes" if type_[0] == "V" else np.dtype(type_).name

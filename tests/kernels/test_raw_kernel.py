@@ -1,0 +1,219 @@
+"""The stand-ins of CuPy's RawKernel and RawModule, and kernels that were not written for the emulator."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rungs import needs_compiler
+
+from kernels.emulator import BadArguments, DoesNotCompile, EmulatorError
+from kernels.emulator.foreign import apart, in_our_words
+from kernels.emulator.raw import RawKernel, RawModule
+from kernels.source import WrongSource
+
+pytestmark = needs_compiler
+
+AXPY = """
+extern "C" __global__ void axpy(float a, const float* x, float* y, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] += a * x[i];
+}
+"""
+
+
+TWO = np.float32(2)
+
+
+def axpy(a=TWO, x=None, y=None, n=100, code=AXPY, grid=(4,), block=(32,), **more):
+    x = np.arange(100, dtype=np.float32) if x is None else x
+    y = np.ones(100, np.float32) if y is None else y
+    RawKernel(code, "axpy")(grid, block, (a, x, y, n), **more)
+    return y
+
+
+def test_arrays_change_in_place_once_whatever_the_number_of_schedules():
+    np.testing.assert_array_equal(axpy(), 2 * np.arange(100) + 1)
+    np.testing.assert_array_equal(axpy(n=np.int64(10))[9:11], [19, 1])
+
+
+def test_a_mistake_is_raised_with_its_line_in_the_text():
+    with pytest.raises(
+        EmulatorError, match=r"kernel\.cu:4: out of range: read of 4 bytes at element \(100,\) of [xy] \(100,\)"
+    ):
+        axpy(n=101)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"a": 2.0}, r"a must be float32, got float64, of which it would take the first 4 bytes \(pass numpy.float32"),
+        ({"a": 2}, "a must be float32, got int64"),
+        ({"a": np.float16(2)}, "a must be float32, got float16"),
+        ({"a": np.zeros(2, np.float32)}, "a must be float32, got an array"),
+        ({"a": "2"}, "a must be float32, got str"),
+        ({"n": np.int16(2)}, "n must be int32, got int16, of which it would take the first 4 bytes"),
+        ({"n": 2.0}, "n must be int32, got float64"),
+        ({"n": 2**31}, "n must be int32, got 2147483648, which does not fit"),
+        ({"n": 2**70}, "n must be int32, got 1180591620717411303424, which does not fit"),
+        ({"x": np.zeros(100)}, "x must be an array of float32, got one of float64"),
+        ({"x": np.zeros(100, np.int32)}, "x must be an array of float32, got one of int32"),
+        ({"x": np.zeros(200, np.float32)[::2]}, r"x must be contiguous: .* got strides \(8,\)"),
+        ({"x": 3.0}, "x must be an array, got float"),
+    ],
+    ids=str,
+)
+def test_what_a_kernel_would_take_for_something_else_is_one_sentence(wrong, said):
+    with pytest.raises(BadArguments, match=f"kernel axpy: {said}"):
+        axpy(**wrong)
+
+
+def test_what_no_gpu_would_launch_is_refused():
+    with pytest.raises(ValueError, match="a block has 1 to 1024 threads"):
+        axpy(block=(2048,))
+    with pytest.raises(ValueError, match="shared_mem of 50000 is more than its max_dynamic_shared_size_bytes, 49152"):
+        axpy(shared_mem=50000)
+    with pytest.raises(BadArguments, match=r"kernel axpy takes 4 arguments \(a, x, y, n\), got 1"):
+        RawKernel(AXPY, "axpy")((1,), (1,), (1,))
+    with pytest.raises(WrongSource, match=r"kernel\.cu has no kernel 'axpi', it has axpy"):
+        RawKernel(AXPY, "axpi")
+    with pytest.raises(WrongSource, match='has no kernel that is extern "C", and no name_expressions say'):
+        RawKernel(AXPY.replace('extern "C"', ""), "axpy")
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        RawModule(AXPY, seeds=0)
+    with pytest.raises(DoesNotCompile):
+        axpy(code=AXPY.replace("y[i] +=", "z[i] +="))
+
+
+def test_more_shared_memory_has_to_be_asked_for():
+    code = 'extern "C" __global__ void fill(float* y) { extern __shared__ float s[]; s[12499] = 3; y[0] = s[12499]; }'
+    fill, y = RawKernel(code, "fill"), np.zeros(1, np.float32)
+    fill.max_dynamic_shared_size_bytes = 50000
+    fill((1,), (1,), (y,), shared_mem=50000)
+    assert y[0] == 3
+    with pytest.raises(EmulatorError, match="out of range: write of 4 bytes at byte 49996 of dynamic shared memory"):
+        fill((1,), (1,), (y,), shared_mem=49996)
+
+
+def test_options_that_define_and_a_file(tmp_path):
+    (tmp_path / "mine.cu").write_text('extern "C" __global__ void k(int* y) { y[threadIdx.x] = N + FLAG; }')
+    y = np.zeros(2, np.int32)
+    module = RawModule(tmp_path / "mine.cu", options=("-DN=4", "--define-macro=FLAG", "--std=c++17"), backend="nvrtc")
+    module.get_function("k")((1,), (2,), (y,))
+    assert y.tolist() == [5, 5]
+    with pytest.raises(EmulatorError, match=r"mine\.cu:1: out of range: write"):
+        module.get_function("k")((1,), (3,), (y,))
+
+
+def test_one_array_for_two_parameters_is_one_memory():
+    code = AXPY.replace("y[i] +=", "y[n - 1 - i] =").replace("if (i < n)", "if (i < n / 2)")
+    y = np.arange(100, dtype=np.float32)
+    RawKernel(code, "axpy")((2,), (32,), (np.float32(2), y, y, 100))
+    np.testing.assert_array_equal(y, [*range(50), *range(98, -1, -2)])
+    with pytest.raises(EmulatorError, match="race: "):
+        RawKernel(code.replace("n / 2", "n"), "axpy")((4,), (32,), (np.float32(2), y, y, 100))
+    with pytest.raises(ValueError, match="x and y overlap, which is not emulated"):
+        axpy(x=y[:60], y=y[30:90], n=60)
+
+
+TEMPLATE = """
+struct Pair { float a; int n; };
+
+template <typename T>
+__device__ T first(T value) {
+    __shared__ T kept[1];
+    if (threadIdx.x == 0) kept[0] = value;
+    BARRIER;
+    return kept[0];
+}
+
+template <typename T, int N = 32>
+__global__ void __launch_bounds__((N) * 1, 2) turned(const T* __restrict__ x, T* y, const Pair p, float4* wide) {
+    extern __shared__ __align__(16) T tile[];
+    __shared__ T own[N];
+    const int t = threadIdx.x;
+    tile[t] = own[t] = x[t];
+    __syncthreads();
+    y[t] = (tile[N - 1 - t] + own[N - 1 - t]) / 2 * T(p.a) + T(p.n) + first(x[t]);
+    if (t == 0) wide[0] = make_float4(1, 2, 3, 4);
+}
+"""
+KERNELS = ("turned<float, 64>", "turned<double>", "turned< int , 7>")
+
+
+@pytest.mark.parametrize("name, dtype, n", list(zip(KERNELS, (np.float32, np.float64, np.int32), (64, 32, 7))))
+def test_templates_structures_and_vectors(name, dtype, n, each_compiler):
+    kernel = RawModule(TEMPLATE, options=("-DBARRIER=__syncthreads()",), name_expressions=KERNELS).get_function(name)
+    x, y, wide = np.arange(1, n + 1, dtype=dtype), np.zeros(n, dtype), np.zeros(4, np.float32)
+    pair = np.array((2, 3), np.dtype([("a", np.float32), ("n", np.int32)]))[()]
+    kernel((1,), (n,), (x, y, pair, wide), shared_mem=x.nbytes)
+    np.testing.assert_array_equal(y, 2 * x[::-1] + 3 + 1)
+    np.testing.assert_array_equal(wide, [1, 2, 3, 4])
+    with pytest.raises(ValueError, match=f"launch bounds are {n} threads a block, got {n + 1}"):
+        kernel((1,), (n + 1,), (x, y, pair, wide), shared_mem=x.nbytes)
+    with pytest.raises(BadArguments, match="p must be a structure of 8 bytes, got float32"):
+        kernel((1,), (n,), (x, y, np.float32(1), wide))
+    with pytest.raises(BadArguments, match="wide must be an array of a structure of 16 bytes, got 12 bytes"):
+        kernel((1,), (n,), (x, y, pair, wide[:3]))
+
+
+def test_the_shared_array_of_a_function_template_is_watched(each_compiler):
+    kernel = RawModule(TEMPLATE, options=("-DBARRIER",), name_expressions=KERNELS).get_function(KERNELS[0])
+    x, y = np.ones(64, np.float32), np.zeros(64, np.float32)
+    pair = np.zeros((), np.dtype([("a", np.float32), ("n", np.int32)]))[()]
+    with pytest.raises(EmulatorError) as error:
+        kernel((1,), (64,), (x, y, pair, np.zeros(4, np.float32)), shared_mem=256)
+    assert "kernel.cu:7: race: write of 4 bytes at byte 0 of kept" in str(error.value)
+
+
+def test_dynamic_shared_memory_outside_of_functions(each_compiler):
+    code = """
+extern __shared__ float tile[];
+extern "C" __global__ void k(float* y) {
+    tile[threadIdx.x] = y[threadIdx.x];
+    float* end = tile + 31;
+    __syncthreads();
+    y[threadIdx.x] = *(end - threadIdx.x) + ((int*)tile)[0];
+}
+"""
+    y = np.arange(32, dtype=np.float32)
+    RawKernel(code, "k")((1,), (32,), (y,), shared_mem=128)
+    np.testing.assert_array_equal(y, np.arange(32)[::-1])
+
+
+@pytest.mark.parametrize(
+    "words, ours",
+    [
+        ("{ extern __shared__ float s[];", "{ DYNAMIC_SHARED(float, s);"),
+        ("{ extern __shared__\nunsigned  char buffer[ ] ;", "{ DYNAMIC_SHARED(unsigned char, buffer);\n"),
+        ("{ extern volatile __shared__ int s[];", "{ DYNAMIC_SHARED(volatile int, s);"),
+        ("{ __shared__ extern alignas(16) T s[];", "{ DYNAMIC_SHARED(T, s);"),
+        ("{ extern __shared__ std::pair<int, float> s[];", "{ DYNAMIC_SHARED(std::pair<int, float>, s);"),
+        ("{ }\nextern __shared__ float s[];", "{ }\nstatic emulator::Dynamic<float> s;"),
+        ("{ __shared__ float s[4];", "{ __shared__ float s[4];"),
+    ],
+)
+def test_words_of_nvcc(words, ours):
+    assert in_our_words(words) == ours
+
+
+@given(st.lists(st.sampled_from(["int a", "f<1, 2>", "g(a, b)", "h[c]"]), max_size=5))
+def test_what_commas_divide(parts):
+    assert apart(", ".join(parts)) == parts
+
+
+@pytest.mark.parametrize(
+    "type_, value",
+    [("signed char", -5), ("unsigned short", 65535), ("bool", True), ("long long", -(2**40)), ("unsigned long", 2**63)],
+)
+def test_whole_numbers_of_every_width(type_, value):
+    y = np.zeros(1, np.float64)
+    RawKernel(f'extern "C" __global__ void k({type_} a, double* y) {{ y[0] = a; }}', "k")((1,), (1,), (value, y))
+    assert y[0] == value
+
+
+def test_a_null_pointer_and_any_pointer():
+    code = 'extern "C" __global__ void k(const int* x, void* y, int** z) { *(int*)y = x ? 1 : 2; }'
+    for x, want in ((None, 2), (0, 2), (np.zeros(1, np.int32), 1)):
+        y = np.zeros(1, np.int32)
+        RawKernel(code, "k")((1,), (1,), (x, y, np.zeros(1, np.uint64)))
+        assert y[0] == want
