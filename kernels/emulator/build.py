@@ -33,8 +33,11 @@ from ..source import (
 from . import foreign
 
 HERE = Path(__file__).parent
+CUDAS_HEADERS = HERE / "include"  # what we have of those that come with CUDA: <cuda_fp16.h>
 # Headers whose lines nobody wants to hear of.
-WRAPPERS = ("ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh")
+WRAPPERS = (
+    "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh", *sorted(f.name for f in CUDAS_HEADERS.iterdir()),
+)  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
@@ -72,11 +75,14 @@ LAST = """.section shared_memory,"aw"
 .zero 16384
 .section .note.GNU-stack,""
 """
+# What <cassert> would stop Python with.
+ASSERT = '#undef assert\n#define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))\n'
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
 IN_A_TEMPLATE = (
     "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
     "kernel, give sizes as macros, or set CXX=clang++)"
 )
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
 
 
@@ -196,7 +202,8 @@ def _built(
     # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
     # one section with those of kernels.
     program = (
-        f'#include "emulator/device.cuh"\n#define inline\n{macros}namespace {{\n#line 1 {_quoted(source)}\n{foreign.in_our_words(text)}\n}}\n'
+        f'#include "emulator/device.cuh"\n{_headers_before(text, bool(expressions))}#define inline\n{macros}'
+        f"namespace {{\n#line 1 {_quoted(source)}\n{foreign.in_our_words(text)}\n}}\n"
         f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:
@@ -226,13 +233,28 @@ def _built(
     return Library(file, source, handle, kernels, clusters, most, shared, own_bytes)
 
 
+def _headers_before(text: str, any_others: bool) -> str:
+    """Includes of those of CUDA's headers that a text or its own headers include, to stand before the text's namespace.
+
+    In it their words would be others than ours of the same name, and the C++ library's no words of ``std``. Each begins
+    with ``#pragma once``, so that where the text includes it nothing more comes. With ``any_others`` so do those of the
+    C++ library, which nvcc has and NVRTC has not.
+    """
+    names = {name for part in parts_of(text) for name in _INCLUDE.findall(without_comments(part))}
+    found = [name for name in sorted(names) if (CUDAS_HEADERS / name).is_file()]
+    if any_others:
+        found += [name for name in sorted(names) if name not in found and re.fullmatch(r"[a-z]+(\.h)?", name)]
+    return "".join(f"#include <{name}>\n" for name in found) + ASSERT
+
+
 def _quoted(file: Path) -> str:
     """As a string of C++."""
     return '"' + str(file).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _own_files() -> list[str]:
-    return [f.read_text(encoding="utf-8") for f in sorted(HERE.iterdir()) if f.suffix in (".cpp", ".hpp", ".cuh")]
+    files = [f for folder in (HERE, CUDAS_HEADERS) for f in sorted(folder.iterdir())]
+    return [f.read_text(encoding="utf-8") for f in files if f.suffix in (".cpp", ".hpp", ".cuh", ".h")]
 
 
 def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], None], end: str = ".so") -> Path:
@@ -314,7 +336,7 @@ def _in_one_section(assembly: str) -> str:
 
 
 def _run_compiler(command: str, *arguments: str) -> None:
-    words = [*shlex.split(command), *OPTIONS, f"-I{ROOT}", *arguments]
+    words = [*shlex.split(command), *OPTIONS, f"-I{ROOT}", f"-I{CUDAS_HEADERS}", *arguments]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")

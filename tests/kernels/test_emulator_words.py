@@ -179,11 +179,34 @@ def test_a_library_is_kept_under_all_that_went_into_it(tmp_path, monkeypatch):
     file = write(tmp_path, CLEAN)
     file.write_text(file.read_text().replace("lib/cuda.cuh", "lib/ptx90.cuh"))
     run(file)
-    own = [f for f in module.HERE.iterdir() if f.suffix in (".hpp", ".cpp", ".cuh")]
+    own = [f for f in module.HERE.rglob("*") if f.suffix in (".hpp", ".cpp", ".cuh", ".h")]
     assert {f.read_text() for f in own} <= set(went_in["kernel"]) & set(went_in["runtime"])
     assert {(module.ROOT / "lib" / f).read_text() for f in ("ptx90.cuh", "ptx.cuh", "cuda.cuh")} <= set(
         went_in["kernel"]
     )
+
+
+ASIDE = """#pragma once
+#include <algorithm>
+namespace emulator { inline float threads() { return std::max(block_size.x, 1u); } }
+"""
+
+
+@pytest.mark.usefixtures("each_compiler")
+@pytest.mark.parametrize("include", ["#include <cuda_aside.h>", '#  include "cuda_aside.h"', '#include "lib/own.cuh"'])
+def test_headers_of_cudas_lie_outside_a_kernels_namespace(include, tmp_path, monkeypatch):
+    module, source = (importlib.import_module(f"kernels.{name}") for name in ("emulator.build", "source"))
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "own.cuh").write_text("#include <cuda_aside.h>\n")
+    (tmp_path / "cuda_aside.h").write_text(ASIDE)
+    monkeypatch.setattr(module, "CUDAS_HEADERS", tmp_path)
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    file = write(tmp_path, "y[0] = emulator::threads();", before=include)
+    monkeypatch.setenv("CPLUS_INCLUDE_PATH", str(tmp_path))
+    y, device = np.zeros(1, np.float32), Emulator()
+    device.run(file, "k", 1, 1, {"y": y})
+    device.check()
+    assert y == 1
 
 
 def test_a_file_in_a_folder_of_any_name_has_lines(tmp_path):

@@ -1,0 +1,2 @@
+// Of this a kernel needs nothing that device.cuh has not.
+#pragma once
