@@ -14,7 +14,9 @@ _KERNEL = re.compile(
     r"(?:template\s*<(?P<template>[^;{}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>[^;{}]*?)"
     r"\b(?!__launch_bounds__|__cluster_dims__)(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*\{"
 )
-_CASSERT = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE)  # has come before, and undoes our assert
+_CASSERT = re.compile(
+    r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE
+)  # has come before, and undoes our assert
 _BOUNDS = re.compile(r"__launch_bounds__\s*\(")
 MOST_ARGUMENTS = 64  # as in device.cuh
 

@@ -217,3 +217,24 @@ def test_a_null_pointer_and_any_pointer():
         y = np.zeros(1, np.int32)
         RawKernel(code, "k")((1,), (1,), (x, y, np.zeros(1, np.uint64)))
         assert y[0] == want
+
+
+def test_headers_that_nvcc_has(each_compiler):
+    code = """
+#include <cuda_runtime.h>
+#include <cstdio>
+#include <stdint.h>
+#include <cmath>
+#include <cassert>
+#include <algorithm>
+extern "C" __global__ void k(const uint8_t* x, int32_t* y, float* z) {
+    assert(x[0] < 200);
+    y[0] = std::max<int32_t>(x[0], 5);
+    z[0] = max(powf(2.0f, 3.0f), std::abs(-9.0f));
+}
+"""
+    y, z = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    RawKernel(code, "k")((1,), (1,), (np.array([7], np.uint8), y, z))
+    assert y[0] == 7 and z[0] == 9
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:9: fault: assert\(x\[0\] < 200\)"):
+        RawKernel(code, "k")((1,), (1,), (np.array([200], np.uint8), y, z))
