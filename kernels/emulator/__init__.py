@@ -13,7 +13,8 @@ works. Found are
 * ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written (atomics read too);
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
-* ``deadlock``: threads wait at a barrier that another one never reaches, because it has returned or waits elsewhere;
+* ``deadlock``: threads wait at a barrier that another one never reaches, because it waits elsewhere (or has returned,
+  where that does not count as coming: ``__syncthreads``, ``__syncwarp`` and shuffles wait for the others only);
 * ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
 * ``lane``: a shuffle whose mask leaves out the caller or the lane that is read;
 * ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may

@@ -17,7 +17,7 @@ static void meet_at(int number, int count, bool wait, const void* return_address
         report_note(BAD_OPERAND, where, "barrier %d for %d threads: it must be one of 1 to 15, for whole warps", number, count);
         abandon();
     }
-    meet(~0u, where, nullptr, 0, false);  // these instructions are .aligned, and count the warp, not its lanes
+    meet(~0u, where, nullptr, 0, false, false);  // these instructions are .aligned, and count the warp, not its lanes
     NamedBarrier& b = named_barriers[number];
     Fiber& me = fibers[current()];
     if (!b.arrived) {

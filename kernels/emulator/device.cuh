@@ -20,6 +20,7 @@ typedef Three<unsigned> Index;
 struct Lane {  // what a thread knows about itself
     Index thread;
     int lane;  // its place in its warp of 32
+    unsigned together;  // the lanes of the last shuffle, vote or __syncwarp that it took part in
 };
 
 struct Program {  // a kernel's library: its first byte and the one behind its last, and those of the shared memory in it
@@ -44,7 +45,7 @@ void* dynamic_shared();
 
 // All lanes of the mask hand in `bytes` bytes; returns everybody's, 16 bytes for each lane.
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* where);
-void check_source_lane(unsigned mask, int source, const void* where);
+void check_source_lane(int source, const void* where);
 
 // What lib/ptx.cuh is made of here: copies.hpp, matrices.hpp.
 void copy(void* shared, const void* global, int bytes, int valid, const void* where);
@@ -146,7 +147,7 @@ template <class T>
 __attribute__((no_sanitize("thread"))) inline T shuffle(unsigned mask, T value, int source, const void* where) {
     static_assert(sizeof(T) <= 16, "a shuffle moves at most 16 bytes");
     const char* values = warp_exchange(mask, &value, sizeof value, where);
-    check_source_lane(mask, source, where);
+    check_source_lane(source, where);
     T result;
     __builtin_memcpy(&result, values + 16 * source, sizeof result);
     return result;
@@ -185,7 +186,7 @@ EMULATOR_FUNCTION unsigned __ballot_sync(unsigned mask, int vote) {
     for (int lane = 0; lane < 32; lane++) {
         int other;
         __builtin_memcpy(&other, votes + 16 * lane, sizeof other);
-        if (mask >> lane & 1 && other) result |= 1u << lane;
+        if (emulator::self->together >> lane & 1 && other) result |= 1u << lane;
     }
     return result;
 }

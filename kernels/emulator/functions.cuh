@@ -197,17 +197,14 @@ inline unsigned __activemask() { return 1u << emulator::self->lane; }
 
 namespace emulator {
 
-// act(lane, its value) for each lane of the mask that there is.
+// act(lane, its value) for each lane of the mask that takes part.
 template <class T, class Act>
 __attribute__((no_sanitize("thread"))) inline void each_lane(unsigned mask, T value, const void* where, Act act) {
     const char* values = warp_exchange(mask, &value, sizeof value, where);
-    const Index& t = self->thread;
-    const unsigned first = (t.x + block_size.x * (t.y + block_size.y * t.z)) / 32 * 32;
-    const unsigned left = block_size.x * block_size.y * block_size.z - first;
-    for (unsigned lane = 0; lane < 32 && lane < left; lane++) {
+    for (unsigned lane = 0; lane < 32; lane++) {
         T other;
         __builtin_memcpy(&other, values + 16 * lane, sizeof other);
-        if (mask >> lane & 1) act(lane, other);
+        if (self->together >> lane & 1) act(lane, other);
     }
 }
 

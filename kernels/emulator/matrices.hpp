@@ -9,7 +9,7 @@ static void together(void* mine, Together body, uint32_t where) {
         report_note(BAD_LANE, where, "an instruction for 32 lanes in a warp that has %d", here);
         abandon();
     }
-    meet(~0u, where, &mine, sizeof mine, false, body);
+    meet(~0u, where, &mine, sizeof mine, false, false, body);
 }
 
 // --- ldmatrix ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,23 @@ static void wake(int thread) {
     ready.push_back(in_cluster(thread));
 }
 
+// All threads of the block have come that have not returned: "__syncthreads() ... will not succeed until reached by all
+// non-exited threads in the block" (CUDA C++ Programming Guide, independent thread scheduling; from Volta on).
+static void open_block_barrier() {
+    for (const Fiber& f : fibers)
+        if (f.state == DONE) join(known, f.clock);
+    waiting = 0;
+    counted = votes;
+    votes = 0;
+    for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
+    for (int t = 0; t < threads; t++) {
+        if (fibers[t].state == DONE) continue;
+        fibers[t].clock = known;
+        fibers[t].clock[in_cluster(t)]++;
+        if (t != current()) wake(t);
+    }
+}
+
 void block_barrier(const void* return_address) {
     Fiber& me = fibers[current()];
     me.where = place(return_address);
@@ -20,41 +37,75 @@ void block_barrier(const void* return_address) {
         report(DIVERGENCE, me.where, barrier_where, "");
     }
     join(known, me.clock);
-    if (++waiting < threads) {
+    if (++waiting < alive) {
         me.state = AT_BLOCK_BARRIER;
         wait_for_scheduler();
         return;
     }
-    waiting = 0;
-    for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
-    for (int t = 0; t < threads; t++) {
-        fibers[t].clock = known;
-        fibers[t].clock[in_cluster(t)]++;
-        if (t != current()) wake(t);
-    }
+    open_block_barrier();
 }
 
 int block_barrier_votes(bool vote, const void* return_address) {
     votes += vote;
-    if (waiting + 1 == threads) {
-        counted = votes;
-        votes = 0;
-    }
     block_barrier(return_address);
     return counted;  // that of this barrier: there is no next one before all have come
 }
 
-static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory,
+static unsigned lanes_of(int warp) {  // that there are
+    const int count = threads - warp * 32;
+    return count >= 32 ? ~0u : (1u << count) - 1;
+}
+
+static unsigned returned_lanes(int warp) {
+    unsigned lanes = 0;
+    for (int t = warp * 32; t < std::min(threads, warp * 32 + 32); t++) lanes |= unsigned(fibers[t].state == DONE) << t % 32;
+    return lanes;
+}
+
+static bool all_have_come(const Meeting& m, int warp) {
+    return m.arrived == m.mask || (m.excuses && (m.arrived | returned_lanes(warp) & m.mask) == m.mask);
+}
+
+static void end_meeting(Meeting& m, int warp) {
+    if (m.body) {
+        void* handed_in[32];
+        for (int i = 0; i < 32; i++) memcpy(&handed_in[i], m.values[m.round & 1][i], sizeof handed_in[i]);
+        Lane* const me = self;
+        m.body(handed_in);
+        self = me;
+    }
+    if (m.arrived == lanes_of(warp)) the_warp_is_together(warp);
+    for (int lane = 0; lane < 32; lane++)
+        if (m.orders_memory && (m.mask & ~m.arrived) >> lane & 1) join(m.known, fibers[warp * 32 + lane].clock);
+    for (int lane = 0; lane < 32; lane++) {
+        if (!(m.arrived >> lane & 1)) continue;
+        const int t = warp * 32 + lane;
+        lanes[t].together = m.arrived;
+        if (m.orders_memory) learn(t, m.known);
+        if (t != current()) wake(t);
+    }
+    m.arrived = 0;
+    m.round++;
+}
+
+// A thread has returned, and others may have waited for it alone.
+static void leave_meetings() {
+    if (alive && waiting == alive) open_block_barrier();
+    const int warp = current() / 32;
+    for (Meeting& m : meetings[warp])
+        if (m.arrived && all_have_come(m, warp)) end_meeting(m, warp);
+}
+
+// With `excuses` lanes that have returned need not come.
+static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory, bool excuses,
                      Together body = nullptr) {
     const int thread = current(), warp = thread / 32, lane = thread % 32;
-    const int lanes_here = std::min(32, threads - warp * 32);
-    const unsigned here = lanes_here == 32 ? ~0u : (1u << lanes_here) - 1;
     if (!(mask >> lane & 1)) {
         Finding* f = report(BAD_LANE, where, 0, "");
         if (f) snprintf(f->note, sizeof f->note, "lane %d calls with the mask %#x, which leaves it out", lane, mask);
         abandon();
     }
-    const unsigned full = mask & here;
+    const unsigned full = mask & lanes_of(warp);
     Meeting* meeting = nullptr;
     for (Meeting& m : meetings[warp])
         if (m.mask == full) meeting = &m;
@@ -66,6 +117,8 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
     if (!meeting->arrived) {
         meeting->where = where;
         meeting->body = body;
+        meeting->orders_memory = orders_memory;
+        meeting->excuses = excuses;
         meeting->known.assign(clock_size, 0);
     } else if (meeting->where != where) {
         Finding* f = report(DIVERGENCE, where, meeting->where, "");
@@ -77,44 +130,29 @@ static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t by
     if (bytes) memcpy(meeting->values[meeting->round & 1][lane], value, bytes);
     if (orders_memory) join(meeting->known, fibers[thread].clock);
     meeting->arrived |= 1u << lane;
-    if (meeting->arrived != full) {
-        fibers[thread].state = AT_WARP;
-        fibers[thread].where = where;
-        fibers[thread].mask = full;
-        wait_for_scheduler();
+    if (all_have_come(*meeting, warp)) {
+        end_meeting(*meeting, warp);
         return *meeting;
     }
-    if (body) {
-        void* handed_in[32];
-        for (int i = 0; i < 32; i++) memcpy(&handed_in[i], meeting->values[meeting->round & 1][i], sizeof handed_in[i]);
-        body(handed_in);
-        self = &lanes[thread];
-    }
-    if (full == here) the_warp_is_together(warp);
-    for (int other = 0; other < 32; other++) {
-        if (!(full >> other & 1)) continue;
-        const int t = warp * 32 + other;
-        if (orders_memory) learn(t, meeting->known);
-        if (t != thread) wake(t);
-    }
-    meeting->arrived = 0;
-    meeting->round++;
+    fibers[thread].state = AT_WARP;
+    fibers[thread].where = where;
+    fibers[thread].mask = full;
+    wait_for_scheduler();
     return *meeting;
 }
 
 void warp_barrier(unsigned mask, const void* return_address) {
-    meet(mask, place(return_address), nullptr, 0, true);
+    meet(mask, place(return_address), nullptr, 0, true, true);
 }
 
 // A shuffle makes lanes wait for each other but does not order their accesses to memory; only __syncwarp does.
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* return_address) {
-    Meeting& m = meet(mask, place(return_address), value, bytes, false);
+    Meeting& m = meet(mask, place(return_address), value, bytes, false, true);
     return m.values[(m.round - 1) & 1][0];  // the next round cannot end without this lane
 }
 
-void check_source_lane(unsigned mask, int source, const void* return_address) {
-    const int warp = current() / 32;
-    if (mask >> source & 1 && warp * 32 + source < threads) return;
+void check_source_lane(int source, const void* return_address) {
+    if (self->together >> source & 1) return;
     Finding* f = report(BAD_LANE, place(return_address), 0, "");
     if (f) snprintf(f->note, sizeof f->note, "lane %d reads from lane %d, which does not take part", current() % 32, source);
 }

@@ -73,19 +73,44 @@ extern "C" __global__ void barrier_in_a_branch(const float* x, float* y, int n) 
     __shared__ float tile[SIZE];
     const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
     tile[t] = x[i];
-    if (t < 40) {
-        __syncthreads();  // FINDS deadlock
-        y[i] = tile[t];
-    }
+    if (t < 40) __syncthreads();  // FINDS deadlock
+    __syncwarp();                 // FINDS deadlock
+    y[i] = tile[SIZE - 1 - t];
 }
 
+// Of two threads one returns, and barriers, shuffles and votes wait for the others.
+extern "C" __global__ void half_have_returned(const float* x, float* y, int n) {
+    __shared__ float tile[SIZE];
+    const int t = threadIdx.x, first = blockIdx.x * SIZE;
+    if (t % 2) return;
+    tile[t] = x[first + t];
+    tile[t + 1] = x[first + t + 1];
+    __syncthreads();
+    y[first + SIZE - 1 - t] = tile[t];
+    float value = tile[t + 1];
+    __syncwarp();
+    if (__popc(__ballot_sync(0xffffffffu, 1)) != 16) value = 0;
+    if (__reduce_add_sync(0xffffffffu, 1) != 16) value = 0;
+    value = __shfl_xor_sync(0xffffffffu, value, 2);
+    y[first + SIZE - 2 - (t ^ 2)] = value;
+}
+
+// A barrier waits for those that have not returned, but what they had to bring is missing.
 extern "C" __global__ void returned_too_early(const float* x, float* y, int n) {
     __shared__ float tile[SIZE];
     const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
     if (t == 17) return;
     tile[t] = x[i];
-    __syncthreads();  // FINDS deadlock
-    y[i] = tile[t];
+    __syncthreads();
+    y[i] = tile[SIZE - 1 - t];  // FINDS uninitialised
+}
+
+extern "C" __global__ void asks_a_lane_that_returned(const float* x, float* y, int n) {
+    const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
+    if (t == 17) return;
+    float value = x[blockIdx.x * SIZE + SIZE - 1 - t];
+    value = __shfl_xor_sync(0xffffffffu, value, 1);  // FINDS lane
+    y[i] = __shfl_xor_sync(0xffffffffu, value, 1);   // FINDS lane
 }
 
 extern "C" __global__ void different_barriers(const float* x, float* y, int n) {
@@ -146,6 +171,7 @@ extern "C" __global__ void half_a_warp_shuffles(const float* x, float* y, int n)
     const int t = threadIdx.x, i = blockIdx.x * SIZE + t;
     float value = x[i];
     if (t % 32 < 16) value = __shfl_xor_sync(0xffffffffu, value, 15);  // FINDS deadlock
+    __syncthreads();                                                   // FINDS deadlock
     y[i] = value;
 }
 

@@ -176,6 +176,7 @@ struct Meeting {  // of the lanes of one mask of one warp
     unsigned mask, arrived = 0;
     uint32_t round = 0, where = 0;
     Together body = nullptr;
+    bool orders_memory = false, excuses = false;
     Clock known;
     alignas(16) char values[2][32][16];  // of this round and, until everybody has read them, of the one before
 };
@@ -281,6 +282,7 @@ static void run_fiber() {
     check_registers_at_exit();
     fibers[current()].state = DONE;
     alive--;
+    leave_meetings();
     leave_cluster();
     wait_for_scheduler();
 }
