@@ -113,7 +113,7 @@ import numpy as np
 from ..launch import SHARED_KILOBYTES
 from ..source import Parameter, check_launch
 from ..tensor_map import Im2colMap, TensorMap
-from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded
+from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, structure
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
 
 __all__ = [
@@ -301,19 +301,24 @@ class Emulator:
         block: tuple[int, int, int],
         values: Sequence[Any],
         shared_bytes: int = 0,
+        held: Sequence[np.ndarray] = (),
     ) -> None:
-        """Run a kernel of a library with arguments that have been checked: arrays, TensorMaps, None and ctypes values."""
+        """Run a kernel of a library with arguments that have been checked: arrays, TensorMaps, None and ctypes values.
+
+        ``held`` are arrays that structures among them, which are arrays of characters, point to.
+        """
         self.ran.append(library.source.name)
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
         if (count := block[0] * block[1] * block[2]) > most_threads:
             raise ValueError(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
-        values = [v.array if isinstance(v, TensorMap) else v for v in values]
-        held, most = _held(library.own_bytes), SHARED_KILOBYTES.get(self.architecture, 99) << 10
-        if not 0 <= shared_bytes <= most - held:
+        values = [*(v.array if isinstance(v, TensorMap) else v for v in values), *held]
+        parameters += tuple(Parameter(f"held[{i}]", "V0", True, False) for i in range(len(held)))
+        own, most = _held(library.own_bytes), SHARED_KILOBYTES.get(self.architecture, 99) << 10
+        if not 0 <= shared_bytes <= most - own:
             raise ValueError(
-                f"kernel {kernel}: shared_bytes must be from 0 to {most - held} beside the {held} bytes of "
+                f"kernel {kernel}: shared_bytes must be from 0 to {most - own} beside the {own} bytes of "
                 f"{library.source.name}'s own arrays, got {shared_bytes}"
             )
         if 0 in blocks:
@@ -343,6 +348,10 @@ class Emulator:
             address = laid[first[i]].array.ctypes.data if i in first else 0
             if p.type == "TensorMap":
                 cells.append(_TensorMap.of(maps.pop(0), address))
+            elif p.type[0] == "V" and not p.pointer:
+                copy = guarded(structure(_led(bytes(v), [(values[j], found.array) for j, found in laid.items()])))
+                buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
+                cells.append((ctypes.c_char * copy.nbytes).from_buffer(copy.data))
             else:
                 cells.append(ctypes.c_void_p(address) if p.pointer else v)
         with _ONE_AT_A_TIME:
@@ -493,6 +502,17 @@ class _Named(NamedTuple):
     name: str
     array: np.ndarray
     start: int
+
+
+def _led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """A structure whose pointers into one array of each pair, at multiples of 8 bytes, lead into the other one."""
+    found = bytearray(content)
+    for at in range(0, len(content) - 7, 8):
+        pointer = int.from_bytes(content[at : at + 8], "little")
+        for old, new in arrays:
+            if 0 <= pointer - old.ctypes.data < old.nbytes:
+                found[at : at + 8] = (pointer - old.ctypes.data + new.ctypes.data).to_bytes(8, "little")
+    return bytes(found)
 
 
 def _same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[int, int]:

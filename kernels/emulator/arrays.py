@@ -22,6 +22,14 @@ def guarded(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def structure(content: bytes) -> np.ndarray:
+    """What a kernel takes by its value, for ``guarded``: at a multiple of 16 bytes."""
+    raw = np.empty(len(content) + 16, np.uint8)
+    found = raw[-raw.ctypes.data % 16 :][: len(content)]
+    found[:] = np.frombuffer(content, np.uint8)
+    return found
+
+
 @dataclass
 class Part:
     """Bytes of an array that are real, and where in which program each was written, if it is known."""

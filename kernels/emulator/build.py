@@ -77,6 +77,15 @@ LAST = """.section shared_memory,"aw"
 """
 # What <cassert> would stop Python with.
 ASSERT = '#undef assert\n#define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))\n'
+# A kernel's own overload of one of these would hide ours.
+OVERLOADED = "".join(
+    f"using ::{name};\n"
+    for name in re.findall(
+        r"\w+",
+        "abs min max fabs pow sqrt exp log sin cos floor ceil fma fmod __ldg __shfl_sync __shfl_up_sync __shfl_down_sync "
+        "__shfl_xor_sync atomicAdd atomicSub atomicMin atomicMax atomicExch atomicCAS",
+    )
+)
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
 IN_A_TEMPLATE = (
     "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
@@ -203,7 +212,7 @@ def _built(
     # one section with those of kernels.
     program = (
         f'#include "emulator/device.cuh"\n{_headers_before(text, bool(expressions))}#define inline\n{macros}'
-        f"namespace {{\n#line 1 {_quoted(source)}\n{foreign.in_our_words(text)}\n}}\n"
+        f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{foreign.in_our_words(text)}\n}}\n"
         f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:

@@ -40,6 +40,7 @@ void fence(bool everywhere);
 void block_barrier(const void* where);
 int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it
 void failed(const char* why, const void* where);        // and the block cannot go on
+void untrue(const char* what, const void* where);       // that a kernel promised
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();
 
@@ -118,9 +119,6 @@ typedef emulator::TensorMap TensorMap;
 #define __launch_bounds__(...)  // build.py reads it
 #define __cluster_dims__(...)  // source.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#ifndef __clang__
-#define __builtin_assume(sure) ((void)0)
-#endif
 
 // Blocks run one after the other, so a static variable is exactly a block's shared memory (of the blocks of a cluster,
 // the one whose turn it is: clusters.hpp). All of it goes into one section of the program, which the emulator finds and

@@ -51,6 +51,8 @@ static void report_fault(int signal) {
                                                      : "an address that this process does not have, or a stack that has run over");
 }
 
+void untrue(const char* what, const void* where) { report_note(UNDEFINED, place(where), "%s, which is not so", what); }
+
 void failed(const char* why, const void* where) {
     report_note(FAULT, place(where), "%s has stopped the kernel", why);
     abandon();

@@ -252,4 +252,6 @@ extern "C" int printf(const char*, ...);  // each schedule says it again
 EMULATOR_FUNCTION inline void __trap() { emulator::failed("__trap()", EMULATOR_WHERE); }
 EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::failed(what, EMULATOR_WHERE); }
 #define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))
+EMULATOR_FUNCTION inline void emulator_assume(const char* what) { emulator::untrue(what, EMULATOR_WHERE); }
+#define __builtin_assume(true_) ((true_) ? (void)0 : emulator_assume("__builtin_assume(" #true_ ")"))
 inline void __nanosleep(unsigned) {}

@@ -76,9 +76,13 @@ class RawKernel:
         args: Sequence[Any],
         *,
         shared_mem: int = 0,
+        held: Sequence[np.ndarray] = (),
         **_: Any,
     ) -> None:
-        """Run it. Raises EmulatorError with what it did wrong, BadArguments, and ValueError for what no GPU would launch."""
+        """Run it; ``held`` are the arrays to which structures among its arguments point (by ``x.ctypes.data``).
+
+        Raises EmulatorError with what it did wrong, BadArguments, and ValueError for what no GPU would launch.
+        """
         library = build_kernels(self.module.file, self.module.code, self.module.defines, (self.name,))
         parameters = library.kernels[self.name]
         blocks, threads = three(grid), three(block)
@@ -89,13 +93,13 @@ class RawKernel:
                 f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, "
                 f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
             )
-        arrays = [v for v in values if isinstance(v, np.ndarray)]
+        arrays = [v for v in (*values, *held) if isinstance(v, np.ndarray)]
         before = [a.copy() for a in arrays]
         device = Emulator()
         for device.seed in range(self.module.seeds):
             for array, was in zip(arrays, before) if device.seed else ():
                 array[...] = was
-            device.launch(library, self.name, blocks, threads, values, shared_mem)
+            device.launch(library, self.name, blocks, threads, values, shared_mem, held)
         device.check()
 
 
@@ -149,7 +153,8 @@ def _scalar(p: Parameter, value: Any) -> Any:
             raise TypeError(f"{said}, got {value}, which does not fit")
     elif given.itemsize != size or kind not in ("V", given.dtype.kind):
         cure = f" (pass numpy.float{8 * size}(...))" if kind == "f" and isinstance(value, int | float) else ""
-        raise TypeError(f"{said}, got {given.dtype}, of which it would take the first {size} bytes{cure}")
+        got = f"one of {given.itemsize}" if given.dtype.kind == "V" else given.dtype
+        raise TypeError(f"{said}, got {got}, of which it would take the first {size} bytes{cure}")
     content = given.tobytes()[:size]  # of a wider whole number the low ones: GPUs and CPUs are little-endian
     return (ctypes.c_char * size).from_buffer_copy(content)
 

@@ -238,3 +238,47 @@ extern "C" __global__ void k(const uint8_t* x, int32_t* y, float* z) {
     assert y[0] == 7 and z[0] == 9
     with pytest.raises(EmulatorError, match=r"kernel\.cu:9: fault: assert\(x\[0\] < 200\)"):
         RawKernel(code, "k")((1,), (1,), (np.array([200], np.uint8), y, z))
+
+
+STRUCTURE = """
+struct __align__(16) Params { const float* x; float* y; int4 size; };
+extern "C" __global__ void copy(const Params p, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) p.y[i] = p.x[i] * p.size.z;
+}
+"""
+
+
+def test_structures_with_vectors_and_pointers(each_compiler):
+    kind = np.dtype([("x", np.uint64), ("y", np.uint64), ("size", np.int32, 4)])
+    x, y = np.arange(100, dtype=np.float32), np.zeros(100, np.float32)
+    p = np.array((x[10:].ctypes.data, y.ctypes.data, (1, 2, 3, 4)), kind)[()]
+    copy = RawKernel(STRUCTURE, "copy")
+    copy((3,), (32,), (p, 90), held=(x, y))
+    np.testing.assert_array_equal(y[:90], 3 * x[10:])
+    with pytest.raises(EmulatorError, match=r"out of range: read of 4 bytes at element \(100,\) of held\[0\] \(100,\)"):
+        copy((3,), (32,), (p, 91), held=(x, y))
+    with pytest.raises(EmulatorError, match=r"wild address"):
+        copy((3,), (32,), (p, 90), held=(x,))
+    with pytest.raises(BadArguments, match="p must be a structure of 32 bytes, got one of 16, of which it would take"):
+        copy((3,), (32,), (np.zeros((), np.dtype([("x", np.uint64), ("y", np.uint64)]))[()], 90))
+
+
+def test_an_overload_of_ones_own_hides_nothing(each_compiler):
+    code = """
+struct Half { float value; };
+__device__ Half max(Half a, Half b) { return a.value > b.value ? a : b; }
+__device__ unsigned abs(unsigned x) { return x; }
+extern "C" __global__ void k(float* y) { y[0] = max(max(Half{1}, Half{2}).value, float(abs(-7.0) + abs(3u))) + max(1, 2); }
+"""
+    y = np.zeros(1, np.float32)
+    RawKernel(code, "k")((1,), (1,), (y,))
+    assert y[0] == 12
+
+
+def test_a_promise_that_is_not_kept(each_compiler):
+    code = 'extern "C" __global__ void k(int* y) { __builtin_assume(threadIdx.x < 2); y[threadIdx.x] = 1; }'
+    with pytest.raises(
+        EmulatorError, match=r"undefined: __builtin_assume\(threadIdx.x < 2\), which is not so \(thread 2"
+    ):
+        RawKernel(code, "k")((1,), (3,), (np.zeros(3, np.int32),))
