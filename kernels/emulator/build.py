@@ -30,13 +30,13 @@ from ..source import (
     parts_of,
     without_comments,
 )  # fmt: skip
-from . import foreign
+from . import assembly, foreign
 
 HERE = Path(__file__).parent
 CUDAS_HEADERS = HERE / "include"  # what we have of those that come with CUDA: <cuda_fp16.h>
 # Headers whose lines nobody wants to hear of.
 WRAPPERS = (
-    "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh", *sorted(f.name for f in CUDAS_HEADERS.iterdir()),
+    "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh", *sorted(f.name for f in CUDAS_HEADERS.iterdir()),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
@@ -203,6 +203,8 @@ def _built(
             doors += f'extern "C" const int* const emulator_bounds_{i} = EmulatorBounds{i}::words;\n'
         if expressions:
             doors += f'extern "C" const emulator::Passed emulator_passed_{i} = emulator::passed({k});\n'
+    words = assembly.translated(foreign.in_our_words(text))
+    ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
     fences = any("__threadfence" in part for part in parts_of(text))
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
@@ -211,8 +213,8 @@ def _built(
     # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
     # one section with those of kernels.
     program = (
-        f'#include "emulator/device.cuh"\n{_headers_before(text, bool(expressions))}#define inline\n{macros}'
-        f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{foreign.in_our_words(text)}\n}}\n"
+        f'#include "emulator/device.cuh"\n{ptx}{_headers_before(text, bool(expressions))}#define inline\n{macros}'
+        f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{words}\n}}\n"
         f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:

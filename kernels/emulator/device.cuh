@@ -43,6 +43,7 @@ void failed(const char* why, const void* where);        // and the block cannot 
 void untrue(const char* what, const void* where);       // that a kernel promised
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();
+void* shared_pointer(unsigned address);  // of which the lowest 32 bits are known
 
 // All lanes of the mask hand in `bytes` bytes; returns everybody's, 16 bytes for each lane.
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* where);

@@ -165,6 +165,10 @@ inline float __ull2float_rn(unsigned long long x) { return float(x); }
 inline double __int2double_rn(int x) { return x; }
 inline float __double2float_rn(double x) { return float(x); }
 
+// The address in shared memory, of 32 bits.
+inline size_t __cvta_generic_to_shared(const void* pointer) { return unsigned(reinterpret_cast<size_t>(pointer)); }
+inline void* __cvta_shared_to_generic(size_t address) { return emulator::shared_pointer(unsigned(address)); }
+
 // --- loads and stores that say what to do with the caches ------------------------------------------------------------
 
 // Inlined, they are loads and stores of the line that calls them.

@@ -264,6 +264,12 @@ static vector<uint32_t> free_copies;  // places in it
 
 void* dynamic_shared() { return dynamic_begin; }
 
+void* shared_pointer(unsigned address) {
+    const auto from = [&](char* base) { return base + int(address - unsigned(reinterpret_cast<uintptr_t>(base))); };
+    char* const in_section = from(program.shared_begin);
+    return in_shared_section(in_section) ? in_section : from(dynamic_begin);  // or beside it
+}
+
 #include "copies.hpp"
 #include "matrices.hpp"
 #include "barriers.hpp"

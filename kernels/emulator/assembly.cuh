@@ -1,0 +1,376 @@
+// The instructions of inline PTX as functions, which assembly.py calls: in front what an instruction writes, then what it
+// reads, but an address always first. Comes behind device.cuh where a kernel has asm.
+#pragma once
+
+namespace emulator {
+namespace ptx {
+
+#define EMULATOR_PTX EMULATOR_FUNCTION  // not inlined, so that a finding names the line that called
+#define EMULATOR_QUIET __attribute__((always_inline, no_sanitize("thread"))) inline
+
+// The same bits, or of whole numbers as many as there is room for.
+template <class T, class U>
+EMULATOR_QUIET T as(U x) {
+    if constexpr (sizeof(T) == sizeof(U)) {
+        T y;
+        __builtin_memcpy(&y, &x, sizeof y);
+        return y;
+    } else {
+        return T(x);
+    }
+}
+
+// What an operand is told: "r"(x) takes whole numbers of up to 32 bits.
+template <class T, class U>
+EMULATOR_QUIET T in(U x) {
+    static_assert(sizeof(U) <= sizeof(T), "an operand of asm that is wider than its register");
+    return as<T>(x);
+}
+template <class T, class U>
+EMULATOR_QUIET T in(U* x) { return reinterpret_cast<T>(x); }
+
+template <class T, class U>
+__attribute__((always_inline)) inline void out(T& to, U value) {
+    static_assert(sizeof(T) == sizeof(U) || sizeof(T) < 4, "an output of asm of another size than its register");
+    to = as<T>(value);
+}
+template <class T>
+__attribute__((always_inline)) inline void out(T*& to, unsigned long long value) { to = reinterpret_cast<T*>(value); }
+
+struct Nowhere {
+    template <class T>
+    void operator=(T) const {}
+};
+static const Nowhere nowhere;  // what an instruction writes into `_`
+
+template <class... A>
+EMULATOR_QUIET void nothing(A...) {}
+
+EMULATOR_QUIET unsigned lanes_below() { return (1u << self->lane) - 1; }
+EMULATOR_QUIET unsigned warp() { return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) / 32; }
+
+// --- numbers of 16 bits, and two of them in one register ---------------------------------------------------------------
+
+struct F16 {
+    unsigned short bits;
+    F16() = default;
+    F16(float x) : bits(to_fp16(x)) {}
+    operator float() const { return from_fp16(bits); }
+};
+struct BF16 {
+    unsigned short bits;
+    BF16() = default;
+    BF16(float x) : bits(to_bf16(x)) {}
+    operator float() const { return from_bf16(bits); }
+};
+template <class T>
+struct Two {
+    T low, high;
+};
+
+// --- arithmetic ----------------------------------------------------------------------------------------------------------
+
+// Whole numbers wrap around.
+#define EMULATOR_WRAPS(T, a, sign, b) \
+    T(1) / 2 ? T(a sign b) : T((unsigned long long)(a) sign (unsigned long long)(b))
+template <class T>
+struct Do {
+    static T add(T a, T b) { return EMULATOR_WRAPS(T, a, +, b); }
+    static T sub(T a, T b) { return EMULATOR_WRAPS(T, a, -, b); }
+    static T mul(T a, T b) { return EMULATOR_WRAPS(T, a, *, b); }
+    static T fma(T a, T b, T c) { return T(::fma(double(a), double(b), double(c))); }
+    static T min(T a, T b) { return a != a ? b : b < a ? b : a; }
+    static T max(T a, T b) { return a != a ? b : a < b ? b : a; }
+    static T neg(T a) { return sub(T(0), a); }
+    static T abs(T a) { return a < T(0) ? neg(a) : a; }
+};
+template <>
+inline float Do<float>::fma(float a, float b, float c) { return fmaf(a, b, c); }
+template <>
+inline float Do<float>::neg(float a) { return -a; }
+template <>
+inline float Do<float>::abs(float a) { return fabsf(a); }
+#define EMULATOR_TWICE(name, ...) static Two<T> name(__VA_ARGS__)
+template <class T>
+struct Do<Two<T>> {
+    EMULATOR_TWICE(add, Two<T> a, Two<T> b) { return {a.low + b.low, a.high + b.high}; }
+    EMULATOR_TWICE(sub, Two<T> a, Two<T> b) { return {a.low - b.low, a.high - b.high}; }
+    EMULATOR_TWICE(mul, Two<T> a, Two<T> b) { return {a.low * b.low, a.high * b.high}; }
+    EMULATOR_TWICE(fma, Two<T> a, Two<T> b, Two<T> c) {
+        return {float(::fma(double(a.low), double(b.low), double(c.low))), float(::fma(double(a.high), double(b.high), double(c.high)))};
+    }
+    EMULATOR_TWICE(min, Two<T> a, Two<T> b) { return {fminf(a.low, b.low), fminf(a.high, b.high)}; }
+    EMULATOR_TWICE(max, Two<T> a, Two<T> b) { return {fmaxf(a.low, b.low), fmaxf(a.high, b.high)}; }
+    EMULATOR_TWICE(neg, Two<T> a) { return {-float(a.low), -float(a.high)}; }
+    EMULATOR_TWICE(abs, Two<T> a) { return {fabsf(a.low), fabsf(a.high)}; }
+};
+
+#define EMULATOR_OF_ONE(name, result) \
+    template <class T, class D, class A> EMULATOR_QUIET void name(D& d, A x) { const T a = as<T>(x); d = as<D>(T(result)); }
+#define EMULATOR_OF_TWO(name, result)                                                  \
+    template <class T, class D, class A, class B> EMULATOR_QUIET void name(D& d, A x, B y) { \
+        const T a = as<T>(x), b = as<T>(y);                                            \
+        d = as<D>(T(result));                                                          \
+    }
+#define EMULATOR_OF_THREE(name, result)                                                              \
+    template <class T, class D, class A, class B, class C> EMULATOR_QUIET void name(D& d, A x, B y, C z) { \
+        const T a = as<T>(x), b = as<T>(y), c = as<T>(z);                                            \
+        d = as<D>(T(result));                                                                        \
+    }
+EMULATOR_OF_ONE(neg, Do<T>::neg(a))
+EMULATOR_OF_ONE(abs, Do<T>::abs(a))
+EMULATOR_OF_ONE(rcp, 1 / a)
+EMULATOR_OF_ONE(sqrt, ::sqrt(a))
+EMULATOR_OF_ONE(rsqrt, 1 / ::sqrt(a))
+EMULATOR_OF_ONE(ex2, ::exp2(a))
+EMULATOR_OF_ONE(lg2, ::log2(a))
+EMULATOR_OF_ONE(sin, ::sin(a))
+EMULATOR_OF_ONE(cos, ::cos(a))
+EMULATOR_OF_ONE(tanh, ::tanh(a))
+EMULATOR_OF_ONE(not_, ~a)
+EMULATOR_OF_ONE(popc, __builtin_popcountll(a))
+EMULATOR_OF_ONE(clz, a ? __builtin_clzll(a) - (64 - 8 * int(sizeof(T))) : 8 * int(sizeof(T)))
+EMULATOR_OF_ONE(brev, __brev(a))
+EMULATOR_OF_TWO(add, Do<T>::add(a, b))
+EMULATOR_OF_TWO(sub, Do<T>::sub(a, b))
+EMULATOR_OF_TWO(mul, Do<T>::mul(a, b))
+EMULATOR_OF_TWO(mul_lo, Do<T>::mul(a, b))
+EMULATOR_OF_TWO(mul_hi, (__int128(a) * b) >> 8 * sizeof(T))
+EMULATOR_OF_TWO(div, a / b)
+EMULATOR_OF_TWO(min, Do<T>::min(a, b))
+EMULATOR_OF_TWO(max, Do<T>::max(a, b))
+EMULATOR_OF_TWO(and_, a & b)
+EMULATOR_OF_TWO(or_, a | b)
+EMULATOR_OF_TWO(xor_, a ^ b)
+EMULATOR_OF_THREE(fma, Do<T>::fma(a, b, c))
+EMULATOR_OF_THREE(mad_lo, Do<T>::add(Do<T>::mul(a, b), c))
+
+template <class T, class D, class A>
+EMULATOR_QUIET void mov(D& d, A x) { d = as<D>(x); }
+template <class T, class D, class A>  // of two registers: the first one is the low half
+EMULATOR_QUIET auto mov(D& d, A low, A high) -> decltype(void(sizeof(char[sizeof(D) == 2 * sizeof(A) ? 1 : -1]))) {
+    d = D(low) | D(high) << 8 * sizeof(A);
+}
+template <class T, class D, class A>
+EMULATOR_QUIET auto mov(D& low, D& high, A x) -> decltype(void(sizeof(char[sizeof(A) == 2 * sizeof(D) ? 1 : -1]))) {
+    low = D(x), high = D(x >> 8 * sizeof(D));
+}
+template <class T, class D, class A>  // a shift by more bits than there are moves all out
+EMULATOR_QUIET void shl(D& d, A x, unsigned by) { d = D(by >= 8 * sizeof(T) ? T(0) : T(as<T>(x) << by)); }
+template <class T, class D, class A>
+EMULATOR_QUIET void shr(D& d, A x, unsigned by) {
+    const T a = as<T>(x);
+    d = D(by >= 8 * sizeof(T) ? T(a < T(0) ? -1 : 0) : T(a >> by));
+}
+template <class T, class D>
+EMULATOR_QUIET void lop3(D& d, unsigned a, unsigned b, unsigned c, unsigned table) {
+    unsigned all = 0;
+    for (int i = 0; i < 8; i++)
+        if (table >> i & 1) all |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
+    d = all;
+}
+template <class T, class D>
+EMULATOR_QUIET void prmt(D& d, unsigned a, unsigned b, unsigned digits) { d = __byte_perm(a, b, digits); }
+template <class T, class D>
+EMULATOR_QUIET void bfe(D& d, unsigned long long a, unsigned from, unsigned count) {
+    const T x = T(a) >> (from & 255);
+    const unsigned unused = 8 * sizeof(T) - (count & 255);
+    d = count == 0 ? 0 : D(T(x << unused) >> unused);
+}
+template <class T, class D>
+EMULATOR_QUIET void bfi(D& d, unsigned a, unsigned b, unsigned from, unsigned count) {
+    const unsigned mask = (count >= 32 ? ~0u : (1u << count) - 1) << from;
+    d = (b & ~mask) | (a << from & mask);
+}
+template <class T, class D, class A, class B>
+EMULATOR_QUIET void selp(D& d, A a, B b, bool which) { d = which ? as<D>(a) : as<D>(b); }
+
+#define EMULATOR_COMPARES(name, sign) \
+    template <class T, class A, class B> EMULATOR_QUIET void setp_##name(bool& p, A a, B b) { p = as<T>(a) sign as<T>(b); }
+EMULATOR_COMPARES(eq, ==)
+EMULATOR_COMPARES(ne, !=)
+EMULATOR_COMPARES(lt, <)
+EMULATOR_COMPARES(le, <=)
+EMULATOR_COMPARES(gt, >)
+EMULATOR_COMPARES(ge, >=)
+EMULATOR_COMPARES(lo, <)
+EMULATOR_COMPARES(ls, <=)
+EMULATOR_COMPARES(hi, >)
+EMULATOR_COMPARES(hs, >=)
+
+template <class TO, class FROM, class D, class A>
+EMULATOR_QUIET void cvt(D& d, A x) { d = as<D>(TO(as<FROM>(x))); }
+#define EMULATOR_ROUNDS(how, function)                                                                       \
+    template <class TO, class FROM, class D, class A>                                                        \
+    EMULATOR_QUIET void cvt_##how(D& d, A x) {                                                               \
+        const double a = function(double(as<FROM>(x)));                                                      \
+        d = as<D>(TO(TO(-1) < TO(0) ? TO(emulator_int(a)) : TO(emulator_unsigned(a))));                      \
+    }
+EMULATOR_ROUNDS(rni, nearbyint)
+EMULATOR_ROUNDS(rzi, trunc)
+EMULATOR_ROUNDS(rmi, floor)
+EMULATOR_ROUNDS(rpi, ceil)
+EMULATOR_QUIET void cvt_f16x2(unsigned& d, float high, float low) { d = to_fp16(low) | unsigned(to_fp16(high)) << 16; }
+EMULATOR_QUIET void cvt_bf16x2(unsigned& d, float high, float low) { d = to_bf16(low) | unsigned(to_bf16(high)) << 16; }
+EMULATOR_QUIET void cvt_tf32(unsigned& d, float x) { d = to_tf32(x); }
+
+// --- memory --------------------------------------------------------------------------------------------------------------
+
+template <class D, class A>
+EMULATOR_QUIET void cvta_shared(D& d, A pointer) { d = unsigned(pointer); }
+
+template <bool SHARED>
+EMULATOR_QUIET char* at(unsigned long long address) {
+    return SHARED ? static_cast<char*>(shared_pointer(unsigned(address))) : reinterpret_cast<char*>(address);
+}
+
+// One access, inlined at the line that has the asm.
+template <class T, int N>
+struct Vector {
+    typedef T Whole __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T>
+struct Vector<T, 1> {
+    typedef T Whole;
+};
+#define EMULATOR_INLINED __attribute__((always_inline)) inline
+template <class T, int N, bool SHARED, class... D>
+EMULATOR_INLINED void ld(unsigned long long address, D&... d) {
+    static_assert(N == sizeof...(D), "as many registers as numbers");
+    typedef typename Vector<T, N>::Whole Whole;
+    const Whole whole = *reinterpret_cast<const Whole*>(at<SHARED>(address));
+    T numbers[N];
+    __builtin_memcpy(numbers, &whole, sizeof whole);
+    int i = 0;
+    ((d = as<D>(numbers[i++])), ...);
+}
+template <class T, int N, bool SHARED, class... A>
+EMULATOR_INLINED void st(unsigned long long address, A... values) {
+    static_assert(N == sizeof...(A), "as many registers as numbers");
+    typedef typename Vector<T, N>::Whole Whole;
+    const T numbers[N] = {as<T>(values)...};
+    Whole whole;
+    __builtin_memcpy(&whole, numbers, sizeof whole);
+    *reinterpret_cast<Whole*>(at<SHARED>(address)) = whole;
+}
+
+#define EMULATOR_ATOMICS(name, function)                                                                       \
+    template <class T, bool SHARED, class D, class A>                                                          \
+    EMULATOR_PTX void atom_##name(unsigned long long address, D& d, A value) {                                 \
+        T* const where = reinterpret_cast<T*>(at<SHARED>(address));                                            \
+        atomic_access(where, sizeof(T), true, EMULATOR_WHERE);                                                 \
+        const T old = *where, value_of = as<T>(value);                                                         \
+        *where = function;                                                                                     \
+        d = as<D>(old);                                                                                        \
+    }                                                                                                          \
+    template <class T, bool SHARED, class A>                                                                   \
+    EMULATOR_PTX void red_##name(unsigned long long address, A value) {                                        \
+        T* const where = reinterpret_cast<T*>(at<SHARED>(address));                                            \
+        atomic_access(where, sizeof(T), true, EMULATOR_WHERE);                                                 \
+        const T old = *where, value_of = as<T>(value);                                                         \
+        *where = function;                                                                                     \
+    }
+EMULATOR_ATOMICS(add, Do<T>::add(old, value_of))
+EMULATOR_ATOMICS(min, Do<T>::min(old, value_of))
+EMULATOR_ATOMICS(max, Do<T>::max(old, value_of))
+EMULATOR_ATOMICS(or, old | value_of)
+EMULATOR_ATOMICS(and, old & value_of)
+EMULATOR_ATOMICS(xor, old ^ value_of)
+EMULATOR_ATOMICS(exch, value_of)
+
+EMULATOR_PTX void cp_async(unsigned long long shared, unsigned long long global, int bytes, int valid = -1) {
+    copy(at<true>(shared), at<false>(global), bytes, valid < 0 ? bytes : valid, EMULATOR_WHERE);
+}
+EMULATOR_QUIET void cp_async_commit() { commit_copies(); }
+EMULATOR_QUIET void cp_async_wait(int groups) { wait_for_copies(groups); }
+EMULATOR_QUIET void cp_async_wait_all() {
+    commit_copies();
+    wait_for_copies(0);
+}
+
+template <bool EVERYWHERE>
+EMULATOR_QUIET void fence() { emulator::fence(EVERYWHERE); }
+EMULATOR_QUIET void fence_proxy() { fence_proxy_async(); }
+EMULATOR_PTX void trap() { failed("trap", EMULATOR_WHERE); }
+
+EMULATOR_PTX void bar_sync(int number, int threads = 0) {
+    if (number == 0 && threads == 0) block_barrier(EMULATOR_WHERE);
+    else named_barrier_sync(number, threads ? threads : block_size.x * block_size.y * block_size.z, EMULATOR_WHERE);
+}
+EMULATOR_PTX void bar_arrive(int number, int threads) { named_barrier_arrive(number, threads, EMULATOR_WHERE); }
+
+EMULATOR_PTX void mbarrier_init(unsigned long long barrier, int count) { emulator::mbarrier_init(at<true>(barrier), count, EMULATOR_WHERE); }
+EMULATOR_QUIET void mbarrier_inval(unsigned long long) {}
+template <class D>
+EMULATOR_PTX void mbarrier_arrive(unsigned long long barrier, D&) { emulator::mbarrier_arrive(at<true>(barrier), 0, EMULATOR_WHERE); }
+template <class D>
+EMULATOR_PTX void mbarrier_arrive_expect_tx(unsigned long long barrier, D&, int bytes) {
+    emulator::mbarrier_arrive(at<true>(barrier), bytes, EMULATOR_WHERE);
+}
+template <class D>  // waits until it is true
+EMULATOR_PTX void mbarrier_try_wait_parity(unsigned long long barrier, D& over, unsigned parity) {
+    emulator::mbarrier_wait(at<true>(barrier), parity, false, EMULATOR_WHERE);
+    over = true;
+}
+template <class D>
+EMULATOR_PTX void mbarrier_test_wait_parity(unsigned long long barrier, D& over, unsigned parity) {
+    emulator::mbarrier_wait(at<true>(barrier), parity, false, EMULATOR_WHERE);
+    over = true;
+}
+
+// --- matrices ------------------------------------------------------------------------------------------------------------
+
+template <int N, bool TRANS, class... D>
+EMULATOR_PTX void ldmatrix(unsigned long long row, D&... d) {
+    static_assert(N == sizeof...(D), "as many registers as matrices");
+    unsigned numbers[N];
+    load_matrices(numbers, N, TRANS, at<true>(row), EMULATOR_WHERE);
+    int i = 0;
+    ((d = as<D>(numbers[i++])), ...);
+}
+template <int N, bool TRANS, class... A>
+EMULATOR_PTX void stmatrix(unsigned long long row, A... values) {
+    static_assert(N == sizeof...(A) && !TRANS, "as many registers as matrices, which are not turned");
+    const unsigned numbers[N] = {as<unsigned>(values)...};
+    store_matrices(at<true>(row), numbers, N, EMULATOR_WHERE);
+}
+
+typedef unsigned U;
+#define EMULATOR_SUMS float s[4] = {c0, c1, c2, c3};
+#define EMULATOR_GIVE d0 = s[0], d1 = s[1], d2 = s[2], d3 = s[3];
+#define EMULATOR_FLOATS float &d0, float &d1, float &d2, float &d3
+#define EMULATOR_PLUS float c0, float c1, float c2, float c3
+// Of half as many columns: zeros take the place of the others.
+#define EMULATOR_PRODUCTS(type, function)                                                                              \
+    EMULATOR_PTX void mma_m16n8k16_f32_##type##_##type##_f32(EMULATOR_FLOATS, U a0, U a1, U a2, U a3, U b0, U b1, EMULATOR_PLUS) { \
+        const U a[4] = {a0, a1, a2, a3};                                                                               \
+        EMULATOR_SUMS function(s, a, b0, b1, EMULATOR_WHERE); EMULATOR_GIVE                                            \
+    }                                                                                                                  \
+    EMULATOR_PTX void mma_m16n8k8_f32_##type##_##type##_f32(EMULATOR_FLOATS, U a0, U a1, U b0, EMULATOR_PLUS) {        \
+        const U a[4] = {a0, a1, 0, 0};                                                                                 \
+        EMULATOR_SUMS function(s, a, b0, 0, EMULATOR_WHERE); EMULATOR_GIVE                                             \
+    }
+EMULATOR_PRODUCTS(bf16, mma_bf16)
+EMULATOR_PRODUCTS(f16, mma_fp16)
+
+// Sums of half precision: those of float32, rounded once an instruction.
+EMULATOR_PTX void mma_m16n8k16_f16_f16_f16_f16(U& d0, U& d1, U a0, U a1, U a2, U a3, U b0, U b1, U c0, U c1) {
+    const U a[4] = {a0, a1, a2, a3};
+    float s[4] = {from_fp16(c0), from_fp16(c0 >> 16), from_fp16(c1), from_fp16(c1 >> 16)};
+    mma_fp16(s, a, b0, b1, EMULATOR_WHERE);
+    cvt_f16x2(d0, s[1], s[0]);
+    cvt_f16x2(d1, s[3], s[2]);
+}
+EMULATOR_PTX void mma_m16n8k8_f32_tf32_tf32_f32(EMULATOR_FLOATS, U a0, U a1, U a2, U a3, U b0, U b1, EMULATOR_PLUS) {
+    const U a[4] = {a0, a1, a2, a3};
+    EMULATOR_SUMS mma_tf32(s, a, b0, b1, EMULATOR_WHERE); EMULATOR_GIVE
+}
+EMULATOR_PTX void mma_m16n8k32_s32_s8_s8_s32(U& d0, U& d1, U& d2, U& d3, U a0, U a1, U a2, U a3, U b0, U b1, U c0, U c1, U c2, U c3) {
+    const U a[4] = {a0, a1, a2, a3};
+    int s[4] = {int(c0), int(c1), int(c2), int(c3)};
+    mma_s8(s, a, b0, b1, EMULATOR_WHERE);
+    d0 = s[0], d1 = s[1], d2 = s[2], d3 = s[3];
+}
+
+}  // namespace ptx
+}  // namespace emulator

@@ -1,0 +1,252 @@
+"""Inline PTX as C++: ``asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));`` becomes a call of a function of assembly.cuh.
+
+What comes out is one expression, on the line where the asm began: its operands as variables of their own, a call for
+each instruction, and the outputs stored. What an instruction is called there its first words and its types decide.
+"""
+
+import re
+
+from ..source import WrongSource
+
+_TOKEN = re.compile(
+    r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|(?P<asm>\b(?:__asm__|__asm|asm)\b\s*(?:(?:volatile|__volatile__)\s*)*)\(',
+    re.DOTALL,
+)
+_STRING = re.compile(r'"((?:\\.|[^"\\\n])*)"')
+_OPERAND = re.compile(r'"([=+]?)&?(\w)"\s*\(')
+_TYPE = {"r": "unsigned", "h": "unsigned short", "l": "unsigned long long", "f": "float", "d": "double"}
+_REGISTER = {
+    "pred": "bool",
+    "f32": "float",
+    "f64": "double",
+    "16": "unsigned short",
+    "32": "unsigned",
+    "64": "unsigned long long",
+}
+_SPECIAL = {
+    "%laneid": "emulator::self->lane", "%lanemask_lt": "emulator::ptx::lanes_below()",
+    "%lanemask_le": "(2 * emulator::ptx::lanes_below() + 1)", "%lanemask_gt": "~(2 * emulator::ptx::lanes_below() + 1)",
+    "%lanemask_ge": "~emulator::ptx::lanes_below()", "%lanemask_eq": "(1u << emulator::self->lane)", "%smid": "0u",
+    "%clock": "0u", "%clock64": "0ull", "%globaltimer": "0ull", "%warpid": "emulator::ptx::warp()",
+    **{f"%{ptx}.{axis}": f"{cuda}.{axis}" for ptx, cuda in
+       (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim")) for axis in "xyz"},
+}  # fmt: skip
+# Words of an instruction that say how fast or where it is cached, and nothing of its result.
+_IDLE = re.compile(
+    r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|no_allocate|noftz|evict_\w+|\d+B|cache_hint|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
+)
+_WHOLE = re.compile(r"[us]\d+")
+
+
+class UnknownAssembly(WrongSource):
+    """Inline PTX that the emulator does not take."""
+
+
+def translated(text: str) -> str:
+    """A kernel's text with C++ in place of its inline PTX. Raises UnknownAssembly."""
+    out, at = [], 0
+    while found := _TOKEN.search(text, at):
+        end = found.end()
+        out.append(text[at : found.start()])
+        if found["asm"] is None:
+            out.append(found[0])
+        else:
+            end = _closed(text, end)
+            out.append(
+                _Statement(text[found.end() : end - 1]).as_cpp()
+                + "".join(re.findall(r"\\?\n", text[found.start() : end]))
+            )
+        at = end
+    return "".join(out) + text[at:]
+
+
+def _closed(text: str, at: int) -> int:
+    """Behind the bracket that closes the one before ``at``."""
+    depth = 1
+    for token in re.compile(r'"(?:\\.|[^"\\\n])*"|[()]').finditer(text, at):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    raise UnknownAssembly("an asm statement without its closing bracket")
+
+
+class _Statement:
+    """One asm statement."""
+
+    def __init__(self, inside: str) -> None:
+        inside = re.sub(r'("(?:\\.|[^"\\\n])*")|//[^\n]*|/\*.*?\*/', lambda m: m[1] or " ", inside, flags=re.DOTALL)
+        parts = [inside]  # the program, outputs, inputs, what it spoils
+        depth, begin = 0, 0
+        for token in re.finditer(r'"(?:\\.|[^"\\\n])*"|[()]|:', inside):
+            depth += {"(": 1, ")": -1}.get(token[0], 0)
+            if token[0] == ":" and depth == 0:
+                parts[-1:] = [inside[begin : token.start()], inside[token.end() :]]
+                begin = token.end()
+        if _STRING.sub("", parts[0]).replace("\\\n", "").strip():
+            raise UnknownAssembly(f"asm whose program is not a string as it stands: {parts[0].strip()[:80]}")
+        program = "".join(_STRING.findall(parts[0]))
+        self.operands: list[tuple[str, str, str]] = []  # "=", "+" or "", the letter, the expression
+        for k, part in enumerate(parts[1:3]):
+            while operand := _OPERAND.search(part):
+                how, letter = operand.groups()
+                end = _closed(part, operand.end())
+                self.operands.append(
+                    ("=" if k == 0 and not how else how, letter, part[operand.end() : end - 1].strip())
+                )
+                part = part[end:]
+        self.program = re.sub(r"\\[nt]", " ", program).replace("%%", "%")
+        self.registers: set[str] = set()
+        self.labels: list[str] = []
+
+    def as_cpp(self) -> str:
+        before, after = "", ""
+        for k, (how, letter, expression) in enumerate(self.operands):
+            type_ = "const auto" if letter in "ni" else _TYPE.get(letter)
+            if type_ is None:
+                raise UnknownAssembly(f'asm with an operand "{letter}"')
+            given = expression if letter in "ni" else f"emulator::ptx::in<{type_}>({expression})"
+            before += f"{type_} emulator_{k} = {given if how != '=' else '{}'}; "
+            after += f"emulator::ptx::out({expression}, emulator_{k}); " if how else ""
+        body = "".join(self._statement(s.strip()) for s in re.sub(r"//.*|/\*.*?\*/", " ", self.program).split(";"))
+        labels = f"__label__ {', '.join(self.labels)}; " if self.labels else ""
+        return f"({{ {labels}{before}{body}{after}}})"
+
+    def _statement(self, said: str) -> str:
+        said = re.sub(r"^(?:[{}]\s*)+(?=[.@\w])|^[{}\s]+$", "", said)
+        if not said:
+            return ""
+        if label := re.match(r"(\w+)\s*:\s*", said):
+            self.labels.append(label[1])
+            return f"{label[1]}: {self._statement(said[label.end() :]) or '(void)0; '}"
+        if said.startswith(".reg"):
+            kind, names = re.match(r"\.reg\s*\.(\w+)\s*(.*)", said).groups()  # type: ignore[union-attr]
+            found: list[str] = []
+            for name in re.split(r"[\s,]+", names.strip()):
+                several = re.fullmatch(r"(%?\w+)<(\d+)>", name)
+                found += [f"{several[1]}{i}" for i in range(int(several[2]))] if several else [name]
+            self.registers |= set(found)
+            type_ = _REGISTER.get(kind) or _REGISTER[kind[1:]]
+            return f"{type_} {', '.join(self._name(n) + ' = {}' for n in found)}; "
+        if condition := re.match(r"@(!?)(%?\w+)\s+", said):
+            return f"if ({condition[1]}{self._name(condition[2])}) {{ {self._statement(said[condition.end() :])}}} "
+        opcode, _, rest = said.partition(" ")
+        if opcode in ("bra", "bra.uni"):
+            return f"goto {rest.strip()}; "
+        name = _function(opcode)
+        if name is None:
+            raise UnknownAssembly(f"asm with {opcode}, which is not among what assembly.cuh has")
+        return f"emulator::ptx::{name}({', '.join(self._arguments(rest))}); "
+
+    def _name(self, register: str) -> str:
+        return f"ptx_{register.lstrip('%')}"
+
+    def _arguments(self, text: str) -> list[str]:
+        """All operands, those of groups and addresses one by one; an address comes first, as its function takes what follows."""
+        addresses = [self._value(a) for a in re.findall(r"\[([^\]]*)\]", text)]
+        others = re.sub(r"\[[^\]]*\]|[{}]", "", text)
+        return addresses + [self._value(v) for v in others.split(",") if v.strip()]
+
+    def _value(self, said: str) -> str:
+        said = said.strip()
+        if offset := re.fullmatch(r"(.*\S)\s*\+\s*(\w+)", said):
+            return f"({self._value(offset[1])} + {self._value(offset[2])})"
+        if operand := re.fullmatch(r"(!?)%(\d+)", said):
+            return f"{operand[1]}emulator_{operand[2]}"
+        if said.lstrip("!") in self.registers:
+            return ("!" if said[0] == "!" else "") + self._name(said.lstrip("!"))
+        if said in _SPECIAL:
+            return _SPECIAL[said]
+        if bits := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", said):
+            return f"emulator::ptx::as<float>(0x{bits[1]}u)"
+        if said == "_":
+            return "emulator::ptx::nowhere"
+        if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+U?|\d+)", said):
+            return said
+        if re.fullmatch(r"-?\d+\.\d*", said):
+            return f"{said}f"
+        raise UnknownAssembly(f"asm with the operand {said!r}")
+
+
+def _function(opcode: str) -> str | None:
+    """The function of assembly.cuh, with its template's arguments, that does what an instruction does; None if none does."""
+    base, *words = re.split(r"\.|::", opcode)
+    more = [w for w in words if not _IDLE.fullmatch(w)]
+    kinds = [w for w in more if w in _TYPES]
+    types = [_TYPES[k] for k in kinds]
+    others = [w for w in more if w not in kinds]  # ld.global.v4.f32: global, v4
+    first = types[0] if types else ""
+    shared = str("shared" in others).lower()
+    count = next((w[1] for w in others if re.fullmatch(r"[vx][1248]", w)), "1")
+    match base:
+        case "ldmatrix" | "stmatrix":
+            return f"{base}<{count}, {str('trans' in others).lower()}>"
+        case "mma":
+            return f"mma_{others[0]}_{'_'.join(kinds)}" if others[1:] == ["row", "col"] else None
+        case "cp":
+            return _COPIES.get(".".join(others))
+        case "ld" | "st":
+            return None if {"acquire", "release", "param"} & set(others) else f"{base}<{first}, {count}, {shared}>"
+        case "red" | "atom":
+            name = others[-1]
+            return (
+                f"{base}_{name}<{first}, {shared}>"
+                if name in ("add", "min", "max", "or", "and", "xor", "exch")
+                else None
+            )
+        case "cvta":
+            return "cvta_shared" if "shared" in others else f"mov<{first}>"
+        case "cvt":
+            return _conversion(kinds, types, [w for w in others if w != "satfinite"])
+        case "setp":
+            return (
+                f"setp_{others[0]}<{first}>"
+                if others[0] in ("eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs")
+                else None
+            )
+        case "bar" | "barrier":
+            return {"": "bar_sync", "arrive": "bar_arrive"}.get(".".join(others))
+        case "membar" | "fence":
+            if "proxy" in others:
+                return "fence_proxy" if "async" in others else None
+            return f"fence<{str('cta' not in words).lower()}>"
+        case "mbarrier":
+            name = "_".join(w for w in others if w not in ("shared", "release", "acquire"))
+            return f"mbarrier_{name}" if name in _OF_BARRIERS else None
+        case "prefetch" | "griddepcontrol" | "nanosleep" | "discard":
+            return "nothing"
+        case "trap":
+            return "trap"
+    how = "".join(f"_{w}" for w in others if w not in ("approx", "full"))
+    return f"{_PLAIN[base]}{how}<{first}>" if base in _PLAIN and types else None
+
+
+def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | None:
+    """Of cvt: two numbers in one register, tf32, a float to a whole number, which says how it is rounded, or any other."""
+    if kinds[0] in ("f16x2", "bf16x2"):
+        return f"cvt_{kinds[0]}"
+    if kinds[0] == "tf32":
+        return "cvt_tf32" if how == ["rna"] else None
+    if how in (["rzi"], ["rni"], ["rmi"], ["rpi"]) and kinds[0][0] in "us":
+        return f"cvt_{how[0]}<{types[0]}, {types[1]}>"
+    return None if how else f"cvt<{types[0]}, {types[1]}>"
+
+
+_COPIES = {
+    "async.shared.global": "cp_async", "async.commit_group": "cp_async_commit", "async.wait_group": "cp_async_wait",
+    "async.wait_all": "cp_async_wait_all",
+}  # fmt: skip
+_OF_BARRIERS = ("init", "inval", "arrive", "arrive_expect_tx", "expect_tx", "try_wait_parity", "test_wait_parity")
+_TYPES = {
+    "pred": "bool", "b8": "unsigned char", "u8": "unsigned char", "s8": "signed char", "b16": "unsigned short",
+    "u16": "unsigned short", "s16": "short", "b32": "unsigned", "u32": "unsigned", "s32": "int", "b64": "unsigned long long",
+    "u64": "unsigned long long", "s64": "long long", "f32": "float", "f64": "double", "f16": "emulator::ptx::F16",
+    "bf16": "emulator::ptx::BF16", "f16x2": "emulator::ptx::Two<emulator::ptx::F16>", "bf16x2": "emulator::ptx::Two<emulator::ptx::BF16>",
+    "tf32": "unsigned",
+}  # fmt: skip
+_PLAIN = {
+    name: name.rstrip("_") if name not in ("and", "or", "xor", "not") else f"{name}_"
+    for name in (
+        "mov", "add", "sub", "mul", "mad", "fma", "div", "min", "max", "neg", "abs", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin",
+        "cos", "tanh", "and", "or", "xor", "not", "shl", "shr", "lop3", "prmt", "bfe", "bfi", "selp", "popc", "clz", "brev",
+    )
+}  # fmt: skip
