@@ -5,7 +5,8 @@ shared memory static variables, and before every load and store the compiler put
 ``-fsanitize=thread`` without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model
 works. Found are
 
-* ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them;
+* ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them
+  (without ``redundant_writes`` not if the second one writes what is there already);
 * ``out of range``: a read or write beside an array in global or shared memory;
 * ``wild address``: one that is near no array (a GPU would stop with an illegal address);
 * ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result), an
@@ -237,9 +238,12 @@ class Emulator:
 
     architecture = "90a"
 
-    def __init__(self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False) -> None:
+    def __init__(
+        self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False, redundant_writes: bool = True
+    ) -> None:
         self.seed = seed
         self.banks = banks
+        self.redundant_writes = redundant_writes
         self.most_accesses = most_accesses
         self.findings: list[Finding] = []
         self.accesses = 0
@@ -442,6 +446,7 @@ class Emulator:
         handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
         handle.emulator_count_plain_banks(int(self.banks))
+        handle.emulator_count_redundant_writes(int(self.redundant_writes))
         count = handle.emulator_run(
             ctypes.byref(ctypes.c_void_p.in_dll(library.handle, "emulator_program")),
             self._door(library, kernel),

@@ -43,6 +43,35 @@ static inline void remember(vector<Event>& reads, const Event& now) {
     reads.push_back(now);
 }
 
+// Of two writes that nothing orders, the second may turn out to have changed nothing: then it does not matter which comes
+// first. What it writes is only known when it has been done, at the latest when its thread does the next thing.
+static struct {
+    const char* address;
+    size_t bytes;
+    char before[16];
+    vector<size_t> races;  // of findings
+} doubted;
+
+static bool count_redundant_writes;
+
+static void settle() {
+    if (doubted.races.empty()) return;
+    if (!count_redundant_writes && !memcmp(doubted.address, doubted.before, doubted.bytes))
+        for (size_t i = doubted.races.size(); i-- > 0;) findings.erase(findings.begin() + doubted.races[i]);
+    doubted.races.clear();
+}
+
+static void report_race(uint32_t where, const Region& region, Access kind, const char* address, size_t bytes,
+                        const Event& other, bool of_other_cluster = false) {
+    const size_t known = findings.size();
+    report_access(RACE, where, region, kind, address, bytes, &other, of_other_cluster);
+    if (findings.size() == known || kind != WRITE || other.kind != WRITE || bytes > sizeof doubted.before) return;
+    doubted.address = address;
+    doubted.bytes = bytes;
+    memcpy(doubted.before, address, bytes);
+    doubted.races.push_back(known);
+}
+
 static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
     enter_cluster(cell);
     const Event now = event(where, kind);
@@ -70,7 +99,7 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
 
     // The last write, if it could as well have come after this access.
     const bool narrow = kind == ATOMIC && (within_block || cell.narrow || cell.was_narrow);
-    if (cell.write && !ordered(cell.write, kind, narrow)) report_access(RACE, where, region, kind, address, bytes, &cell.write);
+    if (cell.write && !ordered(cell.write, kind, narrow)) report_race(where, region, kind, address, bytes, cell.write);
     if (cell.under && !before_now(cell.under)) report_access(RACE, where, region, kind, address, bytes, &cell.under);
     const bool plain_only = kind == ATOMIC && !narrow;  // plain reads are behind the last atomic operation
     if (kind != READ)
@@ -78,7 +107,7 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
             if (!ordered(*read, kind, narrow)) report_access(RACE, where, region, kind, address, bytes, &*read);
 
     // Other clusters are before this one only where a flag says so.
-    if (untold(cell.plain)) report_access(RACE, where, region, kind, address, bytes, &cell.plain, true);
+    if (untold(cell.plain)) report_race(where, region, kind, address, bytes, cell.plain, true);
     if ((kind != ATOMIC || narrow) && untold(cell.atomic)) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
     if (kind != READ && untold(cell.read)) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
 
@@ -143,6 +172,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
     if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
     if (++accesses > most_accesses) stop_endless(where);
+    settle();
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {

@@ -236,7 +236,12 @@ static void join(Clock& a, const Clock& b) {
 }
 static uint32_t place(const void* where) { return uint32_t(static_cast<const char*>(where) - program.begin - 1); }
 
-static void wait_for_scheduler() { switches++; switch_context(fibers[current()].context, scheduler); }
+static void settle();
+static void wait_for_scheduler() {
+    settle();
+    switches++;
+    switch_context(fibers[current()].context, scheduler);
+}
 
 static void abandon() {
     abandoned = true;
@@ -508,6 +513,7 @@ extern "C" const BankUse* emulator_bank_use(int* count) {
     return bank_use.data();
 }
 extern "C" void emulator_count_plain_banks(int yes) { count_plain_banks = yes; }
+extern "C" void emulator_count_redundant_writes(int yes) { count_redundant_writes = yes; }
 extern "C" const BankUse* emulator_plain_bank_use(int* count) {
     *count = int(plain_bank_use.size());
     return plain_bank_use.data();

@@ -282,3 +282,30 @@ def test_a_promise_that_is_not_kept(each_compiler):
         EmulatorError, match=r"undefined: __builtin_assume\(threadIdx.x < 2\), which is not so \(thread 2"
     ):
         RawKernel(code, "k")((1,), (3,), (np.zeros(3, np.int32),))
+
+
+SAME = """
+extern "C" __global__ void k(const int* x, int* y, float4* wide) {
+    __shared__ int all[2];
+    all[threadIdx.x / 32] = x[threadIdx.x];
+    __syncthreads();
+    y[0] = all[0];
+    wide[0] = make_float4(1, 2, 3, all[1]);
+}
+"""
+
+
+def test_the_same_written_twice_is_a_race_if_asked_for(each_compiler):
+    same, other = np.full(64, 7, np.int32), np.full(64, 7, np.int32)
+    other[40] = 8
+    for x, more, lines in ((same, {}, set()), (other, {}, {4}), (same, {"redundant_writes": True}, {4, 6, 7})):
+        kernel = RawKernel(SAME, "k", **more)
+        arrays = x, np.zeros(1, np.int32), np.zeros(4, np.float32)
+        if not lines:
+            kernel((2,), (64,), arrays)
+            assert arrays[1] == 7 and arrays[2].tolist() == [1, 2, 3, 7]
+            continue
+        with pytest.raises(EmulatorError) as error:
+            kernel((2,), (64,), arrays)
+        found = {int(line.split(":")[1]) for line in str(error.value).splitlines()}
+        assert lines == found if more else lines <= found
