@@ -37,6 +37,11 @@ _TYPES: dict[
     "bf16": (ctypes.c_uint16, np.dtype(np.uint16)),  # the bits: see lib/ptx.cuh and bfloat16.py
     "fp16": (ctypes.c_uint16, np.dtype(np.uint16)),
     "bool": (ctypes.c_bool, np.dtype(np.bool_)),
+    # CUDA's own: one that is passed itself is passed as its bits, a pair's lower half first.
+    **dict.fromkeys(("half", "__half"), (ctypes.c_uint16, np.dtype(np.float16))),
+    **dict.fromkeys(("half2", "__half2"), (ctypes.c_uint32, np.dtype(np.float16))),
+    **dict.fromkeys(("nv_bfloat16", "__nv_bfloat16"), (ctypes.c_uint16, np.dtype(np.uint16))),
+    **dict.fromkeys(("nv_bfloat162", "__nv_bfloat162"), (ctypes.c_uint32, np.dtype(np.uint16))),
 }
 _INSIDE = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"  # of brackets, with two more pairs in them
 _ATTRIBUTES = rf"(?:(?:__launch_bounds__|__cluster_dims__)\s*\({_INSIDE}\)\s*)*"

@@ -304,8 +304,8 @@ def test_the_parameters_are_read_from_the_text():
         ("n", "long long", False, True),
         ("m", "unsigned int", False, False),
     ]
-    with pytest.raises(ValueError, match="kernel k: parameter x has the type 'half', allowed are float"):
-        source.kernels_of("__global__ void k(half x) {}")
+    with pytest.raises(ValueError, match="kernel k: parameter x has the type 'float4', allowed are float"):
+        source.kernels_of("__global__ void k(float4 x) {}")
     for words in ("const TensorMap", "__grid_constant__ TensorMap", "TensorMap"):  # TMA cannot read a thread's own copy
         with pytest.raises(ValueError, match="parameter x must be a const __grid_constant__ TensorMap"):
             source.kernels_of(f"__global__ void k({words} x) {{}}")
