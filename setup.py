@@ -19,6 +19,8 @@ TEST = [
     "import-linter==2.16",
     "mlxtend>=0.23",
     "nvidia-cuda-nvrtc>=13; sys_platform == 'linux'",  # compiles the CUDA rungs, without a GPU
+    "nvidia-cuda-runtime>=13; sys_platform == 'linux'",  # <cuda_fp16.h> and the like, which kernels of others include
+    "nvidia-cuda-crt>=13; sys_platform == 'linux'",  # the rest of <mma.h>
 ]
 
 setup(

@@ -43,6 +43,7 @@ _SCALARS = {
     ctypes.c_int64: np.int64, ctypes.c_uint64: np.uint64, ctypes.c_uint8: np.uint8, ctypes.c_int8: np.int8,
     ctypes.c_int16: np.int16, ctypes.c_uint16: np.uint16, ctypes.c_bool: np.bool_,
 }  # fmt: skip
+_CUDAS_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<", re.MULTILINE)
 _VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
 
 
@@ -177,6 +178,8 @@ def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Pr
     headers = headers_of(text)
     known = OPTIONS if nvrtc_version() >= "13" else OPTIONS[:-1]
     options = [f"-arch=sm_{architecture}", *known, *(f"-D{k}={v}" for k, v in sorted(defines.items()))]
+    if any(_CUDAS_HEADER.search(part) for part in (text, *headers.values())):
+        options += [f"--include-path={folder}" for folder in _include_folders()]
     parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     code, log = (cache_directory() / f"gpu-{key}.{end}" for end in ("cubin", "log"))
@@ -200,6 +203,16 @@ def compile_ahead(wanted: Iterable[tuple[Path, str, Mapping[str, Any]]]) -> None
 def _try_to_compile(job: tuple[Path, str, Mapping[str, Any]]) -> None:
     with contextlib.suppress(CompileError):
         compile_for(*job)
+
+
+@functools.cache
+def _include_folders() -> list[str]:
+    """Where CUDA's own headers lie, as <cuda_fp16.h>: in the wheels ``nvidia-cuda-runtime`` and -crt, or in a toolkit."""
+    spec = importlib.util.find_spec("nvidia")
+    wheels = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
+    found = [folder for w in wheels for folder in sorted(w.glob("*/include"))]
+    found.append(Path(os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "include")
+    return [str(folder) for folder in found if (folder / "cuda_fp16.h").is_file()][:1]
 
 
 def _compile(name: str, text: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:

@@ -77,7 +77,9 @@ What it cannot find, and where it is not a GPU:
 * ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, ``__expf`` and its like are no faster
-  and no less exact, sums are rounded as written and never contracted to fused multiply-adds.
+  and no less exact, sums are rounded as written and never contracted to fused multiply-adds. Those of ``__half`` and
+  ``__nv_bfloat16`` are rounded once, CUDA's ``hexp`` and its like in their own way. Unions with such numbers have no
+  copies (nor have those with CUDA's vectors): ``u.all = v.all;``.
 * ``__shared__`` in a template does not compile for g++ 12 (give sizes as macros; g++ 16 and clang++ take it). Stacks
   are 128 KiB a thread.
 
@@ -87,10 +89,10 @@ g++ 16, clang++ 16 and 19 too), on x86-64 and with the fibers of other processor
 What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions) and
 of this project's headers (``#include "lib/cuda.cuh"``), one file: ``DYNAMIC_SHARED(float, name);`` stands for
 ``extern __shared__ float name[];``, kernels are ``extern "C"`` with plain types, ``__constant__`` and ``__device__``
-variables are only read, and there is no ``asm`` or ``<cuda_fp16.h>``. What ``printf`` says it says in each schedule,
-and ``__activemask`` knows only the thread that asks, as a GPU promises no more. It takes some C++ that NVRTC does not
-(``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that. To run one of your own, with
-``y = numpy.empty``'s stand-in and a result to compare:
+variables are only read, there is no ``asm``, and of CUDA's headers what lies in ``emulator/include``. What ``printf``
+says it says in each schedule, and ``__activemask`` knows only the thread that asks, as a GPU promises no more. It takes
+some C++ that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that. To run
+one of your own, with ``y = numpy.empty``'s stand-in and a result to compare:
 
     device = Emulator(seed=0)
     y = device.empty((128,), "float32")

@@ -36,10 +36,12 @@ HERE = Path(__file__).parent
 CUDAS_HEADERS = HERE / "include"  # what we have of those that come with CUDA: <cuda_fp16.h>
 # Headers whose lines nobody wants to hear of.
 WRAPPERS = (
-    "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh", *sorted(f.name for f in CUDAS_HEADERS.iterdir()),
+    "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
+    *sorted(f.name for f in CUDAS_HEADERS.iterdir()),
 )  # fmt: skip
-# At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
-OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
+# At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not. Kernels look at one type
+# through pointers to another, which C++ forbids and nvcc lets pass.
+OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
 KERNEL_OPTIONS = (
     "-fsanitize=thread,shift-exponent,signed-integer-overflow,float-cast-overflow",

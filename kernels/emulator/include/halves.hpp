@@ -20,7 +20,8 @@ enum Way { NEAREST, TO_ZERO, DOWN, UP };
 typedef unsigned __attribute__((may_alias)) Whole;  // a pair is loaded and stored by one access of 4 bytes
 
 // What has too many bits for a type becomes, of its two neighbours in it, the one whose last bit is 1. It lies between
-// the same two numbers of 16 bits, and never half-way, so that it is rounded to those as the thing itself would be.
+// the same two numbers of 16 bits, and never half-way, so that it is rounded to those as the thing itself would be
+// (rounding to odd, Boldo & Melquiond 2008).
 template <class Bits, class Float>
 inline Float odd(Float nearest, bool is_more) {  // whether its absolute value is more than the nearest's
     Bits bits = emulator_bits<Bits>(nearest);
@@ -77,17 +78,20 @@ inline double not_negative(double x) { return x <= 0 ? 0.0 : x; }
 
 // --- the types -------------------------------------------------------------------------------------------------------
 
-struct __attribute__((aligned(2))) HALF_RAW {
+// Kernels look at them through pointers to other types, and at other types through pointers to them.
+#define EMULATOR_ALIGNED(bytes) __attribute__((aligned(bytes), may_alias))
+
+struct EMULATOR_ALIGNED(2) HALF_RAW {
     unsigned short x;
 };
 
-struct __attribute__((aligned(4))) PAIR_RAW {
+struct EMULATOR_ALIGNED(4) PAIR_RAW {
     unsigned short x, y;
 };
 
 struct OTHER;
 
-struct __attribute__((aligned(2))) HALF {
+struct EMULATOR_ALIGNED(2) HALF {
     unsigned short bits;
 
     HALF() = default;
@@ -122,7 +126,7 @@ struct __attribute__((aligned(2))) HALF {
 #undef EMULATOR_BOTH
 };
 
-struct __attribute__((aligned(4))) PAIR {
+struct EMULATOR_ALIGNED(4) PAIR {
     HALF x, y;
 
     PAIR() = default;
@@ -170,20 +174,22 @@ inline PAIR NAMED(__float2, 2_rn)(float x) { return PAIR(x, x); }
 inline PAIR NAMED(__floats2, 2_rn)(float x, float y) { return PAIR(x, y); }
 inline PAIR NAMED(__float22, 2_rn)(float2 v) { return PAIR(v.x, v.y); }
 
-#define EMULATOR_FROM(name, type, way, how) \
-    inline HALF NAMED(__##name##2, _##way)(type x) { return HALF_RAW{EMULATOR_ROUNDED(emulator::odd_double(x), emulator::how)}; }
-#define EMULATOR_FROM_EACH_WAY(name, type)     \
-    EMULATOR_FROM(name, type, rn, NEAREST)     \
-    EMULATOR_FROM(name, type, rz, TO_ZERO)     \
-    EMULATOR_FROM(name, type, rd, DOWN)        \
+#define EMULATOR_FROM(name, type, way, how)                                             \
+    inline HALF NAMED(__##name##2, _##way)(type x) {                                    \
+        return HALF_RAW{EMULATOR_ROUNDED(emulator::odd_double(x), emulator::how)};      \
+    }
+#define EMULATOR_FROM_EACH_WAY(name, type)                                              \
+    EMULATOR_FROM(name, type, rn, NEAREST)                                              \
+    EMULATOR_FROM(name, type, rz, TO_ZERO)                                              \
+    EMULATOR_FROM(name, type, rd, DOWN)                                                 \
     EMULATOR_FROM(name, type, ru, UP)
-#define EMULATOR_TO(name, type, way, function) \
+#define EMULATOR_TO(name, type, way, function)                                          \
     inline type NAMED(__, 2##name##_##way)(HALF a) { return emulator::whole<type>(function(double(a))); }
-#define EMULATOR_BOTH(name, type)              \
-    EMULATOR_FROM_EACH_WAY(name, type)         \
-    EMULATOR_TO(name, type, rn, nearbyint)     \
-    EMULATOR_TO(name, type, rz, trunc)         \
-    EMULATOR_TO(name, type, rd, floor)         \
+#define EMULATOR_BOTH(name, type)                                                       \
+    EMULATOR_FROM_EACH_WAY(name, type)                                                  \
+    EMULATOR_TO(name, type, rn, nearbyint)                                              \
+    EMULATOR_TO(name, type, rz, trunc)                                                  \
+    EMULATOR_TO(name, type, rd, floor)                                                  \
     EMULATOR_TO(name, type, ru, ceil)
 EMULATOR_FROM_EACH_WAY(float, float)
 EMULATOR_BOTH(short, short)
@@ -204,9 +210,11 @@ EMULATOR_TO(uchar, unsigned char, rz, trunc)
 #define EMULATOR_OF_1(name, name2, ...)                                     \
     inline HALF name(HALF a) { return __VA_ARGS__; }                        \
     inline PAIR name2(PAIR a) { return PAIR(name(a.x), name(a.y)); }
+#define EMULATOR_PAIRS(name, name2)                                         \
+    inline PAIR name2(PAIR a, PAIR b) { return PAIR(name(a.x, b.x), name(a.y, b.y)); }
 #define EMULATOR_OF_2(name, name2, ...)                                     \
     inline HALF name(HALF a, HALF b) { return __VA_ARGS__; }                \
-    inline PAIR name2(PAIR a, PAIR b) { return PAIR(name(a.x, b.x), name(a.y, b.y)); }
+    EMULATOR_PAIRS(name, name2)
 #define EMULATOR_OF_3(name, name2, ...)                                     \
     inline HALF name(HALF a, HALF b, HALF c) { return __VA_ARGS__; }        \
     inline PAIR name2(PAIR a, PAIR b, PAIR c) { return PAIR(name(a.x, b.x, c.x), name(a.y, b.y, c.y)); }
@@ -252,12 +260,19 @@ inline bool __hisnan(HALF a) { return float(a) != float(a); }
 inline PAIR __hisnan2(PAIR a) { return PAIR(int(__hisnan(a.x)), int(__hisnan(a.y))); }
 inline int __hisinf(HALF a) { return fabsf(a) == __int_as_float(0x7f800000) ? (a.bits & 0x8000 ? -1 : 1) : 0; }
 
-// The one that is a number, or, with _nan, the one that is none: of two equal ones, which may be 0 and -0, that with the
-// right sign.
-#define EMULATOR_BETTER(name, sign, both)                                                                               \
-    EMULATOR_OF_2(__h##name##_nan, __h##name##2_nan, emulator::unordered(a, b) ? HALF_RAW{0x7fff} :                     \
-                  float(a) == float(b) ? HALF_RAW{(unsigned short)(a.bits both b.bits)} : HALF_RAW(float(a) sign float(b) ? a : b)) \
-    EMULATOR_OF_2(__h##name, __h##name##2, __hisnan(a) == __hisnan(b) ? __h##name##_nan(a, b) : __hisnan(a) ? b : a)
+// The one that is a number, or, with _nan, the one that is none. Two equal ones are the same but for the sign of 0.
+#define EMULATOR_BETTER(name, sign, both)                                                           \
+    inline HALF __h##name##_nan(HALF a, HALF b) {                                                   \
+        if (emulator::unordered(a, b)) return HALF_RAW{0x7fff};                                     \
+        if (float(a) == float(b)) return HALF_RAW{(unsigned short)(a.bits both b.bits)};            \
+        return float(a) sign float(b) ? a : b;                                                      \
+    }                                                                                               \
+    inline HALF __h##name(HALF a, HALF b) {                                                         \
+        if (__hisnan(a) == __hisnan(b)) return __h##name##_nan(a, b);                               \
+        return __hisnan(a) ? b : a;                                                                 \
+    }                                                                                               \
+    EMULATOR_PAIRS(__h##name##_nan, __h##name##2_nan)                                               \
+    EMULATOR_PAIRS(__h##name, __h##name##2)
 EMULATOR_BETTER(max, >, &)
 EMULATOR_BETTER(min, <, |)
 #undef EMULATOR_BETTER
@@ -319,6 +334,8 @@ EMULATOR_COMPARES(>=, __hge, __hbge2)
 #undef EMULATOR_OPERATORS_OF_1
 #undef EMULATOR_COMPARES
 
+#undef EMULATOR_ALIGNED
+#undef EMULATOR_PAIRS
 #undef EMULATOR_OF_1
 #undef EMULATOR_OF_2
 #undef EMULATOR_OF_3
