@@ -1,5 +1,5 @@
 // The instructions of inline PTX as functions, which assembly.py calls: in front what an instruction writes, then what it
-// reads, but an address always first. Comes behind device.cuh where a kernel has asm.
+// reads, but an address always first. Comes behind device.cuh where a kernel has some.
 #pragma once
 
 namespace emulator {
@@ -23,7 +23,7 @@ EMULATOR_QUIET T as(U x) {
 // What an operand is told: "r"(x) takes whole numbers of up to 32 bits.
 template <class T, class U>
 EMULATOR_QUIET T in(U x) {
-    static_assert(sizeof(U) <= sizeof(T), "an operand of asm that is wider than its register");
+    static_assert(sizeof(U) <= sizeof(T), "an operand of inline PTX that is wider than its register");
     return as<T>(x);
 }
 template <class T, class U>
@@ -31,7 +31,7 @@ EMULATOR_QUIET T in(U* x) { return reinterpret_cast<T>(x); }
 
 template <class T, class U>
 __attribute__((always_inline)) inline void out(T& to, U value) {
-    static_assert(sizeof(T) == sizeof(U) || sizeof(T) < 4, "an output of asm of another size than its register");
+    static_assert(sizeof(T) == sizeof(U) || sizeof(T) < 4, "an output of inline PTX of another size than its register");
     to = as<T>(value);
 }
 template <class T>
@@ -224,7 +224,7 @@ EMULATOR_QUIET char* at(unsigned long long address) {
     return SHARED ? static_cast<char*>(shared_pointer(unsigned(address))) : reinterpret_cast<char*>(address);
 }
 
-// One access, inlined at the line that has the asm.
+// One access, inlined at the line that has the instruction.
 template <class T, int N>
 struct Vector {
     typedef T Whole __attribute__((vector_size(N * sizeof(T))));
