@@ -80,19 +80,20 @@ What it cannot find, and where it is not a GPU:
   and no less exact, sums are rounded as written and never contracted to fused multiply-adds. Those of ``__half`` and
   ``__nv_bfloat16`` are rounded once, CUDA's ``hexp`` and its like in their own way. Unions with such numbers have no
   copies (nor have those with CUDA's vectors): ``u.all = v.all;``.
-* ``__shared__`` in a template does not compile for g++ 12 (give sizes as macros; g++ 16 and clang++ take it). Stacks
-  are 128 KiB a thread.
+* Stacks are 128 KiB a thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand
 g++ 16, clang++ 16 and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
-What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions) and
-of this project's headers (``#include "lib/cuda.cuh"``), one file: ``DYNAMIC_SHARED(float, name);`` stands for
-``extern __shared__ float name[];``, kernels are ``extern "C"`` with plain types, ``__constant__`` and ``__device__``
-variables are only read, there is no ``asm``, and of CUDA's headers what lies in ``emulator/include``. What ``printf``
-says it says in each schedule, and ``__activemask`` knows only the thread that asks, as a GPU promises no more. It takes
-some C++ that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that. To run
-one of your own, with ``y = numpy.empty``'s stand-in and a result to compare:
+What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions), those
+of CUDA's headers that lie in ``emulator/include``, this project's (``#include "lib/cuda.cuh"``), and inline PTX of the
+instructions that ``assembly.cuh`` has: no TMA and no ``wgmma``, which ``lib/ptx90.cuh`` has. It does not take textures,
+``grid.sync()``, kernels that launch kernels, and text for the host. What ``printf`` says it says in each schedule, and
+``__activemask`` knows only the thread that asks, as a GPU promises no more. It takes some C++ that NVRTC does not
+(``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that.
+
+To run one of your own, with templates, structures or variables of the whole grid: ``raw.py``. A kernel in a file, which
+is ``extern "C"`` and has plain types, ``run`` takes too, with ``y = numpy.empty``'s stand-in and a result to compare:
 
     device = Emulator(seed=0)
     y = device.empty((128,), "float32")
@@ -349,6 +350,8 @@ class Emulator:
                 buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, name.encode()))
                 if called not in shared_names:
                     arrays[name] = _Named(called, found.array, part.start)
+        for g in library.globals:
+            buffers.append(_Buffer(library.begin() + g.offset, g.bytes, 0, None, False, g.name.encode()))
         cells: list[Any] = []
         for i, (p, v) in enumerate(zip(parameters, values)):
             address = laid[first[i]].array.ctypes.data if i in first else 0

@@ -106,8 +106,8 @@ class DoesNotCompile(RuntimeError):
 
 
 @dataclass(frozen=True)
-class SharedArray:
-    """A ``__shared__`` array of a library: its name, and where it lies."""
+class Variable:
+    """A ``__shared__`` array of a library, or a ``__device__`` variable: its name, and where it lies."""
 
     name: str
     offset: int
@@ -124,8 +124,13 @@ class Library:
     kernels: dict[str, tuple[Parameter, ...]]
     clusters: dict[str, int]
     bounds: dict[str, tuple[int, int]]  # what a kernel says: most threads of a block, blocks of a multiprocessor or 0
-    shared: tuple[SharedArray, ...]
+    shared: tuple[Variable, ...]
+    globals: tuple[Variable, ...]
     own_bytes: int  # of shared arrays that a block surely has; 0 where other kernels of the text may have them
+
+    def begin(self) -> int:
+        """The address that offsets count from."""
+        return ctypes.c_void_p.in_dll(self.handle, "emulator_program").value or 0
 
     def lines(self, places: list[int]) -> list[str]:
         """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known, or nobody knows it
@@ -241,9 +246,9 @@ def _built(
         if k in bounds:
             threads, blocks = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_bounds_{i}")[:2]
             most[k] = (threads, blocks)
-    shared = _shared_arrays(file)
+    shared, variables = _variables(file)
     own_bytes = 0 if expressions else sum(s.bytes for s in shared)
-    return Library(file, source, handle, kernels, clusters, most, shared, own_bytes)
+    return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes)
 
 
 def _headers_before(text: str, any_others: bool) -> str:
@@ -362,17 +367,30 @@ def _said_by(command: list[str], check: bool = True) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=check).stdout
 
 
-def _shared_arrays(file: Path) -> tuple[SharedArray, ...]:
-    """The arrays in the section of shared memory, from the table of symbols."""
+def _variables(file: Path) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
+    """The arrays in the section of shared memory, and the variables of the whole grid, from the table of symbols."""
     listing = _said_by(["objdump", "-t", str(file)])
     if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", listing, re.MULTILINE):
         raise DoesNotCompile(IN_A_TEMPLATE)
-    found = re.findall(r"^(\w+) .{7} shared_memory\t(\w+) +(\S+)$", listing, re.MULTILINE)  # address, bytes, name
-    return tuple(
-        SharedArray(_plain_name(name), int(address, 16), int(size, 16))
-        for address, size, name in found
-        if int(size, 16) and "emulator_guard_" not in name
-    )
+    found: dict[str, list[Variable]] = {"shared_memory": [], "global": []}
+    for address, section, size, name in re.findall(
+        r"^(\w+) .{7} (shared_memory|\.data|\.bss)\t(\w+) +(\S+)$", listing, re.MULTILINE
+    ):
+        shared = section == "shared_memory"
+        if int(size, 16) and "emulator_guard_" not in name and (shared or name.startswith("_ZN12_GLOBAL__N_1")):
+            called = _plain_name(name) if shared else _names(name)
+            found["shared_memory" if shared else "global"].append(Variable(called, int(address, 16), int(size, 16)))
+    return tuple(found["shared_memory"]), tuple(found["global"])
+
+
+def _names(symbol: str) -> str:
+    """``space::count`` from the mangled name of a variable of the kernel's text, ``_ZN12_GLOBAL__N_15space5countE``."""
+    rest, parts = symbol.removeprefix("_ZN12_GLOBAL__N_1"), []
+    while word := re.match(r"L?(\d+)", rest):
+        end = word.end() + int(word[1])
+        parts.append(rest[word.end() : end])
+        rest = rest[end:]
+    return "::".join(parts)
 
 
 def _plain_name(symbol: str) -> str:

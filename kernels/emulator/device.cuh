@@ -114,7 +114,8 @@ typedef emulator::TensorMap TensorMap;
 #define __grid_constant__
 #define __device__ __inline__  // g++ watches no structure that a call takes by its value; inlined, it is no call
 #define __host__
-#define __constant__
+#define EMULATOR_VARIABLE __attribute__((used)) __inline__  // of the whole grid: `__device__ int count;`
+#define __constant__ __attribute__((used))
 #define __forceinline__
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)  // build.py reads it

@@ -14,6 +14,7 @@ _KERNEL = re.compile(
     r"(?:template\s*<(?P<template>[^;{}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>[^;{}]*?)"
     r"\b(?!__launch_bounds__|__cluster_dims__)(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*\{"
 )
+_VARIABLE = re.compile(r"\b__device__\b(?=(?![^;{}()=\[]*\boperator\b)[^;{}()=\[]*[;=\[])")
 _CASSERT = re.compile(
     r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE
 )  # has come before, and undoes our assert
@@ -22,7 +23,10 @@ MOST_ARGUMENTS = 64  # as in device.cuh
 
 
 def in_our_words(text: str) -> str:
-    """``extern __shared__ float name[];`` as what it is here: in a function a pointer, elsewhere something that becomes one."""
+    """A text in which variables are said as they are here.
+
+    ``extern __shared__ float name[];`` is in a function a pointer, and elsewhere something that becomes one.
+    """
 
     def ours(found: re.Match[str]) -> str:
         volatile, kind, name = found.groups()
@@ -33,7 +37,7 @@ def in_our_words(text: str) -> str:
             "\n" * found[0].count("\n")
         )
 
-    return _SHARED.sub(ours, _CASSERT.sub("", text))
+    return _SHARED.sub(ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
 
 
 def apart(text: str) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..source import Parameter, WrongSource, check_grid, three
 from . import BadArguments, Emulator
-from .build import build_kernels
+from .build import Library, build_kernels
 from .foreign import kernel_names
 
 UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel that has not been promised more
@@ -57,6 +57,23 @@ class RawModule:
                 f'{self.file.name} has no kernel that is extern "C", and no name_expressions say which others are meant'
             )
 
+    def library(self) -> Library:
+        """What came of compiling it. Raises DoesNotCompile and NoCompiler."""
+        return build_kernels(self.file, self.code, self.defines, self.names)
+
+    def get_global(self, name: str) -> np.ndarray:
+        """The bytes of a variable of the program, ``__device__`` or ``__constant__``: ``.view("float32")[:] = table``.
+
+        Raises WrongSource where there is none of that name.
+        """
+        library = self.library()
+        found = [g for g in library.globals if g.name == name]
+        if not found:
+            has = ", ".join(g.name for g in library.globals) or "none"
+            raise WrongSource(f"{self.file.name} has no variable {name!r} outside of its functions, it has {has}")
+        place = ctypes.c_uint8 * found[0].bytes
+        return np.ctypeslib.as_array(place.from_address(library.begin() + found[0].offset))
+
     def get_function(self, name: str) -> "RawKernel":
         """The kernel of that name, or of that name expression. Raises WrongSource where there is none."""
         return RawKernel(self, name)
@@ -86,7 +103,7 @@ class RawKernel:
 
         Raises EmulatorError with what it did wrong, BadArguments, and ValueError for what no GPU would launch.
         """
-        library = build_kernels(self.module.file, self.module.code, self.module.defines, (self.name,))
+        library = self.module.library()
         parameters = library.kernels[self.name]
         blocks, threads = three(grid), three(block)
         check_grid(self.name, blocks, threads)
@@ -97,6 +114,7 @@ class RawKernel:
                 f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
             )
         arrays = [v for v in (*values, *held) if isinstance(v, np.ndarray)]
+        arrays += [self.module.get_global(g.name) for g in library.globals]
         before = [a.copy() for a in arrays]
         device = Emulator(redundant_writes=self.module.redundant_writes)
         for device.seed in range(self.module.seeds):

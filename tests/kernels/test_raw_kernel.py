@@ -309,3 +309,48 @@ def test_the_same_written_twice_is_a_race_if_asked_for(each_compiler):
             kernel((2,), (64,), arrays)
         found = {int(line.split(":")[1]) for line in str(error.value).splitlines()}
         assert lines == found if more else lines <= found
+
+
+GLOBAL = """
+__device__ unsigned count;
+__constant__ float weights[8];
+namespace inner { static __device__ float total[2] = {0, 100}; }
+
+extern "C" __global__ void sum(const float* x, float* parts, int n) {
+    __shared__ bool last;
+    if (threadIdx.x == 0) {
+        float part = 0;
+        for (int i = blockIdx.x; i < n; i += gridDim.x) part += x[i] * weights[i % 8];
+        parts[blockIdx.x] = part;
+        FENCE
+        last = atomicAdd(&count, 1) == gridDim.x - 1;
+        if (last) {
+            __threadfence();
+            for (int i = 0; i < gridDim.x; i++) inner::total[0] += parts[i];
+            count = 0;
+        }
+    }
+}
+
+extern "C" __global__ void tell(float* y) { y[threadIdx.x] = inner::total[threadIdx.x]; }
+"""
+
+
+def test_variables_of_the_whole_grid(each_compiler):
+    module = RawModule(GLOBAL, options=("-DFENCE=__threadfence();",))
+    module.get_global("weights").view(np.float32)[:] = 0.5
+    x, parts, y = np.ones(100, np.float32), np.zeros(4, np.float32), np.zeros(2, np.float32)
+    for _ in range(2):
+        module.get_function("sum")((4,), (32,), (x, parts, 100))
+    module.get_function("tell")((1,), (2,), (y,))
+    assert y.tolist() == [100, 100]
+    assert module.get_global("count").view(np.uint32)[0] == 0
+    with pytest.raises(WrongSource, match=r"kernel\.cu has no variable 'counts' outside of its functions, it has "):
+        module.get_global("counts")
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:\d+: race: read of 4 bytes at element \(\d,\) of parts"):
+        RawModule(GLOBAL, options=("-DFENCE=",)).get_function("sum")((4,), (32,), (x, parts, 100))
+    wrong = GLOBAL.replace("atomicAdd(&count, 1)", "count++")
+    with pytest.raises(EmulatorError, match=r"race: (read|write) of 4 bytes at byte 0 of count by thread 0"):
+        RawModule(wrong, options=("-DFENCE=__threadfence();",)).get_function("sum")((4,), (32,), (x, parts, 100))
+    with pytest.raises(EmulatorError, match="undefined: index 2 of an array"):
+        module.get_function("tell")((1,), (3,), (np.zeros(3, np.float32),))
