@@ -80,6 +80,9 @@ What it cannot find, and where it is not a GPU:
   and no less exact, sums are rounded as written and never contracted to fused multiply-adds. Those of ``__half`` and
   ``__nv_bfloat16`` are rounded once, CUDA's ``hexp`` and its like in their own way. Unions with such numbers have no
   copies (nor have those with CUDA's vectors): ``u.all = v.all;``.
+* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads and what partitions make of these. A grid
+  cannot meet, as its blocks run one after another; ``coalesced_threads``, as ``__activemask``, knows only the thread that
+  asks, for a GPU promises no more. In which order a reduction takes its values is left open there and is another here.
 * Stacks are 128 KiB a thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand

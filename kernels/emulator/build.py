@@ -37,7 +37,7 @@ CUDAS_HEADERS = HERE / "include"  # what we have of those that come with CUDA: <
 # Headers whose lines nobody wants to hear of.
 WRAPPERS = (
     "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
-    *sorted(f.name for f in CUDAS_HEADERS.iterdir()),
+    *sorted(f.name for f in CUDAS_HEADERS.rglob("*.h*")),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not. Kernels look at one type
 # through pointers to another, which C++ forbids and nvcc lets pass.
@@ -271,8 +271,8 @@ def _quoted(file: Path) -> str:
 
 
 def _own_files() -> list[str]:
-    files = [f for folder in (HERE, CUDAS_HEADERS) for f in sorted(folder.iterdir())]
-    return [f.read_text(encoding="utf-8") for f in files if f.suffix in (".cpp", ".hpp", ".cuh", ".h")]
+    files = {*HERE.rglob("*"), *CUDAS_HEADERS.rglob("*")}
+    return [f.read_text(encoding="utf-8") for f in sorted(files) if f.suffix in (".cpp", ".hpp", ".cuh", ".h")]
 
 
 def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], None], end: str = ".so") -> Path:

@@ -40,6 +40,7 @@ void fence(bool everywhere);
 void block_barrier(const void* where);
 int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it
 void failed(const char* why, const void* where);        // and the block cannot go on
+void bad_operand(const char* why, int number, const void* where);  // nor here; %d stands for the number
 void untrue(const char* what, const void* where);       // that a kernel promised
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();
@@ -136,6 +137,8 @@ typedef emulator::TensorMap TensorMap;
 // Functions of the device. They are not inlined so that the return address is the kernel's line.
 #define EMULATOR_FUNCTION __attribute__((noinline, no_sanitize("thread"), unused)) static
 #define EMULATOR_WHERE __builtin_return_address(0)
+// Those in include/ are always inlined, so that what they load, store and call is the kernel's line's.
+#define EMULATOR_HERE __attribute__((always_inline)) inline
 
 EMULATOR_FUNCTION void __syncthreads() { emulator::block_barrier(EMULATOR_WHERE); }
 

@@ -57,3 +57,8 @@ void failed(const char* why, const void* where) {
     report_note(FAULT, place(where), "%s has stopped the kernel", why);
     abandon();
 }
+
+void bad_operand(const char* why, int number, const void* where) {
+    report_note(BAD_OPERAND, place(where), why, number);
+    abandon();
+}

@@ -11,9 +11,6 @@
 #ifndef EMULATOR_HALVES
 #define EMULATOR_HALVES
 
-// Inlined always, as a load or store in it must be one of the caller's line.
-#define EMULATOR_HERE __attribute__((always_inline)) inline
-
 namespace emulator {
 
 enum Way { NEAREST, TO_ZERO, DOWN, UP };

@@ -1,0 +1,264 @@
+// CUDA's <cooperative_groups.h>: the threads of a block, tiles of 1 to 32 lanes, and what a predicate leaves of them. What
+// lanes have to say to each other goes by the words of device.cuh, so that a group that is not together is found.
+//
+// Blocks run one after the other: a grid knows who is in it, but cannot meet. Clusters and tiles of several warps are not
+// here. As __activemask does, coalesced_threads() knows the thread alone that asks.
+#pragma once
+#include "emulator/device.cuh"
+
+#define EMULATOR_QUIET __attribute__((no_sanitize("thread"))) __inline__  // there is nothing to watch
+
+namespace emulator {
+
+EMULATOR_QUIET unsigned block_threads() { return block_size.x * block_size.y * block_size.z; }
+EMULATOR_QUIET unsigned blocks() { return grid_size.x * grid_size.y * grid_size.z; }
+EMULATOR_QUIET unsigned thread_in_block() {
+    const Index& t = self->thread;
+    return t.x + block_size.x * (t.y + block_size.y * t.z);
+}
+EMULATOR_QUIET unsigned block_in_grid() { return block.x + grid_size.x * (block.y + grid_size.y * block.z); }
+
+// Ranks are those of a mask's lanes, from the lowest on.
+EMULATOR_QUIET unsigned rank_in(unsigned mask) { return __builtin_popcount(mask & ((1u << self->lane) - 1)); }
+EMULATOR_QUIET unsigned by_ranks(unsigned mask, unsigned lanes) {  // a set of its lanes, as one of ranks
+    unsigned ranks = 0, rank = 0;
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) ranks |= (lanes >> lane & 1) << rank++;
+    return ranks;
+}
+EMULATOR_QUIET unsigned part_of(unsigned mask, unsigned size) {  // the lanes whose ranks, by `size`, are as this one's
+    const unsigned mine = rank_in(mask) / size;
+    unsigned part = 0, rank = 0;
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) part |= unsigned(rank++ / size == mine) << lane;
+    return part;
+}
+
+template <class T>
+union Held {  // any T, and none at first
+    char nothing;
+    T value;
+    EMULATOR_QUIET Held() {}
+};
+
+template <size_t BYTES>
+EMULATOR_QUIET void hand_over(unsigned mask, const char* mine, char* all, size_t apart, const void* where) {
+    const char* values = warp_exchange(mask, mine, BYTES, where);
+    for (int lane = 0; lane < 32; lane++, values += 16)
+        if (mask >> lane & 1) {
+            __builtin_memcpy(all, values, BYTES);
+            all += apart;
+        }
+}
+
+// What all lanes of the mask hand in, by their ranks; returns how many they are.
+template <class T>
+EMULATOR_QUIET int gather(unsigned mask, const T& mine, Held<T> (&all)[32], const void* where) {
+    static_assert(sizeof(T) <= 32, "groups move values of at most 32 bytes");
+    const char* from = reinterpret_cast<const char*>(&mine);
+    char* to = reinterpret_cast<char*>(&all[0].value);
+    constexpr size_t WHOLE = sizeof(T) / 16 * 16, REST = sizeof(T) - WHOLE;
+    for (size_t i = 0; i < WHOLE; i += 16) hand_over<16>(mask, from + i, to + i, sizeof all[0], where);
+    if constexpr (REST) hand_over<REST>(mask, from + WHOLE, to + WHOLE, sizeof all[0], where);
+    return __builtin_popcount(mask);
+}
+
+template <class T>
+EMULATOR_FUNCTION T from_rank(unsigned mask, const T& mine, unsigned rank) {
+    Held<T> all[32];
+    const unsigned count = gather(mask, mine, all, EMULATOR_WHERE);
+    if (rank >= count) bad_operand("a group has no thread of rank %d", int(rank), EMULATOR_WHERE);
+    return all[rank].value;
+}
+
+EMULATOR_FUNCTION void check_tiles(unsigned size, unsigned of) {
+    if (!size || size > 32 || size & (size - 1)) bad_operand("a tile has 1, 2, 4, 8, 16 or 32 threads, not %d", int(size), EMULATOR_WHERE);
+    if (of % size) bad_operand("a block must be whole tiles, and %d of its threads are left over", int(of % size), EMULATOR_WHERE);
+}
+
+EMULATOR_FUNCTION void no_grid_barrier() {
+    bad_operand("grid.sync() cannot be: blocks run one after the other, and no launch is a cooperative one", 0, EMULATOR_WHERE);
+}
+
+}  // namespace emulator
+
+namespace cooperative_groups {
+
+class thread_group {  // any group, by its kind
+protected:
+    enum Kind : char { GRID, BLOCK, LANES };
+    Kind kind;
+    unsigned lanes = 0, rank_among = 0, groups = 1;  // of a warp; and which of how many groups that its parent became it is
+    EMULATOR_HERE explicit thread_group(Kind kind) : kind(kind) {}
+    EMULATOR_HERE thread_group(unsigned lanes, unsigned rank_among, unsigned groups)
+        : kind(LANES), lanes(lanes), rank_among(rank_among), groups(groups) {}
+    friend EMULATOR_HERE thread_group tiled_partition(const thread_group& parent, unsigned size);
+
+public:
+    EMULATOR_HERE void sync() const {
+        if (kind == LANES) __syncwarp(lanes);
+        else if (kind == BLOCK) __syncthreads();
+        else emulator::no_grid_barrier();
+    }
+    EMULATOR_HERE unsigned long long num_threads() const {
+        if (kind == LANES) return __builtin_popcount(lanes);
+        return emulator::block_threads() * (kind == GRID ? 1ull * emulator::blocks() : 1);
+    }
+    EMULATOR_HERE unsigned long long size() const { return num_threads(); }
+    EMULATOR_HERE unsigned long long thread_rank() const {
+        if (kind == LANES) return emulator::rank_in(lanes);
+        return emulator::thread_in_block() + (kind == GRID ? 1ull * emulator::block_in_grid() * emulator::block_threads() : 0);
+    }
+};
+
+class grid_group : public thread_group {
+    grid_group() : thread_group(GRID) {}
+    friend EMULATOR_HERE grid_group this_grid();
+
+public:
+    static bool is_valid() { return false; }  // it can meet only after a cooperative launch
+    static dim3 group_dim() { return emulator::grid_size; }
+    static dim3 dim_blocks() { return emulator::grid_size; }
+    static dim3 dim_threads() {
+        const emulator::Index &g = emulator::grid_size, &b = emulator::block_size;
+        return {g.x * b.x, g.y * b.y, g.z * b.z};
+    }
+    static dim3 block_index() { return emulator::block; }
+    static unsigned long long block_rank() { return emulator::block_in_grid(); }
+    static unsigned long long num_blocks() { return emulator::blocks(); }
+};
+EMULATOR_HERE grid_group this_grid() { return {}; }
+
+class thread_block : public thread_group {
+    EMULATOR_HERE thread_block() : thread_group(BLOCK) {}
+    friend EMULATOR_HERE thread_block this_thread_block();
+
+public:
+    static EMULATOR_HERE void sync() { __syncthreads(); }
+    static unsigned num_threads() { return emulator::block_threads(); }
+    static unsigned size() { return emulator::block_threads(); }
+    static unsigned thread_rank() { return emulator::thread_in_block(); }
+    static dim3 group_index() { return emulator::block; }
+    static dim3 thread_index() { return emulator::self->thread; }
+    static dim3 group_dim() { return emulator::block_size; }
+    static dim3 dim_threads() { return emulator::block_size; }
+};
+EMULATOR_HERE thread_block this_thread_block() { return {}; }
+
+namespace details {
+
+class lane_group : public thread_group {  // what tiles and coalesced groups have in common
+protected:
+    using thread_group::thread_group;
+
+public:
+    unsigned emulator_mask() const { return lanes; }
+    unsigned meta_group_rank() const { return rank_among; }
+    unsigned meta_group_size() const { return groups; }
+    EMULATOR_HERE void sync() const { __syncwarp(lanes); }
+    template <class T>
+    EMULATOR_HERE T shfl_up(T value, unsigned distance) const {
+        const unsigned rank = emulator::rank_in(lanes);
+        distance &= 31;
+        return emulator::from_rank(lanes, value, rank >= distance ? rank - distance : rank);
+    }
+    template <class T>
+    EMULATOR_HERE T shfl_down(T value, unsigned distance) const {
+        const unsigned rank = emulator::rank_in(lanes), other = rank + (distance & 31);
+        return emulator::from_rank(lanes, value, other < __builtin_popcount(lanes) ? other : rank);
+    }
+    EMULATOR_HERE int any(int vote) const { return __any_sync(lanes, vote); }
+    EMULATOR_HERE int all(int vote) const { return __all_sync(lanes, vote); }
+    EMULATOR_HERE unsigned ballot(int vote) const { return emulator::by_ranks(lanes, __ballot_sync(lanes, vote)); }
+    template <class T>
+    EMULATOR_HERE unsigned match_any(T value) const {
+        return emulator::by_ranks(lanes, __match_any_sync(lanes, value));
+    }
+    template <class T>
+    EMULATOR_HERE unsigned match_all(T value, int& all) const {
+        return emulator::by_ranks(lanes, __match_all_sync(lanes, value, &all));
+    }
+};
+
+}  // namespace details
+
+class coalesced_group : public details::lane_group {
+public:
+    EMULATOR_HERE coalesced_group(unsigned emulator_lanes, unsigned rank_among, unsigned groups)
+        : lane_group(emulator_lanes, rank_among, groups) {}
+    unsigned num_threads() const { return __builtin_popcount(lanes); }
+    unsigned size() const { return num_threads(); }
+    unsigned thread_rank() const { return emulator::rank_in(lanes); }
+    template <class T>
+    EMULATOR_HERE T shfl(T value, int rank) const { return emulator::from_rank(lanes, value, rank); }
+};
+EMULATOR_HERE coalesced_group coalesced_threads() { return {__activemask(), 0, 1}; }
+
+template <unsigned SIZE, class Parent = void>
+class thread_block_tile : public details::lane_group {
+    static_assert(SIZE && SIZE <= 32 && !(SIZE & (SIZE - 1)), "here a tile has 1, 2, 4, 8, 16 or 32 threads");
+
+public:
+    EMULATOR_HERE thread_block_tile(unsigned emulator_rank_among, unsigned groups)
+        : lane_group((SIZE == 32 ? 0 : 1u << SIZE) - 1 << (emulator::self->lane & -SIZE), emulator_rank_among, groups) {}
+    template <class OtherParent>
+    EMULATOR_HERE thread_block_tile(const thread_block_tile<SIZE, OtherParent>& other)
+        : thread_block_tile(other.meta_group_rank(), other.meta_group_size()) {}
+    static constexpr unsigned num_threads() { return SIZE; }
+    static constexpr unsigned size() { return SIZE; }
+    static unsigned thread_rank() { return emulator::self->lane & (SIZE - 1); }
+    template <class T>
+    EMULATOR_HERE T shfl(T value, int rank) const { return emulator::from_rank(lanes, value, rank & (SIZE - 1)); }
+    template <class T>
+    EMULATOR_HERE T shfl_xor(T value, unsigned bits) const {
+        return emulator::from_rank(lanes, value, thread_rank() ^ bits);
+    }
+};
+EMULATOR_HERE thread_block_tile<1> this_thread() { return {0, 1}; }
+
+template <unsigned SIZE>
+EMULATOR_HERE thread_block_tile<SIZE, thread_block> tiled_partition(const thread_block& block) {
+    emulator::check_tiles(SIZE, block.size());
+    return {block.thread_rank() / SIZE, block.size() / SIZE};
+}
+template <unsigned SIZE, unsigned PARENTS_SIZE, class Parent>
+EMULATOR_HERE thread_block_tile<SIZE, thread_block_tile<PARENTS_SIZE, Parent>> tiled_partition(
+    const thread_block_tile<PARENTS_SIZE, Parent>& parent) {
+    static_assert(SIZE < PARENTS_SIZE, "a tile's tiles are smaller than it");
+    return {parent.thread_rank() / SIZE, PARENTS_SIZE / SIZE};
+}
+// Of a size that is known when the kernel runs.
+EMULATOR_HERE thread_group tiled_partition(const thread_group& parent, unsigned size) {
+    const bool of_block = parent.kind != thread_group::LANES;
+    const unsigned rank = parent.thread_rank(), count = parent.size(), lane = emulator::self->lane;
+    emulator::check_tiles(size, of_block ? count : 0);
+    const unsigned lanes = of_block ? emulator::part_of(~0u, size) : emulator::part_of(parent.lanes, size);
+    return {lanes, rank / size, (count + size - 1) / size};
+}
+EMULATOR_HERE coalesced_group tiled_partition(const coalesced_group& parent, unsigned size) {
+    emulator::check_tiles(size, 0);
+    const unsigned groups = (parent.size() + size - 1) / size;
+    return {emulator::part_of(parent.emulator_mask(), size), parent.thread_rank() / size, groups};
+}
+
+// A group for each of two answers, or for each label.
+EMULATOR_HERE coalesced_group binary_partition(const details::lane_group& parent, bool vote) {
+    const unsigned all = parent.emulator_mask(), yes = __ballot_sync(all, vote);
+    if (yes == 0 || yes == all) return {all, 0, 1};
+    return {vote ? yes : all & ~yes, vote, 2};
+}
+template <class T>
+EMULATOR_HERE coalesced_group labeled_partition(const details::lane_group& parent, T label) {
+    const unsigned all = parent.emulator_mask(), mine = __match_any_sync(all, label);
+    const unsigned first = mine & -mine, firsts = __ballot_sync(all, first >> emulator::self->lane & 1);
+    return {mine, unsigned(__builtin_popcount(firsts & (first - 1))), unsigned(__builtin_popcount(firsts))};
+}
+
+template <class Group>
+EMULATOR_HERE void sync(const Group& group) { group.sync(); }
+template <class Group>
+EMULATOR_HERE auto thread_rank(const Group& group) { return group.thread_rank(); }
+template <class Group>
+EMULATOR_HERE auto group_size(const Group& group) { return group.num_threads(); }
+
+}  // namespace cooperative_groups
