@@ -74,12 +74,14 @@ What it cannot find, and where it is not a GPU:
   asked. A thread keeps two numbers for each thread of its cluster, with fences six: 8 blocks of 1024 threads take half
   a gigabyte, or 1.6.
 * A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
-* ``__shared__`` arrays are aligned to 16 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
+* ``__shared__`` arrays are aligned to 32 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.
 * Functions are the C library's: ``expf`` differs from the GPU's in the last bit, ``__expf`` and its like are no faster
   and no less exact, sums are rounded as written and never contracted to fused multiply-adds. Those of ``__half`` and
   ``__nv_bfloat16`` are rounded once, CUDA's ``hexp`` and its like in their own way. Unions with such numbers have no
   copies (nor have those with CUDA's vectors): ``u.all = v.all;``.
+* Of ``<mma.h>`` a lane has other elements of a matrix than on a GPU, and touches them one by one: bank conflicts of its
+  loads and stores are not a GPU's.
 * Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads and what partitions make of these. A grid
   cannot meet, as its blocks run one after another; ``coalesced_threads``, as ``__activemask``, knows only the thread that
   asks, for a GPU promises no more. In which order a reduction takes its values is left open there and is another here.

@@ -60,6 +60,17 @@ void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void*
 void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+// And include/mma.h: wmma.hpp.
+enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32 };
+struct WarpProduct {  // D = A B + C. Element i of a matrix, row by row, is number i / 32 of lane i % 32.
+    int m, n, k;                    // m x k times k x n
+    Number factors, before, after;  // of A and B, of C, of D
+    const void *a, *b, *c;
+    void* d;
+    bool saturate;  // sums of whole numbers that do not fit
+};
+void multiply_fragments(const WarpProduct& product, const void* where);
+void matrix_in_memory(const void* first, size_t stride, size_t fragment_bytes, const void* where);  // in bytes
 // And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp, registers.hpp, clusters.hpp.
 struct TensorMap;
 void named_barrier_sync(int number, int count, const void* where);
@@ -128,7 +139,7 @@ typedef emulator::TensorMap TensorMap;
 // poisons; a guard before each array, and one after the last (build.py), catches what runs over.
 #define EMULATOR_JOIN_(a, b) a##b
 #define EMULATOR_JOIN(a, b) EMULATOR_JOIN_(a, b)
-#define EMULATOR_SHARED __attribute__((used, aligned(16), section("shared_memory")))
+#define EMULATOR_SHARED __attribute__((used, aligned(32), section("shared_memory")))
 #define __shared__                                                                  \
     static EMULATOR_SHARED char EMULATOR_JOIN(emulator_guard_, __COUNTER__)[1024];  \
     static EMULATOR_SHARED

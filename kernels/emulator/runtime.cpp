@@ -277,6 +277,7 @@ void* shared_pointer(unsigned address) {
 
 #include "copies.hpp"
 #include "matrices.hpp"
+#include "wmma.hpp"
 #include "barriers.hpp"
 #include "bulk.hpp"
 #include "warpgroups.hpp"

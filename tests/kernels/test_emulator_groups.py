@@ -1,4 +1,4 @@
-"""Cooperative groups: known answers by both compilers, reductions by tiles, and what is wrong with a group, at its line."""
+"""Cooperative groups: known answers by both compilers, a sum by tiles, and what is wrong with a group, at its line."""
 
 import importlib.util
 from pathlib import Path
@@ -19,6 +19,7 @@ INCLUDES = "".join(f"#include <cooperative_groups{part}.h>\n" for part in ("", "
 BEFORE = f"""{INCLUDES}namespace cg = cooperative_groups;
 struct Pair {{ double sum; float product; int most; }};
 struct Wide {{ double a, b, c; int d; }};
+struct Five {{ int x[5]; }};
 __device__ Pair joined(Pair a, Pair b) {{ return {{a.sum + b.sum, a.product * b.product, max(a.most, b.most)}}; }}
 template <class Group> __device__ int size_of(const Group& group) {{ return group.size(); }}
 __device__ int rank_in(cg::thread_group group) {{ return group.thread_rank(); }}
@@ -72,6 +73,7 @@ ANSWERS = {
     "tile.shfl(Wide{1.0 * t, 2, 3, t}, 6).d * 100 + tile.shfl(Wide{1.0 * t, 2, 3, t}, 2).a": (TILE + 6) * 100
     + TILE
     + 2,
+    "tile.shfl(Five{{0, 1, 2, 3, t}}, 6).x[4]": TILE + 6,
     "tile.any(t == 9) * 2 + tile.all(t >= 8)": 2 * (TILE == 8) + (TILE >= 8),
     "tile.ballot(t % 3 == 0)": [sum(((TILE[i] + j) % 3 == 0) << j for j in range(8)) for i in T],
     "tile.match_any(t % 3)": [sum(1 << j for j in ranks) for ranks in SAME],
@@ -250,14 +252,14 @@ def test_a_tile_that_is_not_together(condition, other, kind, tmp_path):
     assert {k for k, _ in got} == ({kind} if kind else set()) and {line for _, line in got} <= {2, 4}
 
 
-ALONE = """auto block = cg::this_thread_block(); auto tile = cg::tiled_partition<8>(block); cg::thread_group group = tile;
-auto part = cg::binary_partition(tile, threadIdx.x % 8 < 3); int all;
+ALONE = """auto block = cg::this_thread_block(); auto tile = cg::tiled_partition<8>(block);
+cg::thread_group group = tile; auto part = cg::binary_partition(tile, threadIdx.x % 8 < 3); int all;
 if (threadIdx.x % 8 == 1)
 y[0] = CALL;"""
 CALLS = [
     "(block.sync(), 0)", "(tile.sync(), 0)", "(group.sync(), 0)", "(cg::sync(part), 0)", "tile.shfl(1, 2)",
-    "tile.shfl_up(1, 2)", "tile.shfl_down(1, 2)", "tile.shfl_xor(1, 2)", "part.shfl(1, 2)", "tile.any(1)", "tile.all(1)",
-    "tile.ballot(1)", "part.match_any(1)", "tile.match_all(1, all)", "cg::reduce(part, 1, cg::plus<int>())",
+    "tile.shfl_up(1, 2)", "tile.shfl_down(1, 2)", "tile.shfl_xor(1, 2)", "part.shfl(1, 2)", "tile.any(1)",
+    "tile.all(1)", "tile.ballot(1)", "part.match_any(1)", "tile.match_all(1, all)", "cg::reduce(part, 1, cg::plus<int>())",
     "cg::inclusive_scan(tile, 1)", "cg::exclusive_scan(tile, 1, cg::plus<int>())",
     "cg::labeled_partition(tile, 1).size()", "cg::binary_partition(part, 1).size()",
 ]  # fmt: skip
@@ -282,8 +284,8 @@ y[threadIdx.x] = cg::reduce(tile, pairs[threadIdx.x], joined).most;"""
 @pytest.mark.parametrize(
     ("call", "threads", "said"),
     [
-        ("cg::tiled_partition<32>(block)", 48, "a block must be whole tiles, and 16 of its threads are left over"),
-        ("cg::tiled_partition(block, 4)", 7, "a block must be whole tiles, and 3 of its threads are left over"),
+        ("cg::tiled_partition<32>(block)", 48, "a block must be whole tiles, and 16 of its threads are left"),
+        ("cg::tiled_partition(block, 4)", 7, "a block must be whole tiles, and 3 of its threads are left"),
         ("cg::tiled_partition(block, 6)", 6, "a tile has 1, 2, 4, 8, 16 or 32 threads, not 6"),
         ("cg::tiled_partition(block, 64)", 64, "a tile has 1, 2, 4, 8, 16 or 32 threads, not 64"),
         ("cg::this_grid().sync()", 4, "grid.sync() cannot be: blocks run one after the other, and no launch is"),

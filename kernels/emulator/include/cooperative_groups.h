@@ -1,8 +1,8 @@
-// CUDA's <cooperative_groups.h>: the threads of a block, tiles of 1 to 32 lanes, and what a predicate leaves of them. What
-// lanes have to say to each other goes by the words of device.cuh, so that a group that is not together is found.
+// CUDA's <cooperative_groups.h>: the threads of a block, tiles of 1 to 32 lanes, and the parts that a predicate or a
+// label makes of them. Lanes meet by the words of device.cuh, so that a group that is not together is found.
 //
-// Blocks run one after the other: a grid knows who is in it, but cannot meet. Clusters and tiles of several warps are not
-// here. As __activemask does, coalesced_threads() knows the thread alone that asks.
+// Blocks run one after the other: a grid knows who is in it, but cannot meet. Clusters and tiles of several warps are
+// not here. As __activemask does, coalesced_threads() knows only the thread that asks.
 #pragma once
 #include "emulator/device.cuh"
 
@@ -20,13 +20,13 @@ EMULATOR_QUIET unsigned block_in_grid() { return block.x + grid_size.x * (block.
 
 // Ranks are those of a mask's lanes, from the lowest on.
 EMULATOR_QUIET unsigned rank_in(unsigned mask) { return __builtin_popcount(mask & ((1u << self->lane) - 1)); }
-EMULATOR_QUIET unsigned by_ranks(unsigned mask, unsigned lanes) {  // a set of its lanes, as one of ranks
+EMULATOR_QUIET unsigned by_ranks(unsigned mask, unsigned lanes) {  // a set of lanes as one of their ranks
     unsigned ranks = 0, rank = 0;
     for (int lane = 0; lane < 32; lane++)
         if (mask >> lane & 1) ranks |= (lanes >> lane & 1) << rank++;
     return ranks;
 }
-EMULATOR_QUIET unsigned part_of(unsigned mask, unsigned size) {  // the lanes whose ranks, by `size`, are as this one's
+EMULATOR_QUIET unsigned part_of(unsigned mask, unsigned size) {  // of that many lanes, the one with this thread in it
     const unsigned mine = rank_in(mask) / size;
     unsigned part = 0, rank = 0;
     for (int lane = 0; lane < 32; lane++)
@@ -71,13 +71,17 @@ EMULATOR_FUNCTION T from_rank(unsigned mask, const T& mine, unsigned rank) {
     return all[rank].value;
 }
 
-EMULATOR_FUNCTION void check_tiles(unsigned size, unsigned of) {
-    if (!size || size > 32 || size & (size - 1)) bad_operand("a tile has 1, 2, 4, 8, 16 or 32 threads, not %d", int(size), EMULATOR_WHERE);
-    if (of % size) bad_operand("a block must be whole tiles, and %d of its threads are left over", int(of % size), EMULATOR_WHERE);
+EMULATOR_FUNCTION void check_tile(unsigned size) {
+    if (size && size <= 32 && !(size & (size - 1))) return;
+    bad_operand("a tile has 1, 2, 4, 8, 16 or 32 threads, not %d", int(size), EMULATOR_WHERE);
 }
-
+EMULATOR_FUNCTION void check_tiles_of_block(unsigned size) {
+    const unsigned left = block_threads() % size;
+    if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE);
+}
 EMULATOR_FUNCTION void no_grid_barrier() {
-    bad_operand("grid.sync() cannot be: blocks run one after the other, and no launch is a cooperative one", 0, EMULATOR_WHERE);
+    const char* why = "grid.sync() cannot be: blocks run one after the other, and no launch is a cooperative one";
+    bad_operand(why, 0, EMULATOR_WHERE);
 }
 
 }  // namespace emulator
@@ -88,7 +92,7 @@ class thread_group {  // any group, by its kind
 protected:
     enum Kind : char { GRID, BLOCK, LANES };
     Kind kind;
-    unsigned lanes = 0, rank_among = 0, groups = 1;  // of a warp; and which of how many groups that its parent became it is
+    unsigned lanes = 0, rank_among = 0, groups = 1;  // of a warp; which of how many groups of its parent it is
     EMULATOR_HERE explicit thread_group(Kind kind) : kind(kind) {}
     EMULATOR_HERE thread_group(unsigned lanes, unsigned rank_among, unsigned groups)
         : kind(LANES), lanes(lanes), rank_among(rank_among), groups(groups) {}
@@ -107,7 +111,8 @@ public:
     EMULATOR_HERE unsigned long long size() const { return num_threads(); }
     EMULATOR_HERE unsigned long long thread_rank() const {
         if (kind == LANES) return emulator::rank_in(lanes);
-        return emulator::thread_in_block() + (kind == GRID ? 1ull * emulator::block_in_grid() * emulator::block_threads() : 0);
+        const unsigned long long before = kind == GRID ? emulator::block_in_grid() : 0;
+        return before * emulator::block_threads() + emulator::thread_in_block();
     }
 };
 
@@ -184,8 +189,8 @@ public:
 
 class coalesced_group : public details::lane_group {
 public:
-    EMULATOR_HERE coalesced_group(unsigned emulator_lanes, unsigned rank_among, unsigned groups)
-        : lane_group(emulator_lanes, rank_among, groups) {}
+    EMULATOR_HERE coalesced_group(unsigned lanes, unsigned rank_among, unsigned groups)
+        : lane_group(lanes, rank_among, groups) {}
     unsigned num_threads() const { return __builtin_popcount(lanes); }
     unsigned size() const { return num_threads(); }
     unsigned thread_rank() const { return emulator::rank_in(lanes); }
@@ -199,8 +204,8 @@ class thread_block_tile : public details::lane_group {
     static_assert(SIZE && SIZE <= 32 && !(SIZE & (SIZE - 1)), "here a tile has 1, 2, 4, 8, 16 or 32 threads");
 
 public:
-    EMULATOR_HERE thread_block_tile(unsigned emulator_rank_among, unsigned groups)
-        : lane_group((SIZE == 32 ? 0 : 1u << SIZE) - 1 << (emulator::self->lane & -SIZE), emulator_rank_among, groups) {}
+    EMULATOR_HERE thread_block_tile(unsigned rank_among, unsigned groups)
+        : lane_group(~0u >> (32 - SIZE) << (emulator::self->lane & -SIZE), rank_among, groups) {}
     template <class OtherParent>
     EMULATOR_HERE thread_block_tile(const thread_block_tile<SIZE, OtherParent>& other)
         : thread_block_tile(other.meta_group_rank(), other.meta_group_size()) {}
@@ -218,7 +223,7 @@ EMULATOR_HERE thread_block_tile<1> this_thread() { return {0, 1}; }
 
 template <unsigned SIZE>
 EMULATOR_HERE thread_block_tile<SIZE, thread_block> tiled_partition(const thread_block& block) {
-    emulator::check_tiles(SIZE, block.size());
+    emulator::check_tiles_of_block(SIZE);
     return {block.thread_rank() / SIZE, block.size() / SIZE};
 }
 template <unsigned SIZE, unsigned PARENTS_SIZE, class Parent>
@@ -229,14 +234,13 @@ EMULATOR_HERE thread_block_tile<SIZE, thread_block_tile<PARENTS_SIZE, Parent>> t
 }
 // Of a size that is known when the kernel runs.
 EMULATOR_HERE thread_group tiled_partition(const thread_group& parent, unsigned size) {
-    const bool of_block = parent.kind != thread_group::LANES;
-    const unsigned rank = parent.thread_rank(), count = parent.size(), lane = emulator::self->lane;
-    emulator::check_tiles(size, of_block ? count : 0);
-    const unsigned lanes = of_block ? emulator::part_of(~0u, size) : emulator::part_of(parent.lanes, size);
-    return {lanes, rank / size, (count + size - 1) / size};
+    emulator::check_tile(size);
+    if (parent.kind != thread_group::LANES) emulator::check_tiles_of_block(size);
+    const unsigned rank = parent.thread_rank(), groups = (parent.size() + size - 1) / size;
+    return {emulator::part_of(parent.kind == thread_group::LANES ? parent.lanes : ~0u, size), rank / size, groups};
 }
 EMULATOR_HERE coalesced_group tiled_partition(const coalesced_group& parent, unsigned size) {
-    emulator::check_tiles(size, 0);
+    emulator::check_tile(size);
     const unsigned groups = (parent.size() + size - 1) / size;
     return {emulator::part_of(parent.emulator_mask(), size), parent.thread_rank() / size, groups};
 }
