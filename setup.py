@@ -21,6 +21,7 @@ TEST = [
     "nvidia-cuda-nvrtc>=13; sys_platform == 'linux'",  # compiles the CUDA rungs, without a GPU
     "nvidia-cuda-runtime>=13; sys_platform == 'linux'",  # <cuda_fp16.h> and the like, which kernels of others include
     "nvidia-cuda-crt>=13; sys_platform == 'linux'",  # the rest of <mma.h>
+    "nvidia-cuda-cccl>=13; sys_platform == 'linux'",  # and of <cooperative_groups.h>
 ]
 
 setup(

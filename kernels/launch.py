@@ -207,12 +207,13 @@ def _try_to_compile(job: tuple[Path, str, Mapping[str, Any]]) -> None:
 
 @functools.cache
 def _include_folders() -> list[str]:
-    """Where CUDA's own headers lie, as <cuda_fp16.h>: in the wheels ``nvidia-cuda-runtime`` and -crt, or in a toolkit."""
+    """Where CUDA's own headers lie, as <cuda_fp16.h>: in the wheels nvidia-cuda-runtime, -crt and -cccl, or in a toolkit."""
     spec = importlib.util.find_spec("nvidia")
     wheels = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
     found = [folder for w in wheels for folder in sorted(w.glob("*/include"))]
     found.append(Path(os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "include")
-    return [str(folder) for folder in found if (folder / "cuda_fp16.h").is_file()][:1]
+    first = [folder for folder in found if (folder / "cuda_fp16.h").is_file()][:1]
+    return [str(folder) for folder in (*first, *(f / "cccl" for f in first))]
 
 
 def _compile(name: str, text: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:
