@@ -336,3 +336,16 @@ def test_coalesced_threads_go_together_as_far_as_they_say(tmp_path):
     device.run(file, "k", 1, 32, {"x": x, "y": y, "count": count})
     device.check()
     assert count == 26 and sorted(y[:26]) == [*range(1, 27)]
+
+
+@pytest.mark.usefixtures("each_compiler")
+@pytest.mark.parametrize(
+    "call", ["tile.shfl(1, 3)", "cg::reduce(tile, 1, cg::plus<int>())", "cg::inclusive_scan(tile, 1)"]
+)
+def test_what_a_lane_that_has_returned_would_have_handed_in_is_missing(call, tmp_path):
+    body = (
+        "auto tile = cg::tiled_partition<8>(cg::this_thread_block());\nif (threadIdx.x % 8 == RANK) return;\ny[0] += "
+    )
+    for rank, want in ((3, {("lane", 2)}), (5, set() if "shfl" in call else {("lane", 2)})):
+        got = found(tmp_path, f"{body}{call};".replace("RANK", str(rank)), threads=8)
+        assert got - {("race", 2)} == want

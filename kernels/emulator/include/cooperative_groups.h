@@ -51,7 +51,13 @@ EMULATOR_QUIET void hand_over(unsigned mask, const char* mine, char* all, size_t
         }
 }
 
-// What all lanes of the mask hand in, by their ranks; returns how many they are.
+EMULATOR_QUIET int lane_of(unsigned mask, unsigned rank) {
+    int lane = 0;
+    while (!(mask >> lane & 1) || rank-- > 0) lane++;
+    return lane;
+}
+
+// What all lanes of the mask hand in, by their ranks; returns how many they are. Of one that has returned it is none.
 template <class T>
 EMULATOR_QUIET int gather(unsigned mask, const T& mine, Held<T> (&all)[32], const void* where) {
     static_assert(sizeof(T) <= 32, "groups move values of at most 32 bytes");
@@ -68,6 +74,7 @@ EMULATOR_FUNCTION T from_rank(unsigned mask, const T& mine, unsigned rank) {
     Held<T> all[32];
     const unsigned count = gather(mask, mine, all, EMULATOR_WHERE);
     if (rank >= count) bad_operand("a group has no thread of rank %d", int(rank), EMULATOR_WHERE);
+    check_source_lane(lane_of(mask, rank), EMULATOR_WHERE);
     return all[rank].value;
 }
 

@@ -11,6 +11,7 @@ template <class T, class Op>
 EMULATOR_FUNCTION T scanned(unsigned mask, const T& mine, Op& op, unsigned ranks) {
     emulator::Held<T> all[32];
     emulator::gather(mask, mine, all, EMULATOR_WHERE);
+    for (unsigned i = 0; i < ranks; i++) emulator::check_source_lane(emulator::lane_of(mask, i), EMULATOR_WHERE);
     if (!ranks) return T();
     for (unsigned i = 1; i < ranks; i++) all[0].value = op(all[0].value, all[i].value);
     return all[0].value;
