@@ -233,8 +233,8 @@ ELSE;"""
         ("tile.meta_group_rank() == 0", "return", None),
         ("tile.thread_rank() == 0", "tile.sync()", "divergence"),
         ("tile.thread_rank() == 0", "tile.any(1)", "divergence"),
-        ("tile.thread_rank() == 0", "return", None),
-        ("tile.thread_rank() == 0", "__syncthreads()", "deadlock"),
+        ("tile.thread_rank() == 0", "return", None),  # it waits for those that have not returned
+        ("threadIdx.x == 0", "__syncthreads()", "deadlock"),
     ],
 )
 def test_a_tile_that_is_not_together(condition, other, kind, tmp_path):
@@ -242,14 +242,40 @@ def test_a_tile_that_is_not_together(condition, other, kind, tmp_path):
     assert {k for k, _ in got} == ({kind} if kind else set()) and {line for _, line in got} <= {2, 4}
 
 
+@pytest.mark.usefixtures("each_compiler")
+def test_a_block_that_is_not_together(tmp_path):
+    body = "auto block = cg::this_thread_block();\nif (threadIdx.x < 9)\nblock.sync();\nelse\ncg::sync(block);"
+    ((kind, line),) = found(tmp_path, body)
+    assert kind == "divergence" and line in (2, 4)
+
+
+RETURNED = """auto tile = cg::tiled_partition<8>(cg::this_thread_block()); const int t = threadIdx.x;
+if (t == 5) return;
+y[t] = CALL;"""
+
+
+@pytest.mark.usefixtures("each_compiler")
+@pytest.mark.parametrize(
+    ("call", "found_there"),
+    [
+        ("tile.shfl(t, 5)", True),
+        ("tile.shfl(t, 4)", False),
+        ("cg::reduce(tile, t, cg::plus<int>())", True),
+        ("cg::inclusive_scan(tile, t)", True),
+        ("cg::reduce(cg::binary_partition(tile, true), t, cg::plus<int>())", False),
+    ],
+)
+def test_nobody_reads_from_a_lane_that_has_returned(call, found_there, tmp_path):
+    assert found(tmp_path, RETURNED.replace("CALL", call), threads=8) == ({("lane", 2)} if found_there else set())
+
+
 ALONE = """auto block = cg::this_thread_block(); auto tile = cg::tiled_partition<8>(block);
 cg::thread_group group = tile; auto part = cg::binary_partition(tile, threadIdx.x % 8 < 3); int all;
 if (threadIdx.x % 8 == 1)
 y[0] = CALL;
-else
 __syncthreads();"""
 CALLS = [
-    "(block.sync(), 0)", "(tile.sync(), 0)", "(group.sync(), 0)", "(cg::sync(part), 0)", "tile.shfl(1, 2)",
+    "(tile.sync(), 0)", "(group.sync(), 0)", "(cg::sync(part), 0)", "tile.shfl(1, 2)",
     "tile.shfl_up(1, 2)", "tile.shfl_down(1, 2)", "tile.shfl_xor(1, 2)", "part.shfl(1, 2)", "tile.any(1)",
     "tile.all(1)", "tile.ballot(1)", "part.match_any(1)", "tile.match_all(1, all)", "cg::reduce(part, 1, cg::plus<int>())",
     "cg::inclusive_scan(tile, 1)", "cg::exclusive_scan(tile, 1, cg::plus<int>())",
@@ -260,11 +286,7 @@ CALLS = [
 @pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_lane_that_waits_alone_is_named_at_its_line(call, tmp_path):
-    got = found(tmp_path, ALONE.replace("CALL", call), threads=8)
-    if "block" in call:
-        assert {kind for kind, _ in got} == {"divergence"} and {line for _, line in got} <= {3, 5}
-    else:
-        assert got == {("deadlock", 3), ("deadlock", 5)}
+    assert found(tmp_path, ALONE.replace("CALL", call), threads=8) == {("deadlock", 3), ("deadlock", 4)}
 
 
 @pytest.mark.usefixtures("each_compiler")
@@ -336,16 +358,3 @@ def test_coalesced_threads_go_together_as_far_as_they_say(tmp_path):
     device.run(file, "k", 1, 32, {"x": x, "y": y, "count": count})
     device.check()
     assert count == 26 and sorted(y[:26]) == [*range(1, 27)]
-
-
-@pytest.mark.usefixtures("each_compiler")
-@pytest.mark.parametrize(
-    "call", ["tile.shfl(1, 3)", "cg::reduce(tile, 1, cg::plus<int>())", "cg::inclusive_scan(tile, 1)"]
-)
-def test_what_a_lane_that_has_returned_would_have_handed_in_is_missing(call, tmp_path):
-    body = (
-        "auto tile = cg::tiled_partition<8>(cg::this_thread_block());\nif (threadIdx.x % 8 == RANK) return;\ny[0] += "
-    )
-    for rank, want in ((3, {("lane", 2)}), (5, set() if "shfl" in call else {("lane", 2)})):
-        got = found(tmp_path, f"{body}{call};".replace("RANK", str(rank)), threads=8)
-        assert got - {("race", 2)} == want

@@ -33,6 +33,10 @@ EMULATOR_QUIET unsigned part_of(unsigned mask, unsigned size) {  // of that many
         if (mask >> lane & 1) part |= unsigned(rank++ / size == mine) << lane;
     return part;
 }
+EMULATOR_QUIET unsigned lane_of(unsigned mask, unsigned rank) {  // as a mask, which is 0 if there is none
+    while (rank-- && mask) mask &= mask - 1;
+    return mask & -mask;
+}
 
 template <class T>
 union Held {  // any T, and none at first
@@ -51,30 +55,24 @@ EMULATOR_QUIET void hand_over(unsigned mask, const char* mine, char* all, size_t
         }
 }
 
-EMULATOR_QUIET int lane_of(unsigned mask, unsigned rank) {
-    int lane = 0;
-    while (!(mask >> lane & 1) || rank-- > 0) lane++;
-    return lane;
-}
-
-// What all lanes of the mask hand in, by their ranks; returns how many they are. Of one that has returned it is none.
+// What all lanes of the mask hand in, by their ranks. Those of `needed` must not have returned.
 template <class T>
-EMULATOR_QUIET int gather(unsigned mask, const T& mine, Held<T> (&all)[32], const void* where) {
+EMULATOR_QUIET void gather(unsigned mask, unsigned needed, const T& mine, Held<T> (&all)[32], const void* where) {
     static_assert(sizeof(T) <= 32, "groups move values of at most 32 bytes");
     const char* from = reinterpret_cast<const char*>(&mine);
     char* to = reinterpret_cast<char*>(&all[0].value);
     constexpr size_t WHOLE = sizeof(T) / 16 * 16, REST = sizeof(T) - WHOLE;
     for (size_t i = 0; i < WHOLE; i += 16) hand_over<16>(mask, from + i, to + i, sizeof all[0], where);
     if constexpr (REST) hand_over<REST>(mask, from + WHOLE, to + WHOLE, sizeof all[0], where);
-    return __builtin_popcount(mask);
+    if (needed & ~self->together) check_source_lane(__builtin_ctz(needed & ~self->together), where);
 }
 
 template <class T>
 EMULATOR_FUNCTION T from_rank(unsigned mask, const T& mine, unsigned rank) {
+    const unsigned source = lane_of(mask, rank);
+    if (!source) bad_operand("a group has no thread of rank %d", int(rank), EMULATOR_WHERE);
     Held<T> all[32];
-    const unsigned count = gather(mask, mine, all, EMULATOR_WHERE);
-    if (rank >= count) bad_operand("a group has no thread of rank %d", int(rank), EMULATOR_WHERE);
-    check_source_lane(lane_of(mask, rank), EMULATOR_WHERE);
+    gather(mask, source, mine, all, EMULATOR_WHERE);
     return all[rank].value;
 }
 

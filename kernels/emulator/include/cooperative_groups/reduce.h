@@ -10,9 +10,8 @@ namespace details {
 template <class T, class Op>
 EMULATOR_FUNCTION T reduced(unsigned mask, const T& mine, Op& op) {
     emulator::Held<T> all[32];
-    int count = emulator::gather(mask, mine, all, EMULATOR_WHERE);
-    for (int i = 0; i < count; i++) emulator::check_source_lane(emulator::lane_of(mask, i), EMULATOR_WHERE);
-    for (; count > 1; count = (count + 1) / 2)
+    emulator::gather(mask, mask, mine, all, EMULATOR_WHERE);
+    for (int count = __builtin_popcount(mask); count > 1; count = (count + 1) / 2)
         for (int i = 0; i < count / 2; i++) all[i].value = op(all[i].value, all[i + (count + 1) / 2].value);
     return all[0].value;
 }

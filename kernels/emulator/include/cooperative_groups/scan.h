@@ -6,14 +6,15 @@ namespace cooperative_groups {
 
 namespace details {
 
-// Of the values of the first `ranks` threads, or nothing.
+// Of the values of the lanes before this one, and of its own if it is inclusive, or nothing.
 template <class T, class Op>
-EMULATOR_FUNCTION T scanned(unsigned mask, const T& mine, Op& op, unsigned ranks) {
+EMULATOR_FUNCTION T scanned(unsigned mask, const T& mine, Op& op, bool inclusive) {
+    const int lane = emulator::self->lane;
+    const unsigned needed = (mask & ((1u << lane) - 1)) | unsigned(inclusive) << lane;
     emulator::Held<T> all[32];
-    emulator::gather(mask, mine, all, EMULATOR_WHERE);
-    for (unsigned i = 0; i < ranks; i++) emulator::check_source_lane(emulator::lane_of(mask, i), EMULATOR_WHERE);
-    if (!ranks) return T();
-    for (unsigned i = 1; i < ranks; i++) all[0].value = op(all[0].value, all[i].value);
+    emulator::gather(mask, needed, mine, all, EMULATOR_WHERE);
+    if (!needed) return T();
+    for (int i = 1; i < __builtin_popcount(needed); i++) all[0].value = op(all[0].value, all[i].value);
     return all[0].value;
 }
 
@@ -22,12 +23,12 @@ EMULATOR_FUNCTION T scanned(unsigned mask, const T& mine, Op& op, unsigned ranks
 template <class T, class Op>
 EMULATOR_HERE T inclusive_scan(const details::lane_group& group, T value, Op op) {
     details::check_operation<Op, T>();
-    return details::scanned(group.emulator_mask(), value, op, emulator::rank_in(group.emulator_mask()) + 1);
+    return details::scanned(group.emulator_mask(), value, op, true);
 }
 template <class T, class Op>
 EMULATOR_HERE T exclusive_scan(const details::lane_group& group, T value, Op op) {
     details::check_operation<Op, T>();
-    return details::scanned(group.emulator_mask(), value, op, emulator::rank_in(group.emulator_mask()));
+    return details::scanned(group.emulator_mask(), value, op, false);
 }
 template <class T>
 EMULATOR_HERE T inclusive_scan(const details::lane_group& group, T value) {
