@@ -354,3 +354,36 @@ def test_variables_of_the_whole_grid(each_compiler):
         RawModule(wrong, options=("-DFENCE=__threadfence();",)).get_function("sum")((4,), (32,), (x, parts, 100))
     with pytest.raises(EmulatorError, match="undefined: index 2 of an array"):
         module.get_function("tell")((1,), (3,), (np.zeros(3, np.float32),))
+
+
+COMPLEX = """
+#include <cupy/complex.cuh>
+#include <cupy/math_constants.h>
+template <typename T>
+__global__ void k(const complex<T>* x, complex<T>* y, T* sizes, complex<T> shift) {
+    __shared__ complex<T> kept[8];
+    const int i = threadIdx.x;
+    kept[i] = x[i];
+    __syncthreads();
+    complex<T> z = kept[7 - i];
+    z *= conj(x[i]) + T(1);
+    z += x[i] / shift;
+    y[i] = exp(z / T(50)) - sqrt(z) * shift;
+    sizes[i] = abs(y[i]) < CUDART_INF && y[i] == y[i] && y[i] != T(0) ? norm(y[i]) : 0;
+}
+"""
+
+
+@pytest.mark.parametrize("name, dtype", [("float", np.complex64), ("double", np.complex128)])
+def test_complex_numbers(name, dtype, each_compiler, rng):
+    x = (rng.standard_normal(8) + 1j * rng.standard_normal(8)).astype(dtype)
+    y, sizes, shift = np.zeros(8, dtype), np.zeros(8, dtype().real.dtype), dtype(1.5 - 2j)
+    RawModule(COMPLEX, name_expressions=(f"k<{name}>",)).get_function(f"k<{name}>")((1,), (8,), (x, y, sizes, shift))
+    wide = x.astype(complex)
+    z = wide[::-1] * (wide.conj() + 1) + wide / complex(shift)
+    want = np.exp(z / 50) - np.sqrt(z) * complex(shift)
+    np.testing.assert_allclose(y, want, rtol=1e-5 if name == "float" else 1e-13)
+    np.testing.assert_allclose(sizes, abs(want) ** 2, rtol=1e-5 if name == "float" else 1e-13)
+    with pytest.raises(EmulatorError, match=f"race: read of {x.itemsize} bytes at byte \\d+ of kept"):
+        code = COMPLEX.replace("__syncthreads();", "")
+        RawModule(code, name_expressions=(f"k<{name}>",)).get_function(f"k<{name}>")((1,), (8,), (x, y, sizes, shift))
