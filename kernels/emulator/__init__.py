@@ -6,7 +6,7 @@ shared memory static variables, and before every load and store the compiler put
 works. Found are
 
 * ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them
-  (without ``redundant_writes`` not if the second one writes what is there already);
+  (not ``strict``: but not if the second one writes what is there already);
 * ``out of range``: a read or write beside an array in global or shared memory;
 * ``wild address``: one that is near no array (a GPU would stop with an illegal address);
 * ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result), an
@@ -47,7 +47,7 @@ What it cannot find, and where it is not a GPU:
   for the same place 64 times: a flag that a block sets that has not run yet is never seen ("endless").
 * Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
   operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card
-  of today. A ``volatile`` flag is none here, and ``atomicAdd_block`` none for other blocks. Of their accesses to a
+  of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here, and ``atomicAdd_block`` none for other blocks. Of their accesses to a
   place the last is remembered.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
@@ -247,11 +247,11 @@ class Emulator:
     architecture = "90a"
 
     def __init__(
-        self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False, redundant_writes: bool = True
+        self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False, strict: bool = True
     ) -> None:
         self.seed = seed
         self.banks = banks
-        self.redundant_writes = redundant_writes
+        self.strict = strict
         self.most_accesses = most_accesses
         self.findings: list[Finding] = []
         self.accesses = 0
@@ -456,7 +456,7 @@ class Emulator:
         handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
         handle.emulator_count_plain_banks(int(self.banks))
-        handle.emulator_count_redundant_writes(int(self.redundant_writes))
+        handle.emulator_be_strict(int(self.strict))
         count = handle.emulator_run(
             ctypes.byref(ctypes.c_void_p.in_dll(library.handle, "emulator_program")),
             self._door(library, kernel),
@@ -594,9 +594,10 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
     if kind == "race":
         who = f"thread {f.other_thread}{_other_block(f.other_block)}"
         theirs = _ACCESSES[f.other_access]
+        lanes = f.other_block == -1 and f.thread // 32 == f.other_thread // 32
         text = (
             f"{access} at {place} by {me}, and {'an' if theirs[0] == 'a' else 'a'} {theirs} by {who} at {other}, "
-            "with nothing that orders the two"
+            f"with nothing that orders the two{' (a shuffle does not)' if lanes else ''}"
         )
     elif kind == "deadlock":
         missing = f"thread {f.other_thread} " + (f"waits at {other}" if other else "has returned")

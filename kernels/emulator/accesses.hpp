@@ -52,11 +52,9 @@ static struct {
     vector<size_t> races;  // of findings
 } doubted;
 
-static bool count_redundant_writes;
-
 static void settle() {
     if (doubted.races.empty()) return;
-    if (!count_redundant_writes && !memcmp(doubted.address, doubted.before, doubted.bytes))
+    if (!strict && !memcmp(doubted.address, doubted.before, doubted.bytes))
         for (size_t i = doubted.races.size(); i-- > 0;) findings.erase(findings.begin() + doubted.races[i]);
     doubted.races.clear();
 }

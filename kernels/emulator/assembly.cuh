@@ -137,6 +137,8 @@ EMULATOR_OF_TWO(mul, Do<T>::mul(a, b))
 EMULATOR_OF_TWO(mul_lo, Do<T>::mul(a, b))
 EMULATOR_OF_TWO(mul_hi, (__int128(a) * b) >> 8 * sizeof(T))
 EMULATOR_OF_TWO(div, a / b)
+template <class T, class D>
+EMULATOR_QUIET void mul_wide(D& d, T a, T b) { d = D(T(-1) < T(0) ? (unsigned long long)((long long)a * b) : (unsigned long long)a * b); }
 EMULATOR_OF_TWO(min, Do<T>::min(a, b))
 EMULATOR_OF_TWO(max, Do<T>::max(a, b))
 EMULATOR_OF_TWO(and_, a & b)
@@ -291,6 +293,7 @@ EMULATOR_QUIET void cp_async_wait_all() {
 template <bool EVERYWHERE>
 EMULATOR_QUIET void fence() { emulator::fence(EVERYWHERE); }
 EMULATOR_QUIET void fence_proxy() { fence_proxy_async(); }
+EMULATOR_PTX void unknown(const char* why) { bad_operand(why, 0, EMULATOR_WHERE); }
 EMULATOR_PTX void trap() { failed("trap", EMULATOR_WHERE); }
 
 EMULATOR_PTX void bar_sync(int number, int threads = 0) {

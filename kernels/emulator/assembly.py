@@ -6,8 +6,6 @@ each instruction, and the outputs stored. What an instruction is called there it
 
 import re
 
-from ..source import WrongSource
-
 _TOKEN = re.compile(
     r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|(?P<asm>\b(?:__asm__|__asm|asm)\b\s*(?:(?:volatile|__volatile__)\s*)*)\(',
     re.DOTALL,
@@ -38,12 +36,12 @@ _IDLE = re.compile(
 _WHOLE = re.compile(r"[us]\d+")
 
 
-class UnknownAssembly(WrongSource):
+class _Unknown(Exception):
     """Inline PTX that the emulator does not take."""
 
 
 def translated(text: str) -> str:
-    """A kernel's text with C++ in place of its inline PTX. Raises UnknownAssembly."""
+    """A kernel's text with C++ in place of its inline PTX; what is not known is a finding where a kernel comes to it."""
     out, at = [], 0
     while found := _TOKEN.search(text, at):
         end = found.end()
@@ -52,22 +50,24 @@ def translated(text: str) -> str:
             out.append(found[0])
         else:
             end = _closed(text, end)
-            out.append(
-                _Statement(text[found.end() : end - 1]).as_cpp()
-                + "".join(re.findall(r"\\?\n", text[found.start() : end]))
-            )
+            try:
+                said = _Statement(text[found.end() : end - 1]).as_cpp()
+            except _Unknown as unknown:
+                why = re.sub(r'[%"\\]', "", str(unknown))
+                said = f'emulator::ptx::unknown("{why}")'
+            out.append(said + "".join(re.findall(r"\\?\n", text[found.start() : end])))
         at = end
     return "".join(out) + text[at:]
 
 
 def _closed(text: str, at: int) -> int:
-    """Behind the bracket that closes the one before ``at``."""
+    """Behind the bracket that closes the one before ``at``; the end if none does, which the compiler will say."""
     depth = 1
     for token in re.compile(r'"(?:\\.|[^"\\\n])*"|[()]').finditer(text, at):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
         if depth == 0:
             return token.end()
-    raise UnknownAssembly("an asm statement without its closing bracket")
+    return len(text)
 
 
 class _Statement:
@@ -83,7 +83,7 @@ class _Statement:
                 parts[-1:] = [inside[begin : token.start()], inside[token.end() :]]
                 begin = token.end()
         if _STRING.sub("", parts[0]).replace("\\\n", "").strip():
-            raise UnknownAssembly(f"asm whose program is not a string as it stands: {parts[0].strip()[:80]}")
+            raise _Unknown(f"inline PTX that is not a string as it stands: {parts[0].strip()[:80]}")
         program = "".join(_STRING.findall(parts[0]))
         self.operands: list[tuple[str, str, str]] = []  # "=", "+" or "", the letter, the expression
         for k, part in enumerate(parts[1:3]):
@@ -103,7 +103,7 @@ class _Statement:
         for k, (how, letter, expression) in enumerate(self.operands):
             type_ = "const auto" if letter in "ni" else _TYPE.get(letter)
             if type_ is None:
-                raise UnknownAssembly(f'asm with an operand "{letter}"')
+                raise _Unknown(f"inline PTX with an operand of the kind {letter}")
             given = expression if letter in "ni" else f"emulator::ptx::in<{type_}>({expression})"
             before += f"{type_} emulator_{k} = {given if how != '=' else '{}'}; "
             after += f"emulator::ptx::out({expression}, emulator_{k}); " if how else ""
@@ -134,7 +134,7 @@ class _Statement:
             return f"goto {rest.strip()}; "
         name = _function(opcode)
         if name is None:
-            raise UnknownAssembly(f"asm with {opcode}, which is not among what assembly.cuh has")
+            raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
         return f"emulator::ptx::{name}({', '.join(self._arguments(rest))}); "
 
     def _name(self, register: str) -> str:
@@ -164,7 +164,7 @@ class _Statement:
             return said
         if re.fullmatch(r"-?\d+\.\d*", said):
             return f"{said}f"
-        raise UnknownAssembly(f"asm with the operand {said!r}")
+        raise _Unknown(f"inline PTX with the operand {said}")
 
 
 def _function(opcode: str) -> str | None:
@@ -181,7 +181,8 @@ def _function(opcode: str) -> str | None:
         case "ldmatrix" | "stmatrix":
             return f"{base}<{count}, {str('trans' in others).lower()}>"
         case "mma":
-            return f"mma_{others[0]}_{'_'.join(kinds)}" if others[1:] == ["row", "col"] else None
+            name = f"{others[0]}_{'_'.join(kinds)}"
+            return f"mma_{name}" if others[1:] == ["row", "col"] and name in _PRODUCTS else None
         case "cp":
             return _COPIES.get(".".join(others))
         case "ld" | "st":
@@ -216,8 +217,8 @@ def _function(opcode: str) -> str | None:
             return "nothing"
         case "trap":
             return "trap"
-    how = "".join(f"_{w}" for w in others if w not in ("approx", "full"))
-    return f"{_PLAIN[base]}{how}<{first}>" if base in _PLAIN and types else None
+    name = ".".join([base, *(w for w in others if w not in ("approx", "full"))])
+    return f"{_PLAIN[name]}<{first}>" if name in _PLAIN and types else None
 
 
 def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | None:
@@ -244,9 +245,14 @@ _TYPES = {
     "tf32": "unsigned",
 }  # fmt: skip
 _PLAIN = {
-    name: name.rstrip("_") if name not in ("and", "or", "xor", "not") else f"{name}_"
+    name: f"{name}_" if name in ("and", "or", "xor", "not") else name.replace(".", "_")
     for name in (
-        "mov", "add", "sub", "mul", "mad", "fma", "div", "min", "max", "neg", "abs", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin",
-        "cos", "tanh", "and", "or", "xor", "not", "shl", "shr", "lop3", "prmt", "bfe", "bfi", "selp", "popc", "clz", "brev",
+        "mov", "add", "sub", "mul", "mul.lo", "mul.hi", "mul.wide", "mad.lo", "fma", "div", "min", "max", "neg", "abs", "rcp",
+        "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh", "and", "or", "xor", "not", "shl", "shr", "lop3", "prmt", "bfe",
+        "bfi", "selp", "popc", "clz", "brev",
     )
 }  # fmt: skip
+_PRODUCTS = (
+    "m16n8k16_f32_bf16_bf16_f32", "m16n8k8_f32_bf16_bf16_f32", "m16n8k16_f32_f16_f16_f32", "m16n8k8_f32_f16_f16_f32",
+    "m16n8k16_f16_f16_f16_f16", "m16n8k8_f32_tf32_tf32_f32", "m16n8k32_s32_s8_s8_s32",
+)  # fmt: skip

@@ -79,6 +79,9 @@ LAST = """.section shared_memory,"aw"
 """
 # What <cassert> would stop Python with.
 ASSERT = '#undef assert\n#define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))\n'
+INLINE = "#define inline\n#define __inline__\n"
+# Of the architectures those whose instructions the emulator takes from a text: the words for a Hopper are this project's.
+NVCC = "#define __CUDA_ARCH__ 800\n#define __CUDACC_VER_MAJOR__ 13\n#define __CUDACC_VER_MINOR__ 0\n"
 # A kernel's own overload of one of these would hide ours.
 OVERLOADED = "".join(
     f"using ::{name};\n"
@@ -206,21 +209,24 @@ def _built(
         doors += f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{i}(void** values) '
         doors += f"{{ emulator::call({k}, values); }}\n"
         if k in bounds:
-            doors += f"namespace {{ struct EmulatorBounds{i} {{ {bounds[k]} }}; }}\n"
+            space = k.partition("<")[0].rpartition("::")[0]
+            words = f"using namespace {space}; " if space else ""
+            doors += f"namespace {{ {words}struct EmulatorBounds{i} {{ {bounds[k]} }}; }}\n"
             doors += f'extern "C" const int* const emulator_bounds_{i} = EmulatorBounds{i}::words;\n'
         if expressions:
             doors += f'extern "C" const emulator::Passed emulator_passed_{i} = emulator::passed({k});\n'
     words = assembly.translated(foreign.in_our_words(text))
     ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
-    fences = any("__threadfence" in part for part in parts_of(text))
+    said = "".join([words, *parts_of(text), *(value for _, value in defines)])
+    fences = "__threadfence" in said or "emulator::ptx::fence<" in said
     macros = "".join(
         f"#define {name} {value}\n" for name, value in defines
     )  # behind our own words, which they might change
-    # Without the word inline, which __device__ says already: twice would be a mistake. In a namespace without a name, so
+    # Without the words for inline, which __device__ says already: twice would be a mistake. In a namespace without a name, so
     # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
     # one section with those of kernels.
     program = (
-        f'#include "emulator/device.cuh"\n{ptx}{_headers_before(text, bool(expressions))}#define inline\n{macros}'
+        f'#include "emulator/device.cuh"\n{ptx}{_headers_before(text, bool(expressions))}{INLINE}{NVCC if expressions else ""}{macros}'
         f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{words}\n}}\n"
         f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
@@ -261,7 +267,7 @@ def _headers_before(text: str, any_others: bool) -> str:
     names = {name for part in parts_of(text) for name in _INCLUDE.findall(without_comments(part))}
     found = [name for name in sorted(names) if (CUDAS_HEADERS / name).is_file()]
     if any_others:
-        found += [name for name in sorted(names) if name not in found and re.fullmatch(r"[a-z]+(\.h)?", name)]
+        found += [name for name in sorted(names) if name not in found and re.fullmatch(r"[a-z_]+(\.h)?", name)]
     return "".join(f"#include <{name}>\n" for name in found) + ASSERT
 
 

@@ -40,7 +40,7 @@ void fence(bool everywhere);
 void block_barrier(const void* where);
 int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it
 void failed(const char* why, const void* where);        // and the block cannot go on
-void bad_operand(const char* why, int number, const void* where);  // nor here; %d stands for the number
+void bad_operand(const char* why, int number, const void* where, bool stops = true);  // %d stands for the number
 void untrue(const char* what, const void* where);       // that a kernel promised
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();
@@ -124,9 +124,9 @@ typedef emulator::TensorMap TensorMap;
 
 #define __global__
 #define __grid_constant__
-#define __device__ __inline__  // g++ watches no structure that a call takes by its value; inlined, it is no call
+#define __device__ __inline  // g++ watches no structure that a call takes by its value; inlined, it is no call
 #define __host__
-#define EMULATOR_VARIABLE __attribute__((used)) __inline__  // of the whole grid: `__device__ int count;`
+#define EMULATOR_VARIABLE __attribute__((used)) __inline  // of the whole grid: `__device__ int count;`
 #define __constant__ __attribute__((used))
 #define __forceinline__
 #define __noinline__ __attribute__((noinline))

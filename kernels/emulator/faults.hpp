@@ -58,7 +58,7 @@ void failed(const char* why, const void* where) {
     abandon();
 }
 
-void bad_operand(const char* why, int number, const void* where) {
+void bad_operand(const char* why, int number, const void* where, bool stops) {
     report_note(BAD_OPERAND, place(where), why, number);
-    abandon();
+    if (stops) abandon();
 }

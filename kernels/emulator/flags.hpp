@@ -81,9 +81,11 @@ static void pass_on(const void* address, bool shared, bool everywhere, const Eve
     }
     flag.cluster = cluster_number;
     add(part(SEEN_HERE), flag.here[block_rank].data());
+    if (!strict) add(part(NOW), part(SEEN_HERE));  // as if a fence followed
     add(flag.here[block_rank].data(), part(FENCED_HERE));
     if (!everywhere) return;
     add(part(SEEN), flag.told.data());
+    if (!strict) add(part(NOW), part(SEEN));
     const uint32_t* const before = part(FENCED);
     if (std::all_of(before, before + part_size, [](uint32_t step) { return step == 0; })) return;
     const bool more = add(flag.told.data(), before);

@@ -5,11 +5,9 @@ import re
 
 from ..source import Parameter, without_comments
 
-_SHARED = re.compile(
-    r"\b(?:extern\s+(volatile\s+)?__shared__|__shared__\s+extern)\s+"
-    r"(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?([\w:<>,\s*]+?)\s*(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?"
-    r"\b(\w+)\s*\[\s*\]\s*;"
-)
+_ALIGNED = r"(?:__align__|alignas)\s*\((?:[^()]|\([^()]*\))*\)"
+_SHARED = re.compile(rf"(?:\b(?:extern|__shared__)\s+|{_ALIGNED}\s*)+(?:[\w:<>,\s*]|{_ALIGNED})+?\b\w+\s*\[\s*\]\s*;")
+_STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
 _KERNEL = re.compile(
     r"(?:template\s*<(?P<template>[^;{}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>[^;{}]*?)"
     r"\b(?!__launch_bounds__|__cluster_dims__)(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*\{"
@@ -28,16 +26,19 @@ def in_our_words(text: str) -> str:
     ``extern __shared__ float name[];`` is in a function a pointer, and elsewhere something that becomes one.
     """
 
-    def ours(found: re.Match[str]) -> str:
-        volatile, kind, name = found.groups()
+    def in_ours(found: re.Match[str]) -> str:
+        said = re.sub(rf"{_ALIGNED}|\bextern\b", " ", found[0])
+        if "__shared__" not in said.split() or "extern" not in found[0].split():
+            return found[0]
+        kind, name = re.fullmatch(r"(.*)\b(\w+)\s*\[.*", said.replace("__shared__", " "), re.DOTALL).groups()  # type: ignore[union-attr]
+        kind = " ".join(kind.split())
         before = without_comments(text[: found.start()])
         inside = before.count("{") > before.count("}")
-        said = f"{volatile or ''}{' '.join(kind.split())}"
-        return (f"DYNAMIC_SHARED({said}, {name});" if inside else f"static emulator::Dynamic<{said}> {name};") + (
-            "\n" * found[0].count("\n")
-        )
+        ours = f"DYNAMIC_SHARED({kind}, {name});" if inside else f"static emulator::Dynamic<{kind}> {name};"
+        return ours + "\n" * found[0].count("\n")
 
-    return _SHARED.sub(ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
+    text = _STATIC.sub("", text)
+    return _SHARED.sub(in_ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
 
 
 def apart(text: str) -> list[str]:

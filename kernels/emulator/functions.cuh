@@ -158,12 +158,48 @@ EMULATOR_TO_WHOLE(rn, nearbyint)
 EMULATOR_TO_WHOLE(rz, trunc)
 EMULATOR_TO_WHOLE(rd, floor)
 EMULATOR_TO_WHOLE(ru, ceil)
-inline float __int2float_rn(int x) { return float(x); }
-inline float __uint2float_rn(unsigned x) { return float(x); }
-inline float __ll2float_rn(long long x) { return float(x); }
-inline float __ull2float_rn(unsigned long long x) { return float(x); }
+#define EMULATOR_TO_LONG(from, type, how, function)                                                                 \
+    inline long long __##from##2ll_##how(type x) {                                                                  \
+        const double y = function(double(x));                                                                       \
+        return y != y ? 1ull << 63 : y >= 0x1p63 ? ~(1ull << 63) : y <= -0x1p63 ? 1ull << 63 : (long long)(y);      \
+    }                                                                                                               \
+    inline unsigned long long __##from##2ull_##how(type x) {                                                        \
+        const double y = function(double(x));                                                                       \
+        return y != y ? 1ull << 63 : y >= 0x1p64 ? ~0ull : y <= 0 ? 0 : (unsigned long long)(y);                    \
+    }
+#define EMULATOR_TO_LONGS(from, type)              \
+    EMULATOR_TO_LONG(from, type, rn, nearbyint)    \
+    EMULATOR_TO_LONG(from, type, rz, trunc)        \
+    EMULATOR_TO_LONG(from, type, rd, floor)        \
+    EMULATOR_TO_LONG(from, type, ru, ceil)
+EMULATOR_TO_LONGS(float, float)
+EMULATOR_TO_LONGS(double, double)
+
+// To floats: the nearest, or the one on that side of x.
+template <class T, class X>
+inline T emulator_below(X x) {
+    const T nearest = T(x);
+    return (long double)nearest > (long double)x ? nextafter(nearest, T(-INFINITY)) : nearest;
+}
+template <class T, class X>
+inline T emulator_above(X x) {
+    const T nearest = T(x);
+    return (long double)nearest < (long double)x ? nextafter(nearest, T(INFINITY)) : nearest;
+}
+#define EMULATOR_TO_FLOAT(from, type, to)                                                                            \
+    inline to __##from##2##to##_rn(type x) { return to(x); }                                                         \
+    inline to __##from##2##to##_rd(type x) { return emulator_below<to>(x); }                                         \
+    inline to __##from##2##to##_ru(type x) { return emulator_above<to>(x); }                                         \
+    inline to __##from##2##to##_rz(type x) { return x < 0 ? emulator_above<to>(x) : emulator_below<to>(x); }
+EMULATOR_TO_FLOAT(int, int, float)
+EMULATOR_TO_FLOAT(uint, unsigned, float)
+EMULATOR_TO_FLOAT(ll, long long, float)
+EMULATOR_TO_FLOAT(ull, unsigned long long, float)
+EMULATOR_TO_FLOAT(ll, long long, double)
+EMULATOR_TO_FLOAT(ull, unsigned long long, double)
+EMULATOR_TO_FLOAT(double, double, float)
 inline double __int2double_rn(int x) { return x; }
-inline float __double2float_rn(double x) { return float(x); }
+inline double __uint2double_rn(unsigned x) { return x; }
 
 // The address in shared memory, of 32 bits.
 inline size_t __cvta_generic_to_shared(const void* pointer) { return unsigned(reinterpret_cast<size_t>(pointer)); }
@@ -258,4 +294,5 @@ EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::fail
 #define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))
 EMULATOR_FUNCTION inline void emulator_assume(const char* what) { emulator::untrue(what, EMULATOR_WHERE); }
 #define __builtin_assume(true_) ((true_) ? (void)0 : emulator_assume("__builtin_assume(" #true_ ")"))
+inline long long clock64() { return 0; }  // there is no time
 inline void __nanosleep(unsigned) {}

@@ -225,6 +225,7 @@ static char* dynamic_begin;
 
 static uint32_t engine_clock[ENGINES * MOST_BLOCKS];
 static bool async_proxy;                // who touches memory now
+static bool strict;                     // what shows on no card is found, too
 static bool within_block;               // the atomic operation of now is for its block alone
 
 static Program program;                 // the kernel's, which runs now
@@ -514,7 +515,7 @@ extern "C" const BankUse* emulator_bank_use(int* count) {
     return bank_use.data();
 }
 extern "C" void emulator_count_plain_banks(int yes) { count_plain_banks = yes; }
-extern "C" void emulator_count_redundant_writes(int yes) { count_redundant_writes = yes; }
+extern "C" void emulator_be_strict(int yes) { strict = yes; }
 extern "C" const BankUse* emulator_plain_bank_use(int* count) {
     *count = int(plain_bank_use.size());
     return plain_bank_use.data();

@@ -5,8 +5,8 @@ import pytest
 from rungs import needs_compiler, needs_nvrtc
 
 from kernels import bfloat16, launch
-from kernels.emulator import EmulatorError
-from kernels.emulator.assembly import UnknownAssembly, translated
+from kernels.emulator import DoesNotCompile, EmulatorError
+from kernels.emulator.assembly import translated
 from kernels.emulator.raw import RawKernel
 
 pytestmark = needs_compiler
@@ -16,6 +16,7 @@ ANSWERS = [
     ("unsigned", '("add.u32 %0, %1, 41;" : "=r"(r) : "r"(one))', 42),
     ("int", '("sub.s32 %0, %1, %2;" : "=r"(r) : "r"(one), "r"(3))', -2),
     ("unsigned", '("mad.lo.u32 %0, %1, 5, 7;" : "=r"(r) : "r"(one))', 12),
+    ("long long", '("mul.wide.s32 %0, %1, -3;" : "=l"(r) : "r"(0x7fffffff))', -3 * (2**31 - 1)),
     ("unsigned", '("mul.hi.u32 %0, %1, %1;" : "=r"(r) : "r"(0x80000000u))', 0x40000000),
     ("unsigned", '("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(r) : "r"(0xF0u), "r"(0x3Cu), "r"(1u))', 0xF0 & 0x3C | 1),
     ("unsigned", '("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(r) : "r"(0x33221100u), "r"(0x77665544u))', 0x55441100),
@@ -80,19 +81,28 @@ def test_instructions_and_their_answers(each_compiler):
 @pytest.mark.parametrize(
     "said, why",
     [
-        ('("wgmma.fence.sync.aligned;")', "asm with wgmma.fence.sync.aligned, which is not among"),
-        ('("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0}, {%1}, {%2}, {%3};")', None),
-        ('("mov.u32 %0, %%clock_hi;" : "=r"(r))', "asm with the operand '%clock_hi'"),
-        ('("mov.u32 " WHAT ", %0;" :: "r"(1))', "asm whose program is not a string as it stands"),
-        ('("ld.acquire.gpu.u32 %0, [%1];" : "=r"(r) : "l"(y))', "asm with ld.acquire.gpu.u32"),
-        ('("mov.b128 %0, %1;" : "=q"(r) : "r"(1))', 'asm with an operand "q"'),
-        ('("exit;"', "an asm statement without its closing bracket"),
+        (
+            '("wgmma.fence.sync.aligned;")',
+            r"wgmma\.fence\.sync\.aligned is not among the inline PTX that the emulator has",
+        ),
+        ('("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0}, {%1}, {%2}, {%3};")', r"mma.sync\S+f64 is not among"),
+        ('("mov.u32 %0, %%clock_hi;" : "=r"(r))', "inline PTX with the operand clock_hi"),
+        ('("mov.u32 " WHAT ", %0;" :: "r"(1))', "inline PTX that is not a string as it stands: mov.u32  WHAT"),
+        ('("ld.acquire.gpu.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.acquire\.gpu\.u32 is not among"),
+        ('("add.cc.u32 %0, %1, %1;" : "=r"(r) : "r"(1))', r"add\.cc\.u32 is not among"),
+        ('("mov.b128 %0, %1;" : "=q"(r) : "r"(1))', "inline PTX with an operand of the kind q"),
     ],
 )
-def test_what_is_not_known_is_one_sentence(said, why):
-    code = f'extern "C" __global__ void k(float* y) {{ unsigned r; asm{said}; }}'
-    with pytest.raises(UnknownAssembly, match=why) if why else pytest.raises(Exception, match="mma_m8n8k4"):
-        RawKernel(code, "k")((1,), (1,), (np.zeros(1, np.float32),))
+def test_what_is_not_known_is_found_where_a_kernel_comes_to_it(said, why):
+    code = f'extern "C" __global__ void k(float* y) {{ unsigned r;\nif (y[0] > 0)\nasm{said}; }}'
+    with pytest.raises(EmulatorError, match=rf"kernel\.cu:3: bad operand: {why}"):
+        RawKernel(code, "k")((1,), (1,), (np.ones(1, np.float32),))
+    RawKernel(code, "k")((1,), (1,), (np.zeros(1, np.float32),))
+
+
+def test_asm_without_its_end_is_the_compilers_to_say():
+    with pytest.raises(DoesNotCompile):
+        RawKernel('extern "C" __global__ void k(float* y) { asm("exit;" }', "k")((1,), (1,), (np.ones(1, np.float32),))
 
 
 def test_what_only_looks_like_asm_stays():

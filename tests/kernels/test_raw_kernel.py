@@ -188,6 +188,12 @@ extern "C" __global__ void k(float* y) {
         ("{ extern volatile __shared__ int s[];", "{ DYNAMIC_SHARED(volatile int, s);"),
         ("{ __shared__ extern alignas(16) T s[];", "{ DYNAMIC_SHARED(T, s);"),
         ("{ extern __shared__ std::pair<int, float> s[];", "{ DYNAMIC_SHARED(std::pair<int, float>, s);"),
+        ("{ extern __shared__ __align__(sizeof(double)) T n[];", "{ DYNAMIC_SHARED(T, n);"),
+        ("{ extern T __shared__ n[];", "{ DYNAMIC_SHARED(T, n);"),
+        ("{ extern __align__(16) __shared__ T n[];", "{ DYNAMIC_SHARED(T, n);"),
+        ("{ static __shared__ float s[4];", "{ __shared__ float s[4];"),
+        ("{ __shared__ static float s[4];", "{ __shared__ float s[4];"),
+        ("{ extern float table[];", "{ extern float table[];"),
         ("{ }\nextern __shared__ float s[];", "{ }\nstatic emulator::Dynamic<float> s;"),
         ("{ __shared__ float s[4];", "{ __shared__ float s[4];"),
     ],
@@ -298,7 +304,7 @@ extern "C" __global__ void k(const int* x, int* y, float4* wide) {
 def test_the_same_written_twice_is_a_race_if_asked_for(each_compiler):
     same, other = np.full(64, 7, np.int32), np.full(64, 7, np.int32)
     other[40] = 8
-    for x, more, lines in ((same, {}, set()), (other, {}, {4}), (same, {"redundant_writes": True}, {4, 6, 7})):
+    for x, more, lines in ((same, {}, set()), (other, {}, {4}), (same, {"strict": True}, {4, 6, 7})):
         kernel = RawKernel(SAME, "k", **more)
         arrays = x, np.zeros(1, np.int32), np.zeros(4, np.float32)
         if not lines:
@@ -387,3 +393,49 @@ def test_complex_numbers(name, dtype, each_compiler, rng):
     with pytest.raises(EmulatorError, match=f"race: read of {x.itemsize} bytes at byte \\d+ of kept"):
         code = COMPLEX.replace("__syncthreads();", "")
         RawModule(code, name_expressions=(f"k<{name}>",)).get_function(f"k<{name}>")((1,), (8,), (x, y, sizes, shift))
+
+
+def test_words_of_nvccs_that_are_said_twice(each_compiler):
+    code = """
+#include <type_traits>
+namespace space {
+constexpr int MOST = 32;
+__inline__ __device__ float twice(float x) { return 2 * x; }
+__device__ inline float more(float x) { return x + std::is_same<float, float>::value; }
+template <int N>
+__global__ void __launch_bounds__(MOST * N) k(float* y) {
+    static __shared__ float s[MOST];
+    s[threadIdx.x] = twice(y[threadIdx.x]);
+#if __CUDA_ARCH__ >= 530 && __CUDACC_VER_MAJOR__ >= 11
+    y[threadIdx.x] = more(s[threadIdx.x]);
+#endif
+}
+}
+"""
+    kernel = RawModule(code, name_expressions=("space::k<2>",)).get_function("space::k<2>")
+    y = np.ones(32, np.float32)
+    kernel((1,), (32,), (y,))
+    assert (y == 3).all()
+    with pytest.raises(ValueError, match="launch bounds are 64 threads"):
+        kernel((1,), (65,), (y,))
+
+
+def test_one_fence_orders_unless_strict(each_compiler):
+    code = GLOBAL.replace("            __threadfence();\n", "")
+    arrays = np.ones(100, np.float32), np.zeros(4, np.float32)
+    for strict in (False, True):
+        module = RawModule(code, options=("-DFENCE=__threadfence();",), strict=strict)
+        if not strict:
+            module.get_function("sum")((4,), (32,), (*arrays, 100))
+            continue
+        with pytest.raises(EmulatorError, match=r"race: read of 4 bytes at element \(\d,\) of parts"):
+            module.get_function("sum")((4,), (32,), (*arrays, 100))
+
+
+def test_fences_of_inline_ptx_are_fences(each_compiler):
+    code = GLOBAL.replace("__threadfence();", 'asm volatile("fence.acq_rel.gpu;" ::: "memory");')
+    arrays = np.ones(100, np.float32), np.zeros(4, np.float32)
+    fence = 'asm volatile("membar.gl;" ::: "memory");'
+    RawModule(code.replace("FENCE", fence), strict=True).get_function("sum")((4,), (32,), (*arrays, 100))
+    with pytest.raises(EmulatorError, match="race: read"):
+        RawModule(code.replace("FENCE", ""), strict=True).get_function("sum")((4,), (32,), (*arrays, 100))

@@ -82,7 +82,7 @@ EMULATOR_FUNCTION void check_tile(unsigned size) {
 }
 EMULATOR_FUNCTION void check_tiles_of_block(unsigned size) {
     const unsigned left = block_threads() % size;
-    if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE);
+    if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE, false);
 }
 EMULATOR_FUNCTION void no_grid_barrier() {
     const char* why = "grid.sync() cannot be: blocks run one after the other, and no launch is a cooperative one";

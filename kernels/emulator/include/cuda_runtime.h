@@ -1,2 +1,3 @@
 // Of this a kernel needs nothing that device.cuh has not.
 #pragma once
+#define CUDART_VERSION 13000
