@@ -597,7 +597,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named])
         lanes = f.other_block == -1 and f.thread // 32 == f.other_thread // 32
         text = (
             f"{access} at {place} by {me}, and {'an' if theirs[0] == 'a' else 'a'} {theirs} by {who} at {other}, "
-            f"with nothing that orders the two{' (a shuffle does not)' if lanes else ''}"
+            f"with nothing that orders the two{' (their warp does not, nor a shuffle)' if lanes else ''}"
         )
     elif kind == "deadlock":
         missing = f"thread {f.other_thread} " + (f"waits at {other}" if other else "has returned")
