@@ -47,8 +47,8 @@ What it cannot find, and where it is not a GPU:
   for the same place 64 times: a flag that a block sets that has not run yet is never seen ("endless").
 * Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
   operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card
-  of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here, and ``atomicAdd_block`` none for other blocks. Of their accesses to a
-  place the last is remembered.
+  of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here, and ``atomicAdd_block`` none
+  for other blocks. Of their accesses to a place the last is remembered.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
   (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left

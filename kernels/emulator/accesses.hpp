@@ -52,11 +52,11 @@ static struct {
     vector<size_t> races;  // of findings
 } doubted;
 
-static void settle() {
-    if (doubted.races.empty()) return;
+__attribute__((noinline, cold)) static void settle() {
     if (!strict && !memcmp(doubted.address, doubted.before, doubted.bytes))
         for (size_t i = doubted.races.size(); i-- > 0;) findings.erase(findings.begin() + doubted.races[i]);
     doubted.races.clear();
+    in_doubt = false;
 }
 
 static void report_race(uint32_t where, const Region& region, Access kind, const char* address, size_t bytes,
@@ -68,6 +68,7 @@ static void report_race(uint32_t where, const Region& region, Access kind, const
     doubted.bytes = bytes;
     memcpy(doubted.before, address, bytes);
     doubted.races.push_back(known);
+    in_doubt = true;
 }
 
 static void watch(Region& region, Cell& cell, Access kind, const char* address, size_t bytes, uint32_t where) {
@@ -170,7 +171,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
     if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
     if (++accesses > most_accesses) stop_endless(where);
-    settle();
+    if (in_doubt) settle();
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {

@@ -63,7 +63,8 @@ static unsigned returned_lanes(int warp) {
 }
 
 static bool all_have_come(const Meeting& m, int warp) {
-    return m.arrived == m.mask || (m.excuses && (m.arrived | returned_lanes(warp) & m.mask) == m.mask);
+    if (m.arrived == m.mask) return true;
+    return m.excuses && alive < threads && (m.arrived | (returned_lanes(warp) & m.mask)) == m.mask;
 }
 
 static void end_meeting(Meeting& m, int warp) {
