@@ -39,14 +39,14 @@ WRAPPERS = (
     "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
     *sorted(f.name for f in CUDAS_HEADERS.rglob("*.h*")),
 )  # fmt: skip
-# At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not. Kernels look at one type
-# through pointers to another, which C++ forbids and nvcc lets pass.
-OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing")
+# At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
+OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
 KERNEL_OPTIONS = (
     "-fsanitize=thread,shift-exponent,signed-integer-overflow,float-cast-overflow",
     "-fsanitize-recover=all",
     *(f"-fno-builtin-{name}" for name in COPYING),
+    "-fno-strict-aliasing",  # kernels look at one type through pointers to another: C++ forbids it, nvcc lets it pass
 )
 # Two barriers in two branches must stay two, and their order in the file that of the source.
 GCC_OPTIONS = ("-fsanitize=bounds", "-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
