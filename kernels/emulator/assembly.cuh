@@ -321,6 +321,22 @@ EMULATOR_PTX void mbarrier_test_wait_parity(unsigned long long barrier, D& over,
     over = true;
 }
 
+// --- shuffles ------------------------------------------------------------------------------------------------------------
+
+// In `c` are the bits of a lane's number that are its group's (5 bits from the 8th on), and the last lane of a group, or
+// of "up" the first one; whoever would read beyond keeps what it has.
+#define EMULATOR_SHUFFLE(name, from, within)                                                          \
+    template <class D, class A>                                                                      \
+    EMULATOR_PTX void shfl_##name(D& d, A a, unsigned b, unsigned c, unsigned mask) {                \
+        const int lane = self->lane, group = c >> 8 & 31, end = (lane & group) | (c & 31 & ~group);  \
+        const int other = from;                                                                      \
+        d = as<D>(shuffle(mask, as<unsigned>(a), within ? other : lane, EMULATOR_WHERE));            \
+    }
+EMULATOR_SHUFFLE(up, lane - int(b & 31), other >= end)
+EMULATOR_SHUFFLE(down, lane + int(b & 31), other <= end)
+EMULATOR_SHUFFLE(bfly, lane ^ int(b & 31), other <= end)
+EMULATOR_SHUFFLE(idx, (lane & group) | (b & 31 & ~group), other <= end)
+
 // --- matrices ------------------------------------------------------------------------------------------------------------
 
 template <int N, bool TRANS, class... D>

@@ -180,6 +180,8 @@ def _function(opcode: str) -> str | None:
     match base:
         case "ldmatrix" | "stmatrix":
             return f"{base}<{count}, {str('trans' in others).lower()}>"
+        case "shfl":
+            return f"shfl_{others[0]}" if "sync" in words and others[0] in ("up", "down", "bfly", "idx") else None
         case "mma":
             name = f"{others[0]}_{'_'.join(kinds)}"
             return f"mma_{name}" if others[1:] == ["row", "col"] and name in _PRODUCTS else None

@@ -7,6 +7,9 @@ from ..source import Parameter, without_comments
 
 _ALIGNED = r"(?:__align__|alignas)\s*\((?:[^()]|\([^()]*\))*\)"
 _SHARED = re.compile(rf"(?:\b(?:extern|__shared__)\s+|{_ALIGNED}\s*)+(?:[\w:<>,\s*]|{_ALIGNED})+?\b\w+\s*\[\s*\]\s*;")
+_C = re.compile(
+    r'\bextern\s+"C"'
+)  # would be the C library's function of that name, if it has one: "step", "index", "remove"
 _STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
 _KERNEL = re.compile(
     r"(?:template\s*<(?P<template>[^;{}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>[^;{}]*?)"
@@ -37,7 +40,7 @@ def in_our_words(text: str) -> str:
         ours = f"DYNAMIC_SHARED({kind}, {name});" if inside else f"static emulator::Dynamic<{kind}> {name};"
         return ours + "\n" * found[0].count("\n")
 
-    text = _STATIC.sub("", text)
+    text = _STATIC.sub("", _C.sub('extern "C++"', text))
     return _SHARED.sub(in_ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
 
 

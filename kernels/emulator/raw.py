@@ -10,6 +10,7 @@ has 8 of them, a ``float`` takes the first 4.
 """
 
 import ctypes
+import operator
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +44,17 @@ class RawModule:
         name_expressions: Sequence[str] | None = None,
         seeds: int = 3,
         strict: bool = False,
-        **_: Any,
+        backend: str = "nvrtc",
+        translate_cucomplex: bool = False,
+        enable_cooperative_groups: bool = False,
+        jitify: bool = False,
     ) -> None:
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
+        if not isinstance(code, str | Path):
+            raise TypeError(f"code must be a text or the Path of one, got {type(code).__name__}")
+        if isinstance(options, str) or isinstance(name_expressions, str):
+            raise TypeError('options and name_expressions must be tuples of strings, as ("-DN=4",), got a string')
         self.file = code if isinstance(code, Path) else Path("kernel.cu")
         self.code = code.read_text(encoding="utf-8") if isinstance(code, Path) else code
         self.defines = tuple(_defined(o) for o in options if o.startswith(("-D", "--define-macro=")))
@@ -57,6 +65,14 @@ class RawModule:
             raise WrongSource(
                 f'{self.file.name} has no kernel that is extern "C", and no name_expressions say which others are meant'
             )
+
+        for name in self.names:
+            if not re.search(rf"\b{re.escape(name.partition('<')[0].rpartition('::')[2].strip())}\b", self.code):
+                raise WrongSource(f"{self.file.name} has no kernel of the name expression {name!r}")
+
+    def compile(self, log_stream: Any = None) -> None:
+        """Compile it now: otherwise the first launch does. Raises DoesNotCompile and NoCompiler."""
+        self.library()
 
     def library(self) -> Library:
         """What came of compiling it. Raises DoesNotCompile and NoCompiler."""
@@ -83,12 +99,18 @@ class RawModule:
 class RawKernel:
     """One kernel of a program. What is left of ``max_dynamic_shared_size_bytes`` is CuPy's: set it before asking for more."""
 
-    def __init__(self, code: str | Path | RawModule, name: str, options: Sequence[str] = (), **more: Any) -> None:
-        self.module = code if isinstance(code, RawModule) else RawModule(code, options=options, **more)
+    def __init__(
+        self, code: str | Path | RawModule, name: str, options: Sequence[str] = (), backend: str = "nvrtc", **more: Any
+    ) -> None:
+        self.module = code if isinstance(code, RawModule) else RawModule(code, options=options, backend=backend, **more)
         self.name = name
         self.max_dynamic_shared_size_bytes = UNASKED
         if name not in self.module.names:
             raise WrongSource(f"{self.module.file.name} has no kernel {name!r}, it has {', '.join(self.module.names)}")
+
+    def compile(self, log_stream: Any = None) -> None:
+        """Compile it now: otherwise the first launch does. Raises DoesNotCompile and NoCompiler."""
+        self.module.compile()
 
     def __call__(
         self,
@@ -97,8 +119,8 @@ class RawKernel:
         args: Sequence[Any],
         *,
         shared_mem: int = 0,
+        stream: Any = None,
         held: Sequence[np.ndarray] = (),
-        **_: Any,
     ) -> None:
         """Run it; ``held`` are the arrays to which structures among its arguments point (by ``x.ctypes.data``).
 
@@ -106,7 +128,7 @@ class RawKernel:
         """
         library = self.module.library()
         parameters = library.kernels[self.name]
-        blocks, threads = three(grid), three(block)
+        blocks, threads = _sizes("grid", grid), _sizes("block", block)
         check_grid(self.name, blocks, threads)
         values = _passed(self.name, parameters, args)
         if shared_mem > self.max_dynamic_shared_size_bytes:
@@ -114,7 +136,7 @@ class RawKernel:
                 f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, "
                 f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
             )
-        arrays = [v for v in (*values, *held) if isinstance(v, np.ndarray)]
+        arrays = [v for v in (*values, *held) if isinstance(v, np.ndarray) and v.flags.writeable]
         arrays += [self.module.get_global(g.name) for g in library.globals]
         before = [a.copy() for a in arrays]
         device = Emulator(strict=self.module.strict)
@@ -125,14 +147,26 @@ class RawKernel:
         device.check()
 
 
+def _sizes(what: str, given: Sequence[int]) -> tuple[int, int, int]:
+    """Three whole numbers from up to three, of which CuPy makes each at least 1. Raises TypeError where CuPy would."""
+    try:
+        return three(tuple(max(1, operator.index(n)) for n in given))
+    except TypeError:
+        raise TypeError(f"{what} must be a tuple of whole numbers, got {given!r}") from None
+
+
 def _defined(option: str) -> tuple[str, str]:
     """The name and the value of ``-DNAME=VALUE``, 1 if it has none."""
     name, equals, value = re.sub("^(-D|--define-macro=)", "", option).partition("=")
+    if not re.match(r"\s*[A-Za-z_]", name):
+        raise ValueError(f"option {option!r} defines no macro: it would be -DNAME or -DNAME=VALUE, in one string")
     return name.strip(), value if equals else "1"
 
 
 def _passed(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[Any]:
     """The arguments as the emulator takes them. Raises BadArguments for what a kernel would take for something else."""
+    if not isinstance(args, tuple | list):
+        raise BadArguments(f"kernel {kernel}: args must be a tuple, (x,) of a single one, got {type(args).__name__}")
     if len(args) != len(parameters):
         names = ", ".join(p.name for p in parameters)
         raise BadArguments(f"kernel {kernel} takes {len(parameters)} arguments ({names}), got {len(args)}")
@@ -149,13 +183,17 @@ def _array(p: Parameter, value: Any) -> np.ndarray | None:
         raise TypeError(f"{p.name} must be an array, got {type(value).__name__}")
     if not value.flags.c_contiguous:
         raise TypeError(f"{p.name} must be contiguous: a kernel gets where it begins, got strides {value.strides}")
+    if not value.dtype.isnative:
+        raise TypeError(f"{p.name} must be in this machine's order of bytes, got {value.dtype}")
+    if not (p.const or value.flags.writeable):
+        raise TypeError(f"{p.name} must not be read-only, as the kernel's pointer is not const")
     kind, size = p.type[0], int(p.type[1:])
     said = f"an array of {_words(p.type)}"
     if (
         kind in "fiu"
         and size > 1
         and (value.dtype.kind not in {"f": "f", "i": "iu", "u": "iu"}[kind] or value.itemsize != size)
-    ):
+    ) or (kind in "Vb" and 0 < size < value.itemsize):
         raise TypeError(f"{p.name} must be {said}, got one of {value.dtype}")
     if size and value.nbytes % size:
         raise TypeError(f"{p.name} must be {said}, got {value.nbytes} bytes")

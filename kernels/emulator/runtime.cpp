@@ -478,8 +478,8 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     const uintptr_t after_zone = reinterpret_cast<uintptr_t>(dynamic_memory.data()) + DYNAMIC_ZONE;
     dynamic_begin = reinterpret_cast<char*>((after_zone + 1023) / 1024 * 1024);
     char* const dynamic_end = dynamic_begin + dynamic_bytes;
-    if (dynamic_bytes)
-        regions.push_back({dynamic_begin, dynamic_end, DYNAMIC_ZONE, "dynamic shared memory", true, false});
+    const char* const called = dynamic_bytes ? "dynamic shared memory" : "dynamic shared memory, of which the launch has none,";
+    regions.push_back({dynamic_begin, dynamic_end, DYNAMIC_ZONE, called, true, false});
     prepare_cluster();
 
     const size_t clusters = size_t(grid[0]) * grid[1] * grid[2] / cluster_blocks;

@@ -439,3 +439,115 @@ def test_fences_of_inline_ptx_are_fences(each_compiler):
     RawModule(code.replace("FENCE", fence), strict=True).get_function("sum")((4,), (32,), (*arrays, 100))
     with pytest.raises(EmulatorError, match="race: read"):
         RawModule(code.replace("FENCE", ""), strict=True).get_function("sum")((4,), (32,), (*arrays, 100))
+
+
+@pytest.mark.parametrize("name", ["step", "index", "select", "read", "time", "y0", "remove"])
+def test_a_kernel_called_as_a_function_of_the_c_library(name, each_compiler):
+    y = np.zeros(8, np.float32)
+    code = (
+        f'extern "C" __global__ void {name}(float* y, int n) {{ if (threadIdx.x < n) y[threadIdx.x] = threadIdx.x; }}'
+    )
+    RawKernel(code, name)((1,), (32,), (y, 8))
+    np.testing.assert_array_equal(y, np.arange(8))
+
+
+def test_a_variable_in_an_extern_c_block(each_compiler):
+    code = (
+        'extern "C" { __device__ float table[4]; __global__ void k(float* y) { y[threadIdx.x] = table[threadIdx.x]; } }'
+    )
+    module, y = RawModule(code), np.zeros(4, np.float32)
+    module.get_global("table").view(np.float32)[:] = range(4)
+    module.get_function("k")((1,), (4,), (y,))
+    np.testing.assert_array_equal(y, np.arange(4))
+
+
+def test_an_array_that_may_not_be_written_and_one_of_another_order_of_bytes():
+    x = np.ones(100, np.float32)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(axpy(x=x), np.full(100, 3))
+    with pytest.raises(BadArguments, match="y must not be read-only, as the kernel's pointer is not const"):
+        axpy(y=x)
+    with pytest.raises(BadArguments, match="x must be in this machine's order of bytes, got >f4"):
+        axpy(x=x.astype(">f4"))
+
+
+@pytest.mark.parametrize(
+    "type_, dtype", [("__half", "float32"), ("__nv_bfloat16", "float32"), ("float2", "complex128"), ("bool", "int32")]
+)
+def test_an_array_of_wider_elements_than_the_structures(type_, dtype):
+    code = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
+    kernel = RawKernel(f'{code}extern "C" __global__ void k(const {type_}* x) {{}}', "k")
+    kernel((1,), (1,), (np.zeros(8, np.uint8),))
+    with pytest.raises(BadArguments, match=f"kernel k: x must be an array of .*, got one of {dtype}"):
+        kernel((1,), (1,), (np.zeros(8, dtype),))
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (lambda: RawModule(AXPY, options="-DN=4"), "must be tuples of strings"),
+        (lambda: RawModule(AXPY, name_expressions="axpy"), "must be tuples of strings"),
+        (lambda: RawModule(AXPY, options=("-D", "N=4")), "option '-D' defines no macro"),
+        (lambda: RawModule(AXPY.encode()), "code must be a text or the Path of one, got bytes"),
+        (lambda: RawModule(AXPY, name_expressions=("space::axpi<float>",)), "no kernel of the name expression"),
+        (lambda: RawKernel(AXPY, "axpy", option=("-DN=4",)), "unexpected keyword argument 'option'"),
+        (lambda: axpy(sharedmem=4), "unexpected keyword argument 'sharedmem'"),
+        (lambda: axpy(grid=4), "grid must be a tuple of whole numbers, got 4"),
+        (lambda: axpy(grid=(100 / 25,)), r"grid must be a tuple of whole numbers, got \(4.0,\)"),
+        (lambda: RawKernel(AXPY, "axpy")((1,), (1,), np.zeros(4)), "args must be a tuple, .* got ndarray"),
+    ],
+)
+def test_what_cupy_does_not_take_is_one_sentence(wrong, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        wrong()
+
+
+def test_what_cupy_takes_besides():
+    kernel = RawKernel(AXPY, "axpy", (), "nvcc", translate_cucomplex=True, enable_cooperative_groups=True, jitify=False)
+    kernel.compile()
+    y = np.ones(1, np.float32)
+    kernel((0,), (1,), (TWO, np.ones(1, np.float32), y, 1), stream=None)
+    assert y[0] == 3  # CuPy makes one block of none
+
+
+def test_dynamic_shared_memory_that_the_launch_does_not_give():
+    code = 'extern "C" __global__ void k(int* y) { extern __shared__ int s[]; s[threadIdx.x] = 1; *y = s[0]; }'
+    with pytest.raises(
+        EmulatorError,
+        match="out of range: write of 4 bytes at byte 0 of dynamic shared memory, of which the launch has none",
+    ):
+        RawKernel(code, "k")((1,), (1,), (np.zeros(1, np.int32),))
+
+
+@pytest.mark.parametrize(
+    "mode, lane, width, call",
+    [
+        ("bfly", 5, 32, "__shfl_xor_sync"),
+        ("down", 3, 32, "__shfl_down_sync"),
+        ("up", 3, 32, "__shfl_up_sync"),
+        ("idx", 7, 32, "__shfl_sync"),
+        ("bfly", 9, 8, "__shfl_xor_sync"),
+        ("down", 3, 8, "__shfl_down_sync"),
+        ("up", 3, 8, "__shfl_up_sync"),
+        ("idx", 7, 4, "__shfl_sync"),
+    ],
+)
+def test_shuffles_of_inline_ptx(mode, lane, width, call, each_compiler):
+    packed = (32 - width) << 8 | (0 if mode == "up" else 31)
+    code = f"""
+    extern "C" __global__ void k(float* y) {{
+        float v = 10 * threadIdx.x, w;
+        asm volatile("shfl.sync.{mode}.b32 %0, %1, %2, {packed}, %3;" : "=f"(w) : "f"(v), "r"({lane}), "r"(0xffffffff));
+        y[threadIdx.x] = w;
+        y[32 + threadIdx.x] = {call}(0xffffffff, v, {lane}, {width});
+    }}"""
+    y = np.zeros((2, 32), np.float32)
+    RawKernel(code, "k")((1,), (32,), (y,))
+    np.testing.assert_array_equal(y[0], y[1])
+
+
+def test_cudas_constants(each_compiler):
+    code = '#include <math_constants.h>\nextern "C" __global__ void k(float* y) { y[0] = -CUDART_INF_F; y[1] = CUDART_PI_F; }'
+    y = np.zeros(2, np.float32)
+    RawKernel(code, "k")((1,), (1,), (y,))
+    np.testing.assert_array_equal(y, np.float32([-np.inf, np.pi]))
