@@ -59,10 +59,25 @@ __attribute__((noinline, cold)) static void settle() {
     in_doubt = false;
 }
 
+// A plain read of what others change by atomic operations is a guess if its thread's next access is an atomicCAS there:
+// that finds out whether it was right. (Loops of CUDA's guide begin so.)
+static struct {
+    const char* address;
+    unsigned thread;
+    size_t first;  // of the findings that it made
+} guess;
+
+void compare_next(const void* address) {
+    if (!strict && self && guess.address == address && guess.thread == current() && guess.first < findings.size())
+        findings.resize(guess.first);
+}
+
 static void report_race(uint32_t where, const Region& region, Access kind, const char* address, size_t bytes,
                         const Event& other, bool of_other_cluster = false) {
     const size_t known = findings.size();
     report_access(RACE, where, region, kind, address, bytes, &other, of_other_cluster);
+    if (findings.size() > known && kind == READ && other.kind == ATOMIC && guess.address != address)
+        guess = {address, unsigned(current()), known};
     if (findings.size() == known || kind != WRITE || other.kind != WRITE || bytes > sizeof doubted.before) return;
     doubted.address = address;
     doubted.bytes = bytes;
@@ -107,7 +122,7 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
 
     // Other clusters are before this one only where a flag says so.
     if (untold(cell.plain)) report_race(where, region, kind, address, bytes, cell.plain, true);
-    if ((kind != ATOMIC || narrow) && untold(cell.atomic)) report_access(RACE, where, region, kind, address, bytes, &cell.atomic, true);
+    if ((kind != ATOMIC || narrow) && untold(cell.atomic)) report_race(where, region, kind, address, bytes, cell.atomic, true);
     if (kind != READ && untold(cell.read)) report_access(RACE, where, region, kind, address, bytes, &cell.read, true);
 
     if (kind == ATOMIC) {
@@ -172,6 +187,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
     if (++accesses > most_accesses) stop_endless(where);
     if (in_doubt) settle();
+    guess.address = nullptr;
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {

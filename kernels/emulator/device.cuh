@@ -35,6 +35,7 @@ extern Index block, block_size, grid_size;
 extern int cluster_blocks, block_rank;  // how many blocks are a cluster, and which of them this one is
 
 void access(const void* address, size_t bytes, Access kind, const void* where);
+void compare_next(const void* address);  // what was read there last was a guess
 void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where);  // or in the block only
 void fence(bool everywhere);
 void block_barrier(const void* where);
@@ -245,6 +246,7 @@ EMULATOR_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
 template <class T>
 EMULATOR_FUNCTION T atomicCAS(T* address, typename emulator::Same<T>::type expected,
                               typename emulator::Same<T>::type value) {
+    emulator::compare_next(address);
     emulator::atomic_access(address, sizeof(T), true, EMULATOR_WHERE);
     const T old = *address;
     if (old == expected) *address = value;

@@ -551,3 +551,28 @@ def test_cudas_constants(each_compiler):
     y = np.zeros(2, np.float32)
     RawKernel(code, "k")((1,), (1,), (y,))
     np.testing.assert_array_equal(y, np.float32([-np.inf, np.pi]))
+
+
+GREATEST = """
+__device__ void greatest(double* place, double value) {
+    unsigned long long* bits = (unsigned long long*)place;
+    unsigned long long old = *bits, assumed;
+    do {
+        assumed = old;
+        old = atomicCAS(bits, assumed, __double_as_longlong(fmax(value, __longlong_as_double(assumed))));
+    } while (assumed != old);
+}
+extern "C" __global__ void k(const double* x, double* y) { greatest(y, x[blockIdx.x * blockDim.x + threadIdx.x]); }
+"""
+
+
+def test_a_guess_that_atomic_cas_finds_out_about(each_compiler, rng):
+    x, y = rng.random(192), np.zeros(1)
+    RawKernel(GREATEST, "k")((3,), (64,), (x, y))
+    assert y[0] == x.max()
+    for code, more in (
+        (GREATEST, {"strict": True}),
+        (GREATEST.replace("atomicCAS(bits, assumed,", "atomicMax(bits,"), {}),
+    ):
+        with pytest.raises(EmulatorError, match=r"kernel\.cu:4: race: read of 8 bytes at element \(0,\) of y"):
+            RawKernel(code.replace("while (assumed != old)", "while (0)"), "k", **more)((3,), (64,), (x, y))
