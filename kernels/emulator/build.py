@@ -45,6 +45,7 @@ COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of ru
 KERNEL_OPTIONS = (
     "-fsanitize=thread,shift-exponent,signed-integer-overflow,float-cast-overflow",
     "-fsanitize-recover=all",
+    "-ftrivial-auto-var-init=pattern",  # a sum that nobody has set to 0 shall not begin with one by chance
     *(f"-fno-builtin-{name}" for name in COPYING),
     "-fno-strict-aliasing",  # kernels look at one type through pointers to another: C++ forbids it, nvcc lets it pass
 )

@@ -576,3 +576,14 @@ def test_a_guess_that_atomic_cas_finds_out_about(each_compiler, rng):
     ):
         with pytest.raises(EmulatorError, match=r"kernel\.cu:4: race: read of 8 bytes at element \(0,\) of y"):
             RawKernel(code.replace("while (assumed != old)", "while (0)"), "k", **more)((3,), (64,), (x, y))
+
+
+def test_a_sum_that_begins_with_nothing_is_not_right_by_chance(each_compiler):
+    code = """extern "C" __global__ void k(const float* x, float* y, int n) {
+        float sums[4];
+        for (int i = 0; i < n; i++) sums[i % 4] += x[i];
+        for (int i = 0; i < 4; i++) y[i] = sums[i];
+    }"""
+    y = np.zeros(4, np.float32)
+    RawKernel(code, "k")((1,), (1,), (np.ones(8, np.float32), y, 8))
+    assert not (np.abs(y) < 1e30).any()
