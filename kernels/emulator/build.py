@@ -363,6 +363,8 @@ def _in_one_section(assembly: str) -> str:
 def _run_compiler(command: str, *arguments: str) -> None:
     words = [*shlex.split(command), *OPTIONS, f"-I{ROOT}", f"-I{CUDAS_HEADERS}", *arguments]
     done = subprocess.run(words, capture_output=True, text=True)
+    if missing := re.search(r"fatal error: '?([^\s:']+)'?(?:: No such file| file not found)", done.stderr):
+        raise DoesNotCompile(f"the kernel includes {missing[1]}, which the emulator does not have")
     if done.returncode:
         raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")
 

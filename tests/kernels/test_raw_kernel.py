@@ -587,3 +587,9 @@ def test_a_sum_that_begins_with_nothing_is_not_right_by_chance(each_compiler):
     y = np.zeros(4, np.float32)
     RawKernel(code, "k")((1,), (1,), (np.ones(8, np.float32), y, 8))
     assert not (np.abs(y) < 1e30).any()
+
+
+def test_a_header_that_is_not_there_is_one_sentence(each_compiler):
+    for name in ("curand_kernel.h", "cuComplex.h"):
+        with pytest.raises(DoesNotCompile, match=f"^the kernel includes {name}, which the emulator does not have$"):
+            axpy(code=f"#include <{name}>\n{AXPY}")
