@@ -81,15 +81,11 @@ struct Do {
     static T fma(T a, T b, T c) { return T(::fma(double(a), double(b), double(c))); }
     static T min(T a, T b) { return a != a ? b : b < a ? b : a; }
     static T max(T a, T b) { return a != a ? b : a < b ? b : a; }
-    static T neg(T a) { return sub(T(0), a); }
-    static T abs(T a) { return a < T(0) ? neg(a) : a; }
+    static T neg(T a) { return T(1) / 2 ? T(-a) : sub(T(0), a); }
+    static T abs(T a) { return T(1) / 2 ? T(::fabs(a)) : a < T(0) ? neg(a) : a; }
 };
 template <>
 inline float Do<float>::fma(float a, float b, float c) { return fmaf(a, b, c); }
-template <>
-inline float Do<float>::neg(float a) { return -a; }
-template <>
-inline float Do<float>::abs(float a) { return fabsf(a); }
 #define EMULATOR_TWICE(name, ...) static Two<T> name(__VA_ARGS__)
 template <class T>
 struct Do<Two<T>> {
@@ -135,7 +131,7 @@ EMULATOR_OF_TWO(add, Do<T>::add(a, b))
 EMULATOR_OF_TWO(sub, Do<T>::sub(a, b))
 EMULATOR_OF_TWO(mul, Do<T>::mul(a, b))
 EMULATOR_OF_TWO(mul_lo, Do<T>::mul(a, b))
-EMULATOR_OF_TWO(mul_hi, (__int128(a) * b) >> 8 * sizeof(T))
+EMULATOR_OF_TWO(mul_hi, (T(-1) < T(0) ? (unsigned __int128)(__int128(a) * b) : (unsigned __int128)(a) * b) >> 8 * sizeof(T))
 EMULATOR_OF_TWO(div, a / b)
 template <class T, class D>
 EMULATOR_QUIET void mul_wide(D& d, T a, T b) { d = D(T(-1) < T(0) ? (unsigned long long)((long long)a * b) : (unsigned long long)a * b); }
@@ -147,15 +143,23 @@ EMULATOR_OF_TWO(xor_, a ^ b)
 EMULATOR_OF_THREE(fma, Do<T>::fma(a, b, c))
 EMULATOR_OF_THREE(mad_lo, Do<T>::add(Do<T>::mul(a, b), c))
 
+template <class T>
+EMULATOR_QUIET auto bits(T x) {
+    if constexpr (sizeof(T) == 8) return as<unsigned long long>(x);
+    else if constexpr (sizeof(T) == 4) return as<unsigned>(x);
+    else return as<unsigned short>(x);
+}
 template <class T, class D, class A>
-EMULATOR_QUIET void mov(D& d, A x) { d = as<D>(x); }
+EMULATOR_QUIET void mov(D& d, A x) { d = as<D>(as<T>(x)); }
 template <class T, class D, class A>  // of two registers: the first one is the low half
 EMULATOR_QUIET auto mov(D& d, A low, A high) -> decltype(void(sizeof(char[sizeof(D) == 2 * sizeof(A) ? 1 : -1]))) {
-    d = D(low) | D(high) << 8 * sizeof(A);
+    typedef decltype(bits(d)) W;
+    d = as<D>(W(bits(low)) | W(bits(high)) << 8 * sizeof(A));
 }
 template <class T, class D, class A>
 EMULATOR_QUIET auto mov(D& low, D& high, A x) -> decltype(void(sizeof(char[sizeof(A) == 2 * sizeof(D) ? 1 : -1]))) {
-    low = D(x), high = D(x >> 8 * sizeof(D));
+    typedef decltype(bits(low)) W;
+    low = as<D>(W(bits(x))), high = as<D>(W(bits(x) >> 8 * sizeof(D)));
 }
 template <class T, class D, class A>  // a shift by more bits than there are moves all out
 EMULATOR_QUIET void shl(D& d, A x, unsigned by) { d = D(by >= 8 * sizeof(T) ? T(0) : T(as<T>(x) << by)); }
@@ -175,14 +179,15 @@ template <class T, class D>
 EMULATOR_QUIET void prmt(D& d, unsigned a, unsigned b, unsigned digits) { d = __byte_perm(a, b, digits); }
 template <class T, class D>
 EMULATOR_QUIET void bfe(D& d, unsigned long long a, unsigned from, unsigned count) {
-    const T x = T(a) >> (from & 255);
-    const unsigned unused = 8 * sizeof(T) - (count & 255);
-    d = count == 0 ? 0 : D(T(x << unused) >> unused);
+    const unsigned most = 8 * sizeof(T), unused = most - ::min(count & 255, most);
+    T x;
+    shr<T>(x, T(a), from & 255);
+    d = unused == most ? 0 : D(T(x << unused) >> unused);
 }
 template <class T, class D>
 EMULATOR_QUIET void bfi(D& d, unsigned a, unsigned b, unsigned from, unsigned count) {
-    const unsigned mask = (count >= 32 ? ~0u : (1u << count) - 1) << from;
-    d = (b & ~mask) | (a << from & mask);
+    const unsigned mask = (from & 255) > 31 ? 0 : (count >= 32 ? ~0u : (1u << count) - 1) << (from & 31);
+    d = (b & ~mask) | (a << (from & 31) & mask);
 }
 template <class T, class D, class A, class B>
 EMULATOR_QUIET void selp(D& d, A a, B b, bool which) { d = which ? as<D>(a) : as<D>(b); }
@@ -202,12 +207,17 @@ EMULATOR_COMPARES(hs, >=)
 
 template <class TO, class FROM, class D, class A>
 EMULATOR_QUIET void cvt(D& d, A x) { d = as<D>(TO(as<FROM>(x))); }
+template <class T, class FROM>  // what does not fit becomes the nearest that does
+EMULATOR_QUIET T whole(double a) {
+    constexpr bool negative = T(-1) < T(0);
+    constexpr T highest = T(1ull << (8 * sizeof(T) - 1)), least = negative ? highest : T(0);
+    if (a != a) return sizeof(T) == 8 || sizeof(FROM) == 8 ? highest : T(0);
+    if (a >= ::ldexp(1.0, 8 * sizeof(T) - negative)) return T(~least);
+    return a <= double(least) ? least : T(a);
+}
 #define EMULATOR_ROUNDS(how, function)                                                                       \
     template <class TO, class FROM, class D, class A>                                                        \
-    EMULATOR_QUIET void cvt_##how(D& d, A x) {                                                               \
-        const double a = function(double(as<FROM>(x)));                                                      \
-        d = as<D>(TO(TO(-1) < TO(0) ? TO(emulator_int(a)) : TO(emulator_unsigned(a))));                      \
-    }
+    EMULATOR_QUIET void cvt_##how(D& d, A x) { d = as<D>(whole<TO, FROM>(function(double(as<FROM>(x))))); }
 EMULATOR_ROUNDS(rni, nearbyint)
 EMULATOR_ROUNDS(rzi, trunc)
 EMULATOR_ROUNDS(rmi, floor)

@@ -31,7 +31,7 @@ _SPECIAL = {
 }  # fmt: skip
 # Words of an instruction that say how fast or where it is cached, and nothing of its result.
 _IDLE = re.compile(
-    r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|no_allocate|noftz|evict_\w+|\d+B|cache_hint|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
+    r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|no_allocate|noftz|evict_\w+|\d+B|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
 )
 _WHOLE = re.compile(r"[us]\d+")
 
@@ -86,15 +86,13 @@ class _Statement:
             raise _Unknown(f"inline PTX that is not a string as it stands: {parts[0].strip()[:80]}")
         program = "".join(_STRING.findall(parts[0]))
         self.operands: list[tuple[str, str, str]] = []  # "=", "+" or "", the letter, the expression
-        for k, part in enumerate(parts[1:3]):
+        for part in parts[1:3]:
             while operand := _OPERAND.search(part):
                 how, letter = operand.groups()
                 end = _closed(part, operand.end())
-                self.operands.append(
-                    ("=" if k == 0 and not how else how, letter, part[operand.end() : end - 1].strip())
-                )
+                self.operands.append((how, letter, part[operand.end() : end - 1].strip()))
                 part = part[end:]
-        self.program = re.sub(r"\\[nt]", " ", program).replace("%%", "%")
+        self.program = program.replace("\\n", "\n").replace("\\t", "\t").replace("%%", "%")
         self.registers: set[str] = set()
         self.labels: list[str] = []
 
@@ -107,7 +105,8 @@ class _Statement:
             given = expression if letter in "ni" else f"emulator::ptx::in<{type_}>({expression})"
             before += f"{type_} emulator_{k} = {given if how != '=' else '{}'}; "
             after += f"emulator::ptx::out({expression}, emulator_{k}); " if how else ""
-        body = "".join(self._statement(s.strip()) for s in re.sub(r"//.*|/\*.*?\*/", " ", self.program).split(";"))
+        said = re.sub(r"//.*|/\*[\s\S]*?\*/|\s", " ", self.program)
+        body = "".join(self._statement(s.strip()) for s in said.split(";"))
         labels = f"__label__ {', '.join(self.labels)}; " if self.labels else ""
         return f"({{ {labels}{before}{body}{after}}})"
 
@@ -125,7 +124,9 @@ class _Statement:
                 several = re.fullmatch(r"(%?\w+)<(\d+)>", name)
                 found += [f"{several[1]}{i}" for i in range(int(several[2]))] if several else [name]
             self.registers |= set(found)
-            type_ = _REGISTER.get(kind) or _REGISTER[kind[1:]]
+            type_ = _REGISTER.get(kind) or _REGISTER.get(kind[1:])
+            if type_ is None:
+                raise _Unknown(f"inline PTX with a register of the kind {kind}")
             return f"{type_} {', '.join(self._name(n) + ' = {}' for n in found)}; "
         if condition := re.match(r"@(!?)(%?\w+)\s+", said):
             return f"if ({condition[1]}{self._name(condition[2])}) {{ {self._statement(said[condition.end() :])}}} "
@@ -150,10 +151,10 @@ class _Statement:
         said = said.strip()
         if offset := re.fullmatch(r"(.*\S)\s*\+\s*(\w+)", said):
             return f"({self._value(offset[1])} + {self._value(offset[2])})"
-        if operand := re.fullmatch(r"(!?)%(\d+)", said):
-            return f"{operand[1]}emulator_{operand[2]}"
-        if said.lstrip("!") in self.registers:
-            return ("!" if said[0] == "!" else "") + self._name(said.lstrip("!"))
+        if operand := re.fullmatch(r"%(\d+)", said):
+            return f"emulator_{operand[1]}"
+        if said in self.registers:
+            return self._name(said)
         if said in _SPECIAL:
             return _SPECIAL[said]
         if bits := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", said):
@@ -163,7 +164,7 @@ class _Statement:
         if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+U?|\d+)", said):
             return said
         if re.fullmatch(r"-?\d+\.\d*", said):
-            return f"{said}f"
+            return said
         raise _Unknown(f"inline PTX with the operand {said}")
 
 
@@ -188,7 +189,11 @@ def _function(opcode: str) -> str | None:
         case "cp":
             return _COPIES.get(".".join(others))
         case "ld" | "st":
-            return None if {"acquire", "release", "param"} & set(others) else f"{base}<{first}, {count}, {shared}>"
+            return (
+                None
+                if {"acquire", "release", "param", "cache_hint"} & set(others)
+                else f"{base}<{first}, {count}, {shared}>"
+            )
         case "red" | "atom":
             name = others[-1]
             return (
@@ -201,9 +206,10 @@ def _function(opcode: str) -> str | None:
         case "cvt":
             return _conversion(kinds, types, [w for w in others if w != "satfinite"])
         case "setp":
+            name = "_".join(others)
             return (
-                f"setp_{others[0]}<{first}>"
-                if others[0] in ("eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs")
+                f"setp_{name}<{first}>"
+                if name in ("eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs")
                 else None
             )
         case "bar" | "barrier":
@@ -226,7 +232,7 @@ def _function(opcode: str) -> str | None:
 def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | None:
     """Of cvt: two numbers in one register, tf32, a float to a whole number, which says how it is rounded, or any other."""
     if kinds[0] in ("f16x2", "bf16x2"):
-        return f"cvt_{kinds[0]}"
+        return None if how else f"cvt_{kinds[0]}"
     if kinds[0] == "tf32":
         return "cvt_tf32" if how == ["rna"] else None
     if how in (["rzi"], ["rni"], ["rmi"], ["rpi"]) and kinds[0][0] in "us":

@@ -58,6 +58,57 @@ ANSWERS = [
     ("unsigned", '("red.global.add.u32 [%0], %1;" :: "l"(y_of), "r"(2)); r = *y_of; (void(0))', 2),
     ("unsigned", '("atom.global.max.u32 %0, [%1], 9;" : "=r"(r) : "l"(y_of))', 2),
     ("unsigned", '("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(r) : "l"(y_of))', 9),
+    ("int", '("add.s32 %0, %1, 1;" : "=r"(r) : "r"(0x7fffffff))', -(2**31)),
+    ("int", '("mul.hi.s32 %0, %1, 5;" : "=r"(r) : "r"(-1))', -1),
+    ("unsigned long long", '("mul.hi.u64 %0, %1, %1;" : "=l"(r) : "l"(0ull - one))', 2**64),
+    ("unsigned long long", '("mul.wide.u32 %0, %1, 2;" : "=l"(r) : "r"(0u - one))', 2**33 - 2),
+    ("unsigned", '("bfe.u32 %0, %1, 4, %2;" : "=r"(r) : "r"(0xABCDu), "r"(264))', 0xBC),
+    ("unsigned", '("bfe.u32 %0, %1, 4, 40;" : "=r"(r) : "r"(0xABCDu))', 0xABC),
+    ("unsigned", '("bfe.u32 %0, %1, 4, 0;" : "=r"(r) : "r"(0xABCDu))', 0),
+    ("int", '("bfe.s32 %0, %1, 40, 8;" : "=r"(r) : "r"(-5))', -1),
+    ("unsigned", '("bfi.b32 %0, %1, %2, 0, 32;" : "=r"(r) : "r"(0xFFu), "r"(one))', 0xFF),
+    ("unsigned", '("bfi.b32 %0, %1, %2, 40, 4;" : "=r"(r) : "r"(0xFFu), "r"(one))', 1),
+    ("unsigned", '("shl.b32 %0, %1, 32;" : "=r"(r) : "r"(one))', 0),
+    ("unsigned", '("clz.b64 %0, %1;" : "=r"(r) : "l"(1ull))', 63),
+    ("unsigned", '("clz.b32 %0, %1;" : "=r"(r) : "r"(one - 1))', 32),
+    ("float", '("min.f32 %0, %1, %2;" : "=f"(r) : "f"(__int_as_float(0x7fffffff)), "f"(f))', 3),
+    ("float", '("max.f32 %0, %1, %2;" : "=f"(r) : "f"(__int_as_float(0x7fffffff)), "f"(f))', 3),
+    ("float", '("div.full.f32 %0, %1, 0F40000000;" : "=f"(r) : "f"(f))', 1.5),
+    ("double", '("neg.f64 %0, %1;" : "=d"(r) : "d"(f - 3.0)); r = 1 / r; (void(0))', -np.inf),
+    ("double", '("abs.f64 %0, %1;" : "=d"(r) : "d"(-0.0)); r = 1 / r; (void(0))', np.inf),
+    ("double", '("add.f64 %0, %1, 0.1;" : "=d"(r) : "d"(f - 3.0))', 0.1),
+    ("unsigned", '("mov.f32 %0, 1.5;" : "=r"(r))', 0x3FC00000),
+    ("unsigned", '("sub.f16x2 %0, %1, %2;" : "=r"(r) : "r"(0x42003C00u), "r"(0x3C003C00u))', 0x40000000),
+    ("unsigned", '("mul.f16x2 %0, %1, %2;" : "=r"(r) : "r"(0x42003C00u), "r"(0x40004200u))', 0x46004200),
+    ("unsigned", '("min.f16x2 %0, %1, %2;" : "=r"(r) : "r"(0x42003C00u), "r"(0x40004200u))', 0x40003C00),
+    ("unsigned", '("max.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(0x3F804040u), "r"(0x40003F80u))', 0x40004040),
+    ("unsigned", '("neg.f16x2 %0, %1;" : "=r"(r) : "r"(0x42003C00u))', 0xC200BC00),
+    ("int", '("cvt.rmi.s32.f32 %0, %1;" : "=r"(r) : "f"(-2.5f))', -3),
+    ("int", '("cvt.rpi.s32.f32 %0, %1;" : "=r"(r) : "f"(2.5f))', 3),
+    ("int", '("cvt.rzi.s32.f32 %0, %1;" : "=r"(r) : "f"(-2.5f))', -2),
+    ("int", '("cvt.rni.s8.f32 %0, %1;" : "=r"(r) : "f"(300.0f))', 127),
+    ("long long", '("cvt.rzi.s64.f32 %0, %1;" : "=l"(r) : "f"(-0x1p40f))', -(2**40)),
+    ("unsigned long long", '("cvt.rzi.u64.f64 %0, %1;" : "=l"(r) : "d"(0x1p63))', 2**63),
+    ("unsigned long long", '("cvt.rzi.u64.f64 %0, %1;" : "=l"(r) : "d"(1e300))', 2**64),
+    ("int", '("cvt.rzi.s32.f64 %0, %1;" : "=r"(r) : "d"(__longlong_as_double(-1)))', -(2**31)),
+    ("int", '("cvt.rzi.s32.f32 %0, %1;" : "=r"(r) : "f"(__int_as_float(0x7fffffff)))', 0),
+    ("unsigned long long", '("mov.b64 %0, {%1, %2};" : "=l"(r) : "f"(f), "f"(2.0f))', 0x4000000040400000),
+    ("double", '("mov.b64 %0, {%1, %2};" : "=d"(r) : "r"(0), "r"(0x3ff00000))', 1),
+    ("unsigned", '("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.u32.u16 %0, high; }" : "=r"(r) : "r"(0x20001u))', 2),
+    ("float", '("{ .reg .f32 low; mov.b64 {low, %0}, %1; }" : "=f"(r) : "l"(0x4000000040400000ull))', 2),
+    ("unsigned", '("{ .reg .b32 low; mov.b64 {low, %0}, %1; }" : "=r"(r) : "d"(1.0))', 0x3FF00000),
+    ("unsigned", '("{ .reg .pred p; mov.u32 %0, 0; setp.le.s32 p, %1, 1; @p add.u32 %0, %0, 1; setp.ge.u32 p, %1, 1; @p add.u32 %0, %0, 2;"'
+     '"setp.ls.u32 p, %1, 1; @p add.u32 %0, %0, 4; setp.hi.u32 p, %1, 0; @p add.u32 %0, %0, 8; setp.gt.s32 p, %1, 1; @p add.u32 %0, %0, 16;"'
+     '"setp.lo.u32 p, %1, 1; @p add.u32 %0, %0, 32; setp.hs.u32 p, %1, 0x1U; @p add.u32 %0, %0, 64; }" : "=r"(r) : "r"(one))', 79),
+    ("unsigned", ' __volatile__("mov.u32 %0, 1; // (a comment;\\n\\t add.u32 %0, %0, %1; /* another */" : "=&r"(r) : "r"(one ? 2 : 3))', 3),
+    ("unsigned", '("{ bra.uni OVER; OVER: mov.u32 %0, 2; }" : "=r"(r))', 2),
+    ("unsigned long long", '("cvta.to.global.u64 %0, %1;" : "=l"(r) : "l"(y_of)); r -= (unsigned long long)y_of; (void(0))', 0),
+    ("unsigned", '("atom.global.min.u32 %0, [%1], 5;" : "=r"(r) : "l"(y_of))', 9),
+    ("unsigned", '("atom.global.or.b32 %0, [%1], 2;" : "=r"(r) : "l"(y_of))', 5),
+    ("unsigned", '("atom.global.and.b32 %0, [%1], 6;" : "=r"(r) : "l"(y_of))', 7),
+    ("unsigned", '("atom.global.xor.b32 %0, [%1], 3;" : "=r"(r) : "l"(y_of))', 6),
+    ("unsigned", '("atom.global.exch.b32 %0, [%1], 8;" : "=r"(r) : "l"(y_of))', 5),
+    ("unsigned", '("atom.global.add.u32 %0, [%1], 1;" : "=r"(r) : "l"(y_of))', 8),
 ]  # fmt: skip
 
 
@@ -91,6 +142,23 @@ def test_instructions_and_their_answers(each_compiler):
         ('("ld.acquire.gpu.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.acquire\.gpu\.u32 is not among"),
         ('("add.cc.u32 %0, %1, %1;" : "=r"(r) : "r"(1))', r"add\.cc\.u32 is not among"),
         ('("mov.b128 %0, %1;" : "=q"(r) : "r"(1))', "inline PTX with an operand of the kind q"),
+        ('("st.release.gpu.u32 [%0], %1;" :: "l"(y), "r"(1))', r"st\.release\.gpu\.u32 is not among"),
+        ('("ld.param.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.param\.u32 is not among"),
+        (
+            '("ld.global.L2::cache_hint.u32 %0, [%1], 0;" : "=r"(r) : "l"(y))',
+            r"ld\.global\.L2::cache_hint\.u32 is not among",
+        ),
+        ('("cvt.rn.relu.f16x2.f32 %0, %1, %1;" : "=r"(r) : "f"(1.0f))', r"cvt\.rn\.relu\.f16x2\.f32 is not among"),
+        ('("cvt.rn.tf32.f32 %0, %1;" : "=r"(r) : "f"(1.0f))', r"cvt\.rn\.tf32\.f32 is not among"),
+        ('("cvt.rz.f32.f64 %0, %1;" : "=f"(*y) : "d"(1.0))', r"cvt\.rz\.f32\.f64 is not among"),
+        ('("cvt.rni.f32.f32 %0, %1;" : "=f"(*y) : "f"(1.0f))', r"cvt\.rni\.f32\.f32 is not among"),
+        ('("{ .reg .b8 t; }")', "inline PTX with a register of the kind b8"),
+        ('("{ .reg .pred p; setp.lt.and.u32 p, %0, 3, p; }" :: "r"(1))', r"setp\.lt\.and\.u32 is not among"),
+        ('("fence.proxy.tensormap::generic.release.gpu;")', r"fence\.proxy\.tensormap\S+ is not among"),
+        (
+            '("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32 {%0}, {%0}, {%0}, {%0};" : "+r"(r))',
+            r"mma\.sync\S+satfinite\S+ is not among",
+        ),
     ],
 )
 def test_what_is_not_known_is_found_where_a_kernel_comes_to_it(said, why):
@@ -108,9 +176,104 @@ def test_asm_without_its_end_is_the_compilers_to_say():
 def test_what_only_looks_like_asm_stays():
     text = '// asm("x");\n/* asm(" */ f("asm(1)"); int asm_(int); plasm(3);'
     assert translated(text) == text
+    assert "emulator::ptx::fence<true>()" in translated('__asm volatile ("membar.gl;");')
+    assert "emulator::ptx::fence<false>()" in translated('__asm__ __volatile__("fence.acq_rel.cta;");')
     assert translated('asm volatile("membar.gl;"\n ::: "memory");\n').count("\n") == 2
     macro = '#define WAIT(N) \\\n    asm volatile("cp.async.wait_group %0;\\n" \\\n :: "n"(N))\nint x;'
     assert translated(macro).count("\n") == 3 and translated(macro).count("\\\n") == 2
+
+
+REGISTERS = {
+    "laneid": "t % 32", "warpid": "t / 32", "lanemask_lt": "(1u << t % 32) - 1", "lanemask_le": "(2u << t % 32) - 1",
+    "lanemask_eq": "1u << t % 32", "lanemask_ge": "~0u << t % 32", "lanemask_gt": "~0u << t % 32 << 1",
+    "tid.x": "threadIdx.x", "tid.z": "threadIdx.z", "ctaid.y": "blockIdx.y", "ntid.y": "blockDim.y", "nctaid.x": "gridDim.x",
+}  # fmt: skip
+
+
+def test_registers_that_every_thread_has(each_compiler):
+    said = "\n".join(
+        f'asm("mov.u32 %0, %%{name};" : "=r"(r)); if (r != ({want})) y[{i}] = 1;'
+        for i, (name, want) in enumerate(REGISTERS.items())
+    )
+    code = 'extern "C" __global__ void k(int* y) { unsigned r; const unsigned t = threadIdx.x + 5 * (threadIdx.y + 7 * threadIdx.z);\n'
+    y = np.zeros(len(REGISTERS), np.int32)
+    RawKernel(code + said + "}", "k")((2, 3), (5, 7, 2), (y,))
+    assert [name for name, off in zip(REGISTERS, y) if off] == []
+
+
+TOGETHER = r"""
+extern "C" __global__ void k(const unsigned* x, unsigned* y) {
+    __shared__ unsigned s[64], kept[64];
+    __shared__ __align__(16) unsigned copied[4];
+    __shared__ unsigned long long full;
+    const unsigned t = threadIdx.x + 16 * threadIdx.y;
+    unsigned mine = __cvta_generic_to_shared(&s[t]), other = __cvta_generic_to_shared(&s[63 - t]), bar = __cvta_generic_to_shared(&full);
+    if (t == 0) asm volatile("mbarrier.init.shared::cta.b64 [%0], 64;" :: "r"(bar));
+    asm volatile("st.shared.u32 [%0], %1;" :: "r"(mine), "r"(t));
+    asm volatile("bar.sync 0;");
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(kept[t]) : "r"(other));
+    asm volatile("bar.sync 1;");
+    asm volatile("st.shared.u32 [%0], %1;" :: "r"(mine), "r"(t + kept[63 - t]));
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" :: "r"(bar) : "memory");
+    asm volatile("{ .reg .pred over; AGAIN: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], 0; @over bra OVER; bra AGAIN; OVER: }" :: "r"(bar));
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(y[t]) : "r"(other));
+    if (t == 0) {
+        unsigned at = __cvta_generic_to_shared(copied);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, 8;" :: "r"(at), "l"(x));
+        asm volatile("cp.async.wait_all;");
+        for (int i = 0; i < 4; i++) y[64 + i] = copied[i];
+    }
+    kept[t] = 0;
+    if (t < 32) asm volatile("bar.arrive 2, 64;" ::: "memory");
+    else asm volatile("bar.sync 2, 64;" ::: "memory");
+    if (t >= 32) y[t + 36] = kept[63 - t];
+}
+"""
+
+
+@needs_nvrtc
+def test_a_gpu_takes_what_threads_do_together(tmp_path):
+    (tmp_path / "together.cu").write_text(TOGETHER)
+    launch.compile_for(tmp_path / "together.cu", "90")
+
+
+def test_what_threads_do_together(each_compiler):
+    x, y, t = np.arange(5, 9, dtype=np.uint32), np.ones(100, np.uint32), np.arange(64)
+    RawKernel(TOGETHER, "k")((1,), (16, 4), (x, y))
+    assert y.tolist() == [*(2 * (63 - t)), 5, 6, 0, 0, *np.zeros(32)]
+
+
+@pytest.mark.parametrize("type_", ["f16", "bf16"])
+def test_a_product_of_half_as_many_columns(type_, each_compiler, rng):
+    code = """
+extern "C" __global__ void k(const unsigned* x, const unsigned* w, float* y) {
+    const int row = threadIdx.x / 4, pair = threadIdx.x % 4;
+    float *d = y + 8 * row + 2 * pair, *e = d + 64;
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.TYPE.TYPE.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(e[0]), "+f"(e[1])
+        : "r"(x[4 * row + pair]), "r"(x[4 * row + 32 + pair]), "r"(w[4 * row + pair]));
+}
+"""
+    x, w = rng.integers(-4, 5, (16, 8)).astype(np.float32), rng.integers(-4, 5, (8, 8)).astype(np.float32)
+    y = np.arange(128, dtype=np.float32).reshape(16, 8)
+    bits = [v.astype(np.float16) if type_ == "f16" else bfloat16.to_bits(v) for v in (x, w)]
+    RawKernel(code.replace("TYPE", type_), "k")((1,), (32,), (*(b.view(np.uint32) for b in bits), y))
+    np.testing.assert_array_equal(y, x @ w.T + np.arange(128).reshape(16, 8))
+
+
+def test_sums_of_half_precision(each_compiler, rng):
+    code = """
+extern "C" __global__ void k(const unsigned* x, const unsigned* w, unsigned* y) {
+    const int row = threadIdx.x / 4, pair = threadIdx.x % 4, at = 8 * row + pair;
+    asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%0, %1};"
+        : "+r"(y[4 * row + pair]), "+r"(y[4 * row + 32 + pair])
+        : "r"(x[at]), "r"(x[at + 64]), "r"(x[at + 4]), "r"(x[at + 68]), "r"(w[at]), "r"(w[at + 4]));
+}
+"""
+    x, w = (rng.integers(-4, 5, (n, 16)).astype(np.float16) for n in (16, 8))
+    y = np.arange(128, dtype=np.float16).reshape(16, 8)
+    RawKernel(code, "k")((1,), (32,), (x.view(np.uint32), w.view(np.uint32), y.view(np.uint32)))
+    np.testing.assert_array_equal(y, x @ w.T + np.arange(128).reshape(16, 8))
 
 
 PRODUCT = """
