@@ -11,9 +11,10 @@ _C = re.compile(
     r'\bextern\s+"C"'
 )  # would be the C library's function of that name, if it has one: "step", "index", "remove"
 _STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
+_INSIDE = r"(?:[^;{}()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*"  # with whole pairs of brackets
 _KERNEL = re.compile(
-    r"(?:template\s*<(?P<template>[^;{}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>[^;{}]*?)"
-    r"\b(?!__launch_bounds__|__cluster_dims__)(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*\{"
+    rf"(?:template\s*<(?P<template>[^;{{}}]*?)>\s*)?(?:extern\s+\"C\"\s+|static\s+|inline\s+)*__global__\b(?P<head>{_INSIDE}?)"
+    rf"\b(?P<name>\w+)\s*\((?P<parameters>{_INSIDE})\)\s*\{{"
 )
 _VARIABLE = re.compile(r"\b__device__\b(?=(?![^;{}()=\[]*\boperator\b)[^;{}()=\[]*[;=\[])")
 _CASSERT = re.compile(
@@ -57,10 +58,14 @@ def apart(text: str) -> list[str]:
 
 
 def kernel_names(text: str) -> list[str]:
-    """The kernels of a text that are no templates, if some of it is extern "C": the names by which a GPU knows them."""
+    """The kernels of a text that are extern "C", or all that are no templates if a part of it is: by these a GPU knows them."""
     text = without_comments(text)
-    found = [m["name"] for m in _KERNEL.finditer(text) if m["template"] is None]
-    return found if re.search(r'\bextern\s+"C"', text) else []
+    part = re.search(r'\bextern\s+"C"\s*\{', text)
+    return [
+        m["name"]
+        for m in _KERNEL.finditer(text)
+        if m["template"] is None and (part or re.search(r'\bextern\s+"C"[^;{}]*\Z', text[: m.start("head")]))
+    ]
 
 
 def _definition(text: str, expression: str) -> re.Match[str] | None:

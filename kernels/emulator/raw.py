@@ -215,8 +215,8 @@ def _scalar(p: Parameter, value: Any) -> Any:
         cure = f" (pass numpy.float{8 * size}(...))" if kind == "f" and isinstance(value, int | float) else ""
         got = f"one of {given.itemsize}" if given.dtype.kind == "V" else given.dtype
         raise TypeError(f"{said}, got {got}, of which it would take the first {size} bytes{cure}")
-    content = given.tobytes()[:size]  # of a wider whole number the low ones: GPUs and CPUs are little-endian
-    return (ctypes.c_char * size).from_buffer_copy(content)
+    # Of a wider whole number the low bytes: GPUs and CPUs are little-endian.
+    return (ctypes.c_char * size).from_buffer_copy(given.tobytes())
 
 
 def _fits(value: int, type_: str) -> bool:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rungs import needs_compiler
 
-from kernels.emulator import BadArguments, DoesNotCompile, EmulatorError
-from kernels.emulator.foreign import apart, in_our_words
+from kernels.emulator import BadArguments, DoesNotCompile, Emulator, EmulatorError
+from kernels.emulator.foreign import apart, in_our_words, kernel_names
 from kernels.emulator.raw import RawKernel, RawModule
 from kernels.source import WrongSource
 
@@ -55,10 +55,12 @@ def test_a_mistake_is_raised_with_its_line_in_the_text():
         ({"n": 2.0}, "n must be int32, got float64"),
         ({"n": 2**31}, "n must be int32, got 2147483648, which does not fit"),
         ({"n": 2**70}, "n must be int32, got 1180591620717411303424, which does not fit"),
+        ({"n": -(2**63) - 1}, "n must be int32, got -9223372036854775809, which does not fit"),
         ({"x": np.zeros(100)}, "x must be an array of float32, got one of float64"),
         ({"x": np.zeros(100, np.int32)}, "x must be an array of float32, got one of int32"),
         ({"x": np.zeros(200, np.float32)[::2]}, r"x must be contiguous: .* got strides \(8,\)"),
         ({"x": 3.0}, "x must be an array, got float"),
+        ({"x": 3}, "x must be an array, got int"),
     ],
     ids=str,
 )
@@ -67,13 +69,21 @@ def test_what_a_kernel_would_take_for_something_else_is_one_sentence(wrong, said
         axpy(**wrong)
 
 
+def test_a_launch_is_one_for_each_schedule(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Emulator, "launch", lambda self, *_: seen.append(self.seed))
+    RawKernel(AXPY, "axpy", seeds=4)((1,), (1,), (TWO, None, None, 1))
+    assert seen == [0, 1, 2, 3]
+
+
 def test_what_no_gpu_would_launch_is_refused():
     with pytest.raises(ValueError, match="a block has 1 to 1024 threads"):
         axpy(block=(2048,))
     with pytest.raises(ValueError, match="shared_mem of 50000 is more than its max_dynamic_shared_size_bytes, 49152"):
         axpy(shared_mem=50000)
-    with pytest.raises(BadArguments, match=r"kernel axpy takes 4 arguments \(a, x, y, n\), got 1"):
-        RawKernel(AXPY, "axpy")((1,), (1,), (1,))
+    for n in (1, 5):
+        with pytest.raises(BadArguments, match=rf"kernel axpy takes 4 arguments \(a, x, y, n\), got {n}"):
+            RawKernel(AXPY, "axpy")((1,), (1,), (1,) * n)
     with pytest.raises(WrongSource, match=r"kernel\.cu has no kernel 'axpi', it has axpy"):
         RawKernel(AXPY, "axpi")
     with pytest.raises(WrongSource, match='has no kernel that is extern "C", and no name_expressions say'):
@@ -137,7 +147,7 @@ __global__ void __launch_bounds__((N) * 1, 2) turned(const T* __restrict__ x, T*
     if (t == 0) wide[0] = make_float4(1, 2, 3, 4);
 }
 """
-KERNELS = ("turned<float, 64>", "turned<double>", "turned< int , 7>")
+KERNELS = ("turned<float, 64>", "turned<double>", "turned < int , 7>")
 
 
 @pytest.mark.parametrize("name, dtype, n", list(zip(KERNELS, (np.float32, np.float64, np.int32), (64, 32, 7))))
@@ -196,30 +206,79 @@ extern "C" __global__ void k(float* y) {
         ("{ extern float table[];", "{ extern float table[];"),
         ("{ }\nextern __shared__ float s[];", "{ }\nstatic emulator::Dynamic<float> s;"),
         ("{ __shared__ float s[4];", "{ __shared__ float s[4];"),
+        ("{ __shared__ float s[];", "{ __shared__ float s[];"),
+        ("{ // }\nextern __shared__ float s[];", "{ // }\nDYNAMIC_SHARED(float, s);"),
+        ("__device__ float t[2];", "EMULATOR_VARIABLE float t[2];"),
+        ("__device__ int a = f(1);", "EMULATOR_VARIABLE int a = f(1);"),
+        ("__device__ T& operator[](int i);", "__device__ T& operator[](int i);"),
+        ("int a;\n # include <assert.h>\n#include <cassert>", "int a;\n\n"),
     ],
 )
 def test_words_of_nvcc(words, ours):
     assert in_our_words(words) == ours
 
 
-@given(st.lists(st.sampled_from(["int a", "f<1, 2>", "g(a, b)", "h[c]"]), max_size=5))
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ('extern "C" { __global__ void a() {} __global__ void b(int x) {} }', ["a", "b"]),
+        ('namespace s { __global__ void a() {} }\nextern "C" __launch_bounds__(64) __global__ void b() {}', ["b"]),
+        ('template <int N> __global__ void a() {}\nextern "C" __global__ void b() {}', ["b"]),
+        ('extern "C" __global__ void __launch_bounds__(max(1, f(2))) __maxnreg__(64) a(int x) {}', ["a"]),
+        ('// extern "C"\n__global__ void a() {}', []),
+        ('// extern "C" __global__ void a() {}\nextern "C" __global__ void b() {}', ["b"]),
+    ],
+)
+def test_kernels_that_a_gpu_knows_by_their_names(text, names):
+    assert kernel_names(text) == names
+
+
+@given(st.lists(st.sampled_from(["int a", "f<1, 2>", "g(a, b)", "h[c, d]"]), max_size=5))
 def test_what_commas_divide(parts):
     assert apart(", ".join(parts)) == parts
 
 
 @pytest.mark.parametrize(
     "type_, value",
-    [("signed char", -5), ("unsigned short", 65535), ("bool", True), ("long long", -(2**40)), ("unsigned long", 2**63)],
-)
+    [
+        ("signed char", -5), ("unsigned short", 65535), ("bool", True), ("long long", -(2**40)), ("unsigned long", 2**63),
+        ("signed char", -128), ("signed char", True), ("int", np.uint32(5)), ("int", np.array(5, np.int32)),
+    ],
+)  # fmt: skip
 def test_whole_numbers_of_every_width(type_, value):
     y = np.zeros(1, np.float64)
     RawKernel(f'extern "C" __global__ void k({type_} a, double* y) {{ y[0] = a; }}', "k")((1,), (1,), (value, y))
     assert y[0] == value
 
 
+@pytest.mark.parametrize(
+    "type_, value",
+    [("bool", 2), ("unsigned char", 256), ("unsigned char", -1), ("signed char", -129), ("signed char", 128)],
+)
+def test_whole_numbers_that_do_not_fit(type_, value):
+    with pytest.raises(BadArguments, match=rf"a must be \w+, got {value}, which does not fit"):
+        RawKernel(f'extern "C" __global__ void k({type_} a) {{}}', "k")((1,), (1,), (value,))
+
+
+@pytest.mark.parametrize(
+    "type_, dtype, takes",
+    [
+        ("unsigned char", np.float32, True), ("int", np.uint32, True), ("unsigned", np.int32, True),
+        ("unsigned", np.float32, False), ("short", np.float16, False), ("short", np.int32, False),
+    ],
+)  # fmt: skip
+def test_which_arrays_a_pointer_takes(type_, dtype, takes):
+    kernel = RawKernel(f'extern "C" __global__ void k({type_}* y) {{ y[1] = 1; }}', "k")
+    if takes:
+        kernel((1,), (1,), (np.zeros(2, dtype),))
+        return
+    with pytest.raises(BadArguments, match=f"y must be an array of .*, got one of {np.dtype(dtype)}"):
+        kernel((1,), (1,), (np.zeros(2, dtype),))
+
+
 def test_a_null_pointer_and_any_pointer():
     code = 'extern "C" __global__ void k(const int* x, void* y, int** z) { *(int*)y = x ? 1 : 2; }'
-    for x, want in ((None, 2), (0, 2), (np.zeros(1, np.int32), 1)):
+    for x, want in ((None, 2), (0, 2), (np.intp(0), 2), (np.zeros(1, np.int32), 1)):
         y = np.zeros(1, np.int32)
         RawKernel(code, "k")((1,), (1,), (x, y, np.zeros(1, np.uint64)))
         assert y[0] == want
@@ -250,7 +309,7 @@ STRUCTURE = """
 struct __align__(16) Params { const float* x; float* y; int4 size; };
 extern "C" __global__ void copy(const Params p, int n) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) p.y[i] = p.x[i] * p.size.z;
+    if (i < n) p.y[i] += p.x[i] * p.size.z;
 }
 """
 
@@ -351,8 +410,8 @@ def test_variables_of_the_whole_grid(each_compiler):
     module.get_function("tell")((1,), (2,), (y,))
     assert y.tolist() == [100, 100]
     assert module.get_global("count").view(np.uint32)[0] == 0
-    with pytest.raises(WrongSource, match=r"kernel\.cu has no variable 'counts' outside of its functions, it has "):
-        module.get_global("counts")
+    with pytest.raises(WrongSource, match=r"kernel\.cu has no variable 'total' outside of its functions, it has "):
+        module.get_global("total")
     with pytest.raises(EmulatorError, match=r"kernel\.cu:\d+: race: read of 4 bytes at element \(\d,\) of parts"):
         RawModule(GLOBAL, options=("-DFENCE=",)).get_function("sum")((4,), (32,), (x, parts, 100))
     wrong = GLOBAL.replace("atomicAdd(&count, 1)", "count++")
@@ -384,6 +443,7 @@ __global__ void k(const complex<T>* x, complex<T>* y, T* sizes, complex<T> shift
 def test_complex_numbers(name, dtype, each_compiler, rng):
     x = (rng.standard_normal(8) + 1j * rng.standard_normal(8)).astype(dtype)
     y, sizes, shift = np.zeros(8, dtype), np.zeros(8, dtype().real.dtype), dtype(1.5 - 2j)
+    shift = complex(shift) if name == "double" else shift
     RawModule(COMPLEX, name_expressions=(f"k<{name}>",)).get_function(f"k<{name}>")((1,), (8,), (x, y, sizes, shift))
     wide = x.astype(complex)
     z = wide[::-1] * (wide.conj() + 1) + wide / complex(shift)
@@ -402,8 +462,9 @@ namespace space {
 constexpr int MOST = 32;
 __inline__ __device__ float twice(float x) { return 2 * x; }
 __device__ inline float more(float x) { return x + std::is_same<float, float>::value; }
+#define TIMES(a, b) ((a) * (b))
 template <int N>
-__global__ void __launch_bounds__(MOST * N) k(float* y) {
+static __global__ void __launch_bounds__(TIMES(MOST, N)) k(float* y) {
     static __shared__ float s[MOST];
     s[threadIdx.x] = twice(y[threadIdx.x]);
 #if __CUDA_ARCH__ >= 530 && __CUDACC_VER_MAJOR__ >= 11
