@@ -104,7 +104,7 @@ def _parameter_names(text: str, expression: str) -> list[str]:
     if found is None:
         return []
     words = [re.findall(r"\w+", p.partition("=")[0].partition("[")[0]) for p in apart(found["parameters"])]
-    return [w[-1] for w in words if w and w != ["void"]]
+    return [w[-1] for w in words if w]
 
 
 def launch_bounds_of(text: str, expression: str) -> str:

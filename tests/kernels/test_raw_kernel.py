@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rungs import needs_compiler
 
 from kernels.emulator import BadArguments, DoesNotCompile, Emulator, EmulatorError
-from kernels.emulator.foreign import apart, in_our_words, kernel_names
 from kernels.emulator.raw import RawKernel, RawModule
 from kernels.source import WrongSource
 
@@ -92,6 +89,13 @@ def test_what_no_gpu_would_launch_is_refused():
         RawModule(AXPY, seeds=0)
     with pytest.raises(DoesNotCompile):
         axpy(code=AXPY.replace("y[i] +=", "z[i] +="))
+
+
+def test_what_parameters_are_called():
+    before = '// __global__ void k(int wrong) {}\n#define TWO int a, int b\nextern "C" __global__ void k'
+    for said, names in (("(int y[4], const int n = 4)", "y, n"), ("(TWO)", "0, 1"), ("(void)", "")):
+        with pytest.raises(BadArguments, match=rf"takes \d arguments \({names}\), got 3"):
+            RawKernel(before + said + " {}", "k")((1,), (1,), (1, 2, 3))
 
 
 def test_more_shared_memory_has_to_be_asked_for():
@@ -191,54 +195,6 @@ extern "C" __global__ void k(float* y) {
 
 
 @pytest.mark.parametrize(
-    "words, ours",
-    [
-        ("{ extern __shared__ float s[];", "{ DYNAMIC_SHARED(float, s);"),
-        ("{ extern __shared__\nunsigned  char buffer[ ] ;", "{ DYNAMIC_SHARED(unsigned char, buffer);\n"),
-        ("{ extern volatile __shared__ int s[];", "{ DYNAMIC_SHARED(volatile int, s);"),
-        ("{ __shared__ extern alignas(16) T s[];", "{ DYNAMIC_SHARED(T, s);"),
-        ("{ extern __shared__ std::pair<int, float> s[];", "{ DYNAMIC_SHARED(std::pair<int, float>, s);"),
-        ("{ extern __shared__ __align__(sizeof(double)) T n[];", "{ DYNAMIC_SHARED(T, n);"),
-        ("{ extern T __shared__ n[];", "{ DYNAMIC_SHARED(T, n);"),
-        ("{ extern __align__(16) __shared__ T n[];", "{ DYNAMIC_SHARED(T, n);"),
-        ("{ static __shared__ float s[4];", "{ __shared__ float s[4];"),
-        ("{ __shared__ static float s[4];", "{ __shared__ float s[4];"),
-        ("{ extern float table[];", "{ extern float table[];"),
-        ("{ }\nextern __shared__ float s[];", "{ }\nstatic emulator::Dynamic<float> s;"),
-        ("{ __shared__ float s[4];", "{ __shared__ float s[4];"),
-        ("{ __shared__ float s[];", "{ __shared__ float s[];"),
-        ("{ // }\nextern __shared__ float s[];", "{ // }\nDYNAMIC_SHARED(float, s);"),
-        ("__device__ float t[2];", "EMULATOR_VARIABLE float t[2];"),
-        ("__device__ int a = f(1);", "EMULATOR_VARIABLE int a = f(1);"),
-        ("__device__ T& operator[](int i);", "__device__ T& operator[](int i);"),
-        ("int a;\n # include <assert.h>\n#include <cassert>", "int a;\n\n"),
-    ],
-)
-def test_words_of_nvcc(words, ours):
-    assert in_our_words(words) == ours
-
-
-@pytest.mark.parametrize(
-    "text, names",
-    [
-        ('extern "C" { __global__ void a() {} __global__ void b(int x) {} }', ["a", "b"]),
-        ('namespace s { __global__ void a() {} }\nextern "C" __launch_bounds__(64) __global__ void b() {}', ["b"]),
-        ('template <int N> __global__ void a() {}\nextern "C" __global__ void b() {}', ["b"]),
-        ('extern "C" __global__ void __launch_bounds__(max(1, f(2))) __maxnreg__(64) a(int x) {}', ["a"]),
-        ('// extern "C"\n__global__ void a() {}', []),
-        ('// extern "C" __global__ void a() {}\nextern "C" __global__ void b() {}', ["b"]),
-    ],
-)
-def test_kernels_that_a_gpu_knows_by_their_names(text, names):
-    assert kernel_names(text) == names
-
-
-@given(st.lists(st.sampled_from(["int a", "f<1, 2>", "g(a, b)", "h[c, d]"]), max_size=5))
-def test_what_commas_divide(parts):
-    assert apart(", ".join(parts)) == parts
-
-
-@pytest.mark.parametrize(
     "type_, value",
     [
         ("signed char", -5), ("unsigned short", 65535), ("bool", True), ("long long", -(2**40)), ("unsigned long", 2**63),
@@ -286,6 +242,9 @@ def test_a_null_pointer_and_any_pointer():
 
 def test_headers_that_nvcc_has(each_compiler):
     code = """
+/*
+#include <none>
+*/
 #include <cuda_runtime.h>
 #include <cstdio>
 #include <stdint.h>
@@ -301,7 +260,7 @@ extern "C" __global__ void k(const uint8_t* x, int32_t* y, float* z) {
     y, z = np.zeros(1, np.int32), np.zeros(1, np.float32)
     RawKernel(code, "k")((1,), (1,), (np.array([7], np.uint8), y, z))
     assert y[0] == 7 and z[0] == 9
-    with pytest.raises(EmulatorError, match=r"kernel\.cu:9: fault: assert\(x\[0\] < 200\)"):
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:12: fault: assert\(x\[0\] < 200\)"):
         RawKernel(code, "k")((1,), (1,), (np.array([200], np.uint8), y, z))
 
 
@@ -463,7 +422,7 @@ constexpr int MOST = 32;
 __inline__ __device__ float twice(float x) { return 2 * x; }
 __device__ inline float more(float x) { return x + std::is_same<float, float>::value; }
 #define TIMES(a, b) ((a) * (b))
-template <int N>
+template <class T, int N>
 static __global__ void __launch_bounds__(TIMES(MOST, N)) k(float* y) {
     static __shared__ float s[MOST];
     s[threadIdx.x] = twice(y[threadIdx.x]);
@@ -473,7 +432,8 @@ static __global__ void __launch_bounds__(TIMES(MOST, N)) k(float* y) {
 }
 }
 """
-    kernel = RawModule(code, name_expressions=("space::k<2>",)).get_function("space::k<2>")
+    name = "space::k<std::is_same<int, int>, 2>"
+    kernel = RawModule(code, name_expressions=(name,)).get_function(name)
     y = np.ones(32, np.float32)
     kernel((1,), (32,), (y,))
     assert (y == 3).all()
