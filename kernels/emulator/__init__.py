@@ -520,13 +520,18 @@ class _Named(NamedTuple):
 
 
 def _led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """A structure whose pointers into one array of each pair, at multiples of 8 bytes, lead into the other one."""
-    found = bytearray(content)
+    """A structure whose pointers into one array of each pair, at multiples of 8 bytes, lead into the other one.
+
+    So does a pointer to the end of one, if it is not into another.
+    """
+    found, arrays = bytearray(content), list(arrays)
     for at in range(0, len(content) - 7, 8):
         pointer = int.from_bytes(content[at : at + 8], "little")
-        for old, new in arrays:
-            if 0 <= pointer - old.ctypes.data < old.nbytes:
-                found[at : at + 8] = (pointer - old.ctypes.data + new.ctypes.data).to_bytes(8, "little")
+        for old, new in (
+            pair for end in (0, 1) for pair in arrays if 0 <= pointer - pair[0].ctypes.data < pair[0].nbytes + end
+        ):
+            found[at : at + 8] = (pointer - old.ctypes.data + new.ctypes.data).to_bytes(8, "little")
+            break
     return bytes(found)
 
 

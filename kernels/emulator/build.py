@@ -386,8 +386,12 @@ def _variables(file: Path) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
         r"^(\w+) .{7} (shared_memory|\.data|\.bss)\t(\w+) +(\S+)$", listing, re.MULTILINE
     ):
         shared = section == "shared_memory"
-        if int(size, 16) and "emulator_guard_" not in name and (shared or name.startswith("_ZN12_GLOBAL__N_1")):
-            called = _plain_name(name) if shared else _names(name)
+        if (
+            int(size, 16)
+            and "emulator_guard_" not in name
+            and (shared or name.startswith(("_ZN12_GLOBAL__N_1", "_ZZ")))
+        ):
+            called = _plain_name(name) if shared or name.startswith("_ZZ") else _names(name)
             found["shared_memory" if shared else "global"].append(Variable(called, int(address, 16), int(size, 16)))
     return tuple(found["shared_memory"]), tuple(found["global"])
 

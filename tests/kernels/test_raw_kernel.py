@@ -179,6 +179,16 @@ def test_the_shared_array_of_a_function_template_is_watched(each_compiler):
     assert "kernel.cu:7: race: write of 4 bytes at byte 0 of kept" in str(error.value)
 
 
+def test_shared_arrays_of_other_kernels_take_no_room():
+    code = "".join(
+        f'extern "C" __global__ void k{i}(int* y) {{ __shared__ int s[10000]; s[9999] = {i}; y[0] = s[9999]; }}\n'
+        for i in range(6)
+    )
+    y = np.zeros(1, np.int32)
+    RawKernel(code, "k5")((1,), (1,), (y,), shared_mem=4)
+    assert y[0] == 5
+
+
 def test_dynamic_shared_memory_outside_of_functions(each_compiler):
     code = """
 extern __shared__ float tile[];
@@ -288,6 +298,20 @@ def test_structures_with_vectors_and_pointers(each_compiler):
         copy((3,), (32,), (np.zeros((), np.dtype([("x", np.uint64), ("y", np.uint64)]))[()], 90))
 
 
+def test_a_structure_with_the_end_of_an_array(each_compiler):
+    code = """
+struct Range { int* begin; int* end; };
+extern "C" __global__ void k(Range all) { for (int* y = all.begin; y != all.end; y++) *y = 1; }
+"""
+    y = np.zeros(4, np.int32)
+    for held in ((y[:2], y[2:]), (y[2:], y[:2])):
+        both = np.array(
+            (y[2:].ctypes.data, y[2:].ctypes.data + 8), np.dtype([("begin", np.uint64), ("end", np.uint64)])
+        )
+        RawKernel(code, "k")((1,), (1,), (both[()],), held=held)
+    assert y.tolist() == [0, 0, 1, 1]
+
+
 def test_an_overload_of_ones_own_hides_nothing(each_compiler):
     code = """
 struct Half { float value; };
@@ -360,6 +384,17 @@ extern "C" __global__ void tell(float* y) { y[threadIdx.x] = inner::total[thread
 """
 
 
+def test_static_variables_of_functions(each_compiler):
+    code = """
+template <class T> __device__ T next() { static T last; return last += 2; }
+extern "C" __global__ void k(int* y) { static int calls = 3; y[0] = ++calls; y[1] = next<int>() + next<int>(); }
+"""
+    module, y = RawModule(code), np.zeros(2, np.int32)
+    for _ in range(2):
+        module.get_function("k")((1,), (1,), (y,))
+    assert y.tolist() == [5, 14]
+
+
 def test_variables_of_the_whole_grid(each_compiler):
     module = RawModule(GLOBAL, options=("-DFENCE=__threadfence();",))
     module.get_global("weights").view(np.float32)[:] = 0.5
@@ -369,8 +404,11 @@ def test_variables_of_the_whole_grid(each_compiler):
     module.get_function("tell")((1,), (2,), (y,))
     assert y.tolist() == [100, 100]
     assert module.get_global("count").view(np.uint32)[0] == 0
-    with pytest.raises(WrongSource, match=r"kernel\.cu has no variable 'total' outside of its functions, it has "):
+    with pytest.raises(
+        WrongSource, match=r"kernel\.cu has no variable 'total' outside of its functions, it has "
+    ) as error:
         module.get_global("total")
+    assert sorted(str(error.value).partition("it has ")[2].split(", ")) == ["count", "inner::total", "weights"]
     with pytest.raises(EmulatorError, match=r"kernel\.cu:\d+: race: read of 4 bytes at element \(\d,\) of parts"):
         RawModule(GLOBAL, options=("-DFENCE=",)).get_function("sum")((4,), (32,), (x, parts, 100))
     wrong = GLOBAL.replace("atomicAdd(&count, 1)", "count++")
