@@ -92,6 +92,37 @@ def test_what_a_header_of_a_header_says_is_in_the_key(cache, monkeypatch):
 
 
 @needs_nvrtc
+def test_where_cudas_own_headers_lie(cache, monkeypatch):
+    include, other = cache / "toolkit" / "include", cache / "wheels" / "cuda" / "include"
+    for folder in (include, other):
+        folder.mkdir(parents=True)
+        (folder / "cuda_fp16.h").touch()
+    wheels = SimpleNamespace(submodule_search_locations=[str(cache / "wheels")])
+    monkeypatch.setenv("CUDA_PATH", str(cache / "toolkit"))
+    for spec, found in ((wheels, other), (None, include)):
+        monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name, spec=spec: spec)
+        assert launch._include_folders.__wrapped__() == [str(found), str(found / "cccl")]
+    (include / "cuda_fp16.h").unlink()
+    assert launch._include_folders.__wrapped__() == []
+
+
+def test_a_program_with_cudas_headers_knows_where_they_lie(cache, monkeypatch):
+    monkeypatch.setattr(launch, "nvrtc_version", lambda: "99.0")
+    kernel, codes = 'extern "C" __global__ void k(float* y) {}', set()
+    for folder in ("a", "b"):
+        monkeypatch.setattr(launch, "_include_folders", lambda folder=folder: [folder])
+        for before, has in (
+            ("", False),
+            ('#include "lib/cuda.cuh"\n', True),
+            ("int x;\n # include <cuda_fp16.h>\n", True),
+        ):
+            (cache / "k.cu").write_text(before + kernel)
+            program = launch._program(cache / "k.cu", "90", {})
+            assert (f"--include-path={folder}" in program.options) == has
+            codes.add(program.code)
+    assert len(codes) == 5
+
+
 def test_what_was_compiled_ahead_is_found_and_what_does_not_compile_is_left(cache, monkeypatch):
     good, bad = write(cache, "y[0] = a * FACTOR;"), write(cache, "y[0] = nothing;", "bad.cu")
     wanted = [(good, "90", {"FACTOR": 2}), (good, "75", {"FACTOR": 3})]
