@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs, not_kept
+from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs, not_kept, parts_of
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -178,7 +178,7 @@ def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Pr
     headers = headers_of(text)
     known = OPTIONS if nvrtc_version() >= "13" else OPTIONS[:-1]
     options = [f"-arch=sm_{architecture}", *known, *(f"-D{k}={v}" for k, v in sorted(defines.items()))]
-    if any(_CUDAS_HEADER.search(part) for part in (text, *headers.values())):
+    if any(_CUDAS_HEADER.search(part) for part in parts_of(text)):
         options += [f"--include-path={folder}" for folder in _include_folders()]
     parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
