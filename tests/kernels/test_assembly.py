@@ -223,7 +223,7 @@ extern "C" __global__ void k(const unsigned* x, unsigned* y) {
         asm volatile("cp.async.wait_all;");
         for (int i = 0; i < 4; i++) y[64 + i] = copied[i];
     }
-    kept[t] = 0;
+    *(unsigned*)__cvta_shared_to_generic(__cvta_generic_to_shared(&kept[t])) = 0;
     if (t < 32) asm volatile("bar.arrive 2, 64;" ::: "memory");
     else asm volatile("bar.sync 2, 64;" ::: "memory");
     if (t >= 32) y[t + 36] = kept[63 - t];
