@@ -129,6 +129,16 @@ def test_one_array_for_two_parameters_is_one_memory():
         axpy(x=y[:60], y=y[30:90], n=60)
 
 
+def test_parts_of_one_array_may_overlap_if_they_are_only_read():
+    code = 'extern "C" __global__ void k(const float* a, float* y, const float* b) { y[0] += a[5] + b[5]; }'
+    x, y, kernel = np.arange(10, dtype=np.float32), np.ones(6, np.float32), RawKernel(code, "k")
+    kernel((1,), (1,), (x[:6], y, x[4:]))
+    assert y[0] == 15
+    for a, b, said in ((x[:6], y, "a and y"), (y, x[:6], "y and b")):
+        with pytest.raises(ValueError, match=f"{said} overlap, which is not emulated"):
+            kernel((1,), (1,), (a, x[4:], b))
+
+
 TEMPLATE = """
 struct Pair { float a; int n; };
 
