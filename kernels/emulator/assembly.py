@@ -136,7 +136,16 @@ class _Statement:
         name = _function(opcode)
         if name is None:
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
-        return f"emulator::ptx::{name}({', '.join(self._arguments(rest))}); "
+        said = f"emulator::ptx::{name}({', '.join(self._arguments(rest))}); "
+        words = opcode.split(".")
+        if words[0] in ("atom", "red"):  # a release is a fence before, an acquire one behind
+            fence = f"emulator::ptx::fence<{str('cta' not in words).lower()}>(); "
+            said = (
+                fence * bool({"release", "acq_rel"} & set(words))
+                + said
+                + fence * bool({"acquire", "acq_rel"} & set(words))
+            )
+        return said
 
     def _name(self, register: str) -> str:
         return f"ptx_{register.lstrip('%')}"

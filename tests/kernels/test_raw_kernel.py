@@ -662,3 +662,18 @@ def test_a_header_that_is_not_there_is_one_sentence(each_compiler):
     for name in ("curand_kernel.h", "cuComplex.h"):
         with pytest.raises(DoesNotCompile, match=f"^the kernel includes {name}, which the emulator does not have$"):
             axpy(code=f"#include <{name}>\n{AXPY}")
+
+
+@pytest.mark.parametrize(
+    "order, wrong", [("acq_rel.gpu.", ""), ("", "race: "), ("acquire.gpu.", "race: "), ("release.gpu.", "race: ")]
+)
+def test_atomics_of_inline_ptx_that_order(order, wrong, each_compiler):
+    add = f'unsigned old; asm volatile("atom.{order}global.add.u32 %0, [%1], 1;" : "=r"(old) : "l"(&count)); last = old'
+    code = GLOBAL.replace("FENCE", "").replace("__threadfence();", "").replace("last = atomicAdd(&count, 1)", add)
+    arrays = np.ones(100, np.float32), np.zeros(4, np.float32), 100
+    kernel = RawModule(code, strict=True).get_function("sum")
+    if not wrong:
+        kernel((4,), (32,), arrays)
+        return
+    with pytest.raises(EmulatorError, match=wrong):
+        kernel((4,), (32,), arrays)
