@@ -24,6 +24,7 @@ from kernels.emulator.foreign import apart, in_our_words, kernel_names
         ("{ }\nextern __shared__ float s[];", "{ }\nstatic emulator::Dynamic<float> s;"),
         ("{ __shared__ float s[4];", "{ __shared__ float s[4];"),
         ("{ __shared__ float s[];", "{ __shared__ float s[];"),
+        ("// {\nextern __shared__ float s[];", "// {\nstatic emulator::Dynamic<float> s;"),
         ("{ // }\nextern __shared__ float s[];", "{ // }\nDYNAMIC_SHARED(float, s);"),
         ("__device__ float t[2];", "EMULATOR_VARIABLE float t[2];"),
         ("__device__ int a = f(1);", "EMULATOR_VARIABLE int a = f(1);"),

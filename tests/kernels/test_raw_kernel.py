@@ -369,6 +369,17 @@ def test_the_same_written_twice_is_a_race_if_asked_for(each_compiler):
         assert lines == found if more else lines <= found
 
 
+@pytest.mark.parametrize("first, second", [("y[0] = 1;", "z[0] = y[0];"), ("atomicExch(y, 1);", "y[0] = 1;")])
+def test_the_same_written_beside_something_else_is_a_race(first, second, each_compiler):
+    for a, b in ((first, second), (second, first)):
+        code = (
+            f'extern "C" __global__ void k(int* y, int* z) {{ if (blockIdx.x + threadIdx.x) {{ {a} }} else {{ {b} }} }}'
+        )
+        for sizes in (((2,), (1,)), ((1,), (2,))):
+            with pytest.raises(EmulatorError, match="race: "):
+                RawKernel(code, "k", seeds=1)(*sizes, (np.ones(1, np.int32), np.zeros(1, np.int32)))
+
+
 GLOBAL = """
 __device__ unsigned count;
 __constant__ float weights[8];
