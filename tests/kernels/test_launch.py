@@ -341,6 +341,8 @@ def test_the_parameters_are_read_from_the_text():
         with pytest.raises(ValueError, match="parameter x must be a const __grid_constant__ TensorMap"):
             source.kernels_of(f"__global__ void k({words} x) {{}}")
     assert ctypes.sizeof(source._TYPES["long long"][0]) == 8
+    for name, size in (("half", 2), ("half2", 4), ("nv_bfloat16", 2), ("nv_bfloat162", 4)):
+        assert ctypes.sizeof(source._TYPES[name][0]) == ctypes.sizeof(source._TYPES[f"__{name}"][0]) == size
 
 
 def test_ptx_stands_in_two_headers_alone():
