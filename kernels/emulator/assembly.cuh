@@ -134,7 +134,7 @@ EMULATOR_OF_TWO(mul_lo, Do<T>::mul(a, b))
 EMULATOR_OF_TWO(mul_hi, (T(-1) < T(0) ? (unsigned __int128)(__int128(a) * b) : (unsigned __int128)(a) * b) >> 8 * sizeof(T))
 EMULATOR_OF_TWO(div, a / b)
 template <class T, class D>
-EMULATOR_QUIET void mul_wide(D& d, T a, T b) { d = D(T(-1) < T(0) ? (unsigned long long)((long long)a * b) : (unsigned long long)a * b); }
+EMULATOR_QUIET void mul_wide(D& d, T a, T b) { d = D((unsigned long long)a * b); }
 EMULATOR_OF_TWO(min, Do<T>::min(a, b))
 EMULATOR_OF_TWO(max, Do<T>::max(a, b))
 EMULATOR_OF_TWO(and_, a & b)

@@ -71,6 +71,7 @@ ANSWERS = [
     ("unsigned", '("shl.b32 %0, %1, 32;" : "=r"(r) : "r"(one))', 0),
     ("unsigned", '("clz.b64 %0, %1;" : "=r"(r) : "l"(1ull))', 63),
     ("unsigned", '("clz.b32 %0, %1;" : "=r"(r) : "r"(one - 1))', 32),
+    ("unsigned", '("clz.b64 %0, %1;" : "=r"(r) : "l"(0ull))', 64),
     ("float", '("min.f32 %0, %1, %2;" : "=f"(r) : "f"(__int_as_float(0x7fffffff)), "f"(f))', 3),
     ("float", '("max.f32 %0, %1, %2;" : "=f"(r) : "f"(__int_as_float(0x7fffffff)), "f"(f))', 3),
     ("float", '("div.full.f32 %0, %1, 0F40000000;" : "=f"(r) : "f"(f))', 1.5),
