@@ -688,3 +688,18 @@ def test_atomics_of_inline_ptx_that_order(order, wrong, each_compiler):
         return
     with pytest.raises(EmulatorError, match=wrong):
         kernel((4,), (32,), arrays)
+
+
+@pytest.mark.parametrize("wait", ["__syncthreads", "__syncwarp"])
+def test_what_a_thread_wrote_that_has_returned_is_before_a_barrier(wait):
+    code = f"""
+extern "C" __global__ void k(int* y) {{
+    __shared__ int s[32];
+    s[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x % 2) return;
+    {wait}();
+    y[threadIdx.x] = s[threadIdx.x + 1];
+}}"""
+    y = np.zeros(32, np.int32)
+    RawKernel(code, "k", seeds=10)((1,), (32,), (y,))
+    assert y[::2].tolist() == list(range(1, 32, 2))
