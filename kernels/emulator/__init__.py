@@ -122,7 +122,7 @@ import numpy as np
 from ..launch import SHARED_KILOBYTES
 from ..source import Parameter, check_launch
 from ..tensor_map import Im2colMap, TensorMap
-from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, structure
+from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, led, same_memory, structure
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
 
 __all__ = [
@@ -340,7 +340,7 @@ class Emulator:
                 if fresh.library not in (None, library):
                     fresh.writers[fresh.writers != NOBODY] = OUTSIDE  # places in another program
                 fresh.library = library
-        first = _same_memory(parameters, values)
+        first = same_memory(parameters, values)
         written = {j for i, j in first.items() if parameters[i].pointer and not parameters[i].const}
         laid = {j: self._laid_out(values[j]) for j in first.values()}
         shared_names = {s.name for s in library.shared}
@@ -363,7 +363,7 @@ class Emulator:
             if p.type == "TensorMap":
                 cells.append(_TensorMap.of(maps.pop(0), address))
             elif p.type[0] == "V" and not p.pointer:
-                copy = guarded(structure(_led(bytes(v), [(values[j], found.array) for j, found in laid.items()])))
+                copy = guarded(structure(led(bytes(v), [(values[j], found.array) for j, found in laid.items()])))
                 buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
                 cells.append((ctypes.c_char * copy.nbytes).from_buffer(copy.data))
             else:
@@ -517,44 +517,6 @@ class _Named(NamedTuple):
     name: str
     array: np.ndarray
     start: int
-
-
-def _led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """A structure whose pointers into one array of each pair, at multiples of 8 bytes, lead into the other one.
-
-    So does a pointer to the end of one, if it is not into another.
-    """
-    found, arrays = bytearray(content), list(arrays)
-    for at in range(0, len(content) - 7, 8):
-        pointer = int.from_bytes(content[at : at + 8], "little")
-        for old, new in (
-            pair for end in (0, 1) for pair in arrays if 0 <= pointer - pair[0].ctypes.data < pair[0].nbytes + end
-        ):
-            found[at : at + 8] = (pointer - old.ctypes.data + new.ctypes.data).to_bytes(8, "little")
-            break
-    return bytes(found)
-
-
-def _same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[int, int]:
-    """For each argument that is an array the first one that is the same memory, which may be itself.
-
-    Raises ValueError for two that overlap otherwise, if the kernel may write one of them.
-    """
-    first: dict[int, int] = {}
-    for i, v in enumerate(values):
-        if not isinstance(v, np.ndarray):
-            continue
-        first[i] = i
-        for j in first:
-            w, p, q = values[j], parameters[i], parameters[j]
-            if (v.ctypes.data, v.nbytes) == (w.ctypes.data, w.nbytes) and v.size:
-                first[i] = j
-                break
-            if np.may_share_memory(v, w) and not (p.const and q.const):
-                raise ValueError(
-                    f"{q.name} and {p.name} overlap, which is not emulated: pass apart, or the same array twice"
-                )
-    return first
 
 
 def _held(own: int) -> int:

@@ -2,10 +2,13 @@
 
 import math
 import mmap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..source import Parameter
 
 RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
 NOBODY = 0  # has written it: instead of a place in a program
@@ -28,6 +31,44 @@ def structure(content: bytes) -> np.ndarray:
     found = raw[-raw.ctypes.data % 16 :][: len(content)]
     found[:] = np.frombuffer(content, np.uint8)
     return found
+
+
+def led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """A structure whose pointers into one array of each pair, at multiples of 8 bytes, lead into the other one.
+
+    So does a pointer to the end of one, if it is not into another.
+    """
+    found, arrays = bytearray(content), list(arrays)
+    for at in range(0, len(content) - 7, 8):
+        pointer = int.from_bytes(content[at : at + 8], "little")
+        for old, new in (
+            pair for end in (0, 1) for pair in arrays if 0 <= pointer - pair[0].ctypes.data < pair[0].nbytes + end
+        ):
+            found[at : at + 8] = (pointer - old.ctypes.data + new.ctypes.data).to_bytes(8, "little")
+            break
+    return bytes(found)
+
+
+def same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[int, int]:
+    """For each argument that is an array the first one that is the same memory, which may be itself.
+
+    Raises ValueError for two that overlap otherwise, if the kernel may write one of them.
+    """
+    first: dict[int, int] = {}
+    for i, v in enumerate(values):
+        if not isinstance(v, np.ndarray):
+            continue
+        first[i] = i
+        for j in first:
+            w, p, q = values[j], parameters[i], parameters[j]
+            if (v.ctypes.data, v.nbytes) == (w.ctypes.data, w.nbytes) and v.size:
+                first[i] = j
+                break
+            if np.may_share_memory(v, w) and not (p.const and q.const):
+                raise ValueError(
+                    f"{q.name} and {p.name} overlap, which is not emulated: pass apart, or the same array twice"
+                )
+    return first
 
 
 @dataclass
