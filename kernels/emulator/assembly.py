@@ -140,11 +140,10 @@ class _Statement:
         words = opcode.split(".")
         if words[0] in ("atom", "red"):  # a release is a fence before, an acquire one behind
             fence = f"emulator::ptx::fence<{str('cta' not in words).lower()}>(); "
-            said = (
-                fence * bool({"release", "acq_rel"} & set(words))
-                + said
-                + fence * bool({"acquire", "acq_rel"} & set(words))
-            )
+            if {"release", "acq_rel"} & set(words):
+                said = fence + said
+            if {"acquire", "acq_rel"} & set(words):
+                said += fence
         return said
 
     def _name(self, register: str) -> str:

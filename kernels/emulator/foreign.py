@@ -7,9 +7,8 @@ from ..source import Parameter, without_comments
 
 _ALIGNED = r"(?:__align__|alignas)\s*\((?:[^()]|\([^()]*\))*\)"
 _SHARED = re.compile(rf"(?:\b(?:extern|__shared__)\s+|{_ALIGNED}\s*)+(?:[\w:<>,\s*]|{_ALIGNED})+?\b\w+\s*\[\s*\]\s*;")
-_C = re.compile(
-    r'\bextern\s+"C"'
-)  # would be the C library's function of that name, if it has one: "step", "index", "remove"
+# Names as C has them would be those of the C library's functions, if it has such: "step", "index", "remove".
+_C = re.compile(r'\bextern\s+"C"')
 _STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
 _INSIDE = r"(?:[^;{}()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*"  # with whole pairs of brackets
 _KERNEL = re.compile(
@@ -17,9 +16,8 @@ _KERNEL = re.compile(
     rf"\b(?P<name>\w+)\s*\((?P<parameters>{_INSIDE})\)\s*\{{"
 )
 _VARIABLE = re.compile(r"\b__device__\b(?=(?![^;{}()=\[]*\boperator\b)[^;{}()=\[]*[;=\[])")
-_CASSERT = re.compile(
-    r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE
-)  # has come before, and undoes our assert
+# It has come before, and undoes our assert.
+_CASSERT = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE)
 _BOUNDS = re.compile(r"__launch_bounds__\s*\(")
 MOST_ARGUMENTS = 64  # as in device.cuh
 
