@@ -144,36 +144,42 @@ inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline double __drcp_rn(double x) { return 1.0 / x; }
 inline double __dsqrt_rn(double x) { return sqrt(x); }
 
-// To whole numbers: what does not fit becomes the nearest that does, and NaN 0, of doubles the highest bit alone.
-inline int emulator_int(double x) {
-    return x != x ? 0 : x >= 0x1p31 ? 0x7fffffff : x <= -0x1p31 ? -0x7fffffff - 1 : int(x);
+namespace emulator {
+
+// A whole number of the nearest that fits; of NaN 0, with 64 bits the highest of them alone.
+template <class T>
+inline T whole(double x) {
+    const bool has_sign = T(-1) < T(0);
+    const int bits = 8 * sizeof(T);
+    const T highest_bit = T(1ull << (bits - 1)), most = has_sign ? T(~highest_bit) : T(-1);
+    if (x != x) return bits == 64 ? highest_bit : T(0);
+    if (x >= ldexp(1.0, bits - has_sign)) return most;
+    return x <= (has_sign ? -ldexp(1.0, bits - 1) : 0.0) ? (has_sign ? highest_bit : T(0)) : T(x);
 }
-inline unsigned emulator_unsigned(double x) { return !(x > 0) ? 0 : x >= 0x1p32 ? ~0u : unsigned(x); }
-#define EMULATOR_TO_WHOLE(how, function)                                                                  \
-    inline int __float2int_##how(float x) { return emulator_int(function(double(x))); }                   \
-    inline int __double2int_##how(double x) { return x != x ? 1 << 31 : emulator_int(function(x)); }      \
-    inline unsigned __float2uint_##how(float x) { return emulator_unsigned(function(double(x))); }        \
-    inline unsigned __double2uint_##how(double x) { return x != x ? 1u << 31 : emulator_unsigned(function(x)); }
+
+}  // namespace emulator
+
+// Of doubles NaN is the highest bit alone in 32 bits, too.
+#define EMULATOR_TO_WHOLE(how, function)                                                                        \
+    inline int __float2int_##how(float x) { return emulator::whole<int>(function(double(x))); }                 \
+    inline int __double2int_##how(double x) { return x != x ? 1 << 31 : emulator::whole<int>(function(x)); }    \
+    inline unsigned __float2uint_##how(float x) { return emulator::whole<unsigned>(function(double(x))); }      \
+    inline unsigned __double2uint_##how(double x) {                                                             \
+        return x != x ? 1u << 31 : emulator::whole<unsigned>(function(x));                                      \
+    }
 EMULATOR_TO_WHOLE(rn, nearbyint)
 EMULATOR_TO_WHOLE(rz, trunc)
 EMULATOR_TO_WHOLE(rd, floor)
 EMULATOR_TO_WHOLE(ru, ceil)
-#define EMULATOR_TO_LONG(from, type, how, function)                                                                 \
-    inline long long __##from##2ll_##how(type x) {                                                                  \
-        const double y = function(double(x));                                                                       \
-        return y != y ? 1ull << 63 : y >= 0x1p63 ? ~(1ull << 63) : y <= -0x1p63 ? 1ull << 63 : (long long)(y);      \
-    }                                                                                                               \
-    inline unsigned long long __##from##2ull_##how(type x) {                                                        \
-        const double y = function(double(x));                                                                       \
-        return y != y ? 1ull << 63 : y >= 0x1p64 ? ~0ull : y <= 0 ? 0 : (unsigned long long)(y);                    \
-    }
-#define EMULATOR_TO_LONGS(from, type)              \
-    EMULATOR_TO_LONG(from, type, rn, nearbyint)    \
-    EMULATOR_TO_LONG(from, type, rz, trunc)        \
-    EMULATOR_TO_LONG(from, type, rd, floor)        \
-    EMULATOR_TO_LONG(from, type, ru, ceil)
-EMULATOR_TO_LONGS(float, float)
-EMULATOR_TO_LONGS(double, double)
+#define EMULATOR_TO_LONG(how, function)                                                                         \
+    inline long long __float2ll_##how(float x) { return emulator::whole<long long>(function(double(x))); }      \
+    inline long long __double2ll_##how(double x) { return emulator::whole<long long>(function(x)); }            \
+    inline emulator::Ulong __float2ull_##how(float x) { return emulator::whole<emulator::Ulong>(function(double(x))); } \
+    inline emulator::Ulong __double2ull_##how(double x) { return emulator::whole<emulator::Ulong>(function(x)); }
+EMULATOR_TO_LONG(rn, nearbyint)
+EMULATOR_TO_LONG(rz, trunc)
+EMULATOR_TO_LONG(rd, floor)
+EMULATOR_TO_LONG(ru, ceil)
 
 // To floats: the nearest, or the one on that side of x.
 template <class T, class X>

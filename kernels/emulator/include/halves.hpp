@@ -52,17 +52,6 @@ EMULATOR_FUNCTION unsigned short rounded(double x, Way way = NEAREST) {
     return bits;
 }
 
-// A whole number of the nearest that fits; of NaN 0, with 64 bits the highest of them alone.
-template <class T>
-inline T whole(double x) {
-    const bool has_sign = T(-1) < T(0);
-    const int bits = 8 * sizeof(T);
-    const T highest_bit = T(1ull << (bits - 1)), most = has_sign ? T(~highest_bit) : T(-1);
-    if (x != x) return bits == 64 ? highest_bit : T(0);
-    if (x >= ldexp(1.0, bits - has_sign)) return most;
-    return x <= (has_sign ? -ldexp(1.0, bits - 1) : 0.0) ? (has_sign ? highest_bit : T(0)) : T(x);
-}
-
 inline bool unordered(float a, float b) { return a != a || b != b; }
 inline double saturated(double x) { return x > 0 ? fmin(x, 1.0) : 0.0; }  // of NaN 0
 inline double not_negative(double x) { return x <= 0 ? 0.0 : x; }
