@@ -6,7 +6,6 @@ namespace emulator {
 namespace ptx {
 
 #define EMULATOR_PTX EMULATOR_FUNCTION  // not inlined, so that a finding names the line that called
-#define EMULATOR_QUIET __attribute__((always_inline, no_sanitize("thread"))) inline
 
 // The same bits, or of whole numbers as many as there is room for.
 template <class T, class U>
@@ -30,12 +29,12 @@ template <class T, class U>
 EMULATOR_QUIET T in(U* x) { return reinterpret_cast<T>(x); }
 
 template <class T, class U>
-__attribute__((always_inline)) inline void out(T& to, U value) {
+EMULATOR_HERE void out(T& to, U value) {
     static_assert(sizeof(T) == sizeof(U) || sizeof(T) < 4, "an output of inline PTX of another size than its register");
     to = as<T>(value);
 }
 template <class T>
-__attribute__((always_inline)) inline void out(T*& to, unsigned long long value) { to = reinterpret_cast<T*>(value); }
+EMULATOR_HERE void out(T*& to, unsigned long long value) { to = reinterpret_cast<T*>(value); }
 
 struct Nowhere {
     template <class T>
@@ -47,7 +46,7 @@ template <class... A>
 EMULATOR_QUIET void nothing(A...) {}
 
 EMULATOR_QUIET unsigned lanes_below() { return (1u << self->lane) - 1; }
-EMULATOR_QUIET unsigned warp() { return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) / 32; }
+EMULATOR_QUIET unsigned warp() { return thread_in_block() / 32; }
 
 // --- numbers of 16 bits, and two of them in one register ---------------------------------------------------------------
 
@@ -207,14 +206,6 @@ EMULATOR_COMPARES(hs, >=)
 
 template <class TO, class FROM, class D, class A>
 EMULATOR_QUIET void cvt(D& d, A x) { d = as<D>(TO(as<FROM>(x))); }
-template <class T, class FROM>  // what does not fit becomes the nearest that does
-EMULATOR_QUIET T whole(double a) {
-    constexpr bool negative = T(-1) < T(0);
-    constexpr T highest = T(1ull << (8 * sizeof(T) - 1)), least = negative ? highest : T(0);
-    if (a != a) return sizeof(T) == 8 || sizeof(FROM) == 8 ? highest : T(0);
-    if (a >= ::ldexp(1.0, 8 * sizeof(T) - negative)) return T(~least);
-    return a <= double(least) ? least : T(a);
-}
 #define EMULATOR_ROUNDS(how, function)                                                                       \
     template <class TO, class FROM, class D, class A>                                                        \
     EMULATOR_QUIET void cvt_##how(D& d, A x) { d = as<D>(whole<TO, FROM>(function(double(as<FROM>(x))))); }
@@ -245,9 +236,8 @@ template <class T>
 struct Vector<T, 1> {
     typedef T Whole;
 };
-#define EMULATOR_INLINED __attribute__((always_inline)) inline
 template <class T, int N, bool SHARED, class... D>
-EMULATOR_INLINED void ld(unsigned long long address, D&... d) {
+EMULATOR_HERE void ld(unsigned long long address, D&... d) {
     static_assert(N == sizeof...(D), "as many registers as numbers");
     typedef typename Vector<T, N>::Whole Whole;
     const Whole whole = *reinterpret_cast<const Whole*>(at<SHARED>(address));
@@ -257,7 +247,7 @@ EMULATOR_INLINED void ld(unsigned long long address, D&... d) {
     ((d = as<D>(numbers[i++])), ...);
 }
 template <class T, int N, bool SHARED, class... A>
-EMULATOR_INLINED void st(unsigned long long address, A... values) {
+EMULATOR_HERE void st(unsigned long long address, A... values) {
     static_assert(N == sizeof...(A), "as many registers as numbers");
     typedef typename Vector<T, N>::Whole Whole;
     const T numbers[N] = {as<T>(values)...};
@@ -267,20 +257,21 @@ EMULATOR_INLINED void st(unsigned long long address, A... values) {
 }
 
 #define EMULATOR_ATOMICS(name, function)                                                                       \
+    template <class T, bool SHARED, class A>                                                                   \
+    EMULATOR_QUIET T change_##name(unsigned long long address, A value, const void* where) {                   \
+        T* const place = reinterpret_cast<T*>(at<SHARED>(address));                                            \
+        atomic_access(place, sizeof(T), true, where);                                                          \
+        const T old = *place, value_of = as<T>(value);                                                         \
+        *place = function;                                                                                     \
+        return old;                                                                                            \
+    }                                                                                                          \
     template <class T, bool SHARED, class D, class A>                                                          \
     EMULATOR_PTX void atom_##name(unsigned long long address, D& d, A value) {                                 \
-        T* const where = reinterpret_cast<T*>(at<SHARED>(address));                                            \
-        atomic_access(where, sizeof(T), true, EMULATOR_WHERE);                                                 \
-        const T old = *where, value_of = as<T>(value);                                                         \
-        *where = function;                                                                                     \
-        d = as<D>(old);                                                                                        \
+        d = as<D>(change_##name<T, SHARED>(address, value, EMULATOR_WHERE));                                   \
     }                                                                                                          \
     template <class T, bool SHARED, class A>                                                                   \
     EMULATOR_PTX void red_##name(unsigned long long address, A value) {                                        \
-        T* const where = reinterpret_cast<T*>(at<SHARED>(address));                                            \
-        atomic_access(where, sizeof(T), true, EMULATOR_WHERE);                                                 \
-        const T old = *where, value_of = as<T>(value);                                                         \
-        *where = function;                                                                                     \
+        change_##name<T, SHARED>(address, value, EMULATOR_WHERE);                                              \
     }
 EMULATOR_ATOMICS(add, Do<T>::add(old, value_of))
 EMULATOR_ATOMICS(min, Do<T>::min(old, value_of))
@@ -321,12 +312,7 @@ EMULATOR_PTX void mbarrier_arrive_expect_tx(unsigned long long barrier, D&, int 
     emulator::mbarrier_arrive(at<true>(barrier), bytes, EMULATOR_WHERE);
 }
 template <class D>  // waits until it is true
-EMULATOR_PTX void mbarrier_try_wait_parity(unsigned long long barrier, D& over, unsigned parity) {
-    emulator::mbarrier_wait(at<true>(barrier), parity, false, EMULATOR_WHERE);
-    over = true;
-}
-template <class D>
-EMULATOR_PTX void mbarrier_test_wait_parity(unsigned long long barrier, D& over, unsigned parity) {
+EMULATOR_PTX void mbarrier_wait_parity(unsigned long long barrier, D& over, unsigned parity) {
     emulator::mbarrier_wait(at<true>(barrier), parity, false, EMULATOR_WHERE);
     over = true;
 }

@@ -169,9 +169,7 @@ class _Statement:
             return f"emulator::ptx::as<float>(0x{bits[1]}u)"
         if said == "_":
             return "emulator::ptx::nowhere"
-        if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+U?|\d+)", said):
-            return said
-        if re.fullmatch(r"-?\d+\.\d*", said):
+        if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+U?|\d+(\.\d*)?)", said):
             return said
         raise _Unknown(f"inline PTX with the operand {said}")
 
@@ -227,8 +225,7 @@ def _function(opcode: str) -> str | None:
                 return "fence_proxy" if "async" in others else None
             return f"fence<{str('cta' not in words).lower()}>"
         case "mbarrier":
-            name = "_".join(w for w in others if w not in ("shared", "release", "acquire"))
-            return f"mbarrier_{name}" if name in _OF_BARRIERS else None
+            return _OF_BARRIERS.get(".".join(w for w in others if w not in ("shared", "release", "acquire")))
         case "prefetch" | "griddepcontrol" | "nanosleep" | "discard":
             return "nothing"
         case "trap":
@@ -252,7 +249,11 @@ _COPIES = {
     "async.shared.global": "cp_async", "async.commit_group": "cp_async_commit", "async.wait_group": "cp_async_wait",
     "async.wait_all": "cp_async_wait_all",
 }  # fmt: skip
-_OF_BARRIERS = ("init", "inval", "arrive", "arrive_expect_tx", "expect_tx", "try_wait_parity", "test_wait_parity")
+_OF_BARRIERS = {
+    "init": "mbarrier_init", "inval": "mbarrier_inval", "arrive": "mbarrier_arrive",
+    "arrive.expect_tx": "mbarrier_arrive_expect_tx", "try_wait.parity": "mbarrier_wait_parity",
+    "test_wait.parity": "mbarrier_wait_parity",
+}  # fmt: skip
 _TYPES = {
     "pred": "bool", "b8": "unsigned char", "u8": "unsigned char", "s8": "signed char", "b16": "unsigned short",
     "u16": "unsigned short", "s16": "short", "b32": "unsigned", "u32": "unsigned", "s32": "int", "b64": "unsigned long long",

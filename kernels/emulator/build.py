@@ -37,7 +37,7 @@ CUDAS_HEADERS = HERE / "include"  # what we have of those that come with CUDA: <
 # Headers whose lines nobody wants to hear of.
 WRAPPERS = (
     "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
-    *sorted(f.name for f in CUDAS_HEADERS.rglob("*.h*")),
+    *sorted(f.name for f in CUDAS_HEADERS.rglob("*.*")),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
@@ -210,9 +210,9 @@ def _built(
         doors += f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{i}(void** values) '
         doors += f"{{ emulator::call({k}, values); }}\n"
         if k in bounds:
-            space = k.partition("<")[0].rpartition("::")[0]
-            words = f"using namespace {space}; " if space else ""
-            doors += f"namespace {{ {words}struct EmulatorBounds{i} {{ {bounds[k]} }}; }}\n"
+            space, _ = foreign.space_and_name(k)
+            using = f"using namespace {space}; " if space else ""
+            doors += f"namespace {{ {using}struct EmulatorBounds{i} {{ {bounds[k]} }}; }}\n"
             doors += f'extern "C" const int* const emulator_bounds_{i} = EmulatorBounds{i}::words;\n'
         if expressions:
             doors += f'extern "C" const emulator::Passed emulator_passed_{i} = emulator::passed({k});\n'
@@ -324,14 +324,14 @@ def _read_before(command: str) -> list[str]:
 
 
 def _compile(command: str, program: str, out: Path) -> None:
-    main, assembly, object_file, last = (out.with_suffix(end) for end in (".cpp", ".s", ".o", ".last.s"))
+    main, listing, object_file, last = (out.with_suffix(end) for end in (".cpp", ".s", ".o", ".last.s"))
     main.write_text(program, encoding="utf-8")
     last.write_text(LAST, encoding="utf-8")
     options = [*KERNEL_OPTIONS, *_own_options(command), *_read_before(command)]
     if _own_options(command) == GCC_OPTIONS and re.search(r"\btemplate\b", program):
-        _run_compiler(command, *options, "-S", str(main), "-o", str(assembly))
-        assembly.write_text(_in_one_section(assembly.read_text(encoding="utf-8")), encoding="utf-8")
-        _run_compiler(command, "-c", str(assembly), "-o", str(object_file))
+        _run_compiler(command, *options, "-S", str(main), "-o", str(listing))
+        listing.write_text(_in_one_section(listing.read_text(encoding="utf-8")), encoding="utf-8")
+        _run_compiler(command, "-c", str(listing), "-o", str(object_file))
     else:
         _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
     ours = [f"--redefine-sym={name}=__tsan_{name}" for name in COPYING]  # the names that clang gives them from 15 on
@@ -381,19 +381,20 @@ def _variables(file: Path) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
     listing = _said_by(["objdump", "-t", str(file)])
     if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", listing, re.MULTILINE):
         raise DoesNotCompile(IN_A_TEMPLATE)
-    found: dict[str, list[Variable]] = {"shared_memory": [], "global": []}
+    shared, others = [], []
     for address, section, size, name in re.findall(
         r"^(\w+) .{7} (shared_memory|\.data|\.bss)\t(\w+) +(\S+)$", listing, re.MULTILINE
     ):
-        shared = section == "shared_memory"
-        if (
-            int(size, 16)
-            and "emulator_guard_" not in name
-            and (shared or name.startswith(("_ZN12_GLOBAL__N_1", "_ZZ")))
-        ):
-            called = _plain_name(name) if shared or name.startswith("_ZZ") else _names(name)
-            found["shared_memory" if shared else "global"].append(Variable(called, int(address, 16), int(size, 16)))
-    return tuple(found["shared_memory"]), tuple(found["global"])
+        place = int(address, 16), int(size, 16)
+        if not place[1] or "emulator_guard_" in name:
+            continue
+        if section == "shared_memory":
+            shared.append(Variable(_plain_name(name), *place))
+        elif name.startswith("_ZZ"):  # static in a function
+            others.append(Variable(_plain_name(name), *place))
+        elif name.startswith("_ZN12_GLOBAL__N_1"):
+            others.append(Variable(_names(name), *place))
+    return tuple(shared), tuple(others)
 
 
 def _names(symbol: str) -> str:

@@ -151,6 +151,16 @@ typedef emulator::TensorMap TensorMap;
 #define EMULATOR_WHERE __builtin_return_address(0)
 // Those in include/ are always inlined, so that what they load, store and call is the kernel's line's.
 #define EMULATOR_HERE __attribute__((always_inline)) inline
+#define EMULATOR_QUIET __attribute__((always_inline, no_sanitize("thread"))) inline  // there is nothing to watch
+
+namespace emulator {
+
+EMULATOR_QUIET unsigned thread_in_block() {
+    const Index& t = self->thread;
+    return t.x + block_size.x * (t.y + block_size.y * t.z);
+}
+
+}  // namespace emulator
 
 EMULATOR_FUNCTION void __syncthreads() { emulator::block_barrier(EMULATOR_WHERE); }
 

@@ -66,9 +66,15 @@ def kernel_names(text: str) -> list[str]:
     ]
 
 
+def space_and_name(expression: str) -> tuple[str, str]:
+    """("a::b", "kernel") of ``a::b::kernel<float>``."""
+    space, _, name = expression.partition("<")[0].rpartition("::")
+    return space, name.strip()
+
+
 def _definition(text: str, expression: str) -> re.Match[str] | None:
     """The head of the kernel that an expression as ``space::kernel<float, 4>`` names; None if it is not found by its looks."""
-    name = expression.partition("<")[0].rpartition("::")[2].strip()
+    _, name = space_and_name(expression)
     return next((m for m in _KERNEL.finditer(without_comments(text)) if m["name"] == name), None)
 
 

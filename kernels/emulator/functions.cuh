@@ -146,27 +146,24 @@ inline double __dsqrt_rn(double x) { return sqrt(x); }
 
 namespace emulator {
 
-// A whole number of the nearest that fits; of NaN 0, with 64 bits the highest of them alone.
-template <class T>
+// A whole number of the nearest that fits; of NaN 0, with 64 bits on either side the highest bit alone.
+template <class T, class FROM = float>
 inline T whole(double x) {
     const bool has_sign = T(-1) < T(0);
     const int bits = 8 * sizeof(T);
     const T highest_bit = T(1ull << (bits - 1)), most = has_sign ? T(~highest_bit) : T(-1);
-    if (x != x) return bits == 64 ? highest_bit : T(0);
+    if (x != x) return bits == 64 || sizeof(FROM) == 8 ? highest_bit : T(0);
     if (x >= ldexp(1.0, bits - has_sign)) return most;
     return x <= (has_sign ? -ldexp(1.0, bits - 1) : 0.0) ? (has_sign ? highest_bit : T(0)) : T(x);
 }
 
 }  // namespace emulator
 
-// Of doubles NaN is the highest bit alone in 32 bits, too.
 #define EMULATOR_TO_WHOLE(how, function)                                                                        \
     inline int __float2int_##how(float x) { return emulator::whole<int>(function(double(x))); }                 \
-    inline int __double2int_##how(double x) { return x != x ? 1 << 31 : emulator::whole<int>(function(x)); }    \
+    inline int __double2int_##how(double x) { return emulator::whole<int, double>(function(x)); }               \
     inline unsigned __float2uint_##how(float x) { return emulator::whole<unsigned>(function(double(x))); }      \
-    inline unsigned __double2uint_##how(double x) {                                                             \
-        return x != x ? 1u << 31 : emulator::whole<unsigned>(function(x));                                      \
-    }
+    inline unsigned __double2uint_##how(double x) { return emulator::whole<unsigned, double>(function(x)); }
 EMULATOR_TO_WHOLE(rn, nearbyint)
 EMULATOR_TO_WHOLE(rz, trunc)
 EMULATOR_TO_WHOLE(rd, floor)

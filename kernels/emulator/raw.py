@@ -21,7 +21,7 @@ import numpy as np
 from ..source import Parameter, WrongSource, check_grid, three
 from . import BadArguments, Emulator
 from .build import Library, build_kernels
-from .foreign import kernel_names
+from .foreign import kernel_names, space_and_name
 
 UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel that has not been promised more
 
@@ -65,9 +65,8 @@ class RawModule:
             raise WrongSource(
                 f'{self.file.name} has no kernel that is extern "C", and no name_expressions say which others are meant'
             )
-
         for name in self.names:
-            if not re.search(rf"\b{re.escape(name.partition('<')[0].rpartition('::')[2].strip())}\b", self.code):
+            if not re.search(rf"\b{re.escape(space_and_name(name)[1])}\b", self.code):
                 raise WrongSource(f"{self.file.name} has no kernel of the name expression {name!r}")
 
     def compile(self, log_stream: Any = None) -> None:

@@ -468,7 +468,7 @@ def test_complex_numbers(name, dtype, each_compiler, rng):
     want = np.exp(z / 50) - np.sqrt(z) * complex(shift)
     np.testing.assert_allclose(y, want, rtol=1e-5 if name == "float" else 1e-13)
     np.testing.assert_allclose(sizes, abs(want) ** 2, rtol=1e-5 if name == "float" else 1e-13)
-    with pytest.raises(EmulatorError, match=f"race: read of {x.itemsize} bytes at byte \\d+ of kept"):
+    with pytest.raises(EmulatorError, match=rf"kernel\.cu:10: race: read of {x.itemsize} bytes at byte \d+ of kept"):
         code = COMPLEX.replace("__syncthreads();", "")
         RawModule(code, name_expressions=(f"k<{name}>",)).get_function(f"k<{name}>")((1,), (8,), (x, y, sizes, shift))
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import rungs
 
 from kernels.emulator import Emulator
@@ -46,6 +47,15 @@ def write(folder, body, parameters="float* y", before="", name="kernel.cu"):
     file = folder / name
     file.write_text(f'{HEAD}{before}\nextern "C" __global__ void k({parameters}) {{\n{body}\n}}\n')
     return file
+
+
+def wrong_answers(file, table):
+    """Of a table of calls and answers, which kernel ``k`` of the file writes in its order, what is something else."""
+    device = Emulator()
+    y = device.empty((len(table),), np.float64)
+    device.run(file, "k", 1, 1, {"y": y, "one": 1})
+    device.check()
+    return {c: v for c, v in zip(table, y.tolist()) if not np.array_equal(v, float(table[c]), equal_nan=True)}
 
 
 def kept(name, text):

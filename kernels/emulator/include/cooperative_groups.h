@@ -6,16 +6,10 @@
 #pragma once
 #include "emulator/device.cuh"
 
-#define EMULATOR_QUIET __attribute__((no_sanitize("thread"))) __inline__  // there is nothing to watch
-
 namespace emulator {
 
 EMULATOR_QUIET unsigned block_threads() { return block_size.x * block_size.y * block_size.z; }
 EMULATOR_QUIET unsigned blocks() { return grid_size.x * grid_size.y * grid_size.z; }
-EMULATOR_QUIET unsigned thread_in_block() {
-    const Index& t = self->thread;
-    return t.x + block_size.x * (t.y + block_size.y * t.z);
-}
 EMULATOR_QUIET unsigned block_in_grid() { return block.x + grid_size.x * (block.y + grid_size.y * block.z); }
 
 // Ranks are those of a mask's lanes, from the lowest on.
