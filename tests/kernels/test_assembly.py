@@ -143,6 +143,7 @@ def test_instructions_and_their_answers(each_compiler):
         ('("mov.u32 " WHAT ", %0;" :: "r"(1))', "inline PTX that is not a string as it stands: mov.u32  WHAT"),
         ('("ld.acquire.gpu.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.acquire\.gpu\.u32 is not among"),
         ('("add.cc.u32 %0, %1, %1;" : "=r"(r) : "r"(1))', r"add\.cc\.u32 is not among"),
+        ('("mbarrier.expect_tx.shared.b64 [%0], 16;" :: "r"(0))', r"mbarrier\.expect_tx\S+ is not among"),
         ('("mov.b128 %0, %1;" : "=q"(r) : "r"(1))', "inline PTX with an operand of the kind q"),
         ('("st.release.gpu.u32 [%0], %1;" :: "l"(y), "r"(1))', r"st\.release\.gpu\.u32 is not among"),
         ('("ld.param.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.param\.u32 is not among"),
