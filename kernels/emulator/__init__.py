@@ -31,7 +31,7 @@ works. Found are
 * ``undefined``: what C++ leaves so, and a GPU's compiler does with as it likes: an index beyond an array of known size (a
   thread's own too, or a row of a tile), a shift by as many bits as there are, a sum of signed numbers that does not fit,
   nor a float as a whole number;
-* ``endless``: a kernel that makes more than 400 million accesses;
+* ``endless``: a kernel that makes more than 400 million accesses, or waits for a flag that nobody is left to set;
 * ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
 
 Each finding names file and line (of both accesses if there are two), except what no line has written. Blocks and
@@ -44,11 +44,12 @@ What it cannot find, and where it is not a GPU:
   an index that is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
 * Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or has asked
-  for the same place 64 times: a flag that a block sets that has not run yet is never seen ("endless").
+  for the same place 64 times: a flag that a block sets that has not run yet is never seen ("endless"). The blocks of a
+  cooperative launch (by ``raw.py``) run together, up to 8192 threads, whether a card has room for them or not.
 * Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
   operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card
-  of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here, and ``atomicAdd_block`` none
-  for other blocks. Of their accesses to a place the last is remembered.
+  of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here (it is seen, and a ``race``),
+  and ``atomicAdd_block`` none for other blocks. Of their accesses to a place the last is remembered.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
   (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left
@@ -82,9 +83,9 @@ What it cannot find, and where it is not a GPU:
   copies (nor have those with CUDA's vectors): ``u.all = v.all;``.
 * Of ``<mma.h>`` a lane has other elements of a matrix than on a GPU, and touches them one by one: bank conflicts of its
   loads and stores are not a GPU's.
-* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads and what partitions make of these. A grid
-  cannot meet, as its blocks run one after another; ``coalesced_threads``, as ``__activemask``, knows only the thread that
-  asks, for a GPU promises no more. In which order a reduction takes its values is left open there and is another here.
+* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, what partitions make of these, and the grid of
+  a cooperative launch. ``coalesced_threads``, as ``__activemask``, knows only the thread that asks, for a GPU promises no
+  more. In which order a reduction takes its values is left open there and is another here.
 * Stacks are 128 KiB a thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand
@@ -93,9 +94,9 @@ g++ 16, clang++ 16 and 19 too), on x86-64 and with the fibers of other processor
 What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions), those
 of CUDA's headers that lie in ``emulator/include``, this project's (``#include "lib/cuda.cuh"``), and inline PTX of the
 instructions that ``assembly.cuh`` has: no TMA and no ``wgmma``, which ``lib/ptx90.cuh`` has. It does not take textures,
-``grid.sync()``, kernels that launch kernels, and text for the host. What ``printf`` says it says in each schedule, and
-``__activemask`` knows only the thread that asks, as a GPU promises no more. It takes some C++ that NVRTC does not
-(``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that.
+kernels that launch kernels, and text for the host. ``__activemask`` knows only the thread that asks, as a GPU promises no
+more. It takes some C++ that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks
+that.
 
 To run one of your own, with templates, structures or variables of the whole grid: ``raw.py``. A kernel in a file, which
 is ``extern "C"`` and has plain types, ``run`` takes too, with ``y = numpy.empty``'s stand-in and a result to compare:
@@ -130,6 +131,7 @@ __all__ = [
 ]  # fmt: skip
 
 REGISTERS = 65_536  # of a multiprocessor
+MOST_TOGETHER = 8192  # threads of a cooperative launch, each with a number for each
 OUTSIDE = 2**32 - 1  # instead of a place in a program: see runtime.cpp
 
 _KINDS = (
@@ -252,6 +254,7 @@ class Emulator:
         self.seed = seed
         self.banks = banks
         self.strict = strict
+        self.quiet = False  # printf says nothing
         self.most_accesses = most_accesses
         self.findings: list[Finding] = []
         self.accesses = 0
@@ -314,15 +317,23 @@ class Emulator:
         values: Sequence[Any],
         shared_bytes: int = 0,
         held: Sequence[np.ndarray] = (),
+        cooperative: bool = False,
     ) -> None:
         """Run a kernel of a library with arguments that have been checked: arrays, TensorMaps, None and ctypes values.
 
-        ``held`` are arrays that structures among them, which are arrays of characters, point to.
+        ``held`` are arrays that structures among them, which are arrays of characters, point to. The blocks of a
+        ``cooperative`` launch run together, so that they may wait for each other.
         """
         self.ran.append(library.source.name)
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
         if (count := block[0] * block[1] * block[2]) > most_threads:
             raise ValueError(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
+        if cooperative and library.clusters.get(kernel, 1) > 1:
+            raise ValueError(f"kernel {kernel}: a cooperative launch of clusters is none that the emulator takes")
+        if cooperative and (count := count * blocks[0] * blocks[1] * blocks[2]) > MOST_TOGETHER:
+            raise ValueError(
+                f"kernel {kernel}: a cooperative launch has at most {MOST_TOGETHER} threads here, got {count}"
+            )
         parameters = library.kernels[kernel]
         maps = [v for v in values if isinstance(v, TensorMap)]
         values = [*(v.array if isinstance(v, TensorMap) else v for v in values), *held]
@@ -369,7 +380,7 @@ class Emulator:
             else:
                 cells.append(ctypes.c_void_p(address) if p.pointer else v)
         with _ONE_AT_A_TIME:
-            self._enter(library, kernel, blocks, block, shared_bytes, cells, buffers, arrays)
+            self._enter(library, kernel, blocks, block, shared_bytes, cooperative, cells, buffers, arrays)
         for j in written:
             if laid[j].array is not values[j]:
                 values[j][...] = laid[j].array
@@ -449,6 +460,7 @@ class Emulator:
         blocks: tuple[int, ...],
         block: tuple[int, ...],
         shared_bytes: int,
+        cooperative: bool,
         values: list[Any],
         buffers: list[_Buffer],
         arrays: Mapping[str, "_Named"],
@@ -457,13 +469,14 @@ class Emulator:
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
         handle.emulator_count_plain_banks(int(self.banks))
         handle.emulator_be_strict(int(self.strict))
+        handle.emulator_be_quiet(int(self.quiet))
         count = handle.emulator_run(
             ctypes.byref(ctypes.c_void_p.in_dll(library.handle, "emulator_program")),
             self._door(library, kernel),
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
             (ctypes.c_uint * 3)(*blocks),
             (ctypes.c_uint * 3)(*block),
-            library.clusters.get(kernel, 1),
+            0 if cooperative else library.clusters.get(kernel, 1),
             _registers(*library.bounds.get(kernel, (0, 0))),
             ctypes.c_size_t(shared_bytes),
             ctypes.c_uint(self.seed),
@@ -485,7 +498,7 @@ class Emulator:
             where, other = next(lines), next(lines)
             if _KINDS[f.kind] == "divergence" and where == other and not f.note:
                 continue  # one line of the source, of which the compiler made two copies
-            self._add(_describe(f, where, other if f.other_where else "", arrays))
+            self._add(_describe(f, where, other if f.other_where else "", arrays, "grid" if cooperative else "cluster"))
 
     def _count_banks(self, library: Library) -> None:
         for kind in ("bank_use", "plain_bank_use"):
@@ -549,17 +562,17 @@ def _place(f: _Finding, arrays: Mapping[str, _Named]) -> str:
     return f"byte {inside} of {element}" if inside else element
 
 
-def _other_block(number: int) -> str:
-    """Of a finding's ``other_block``: see runtime.cpp."""
-    return {-1: "", -2: " of another block"}.get(number, f" of block {number} of the cluster")
+def _other_block(number: int, together: str) -> str:
+    """Of a finding's ``other_block``: see runtime.cpp. Blocks that run ``together`` are a cluster or a grid."""
+    return {-1: "", -2: " of another block"}.get(number, f" of block {number} of the {together}")
 
 
-def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named]) -> Finding:
+def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named], together: str) -> Finding:
     kind, note, place = _KINDS[f.kind], f.note.decode(), _place(f, arrays)
     me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
     if kind == "race":
-        who = f"thread {f.other_thread}{_other_block(f.other_block)}"
+        who = f"thread {f.other_thread}{_other_block(f.other_block, together)}"
         theirs = _ACCESSES[f.other_access]
         lanes = f.other_block == -1 and f.thread // 32 == f.other_thread // 32
         text = (

@@ -257,21 +257,21 @@ EMULATOR_HERE void st(unsigned long long address, A... values) {
 }
 
 #define EMULATOR_ATOMICS(name, function)                                                                       \
-    template <class T, bool SHARED, class A>                                                                   \
+    template <class T, bool SHARED, bool EVERYWHERE, class A>                                                  \
     EMULATOR_QUIET T change_##name(unsigned long long address, A value, const void* where) {                   \
         T* const place = reinterpret_cast<T*>(at<SHARED>(address));                                            \
-        atomic_access(place, sizeof(T), true, where);                                                          \
+        atomic_access(place, sizeof(T), EVERYWHERE, where);                                                    \
         const T old = *place, value_of = as<T>(value);                                                         \
         *place = function;                                                                                     \
         return old;                                                                                            \
     }                                                                                                          \
-    template <class T, bool SHARED, class D, class A>                                                          \
+    template <class T, bool SHARED, bool EVERYWHERE, class D, class A>                                         \
     EMULATOR_PTX void atom_##name(unsigned long long address, D& d, A value) {                                 \
-        d = as<D>(change_##name<T, SHARED>(address, value, EMULATOR_WHERE));                                   \
+        d = as<D>(change_##name<T, SHARED, EVERYWHERE>(address, value, EMULATOR_WHERE));                       \
     }                                                                                                          \
-    template <class T, bool SHARED, class A>                                                                   \
+    template <class T, bool SHARED, bool EVERYWHERE, class A>                                                  \
     EMULATOR_PTX void red_##name(unsigned long long address, A value) {                                        \
-        change_##name<T, SHARED>(address, value, EMULATOR_WHERE);                                              \
+        change_##name<T, SHARED, EVERYWHERE>(address, value, EMULATOR_WHERE);                                  \
     }
 EMULATOR_ATOMICS(add, Do<T>::add(old, value_of))
 EMULATOR_ATOMICS(min, Do<T>::min(old, value_of))
@@ -280,6 +280,15 @@ EMULATOR_ATOMICS(or, old | value_of)
 EMULATOR_ATOMICS(and, old & value_of)
 EMULATOR_ATOMICS(xor, old ^ value_of)
 EMULATOR_ATOMICS(exch, value_of)
+template <class T, bool SHARED, bool EVERYWHERE, class D, class A, class B>
+EMULATOR_PTX void atom_cas(unsigned long long address, D& d, A expected, B value) {
+    T* const place = reinterpret_cast<T*>(at<SHARED>(address));
+    compare_next(place);
+    atomic_access(place, sizeof(T), EVERYWHERE, EMULATOR_WHERE);
+    const T old = *place;
+    if (old == as<T>(expected)) *place = as<T>(value);
+    d = as<D>(old);
+}
 
 EMULATOR_PTX void cp_async(unsigned long long shared, unsigned long long global, int bytes, int valid = -1) {
     copy(at<true>(shared), at<false>(global), bytes, valid < 0 ? bytes : valid, EMULATOR_WHERE);

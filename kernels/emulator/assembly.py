@@ -201,12 +201,9 @@ def _function(opcode: str) -> str | None:
                 else f"{base}<{first}, {count}, {shared}>"
             )
         case "red" | "atom":
-            name = others[-1]
-            return (
-                f"{base}_{name}<{first}, {shared}>"
-                if name in ("add", "min", "max", "or", "and", "xor", "exch")
-                else None
-            )
+            name, everywhere = others[-1], str("cta" not in words).lower()
+            known = ("add", "min", "max", "or", "and", "xor", "exch", *["cas"] * (base == "atom"))
+            return f"{base}_{name}<{first}, {shared}, {everywhere}>" if name in known else None
         case "cvta":
             return "cvta_shared" if "shared" in others else f"mov<{first}>"
         case "cvt":

@@ -42,15 +42,22 @@ WRAPPERS = (
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
+OURS = {"printf": "emulator_printf", **{name: f"__tsan_{name}" for name in COPYING}}  # as clang calls these from 15 on
 KERNEL_OPTIONS = (
     "-fsanitize=thread,shift-exponent,signed-integer-overflow,float-cast-overflow",
     "-fsanitize-recover=all",
     "-ftrivial-auto-var-init=pattern",  # a sum that nobody has set to 0 shall not begin with one by chance
-    *(f"-fno-builtin-{name}" for name in COPYING),
+    *(f"-fno-builtin-{name}" for name in OURS),
     "-fno-strict-aliasing",  # kernels look at one type through pointers to another: C++ forbids it, nvcc lets it pass
 )
 # Two barriers in two branches must stay two, and their order in the file that of the source.
-GCC_OPTIONS = ("-fsanitize=bounds", "-fno-crossjumping", "-fno-tree-tail-merge", "-fno-toplevel-reorder")
+GCC_OPTIONS = (
+    "-fsanitize=bounds",
+    "-fno-crossjumping",
+    "-fno-tree-tail-merge",
+    "-fno-toplevel-reorder",
+    "--param=tsan-distinguish-volatile=1",
+)
 # So it is for clang, which besides would make one wide access of several, and leave a read without a call where the
 # same number is written next.
 _CLANG_PASSES = (
@@ -60,6 +67,7 @@ _CLANG_PASSES = (
     "-simplifycfg-hoist-cond-stores=false",
     "-enable-tail-merge=false",
     "-tsan-instrument-read-before-write",
+    "-tsan-distinguish-volatile",
 )
 CLANG_OPTIONS = (
     "-fsanitize=array-bounds",
@@ -92,12 +100,14 @@ OVERLOADED = "".join(
         "__shfl_xor_sync atomicAdd atomicSub atomicMin atomicMax atomicExch atomicCAS",
     )
 )
+DOOR = "door of "  # where Python enters a kernel, for the compiler
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
 IN_A_TEMPLATE = (
     "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
     "kernel, give sizes as macros, or set CXX=clang++)"
 )
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
+_QUOTED = re.compile(r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
 
 
@@ -207,8 +217,9 @@ def _built(
         bounds = {k: f"static constexpr int words[3] = {{{words}}};" for k, words in launch_bounds_of(text).items()}
     doors = ""
     for i, k in enumerate(expressions or kernels):
-        doors += f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{i}(void** values) '
-        doors += f"{{ emulator::call({k}, values); }}\n"
+        doors += f'#line 1 "{DOOR}{k}"\n'
+        doors += f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{i}(void** emulator_values) '
+        doors += f"{{ emulator::call({k}, emulator_values); }}\n"
         if k in bounds:
             space, _ = foreign.space_and_name(k)
             using = f"using namespace {space}; " if space else ""
@@ -229,22 +240,22 @@ def _built(
     program = (
         f'#include "emulator/device.cuh"\n{ptx}{_headers_before(text, bool(expressions))}{INLINE}{NVCC if expressions else ""}{macros}'
         f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{words}\n}}\n"
-        f'#line 1 "doors"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
+        f'#line 1 "{DOOR}"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
     )
     try:
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
-        if _CSTDIO.search(without_comments(text)):
-            raise DoesNotCompile(f"{error}\n{NO_HEADER}") from None
-        raise
+        raise DoesNotCompile(_complaint(str(error), source.name, without_comments(text))) from None
     try:
         ctypes.CDLL(str(_runtime(command)))  # which the next one knows by its name
         handle = ctypes.CDLL(str(file))
     except OSError as error:
         if "undefined symbol" in str(error):
             unknown = str(error).partition("undefined symbol: ")[2]
-            raise DoesNotCompile(f"{source.name}: {unknown} is declared but nowhere defined") from None
+            raise DoesNotCompile(
+                f"{source.name}: {_names(unknown) or unknown} is declared but nowhere defined"
+            ) from None
         raise
     most = {}
     for i, k in enumerate(expressions or kernels):
@@ -256,6 +267,28 @@ def _built(
     shared, variables = _variables(file)
     own_bytes = 0 if expressions else sum(s.bytes for s in shared)
     return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes)
+
+
+def _complaint(said: str, name: str, text: str) -> str:
+    """What a compiler says of a text, without its words about what stands around the text here."""
+    found = re.findall(r"^(\S.*?):(\d+):\d+: (error|note): (.*)$", said, re.MULTILINE)
+    lines = [] if found else [said]
+    words = _QUOTED.sub("", text)
+    if found and (left := words.count("{") - words.count("}")):
+        lines.append(f"{name}: {left} {{ without a }}" if left > 0 else f"{name}: {-left} }} without a {{")
+    for file, line, kind, what in found:
+        if not file.startswith(DOOR) and (kind == "error" or Path(file).name == name):
+            what = re.sub(r"(\{anonymous\}|\(anonymous namespace\))::", "", what)
+            lines.append(f"{Path(file).name}:{line}: {kind}: {what}")
+    if not any(": error: " in line or " without a " in line for line in lines):
+        lines += [
+            f"{name}: {file.removeprefix(DOOR)} is not the name of one kernel"
+            for file, _, kind, _ in found
+            if kind == "error" and file.startswith(DOOR)
+        ]
+    if _CSTDIO.search(text):
+        lines.append(NO_HEADER)
+    return "\n".join(["the kernel does not compile for the emulator:"] * bool(found) + [*dict.fromkeys(lines)])[:4000]
 
 
 def _headers_before(text: str, any_others: bool) -> str:
@@ -334,8 +367,7 @@ def _compile(command: str, program: str, out: Path) -> None:
         _run_compiler(command, "-c", str(listing), "-o", str(object_file))
     else:
         _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
-    ours = [f"--redefine-sym={name}=__tsan_{name}" for name in COPYING]  # the names that clang gives them from 15 on
-    _said_by(["objcopy", *ours, str(object_file)])
+    _said_by(["objcopy", *(f"--redefine-sym={name}={ours}" for name, ours in OURS.items()), str(object_file)])
     # Without -fsanitize=thread here: the library that usually watches is not wanted, ours takes its place.
     linked = [str(object_file), str(last), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
@@ -366,7 +398,7 @@ def _run_compiler(command: str, *arguments: str) -> None:
     if missing := re.search(r"fatal error: '?([^\s:']+)'?(?:: No such file| file not found)", done.stderr):
         raise DoesNotCompile(f"the kernel includes {missing[1]}, which the emulator does not have")
     if done.returncode:
-        raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()[:4000]}")
+        raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()}")
 
 
 def _said_by(command: list[str], check: bool = True) -> str:

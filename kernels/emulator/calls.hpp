@@ -19,8 +19,8 @@ static void* watched_copy(void* to, const void* from, size_t bytes, const void* 
     void __tsan_write##size(void* p) { aligned_access(p, size, WRITE, HERE); }                     \
     void __tsan_unaligned_read##size(void* p) { access(p, size, READ, HERE); }                     \
     void __tsan_unaligned_write##size(void* p) { access(p, size, WRITE, HERE); }                   \
-    void __tsan_volatile_read##size(void* p) { access(p, size, READ, HERE); }                      \
-    void __tsan_volatile_write##size(void* p) { access(p, size, WRITE, HERE); }                    \
+    void __tsan_volatile_read##size(void* p) { volatile_read(p, size, HERE); }                     \
+    void __tsan_volatile_write##size(void* p) { aligned_access(p, size, WRITE, HERE); }            \
     void __tsan_unaligned_volatile_read##size(void* p) { access(p, size, READ, HERE); }            \
     void __tsan_unaligned_volatile_write##size(void* p) { access(p, size, WRITE, HERE); }
 
@@ -39,5 +39,12 @@ void* __tsan_memmove(void* to, const void* from, size_t bytes) { return watched_
 void* __tsan_memset(void* to, int value, size_t bytes) {
     range_access(to, bytes, WRITE, HERE);
     return memset(to, value, bytes);
+}
+int emulator_printf(const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    const int written = quiet ? 0 : vprintf(format, values);
+    va_end(values);
+    return written;
 }
 }

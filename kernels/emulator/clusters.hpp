@@ -124,6 +124,9 @@ struct ClusterBarrier {
 
 static ClusterBarrier cluster_barrier;
 
+// A grid's barrier is one of blocks, for each of which its first thread comes when those of it that are left are there.
+static bool is_awaited(int member) { return fiber_of(member).state != DONE || (cooperative && member % threads == 0); }
+
 static void one_less_is_missing() {
     ClusterBarrier& b = cluster_barrier;
     if (--b.missing) return;
@@ -132,7 +135,7 @@ static void one_less_is_missing() {
     const vector<int> waiting = b.waiting;
     b.restart();
     b.missing = 0;
-    for (int member = 0; member < members; member++) b.missing += fiber_of(member).state != DONE;
+    for (int member = 0; member < members; member++) b.missing += is_awaited(member);
     for (int member : waiting) wake_in_cluster(member);
 }
 
@@ -165,13 +168,22 @@ void cluster_wait(const void* return_address) {
     learn(current(), cluster_barrier.released);  // the next phase cannot end before this thread has come again
 }
 
+void grid_barrier(const void* return_address) {
+    if (!cooperative) {
+        report_note(BAD_OPERAND, place(return_address), "grid.sync() in a launch that is not cooperative: blocks run one after the other");
+        abandon();
+    }
+    cluster_arrive(return_address);
+    cluster_wait(return_address);
+}
+
 static void say_who_is_missing(Finding& finding, int here) {
     for (int member = 0; member < members; member++) {
         const Fiber& f = fiber_of(member);
-        if (f.state == DONE || (f.came && f.came_in == cluster_barrier.phase)) continue;
+        if (!is_awaited(member) || (f.came && f.came_in == cluster_barrier.phase)) continue;
         snprintf(finding.note, sizeof finding.note,
-                 "%d wait here for the cluster, of which %d threads are missing; the first is thread %d of its block %d",
-                 here, cluster_barrier.missing, member % threads, member / threads);
+                 "%d wait here for the %s, of which %d threads are missing; the first is thread %d of its block %d",
+                 here, cooperative ? "grid" : "cluster", cluster_barrier.missing, member % threads, member / threads);
         return;
     }
 }
@@ -204,7 +216,7 @@ static void leave_cluster() {
             if (!alive && v.last[slot] && v.last[slot].clock > v.left[slot])
                 report_absence(v.last[slot], block_rank, "have returned before");
     }
-    if (!came) one_less_is_missing();
+    if (!came && !is_awaited(in_cluster(current()))) one_less_is_missing();
 }
 
 // Before a thread touches what the block of that rank has in shared memory.

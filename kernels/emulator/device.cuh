@@ -33,6 +33,7 @@ enum Access : short { READ, WRITE, ATOMIC, COPY, BULK };
 extern Lane* self;  // the thread that runs now
 extern Index block, block_size, grid_size;
 extern int cluster_blocks, block_rank;  // how many blocks are a cluster, and which of them this one is
+extern bool cooperative;  // the launch's whole grid is one
 
 void access(const void* address, size_t bytes, Access kind, const void* where);
 void compare_next(const void* address);  // what was read there last was a guess
@@ -62,7 +63,7 @@ void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void*
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 // And include/mma.h: wmma.hpp.
-enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32 };
+enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32, NONE };
 struct WarpProduct {  // D = A B + C. Element i of a matrix, row by row, is number i / 32 of lane i % 32.
     int m, n, k;                    // m x k times k x n
     Number factors, before, after;  // of A and B, of C, of D
@@ -88,6 +89,7 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
                        const void* where);
 void cluster_arrive(const void* where);
 void cluster_wait(const void* where);
+void grid_barrier(const void* where);
 // Where the block of that rank has what this one has at `here`, after the access to it has been checked.
 void* in_block(int rank, const void* here, size_t bytes, Access kind, const void* where);
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where);

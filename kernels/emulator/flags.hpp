@@ -31,12 +31,12 @@ struct Flag {            // a place that is changed atomically
     vector<Clock> here;  // to who sees it from the same block, for each of the cluster
 };
 
-static std::unordered_map<const void*, Flag> flags[1 + MOST_BLOCKS];  // in global memory, and in the shared one of each block
+static vector<std::unordered_map<const void*, Flag>> flags;  // in global memory, and in the shared one of each block
 static uint32_t slots, times_set[FLAGS];  // flags that have a slot, and how often those of each were set
 static vector<vector<Release>> releases;  // of each cluster
 
 static void start_flags() {
-    flags[0].clear();
+    flags.assign(1 + cluster_blocks, {});
     releases.clear();
     slots = 0;
     std::fill_n(times_set, FLAGS, 0);

@@ -291,7 +291,7 @@ EMULATOR_REDUCE(__reduce_xor_sync, all ^ x)
 
 // --- to say something, and to stop -----------------------------------------------------------------------------------
 
-extern "C" int printf(const char*, ...);  // each schedule says it again
+extern "C" int printf(const char*, ...);  // it is ours: calls.hpp
 EMULATOR_FUNCTION inline void __trap() { emulator::failed("__trap()", EMULATOR_WHERE); }
 EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::failed(what, EMULATOR_WHERE); }
 #define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))

@@ -32,8 +32,9 @@ class RawModule:
     Its kernels are those that are ``extern "C"`` or, of a program with templates, those that ``name_expressions``
     name (``"scale<float, 4>"``). A launch runs under ``seeds`` schedules, each on the arguments as they were; with
     ``strict`` what is wrong by the manual and shows on no card of today is found, too: two threads that write the same to
-    one place, and a flag that is read without a fence behind it. What else CuPy takes, a backend for example, changes
-    nothing here.
+    one place, and a flag that is read without a fence behind it. With ``enable_cooperative_groups`` launches are
+    cooperative, and ``grid.sync()`` waits for all blocks. What else CuPy takes, a backend for example, changes nothing
+    here.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class RawModule:
             raise TypeError('options and name_expressions must be tuples of strings, as ("-DN=4",), got a string')
         self.file = code if isinstance(code, Path) else Path("kernel.cu")
         self.code = code.read_text(encoding="utf-8") if isinstance(code, Path) else code
-        self.defines = tuple(_defined(o) for o in options if o.startswith(("-D", "--define-macro=")))
+        self.defines = tuple(_defined(o) for o in options if o.startswith(("-D", "--define-macro")))
         self.names = tuple(name_expressions or kernel_names(self.code))
         self.seeds = seeds
         self.strict = strict
+        self.cooperative = enable_cooperative_groups
         if not self.names:
             raise WrongSource(
                 f'{self.file.name} has no kernel that is extern "C", and no name_expressions say which others are meant'
@@ -140,9 +142,10 @@ class RawKernel:
         before = [a.copy() for a in arrays]
         device = Emulator(strict=self.module.strict)
         for device.seed in range(self.module.seeds):
+            device.quiet = device.seed > 0  # printf says it once
             for array, was in zip(arrays, before) if device.seed else ():
                 array[...] = was
-            device.launch(library, self.name, blocks, threads, values, shared_mem, held)
+            device.launch(library, self.name, blocks, threads, values, shared_mem, held, self.module.cooperative)
         device.check()
 
 
@@ -181,7 +184,10 @@ def _array(p: Parameter, value: Any) -> np.ndarray | None:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{p.name} must be an array, got {type(value).__name__}")
     if not value.flags.c_contiguous:
-        raise TypeError(f"{p.name} must be contiguous: a kernel gets where it begins, got strides {value.strides}")
+        cure = f"; {p.name}.T is" if value.flags.f_contiguous else ""
+        raise TypeError(
+            f"{p.name} must be contiguous: a kernel gets where it begins, got strides {value.strides}{cure}"
+        )
     if not value.dtype.isnative:
         raise TypeError(f"{p.name} must be in this machine's order of bytes, got {value.dtype}")
     if not (p.const or value.flags.writeable):
@@ -193,7 +199,8 @@ def _array(p: Parameter, value: Any) -> np.ndarray | None:
         and size > 1
         and (value.dtype.kind not in {"f": "f", "i": "iu", "u": "iu"}[kind] or value.itemsize != size)
     ) or (kind in "Vb" and 0 < size < value.itemsize):
-        raise TypeError(f"{p.name} must be {said}, got one of {value.dtype}")
+        got = f"structures of {value.itemsize} bytes" if value.dtype.kind == "V" else value.dtype
+        raise TypeError(f"{p.name} must be {said}, got one of {got}")
     if size and value.nbytes % size:
         raise TypeError(f"{p.name} must be {said}, got {value.nbytes} bytes")
     return value

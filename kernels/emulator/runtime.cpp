@@ -5,7 +5,7 @@
 //            seed, so a result that depends on the schedule shows as two different results of two seeds.
 // Clusters.  The blocks of a cluster run together: the next fiber is one of any of them, and what belongs to its block,
 //            the shared memory above all, is put in place before it runs. A block alone is a cluster of one. See
-//            clusters.hpp.
+//            clusters.hpp. Of a cooperative launch the whole grid is one.
 // Time.      There is no global clock, only "happened before". Each thread counts its own steps, and keeps for every
 //            other thread the last step of it that it is sure to have been preceded by (a vector clock: Lamport 1978,
 //            Mattern 1989). At a barrier everybody learns what everybody knows. Two accesses to one place, at least one
@@ -32,6 +32,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -164,7 +165,8 @@ struct Fiber {
     int missing;     // arrivals, where it waits at an mbarrier
     bool came;       // to the cluster's barrier, and has not waited there yet
     uint32_t came_in;  // the phase in which it did
-    const void* asked;  // where the last atomic operation was
+    const void* asked;  // where the last atomic operation was, or volatile read
+    char answer[16];    // what was there when it lent its turn
     int times;          // that there has been no other place since
     vector<uint32_t> open;                // copies since the last commit
     std::deque<vector<uint32_t>> groups;  // of copies that nobody has waited for, the oldest first
@@ -183,13 +185,13 @@ struct Meeting {  // of the lanes of one mask of one warp
 
 const size_t STACK = 128 << 10;
 const int MOST_THREADS = 1024;
-const int MOST_BLOCKS = 8;  // of a cluster
 const int MOST_FINDINGS = 64;
 
 Lane lanes[MOST_THREADS];  // part of this library's own data, which kernels may read unwatched
 Lane* self = nullptr;
 Index block, block_size, grid_size;
 int cluster_blocks, block_rank;         // how many blocks are a cluster, and which of them is in place
+bool cooperative;                       // the launch's whole grid is one
 
 static vector<Fiber> fibers;            // of the block in place, as all that clusters.hpp exchanges
 static Context scheduler;
@@ -205,6 +207,8 @@ static uint32_t barrier_where;
 static vector<std::deque<Meeting>> meetings;  // for each warp; fibers hold references
 static vector<int> ready;                 // threads of the cluster
 static int asking;                        // those of them that wait for a flag: see lend_turn
+static size_t in_vain;                    // how often one of them asked, since another thread ran or the answer was a new one
+const size_t PATIENCE = 5000;             // times that each of them asks so
 static std::mt19937 random_number;
 
 static void (*entry)(void**);
@@ -223,9 +227,10 @@ static vector<char> dynamic_memory;       // of all blocks of the cluster
 static size_t dynamic_stride;             // from one block's to the next one's
 static char* dynamic_begin;
 
-static uint32_t engine_clock[ENGINES * MOST_BLOCKS];
+static vector<uint32_t> engine_clock;   // of the cluster's engines
 static bool async_proxy;                // who touches memory now
 static bool strict;                     // what shows on no card is found, too
+static bool quiet;                      // printf says nothing
 static bool within_block;               // the atomic operation of now is for its block alone
 
 static Program program;                 // the kernel's, which runs now
@@ -286,135 +291,7 @@ void* shared_pointer(unsigned address) {
 #include "registers.hpp"
 #include "clusters.hpp"
 #include "faults.hpp"
-
-// --- one cluster -----------------------------------------------------------------------------------------------------
-
-static void run_fiber() {
-    entry(values);
-    check_copies_at_exit();
-    check_products_at_exit();
-    check_registers_at_exit();
-    fibers[current()].state = DONE;
-    alive--;
-    leave_meetings();
-    leave_cluster();
-    wait_for_scheduler();
-}
-
-static void start_block(Index index) {
-    block = index;
-    alive = threads;
-    waiting = votes = 0;
-    for (const Region& r : regions)
-        if (r.shared && in_shared_section(r.begin)) memset(r.begin, 0xff, r.end - r.begin);
-    std::fill_n(dynamic_begin - DYNAMIC_ZONE, dynamic_stride, char(0xff));
-    for (Region& r : regions)
-        if (r.shared) r.fresh(NOBODY);
-    meetings.assign((threads + 31) / 32, {});
-    for (NamedBarrier& b : named_barriers) b = NamedBarrier();
-    barriers.clear();
-    warpgroups.assign(threads, Warpgroup());
-    start_registers();
-    for (int t = 0; t < threads; t++) {
-        Fiber& f = fibers[t];
-        f.state = READY;
-        f.clock.assign(clock_size, 0);
-        f.clock[in_cluster(t)] = 1;
-        f.asked = nullptr;
-        f.came = false;
-        f.open.clear();
-        f.groups.clear();
-        make_context(f.context, stacks + STACK * in_cluster(t), STACK, run_fiber);
-        const unsigned i = t;
-        lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
-        lanes[t].lane = t % 32;
-        ready.push_back(in_cluster(t));
-    }
-}
-
-static void start_cluster(unsigned first) {  // its first block's number
-    cluster_number++;
-    abandoned = async_proxy = within_block = false;
-    latest = nullptr;
-    visited = -1;
-    ready.clear();
-    asking = 0;
-    for (int rank = 0; rank < cluster_blocks; rank++) flags[1 + rank].clear();
-    copies.clear();
-    free_copies.clear();
-    bulks.clear();
-    cluster_barrier.restart();
-    for (int rank = 0; rank < cluster_blocks; rank++) {
-        bring_in(rank);
-        const unsigned i = first + rank;
-        start_block({i % grid_size.x, i / grid_size.x % grid_size.y, i / grid_size.x / grid_size.y});
-        start_visits();
-    }
-}
-
-static void report_deadlock() {
-    uint32_t seen[8];
-    int different = 0;
-    for (int t = 0; t < threads; t++) {
-        const Fiber& f = fibers[t];
-        if (f.state == DONE || std::find(seen, seen + different, f.where) != seen + different) continue;
-        if (different == 8) break;
-        seen[different++] = f.where;
-        int here = 0, done = 0, elsewhere = 0, missing = -1;
-        for (int s = 0; s < threads; s++) {
-            const Fiber& other = fibers[s];
-            if (other.state != DONE && other.where == f.where) {
-                here++;
-                continue;
-            }
-            if (f.state == AT_WARP && (s / 32 != t / 32 || !(f.mask >> (s % 32) & 1))) continue;
-            (other.state == DONE ? done : elsewhere)++;
-            if (missing < 0) missing = s;
-        }
-        Finding* finding = report(DEADLOCK, f.where, 0, "");
-        if (!finding) continue;
-        finding->thread = t;
-        finding->other_thread = missing;
-        if (missing >= 0 && fibers[missing].state != DONE) finding->other_where = fibers[missing].where;
-        if (f.state == AT_CLUSTER_BARRIER) {
-            finding->other_thread = -1;
-            say_who_is_missing(*finding, here);
-        } else if (f.state == AT_REGISTERS) {
-            finding->other_thread = -1;
-            snprintf(finding->note, sizeof finding->note, "%d wait here for %d more registers each, and the pool has %d",
-                     here, registers.wanted[t / 32] - registers.held[t / 32], registers.free);
-        } else if (f.state == AT_MBARRIER)
-            snprintf(finding->note, sizeof finding->note, "%d wait here for the end of an mbarrier's phase, %d arrivals missing",
-                     here, f.missing);
-        else
-            snprintf(finding->note, sizeof finding->note, "%d wait here, %d have returned, %d wait elsewhere", here, done,
-                     elsewhere);
-    }
-}
-
-static void run_cluster(unsigned first) {
-    start_cluster(first);
-    while (!(ready.empty() && bulks.empty()) && !abandoned) {
-        if (int(ready.size()) == asking && !bulks.empty()) {  // nobody can go on: the last moment for a copy to arrive
-            finish_a_bulk();
-            continue;
-        }
-        std::swap(ready[random_number() % ready.size()], ready.back());
-        const int next = ready.back();
-        ready.pop_back();
-        bring_in(next / threads);
-        asking -= fibers[next % threads].state == ASKING;
-        fibers[next % threads].state = READY;
-        self = &lanes[next % threads];
-        switch_context(scheduler, fibers[next % threads].context);
-        self = nullptr;
-    }
-    for (int rank = 0; rank < cluster_blocks; rank++) {
-        bring_in(rank);
-        for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
-        if (alive && !abandoned) report_deadlock();
-    }
-}
+#include "schedule.hpp"
 
 }  // namespace emulator
 
@@ -431,11 +308,13 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     grid_size = {grid[0], grid[1], grid[2]};
     block_size = {threads_of[0], threads_of[1], threads_of[2]};
     threads = int(threads_of[0] * threads_of[1] * threads_of[2]);
-    cluster_blocks = blocks_of_cluster;
+    cooperative = !blocks_of_cluster;
+    cluster_blocks = cooperative ? int(grid[0] * grid[1] * grid[2]) : blocks_of_cluster;
     registers_at_start = registers_of_thread;
     members = threads * cluster_blocks;
     part_size = members + size_t(ENGINES) * cluster_blocks + (program.fences ? FLAGS : 0);
     clock_size = (program.fences ? PARTS : 2) * part_size;
+    engine_clock.assign(size_t(ENGINES) * cluster_blocks, 0);
     block_rank = first_member = 0;
     random_number.seed(seed);
     findings.clear();
@@ -517,6 +396,7 @@ extern "C" const BankUse* emulator_bank_use(int* count) {
 }
 extern "C" void emulator_count_plain_banks(int yes) { count_plain_banks = yes; }
 extern "C" void emulator_be_strict(int yes) { strict = yes; }
+extern "C" void emulator_be_quiet(int yes) { quiet = yes; }
 extern "C" const BankUse* emulator_plain_bank_use(int* count) {
     *count = int(plain_bank_use.size());
     return plain_bank_use.data();

@@ -110,6 +110,9 @@ ANSWERS = [
     ("unsigned", '("atom.global.xor.b32 %0, [%1], 3;" : "=r"(r) : "l"(y_of))', 6),
     ("unsigned", '("atom.global.exch.b32 %0, [%1], 8;" : "=r"(r) : "l"(y_of))', 5),
     ("unsigned", '("atom.global.add.u32 %0, [%1], 1;" : "=r"(r) : "l"(y_of))', 8),
+    ("unsigned", '("atom.relaxed.cta.global.cas.b32 %0, [%1], 9, 4;" : "=r"(r) : "l"(y_of))', 9),
+    ("unsigned", '("atom.global.cas.b32 %0, [%1], 9, 3;" : "=r"(r) : "l"(y_of))', 4),
+    ("unsigned", '("atom.global.exch.b32 %0, [%1], 9;" : "=r"(r) : "l"(y_of))', 4),
     ("unsigned", '("atom.global.add.noftz.f16x2 %0, [%1], %2;" : "=r"(r) : "l"(y_of), "r"(0))', 9),
 ]  # fmt: skip
 

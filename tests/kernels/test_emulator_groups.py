@@ -306,8 +306,6 @@ y[threadIdx.x] = cg::reduce(tile, pairs[threadIdx.x], joined).most;"""
         ("cg::tiled_partition(block, 4)", 7, "a block must be whole tiles, and 3 of its threads are left"),
         ("cg::tiled_partition(block, 6)", 6, "a tile has 1, 2, 4, 8, 16 or 32 threads, not 6"),
         ("cg::tiled_partition(block, 64)", 64, "a tile has 1, 2, 4, 8, 16 or 32 threads, not 64"),
-        ("cg::this_grid().sync()", 4, "grid.sync() cannot be: blocks run one after the other, and no launch is"),
-        ("cg::sync(cg::this_grid())", 4, "grid.sync() cannot be: blocks run one after the other, and no launch is"),
         ("cg::coalesced_threads().shfl(1, 1)", 4, "a group has no thread of rank 1"),
         ("cg::tiled_partition<4>(block).shfl_xor(1, 4)", 4, "a group has no thread of rank"),
     ],

@@ -330,7 +330,7 @@ B = "wmma::fragment<wmma::matrix_b, 16, 16, 16, half, wmma::row_major> right"
         (A.replace("16, half", "32, half"), "wmma has no such matrices of this type"),
         (A.replace("half", "float"), "wmma has no such matrices of this type"),
         ("wmma::fragment<wmma::accumulator, 16, 16, 16, __nv_bfloat16> sum", "wmma has no such matrices of this type"),
-        (A.replace("half", "short"), "is_no_number_that_wmma_knows"),
+        (A.replace("half", "short"), "wmma has no such matrices of this type"),
         (
             f"{A}; {B}; wmma::fragment<wmma::accumulator, 16, 16, 16, int> sum; wmma::mma_sync(sum, left, right, sum)",
             "wmma has no such sums of these products",

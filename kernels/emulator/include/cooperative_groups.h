@@ -1,7 +1,7 @@
 // CUDA's <cooperative_groups.h>: the threads of a block, tiles of 1 to 32 lanes, and the parts that a predicate or a
 // label makes of them. Lanes meet by the words of device.cuh, so that a group that is not together is found.
 //
-// Blocks run one after the other: a grid knows who is in it, but cannot meet. Clusters and tiles of several warps are
+// A grid meets in a cooperative launch: otherwise blocks run one after the other. Clusters and tiles of several warps are
 // not here. As __activemask does, coalesced_threads() knows only the thread that asks.
 #pragma once
 #include "emulator/device.cuh"
@@ -78,10 +78,7 @@ EMULATOR_FUNCTION void check_tiles_of_block(unsigned size) {
     const unsigned left = block_threads() % size;
     if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE, false);
 }
-EMULATOR_FUNCTION void no_grid_barrier() {
-    const char* why = "grid.sync() cannot be: blocks run one after the other, and no launch is a cooperative one";
-    bad_operand(why, 0, EMULATOR_WHERE);
-}
+EMULATOR_FUNCTION void meet_in_grid() { grid_barrier(EMULATOR_WHERE); }
 
 }  // namespace emulator
 
@@ -101,7 +98,7 @@ public:
     EMULATOR_HERE void sync() const {
         if (kind == LANES) __syncwarp(lanes);
         else if (kind == BLOCK) __syncthreads();
-        else emulator::no_grid_barrier();
+        else emulator::meet_in_grid();
     }
     EMULATOR_HERE unsigned long long num_threads() const {
         if (kind == LANES) return __builtin_popcount(lanes);
@@ -120,7 +117,7 @@ class grid_group : public thread_group {
     friend EMULATOR_HERE grid_group this_grid();
 
 public:
-    static bool is_valid() { return false; }  // it can meet only after a cooperative launch
+    static bool is_valid() { return emulator::cooperative; }  // it can meet only after such a launch
     static dim3 group_dim() { return emulator::grid_size; }
     static dim3 dim_blocks() { return emulator::grid_size; }
     static dim3 dim_threads() {

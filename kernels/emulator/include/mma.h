@@ -27,7 +27,7 @@ inline float __float_to_tf32(float x) { return __uint_as_float(emulator::to_tf32
 namespace details {
 
 template <class T>
-constexpr emulator::Number number = T::is_no_number_that_wmma_knows;
+constexpr emulator::Number number = emulator::NONE;
 template <> constexpr emulator::Number number<__half> = emulator::FP16;
 template <> constexpr emulator::Number number<__nv_bfloat16> = emulator::BF16;
 template <> constexpr emulator::Number number<precision::tf32> = emulator::TF32;
@@ -41,6 +41,7 @@ template <> constexpr emulator::Number number<int> = emulator::S32;
 constexpr bool is_shape(emulator::Number of, bool sum, int m, int n, int k) {
     const bool wide = k == 16 && ((m == 16 && n == 16) || (m == 32 && n == 8) || (m == 8 && n == 32));
     const bool of_tf32 = m == 16 && n == 16 && k == 8, of_double = m == 8 && n == 8 && k == 4;
+    if (of == emulator::NONE) return false;
     if (of == emulator::F64) return of_double;
     if (of == emulator::F32) return sum && (wide || of_tf32);
     if (of == emulator::S32) return sum && wide;

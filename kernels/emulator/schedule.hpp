@@ -1,0 +1,144 @@
+// One cluster, from its start to the end of its last thread, and which of its threads runs next: part of runtime.cpp.
+
+static void run_fiber() {
+    entry(values);
+    check_copies_at_exit();
+    check_products_at_exit();
+    check_registers_at_exit();
+    fibers[current()].state = DONE;
+    alive--;
+    leave_meetings();
+    leave_cluster();
+    wait_for_scheduler();
+}
+
+static void start_block(Index index) {
+    block = index;
+    alive = threads;
+    waiting = votes = 0;
+    for (const Region& r : regions)
+        if (r.shared && in_shared_section(r.begin)) memset(r.begin, 0xff, r.end - r.begin);
+    std::fill_n(dynamic_begin - DYNAMIC_ZONE, dynamic_stride, char(0xff));
+    for (Region& r : regions)
+        if (r.shared) r.fresh(NOBODY);
+    meetings.assign((threads + 31) / 32, {});
+    for (NamedBarrier& b : named_barriers) b = NamedBarrier();
+    barriers.clear();
+    warpgroups.assign(threads, Warpgroup());
+    start_registers();
+    for (int t = 0; t < threads; t++) {
+        Fiber& f = fibers[t];
+        f.state = READY;
+        f.clock.assign(clock_size, 0);
+        f.clock[in_cluster(t)] = 1;
+        f.asked = nullptr;
+        f.came = false;
+        f.open.clear();
+        f.groups.clear();
+        make_context(f.context, stacks + STACK * in_cluster(t), STACK, run_fiber);
+        const unsigned i = t;
+        lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
+        lanes[t].lane = t % 32;
+        ready.push_back(in_cluster(t));
+    }
+}
+
+static void start_cluster(unsigned first) {  // its first block's number
+    cluster_number++;
+    abandoned = async_proxy = within_block = false;
+    latest = nullptr;
+    visited = -1;
+    ready.clear();
+    asking = 0;
+    in_vain = 0;
+    for (int rank = 0; rank < cluster_blocks; rank++) flags[1 + rank].clear();
+    copies.clear();
+    free_copies.clear();
+    bulks.clear();
+    cluster_barrier.restart();
+    for (int rank = 0; rank < cluster_blocks; rank++) {
+        bring_in(rank);
+        const unsigned i = first + rank;
+        start_block({i % grid_size.x, i / grid_size.x % grid_size.y, i / grid_size.x / grid_size.y});
+        start_visits();
+    }
+}
+
+static void report_deadlock() {
+    uint32_t seen[8];
+    int different = 0;
+    for (int t = 0; t < threads; t++) {
+        const Fiber& f = fibers[t];
+        if (f.state == DONE || std::find(seen, seen + different, f.where) != seen + different) continue;
+        if (different == 8) break;
+        seen[different++] = f.where;
+        int here = 0, done = 0, elsewhere = 0, missing = -1;
+        for (int s = 0; s < threads; s++) {
+            const Fiber& other = fibers[s];
+            if (other.state != DONE && other.where == f.where) {
+                here++;
+                continue;
+            }
+            if (f.state == AT_WARP && (s / 32 != t / 32 || !(f.mask >> (s % 32) & 1))) continue;
+            (other.state == DONE ? done : elsewhere)++;
+            if (missing < 0) missing = s;
+        }
+        Finding* finding = report(DEADLOCK, f.where, 0, "");
+        if (!finding) continue;
+        finding->thread = t;
+        finding->other_thread = missing;
+        if (missing >= 0 && fibers[missing].state != DONE) finding->other_where = fibers[missing].where;
+        if (f.state == AT_CLUSTER_BARRIER) {
+            finding->other_thread = -1;
+            say_who_is_missing(*finding, here);
+        } else if (f.state == AT_REGISTERS) {
+            finding->other_thread = -1;
+            snprintf(finding->note, sizeof finding->note, "%d wait here for %d more registers each, and the pool has %d",
+                     here, registers.wanted[t / 32] - registers.held[t / 32], registers.free);
+        } else if (f.state == AT_MBARRIER)
+            snprintf(finding->note, sizeof finding->note, "%d wait here for the end of an mbarrier's phase, %d arrivals missing",
+                     here, f.missing);
+        else
+            snprintf(finding->note, sizeof finding->note, "%d wait here, %d have returned, %d wait elsewhere", here, done,
+                     elsewhere);
+    }
+}
+
+static void report_vain_question() {
+    const int thread = ready.back() % threads;
+    bring_in(ready.back() / threads);
+    stopped = abandoned = true;
+    Finding* finding = report(ENDLESS, fibers[thread].where, 0, "");
+    if (!finding) return;
+    finding->thread = thread;
+    snprintf(finding->note, sizeof finding->note, "waits for a flag that no thread sets%s",
+             cooperative ? "" : " before it goes on: blocks run one after the other");
+}
+
+static void run_cluster(unsigned first) {
+    start_cluster(first);
+    while (!(ready.empty() && bulks.empty()) && !abandoned) {
+        if (int(ready.size()) > asking) in_vain = 0;
+        else if (!bulks.empty()) {  // nobody can go on: the last moment for a copy to arrive
+            finish_a_bulk();
+            continue;
+        } else if (in_vain++ > PATIENCE * ready.size()) {
+            report_vain_question();
+            break;
+        }
+        std::swap(ready[random_number() % ready.size()], ready.back());
+        const int next = ready.back();
+        ready.pop_back();
+        bring_in(next / threads);
+        asking -= fibers[next % threads].state == ASKING;
+        fibers[next % threads].state = READY;
+        self = &lanes[next % threads];
+        switch_context(scheduler, fibers[next % threads].context);
+        self = nullptr;
+    }
+    for (int rank = 0; rank < cluster_blocks; rank++) {
+        bring_in(rank);
+        for (int warp = 0; warp < (threads + 31) / 32; warp++) the_warp_is_together(warp);
+        if (alive && !abandoned) report_deadlock();
+    }
+}

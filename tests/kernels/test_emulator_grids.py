@@ -1,0 +1,132 @@
+"""Grids whose blocks wait for each other: cooperative launches, and launches that are none."""
+
+import numpy as np
+import pytest
+from rungs import needs_compiler
+
+from kernels.emulator import EmulatorError
+from kernels.emulator.raw import RawKernel
+
+pytestmark = needs_compiler
+
+SUM = """#include <cooperative_groups.h>
+namespace cg = cooperative_groups;
+extern "C" __global__ void sum(const float* x, float* part, float* y, int n) {
+    cg::grid_group grid = cg::this_grid();
+    float mine = 0;
+    for (int i = blockIdx.x; i < n; i += gridDim.x) mine += x[i];
+    if (threadIdx.x == BLOCK_SAYS) part[blockIdx.x] = mine;
+    BEFORE
+    SYNC;
+    float all = 0;
+    for (int b = 0; b < gridDim.x; b++) all += part[b];
+    y[grid.thread_rank()] = grid.is_valid() ? all : -1;
+}"""
+BLOCKS, THREADS = 5, 32
+X = np.arange(40, dtype=np.float32)
+
+
+def run(sync="grid.sync()", before="", says=0, cooperative=True, code=SUM):
+    """What the sum's kernel leaves; raises EmulatorError with what is wrong with it."""
+    code = code.replace("SYNC", sync).replace("BEFORE", before).replace("BLOCK_SAYS", str(says))
+    y = np.zeros((BLOCKS, THREADS), np.float32)
+    kernel = RawKernel(code, "sum", enable_cooperative_groups=cooperative)
+    kernel((BLOCKS,), (THREADS,), (X, np.zeros(BLOCKS, np.float32), y, len(X)))
+    return y
+
+
+@pytest.mark.parametrize("sync", ["grid.sync()", "cg::sync(grid)", "grid.sync(); grid.sync()"])
+def test_a_grid_meets(sync, each_compiler):
+    assert (run(sync) == X.sum()).all()
+
+
+def test_a_grid_that_does_not_meet(each_compiler):
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:\d+: race: .* of block \d of the grid at kernel\.cu:\d+"):
+        run("__syncthreads()")
+
+
+def test_a_launch_that_is_not_cooperative(each_compiler):
+    with pytest.raises(EmulatorError, match=r"^kernel\.cu:9: bad operand: grid\.sync\(\) in a launch that is not coop"):
+        run(cooperative=False)
+    assert (run("if (grid.is_valid()) grid.sync()", "if (!grid.is_valid()) return;", cooperative=False) == 0).all()
+
+
+def test_who_has_returned_is_missed_where_a_blocks_first_thread_is_the_one():
+    """The barrier is one of blocks: the first thread of each comes for those of it that are left."""
+    y = run(before="if (threadIdx.x == 3) return;")
+    assert (y[:, 3] == 0).all() and (np.delete(y, 3, 1) == X.sum()).all()
+    for gone, says in (("blockIdx.x == 3", 0), ("blockIdx.x == 3 && threadIdx.x == 0", 1)):
+        with pytest.raises(
+            EmulatorError, match=r"^kernel\.cu:9: deadlock: .*the grid.* the first is thread 0 of its block 3"
+        ):
+            run(before=f"if ({gone}) return;", says=says)
+
+
+def test_a_block_that_goes_another_way():
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:9: deadlock: .* the first is thread 0 of its block 1\)"):
+        run("if (blockIdx.x != 1) grid.sync(); else __syncthreads()")
+
+
+def test_a_grid_of_more_threads_than_there_are_clocks_for():
+    kernel = RawKernel('extern "C" __global__ void k(int* y) { y[0] = 1; }', "k", enable_cooperative_groups=True)
+    with pytest.raises(ValueError, match="kernel k: a cooperative launch has at most 8192 threads here, got 8224"):
+        kernel((257,), (32,), (np.zeros(1, np.int32),))
+    code = 'extern "C" __global__ void __cluster_dims__(2, 1, 1) k(int* y) { y[0] = 1; }'
+    with pytest.raises(ValueError, match="kernel k: a cooperative launch of clusters is none that the emulator takes"):
+        RawKernel(code, "k", enable_cooperative_groups=True)((2,), (32,), (np.zeros(1, np.int32),))
+
+
+BY_HAND = SUM.replace("(const float* x", "(const float* x, unsigned* came").replace(
+    "SYNC;",
+    """__syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(came, 1);
+        while (atomicAdd(came, 0) < gridDim.x) {}
+        __threadfence();
+    }
+    __syncthreads();""",
+)
+
+
+def by_hand(code, cooperative):
+    code = code.replace("BEFORE", "").replace("BLOCK_SAYS", "0")
+    y = np.zeros((BLOCKS, THREADS), np.float32)
+    kernel = RawKernel(code, "sum", enable_cooperative_groups=cooperative)
+    kernel((BLOCKS,), (THREADS,), (X, np.zeros(1, np.uint32), np.zeros(BLOCKS, np.float32), y, len(X)))
+    return y
+
+
+def test_a_barrier_of_ones_own(each_compiler):
+    assert (by_hand(BY_HAND, True) == X.sum()).all()
+    with pytest.raises(EmulatorError, match="race"):
+        by_hand(BY_HAND.replace("__threadfence();", "", 1), True)
+    with pytest.raises(
+        EmulatorError,
+        match=r"^kernel\.cu:13: endless: waits for a flag that no thread sets before it goes on: blocks run one after the "
+        r"other \(thread 0 of block",
+    ):
+        by_hand(BY_HAND, False)
+    with pytest.raises(EmulatorError, match=r"endless: waits for a flag that no thread sets \(thread 0 of block"):
+        by_hand(BY_HAND.replace("< gridDim.x", "<= gridDim.x"), True)
+
+
+def test_who_counts_is_not_waiting(each_compiler):
+    """Whoever asks again and again and gets other answers comes to an end."""
+    code = 'extern "C" __global__ void k(int* y) { while (atomicAdd(y, 1) < 20000) {} }'
+    y = np.zeros(1, np.int32)
+    RawKernel(code, "k", seeds=1)((1,), (2,), (y,))
+    assert y == 20002
+
+
+def test_a_volatile_flag_is_seen_and_orders_nothing(each_compiler):
+    code = """extern "C" __global__ void k(volatile int* flag, int* y) {
+        if (threadIdx.x == 0) flag[0] = 1;
+        else
+            while (flag[0] == 0) {}
+        y[threadIdx.x] = 1;
+    }"""
+    flag, y = np.zeros(1, np.int32), np.zeros(32, np.int32)
+    with pytest.raises(EmulatorError) as found:
+        RawKernel(code, "k")((1,), (32,), (flag, y))
+    assert "race" in str(found.value) and "endless" not in str(found.value) and y.all()
