@@ -43,8 +43,8 @@ What it cannot find, and where it is not a GPU:
 * One access that lands inside another array than the intended one, farther away than the red zones are wide, unless by
   an index that is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
-* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or has asked
-  for the same place 64 times: a flag that a block sets that has not run yet is never seen ("endless"). The blocks of a
+* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or has made
+  64 atomic operations: a flag that a block sets that has not run yet is never seen ("endless"). The blocks of a
   cooperative launch (by ``raw.py``) run together, up to 8192 threads, whether a card has room for them or not.
 * Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
   operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card

@@ -217,12 +217,12 @@ void access(const void* address, size_t bytes, Access kind, const void* where) {
     if (self) plain_access(static_cast<const char*>(address), bytes, kind, place(where));
 }
 
-// A thread that asks one place again and again may wait for one that has not run yet.
+// A thread that asks again and again, one place or several in turn, may wait for one that has not run yet.
 static void lend_turn(const void* address, size_t bytes, const void* where) {
     Fiber& me = fibers[current()];
-    if (me.asked != address) me.times = 0;
+    if (me.asked != address) me.times = 0, in_vain = 0;
     me.asked = address;
-    if (me.times < 64) return void(me.times++);
+    if (++me.times < 64 && ++me.asks % 64) return;
     if (!find(static_cast<const char*>(address), false)) return;  // which is a finding
     if (memcmp(me.answer, address, bytes)) in_vain = 0;
     memcpy(me.answer, address, bytes);

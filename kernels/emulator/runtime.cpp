@@ -168,6 +168,7 @@ struct Fiber {
     const void* asked;  // where the last atomic operation was, or volatile read
     char answer[16];    // what was there when it lent its turn
     int times;          // that there has been no other place since
+    unsigned asks;      // of all places
     vector<uint32_t> open;                // copies since the last commit
     std::deque<vector<uint32_t>> groups;  // of copies that nobody has waited for, the oldest first
 };

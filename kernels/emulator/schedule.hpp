@@ -32,6 +32,7 @@ static void start_block(Index index) {
         f.clock.assign(clock_size, 0);
         f.clock[in_cluster(t)] = 1;
         f.asked = nullptr;
+        f.asks = 0;
         f.came = false;
         f.open.clear();
         f.groups.clear();

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from emulation import kept
 from rungs import needs_compiler
 
-from kernels.emulator import EmulatorError
+from kernels.emulator import Emulator, EmulatorError
 from kernels.emulator.raw import RawKernel
 
 pytestmark = needs_compiler
@@ -117,6 +118,36 @@ def test_who_counts_is_not_waiting(each_compiler):
     y = np.zeros(1, np.int32)
     RawKernel(code, "k", seeds=1)((1,), (2,), (y,))
     assert y == 20002
+
+
+def test_who_waits_for_two_flags_in_turn(each_compiler):
+    code = """extern "C" __global__ void k(int* y) {
+        if (threadIdx.x == 0) atomicExch(y, 1);
+        else if (threadIdx.x == 1) atomicExch(y + 1, 1);
+        else
+            while (atomicAdd(y, 0) + atomicAdd(y + 1, 0) < 2) {}
+    }"""
+    for seed in range(4):
+        device = Emulator(seed, most_accesses=20_000)
+        y = np.zeros(2, np.int32)
+        device.run(kept("kernel.cu", code), "k", 1, 4, {"y": y})
+        device.check()
+
+
+@pytest.mark.parametrize("first, then", [("threadIdx.x == 0", "atomicAdd(other, 1)"), ("true", "__syncwarp(3)")])
+def test_who_gives_up_and_goes_on_is_not_waiting(first, then, each_compiler):
+    """A hundred times a thread asks in vain for a while: together that is longer than a thread may ask that does not go on."""
+    code = f"""extern "C" __global__ void k(int* flag, int* other) {{
+        for (int round = 0; round < 100 && {first}; round++) {{
+            for (int i = 0; i < 200; i++) atomicAdd(flag, 0);
+            {then};
+        }}
+        if (threadIdx.x == 0) atomicExch(flag, 1);
+        while (atomicAdd(flag, 0) == 0) {{}}
+    }}"""
+    flag, other = np.zeros(1, np.int32), np.zeros(1, np.int32)
+    RawKernel(code, "k")((1,), (2,), (flag, other))
+    assert (flag[0], other[0]) == (1, 100 if "other" in then else 0)
 
 
 def test_a_volatile_flag_is_seen_and_orders_nothing(each_compiler):
