@@ -345,14 +345,16 @@ def _runtime(command: str) -> Path:
 
 
 def _read_before(command: str) -> list[str]:
-    """Options for g++ to take device.cuh as it was read once, which is a third of compiling a small kernel."""
-    if _own_options(command) != GCC_OPTIONS:
-        return []
+    """Options to take device.cuh as it was read once, which is half of compiling a small kernel."""
+    by_clang = _own_options(command) == CLANG_OPTIONS  # which wants the files that it has read to be there still
 
     def make(out: Path) -> None:
-        header = str(HERE / "device.cuh")
-        _run_compiler(command, *KERNEL_OPTIONS, *GCC_OPTIONS, "-x", "c++-header", header, "-o", str(out))
+        options = [*KERNEL_OPTIONS, *_own_options(command)]
+        _run_compiler(command, *options, "-x", "c++-header", str(HERE / "device.cuh"), "-o", str(out))
 
+    if by_clang:
+        kept = _cached(command, "device", [*_own_files(), str(HERE)], make, ".pch")
+        return ["-Xclang", "-fno-validate-pch", "-include-pch", str(kept)]
     return ["-include", str(_cached(command, "device", _own_files(), make, ".cuh.gch").with_suffix(""))]
 
 
