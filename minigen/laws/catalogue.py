@@ -219,7 +219,9 @@ class Replacement(_Walk):
         self.module, self.settings = module, {"resample": resample, "jump": jump, "eta": eta}
         self.name = ("repaint" if resample > 1 else "replacement") + f" ({resample}, {jump}, eta={eta:g})"
         ups = lambda n: (resample - 1) * len(range(1, n - jump + 1, jump))  # noqa: E731
-        self.claims = {"calls": lambda n: n + jump * ups(n), "noised": True, "exact": True, "point": True}
+        downs = lambda n: n + jump * ups(n)  # noqa: E731
+        draws = lambda n: 1 + (downs(n) - 1) * (1 + (eta > 0)) + ups(n)  # noqa: E731
+        self.claims = {"calls": downs, "draws": draws, "noised": True, "exact": True, "point": True}
         self.steps = tuple(n for n in (1, 2, 3, 7) if jump <= max(1, n - 1))
 
     def sample(self, model: Any, x: Any, known: Any, mask: Any, n: int, noise: Any) -> Any:

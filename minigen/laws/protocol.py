@@ -178,6 +178,7 @@ FORMS: dict[str, Form] = {
         "levels(n); sample(model, x, known, mask, n, noise)",
         {
             "calls": "how often the model is asked, as a sampler's",
+            "draws": "how often noise is drawn, as a sampler's",
             "noised": "known pixels have the noise of their level at every call",
             "exact": "known pixels are the picture's at the end, bitwise",
             "point": "painted pixels are exact at any number of steps where the data are one point",

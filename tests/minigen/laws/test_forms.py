@@ -78,6 +78,18 @@ class MyInpainting:
 test_a_stranger_s_inpainting = one_test_a_law(MyInpainting(), dtype="float32")
 
 
+@pytest.mark.parametrize("left", [0, 1e-4])
+def test_what_an_inpainter_draws_after_its_last_call_may_be_thrown_away_but_not_stay(left):
+    class Late(MyInpainting):
+        claims: ClassVar = {"calls": "n"}
+
+        def sample(self, model, x, known, mask, n, noise):
+            return super().sample(model, x, known, mask, n, noise) + left * noise(x.shape)
+
+    details = [v.detail for v in run_laws(Late(), dtypes="float64") if v.failed]
+    assert ["stays in the result" in detail for detail in details] == [True] * (left > 0)
+
+
 def my_slerp(a, b, t):
     theta = np.arccos(np.clip((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1), -1, 1))[:, None]
     return (np.sin((1 - t) * theta) * a + np.sin(t * theta) * b) / np.sin(theta)
