@@ -23,6 +23,8 @@ POINT = 0.7
 CLIPPED = -0.3
 CHURN = 1.4143
 SHIFTS = (0.5, 100.0)  # the second beyond every range of pictures
+LOUD = 100.0
+ENDS = [0, -1]  # the numbers of an item that are turned
 
 
 def _states(trace: Trace) -> list[Any]:
@@ -210,14 +212,53 @@ def _compared(trace: Trace, want: list[Any], allowed: float, n: int, what: str) 
 def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""$\eta = 1$ is DDPM with $\tilde\beta$: the same path from the same noise, on a mixture.
 
-    The posterior (eq. 7 of 2006.11239) is written here as a product of two Gaussians, not as DDIM's eq. 12. Limit: 8
-    times rounding. Catches: $\sigma$ of eq. 16 between the wrong two levels, noise at the wrong place.
+    The posterior (eq. 7 of 2006.11239) is written here as a product of two Gaussians, not as DDIM's eq. 12. Draws may be
+    used in another order, with another sign or several to a step: then the steps' noises are the posterior's for some
+    orthogonal mix of them. Limit: 8 times rounding. Catches: $\sigma$ of eq. 16 between the wrong two levels, noise at
+    the wrong place.
     """
     for n in protocol.steps(sampler):
         x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
         trace = run(sampler, n, Mixture(), x, noise=Seeded(2))
         want = _followed(ancestral, trace, Mixture(), x, Seeded(2))
-        yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, "path")
+        allowed = 8 * _allowed(sampler, n, dtype)
+        path = [*_compared(trace, want, allowed, n, "path")]
+        if all(check.holds for check in path) or len(trace.calls) != n or not trace.draws:
+            yield from path
+            continue
+        mixed = [*_mixed_draws(sampler, n, dtype, len(trace.draws), allowed)]
+        yield from mixed if all(check.holds for check in mixed) else path
+
+
+def _mixed_draws(sampler: Any, n: int, dtype: Any, draws: int, allowed: float) -> Iterator[Check]:
+    r"""What each step adds to the posterior's mean is $W z$ of all draws $z$, $W W^\top$ diagonal with $\tilde\beta$."""
+    bed, heard, rows = Mixture(), list[Any](), 8 + 2 * draws
+    seeded = Seeded(2, rows)
+
+    def noise(shape: Any) -> Any:
+        heard.append(seeded(shape))
+        return heard[-1]
+
+    trace = run(sampler, n, bed, _seeded(sampler, dtype, protocol.levels(sampler, n)[0], rows), noise=noise)
+    states, added, variances = _states(trace), [], []
+    for k, (top, bottom) in enumerate(zip(trace.levels, trace.levels[1:])):
+        with np.errstate(all="ignore"):
+            guess = bed(states[k] * top.size, top, k)
+
+        def ask(i: int, x: Any, guess: Any = guess) -> Any:
+            return guess
+
+        mean = ancestral([top, bottom], states[k], ask, lambda: 0.0)
+        added.append((states[k + 1] - mean).ravel())
+        variances.append(ddim_variance(top, bottom, 1.0))
+    R, Z = np.array(added), np.reshape(heard, (len(heard), -1))
+    if not np.isfinite(R).all():
+        yield Check(float("inf"), 0.0, f"not finite, {n} levels")
+        return
+    W = np.linalg.lstsq(Z.T, R.T, rcond=None)[0].T
+    limit = allowed * max(1.0, *(float(np.abs(state).max()) for state in states))
+    yield Check(distance(W @ Z, R), limit, f"the noise of a step is no mix of draws, {n} levels")
+    yield Check(distance(W @ W.T, np.diag(variances)), limit, f"variances of the steps' noises, {n} levels")
 
 
 def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:
@@ -291,10 +332,12 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""A sample does not know its neighbours, its place, or the axes it is written in.
 
     (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row
-    changes no other. (3) $Q$ orthogonal: sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the
-    sample. (4) Data shifted by $\delta$, 0.5 or 100: the state at a level is shifted by $\alpha \delta$. Limit: 64 times
-    rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis, states or guesses that are
-    clipped though nobody asked.
+    changes no other. (3) $Q$ orthogonal, of the first and the last number of an item: sampling $N(Qm, Q C Q^\top)$ from
+    $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by $\delta$, 0.5 or 100: the state at a level is
+    shifted by $\alpha \delta$, if ``point`` or ``eta`` is claimed; a solver that is exact for no data (Euler's of
+    $dx / dt$) must only be homogeneous: data, start and noise 100 times as large, and so is the state. Limit: 64 times
+    rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis, a draw's square or size in its
+    place, states or guesses that are clipped though nobody asked.
     """
     for n in protocol.steps(sampler)[1:4] or protocol.steps(sampler):
         first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
@@ -309,14 +352,30 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
         rest = run(sampler, n, bed, changed, noise=Seeded(2)).result
         yield Check(distance(rest[1:], whole[1:]), limit, f"another row was changed, {n} levels")
         plain = run(sampler, n, Gaussian(POINT, 0.4), x, noise=Seeded(2))
-        for by in SHIFTS:
-            there = x + np.asarray(by * first.alpha, dtype)
-            shifted = run(sampler, n, Gaussian(POINT + by, 0.4), there, noise=Seeded(2))
-            told = [*(call.level for call in plain.calls), plain.levels[-1]]
-            for moved, here, level, where in zip(_states(shifted), _states(plain), told, _names(plain, n)):
-                off = distance(moved, here + by * level.a)
-                yield Check(off, max(1.0, by) * limit, f"data shifted by {by:g} at {where}")
+        told = [*(call.level for call in plain.calls), plain.levels[-1]]
+        if not (sampler.claims.get("point") or sampler.claims.get("eta") is not None):
+            loud = _times(LOUD, sampler, dtype, n, x)
+            for moved, here, where in zip(_states(loud), _states(plain), _names(plain, n)):
+                yield Check(distance(moved, LOUD * here), LOUD * limit, f"all {LOUD:g} times as large at {where}")
+        else:
+            for by in SHIFTS:
+                there = x + np.asarray(by * first.alpha, dtype)
+                shifted = run(sampler, n, Gaussian(POINT + by, 0.4), there, noise=Seeded(2))
+                for moved, here, level, where in zip(_states(shifted), _states(plain), told, _names(plain, n)):
+                    off = distance(moved, here + by * level.a)
+                    yield Check(off, max(1.0, by) * limit, f"data shifted by {by:g} at {where}")
         yield from _rotated(sampler, dtype, n, allowed)
+
+
+def _times(factor: float, sampler: Any, dtype: Any, n: int, x: Any) -> Trace:
+    """The run on data, start and noise that are ``factor`` times as large."""
+    bed, heard = Gaussian(POINT, 0.4), Seeded(2)
+
+    def loud(x_t: Any, level: Level, call: int) -> tuple[Any, Any]:
+        x_0, eps = bed(x_t / factor, level, call)
+        return factor * x_0, factor * eps
+
+    return run(sampler, n, loud, (factor * x).astype(dtype), noise=lambda shape: factor * heard(shape))
 
 
 class _Wide:
@@ -330,20 +389,32 @@ class _Wide:
 
 
 def _rotated(sampler: Any, dtype: Any, n: int, allowed: float) -> Iterator[Check]:
-    if len(protocol.shape(sampler)) != 1:  # items of a fixed shape are not flattened here
+    wide, angle = sampler if len(protocol.shape(sampler)) > 1 else _Wide(sampler), 0.6
+    if np.prod(protocol.shape(wide)) == 1:
         return
-    wide, angle = _Wide(sampler), 0.6
     Q = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     C, m = np.array([[1.0, 0.5], [0.5, 0.4]]), np.array([0.7, -0.2])
-    first = protocol.levels(sampler, n)[0]
-    x = (first.size * Seeded(1)((8, 2))).astype(dtype)
-    plain = run(wide, n, FullGaussian(m, C), x, noise=Seeded(2)).result
-    heard = Seeded(2)
-    turned = run(
-        wide, n, FullGaussian(Q @ m, Q @ C @ Q.T), (x @ Q.T).astype(dtype), noise=lambda s: heard(s) @ Q.T
-    ).result
+
+    def turn(x: Any) -> Any:
+        flat = x.reshape(len(x), -1).copy()
+        flat[:, ENDS] = flat[:, ENDS] @ Q.T
+        return flat.reshape(x.shape)
+
+    def data(mean: Any, covariance: Any) -> Bed:
+        def bed(x: Any, level: Level, call: int) -> tuple[Any, Any]:
+            flat = x.reshape(len(x), -1)
+            both = Gaussian()(flat, level, call)
+            for part, ends in zip(both, FullGaussian(mean, covariance)(flat[:, ENDS], level, call)):
+                part[:, ENDS] = ends
+            return both[0].reshape(x.shape), both[1].reshape(x.shape)
+
+        return bed
+
+    x, heard = _seeded(wide, dtype, protocol.levels(sampler, n)[0]), Seeded(2)
+    plain = run(wide, n, data(m, C), x, noise=Seeded(2)).result
+    turned = run(wide, n, data(Q @ m, Q @ C @ Q.T), turn(x), noise=lambda s: turn(heard(s))).result
     limit = allowed * max(1.0, float(np.abs(plain).max()))
-    yield Check(distance(turned, plain @ Q.T), limit, f"turned by {angle} rad, {n} levels")
+    yield Check(distance(turned, turn(plain)), limit, f"turned by {angle} rad, {n} levels")
 
 
 def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
@@ -420,7 +491,8 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
         first = run(sampler, n, bed, x, noise=Seeded(2))
         one, again, other = first.result, *(run(sampler, n, bed, x, noise=Seeded(seed)).result for seed in (2, 3))
         yield Check(distance(one, again), 0.0, f"the same noise twice, {n} levels")
-        late = sum(before == len(first.calls) for before in first.draws)  # which L5 looks at
+        clean = first.levels[-1].sigma == 0
+        late = sum(clean and before == len(first.calls) for before in first.draws)  # which L5 looks at
         claimed = protocol.count(sampler, "draws", n)
         if claimed and max(claimed, len(first.draws)) > late:
             yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")

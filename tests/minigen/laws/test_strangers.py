@@ -99,10 +99,118 @@ class Restart(Stranger):
         return down(x + (up**2 - sigmas[-2] ** 2) ** 0.5 * noise(x.shape), sigmas[n // 2 :])
 
 
-@pytest.mark.parametrize("sampler", [Heun, Churned, RungeKutta, Restart])
+class Ancestral(Stranger):
+    """DDPM's step in these units, with the variance "small"."""
+
+    claims: ClassVar = {**Stranger.claims, "calls": "n", "draws": "n-1", "eta": 1.0}
+
+    def step(self, model, x, high, low, noise):
+        kept = (low / high) ** 2
+        x = kept * x + (1 - kept) * model(x, high)
+        return x + low * (1 - kept) ** 0.5 * self.z(noise, x.shape) if low else x
+
+    def z(self, noise, shape):
+        return noise(shape)
+
+
+class Minus(Ancestral):
+    def z(self, noise, shape):
+        return -noise(shape)
+
+
+class OfTwoDraws(Ancestral):
+    claims: ClassVar = {**Ancestral.claims, "draws": lambda n: 2 * (n - 1)}
+
+    def z(self, noise, shape):
+        return 0.6 * noise(shape) - 0.8 * noise(shape)
+
+
+class Beforehand(Ancestral):
+    """All is drawn at the start, and the last draw is used first."""
+
+    def sample(self, model, x, n, noise):
+        drawn = [noise(x.shape) for _ in range(n - 1)]
+        return super().sample(model, x, n, lambda shape: drawn.pop())
+
+
+class Unfinished(Ancestral):
+    """Down to a level that has noise still: what is drawn in the last step belongs there."""
+
+    claims: ClassVar = {**Ancestral.claims, "draws": "n"}
+
+    def levels(self, n):
+        return super().levels(n + 1)[:-1]
+
+
+class PlainEuler(Stranger):
+    """Euler's method for dx / dt in the angle t, x = cos t x_0 + sin t eps: exact for no data, one point neither."""
+
+    space, kinds = "vp", ("v",)
+    claims: ClassVar = {"calls": "n", "draws": "0", "order": 1}
+
+    def __init__(self, sigmas=None):
+        self.sigmas = sigmas
+
+    def on(self, sigmas):
+        return PlainEuler(sigmas)
+
+    def levels(self, n):
+        angles = np.append(np.linspace(1.55, 0.02, n) if self.sigmas is None else np.arctan(self.sigmas), 0)
+        return [(float(t), float(np.cos(t)), float(np.sin(t))) for t in angles]
+
+    def step(self, model, x, high, low, noise):
+        return x + (low - high) * model(x, high)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Heun, Churned, RungeKutta, Restart, Ancestral, Minus, OfTwoDraws, Beforehand, Unfinished, PlainEuler]
+)
 def test_a_sound_sampler_of_another_build_is_passed(sampler):
     verdicts = [*run_laws(sampler())]
     assert not [v for v in verdicts if v.failed], report(verdicts)
+
+
+class Cut(PlainEuler):
+    def step(self, model, x, high, low, noise):
+        return super().step(model, x, high, low, noise).clip(-9, 9)
+
+
+class Louder(Minus):
+    def z(self, noise, shape):
+        return -1.001 * noise(shape)
+
+
+class Twice(Beforehand):
+    """The first draw stands for the second too."""
+
+    def sample(self, model, x, n, noise):
+        drawn = [noise(x.shape) for _ in range(n - 1)]
+        drawn[1:2] = drawn[:1] * len(drawn[1:2])
+        return Ancestral.sample(self, model, x, n, lambda shape: drawn.pop())
+
+
+@pytest.mark.parametrize(("sampler", "law"), [(Cut, "L15"), (Louder, "L10"), (Twice, "L10")])
+def test_what_is_slightly_wrong_with_them_is_seen_still(sampler, law):
+    assert [v.failed for v in run_laws(sampler(), law, "float64")] == [True]
+
+
+class Squared(Ancestral):
+    """Items have three axes, as pictures, and z^2 stands for z."""
+
+    shape, claims = (2, 3, 1), {**Ancestral.claims, "eta": None}
+
+    def z(self, noise, shape):
+        return noise(shape) ** 2
+
+
+class Bounded(Squared):
+    def z(self, noise, shape):
+        return noise(shape).clip(-2, 2)
+
+
+@pytest.mark.parametrize("sampler", [Squared, Bounded])
+def test_pictures_are_turned_too(sampler):
+    assert {v.law for v in run_laws(sampler()) if v.failed} == {"L15"}
 
 
 class Up(Heun):
