@@ -293,17 +293,21 @@ def draw(
     scale: float = 1.0,
     clip: float | None = 1.0,
     callback: Callable[[float, Any], None] | None = None,
-    **how: Any,
+    sampler: str | Callable[..., Any] = "ancestral",
+    spacing: str | None = None,
+    eta: float | None = None,
+    variance: str | None = None,
 ) -> Any:
     r"""$x_0$ of the classes ``y`` (n,), over ``steps`` levels of the ``schedule`` that both networks were trained with.
 
     ``guidance``: "none"; "classifier", the guided eps (algorithm 2), with any sampler; "mean" or "mean-at-x_t", the
-    moved mean (section 4.1, algorithm 1), with ancestral sampling. ``how`` are the settings of `sampling.Sampling`; all
-    else is as in `sampling.draw`. Raises ValueError for settings that do not go together.
+    moved mean (section 4.1, algorithm 1), with ancestral sampling. All else is as in `sampling.draw`. Raises ValueError
+    for settings that do not go together.
     """
     if guidance not in GUIDANCES:
         raise ValueError(f"guidance must be one of {', '.join(GUIDANCES)}, got {guidance!r}")
     common: dict[str, Any] = {"rng": rng, "clip": clip, "cond": y}
+    how: dict[str, Any] = {"sampler": sampler, "spacing": spacing, "eta": eta, "variance": variance}
     if guidance == "none":
         return sampling.draw(denoiser, x_T, schedule, steps=steps, own="learned", callback=callback, **common, **how)
     if classifier is None:
@@ -313,15 +317,15 @@ def draw(
     if guidance == "classifier":
         guided = by_gradient(denoiser, label_log_p(classifier), schedule, scale)
         return sampling.draw(guided, x_T, schedule, steps=steps, own="learned", callback=callback, **common, **how)
-    if how.get("sampler", "ancestral") != "ancestral":
-        raise ValueError(f"guidance '{guidance}' moves the mean of the sampler 'ancestral', got '{how['sampler']}'")
-    sampling.checked(schedule, steps, "ancestral", how.get("variance"), how.get("eta"), "learned")
-    grid = sampling.levels(schedule, steps, spacing=how.get("spacing"))
+    if sampler != "ancestral":
+        raise ValueError(f"guidance '{guidance}' moves the mean of the sampler 'ancestral', got '{sampler}'")
+    sampling.checked(schedule, steps, "ancestral", variance, eta, "learned")
+    grid = sampling.levels(schedule, steps, spacing=spacing)
     x_0 = ancestral.sample(
         denoiser,
         x_T,
         grid,
-        variance=how.get("variance") or "learned",
+        variance=variance or "learned",
         score=classifier_score(classifier, scale),
         score_at="mean" if guidance == "mean" else "x_t",
         callback=None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t)),

@@ -518,6 +518,9 @@ def test_settings_that_do_not_fit_are_named(digits):
     ]:
         with pytest.raises(ValueError, match=message):
             system.sample(2, rng=np.random.default_rng(0), **settings)
+    for guidance in adm.GUIDANCES:  # a setting that there is not
+        with pytest.raises(TypeError, match="spacings"):
+            with_classifier.sample(2, rng=np.random.default_rng(0), guidance=guidance, spacings="karras")
     assert without.sample(2, rng=np.random.default_rng(0), steps=2).shape == (2, 8, 8, 1)
     assert plain.notes is None and not without.pictures
     with pytest.raises(ValueError, match="needs labels to guide to"):
