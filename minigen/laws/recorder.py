@@ -157,9 +157,17 @@ def run(
 def state_shown(x_t: Any, x: Any) -> Any:
     """What the model is shown, as an array; Fault for another shape or dtype than ``x`` has, where the run began."""
     shown = arrays.out(x_t)
-    if shown.shape != x.shape or shown.dtype != x.dtype:
+    if shown.shape != x.shape:
         raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")
+    if shown.dtype != x.dtype:  # said alike for all batches, so that it is told once
+        raise Fault(f"the model was shown {shown.dtype} where the run began with {x.dtype}{_why(shown, x)}")
     return shown
+
+
+def _why(state: Any, x: Any) -> str:
+    """How states come to be wider than where the run began."""
+    wider = state.dtype.kind == "f" and state.dtype.itemsize > x.dtype.itemsize
+    return ": a coefficient that is an np.float64 widens them, a Python float does not" if wider else ""
 
 
 def check_drawn(shape: Any, x: Any) -> None:
@@ -189,10 +197,7 @@ def walked(sampler: Any, model: Callable[..., Any], x: Any, n: int, noise: Calla
     if found.shape != x.shape:
         raise Fault(f"sample returned {found.dtype} {found.shape} for {x.dtype} {x.shape}")
     if found.dtype != x.dtype:
-        raise Fault(
-            f"sample returned {found.dtype} for states of {x.dtype}: a coefficient that is an np.float64 widens them, a Python "
-            "float does not"
-        )
+        raise Fault(f"sample returned {found.dtype} for states of {x.dtype}{_why(found, x)}")
     return found
 
 

@@ -207,6 +207,16 @@ def test_a_broken_sampler_gets_a_verdict_that_names_its_fault(words):
     assert any(word in verdict.detail for word in words.split("|")), verdict.detail
 
 
+@pytest.mark.parametrize("change", [lambda x: x * np.float64(1), lambda x: x.astype(np.float16)])
+def test_states_of_another_dtype_are_one_fault_whatever_the_batch(change):
+    def sample(self, model, x, n, noise):
+        return MyDDIM.sample(self, lambda x, t: model(change(x), t), x, n, noise)
+
+    found = failed(broken(sample), None, ["float32"])
+    wider = change(np.float32([0])).dtype == np.float64
+    assert list(found) == ["L0"] and ("a Python float does not" in found["L0"].detail) == wider
+
+
 def test_levels_that_are_none():
     for levels, words in (
         (lambda self, n: [(0, 1, 0)], "gave 1 levels"),
