@@ -332,7 +332,7 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""A sample does not know its neighbours, its place, or the axes it is written in.
 
     (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row
-    changes no other. (3) $Q$ orthogonal, of the first and the last number of an item: sampling $N(Qm, Q C Q^\top)$ from
+    changes no other, and of one number of an item no other number. (3) $Q$ orthogonal, of the first and the last number of an item: sampling $N(Qm, Q C Q^\top)$ from
     $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by $\delta$, 0.5 or 100: the state at a level is
     shifted by $\alpha \delta$, if ``point`` or ``eta`` is claimed; a solver that is exact for no data (Euler's of
     $dx / dt$) must only be homogeneous: data, start and noise 100 times as large, and so is the state. Limit: 64 times
@@ -351,6 +351,7 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
         changed[0] += first.size
         rest = run(sampler, n, bed, changed, noise=Seeded(2)).result
         yield Check(distance(rest[1:], whole[1:]), limit, f"another row was changed, {n} levels")
+        yield from _number_by_number(sampler, dtype, n, "the start")
         plain = run(sampler, n, Gaussian(POINT, 0.4), x, noise=Seeded(2))
         told = [*(call.level for call in plain.calls), plain.levels[-1]]
         if not (sampler.claims.get("point") or sampler.claims.get("eta") is not None):
@@ -497,7 +498,7 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
         if claimed and max(claimed, len(first.draws)) > late:
             yield Check(float((one == other).all()), 0.0, f"other noise makes no difference, {n} levels")
             yield from _draw_by_draw(sampler, n, x[:1], len(first.draws))
-            yield from _number_by_number(sampler, dtype, n)
+            yield from _number_by_number(sampler, dtype, n, "noise")
         else:
             why = (
                 "noise after the last call of the model"
@@ -517,19 +518,23 @@ def _draw_by_draw(sampler: Any, n: int, x: Any, draws: int) -> Iterator[Check]:
             yield Check(float(same), 0.0, f"draw {k + 1} makes no difference, {n} levels")
 
 
-def _number_by_number(sampler: Any, dtype: Any, n: int) -> Iterator[Check]:
-    """Row j of the batch hears 1 in the j-th of a few numbers of every draw, and 0 in the others; the last row nothing."""
+def _number_by_number(sampler: Any, dtype: Any, n: int, what: str) -> Iterator[Check]:
+    """Row j of the batch hears 1 in the j-th of a few numbers of every draw, or of the start, and 0 in the others; the
+    last row nothing.
+    """
     size = int(np.prod(protocol.shape(sampler)))
     if size == 1:
         return
     chosen = np.unique(np.linspace(0, size - 1, 16).astype(int))
     rows = len(chosen)
     told = np.concatenate([np.eye(size)[chosen], np.zeros((1, size))])
-    x = np.repeat(_seeded(sampler, dtype, protocol.levels(sampler, n)[0], 1), rows + 1, 0)
-    trace = run(sampler, n, Mixture(), x, noise=lambda shape: told.reshape(shape))
+    first = protocol.levels(sampler, n)[0]
+    x, starts = np.repeat(_seeded(sampler, dtype, first, 1), rows + 1, 0), what != "noise"
+    x = x + (starts * first.size * told.reshape(x.shape)).astype(dtype)
+    trace = run(sampler, n, Mixture(), x, noise=lambda shape: (not starts) * told.reshape(shape))
     moved = np.max([np.abs(state - state[-1:]).reshape(rows + 1, -1)[:-1] for state in _states(trace)], 0)
     own = moved[np.arange(rows), chosen].copy()
     moved[np.arange(rows), chosen] = 0
     limit = 64 * _allowed(sampler, n, dtype) * max(1.0, float(own.max()))
-    yield Check(float((own == 0).sum()), 0.0, f"noise in some numbers of an item makes no difference, {n} levels")
-    yield Check(float(moved.max()), limit, f"noise in one number of an item moves others, {n} levels")
+    yield Check(float((own == 0).sum()), 0.0, f"{what} in some numbers of an item makes no difference, {n} levels")
+    yield Check(float(moved.max()), limit, f"{what} in one number of an item moves others, {n} levels")

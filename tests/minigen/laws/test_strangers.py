@@ -208,8 +208,18 @@ class Bounded(Squared):
         return noise(shape).clip(-2, 2)
 
 
-@pytest.mark.parametrize("sampler", [Squared, Bounded])
-def test_pictures_are_turned_too(sampler):
+class Transposed(Heun):
+    """The guess of a square picture is turned over."""
+
+    shape = (3, 3)
+
+    @staticmethod
+    def slope(model, x, sigma):
+        return (x - model(x, sigma).swapaxes(1, 2)) / sigma
+
+
+@pytest.mark.parametrize("sampler", [Squared, Bounded, Transposed])
+def test_pictures_are_turned_too_and_no_pixel_stands_for_another(sampler):
     assert {v.law for v in run_laws(sampler()) if v.failed} == {"L15"}
 
 
