@@ -2,7 +2,7 @@
 //
 // Threads.   Every CUDA thread of a block is a fiber: a function with a stack of its own that runs until it has to wait
 //            for others. Blocks run one after the other. Which block comes next and which fiber runs next is random, by
-//            seed, so a result that depends on the schedule shows as two different results of two seeds.
+//            seed, so a result that depends on the schedule shows as two different results of two seeds. See schedule.hpp.
 // Clusters.  The blocks of a cluster run together: the next fiber is one of any of them, and what belongs to its block,
 //            the shared memory above all, is put in place before it runs. A block alone is a cluster of one. See
 //            clusters.hpp. Of a cooperative launch the whole grid is one.

@@ -332,12 +332,12 @@ def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""A sample does not know its neighbours, its place, or the axes it is written in.
 
     (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row
-    changes no other, and of one number of an item no other number. (3) $Q$ orthogonal, of the first and the last number of an item: sampling $N(Qm, Q C Q^\top)$ from
-    $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by $\delta$, 0.5 or 100: the state at a level is
-    shifted by $\alpha \delta$, if ``point`` or ``eta`` is claimed; a solver that is exact for no data (Euler's of
-    $dx / dt$) must only be homogeneous: data, start and noise 100 times as large, and so is the state. Limit: 64 times
-    rounding. Catches: noise shared by the batch, statistics of the batch, a wrong axis, a draw's square or size in its
-    place, states or guesses that are clipped though nobody asked.
+    changes no other, and of one number of an item no other number. (3) $Q$ orthogonal, of the first and the last number
+    of an item: sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by
+    $\delta$, 0.5 or 100: the state at a level is shifted by $\alpha \delta$, if ``point`` or ``eta`` is claimed; a solver
+    that is exact for no data (Euler's of $dx / dt$) must only be homogeneous: data, start and noise 100 times as large,
+    and so is the state. Limit: 64 times rounding. Catches: noise shared by the batch, statistics of the batch, a wrong
+    axis, a draw's square or size in its place, states or guesses that are clipped though nobody asked.
     """
     for n in protocol.steps(sampler)[1:4] or protocol.steps(sampler):
         first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
