@@ -401,7 +401,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """``count`` pictures for every prompt (n, N, h, w, c), and their scores by CLIP (n, N)."""
         n = len(prompts)
         repeated = [prompt for prompt in prompts for _ in range(count)]
-        u = autoregressive.uniforms(n * count, net.length, rng=rng)
+        u = autoregressive.uniforms(n, count * net.length, rng=rng).reshape(-1, net.length)  # a row a prompt
         codes = draw(repeated, u, guidance, **filters)
         images = to_numpy(codec.decode(codes))
         scores = to_numpy(judge.scores(images, repeated)) if count > 1 else np.zeros(n)

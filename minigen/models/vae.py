@@ -333,14 +333,15 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def pixels(z: Any, rng: Any = None) -> Any:
         """Pictures in [-1, 1] of latents (n, d): draws from the decoder's distributions, or without ``rng`` their means."""
+        u = None if rng is None else rng.random((len(z), h, w, c))  # each picture's own, whatever its block
         found = []
         for i in range(0, max(1, len(z)), BLOCK):
             with ag.no_grad():
                 p = to_numpy(ag.raw(of_pixel.p(net.decoder(on_device(z[i : i + BLOCK])))))  # (n, h, w, c, L)
-            if rng is None:
+            if u is None:
                 found.append((p @ data.scale(np.arange(levels))).clip(-1, 1))
             else:
-                found.append(data.scale(draw_levels(p, rng.random(p.shape[:-1]))))
+                found.append(data.scale(draw_levels(p, u[i : i + BLOCK])))
         return np.concatenate(found)
 
     def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None, mean: bool = False) -> Any:

@@ -5,6 +5,7 @@ import pytest
 import systems
 
 from kernels.random import Stream
+from minigen.models import vae
 
 # what is asked for, a class or a prompt, goes by the place in the batch
 BY_PLACE = {"adm", "classifier_free", "clip", "dalle", "dalle2", "glide", "stable_diffusion"}
@@ -29,6 +30,18 @@ def test_what_a_prompt_leaves_open_does_not_depend_on_the_batch_either(name):
     np.testing.assert_allclose(system.paint(prompts[:2], rng=Stream(1)), whole[:2], atol=1e-3)
     if name != "dalle2":  # which draws two embeddings for each prompt, a row each
         np.testing.assert_allclose(system.paint(prompts[3:], rng=Stream(1, first=3)), whole[3:], atol=1e-3)
+
+
+def test_nor_does_it_depend_on_the_block_in_which_its_batch_is_decoded():
+    system = systems.awake("vae", systems.small("vae"))
+    whole = system.sample(vae.BLOCK + 2, rng=Stream(1))
+    np.testing.assert_array_equal(system.sample(1, rng=Stream(1, first=vae.BLOCK + 1)), whole[-1:])
+
+
+def test_nor_do_the_candidates_of_a_prompt():
+    system = systems.awake("dalle", systems.small("dalle"))
+    whole = system.paint(["a ring", "a cross", "a square"], rng=Stream(1), rerank=3)
+    np.testing.assert_allclose(system.paint(["a square"], rng=Stream(1, first=2), rerank=3), whole[2:], atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "settings"), [*CASES, ("masked_ae", {"network": "mlp"})])
