@@ -59,7 +59,8 @@ class Dataset:
     ``levels`` is the number of grey levels, or None for points on a continuous scale (``rings``), which are used as
     they are. ``classes`` names the labels 0, 1, ... and is empty when there are none. In texts the items are tokens,
     uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings. ``checksum``,
-    of the training split, is there where the items are not: weights say by it what they were trained on.
+    of the training split, is there where the items are not: weights say by it what they were trained on. Raises
+    ValueError for fewer than two levels, which no scale has.
     """
 
     name: str
@@ -70,6 +71,10 @@ class Dataset:
     classes: tuple[str, ...]
     tokenizer: Any = None
     checksum: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and self.levels < 2:
+            raise ValueError(f"levels must be at least 2, or None for points, got {self.levels}")
 
     @property
     def shape(self) -> tuple[int, ...]:

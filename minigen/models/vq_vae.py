@@ -396,6 +396,8 @@ def check_codec(config: Config, shape: tuple[int, ...]) -> None:
     if not config.channels or min(config.channels) < 1 or config.channels[-1] % 8:
         raise ValueError(f"channels must hold at least one width, the last a multiple of 8, got {config.channels}")
     factors(shape, config)
+    if config.edges and min(shape[:2]) < 2:
+        raise ValueError(f"edges needs pictures of at least 2 x 2 pixels, got {shape[0]} x {shape[1]}")
 
 
 def objective(net: VQVAE, x: Any, config: Config, *, revive: bool, u: Any) -> tuple[Any, dict[str, Any]]:

@@ -116,6 +116,12 @@ def test_scale_names_what_is_wrong():
         dataset().scale(np.zeros(2, np.float32))
 
 
+@pytest.mark.parametrize("levels", [1, 0])
+def test_fewer_than_two_levels_have_no_scale(levels):
+    with pytest.raises(ValueError, match=f"levels must be at least 2, or None for points, got {levels}"):
+        dataset(levels)
+
+
 def test_points_are_not_scaled():
     d, x = dataset(None), np.array([[3.0, -5.0]])
     assert np.array_equal(d.scale(x), x) and np.array_equal(d.unscale(x), x)

@@ -825,6 +825,10 @@ def test_settings_that_do_not_fit_are_named(digits):
     unlabelled = Dataset("faces", *(Split(digits.train.images[:9]) for _ in range(3)), levels=17, classes=())
     with pytest.raises(ValueError, match="conditional needs labels, and the data set 'faces' has none"):
         vq_vae.build(dataclasses.replace(TINY, conditional=True), unlabelled, seed=0)
+    row = dataclasses.replace(TINY, channels=(8,))
+    vq_vae.check_codec(row, (1, 4, 1))
+    with pytest.raises(ValueError, match="edges needs pictures of at least 2 x 2 pixels, got 1 x 4"):
+        vq_vae.check_codec(dataclasses.replace(row, edges=0.5), (1, 4, 1))
     system = vq_vae.build(TINY, digits, seed=0)
     for settings, words in (
         ({"steps": 3}, "16 a picture: steps must be left out, got 3"),
