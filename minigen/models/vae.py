@@ -56,7 +56,7 @@ from minigen.maths.likelihood import (
     discretised_logistic_log_likelihood,
     draw_levels,
 )
-from minigen.metrics.likelihood import baselines, importance_weighted_nll
+from minigen.metrics.likelihood import FITTED, baselines, importance_weighted_nll
 from minigen.nn import Conv2d, ConvTranspose2d, Dropout, Linear, Module, init
 
 from .system import Objective, Stage, System
@@ -354,8 +354,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """The test likelihood, by ``draws`` of z, and its bound in their parts, beside models without a network, in
         nats a picture.
         """
-        train, val, test = (modelled(s.images) for s in (dataset.train, dataset.val, dataset.test))
-        test = test[:MEASURED]
+        most = (dataset.train, FITTED), (dataset.val, FITTED), (dataset.test, MEASURED)
+        train, val, test = (modelled(split.images[:n]) for split, n in most)
         mu, log_var = encode(test)
         log_w = np.empty((draws, len(test)))
         for i in range(0, len(test), BLOCK):

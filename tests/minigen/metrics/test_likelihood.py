@@ -103,6 +103,13 @@ def test_settings_are_chosen_on_the_validation_split(monkeypatch):
     assert found["mixture"] == pytest.approx(4 * np.log(16 / 15.5), rel=1e-12)  # of white: 3 x 2 x 1/12 of 10 + 6
 
 
+def test_the_first_pictures_are_fitted_to_and_chosen_on(monkeypatch, rng):
+    monkeypatch.setattr(likelihood, "FITTED", 20)
+    train, val, test = rng.integers(0, 3, (3, 30, 4))
+    whole, first = (likelihood.baselines(train[:n], val[:n], test, 3, rng=np.random.default_rng(0)) for n in (None, 20))
+    assert whole == first
+
+
 def test_baselines_of_the_digits(digits):
     """The prototypes' figures (another code, other starts): 181.3, 106.3 and 98.5 nats a picture."""
     found = likelihood.baselines(

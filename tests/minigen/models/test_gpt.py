@@ -18,7 +18,7 @@ from minigen.maths.likelihood import categorical_log_likelihood
 from minigen.models import gpt
 from minigen.samplers import autoregressive as ar
 from minigen.train.loop import Trainer
-from tests.support.baselines import check_baselines
+from tests.support.baselines import check_baselines, check_baselines_of_pictures_on_demand
 
 TINY = gpt.Config(width=8, layers=2, heads=2, steps=20, batch_size=8)
 
@@ -468,6 +468,11 @@ def test_what_stands_beside_bits_a_byte_has_seen_the_training_part_only(prose):
 
 def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, monkeypatch):
     check_baselines(gpt, gpt.build(TINY, few, seed=0), few, 17, monkeypatch)
+
+
+def test_figures_of_pictures_that_are_drawn_on_demand(monkeypatch):
+    shapes = load("shapes")
+    check_baselines_of_pictures_on_demand(gpt, gpt.build(TINY, shapes, seed=0), shapes, monkeypatch)
 
 
 @pytest.mark.parametrize(

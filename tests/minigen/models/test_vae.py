@@ -16,7 +16,7 @@ from minigen.maths import gaussian
 from minigen.maths.interpolation import slerp
 from minigen.models import vae
 from minigen.train.loop import Trainer
-from tests.support.baselines import check_baselines
+from tests.support.baselines import check_baselines, check_baselines_of_pictures_on_demand
 
 TINY = vae.Config(channels=(4, 8), hidden=8, latent=3, steps=20, batch_size=16)
 
@@ -413,6 +413,11 @@ def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured
         check_baselines(vae, system, few, 17, monkeypatch)
     else:
         check_baselines(vae, system, few, 2, monkeypatch, lambda images: vae.threshold(images, 17))
+
+
+def test_figures_of_pictures_that_are_drawn_on_demand(monkeypatch):
+    shapes = load("shapes")
+    check_baselines_of_pictures_on_demand(vae, vae.build(TINY, shapes, seed=0), shapes, monkeypatch)
 
 
 def test_samples_and_figures_are_functions_of_their_rng(few):
