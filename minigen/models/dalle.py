@@ -33,7 +33,7 @@ New here: two kinds of tokens in one sequence, and best-of-N.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle.py):
 - nothing writes into a caption: the null prompt is another array, in training and in sampling, and CLIP is asked about
-  the prompt that was given;
+  the prompt that the picture was drawn for, with what it had left open;
 - no position can draw a token of the other kind, whatever the network says;
 - what stands behind <eos> changes nothing;
 - a code is predicted from what is before it only: the codes above and to the left are looked up, never those to come;

@@ -647,7 +647,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
-    if dataset.levels is None:
+    if dataset.levels is None or len(dataset.shape) != 3:
         raise ValueError(f"this model cuts pictures into a grid, and the data set '{dataset.name}' holds no pictures")
     check_codec(config, dataset.shape)
     for name in ("prior_channels", "prior_layers", "prior_steps", "prior_batch_size"):

@@ -801,8 +801,10 @@ def test_pictures_show_codes_by_their_use_and_the_learned_prior_above_the_unifor
 
 
 def test_settings_that_do_not_fit_are_named(digits):
-    with pytest.raises(ValueError, match="'rings' holds no pictures"):
-        vq_vae.build(vq_vae.Config(), load("rings"), seed=0)
+    text = Dataset("prose", *(Split(np.zeros((2, 8), np.uint16)) for _ in range(3)), levels=300, classes=())
+    for data in (load("rings"), text):
+        with pytest.raises(ValueError, match=f"'{data.name}' holds no pictures"):
+            vq_vae.build(vq_vae.Config(), data, seed=0)
     for change, words in (
         ({"codes": 0}, "codes must be at least 1, got 0"),
         ({"dimension": 0}, "dimension must be at least 1, got 0"),
