@@ -296,7 +296,7 @@ def check_samples(samples: Any, n: int, shape: tuple[int, ...]) -> None:
 
 def check_finite(samples: Any, where: str) -> None:
     """Raise NonFinite if there are samples that are NaN or infinite: in a picture they would be black."""
-    broken = int((~np.isfinite(to_numpy(samples))).reshape(len(samples), -1).any(axis=1).sum())
+    broken = int((~np.isfinite(to_numpy(samples))).any(axis=tuple(range(1, samples.ndim))).sum())
     if broken:
         raise NonFinite(f"{where} {broken} of {len(samples)} samples hold NaN or infinity")
 

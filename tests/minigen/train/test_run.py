@@ -68,6 +68,11 @@ def test_a_run_leaves_checkpoint_weights_log_and_pictures(whole: Path):
     assert {"generator.loss", "critic.loss", "critic.real"} <= set(records[-1])
 
 
+def test_a_run_may_show_no_samples(tmp_path: Path, whole: Path):
+    assert go(tmp_path / "run", samples=0).picture.exists()
+    assert same_state(tmp_path / "run", whole)
+
+
 def test_the_weights_file_says_what_it_is(whole: Path):
     with checkpoint.opened(whole / WEIGHTS, kind="weights", system="toy") as reader:
         about = reader.about
