@@ -227,11 +227,14 @@ def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
             yield from path
             continue
         mixed = [*_mixed_draws(sampler, n, dtype, len(trace.draws), allowed)]
-        yield from mixed if all(check.holds for check in mixed) else path
+        yield from mixed if mixed and all(check.holds for check in mixed) else path
 
 
 def _mixed_draws(sampler: Any, n: int, dtype: Any, draws: int, allowed: float) -> Iterator[Check]:
-    r"""What each step adds to the posterior's mean is $W z$ of all draws $z$, $W W^\top$ diagonal with $\tilde\beta$."""
+    r"""What each step adds to the posterior's mean is $W z$ of all draws $z$, $W W^\top$ diagonal with $\tilde\beta$.
+
+    Nothing where each step has its own draw, as it comes: the path says more.
+    """
     bed, heard, rows = Mixture(), list[Any](), 8 + 2 * draws
     seeded = Seeded(2, rows)
 
@@ -240,7 +243,7 @@ def _mixed_draws(sampler: Any, n: int, dtype: Any, draws: int, allowed: float) -
         return heard[-1]
 
     trace = run(sampler, n, bed, _seeded(sampler, dtype, protocol.levels(sampler, n)[0], rows), noise=noise)
-    states, added, variances = _states(trace), [], []
+    states, added, sigmas = _states(trace), [], []
     for k, (top, bottom) in enumerate(zip(trace.levels, trace.levels[1:])):
         with np.errstate(all="ignore"):
             guess = bed(states[k] * top.size, top, k)
@@ -250,15 +253,21 @@ def _mixed_draws(sampler: Any, n: int, dtype: Any, draws: int, allowed: float) -
 
         mean = ancestral([top, bottom], states[k], ask, lambda: 0.0)
         added.append((states[k + 1] - mean).ravel())
-        variances.append(ddim_variance(top, bottom, 1.0))
+        sigmas.append(ddim_variance(top, bottom, 1.0) ** 0.5)
     R, Z = np.array(added), np.reshape(heard, (len(heard), -1))
     if not np.isfinite(R).all():
         yield Check(float("inf"), 0.0, f"not finite, {n} levels")
         return
     W = np.linalg.lstsq(Z.T, R.T, rcond=None)[0].T
     limit = allowed * max(1.0, *(float(np.abs(state).max()) for state in states))
+    if all(W[k].argmax() == k and W[k, k] > -W[k].min() for k, sigma in enumerate(sigmas) if sigma > limit):
+        return
+    sizes, products = np.linalg.norm(W, axis=1), W @ W.T
+    np.fill_diagonal(products, 0)
     yield Check(distance(W @ Z, R), limit, f"the noise of a step is no mix of draws, {n} levels")
-    yield Check(distance(W @ W.T, np.diag(variances)), limit, f"variances of the steps' noises, {n} levels")
+    yield Check(distance(sizes, sigmas), limit, f"standard deviations of the steps' noises, {n} levels")
+    apart = distance(products / np.maximum.outer(sizes, sizes).clip(limit), 0)
+    yield Check(apart, limit, f"two steps have noise in common, {n} levels")
 
 
 def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:

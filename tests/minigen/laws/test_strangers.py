@@ -194,6 +194,16 @@ def test_what_is_slightly_wrong_with_them_is_seen_still(sampler, law):
     assert [v.failed for v in run_laws(sampler(), law, "float64")] == [True]
 
 
+class ALittleLouder(Ancestral):
+    def z(self, noise, shape):
+        return 1.01 * noise(shape)
+
+
+def test_draws_that_are_used_as_they_come_are_judged_by_the_path():
+    """Which shows more than the sizes of the steps' noises do, that those would be judged by whose draws are mixed."""
+    assert [v.failed for v in run_laws(ALittleLouder(), "L10", "float32")] == [True]
+
+
 class Squared(Ancestral):
     """Items have three axes, as pictures, and z^2 stands for z."""
 
