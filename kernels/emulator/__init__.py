@@ -10,7 +10,7 @@ works. Found are
 * ``out of range``: a read or write beside an array in global or shared memory;
 * ``wild address``: one that is near no array (a GPU would stop with an illegal address);
 * ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result), an
-  ``assert`` that fails, ``__trap()``;
+  ``assert`` that fails, ``__trap()``, what the compiler has found to be undefined and made a stop of;
 * ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written (atomics read too);
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
@@ -30,7 +30,7 @@ works. Found are
   have returned;
 * ``undefined``: what C++ leaves so, and a GPU's compiler does with as it likes: an index beyond an array of known size (a
   thread's own too, or a row of a tile), a shift by as many bits as there are, a sum of signed numbers that does not fit,
-  nor a float as a whole number;
+  nor a float as a whole number, a function that ends without its ``return``;
 * ``endless``: a kernel that makes more than 400 million accesses, or waits for a flag that nobody is left to set;
 * ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
 
@@ -43,13 +43,14 @@ What it cannot find, and where it is not a GPU:
 * One access that lands inside another array than the intended one, farther away than the red zones are wide, unless by
   an index that is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
 * Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
-* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or has made
-  64 atomic operations: a flag that a block sets that has not run yet is never seen ("endless"). The blocks of a
+* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or, by chance,
+  to one of its atomic operations: a flag that a block sets that has not run yet is never seen ("endless"). The blocks of a
   cooperative launch (by ``raw.py``) run together, up to 8192 threads, whether a card has room for them or not.
 * Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
   operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card
   of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here (it is seen, and a ``race``),
   and ``atomicAdd_block`` none for other blocks. Of their accesses to a place the last is remembered.
+* A loop that waits for an ordinary variable (neither atomic nor ``volatile``) the compiler may take for one that ends.
 * Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
   counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
   (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left
@@ -94,9 +95,9 @@ g++ 16, clang++ 16 and 19 too), on x86-64 and with the fibers of other processor
 What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions), those
 of CUDA's headers that lie in ``emulator/include``, this project's (``#include "lib/cuda.cuh"``), and inline PTX of the
 instructions that ``assembly.cuh`` has: no TMA and no ``wgmma``, which ``lib/ptx90.cuh`` has. It does not take textures,
-kernels that launch kernels, and text for the host. ``__activemask`` knows only the thread that asks, as a GPU promises no
-more. It takes some C++ that NVRTC does not (``<stdint.h>``, ``NAN``): ``launch.compile_for(Path("mine.cu"), "90")`` asks
-that.
+``malloc`` and ``new``, kernels that launch kernels, and text for the host. ``__activemask`` knows only the thread that
+asks, as a GPU promises no more. It takes some C++ that NVRTC does not (``<stdint.h>``, ``NAN``, functions without
+``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that.
 
 To run one of your own, with templates, structures or variables of the whole grid: ``raw.py``. A kernel in a file, which
 is ``extern "C"`` and has plain types, ``run`` takes too, with ``y = numpy.empty``'s stand-in and a result to compare:
@@ -321,8 +322,9 @@ class Emulator:
     ) -> None:
         """Run a kernel of a library with arguments that have been checked: arrays, TensorMaps, None and ctypes values.
 
-        ``held`` are arrays that structures among them, which are arrays of characters, point to. The blocks of a
-        ``cooperative`` launch run together, so that they may wait for each other.
+        ``held`` are arrays that structures among them, which are arrays of characters, point to, and arrays of pointers
+        (by NumPy's addresses; those in arrays are followed with ``held`` only). The blocks of a ``cooperative`` launch
+        run together, so that they may wait for each other.
         """
         self.ran.append(library.source.name)
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
@@ -354,6 +356,10 @@ class Emulator:
         first = same_memory(parameters, values)
         written = {j for i, j in first.items() if parameters[i].pointer and not parameters[i].const}
         laid = {j: self._laid_out(values[j]) for j in first.values()}
+        moved = [(values[j], found.array) for j, found in laid.items()]
+        pointing = [found.array for found in laid.values() if held and found.array.dtype.kind in "uV"]
+        for array in pointing:
+            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(led(array.tobytes(), moved), np.uint8)
         shared_names = {s.name for s in library.shared}
         buffers: list[_Buffer] = []
         arrays: dict[str, _Named] = {}
@@ -374,13 +380,16 @@ class Emulator:
             if p.type == "TensorMap":
                 cells.append(_TensorMap.of(maps.pop(0), address))
             elif p.type[0] == "V" and not p.pointer:
-                copy = guarded(structure(led(bytes(v), [(values[j], found.array) for j, found in laid.items()])))
+                copy = guarded(structure(led(bytes(v), moved)))
                 buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
                 cells.append((ctypes.c_char * copy.nbytes).from_buffer(copy.data))
             else:
                 cells.append(ctypes.c_void_p(address) if p.pointer else v)
         with _ONE_AT_A_TIME:
             self._enter(library, kernel, blocks, block, shared_bytes, cooperative, cells, buffers, arrays)
+        for array in pointing:
+            back = led(array.tobytes(), [(new, old) for old, new in moved])
+            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(back, np.uint8)
         for j in written:
             if laid[j].array is not values[j]:
                 values[j][...] = laid[j].array
@@ -596,7 +605,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
     elif kind == "endless":
         text = f"{me} goes on and on"
     elif kind == "wild address":
-        text = f"{access} at {note} by {me}, near no array"
+        text = f"{access} at {note.replace('(nil)', 'a null pointer')} by {me}, near no array"
     else:
         text = f"{access} at {place} by {me}"
     return Finding(kind, where, other, text)

@@ -42,12 +42,16 @@ WRAPPERS = (
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
 COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
-OURS = {"printf": "emulator_printf", **{name: f"__tsan_{name}" for name in COPYING}}  # as clang calls these from 15 on
+HEAP = ("malloc", "free", "calloc", "_Znwm", "_Znam", "_ZdlPv", "_ZdlPvm", "_ZdaPv")  # the last five are new and delete
+OURS = {
+    **{name: f"__tsan_{name}" for name in COPYING},  # as clang calls these from 15 on
+    **{name: f"emulator_{name}" for name in ("printf", *HEAP)},
+}
 KERNEL_OPTIONS = (
-    "-fsanitize=thread,shift-exponent,signed-integer-overflow,float-cast-overflow",
+    "-fsanitize=thread,shift-exponent,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow,return",
     "-fsanitize-recover=all",
     "-ftrivial-auto-var-init=pattern",  # a sum that nobody has set to 0 shall not begin with one by chance
-    *(f"-fno-builtin-{name}" for name in OURS),
+    *(f"-fno-builtin-{name}" for name in OURS if name[0] != "_"),
     "-fno-strict-aliasing",  # kernels look at one type through pointers to another: C++ forbids it, nvcc lets it pass
 )
 # Two barriers in two branches must stay two, and their order in the file that of the source.
@@ -202,6 +206,18 @@ def build_kernels(
 
 
 @functools.cache
+def preprocessed(text: str, defines: tuple[tuple[str, str], ...]) -> str:
+    """A text as it is after its own macros and conditions, without what headers would bring."""
+    if not re.search(r"^[ \t]*#[ \t]*(if|define|undef)", text, re.MULTILINE):
+        return text
+    macros = NVCC + "".join(f"#define {name} {value}\n" for name, value in defines)
+    words = [*shlex.split(compiler()), "-E", "-P", "-x", "c++", "-"]
+    alone = re.sub(r"^[ \t]*#[ \t]*include\b.*$", "", text, flags=re.MULTILINE)
+    done = subprocess.run(words, input=macros + alone, capture_output=True, text=True, encoding="utf-8")
+    return text if done.returncode else done.stdout
+
+
+@functools.cache
 def _built(
     command: str, source: Path, text: str, defines: tuple[tuple[str, str], ...], expressions: tuple[str, ...] = ()
 ) -> Library:
@@ -212,7 +228,8 @@ def _built(
         raise WrongSource(f'{source.name}: kernels must be extern "C", or a GPU does not know them by their names')
     clusters = clusters_of(text, dict(defines))
     if expressions:
-        bounds = {k: said for k in expressions if (said := foreign.launch_bounds_of(text, k))}
+        looks = preprocessed(text, defines)
+        bounds = {k: said for k in expressions if (said := foreign.launch_bounds_of(looks, k))}
     else:
         bounds = {k: f"static constexpr int words[3] = {{{words}}};" for k, words in launch_bounds_of(text).items()}
     doors = ""
@@ -231,9 +248,8 @@ def _built(
     ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
     said = "".join([words, *parts_of(text), *(value for _, value in defines)])
     fences = "__threadfence" in said or "emulator::ptx::fence<" in said
-    macros = "".join(
-        f"#define {name} {value}\n" for name, value in defines
-    )  # behind our own words, which they might change
+    # Behind our own words, which they might change.
+    macros = '#line 1 "options"\n' + "".join(f"#define {name} {value}\n" for name, value in defines)
     # Without the words for inline, which __device__ says already: twice would be a mistake. In a namespace without a name, so
     # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
     # one section with those of kernels.
@@ -260,7 +276,7 @@ def _built(
     most = {}
     for i, k in enumerate(expressions or kernels):
         if expressions:
-            kernels[k] = foreign.parameters(text, k, handle, i)
+            kernels[k] = foreign.parameters(looks, k, handle, i)
         if k in bounds:
             threads, blocks = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_bounds_{i}")[:2]
             most[k] = (threads, blocks)

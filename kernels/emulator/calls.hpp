@@ -28,6 +28,8 @@ extern "C" {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
 ANSWER(1) ANSWER(2) ANSWER(4) ANSWER(8) ANSWER(16)
 // g++ and clang++ ask before a local static variable is used whether its constructor has run, if it has one, as float4
 // has. No shared array's does: a GPU has none either.
@@ -40,10 +42,17 @@ void* __tsan_memset(void* to, int value, size_t bytes) {
     range_access(to, bytes, WRITE, HERE);
     return memset(to, value, bytes);
 }
+#define NO_HEAP(name)                                                                                                  \
+    void* emulator_##name(void*) {                                                                                     \
+        report_note(BAD_OPERAND, place(HERE), "memory that a kernel asks for itself (malloc, new): it is not emulated"); \
+        abandon();                                                                                                     \
+        return nullptr;                                                                                                \
+    }
+NO_HEAP(malloc) NO_HEAP(free) NO_HEAP(calloc) NO_HEAP(_Znwm) NO_HEAP(_Znam) NO_HEAP(_ZdlPv) NO_HEAP(_ZdlPvm) NO_HEAP(_ZdaPv)
 int emulator_printf(const char* format, ...) {
     va_list values;
     va_start(values, format);
-    const int written = quiet ? 0 : vprintf(format, values);
+    const int written = quiet ? vsnprintf(nullptr, 0, format, values) : vprintf(format, values);
     va_end(values);
     return written;
 }

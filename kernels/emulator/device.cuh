@@ -89,7 +89,9 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
                        const void* where);
 void cluster_arrive(const void* where);
 void cluster_wait(const void* where);
-void grid_barrier(const void* where);
+void grid_barrier(const void* where, bool arrive = true, bool wait = true);
+long long ticks();
+void sleep(const void* where);
 // Where the block of that rank has what this one has at `here`, after the access to it has been checked.
 void* in_block(int rank, const void* here, size_t bytes, Access kind, const void* where);
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where);
@@ -107,6 +109,9 @@ unsigned short to_fp16(float x);
 unsigned to_tf32(float x);        // rounded to the nearest, away from 0 of two
 
 }  // namespace emulator
+
+template <class T>
+inline void* operator new(size_t, T* where) noexcept { return where; }
 
 struct alignas(64) emulator::TensorMap {  // what a GPU keeps in 128 bytes of its own format
     void* data;

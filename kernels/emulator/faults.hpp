@@ -1,19 +1,20 @@
 // Faults: part of runtime.cpp. What the processor itself refuses (an address that it does not have, a division of whole numbers by 0)
 // would end Python. While a grid runs, the signal goes back to where the run began instead, and becomes a finding. Ctrl-C goes the same
 // way, because a loop without loads and stores asks nobody whether it may go on; Python hears of it when the run is over.
-static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};
+static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT};
 
-static struct sigaction before[4];  // who was asked before
+static struct sigaction before[5];  // who was asked before
 static stack_t stack_before;
 static char signal_stack[64 << 10];  // a thread's own may be what has run over
 static sigjmp_buf back;
 static pthread_t runner;
 static bool in_grid;
 static uint32_t fault_where;
+static const char BY_ZERO[] = "a division of whole numbers by 0, whose result a GPU leaves open";
 
 static void on_signal(int signal, siginfo_t*, void* context) {
     if (!in_grid || !pthread_equal(pthread_self(), runner)) {  // of another thread: as if we were not there
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 5; i++)
             if (SIGNALS[i] == signal) sigaction(signal, &before[i], nullptr);
         raise(signal);
         return;
@@ -35,20 +36,21 @@ static void listen() {
     struct sigaction action = {};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int i = 0; i < 4; i++) sigaction(SIGNALS[i], &action, &before[i]);
+    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &action, &before[i]);
     in_grid = true;
 }
 
 static void stop_listening() {
     in_grid = false;
-    for (int i = 0; i < 4; i++) sigaction(SIGNALS[i], &before[i], nullptr);
+    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &before[i], nullptr);
     sigaltstack(&stack_before, nullptr);
 }
 
 static void report_fault(int signal) {
     if (signal == SIGINT) return;
-    report_note(FAULT, fault_where, signal == SIGFPE ? "a division of whole numbers by 0, whose result a GPU leaves open"
-                                                     : "an address that this process does not have, or a stack that has run over");
+    report_note(FAULT, fault_where, signal == SIGFPE ? BY_ZERO
+                                    : signal == SIGILL ? "what the compiler has found to be undefined, and made a stop of"
+                                                       : "an address that this process does not have, or a stack that has run over");
 }
 
 void untrue(const char* what, const void* where) { report_note(UNDEFINED, place(where), "%s, which is not so", what); }

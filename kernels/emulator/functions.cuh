@@ -297,5 +297,7 @@ EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::fail
 #define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))
 EMULATOR_FUNCTION inline void emulator_assume(const char* what) { emulator::untrue(what, EMULATOR_WHERE); }
 #define __builtin_assume(true_) ((true_) ? (void)0 : emulator_assume("__builtin_assume(" #true_ ")"))
-inline long long clock64() { return 0; }  // there is no time
-inline void __nanosleep(unsigned) {}
+inline long long clock64() { return emulator::ticks(); }  // there is no time
+inline long clock() { return emulator::ticks(); }
+EMULATOR_FUNCTION void __nanosleep(unsigned) { emulator::sleep(EMULATOR_WHERE); }
+EMULATOR_FUNCTION inline void __brkpt() { emulator::failed("__brkpt()", EMULATOR_WHERE); }

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..source import Parameter, WrongSource, check_grid, three
 from . import BadArguments, Emulator
-from .build import Library, build_kernels
+from .build import Library, build_kernels, preprocessed
 from .foreign import kernel_names, space_and_name
 
 UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel that has not been promised more
@@ -54,12 +54,14 @@ class RawModule:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
         if not isinstance(code, str | Path):
             raise TypeError(f"code must be a text or the Path of one, got {type(code).__name__}")
-        if isinstance(options, str) or isinstance(name_expressions, str):
-            raise TypeError('options and name_expressions must be tuples of strings, as ("-DN=4",), got a string')
+        for given in (options, name_expressions or ()):
+            if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+                raise TypeError(f'options and name_expressions must be tuples of strings, as ("-DN=4",), got {given!r}')
         self.file = code if isinstance(code, Path) else Path("kernel.cu")
         self.code = code.read_text(encoding="utf-8") if isinstance(code, Path) else code
         self.defines = tuple(_defined(o) for o in options if o.startswith(("-D", "--define-macro")))
-        self.names = tuple(name_expressions or kernel_names(self.code))
+        looks = preprocessed(self.code, self.defines)
+        self.names = tuple(name_expressions or kernel_names(looks))
         self.seeds = seeds
         self.strict = strict
         self.cooperative = enable_cooperative_groups
@@ -68,7 +70,7 @@ class RawModule:
                 f'{self.file.name} has no kernel that is extern "C", and no name_expressions say which others are meant'
             )
         for name in self.names:
-            if not re.search(rf"\b{re.escape(space_and_name(name)[1])}\b", self.code):
+            if not re.search(rf"\b{re.escape(space_and_name(name)[1])}\b", looks):
                 raise WrongSource(f"{self.file.name} has no kernel of the name expression {name!r}")
 
     def compile(self, log_stream: Any = None) -> None:
@@ -123,7 +125,7 @@ class RawKernel:
         stream: Any = None,
         held: Sequence[np.ndarray] = (),
     ) -> None:
-        """Run it; ``held`` are the arrays to which structures among its arguments point (by ``x.ctypes.data``).
+        """Run it; ``held`` are the arrays to which structures and arrays of pointers point (by ``x.ctypes.data``).
 
         Raises EmulatorError with what it did wrong, BadArguments, and ValueError for what no GPU would launch.
         """
@@ -146,6 +148,8 @@ class RawKernel:
             for array, was in zip(arrays, before) if device.seed else ():
                 array[...] = was
             device.launch(library, self.name, blocks, threads, values, shared_mem, held, self.module.cooperative)
+            if any(finding.kind == "endless" for finding in device.findings):
+                break
         device.check()
 
 
@@ -219,8 +223,10 @@ def _scalar(p: Parameter, value: Any) -> Any:
             raise TypeError(f"{said}, got {value}, which does not fit")
     elif given.itemsize != size or kind not in ("V", given.dtype.kind):
         cure = f" (pass numpy.float{8 * size}(...))" if kind == "f" and isinstance(value, int | float) else ""
-        got = f"one of {given.itemsize}" if given.dtype.kind == "V" else given.dtype
-        raise TypeError(f"{said}, got {got}, of which it would take the first {size} bytes{cure}")
+        got = "one" if given.dtype.kind == "V" else f"{given.dtype},"
+        narrow = given.itemsize < size
+        why = f"of {given.itemsize} bytes" if narrow else f"of which it would take the first {size} bytes"
+        raise TypeError(f"{said}, got {got} {why}{cure}")
     # Of a wider whole number the low bytes: GPUs and CPUs are little-endian.
     return (ctypes.c_char * size).from_buffer_copy(given.tobytes())
 

@@ -209,7 +209,7 @@ static vector<std::deque<Meeting>> meetings;  // for each warp; fibers hold refe
 static vector<int> ready;                 // threads of the cluster
 static int asking;                        // those of them that wait for a flag: see lend_turn
 static size_t in_vain;                    // how often one of them asked, since another thread ran or the answer was a new one
-const size_t PATIENCE = 5000;             // times that each of them asks so
+const size_t PATIENCE = 10000, OF_EACH = 200;  // times that all of them ask so
 static std::mt19937 random_number;
 
 static void (*entry)(void**);

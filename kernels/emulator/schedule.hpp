@@ -123,7 +123,7 @@ static void run_cluster(unsigned first) {
         else if (!bulks.empty()) {  // nobody can go on: the last moment for a copy to arrive
             finish_a_bulk();
             continue;
-        } else if (in_vain++ > PATIENCE * ready.size()) {
+        } else if (in_vain++ > PATIENCE + OF_EACH * ready.size()) {
             report_vain_question();
             break;
         }

@@ -1,4 +1,4 @@
-// What C++ leaves undefined: part of runtime.cpp. -fsanitize=bounds, shift-exponent, signed-integer-overflow and float-cast-overflow
+// What C++ leaves undefined: part of runtime.cpp. -fsanitize=bounds, shift-exponent, signed-integer-overflow and others of that kind
 // put a test before every index into an array of known size (a thread's own too), before every shift, behind every sum of signed
 // numbers, and where a float becomes a whole number. If it fails, one of these functions is called, which g++ and clang++ know by
 // their names; then the kernel goes on.
@@ -33,7 +33,15 @@ void __ubsan_handle_shift_out_of_bounds(const Operation* o, uintptr_t, uintptr_t
 void __ubsan_handle_add_overflow(const Operation* o, uintptr_t a, uintptr_t b) { does_not_fit(o, a, "+", b, HERE); }
 void __ubsan_handle_sub_overflow(const Operation* o, uintptr_t a, uintptr_t b) { does_not_fit(o, a, "-", b, HERE); }
 void __ubsan_handle_mul_overflow(const Operation* o, uintptr_t a, uintptr_t b) { does_not_fit(o, a, "*", b, HERE); }
-void __ubsan_handle_divrem_overflow(const Operation* o, uintptr_t a, uintptr_t b) { does_not_fit(o, a, "/", b, HERE); }
+void __ubsan_handle_divrem_overflow(const Operation* o, uintptr_t a, uintptr_t b) {
+    if (o->left->value(b)) return does_not_fit(o, a, "/", b, HERE);
+    report_note(FAULT, place(HERE), "%s", BY_ZERO);
+    abandon();
+}
+void __ubsan_handle_missing_return(const void*) {
+    report_note(UNDEFINED, place(HERE), "the end of a function that should have returned something");
+    abandon();
+}
 void __ubsan_handle_negate_overflow(const Operation* o, uintptr_t a) { does_not_fit(o, 0, "-", a, HERE); }
 void __ubsan_handle_float_cast_overflow(const void*, uintptr_t) {
     report_note(UNDEFINED, place(HERE), "a float that fits no whole number of this type (a GPU takes the nearest, for NaN 0)");

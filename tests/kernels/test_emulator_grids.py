@@ -1,5 +1,7 @@
 """Grids whose blocks wait for each other: cooperative launches, and launches that are none."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from emulation import kept
@@ -36,7 +38,15 @@ def run(sync="grid.sync()", before="", says=0, cooperative=True, code=SUM):
     return y
 
 
-@pytest.mark.parametrize("sync", ["grid.sync()", "cg::sync(grid)", "grid.sync(); grid.sync()"])
+@pytest.mark.parametrize(
+    "sync",
+    [
+        "grid.sync()",
+        "cg::sync(grid)",
+        "grid.sync(); grid.sync()",
+        "auto token = grid.barrier_arrive(); grid.barrier_wait(static_cast<decltype(token)&&>(token))",
+    ],
+)
 def test_a_grid_meets(sync, each_compiler):
     assert (run(sync) == X.sum()).all()
 
@@ -161,3 +171,14 @@ def test_a_volatile_flag_is_seen_and_orders_nothing(each_compiler):
     with pytest.raises(EmulatorError) as found:
         RawKernel(code, "k")((1,), (32,), (flag, y))
     assert "race" in str(found.value) and "endless" not in str(found.value) and y.all()
+
+
+def test_who_sleeps_for_ever(monkeypatch, each_compiler):
+    """It is found once: no other schedule of it runs."""
+    ran, launch = [], Emulator.launch
+    monkeypatch.setattr(Emulator, "launch", lambda device, *given: (ran.append(device.seed), launch(device, *given)))
+    monkeypatch.setattr("kernels.emulator.raw.Emulator", partial(Emulator, most_accesses=1000))
+    code = 'extern "C" __global__ void k(int* y) { while (true) __nanosleep(100); }'
+    with pytest.raises(EmulatorError, match=r"^kernel\.cu:1: endless: thread 0 of block \(0, 0, 0\) goes on and on$"):
+        RawKernel(code, "k")((1,), (1,), (np.zeros(1, np.int32),))
+    assert ran == [0]

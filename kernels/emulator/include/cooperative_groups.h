@@ -79,6 +79,8 @@ EMULATOR_FUNCTION void check_tiles_of_block(unsigned size) {
     if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE, false);
 }
 EMULATOR_FUNCTION void meet_in_grid() { grid_barrier(EMULATOR_WHERE); }
+EMULATOR_FUNCTION void come_in_grid() { grid_barrier(EMULATOR_WHERE, true, false); }
+EMULATOR_FUNCTION void wait_in_grid() { grid_barrier(EMULATOR_WHERE, false, true); }
 
 }  // namespace emulator
 
@@ -127,6 +129,9 @@ public:
     static dim3 block_index() { return emulator::block; }
     static unsigned long long block_rank() { return emulator::block_in_grid(); }
     static unsigned long long num_blocks() { return emulator::blocks(); }
+    struct arrival_token {};
+    static EMULATOR_HERE arrival_token barrier_arrive() { return emulator::come_in_grid(), arrival_token(); }
+    static EMULATOR_HERE void barrier_wait(arrival_token&&) { emulator::wait_in_grid(); }
 };
 EMULATOR_HERE grid_group this_grid() { return {}; }
 
