@@ -233,7 +233,7 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     holds them for second ones, so the most memory is that of the logits twice, as it is where the gradient is computed
     on the way back. Any other total than a mean costs a pass over the gradient more.
     """
-    recorded = tensor._recording and type(logits) is Tensor and (logits.node is not None or logits.requires_grad)
+    recorded = tensor._recording.get() and type(logits) is Tensor and (logits.node is not None or logits.requires_grad)
     return _cross_entropy(logits, targets=raw(targets), backward_follows=recorded)
 
 

@@ -16,13 +16,14 @@ What the tape holds must not change before it is used. Results of operations are
 the caller's (a parameter, a batch) is made read-only while a node needs its values: writing to it in that time raises
 NumPy's "assignment destination is read-only" at the very line that writes. (A view that was taken before stays
 writable; so does memory of others that NumPy could not make writable again, as `np.from_dlpack` gives it; CuPy arrays
-have no such flag.) One thread records at a time.
+have no such flag.) One thread records at a time; `no_grad` holds in the thread that enters it.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import attrgetter
 from typing import Any
 
@@ -31,7 +32,7 @@ import numpy as np
 _count = itertools.count()
 _itemsize = attrgetter("itemsize")
 _new = object.__new__
-_recording = True
+_recording: ContextVar[bool] = ContextVar("whether operations are recorded", default=True)
 
 
 class Tensor:
@@ -199,7 +200,7 @@ def operation(
                 )
             result = _new(Tensor)
             result.data, result.grad, result.requires_grad, result.node = y, None, False, None
-            if record and _recording:
+            if record and _recording.get():
                 result.node = node = Node()
                 node.index = next(_count)
                 node.parents, node.shapes, node.products, node.kwargs = parents, shapes, products, kwargs
@@ -261,12 +262,12 @@ def enable_grad() -> Iterator[None]:
 
 @contextmanager
 def _set_recording(recording: bool) -> Iterator[None]:
-    global _recording
-    before, _recording = _recording, recording
+    before = _recording.get()
+    _recording.set(recording)
     try:
         yield
     finally:
-        _recording = before
+        _recording.set(before)
 
 
 def raw(x: Any) -> Any:
@@ -381,21 +382,24 @@ _locked: dict[int, list[Any]] = {}  # id of an owner of memory -> [how many node
 
 
 class _Hold:
-    """Keeps the owners of memory read-only, and with them the views that were handed to operations."""
+    """Keeps the owners of memory read-only, and with them the views that were handed to operations.
+
+    Python may collect garbage wherever something is called, and another hold with it, or raise KeyboardInterrupt. So
+    nothing is called between a look at ``_locked`` and the change of it, and an owner is counted as soon as it is locked.
+    """
 
     __slots__ = ("owners",)
 
-    def __init__(self, owners: list[Any]):
-        self.owners = owners
-        for owner in owners:
-            _locked[id(owner)][0] += 1
+    def __init__(self) -> None:
+        self.owners: list[Any] = []
 
     def __del__(self) -> None:
         for owner in self.owners:
-            entry = _locked[id(owner)]
+            key = id(owner)
+            entry = _locked[key]
             entry[0] -= 1
             if entry[0] == 0:
-                del _locked[id(owner)]
+                del _locked[key]
                 for a in entry[1]:  # the owner comes first: a view can only be opened after it
                     a.flags.writeable = True
 
@@ -411,21 +415,25 @@ def _arrays_in(settings: dict[str, Any]) -> Iterator[Any]:
 
 def _hold(arrays: Iterable[Any]) -> _Hold | None:
     """Lock those arrays that could still be written to."""
-    owners: list[Any] = []
+    hold = None
     for a in arrays:
         if not isinstance(a, np.ndarray):
             continue
         owner = _owner(a)
-        if id(owner) not in _locked:
-            if not (owner.flags.writeable and _can_be_opened(owner)):
-                continue  # read-only for good: a result, or the caller's own wish
-            _locked[id(owner)] = [0, [owner]]
+        key = id(owner)
+        if key not in _locked and not (owner.flags.writeable and _can_be_opened(owner)):
+            continue  # read-only for good: a result, or the caller's own wish
+        if hold is None:
+            hold = _Hold()
+        if key not in _locked:
+            _locked[key] = [0, [owner]]
             owner.flags.writeable = False
+        _locked[key][0] += 1
+        hold.owners.append(owner)
         if a.flags.writeable and _can_be_opened(a):
-            _locked[id(owner)][1].append(a)
+            _locked[key][1].append(a)
             a.flags.writeable = False
-        owners.append(owner)
-    return _Hold(owners) if owners else None
+    return hold
 
 
 def _owner(a: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """The tape: what it records, frees and protects."""
 
 import gc
+import sys
+import threading
 import weakref
 
 import numpy as np
@@ -53,6 +55,28 @@ def test_enable_grad_records_inside_no_grad_and_is_undone_by_an_exception():
             raise ZeroDivisionError
         assert (x * x).node is None
     np.testing.assert_array_equal(x.grad, 2.0)
+
+
+def test_no_grad_holds_in_the_thread_that_enters_it():
+    x = leaf(2)
+    entered, left = threading.Event(), threading.Event()
+    recorded = []
+
+    def draw():
+        with ag.no_grad():
+            entered.set()
+            left.wait(10)
+            recorded.append((x * x).node)
+
+    other = threading.Thread(target=draw)
+    with ag.no_grad():
+        other.start()
+        entered.wait(10)
+    assert (x * x).node is not None
+    left.set()
+    other.join()
+    assert recorded == [None]
+    assert (x * x).node is not None
 
 
 def test_backward_frees_the_tape_as_it_walks():
@@ -174,6 +198,29 @@ def test_changing_what_the_tape_needs_raises_until_it_is_walked(owner):
     del y  # a dropped tape lets go, too
     target += 1
     assert not engine._locked
+
+
+def test_a_tape_that_the_collector_finds_while_another_is_recorded(monkeypatch):
+    """The first and the second hold the same arrays, and the collector may run at any call."""
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: raised.append(what.exc_value))
+    x, y = leaf(3), np.ones(3)
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            broken_off = [x * y]
+            broken_off.append(broken_off)
+            del broken_off
+            z = x * y
+            with pytest.raises(ValueError, match="read-only"):
+                y[0] = 5
+            del z
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert not raised and not engine._locked
+    x.data[0] = y[0] = 5
 
 
 def test_a_constant_batch_is_protected_as_well():
