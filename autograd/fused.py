@@ -303,6 +303,8 @@ def avg_pool(x: Any, factor: int = 2) -> Any:
 
 def max_pool(x: Any, factor: int = 2) -> Any:
     r"""The maximum of every ``factor`` x ``factor`` block; ties share the gradient. ``x`` (n, h, w, c)."""
+    if x.ndim != 4:
+        raise ValueError(f"x must have 4 axes, got shape {x.shape}")
     n, h, w, c = x.shape
     factor = whole("factor", factor, 1)
     if h % factor or w % factor:

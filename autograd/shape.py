@@ -85,10 +85,12 @@ def gather(x: Any, indices: Any, axis: int) -> Any:
     r"""$y_{\dots j \dots} = x_{\dots i_{\dots j \dots} \dots}$ along ``axis``; ``indices`` has as many axes as ``x``
     and broadcasts on the others.
 
-    NumPy's ``take_along_axis``.
+    NumPy's ``take_along_axis``. Raises ValueError for another number of axes.
     """
     axis = axis_of(axis, x.ndim)
     indices = raw(indices)
+    if np.ndim(indices) != x.ndim:
+        raise ValueError(f"indices must have as many axes as x, {x.ndim}, got shape {np.shape(indices)}")
     grid: list[Any] = [np.arange(n).reshape(-1, *(1,) * (x.ndim - 1 - i)) for i, n in enumerate(x.shape)]
     grid[axis] = indices
     return getitem(x, tuple(grid))

@@ -233,6 +233,8 @@ def grad(
     xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     gs = [grad_outputs] if isinstance(outputs, Tensor) else grad_outputs
     gs = [None] * len(ys) if gs is None else list(gs)
+    if len(gs) != len(ys):
+        raise ValueError(f"grad_outputs must hold one gradient for each of {len(ys)} outputs, got {len(gs)}")
     for x in xs:
         if x.node is None and not x.requires_grad:
             raise RuntimeError("an input of grad() must be a leaf with requires_grad=True or depend on one")

@@ -172,6 +172,7 @@ class Module:
             raise RuntimeError("convert or move a module before it is flattened")
         for p in self.parameters():
             p.data = function(p.data)
+            p.grad = None if p.grad is None else function(p.grad)
         for _, module in self.named_modules():
             for name in module.BUFFERS:
                 setattr(module, name, function(getattr(module, name)))

@@ -14,6 +14,17 @@ from kernels.adam import adam_step
 from kernels.backend import Array, array_module
 
 
+def _check_betas(betas: tuple[float, float]) -> None:
+    for name, beta in zip(("beta1", "beta2"), betas, strict=True):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {beta}")
+
+
+def _check_decay(weight_decay: float) -> None:
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+
+
 def _check_flat(module: Any) -> None:
     if module.flat is None:
         raise ValueError(f"an optimiser needs its module flat: call {type(module).__name__}.flatten() first")
@@ -70,9 +81,7 @@ class Adam:
     weight_decay = 0.0
 
     def __init__(self, module: Any, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        for name, beta in zip(("beta1", "beta2"), betas, strict=True):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {beta}")
+        _check_betas(betas)
         _check_flat(module)
         self.module, self.betas, self.eps = module, betas, eps
         xp = array_module(module.flat)
@@ -110,8 +119,7 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        if weight_decay < 0:
-            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+        _check_decay(weight_decay)
         super().__init__(module, betas=betas, eps=eps)
         self.weight_decay = weight_decay
 
@@ -154,6 +162,8 @@ class Muon:
     ):
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        _check_betas(betas)
+        _check_decay(weight_decay)
         _check_flat(module)
         self.module, self.momentum, self.betas, self.weight_decay = module, momentum, betas, weight_decay
         self.matrices: list[tuple[slice, int]] = []  # where each one is, and its b
@@ -204,6 +214,8 @@ def check_settings(stage: Any) -> None:
             raise ValueError(f"{name} of the stage '{stage.name}' must be one of {', '.join(choices)}, got {value!r}")
     if len(stage.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in stage.betas):
         raise ValueError(f"betas of the stage '{stage.name}' must be two numbers in [0, 1), got {stage.betas}")
+    if isinstance(stage.apart, str):
+        raise ValueError(f"apart of the stage '{stage.name}' must be a tuple of words, got the word {stage.apart!r}")
     if not 0.0 <= stage.flat < 1.0:
         raise ValueError(f"flat of the stage '{stage.name}' must be in [0, 1), got {stage.flat}")
     if stage.weight_decay and stage.optimiser not in DECAYING:

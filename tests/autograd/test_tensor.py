@@ -317,6 +317,9 @@ def test_operators_with_arrays_on_the_left():
         (lambda x: ag.gumbel_softmax(x, np.full(3, 0.5), np.nan), "temperature must be positive, got nan"),
         (lambda x: ag.cumsum(ag.sum(x)), "axis must be from"),
         (lambda x: ag.mean(ag.sum(x), axis=-1), "axis must be from"),
+        (lambda x: ag.max_pool(x), r"x must have 4 axes, got shape \(3,\)"),
+        (lambda x: ag.gather(ag.reshape(x, (3, 1)), np.zeros(3, int), 1), r"as many axes as x, 2, got shape \(3,\)"),
+        (lambda x: ag.grad([x * 1, x * 2], [x], [x.data]), "one gradient for each of 2 outputs, got 1"),
         (lambda x: ag.gradcheck(ag.exp, [x.data], order=3), "order must be 1 or 2, got 3"),
     ],
 )

@@ -92,6 +92,11 @@ def test_converting_after_flattening_is_refused(rng):
         Tied(rng).flatten().astype(np.float64)
     module = Tied(rng).astype(np.float64)
     assert all(a.dtype == np.float64 for a in module.arrays().values())
+    layer = Linear(2, 2, rng=rng)
+    ag.sum(layer(np.ones((1, 2), np.float32))).backward()
+    layer.astype(np.float64)
+    ag.sum(layer(np.full((1, 2), 1 / 3))).backward()
+    np.testing.assert_array_equal(layer.w.grad, np.full((2, 2), 1 + 1 / 3))
     with pytest.raises(ValueError, match="no parameters"):
         Module().flatten()
 

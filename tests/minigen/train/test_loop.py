@@ -325,6 +325,7 @@ def test_a_step_beyond_the_largest_number_gives_no_warning(optimiser: str, b: fl
         ({"lr": -1.0}, "lr of the stage 'game' must be at least 0, got -1.0"),
         ({"max_norm": float("nan")}, "max_norm of the stage 'game' must be at least 0, got nan"),
         ({"ema": 1.0}, "ema of the stage 'game' must be in"),
+        ({"apart": "head"}, "apart of the stage 'game' must be a tuple of words, got the word 'head'"),
         ({"objectives": []}, "needs objectives with names of their own"),
         ({"objectives": "twice"}, "needs objectives with names of their own"),
         ({"objectives": "stranger"}, "must train one of the modules"),
