@@ -17,7 +17,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -213,15 +213,20 @@ class _Pool:
                 self.queue.put(None)  # each thread that takes one ends
             self.queue, self.started, self.threads = SimpleQueue(), 0, n
 
+    def _start(self, n: int) -> None:
+        with suppress(RuntimeError):  # no more threads can be had: those that there are get there too
+            while self.started < n:
+                name = f"kernels-{self.started + 1}"
+                threading.Thread(target=_serve, args=(self.queue,), name=name, daemon=True).start()
+                self.started += 1
+
     def run(self, function: Callable[[Any], Any], tiles: Sequence[Any], n: int) -> list[Any]:
-        """The job on ``n`` threads, of which the caller is one."""
+        """The job on ``n`` threads, of which the caller is one, or as many as there are."""
         job = _Job(function, tiles)
         with self.lock:
-            while self.started < n - 1:
-                self.started += 1
-                name = f"kernels-{self.started}"
-                threading.Thread(target=_serve, args=(self.queue,), name=name, daemon=True).start()
-            for _ in range(n - 1):
+            if self.started < n - 1:
+                self._start(n - 1)
+            for _ in range(min(n - 1, self.started)):
                 self.queue.put((job, contextvars.copy_context()))
         try:
             job.work()

@@ -61,6 +61,19 @@ def test_tiles_run_at_the_same_time():
     map_tiles(lambda _: meeting.wait(), range(3))  # would time out in fewer than three threads
 
 
+def test_without_threads_to_be_had_the_caller_does_it_all_and_asks_again(monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    set_threads(3)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refused)
+        assert map_tiles(lambda i: i * i, range(8)) == [i * i for i in range(8)]
+        assert threads._pool.queue.empty()  # where nobody takes a job, its results would live for ever
+    meeting = threading.Barrier(3, timeout=20)
+    map_tiles(lambda _: meeting.wait(), range(3))
+
+
 @pytest.mark.parametrize("n", COUNTS)
 def test_the_first_failing_tile_is_raised_and_nothing_runs_on(n):
     set_threads(n)
