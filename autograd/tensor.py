@@ -204,6 +204,9 @@ def operation(
                 result.node = node = Node()
                 node.index = next(_count)
                 node.parents, node.shapes, node.products, node.kwargs = parents, shapes, products, kwargs
+                for a in raw:
+                    if a is y:  # the caller's own array, which must not become read-only for good
+                        result.data = y = y.view()
                 raw = [a if i in kept else None for i, a in enumerate(raw)] if kept else [None] * len(raw)
                 if kept or kwargs:
                     node.hold = _hold([*raw, *_arrays_in(kwargs)] if kwargs else raw)

@@ -408,6 +408,17 @@ def test_gradcheck_compares_the_recorded_gradient_with_the_plain_one():
         ag.gradcheck(wrong, [np.ones(3)], order=2)
 
 
+def test_an_operation_that_returns_its_argument_leaves_it_writable():
+    """Gradient reversal, say: the result is read-only, the parameter must not be."""
+    reverse = ag.operation(lambda g, y, x: -g, keep="")(lambda x: x)
+    x = leaf(3)
+    y = reverse(x)
+    assert np.shares_memory(y.data, x.data) and not y.data.flags.writeable
+    ag.sum(y).backward()
+    np.testing.assert_array_equal(x.grad, -1.0)
+    x.data += 1
+
+
 def test_settings_are_protected_as_well():
     targets, condition, rows = np.array([0, 1]), np.array([True, False]), np.array([1, 0])
     losses = [
