@@ -193,8 +193,8 @@ class Trainer:
     def averaged(self) -> Iterator[System]:
         """Within it the modules hold the averaged weights and are in evaluation mode, as sampling wants them."""
         kept = {name: self.trained[name].flat.copy() for name in self.averages}
-        self.finish()
         try:
+            self.finish()
             yield self.system
         finally:
             for name, flat in kept.items():
@@ -319,3 +319,11 @@ def _check(stages: list[Stage], modules: dict[str, Module]) -> None:
                 )
     if any("/" in name for name in modules):
         raise ValueError(f"a module's name must not hold '/', got {list(modules)}")
+    owners: dict[int, str] = {}
+    for name, module in modules.items():
+        for key, p in module.named_parameters().items():
+            owner = owners.setdefault(id(p), name)
+            if modules[owner] is not module:
+                raise ValueError(
+                    f"the modules '{owner}' and '{name}' share '{key}': a parameter must be of one module only"
+                )

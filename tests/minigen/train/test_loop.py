@@ -346,6 +346,26 @@ def test_stages_that_cannot_be_trained_are_refused(change: dict[str, Any], messa
         Trainer(bad, seed=0)
 
 
+def test_modules_that_share_a_parameter_are_refused():
+    """It would be moved by neither: while one module trains, the others' parameters ask for no gradients."""
+    system = two_player([])
+    system.modules["b"].inner = system.modules["a"]
+    with pytest.raises(ValueError, match=r"the modules 'a' and 'b' share 'inner\.w'"):
+        Trainer(system, seed=0)
+
+
+def test_weights_come_back_where_the_averages_cannot_be_put_in():
+    system = two_player([])
+    (stage,) = system.stages()
+    run = Trainer(dataclasses.replace(system, stages=lambda: [dataclasses.replace(stage, ema=0.5)]), seed=0)
+    run.advance(DIGITS.train)
+    before = run.system.modules["a"].flat.copy()
+    run.trained["b"].flat.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"), run.averaged():
+        pass
+    np.testing.assert_array_equal(run.system.modules["a"].flat, before)
+
+
 def test_a_system_without_stages_is_refused():
     with pytest.raises(ValueError, match="at least one stage"):
         Trainer(dataclasses.replace(two_player([]), stages=lambda: []), seed=0)
