@@ -77,8 +77,13 @@ def getitem(x: Any, index: Any) -> Any:
 
     $\bar x$ has $\bar y$ added at the places that were read.
     """
-    index = tuple(raw(i) for i in index) if isinstance(index, tuple) else raw(index)
+    index = tuple(_settled(i) for i in index) if isinstance(index, tuple) else _settled(index)
     return _getitem(x, index=index, shape=tuple(x.shape))
+
+
+def _settled(index: Any) -> Any:
+    """A part of an index that does not change before the way back: of a list an array, which the tape protects."""
+    return np.array(index, None if index else np.intp) if isinstance(index, list) else raw(index)
 
 
 def gather(x: Any, indices: Any, axis: int) -> Any:

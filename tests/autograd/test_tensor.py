@@ -435,6 +435,16 @@ def test_settings_are_protected_as_well():
     assert not engine._locked
 
 
+@pytest.mark.parametrize("index", [[0, 1], [True, True, False], []])
+def test_a_list_of_indices_may_change_after_it_was_read(index):
+    x, rows = leaf(3), list(index)
+    y, z = ag.sum(x[rows]), ag.sum(ag.reshape(x, (3, 1))[rows, 0])
+    rows[:] = [2]
+    y.backward()
+    z.backward()
+    np.testing.assert_array_equal(x.grad, [2, 2, 0] if index else [0, 0, 0])
+
+
 def test_dtypes_are_checked_in_both_orders_and_for_given_gradients():
     narrow, broad = leaf(3, dtype=np.float32), leaf(3)
     for a, b in ((narrow, broad), (broad, narrow)):
