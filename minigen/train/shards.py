@@ -72,6 +72,10 @@ class Shards:
         for helper in self.helpers:
             found.append(helper.answer())
             module.flat_grad += helper.shared[helper.modules.index(module)]
+        if odd := sorted(set().union(*found).symmetric_difference(set(found[0]).intersection(*found))):
+            raise UserError(
+                f"a loss must return the same figures for every shard of a batch, but not all have '{odd[0]}'"
+            )
         return {name: sum(figures[name] for figures in found) for name in found[0]}
 
     @property

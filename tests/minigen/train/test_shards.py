@@ -67,6 +67,22 @@ def trainer(shards: int, *, noise: float = 1.0, spoil: Callable[[int], None] = l
     )
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_figures_that_not_all_shards_have_are_one_sentence(n_threads: int, first: bool):
+    set_threads(n_threads)
+    run = trainer(2)
+    loss = run.stage.objectives[0].loss
+
+    def sometimes(items: Any, rng: Any, step: int) -> Any:
+        return loss(items, rng, step)[0], {"odd": 1.0} if (len(items) == N // 2) == first else {}
+
+    stage = dataclasses.replace(run.stage, objectives=[dataclasses.replace(run.stage.objectives[0], loss=sometimes)])
+    run = Trainer(dataclasses.replace(run.system, stages=lambda: [stage]), seed=0)
+    with pytest.raises(UserError, match="the same figures for every shard of a batch, but not all have 'odd'"):
+        run.advance(DIGITS.train)
+
+
 def weights(run: Trainer) -> bytes:
     return b"".join(module.flat.tobytes() for module in run.system.modules.values())
 
