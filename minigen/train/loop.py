@@ -73,13 +73,15 @@ class Trainer:
         self.enter(0)
 
     def enter(self, index: int) -> None:
-        """Stand at the beginning of a stage: moments at 0, averages at the weights."""
+        """Stand at the beginning of a stage: moments at 0, averages at the weights, what it trains in training mode."""
         self.close()
         self.index, self.step = index, 0
         self.stage = self.stages[index]
         self.n_shards = min(self.stage.shards, self.stage.batch_size)
         trained = {id(objective.module) for objective in self.stage.objectives}
         self.trained = {name: m for name, m in self.system.modules.items() if id(m) in trained}
+        for module in self.trained.values():
+            module.train()
         self.optimisers = {o.name: optim.make_optimiser(self.stage, o.module) for o in self.stage.objectives}
         self.averages = {name: m.flat.copy() for name, m in self.trained.items()} if self.stage.ema else {}
 
@@ -193,14 +195,16 @@ class Trainer:
     def averaged(self) -> Iterator[System]:
         """Within it the modules hold the averaged weights and are in evaluation mode, as sampling wants them."""
         kept = {name: self.trained[name].flat.copy() for name in self.averages}
+        parts = [part for module in self.system.modules.values() for _, part in module.named_modules()]
+        training = [part.training for part in parts]
         try:
             self.finish()
             yield self.system
         finally:
             for name, flat in kept.items():
                 self.trained[name].flat[...] = flat
-            for module in self.system.modules.values():
-                module.train()
+            for part, flag in zip(parts, training):
+                part.training = flag
 
     # --- what a checkpoint holds -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from kernels.compare import assert_close, bound
 from minigen.data import load
 from minigen.errors import NonFinite, UserError
 from minigen.models.system import Objective, Stage, System
-from minigen.nn import Linear
+from minigen.nn import BatchNorm, Linear, Sequential
 from minigen.train.loop import Trainer, put_weights, rng_for, weights_of
 from tests.minigen.train import toy
 
@@ -364,6 +364,25 @@ def test_weights_come_back_where_the_averages_cannot_be_put_in():
     with pytest.raises(ValueError, match="read-only"), run.averaged():
         pass
     np.testing.assert_array_equal(run.system.modules["a"].flat, before)
+
+
+def test_a_module_that_is_not_trained_stays_in_evaluation_mode():
+    """A teacher's batch norm: whether samples were drawn on the way must not decide what it says from there on."""
+    system = two_player([])
+    (stage,) = system.stages()
+    a, teacher = system.modules["a"], Sequential(BatchNorm(64)).eval()
+
+    def loss(batch: Any, rng: Any, step: int) -> Any:
+        return ag.sum(a.w * ag.mean(teacher(DIGITS.scale(batch.images).reshape(len(batch), -1)))), {}
+
+    stage = dataclasses.replace(stage, objectives=[Objective("a", a, loss)], batch_size=4)
+    a.eval()
+    system = dataclasses.replace(system, modules={"a": a, "teacher": teacher}, stages=lambda: [stage])
+    run = Trainer(system, seed=0)
+    with run.averaged():
+        assert not a.training
+    run.advance(DIGITS.train)
+    assert a.training and not teacher.layers[0].training and not teacher.layers[0].running_mean.any()
 
 
 def test_a_system_without_stages_is_refused():
