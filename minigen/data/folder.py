@@ -90,13 +90,13 @@ def read_image(path: Path, size: int) -> Image.Image:
                 None, (2 * size, 2 * size)
             )  # lets a JPEG be decoded at a fraction of its size; others ignore it
             upright = ImageOps.exif_transpose(image)
-            return ImageOps.fit(_plain(upright, image.format), (size, size), Image.Resampling.LANCZOS)
+            return ImageOps.fit(plain(upright, image.format), (size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow's readers raise nearly everything: OSError, struct.error, RuntimeError, ...
         why = str(error) or type(error).__name__
         raise ValueError(f"cannot read the picture {str(path)!r}: {why}; mend or remove it") from None
 
 
-def _plain(image: Image.Image, file_format: str | None) -> Image.Image:
+def plain(image: Image.Image, file_format: str | None) -> Image.Image:
     """The picture in mode L or RGB, transparency over white, 16-bit grey brought to 8 bits.
 
     Raises ValueError for 32-bit integers and floats: whether they reach to 1, 255, or 65535 is not in the file.

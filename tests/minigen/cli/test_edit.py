@@ -110,6 +110,23 @@ def test_a_broken_picture_is_no_traceback(inside: Path):
         edit.pixels_of(Path("broken.png"), "L")
 
 
+def test_a_file_is_read_as_those_of_a_folder_are(inside: Path):
+    """16 bits by their upper eight, what is transparent as white, turned upright."""
+    deep = np.array([[0, 0x0180], [0x8001, 0xFFFF]], np.uint16)
+    Image.fromarray(deep).save("deep.png")
+    np.testing.assert_array_equal(edit.pixels_of(Path("deep.png"), "L"), [[0, 1], [128, 255]])
+    np.testing.assert_array_equal(edit.read_mask("deep.png", (2, 2))[..., 0], [[True, True], [False, False]])
+    Image.new("RGBA", (2, 2), (10, 20, 30, 0)).save("clear.png")
+    assert np.all(edit.pixels_of(Path("clear.png"), "RGB") == 255)
+    tags = Image.Exif()
+    tags[0x0112] = 3  # upside down
+    Image.fromarray(np.array([[0], [255]], np.uint8)).save("turned.png", exif=tags)
+    np.testing.assert_array_equal(edit.pixels_of(Path("turned.png"), "L"), [[255], [0]])
+    Image.fromarray(np.zeros((2, 2), np.float32)).save("float.tif")
+    with pytest.raises(UserError, match=r"cannot read the picture 'float\.tif': the range of its values"):
+        edit.pixels_of(Path("float.tif"), "L")
+
+
 # --- pictures in the settings -----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from minigen.data import load
-from minigen.data.folder import _plain, find_images, folder, read_image
+from minigen.data.folder import find_images, folder, plain, read_image
 
 
 def solid(path, colour, size=(6, 6), mode="RGB"):
@@ -104,7 +104,7 @@ def test_16_bit_values_keep_their_range_and_their_transparency(tmp_path):
 
 def test_mode_i_of_a_png_has_16_bits():
     deep = Image.fromarray(np.full((2, 2), 0x8001, np.int32))  # so Pillow 10.1 opens it
-    assert np.all(np.asarray(_plain(deep, "PNG")) == 0x80)
+    assert np.all(np.asarray(plain(deep, "PNG")) == 0x80)
 
 
 @pytest.mark.parametrize("value", [np.int32(200), np.int32(40000), np.float32(0.7), np.float32(178), np.float32("nan")])
