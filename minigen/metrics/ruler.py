@@ -141,9 +141,11 @@ def _write(path: Path, ruler: Ruler) -> None:
 
 def _read(path: Path | None, dataset: Dataset, pair: tuple[Recipe, Recipe]) -> Ruler | None:
     """The ruler in a file, or None where there is no usable one."""
-    if path is None or not path.is_file():
+    if path is None:
         return None
     try:
+        if not path.is_file():  # which raises where the folder may not be looked into
+            return None
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary

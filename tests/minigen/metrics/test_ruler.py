@@ -93,6 +93,7 @@ def test_a_broken_file_is_trained_anew_and_replaced(digits, tmp_path, damage):
 def test_a_cache_that_cannot_be_written_is_no_error(digits, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert not load_ruler(digits, cache_dir=tmp_path / "file" / "below").cached
+    assert not load_ruler(digits, cache_dir=tmp_path / ("x" * 300)).cached  # raises when it is looked at
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(digits, tmp_path, monkeypatch):
