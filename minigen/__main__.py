@@ -9,7 +9,7 @@ from kernels import command
 from kernels.memory import keep_freed_memory
 from kernels.threads import blas_at_one_thread, get_threads
 from minigen import __version__
-from minigen.errors import UserError
+from minigen.errors import UserError, os_reason
 
 COMMANDS = {  # name -> (module, what it does); a module is imported when its command is called
     "list": ("minigen.cli.list", "the curriculum as a table: what runs today"),
@@ -37,6 +37,11 @@ def _told(args: list[str]) -> int:
     except UserError as error:
         print(f"minigen: {error}", file=sys.stderr)
         return error.status
+    except OSError as error:
+        if error.filename is None:  # not of a path: command.run looks at stdout
+            raise
+        print(f"minigen: cannot use a path that was given: {os_reason(error)}", file=sys.stderr)
+        return UserError.status
 
 
 def _dispatch(args: list[str]) -> int:

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import NoneType
@@ -17,6 +19,7 @@ from minigen.cli import curriculum
 from minigen.errors import UserError, said_in_one_sentence
 
 T = TypeVar("T")
+NARROWEST = 20  # columns: in fewer than 6 tyro never comes to the end of a help text, and takes all memory on the way
 
 
 def no_arguments(command: str, args: list[str], usage: str) -> bool:
@@ -41,6 +44,8 @@ def parse(
     import tyro
 
     check_names(flags, prog)
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     given: dict[str, Any] = {} if default is None else {"default": default}
     marks: tuple[Any, ...] = (tyro.conf.OmitArgPrefixes, *(() if pairs else (tyro.conf.FlagCreatePairsOff,)))
     rules = tyro.constructors.ConstructorRegistry()

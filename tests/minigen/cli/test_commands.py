@@ -75,6 +75,22 @@ def test_help_of_a_command(toy_system: Any, args: list[str], capsys: pytest.Capt
         assert "--hidden" in said and "Width; must be even." in said and "--resume" in said and "Nobody 2026" in said
 
 
+def test_a_terminal_too_narrow_for_a_help_text(toy_system: Any, monkeypatch: pytest.MonkeyPatch):
+    """In 5 columns tyro would not come back."""
+    widths = []
+
+    def cli(flags: Any, **given: Any) -> None:
+        widths.append(shutil.get_terminal_size().columns)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("tyro.cli", cli)
+    for columns in ("5", "50"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit):
+            main(["train", "toy", "--help"])
+    assert widths == [arguments.NARROWEST, 50]
+
+
 @pytest.mark.parametrize("command", ["train", "sample", "edit"])
 @pytest.mark.parametrize("name", [entry.name for entry in curriculum.systems().values() if entry.exists])
 def test_the_flags_of_every_system_fit_together(command: str, name: str, capsys: pytest.CaptureFixture[str]):
@@ -413,6 +429,22 @@ def test_a_folder_that_nobody_can_write_to(toy_system: Any, inside: Path, refuse
     if not Path("/proc/self").exists():
         pytest.skip("needs /proc")
     assert "cannot write to the folder /proc/run" in refused("train", "toy", "--out", "/proc/run")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "toy", "--resume", "--out", "PATH"],
+        ["sample", "toy", "--weights", "PATH"],
+        ["sample", "toy", "--out", "PATH/grid.png"],
+        ["edit", "toy", "test:3", "--mask", "PATH"],
+        ["laws", "ddim", "--html", "PATH"],
+    ],
+)
+def test_a_path_that_cannot_even_be_looked_at(trained: Path, refused: Refused, args: list[str]):
+    """Its name is too long, or it lies in a folder that others may not enter (which is nothing to a test run by root)."""
+    path = "x" * 300
+    assert f"File name too long ({path}" in refused(*(arg.replace("PATH", path) for arg in args))
 
 
 def test_a_run_that_is_there_already(trained: Path, refused: Refused):
