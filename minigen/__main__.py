@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _told(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
-            stream.reconfigure(errors="replace")  # equations hold letters that not every terminal has
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal has all letters of the equations,
+            stream.reconfigure(errors="replace")  # nor every path letters at all
     try:
         return _dispatch(args)
     except UserError as error:

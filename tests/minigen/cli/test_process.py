@@ -114,3 +114,11 @@ def test_help_works_on_a_terminal_without_greek_letters(environment: dict[str, s
         capture_output=True,
     )
     assert found.returncode == 0 and b"--batch-size" in found.stdout, found.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes all bytes in a name")
+def test_a_path_whose_bytes_are_no_letters_is_told_in_every_locale(environment: dict[str, str], tmp_path: Path):
+    """In C.UTF-8 Python prints such a name by itself; elsewhere it is strict, and a run that was done ended in a traceback."""
+    strict = {**environment, "PYTHONIOENCODING": "utf-8:strict"}
+    found = run(strict, *ARGS, "--out", f"{tmp_path}/gr\udcf6sse")
+    assert found.returncode == 0 and "/gr?sse/weights.safetensors" in found.stdout, found.stderr
