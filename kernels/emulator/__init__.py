@@ -357,7 +357,8 @@ class Emulator:
         written = {j for i, j in first.items() if parameters[i].pointer and not parameters[i].const}
         laid = {j: self._laid_out(values[j]) for j in first.values()}
         moved = [(values[j], found.array) for j, found in laid.items()]
-        pointing = [found.array for found in laid.values() if held and found.array.dtype.kind in "uV"]
+        copies = [found.array for found in laid.values()] if held else []
+        pointing = [a for a in copies if a.dtype.kind in "uV" and a.itemsize >= 8]
         for array in pointing:
             array.reshape(-1).view(np.uint8)[:] = np.frombuffer(led(array.tobytes(), moved), np.uint8)
         shared_names = {s.name for s in library.shared}
