@@ -262,7 +262,9 @@ def _built(
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
-        raise DoesNotCompile(_complaint(str(error), source.name, without_comments(text))) from None
+        said = _complaint(str(error), source.name, without_comments(preprocessed(text, defines)))
+        hint = f"\n{NO_HEADER}" if _CSTDIO.search(without_comments(text)) else ""
+        raise DoesNotCompile(said + hint) from None
     try:
         ctypes.CDLL(str(_runtime(command)))  # which the next one knows by its name
         handle = ctypes.CDLL(str(file))
@@ -302,8 +304,6 @@ def _complaint(said: str, name: str, text: str) -> str:
             for file, _, kind, _ in found
             if kind == "error" and file.startswith(DOOR)
         ]
-    if _CSTDIO.search(text):
-        lines.append(NO_HEADER)
     return "\n".join(["the kernel does not compile for the emulator:"] * bool(found) + [*dict.fromkeys(lines)])[:4000]
 
 

@@ -356,6 +356,7 @@ extern "C" __global__ void k(int* y) {{
     [
         (AXPY[:-2], ["kernel.cu: 1 { without a }"]),
         (AXPY.replace("if (i < n)", 'if (i < n) { printf("}\\"}");'), ["kernel.cu: 1 { without a }"]),
+        ("#if 0\n{\n#endif\n" + AXPY.replace("a * x[i]", "b * x[i]"), ["kernel.cu:7: error: .*.b.*"]),
         (AXPY + "}", ["kernel.cu: 1 } without a {", "kernel.cu:7: error: .*"]),
         (AXPY.replace("a * x[i];", "a * x[i]"), ["kernel.cu:4: error: expected .;. .*"]),
         (AXPY.replace("a * x[i]", "b * x[i]"), ["kernel.cu:4: error: .*.b.*"]),
