@@ -228,7 +228,7 @@ static void let_others_run() {
 // A thread that asks again and again, one place or several in turn, may wait for one that has not run yet.
 static void lend_turn(const void* address, size_t bytes, const void* where) {
     Fiber& me = fibers[current()];
-    if (me.asked != address) me.times = 0, in_vain = 0;
+    if (me.asked != address) me.times = 0;
     me.asked = address;
     if (++me.times < 64 && ++me.asks % 64) {
         // What several operations do is not done at once. But a guess is not one of them: see above.
