@@ -108,7 +108,7 @@ class AdamW(Adam):
     r"""Adam with weight decay beside the gradient instead of inside it: $p \leftarrow p - \eta \lambda p - \dots$
 
     The decay then does not pass through $v$ (Loshchilov & Hutter 2019, arXiv 1711.05101, Algorithm 2, with the
-    schedule multiplier folded into $\eta$).
+    schedule multiplier folded into $\eta$). All parameters decay, biases and gains too.
     """
 
     def __init__(
