@@ -124,7 +124,7 @@ import numpy as np
 from ..launch import SHARED_KILOBYTES
 from ..source import Parameter, check_launch
 from ..tensor_map import Im2colMap, TensorMap
-from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, led, same_memory, structure
+from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, lead, led, same_memory, structure
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
 
 __all__ = [
@@ -360,7 +360,7 @@ class Emulator:
         copies = [found.array for found in laid.values()] if held else []
         pointing = [a for a in copies if a.dtype.kind in "uV" and a.itemsize >= 8]
         for array in pointing:
-            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(led(array.tobytes(), moved), np.uint8)
+            lead(array, moved)
         shared_names = {s.name for s in library.shared}
         buffers: list[_Buffer] = []
         arrays: dict[str, _Named] = {}
@@ -389,8 +389,7 @@ class Emulator:
         with _ONE_AT_A_TIME:
             self._enter(library, kernel, blocks, block, shared_bytes, cooperative, cells, buffers, arrays)
         for array in pointing:
-            back = led(array.tobytes(), [(new, old) for old, new in moved])
-            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(back, np.uint8)
+            lead(array, [(new, old) for old, new in moved])
         for j in written:
             if laid[j].array is not values[j]:
                 values[j][...] = laid[j].array

@@ -49,6 +49,11 @@ def led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> byte
     return bytes(found)
 
 
+def lead(array: np.ndarray, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """The same in place, of an array of pointers."""
+    array.reshape(-1).view(np.uint8)[:] = np.frombuffer(led(array.tobytes(), arrays), np.uint8)
+
+
 def same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[int, int]:
     """For each argument that is an array the first one that is the same memory, which may be itself.
 

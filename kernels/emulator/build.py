@@ -205,15 +205,20 @@ def build_kernels(
     return _built(compiler(), source, text, defines, expressions)
 
 
+def _macros(defines: tuple[tuple[str, str], ...]) -> str:
+    return "".join(f"#define {name} {value}\n" for name, value in defines)
+
+
 @functools.cache
 def preprocessed(text: str, defines: tuple[tuple[str, str], ...]) -> str:
     """A text as it is after its own macros and conditions, without what headers would bring."""
     if not re.search(r"^[ \t]*#[ \t]*(if|define|undef)", text, re.MULTILINE):
         return text
-    macros = NVCC + "".join(f"#define {name} {value}\n" for name, value in defines)
     words = [*shlex.split(compiler()), "-E", "-P", "-x", "c++", "-"]
     alone = re.sub(r"^[ \t]*#[ \t]*include\b.*$", "", text, flags=re.MULTILINE)
-    done = subprocess.run(words, input=macros + alone, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        words, input=NVCC + _macros(defines) + alone, capture_output=True, text=True, encoding="utf-8"
+    )
     return text if done.returncode else done.stdout
 
 
@@ -249,7 +254,7 @@ def _built(
     said = "".join([words, *parts_of(text), *(value for _, value in defines)])
     fences = "__threadfence" in said or "emulator::ptx::fence<" in said
     # Behind our own words, which they might change.
-    macros = '#line 1 "options"\n' + "".join(f"#define {name} {value}\n" for name, value in defines)
+    macros = f'#line 1 "options"\n{_macros(defines)}'
     # Without the words for inline, which __device__ says already: twice would be a mistake. In a namespace without a name, so
     # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
     # one section with those of kernels.
@@ -262,9 +267,9 @@ def _built(
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
-        said = _complaint(str(error), source.name, without_comments(preprocessed(text, defines)))
+        why = _complaint(str(error), source.name, without_comments(preprocessed(text, defines)))
         hint = f"\n{NO_HEADER}" if _CSTDIO.search(without_comments(text)) else ""
-        raise DoesNotCompile(said + hint) from None
+        raise DoesNotCompile(why + hint) from None
     try:
         ctypes.CDLL(str(_runtime(command)))  # which the next one knows by its name
         handle = ctypes.CDLL(str(file))

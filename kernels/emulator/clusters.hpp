@@ -168,13 +168,12 @@ void cluster_wait(const void* return_address) {
     learn(current(), cluster_barrier.released);  // the next phase cannot end before this thread has come again
 }
 
-void grid_barrier(const void* return_address, bool arrive, bool wait) {
+void grid_arrive(const void* return_address) {  // and cluster_wait follows
     if (!cooperative) {
         report_note(BAD_OPERAND, place(return_address), "grid.sync() in a launch that is not cooperative: blocks run one after the other");
         abandon();
     }
-    if (arrive) cluster_arrive(return_address);
-    if (wait) cluster_wait(return_address);
+    cluster_arrive(return_address);
 }
 
 static void say_who_is_missing(Finding& finding, int here) {

@@ -89,7 +89,7 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
                        const void* where);
 void cluster_arrive(const void* where);
 void cluster_wait(const void* where);
-void grid_barrier(const void* where, bool arrive = true, bool wait = true);
+void grid_arrive(const void* where);
 long long ticks();
 void sleep(const void* where);
 // Where the block of that rank has what this one has at `here`, after the access to it has been checked.

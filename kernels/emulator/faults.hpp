@@ -2,8 +2,8 @@
 // would end Python. While a grid runs, the signal goes back to where the run began instead, and becomes a finding. Ctrl-C goes the same
 // way, because a loop without loads and stores asks nobody whether it may go on; Python hears of it when the run is over.
 static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT};
-
-static struct sigaction before[5];  // who was asked before
+const int WATCHED = sizeof SIGNALS / sizeof SIGNALS[0];
+static struct sigaction before[WATCHED];  // who was asked before
 static stack_t stack_before;
 static char signal_stack[64 << 10];  // a thread's own may be what has run over
 static sigjmp_buf back;
@@ -14,7 +14,7 @@ static const char BY_ZERO[] = "a division of whole numbers by 0, whose result a 
 
 static void on_signal(int signal, siginfo_t*, void* context) {
     if (!in_grid || !pthread_equal(pthread_self(), runner)) {  // of another thread: as if we were not there
-        for (int i = 0; i < 5; i++)
+        for (int i = 0; i < WATCHED; i++)
             if (SIGNALS[i] == signal) sigaction(signal, &before[i], nullptr);
         raise(signal);
         return;
@@ -36,13 +36,13 @@ static void listen() {
     struct sigaction action = {};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &action, &before[i]);
+    for (int i = 0; i < WATCHED; i++) sigaction(SIGNALS[i], &action, &before[i]);
     in_grid = true;
 }
 
 static void stop_listening() {
     in_grid = false;
-    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &before[i], nullptr);
+    for (int i = 0; i < WATCHED; i++) sigaction(SIGNALS[i], &before[i], nullptr);
     sigaltstack(&stack_before, nullptr);
 }
 

@@ -225,14 +225,14 @@ def read_mask(text: str, size: tuple[int, int]) -> Any:
 
 def pixels_of(path: Path, mode: str) -> Any:
     """The pixels of a picture file in Pillow's ``mode``, read as those of the data set 'folder'; UserError if it cannot be read."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     from minigen.data.folder import plain
 
     with said_in_one_sentence("cannot edit"):
         try:
             with Image.open(path) as image:
-                return np.asarray(plain(ImageOps.exif_transpose(image), image.format).convert(mode))
+                return np.asarray(plain(image).convert(mode))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = os_reason(error, path) if isinstance(error, OSError) else error
             raise ValueError(f"cannot read the picture {str(path)!r}: {reason}") from None

@@ -89,19 +89,19 @@ def read_image(path: Path, size: int) -> Image.Image:
             image.draft(
                 None, (2 * size, 2 * size)
             )  # lets a JPEG be decoded at a fraction of its size; others ignore it
-            upright = ImageOps.exif_transpose(image)
-            return ImageOps.fit(plain(upright, image.format), (size, size), Image.Resampling.LANCZOS)
+            return ImageOps.fit(plain(image), (size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow's readers raise nearly everything: OSError, struct.error, RuntimeError, ...
         why = str(error) or type(error).__name__
         raise ValueError(f"cannot read the picture {str(path)!r}: {why}; mend or remove it") from None
 
 
-def plain(image: Image.Image, file_format: str | None) -> Image.Image:
-    """The picture in mode L or RGB, transparency over white, 16-bit grey brought to 8 bits.
+def plain(image: Image.Image) -> Image.Image:
+    """The picture of a file, upright, in mode L or RGB, transparency over white, 16-bit grey brought to 8 bits.
 
     Raises ValueError for 32-bit integers and floats: whether they reach to 1, 255, or 65535 is not in the file.
     """
-    grey = image.mode in GREY_MODES
+    grey, file_format = image.mode in GREY_MODES, image.format
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in SIXTEEN_BITS):
         values = np.asarray(image).astype(np.int64)
         clear = values == image.info.get("transparency", -1)

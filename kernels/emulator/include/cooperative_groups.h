@@ -78,9 +78,8 @@ EMULATOR_FUNCTION void check_tiles_of_block(unsigned size) {
     const unsigned left = block_threads() % size;
     if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE, false);
 }
-EMULATOR_FUNCTION void meet_in_grid() { grid_barrier(EMULATOR_WHERE); }
-EMULATOR_FUNCTION void come_in_grid() { grid_barrier(EMULATOR_WHERE, true, false); }
-EMULATOR_FUNCTION void wait_in_grid() { grid_barrier(EMULATOR_WHERE, false, true); }
+EMULATOR_FUNCTION void come_in_grid() { grid_arrive(EMULATOR_WHERE); }
+EMULATOR_FUNCTION void wait_in_grid() { cluster_wait(EMULATOR_WHERE); }
 
 }  // namespace emulator
 
@@ -100,7 +99,7 @@ public:
     EMULATOR_HERE void sync() const {
         if (kind == LANES) __syncwarp(lanes);
         else if (kind == BLOCK) __syncthreads();
-        else emulator::meet_in_grid();
+        else emulator::come_in_grid(), emulator::wait_in_grid();
     }
     EMULATOR_HERE unsigned long long num_threads() const {
         if (kind == LANES) return __builtin_popcount(lanes);
