@@ -20,7 +20,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ from .tensor_map import TensorMap
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "90a", "100", "103", "110", "120", "121")
 # Kilobytes of shared memory that a block may ask for (CUDA C++ Programming Guide, table of technical specifications).
 SHARED_KILOBYTES = {"75": 64, "80": 163, "87": 163, "90": 227, "90a": 227, "100": 227, "103": 227, "110": 227}
-# NVRTC's own cache, which it has where there is a driver, hands out binaries without the assembler's messages.
-OPTIONS = ("-std=c++17", "-lineinfo", "-Xptxas=-v", "-no-cache")
+OPTIONS = ("-std=c++17", "-lineinfo")
 _OWN_SHARED = 1  # CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _SCALARS = {
@@ -67,10 +66,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Binary:
-    """A .cu file compiled for one architecture: the binary for the driver and the compiler's messages."""
+    """A .cu file compiled for one architecture: the binary for the driver and the compiler's messages.
+
+    ``names`` are those in the binary of the kernels that were asked for by C++ expressions.
+    """
 
     code: bytes
     log: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def resources(self) -> dict[str, Resources]:
         """What each kernel needs, from the assembler's messages."""
@@ -105,8 +108,7 @@ def nvrtc() -> Any:
 
 
 def _from_wheels() -> list[str]:
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
+    folders = _packages("nvidia")
     return [str(f) for v in _VERSIONS for folder in folders for f in sorted(folder.glob(f"*/lib/libnvrtc.so.{v}"))]
 
 
@@ -176,8 +178,7 @@ def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Pr
     if architecture not in architectures(text):
         raise NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{architecture}")
     headers = headers_of(text)
-    known = OPTIONS if nvrtc_version() >= "13" else OPTIONS[:-1]
-    options = [f"-arch=sm_{architecture}", *known, *(f"-D{k}={v}" for k, v in sorted(defines.items()))]
+    options = [f"-arch=sm_{architecture}", *OPTIONS, *_loud(), *(f"-D{k}={v}" for k, v in sorted(defines.items()))]
     if any(_CUDAS_HEADER.search(part) for part in parts_of(text)):
         options += [f"--include-path={folder}" for folder in _include_folders()]
     parts = [nvrtc_version(), text, *options, *(x for name in sorted(headers) for x in (name, headers[name]))]
@@ -205,18 +206,45 @@ def _try_to_compile(job: tuple[Path, str, Mapping[str, Any]]) -> None:
         compile_for(*job)
 
 
+def resources_of(
+    name: str, text: str, architecture: str, options: Sequence[str], expressions: Sequence[str]
+) -> dict[str, Resources]:
+    """What each kernel of a program needs that C++ expressions name, as ``scale<float, 4>``, by the options of its owner.
+
+    Raises NoCuda where NVRTC is missing, ValueError for an architecture that is none and CompileError.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
+    folders = [*_include_folders(), *(str(w / "_core" / "include") for w in _packages("cupy"))]
+    includes = [f"--include-path={folder}" for folder in folders]
+    binary = _compile(name, text, {}, [f"-arch=sm_{architecture}", *_loud(), *options, *includes], expressions)
+    found = binary.resources()
+    return {expression: found[symbol] for expression, symbol in binary.names.items()}
+
+
+def _loud() -> list[str]:
+    """The options by which the assembler says what kernels need."""
+    # NVRTC's own cache, which it has where there is a driver, hands out binaries without the assembler's messages.
+    return ["-Xptxas=-v", *(["-no-cache"] if nvrtc_version() >= "13" else [])]
+
+
+def _packages(name: str) -> list[Path]:
+    spec = importlib.util.find_spec(name)
+    return [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
+
+
 @functools.cache
 def _include_folders() -> list[str]:
     """Where CUDA's own headers lie, as <cuda_fp16.h>: in the wheels nvidia-cuda-runtime, -crt and -cccl, or in a toolkit."""
-    spec = importlib.util.find_spec("nvidia")
-    wheels = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
-    found = [folder for w in wheels for folder in sorted(w.glob("*/include"))]
+    found = [folder for package in _packages("nvidia") for folder in sorted(package.glob("*/include"))]
     found.append(Path(os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "include")
     first = [folder for folder in found if (folder / "cuda_fp16.h").is_file()][:1]
     return [str(folder) for folder in (*first, *(f / "cccl" for f in first))]
 
 
-def _compile(name: str, text: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:
+def _compile(
+    name: str, text: str, headers: Mapping[str, str], options: Sequence[str], expressions: Sequence[str] = ()
+) -> Binary:
     program = ctypes.c_void_p()
     strings = ctypes.c_char_p * len(headers)
     _do(
@@ -229,14 +257,22 @@ def _compile(name: str, text: str, headers: Mapping[str, str], options: Sequence
         strings(*(h.encode() for h in headers)),
     )
     try:
+        for expression in expressions:
+            _do("nvrtcAddNameExpression", program, expression.encode())
         flags = [o.encode() for o in options]
         failed = nvrtc().nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
         log = _get("ProgramLog", program).rstrip(b"\0").decode(errors="replace")
         if failed:
             raise CompileError(f"{name} does not compile with {' '.join(options)}:\n{log.strip()}")
-        return Binary(_get("CUBIN", program), log)
+        return Binary(_get("CUBIN", program), log, {e: _symbol(program, e) for e in expressions})
     finally:
         nvrtc().nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _symbol(program: ctypes.c_void_p, expression: str) -> str:
+    name = ctypes.c_char_p()
+    _do("nvrtcGetLoweredName", program, expression.encode(), ctypes.byref(name))
+    return (name.value or b"").decode()
 
 
 def _get(what: str, program: ctypes.c_void_p) -> bytes:

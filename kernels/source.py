@@ -52,7 +52,7 @@ _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\w+)[ \t]*$", re.MUL
 MOST_BLOCKS_OF_A_CLUSTER = 8  # that every card with clusters takes
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 _NEEDS = re.compile(r"^// Needs sm_(\d+a?)\b", re.MULTILINE)
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def kernels_of(text: str) -> dict[str, tuple[Parameter, ...]]:
 
 def without_comments(text: str) -> str:
     """The text with a space in place of each comment."""
-    return _COMMENT.sub(" ", text)
+    return COMMENT.sub(" ", text)
 
 
 def _heads(text: str) -> list[tuple[str, str, str]]:

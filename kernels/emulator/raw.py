@@ -6,7 +6,8 @@
 
 runs ``axpy`` on NumPy arrays, which change in place as CuPy's would, under several schedules, and raises EmulatorError
 with all that is wrong. Arguments are judged too: CuPy hands over the bytes of what it gets, so of a Python float, which
-has 8 of them, a ``float`` takes the first 4.
+has 8 of them, a ``float`` takes the first 4. What a kernel's own variable holds that nobody has set is -1.7e38 (g++) or
+NaN (clang++), so that a sum from nowhere shows in the values.
 """
 
 import ctypes
@@ -18,16 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from ..launch import Resources, resources_of
 from ..source import Parameter, WrongSource, check_grid, three
 from . import BadArguments, Emulator
 from .build import Library, build_kernels, preprocessed
 from .foreign import kernel_names, space_and_name
+from .options import macros_and_folders, with_headers
 
 UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel that has not been promised more
 
 
 class RawModule:
-    """The kernels of a program, its text or a file, with those options of NVRTC that define macros (``-DN=4``).
+    """The kernels of a program, its text or a file, with those options of NVRTC that change it: macros, folders of headers.
 
     Its kernels are those that are ``extern "C"`` or, of a program with templates, those that ``name_expressions``
     name (``"scale<float, 4>"``). A launch runs under ``seeds`` schedules, each on the arguments as they were; with
@@ -58,8 +61,10 @@ class RawModule:
             if isinstance(given, str) or not all(isinstance(word, str) for word in given):
                 raise TypeError(f'options and name_expressions must be tuples of strings, as ("-DN=4",), got {given!r}')
         self.file = code if isinstance(code, Path) else Path("kernel.cu")
-        self.code = code.read_text(encoding="utf-8") if isinstance(code, Path) else code
-        self.defines = tuple(_defined(o) for o in options if o.startswith(("-D", "--define-macro")))
+        self.options = tuple(options)
+        self.defines, folders = macros_and_folders(options)
+        self.text, own = (code.read_text(encoding="utf-8"), code.parent) if isinstance(code, Path) else (code, None)
+        self.code = with_headers(self.text, self.file.name, folders, own)
         looks = preprocessed(self.code, self.defines)
         self.names = tuple(name_expressions or kernel_names(looks))
         self.seeds = seeds
@@ -80,6 +85,14 @@ class RawModule:
     def library(self) -> Library:
         """What came of compiling it. Raises DoesNotCompile and NoCompiler."""
         return build_kernels(self.file, self.code, self.defines, self.names)
+
+    def resources(self, architecture: str = "90") -> dict[str, Resources]:
+        """What each kernel needs on a card of that architecture, by NVRTC: registers, shared memory, spilled bytes.
+
+        NVRTC also refuses what a C++ compiler lets pass, a function without ``__device__`` for example. It needs no GPU:
+        ``pip install nvidia-cuda-nvrtc nvidia-cuda-runtime``. Raises NoCuda without it, CompileError and ValueError.
+        """
+        return resources_of(str(self.file), self.text, architecture, self.options, self.names)
 
     def get_global(self, name: str) -> np.ndarray:
         """The bytes of a variable of the program, ``__device__`` or ``__constant__``: ``.view("float32")[:] = table``.
@@ -114,6 +127,10 @@ class RawKernel:
     def compile(self, log_stream: Any = None) -> None:
         """Compile it now: otherwise the first launch does. Raises DoesNotCompile and NoCompiler."""
         self.module.compile()
+
+    def resources(self, architecture: str = "90") -> Resources:
+        """What it needs on a card of that architecture, as ``RawModule.resources`` says it. Raises as that does."""
+        return self.module.resources(architecture)[self.name]
 
     def __call__(
         self,
@@ -159,14 +176,6 @@ def _sizes(what: str, given: Sequence[int]) -> tuple[int, int, int]:
         return three(tuple(max(1, operator.index(n)) for n in given))
     except TypeError:
         raise TypeError(f"{what} must be a tuple of whole numbers, got {given!r}") from None
-
-
-def _defined(option: str) -> tuple[str, str]:
-    """The name and the value of ``-DNAME=VALUE``, 1 if it has none."""
-    name, equals, value = re.sub("^(-D|--define-macro=)", "", option).partition("=")
-    if not re.match(r"\s*[A-Za-z_]", name):
-        raise ValueError(f"option {option!r} defines no macro: it would be -DNAME or -DNAME=VALUE, in one string")
-    return name.strip(), value if equals else "1"
 
 
 def _passed(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[Any]:
