@@ -8,6 +8,8 @@ status: 0 all is as the table says, 1 something differs, spills, uses local memo
 serialised by the compiler or kept from moving registers, 2 the request makes no sense or NVRTC is missing.
 
 A table is right for the version of NVRTC that made it. With another one, registers are shown but not compared.
+
+``python -m kernels.check mine.cu`` says of a file of your own what its kernels need (those that are ``extern "C"``).
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import command, launch
+from .emulator.foreign import kernel_names
 from .launch import ARCHITECTURES, CompileError, NoCuda, Resources, architectures, compile_for
 from .source import ROOT, kernels_of
 
@@ -140,6 +143,26 @@ def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, li
     return table, wrong
 
 
+def measure_own(files: Sequence[Path], wanted: Sequence[str]) -> tuple[Table, list[str]]:
+    """What the kernels of files need that are not the project's, and what does not compile."""
+    table: Table = {}
+    wrong: list[str] = []
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        names = kernel_names(text)
+        if not names:
+            wrong.append(f'{file.name} has no kernel, which would be extern "C" __global__ void name(...)')
+        for architecture in wanted if names else ():
+            try:
+                found = launch.resources_of(str(file), text, architecture, (), names)
+            except CompileError as error:
+                wrong.append(str(error))
+                break  # the others would say the same
+            for kernel, r in found.items():
+                table.setdefault(f"{file.name}: {kernel}", {})[architecture] = r
+    return table, wrong
+
+
 def _faults(name: str, where: str, kernel: str, r: Resources) -> list[str]:
     if not (r.local_bytes or r.spill_bytes) or (name, kernel) in EXCEPTIONS:
         return []
@@ -210,7 +233,7 @@ def show(table: Table, wanted: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.check", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="FILE", help="as attention/3_mma or norm; default all")
+    parser.add_argument("names", nargs="*", metavar="FILE", help="as attention/3_mma or norm, default all; or mine.cu")
     parser.add_argument("--update", action="store_true", help="write the table instead of comparing with it")
     parser.add_argument(
         "--architecture", nargs="+", metavar="SM", help=f"some of {' '.join(ARCHITECTURES)}; default all"
@@ -221,8 +244,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--architecture must be some of {', '.join(ARCHITECTURES)}, got {', '.join(unknown)}")
     if given.update and set(wanted) != set(ARCHITECTURES):
         parser.error("--update writes all architectures of a kernel, so it does not go with --architecture")
+    paths = [Path(name).resolve() for name in given.names]
+    own = [path for path in paths if path.suffix == ".cu" and path.is_file() and ROOT not in path.parents]
+    if own and (given.update or len(own) < len(paths)):
+        parser.error("files of your own go without --update and without the project's")
+    names = [path.relative_to(ROOT).as_posix() if ROOT in path.parents else n for n, path in zip(given.names, paths)]
     try:
-        files = choose(sources(), given.names)
+        files = {} if own else choose(sources(), names)
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -231,12 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     hint = ""
-    found, wrong = measure(files, wanted)
+    found, wrong = measure_own(own, wanted) if own else measure(files, wanted)
     print(show(found, wanted))
     compiled = sum(map(len, found.values()))
     print(f"{len(found)} kernels, {compiled} binaries of them by NVRTC {version}")
+    if own:
+        print("\n".join([*(f"WRONG {line}" for line in wrong), f"wrong: {len(wrong)}"]))
+        return 1 if wrong else 0
     of, whole = read(TABLE)
-    table = {kernel: row for kernel, row in whole.items() if kernel.startswith(tuple(given.names) or "")}
+    table = {kernel: row for kernel, row in whole.items() if kernel.startswith(tuple(names) or "")}
     others = {kernel: row for kernel, row in whole.items() if kernel not in table}
     if given.update:
         if others and of != version:
@@ -249,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif of == version:
         wrong += differences(found, table, wanted)
         if found.keys() - table.keys():
-            hint = f"{' '.join(['python -m kernels.check', *given.names, '--update'])} adds new kernels to the table"
+            hint = f"{' '.join(['python -m kernels.check', *names, '--update'])} adds new kernels to the table"
     else:
         print(f"registers were not compared: the table is that of NVRTC {of}")
     for line in wrong:

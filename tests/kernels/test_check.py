@@ -1,6 +1,7 @@
 """The check of all kernels: no spills, the committed table, and what the command says of each kind of trouble."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -216,3 +217,25 @@ def test_bad_requests_and_a_missing_compiler(project, monkeypatch, capsys):
     monkeypatch.setattr(launch, "nvrtc_version", missing)
     assert check.main([]) == 2
     assert capsys.readouterr().err.startswith("error: NVRTC, which compiles CUDA kernels, was not found: pip install")
+
+
+@needs_nvrtc
+def test_files_of_ones_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half.cuh").write_text("__device__ float half(float x) { return x / 2; }")
+    (tmp_path / "mine.cu").write_text(
+        '#include "half.cuh"\nextern "C" __global__ void k(float* y) { float z[9]; z[int(y[1])] = 1; *y = half(z[int(*y)]); }'
+    )
+    assert check.main(["mine.cu", "--architecture", "75", "80"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"mine\.cu\n  k +\d+ +\d+   0; sm_80: 48 local, 0 spilled", said) and said.endswith("wrong: 0\n")
+    (tmp_path / "mine.cu").write_text("__global__ void k(float* y) { *y = half(*y); }")
+    assert check.main(["mine.cu"]) == 1
+    assert 'WRONG mine.cu has no kernel, which would be extern "C"' in capsys.readouterr().out
+    (tmp_path / "mine.cu").write_text('extern "C" __global__ void k(float* y) { *y = half(*y); }')
+    assert check.main(["mine.cu"]) == 1
+    assert capsys.readouterr().out.count('identifier "half" is undefined') == 1
+    for more in ("--update", "norm"):
+        with pytest.raises(SystemExit):
+            check.main(["mine.cu", more])
+        assert "files of your own go without --update and without the project's" in capsys.readouterr().err
