@@ -228,7 +228,9 @@ def test_files_of_ones_own(monkeypatch, tmp_path, capsys):
     )
     assert check.main(["mine.cu", "--architecture", "75", "80"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"mine\.cu\n  k +\d+ +\d+   0; sm_75: \d+ local, 0 spilled; sm_80: \d+ local", said) and said.endswith("wrong: 0\n")
+    assert re.search(
+        r"mine\.cu\n  k +\d+ +\d+   0; sm_75: \d+ local, 0 spilled; sm_80: \d+ local", said
+    ) and said.endswith("wrong: 0\n")
     (tmp_path / "mine.cu").write_text("__global__ void k(float* y) { *y = half(*y); }")
     assert check.main(["mine.cu"]) == 1
     assert 'WRONG mine.cu has no kernel, which would be extern "C"' in capsys.readouterr().out
