@@ -9,7 +9,16 @@ typedef unsigned short Ushort;
 typedef long long Long;
 typedef unsigned long long Ulong;
 
+template <class T> struct A { typedef T type; };
+
 }  // namespace emulator
+
+namespace std {  // what auto [a, b] = make_int2(1, 2) asks for
+
+template <class> struct tuple_size;
+template <size_t, class> struct tuple_element;
+
+}  // namespace std
 
 // They are copied by one load and one store, as on a GPU (left to itself g++ makes one for each number).
 #define EMULATOR_VECTOR(name, type, size, bytes, ...)                                                    \
@@ -26,7 +35,11 @@ typedef unsigned long long Ulong;
         }                                                                                                \
         name(const name& other) : whole(other.whole) {}                                                  \
         name& operator=(const name& other) { whole = other.whole; return *this; }                        \
-    };
+        template <int I> type& get() { return (&x)[I]; }                                                 \
+        template <int I> const type& get() const { return (&x)[I]; }                                     \
+    };                                                                                                   \
+    template <> struct std::tuple_size<name> { static constexpr int value = size; };                     \
+    template <size_t I> struct std::tuple_element<I, name> : emulator::A<type> {};
 #define EMULATOR_VECTORS(name, type, one, ...)                                                           \
     EMULATOR_VECTOR(name##2, type, 2, 2 * one, x, y)                                                     \
     typedef emulator::Three<type> name##3;                                                               \

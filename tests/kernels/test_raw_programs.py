@@ -563,3 +563,23 @@ def test_time_goes_on(each_compiler):
     y = np.zeros(1, np.int64)
     RawKernel(code, "k")((1,), (1,), (y,))
     assert y[0] >= 1000
+
+
+def test_vectors_taken_apart_by_names(each_compiler):
+    code = """
+    #include <tuple>
+    extern "C" __global__ void k(const int2* x, int* y) {
+        __shared__ float4 kept;
+        kept = make_float4(1, 2, 3, 4);
+        auto [a, b] = x[0];
+        const auto& [c, d] = x[1];
+        auto& [p, q, r, s] = kept;
+        s += 10 * a + 100 * b;
+        y[0] = c + d + int(kept.w) + int(p + q + r);
+    }
+    """
+    x, y = np.array([[1, 2], [30, 40]], np.int32), np.zeros(1, np.int32)
+    RawKernel(code, "k")((1,), (1,), (x, y))
+    assert y[0] == 70 + 214 + 6
+    with pytest.raises(EmulatorError, match=r"out of range: read of 8 bytes at element \(1, 0\) of x \(1, 2\)"):
+        RawKernel(code.replace("const auto& [c, d]", "auto [c, d]"), "k")((1,), (1,), (x[:1], y))
