@@ -59,7 +59,7 @@ def sigma(t: int, u: int, schedule: Schedule, eta: float) -> float:
 def step(x_0: Any, eps: Any, t: int, u: int, noise: Any, schedule: Schedule, *, eta: float) -> Any:
     r"""Eq. 12: $x_u$ from the guess $(\hat x_0, \hat\epsilon)$ at level ``t``; ``noise`` may be None where $\sigma = 0$.
 
-    With ``eta`` 0 it leads up as well as down: it mixes the two guesses in the shares of level ``u``.
+    With ``eta`` 0, ``u`` may also lie above ``t``: the step only recombines the two guesses with the weights of ``u``.
     """
     a, s = float(schedule.alpha_bar[u]), sigma(t, u, schedule, eta)
     x_u = a**0.5 * x_0 + max(1 - a - s**2, 0.0) ** 0.5 * eps
