@@ -7,16 +7,16 @@ its inputs came from; the nodes are the tape. `backward` visits the tape from th
 what reaches a node, hands it to the node's vector-Jacobian products, and frees the node.
 
     operation given arrays   -> an array, nothing recorded
-    operation given a Tensor -> a Tensor, and a Node if somebody's gradient will need it
+    operation given a Tensor -> a Tensor, and a Node if a gradient will need it
 
 Vector-Jacobian products are themselves written with operations. Given arrays (`backward`) they are plain NumPy; given
 Tensors (`grad(..., create_graph=True)`) they are recorded in turn, and that is all there is to second derivatives.
 
-What the tape holds must not change before it is used. Results of operations are read-only for good, and an array of
-the caller's (a parameter, a batch) is made read-only while a node needs its values: writing to it in that time raises
-NumPy's "assignment destination is read-only" at the very line that writes. (A view that was taken before stays
-writable; so does memory of others that NumPy could not make writable again, as `np.from_dlpack` gives it; CuPy arrays
-have no such flag.) One thread records at a time; `no_grad` holds in the thread that enters it.
+What the tape holds must not change before it is used. Results of operations stay read-only, and an array of the
+caller's (a parameter, a batch) is made read-only while a node needs its values: writing to it during that time raises
+NumPy's "assignment destination is read-only" at the very line that writes. (A view taken earlier stays writable, and so
+does memory that NumPy could not make writable again, such as that of `np.from_dlpack`; CuPy arrays have no such flag.)
+Only one thread may record at a time; `no_grad` applies to the thread that enters it.
 """
 
 import functools
@@ -260,7 +260,7 @@ def no_grad() -> Iterator[None]:
 
 @contextmanager
 def enable_grad() -> Iterator[None]:
-    """Within it, operations record as usual, though it stand inside `no_grad`: a guided sampler differentiates its guide."""
+    """Within it, operations record even inside `no_grad`: a guided sampler differentiates its guide."""
     with _set_recording(True):
         yield
 

@@ -1,7 +1,7 @@
-"""Arrays in, arrays out. No gradient, no model.
+"""Arrays in, arrays out: no gradients, no models.
 
-One folder an operation: `reference.py` is the definition, the other files are faster ways to the same numbers, and the
-package's functions check their arguments and pick the way by array type and shape.
+One folder per operation: `reference.py` is the definition, the other files compute the same numbers faster, and the
+package's functions check their arguments and choose an implementation by array type and shape.
 
     matmul         matmul, linear, sum_rows
     conv2d         conv2d, conv_transpose2d and their gradients
@@ -16,7 +16,7 @@ package's functions check their arguments and pick the way by array type and sha
     codebook       the moving average of a VQ-VAE's codebook
     random         the counter-based random stream: words, uniform and normal numbers
     sampler_step   a step of DDIM with classifier-free guidance
-    eight_bit      int8 and fp8 numbers with a scale a channel, linear layers on them
+    eight_bit      int8 and fp8 numbers with a scale per channel, linear layers on them
 """
 
 __part_of__ = "minigen"

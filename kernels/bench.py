@@ -162,30 +162,30 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``python -m kernels.bench``."""
     on_cpu, on_gpu = problems(), gpu_problems()
     known = sorted({op for p in (*on_cpu, *on_gpu) for op in (p.op, p.op.partition("-")[0])})
-    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description="Time the kernels beside a peer.")
+    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description="Time the kernels and a peer.")
     parser.add_argument("ops", nargs="*", metavar="op", help=f"which operations (default all): {', '.join(known)}")
-    parser.add_argument("--op", action="append", default=[], metavar="op", help="the same")
+    parser.add_argument("--op", action="append", default=[], metavar="op", help="the same, as a flag")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if a GPU can be used, else cpu")
     parser.add_argument("--peer", default="torch", choices=["torch", "none"], help="what to compare with")
-    parser.add_argument("--rounds", type=int, help="rounds; figures are medians over them (default 7, on a GPU 30)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions there")
+    parser.add_argument("--rounds", type=int, help="figures are medians over this many (default 7, on a GPU 30)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions to this file")
     parser.add_argument("--list", action="store_true", help="only list the problems")
     cpu = parser.add_argument_group("on a CPU")
     cpu.add_argument("--threads", type=int, help="threads for both (default: all cores)")
     cpu.add_argument("--fresh-memory", action="store_true", help="leave the C library's memory settings alone")
     gpu = parser.add_argument_group("on a GPU")
-    gpu.add_argument("--rung", help="a number, all (default), or none: the peers only")
+    gpu.add_argument("--rung", help="a number, all (default), or none (only the peers)")
     gpu.add_argument("--dtype", choices=["float32", "tf32", "bf16", "int8", "fp8"], help="only this number format")
-    gpu.add_argument("--minutes", type=float, help="begin no further problem after so many")
-    gpu.add_argument("--missing", action="store_true", help="only what this card has no figures of, or older ones")
-    gpu.add_argument("--record", action="store_true", help="keep the rows in kernels/results, write tables and plots")
+    gpu.add_argument("--minutes", type=float, help="begin no further problem after this many")
     gpu.add_argument(
-        "--launches", action="store_true", help="only what would be launched, and how full it makes a card"
+        "--missing", action="store_true", help="only problems with missing or outdated figures of this card"
     )
+    gpu.add_argument("--record", action="store_true", help="keep the rows in kernels/results, write tables and plots")
+    gpu.add_argument("--launches", action="store_true", help="only show what would be launched, and its occupancy")
     gpu.add_argument(
         "--tables",
         action="store_true",
-        help="write tables and plots of what has been kept; marked: what has changed since",
+        help="write tables and plots of the kept rows, and mark the kernels that have changed since",
     )
     options = parser.parse_args(arguments)
     options.ops += options.op

@@ -204,15 +204,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     known_ops = ["all", *sorted(OPERATIONS)]
     parser.add_argument("op", nargs="?", metavar="op", choices=known_ops, help=f"one of {', '.join(known_ops)}")
-    parser.add_argument("--rung", default="all", help="a number, or all (default)")
+    parser.add_argument("--rung", default="all", help="the rung's number, or all (default)")
     shapes = ", ".join(f"{op}: {names}" for op, (_, names, _, _) in OPERATIONS.items())
-    parser.add_argument("--shape", help=f"sizes with commas between ({shapes})")
-    parser.add_argument("--seeds", type=int, default=3, help="how many schedules (default 3)")
-    parser.add_argument("--banks", action="store_true", help="count the passes through shared memory, line by line")
+    parser.add_argument("--shape", help=f"comma-separated sizes ({shapes})")
+    parser.add_argument("--seeds", type=int, default=3, help="number of schedules (default 3)")
     parser.add_argument(
-        "--device", choices=["emulator", "cuda"], default="emulator", help="cuda: on a GPU, only values"
+        "--banks", action="store_true", help="count passes through shared memory (bank conflicts) for each line"
     )
-    parser.add_argument("--planted", action="store_true", help="kernels with one mistake each")
+    parser.add_argument(
+        "--device", choices=["emulator", "cuda"], default="emulator", help="cuda: run on a GPU, check only values"
+    )
+    parser.add_argument("--planted", action="store_true", help="run kernels with one planted mistake each")
     given = parser.parse_args(arguments)
     try:
         if given.planted:

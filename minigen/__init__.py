@@ -1,7 +1,7 @@
-"""minigen: every generative model from the GAN to Stable Diffusion, small enough to read.
+"""minigen: the generative models from the GAN to Stable Diffusion, small enough to read.
 
-Importing a module names its file (``from minigen.models.ddpm import l_simple``), so nothing is re-exported here. `load`
-is the way from a weights file back to what was trained.
+Nothing is re-exported here: an import names its file (``from minigen.models.ddpm import l_simple``). `load` turns a
+weights file back into what was trained.
 """
 
 import importlib
@@ -27,11 +27,11 @@ _refuse_strangers()
 
 
 def load(weights: str | Path, *, model: Any = None, device: str = "cpu") -> Any:
-    """The trained `System` (`models/system.py`) in a weights file that `minigen train` wrote.
+    """The trained `System` (`models/system.py`) from a weights file that `minigen train` wrote.
 
     ``load("out/ddpm/weights.safetensors").sample(4, rng=np.random.default_rng(0))`` gives pictures (4, h, w, c) in [-1,
     1]; ``modules`` holds the networks. ``model`` is the module of a model file of your own. Raises errors.UserError,
-    one sentence, for a file that is none.
+    one sentence, for a file without such weights.
     """
     from minigen.cli import arguments, curriculum
     from minigen.errors import UserError

@@ -14,12 +14,12 @@ from minigen.errors import UserError, os_reason
 COMMANDS = {  # name -> (module, what it does); a module is imported when its command is called
     "list": ("minigen.cli.list", "the curriculum as a table: what runs today"),
     "train": ("minigen.cli.train", "train a system and watch it: minigen train SYSTEM"),
-    "sample": ("minigen.cli.sample", "draw from trained weights: minigen sample SYSTEM --weights FILE"),
-    "edit": ("minigen.cli.edit", "change a picture: minigen edit SYSTEM IMAGE"),
-    "claims": ("minigen.cli.claims", "test what everybody says of these models, and write the verdicts on one page"),
-    "laws": ("minigen.cli.laws", "does a sampler obey its maths? ours, or yours: minigen laws mymodule:MySampler"),
-    "book": ("minigen.cli.book", "write the sources as pages to read, equations set in type beside the code"),
-    "tour": ("minigen.cli.tour", "train every system for a short while, and see them all on one page"),
+    "sample": ("minigen.cli.sample", "draw samples from trained weights: minigen sample SYSTEM --weights FILE"),
+    "edit": ("minigen.cli.edit", "edit a picture: minigen edit SYSTEM IMAGE"),
+    "claims": ("minigen.cli.claims", "test common claims about these models, and write the verdicts on one page"),
+    "laws": ("minigen.cli.laws", "check samplers against their maths, ours or yours: minigen laws mymodule:MySampler"),
+    "book": ("minigen.cli.book", "write the sources as web pages, with the equations typeset beside the code"),
+    "tour": ("minigen.cli.tour", "train every system briefly, and show them all on one page"),
 }
 
 

@@ -1,106 +1,111 @@
-"""Runs a CUDA kernel on the CPU and tells what a GPU would not: races, stray accesses, forgotten barriers.
+"""Runs a CUDA kernel on the CPU and reports what a GPU would not: races, stray accesses, missing barriers.
 
 The very same .cu file that NVRTC compiles for a GPU is compiled by g++ or clang++. Its threads become fibers, its
-shared memory static variables, and before every load and store the compiler puts a call (it is the instrumentation of
-``-fsanitize=thread`` without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model
-works. Found are
+shared memory static variables, and before every load and store the compiler inserts a call (it is the instrumentation
+of ``-fsanitize=thread`` without its library) that ``runtime.cpp`` answers. Read that file for how a GPU's memory model
+works. The findings are
 
-* ``race``: two threads of a block, or two blocks, touch the same bytes, one of them writes, and nothing orders them
-  (not ``strict``: but not if the second one writes what is there already);
+* ``race``: two threads of a block, or two blocks, access the same bytes, one of them writes, and nothing orders them
+  (without ``strict``, a second write of the value that is already there is not reported);
 * ``out of range``: a read or write beside an array in global or shared memory;
-* ``wild address``: one that is near no array (a GPU would stop with an illegal address);
-* ``fault``: what the processor refuses, as a division of whole numbers by 0 (a GPU goes on, with any result), an
-  ``assert`` that fails, ``__trap()``, what the compiler has found to be undefined and made a stop of;
-* ``uninitialised``: a read of shared memory, or of an array from ``empty``, that nobody has written (atomics read too);
+* ``wild address``: an access that is near no array (a GPU would stop with an illegal address);
+* ``fault``: a trap of the processor, such as an integer division by 0 (a GPU goes on, with any result), a failed
+  ``assert``, ``__trap()``, or undefined behaviour that the compiler turned into a trap;
+* ``uninitialised``: a read (also an atomic one) of shared memory, or of an array from ``empty``, that nobody has
+  written;
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
-* ``deadlock``: threads wait at a barrier that another one never reaches, because it waits elsewhere (or has returned,
-  where that does not count as coming: ``__syncthreads``, ``__syncwarp`` and shuffles wait for the others only);
+* ``deadlock``: threads wait at a barrier that another thread never reaches, because it waits elsewhere or, at barriers
+  that count them, has returned (``__syncthreads``, ``__syncwarp`` and shuffles do not wait for threads that returned);
 * ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
-* ``lane``: a shuffle whose mask leaves out the caller or the lane that is read;
-* ``missing wait``: a touch of what a copy (``cp.async``, TMA) is still on its way to, a write to what ``wgmma`` may
-  still be reading or to its sums, or a copy or product that nobody waits for;
+* ``lane``: a shuffle whose mask omits the caller or the lane that is read;
+* ``missing wait``: an access to the target of a copy (``cp.async``, TMA) that may still be under way, a write to the
+  operands that ``wgmma`` may still be reading or to its sums, or a copy or product that nobody waits for;
 * ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made
-  visible to it, an mbarrier without ``fence_mbarrier_init``, a ``wgmma`` without ``wgmma_fence``, or whose sums have
-  changed since;
+  visible to it, or an mbarrier without ``fence_mbarrier_init``; a ``wgmma`` without ``wgmma_fence``, or whose sums
+  have changed since that fence;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
-* ``bad operand``: an instruction with what it cannot take (a copy from shared memory, an operand that is no tf32, a
-  block that the cluster does not have), or any but its own at an mbarrier, whose bits are elsewhere here;
+* ``bad operand``: an instruction with an operand that it cannot take (a copy from shared memory, a number that is no
+  tf32, a block that the cluster does not have), or any access to an mbarrier except by its own instructions (its bits
+  are kept elsewhere here);
 * ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
   have returned;
-* ``undefined``: what C++ leaves so, and a GPU's compiler does with as it likes: an index beyond an array of known size (a
-  thread's own too, or a row of a tile), a shift by as many bits as there are, a sum of signed numbers that does not fit,
-  nor a float as a whole number, a function that ends without its ``return``;
+* ``undefined``: what C++ leaves undefined, so that a GPU's compiler may do anything: an index beyond an array of known
+  size (also a local array, or a row of a tile), a shift by as many bits as there are, signed overflow, a float that the
+  integer it is converted to cannot hold, a function that ends without its ``return``;
 * ``endless``: a kernel that makes more than 400 million accesses, or waits for a flag that nobody is left to set;
-* ``wrong value``: a result that is not what ``expect`` was told, with the line that wrote it.
+* ``wrong value``: a result that differs from what ``expect`` was given, with the line that wrote it.
 
-Each finding names file and line (of both accesses if there are two), except what no line has written. Blocks and
-threads run in a random order that the seed decides: a kernel whose result depends on the order gives different results
-for different seeds.
+Each finding names the file and line (of both accesses if there are two), except for what no line has written. Blocks
+and threads run in a random order that the seed decides: a kernel whose result depends on the order gives different
+results for different seeds.
 
-What it cannot find, and where it is not a GPU:
+What it cannot find, and how it differs from a GPU:
 
-* One access that lands inside another array than the intended one, farther away than the red zones are wide, unless by
-  an index that is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between them.
-* Races that another path through the kernel would have: it judges the accesses that this input makes (in any order).
-* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait, or, by chance,
-  to one of its atomic operations: a flag that a block sets that has not run yet is never seen ("endless"). The blocks of a
-  cooperative launch (by ``raw.py``) run together, up to 8192 threads, whether a card has room for them or not.
-* Fences and flags order what they order by the manual: a ``__threadfence`` on both sides, and between them atomic
-  operations on one place (`flags.hpp`). Many kernels leave out the second fence, and their ``race`` shows on no card
-  of today: if not ``strict``, an atomic operation is one. A ``volatile`` flag is none here (it is seen, and a ``race``),
-  and ``atomicAdd_block`` none for other blocks. Of their accesses to a place the last is remembered.
-* A loop that waits for an ordinary variable (neither atomic nor ``volatile``) the compiler may take for one that ends.
-* Memory below the granularity of whole bytes, coalescing, caches, registers and time do not exist. Bank conflicts are
-  counted, of ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), of loads, stores and ``cp.async`` if asked for
-  (``banks``): there the lanes' accesses that are one of the warp's are guessed (see ``banks.hpp``), atomics are left
-  out, and what g++ makes one load of, or none, a GPU's compiler may not.
-* Of two accesses to one place in two branches a compiler may make one: g++ then names the line of one of them, clang++
-  may name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes
-  (CUDA's ``float4`` is none) are watched, but for their alignment. A structure that lies in memory and is handed to a
-  function by value is not watched by g++ where the function is not inlined.
-* The sums inside ``mma.sync`` and ``wgmma`` are cut off where Hopper's are believed to be: all terms 25 bits below the
-  largest of an instruction, and the result to float32. Other cards cut in other places (an A100 loses about twice as
-  much), so last bits differ. Sums of which nothing is cut (of small integers, say) agree.
-* Fragments, descriptors and the swizzle are what the manual says, read once; that a GPU agrees, only a GPU can tell.
-* Of ``wgmma`` each warp's lanes must come together; that all four warps of a group have come is asked at the end. That
-  its sums are read before the wait is seen only in their values. Operands are tiles of bf16 or int8 with the swizzle of
-  128 bytes.
+* An access that lands in another array than the intended one is missed if it jumps over the red zones between them,
+  unless its index is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between
+  them.
+* Races on other paths through the kernel are missed: it judges the accesses that this input makes (in any order).
+* Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait or, at
+  random, until one of its atomic operations. So a block can never see a flag that a later block sets: waiting for it is
+  ``endless``. The blocks of a cooperative launch (by ``raw.py``) run together, up to 8192 threads, whether a GPU has
+  room for them or not.
+* Fences and flags order only what the manual says: it takes a ``__threadfence`` on both sides and, between them, atomic
+  operations on one location (`flags.hpp`). Many kernels omit the second fence, and their ``race`` shows on no current
+  GPU: without ``strict``, an atomic operation counts as that fence. A ``volatile`` flag orders nothing here (it is
+  seen, and is a ``race``), nor does ``atomicAdd_block`` for other blocks. Of the accesses of earlier clusters to a
+  location, only the last of each kind is remembered.
+* A compiler may assume that a loop that waits for an ordinary variable (neither atomic nor ``volatile``) ends.
+* Bits within a byte, coalescing, caches, registers and time are not modelled. Bank conflicts are counted: those of
+  ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), those of loads, stores and ``cp.async`` on request
+  (``banks``). There, it is guessed which accesses of the lanes form one access of the warp (see ``banks.hpp``), atomics
+  are left out, and g++ may merge or remove loads that a GPU's compiler would not.
+* A compiler may merge accesses to one location in two branches: g++ then names the line of one of them, clang++ may
+  name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes (not
+  CUDA's ``float4``) are checked, except for their alignment. Reading a structure in memory to pass it to a function by
+  value is not checked with g++ where the function is not inlined.
+* The sums inside ``mma.sync`` and ``wgmma`` are truncated where Hopper's are believed to be: all terms 25 bits below
+  the largest of an instruction, and the result to float32. Other GPUs truncate elsewhere (an A100 loses about twice as
+  much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree.
+* Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
+* At a ``wgmma``, the lanes of each warp must arrive together; whether all four warps of a warpgroup came is checked at
+  the end. Reading its sums before the wait shows only in their values. Operands are tiles of bf16 or int8 with the
+  128-byte swizzle.
 * TMA copies tiles and windows from global to shared memory (no stores), tiles also to several blocks of a cluster; an
   array that a TensorMap describes is only read.
-* Registers are counted where warps give and take them (``setmaxnreg``), by what the launch bounds leave room for; what
-  the compiler needs, only ``kernels.check`` knows.
-* Clusters lie along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
-  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast`` only: no atomics. Their barrier does not wait for
-  threads that have returned, as the manual says. That the card has room for all blocks of a cluster at once is not
-  asked. A thread keeps two numbers for each thread of its cluster, with fences six: 8 blocks of 1024 threads take half
-  a gigabyte, or 1.6.
-* A copy by TMA arrives when no thread can go on without it. That is the latest moment, and in one of its orders.
+* Registers are counted where warps give and take them (``setmaxnreg``), against what the launch bounds leave room for;
+  what the compiler needs, only ``kernels.check`` knows.
+* Clusters extend along x and have at most 8 blocks, which reach each other's shared memory only by ``cluster_load``,
+  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``: no atomics. Their barrier does not wait for
+  threads that have returned, as the manual says. Whether a GPU has room for all blocks of a cluster at once is not
+  checked. A thread keeps two numbers for each thread of its cluster, or six if there are fences: 8 blocks of 1024
+  threads take half a gigabyte, or 1.6.
+* A copy by TMA arrives when no thread can go on without it: at the latest moment, and in one of the possible orders.
 * ``__shared__`` arrays are aligned to 32 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.
-* Functions are the C library's: ``expf`` differs from the GPU's in the last bit, ``__expf`` and its like are no faster
-  and no less exact, sums are rounded as written and never contracted to fused multiply-adds. Those of ``__half`` and
-  ``__nv_bfloat16`` are rounded once, CUDA's ``hexp`` and its like in their own way. Unions with such numbers have no
-  copies (nor have those with CUDA's vectors): ``u.all = v.all;``.
-* Of ``<mma.h>`` a lane has other elements of a matrix than on a GPU, and touches them one by one: bank conflicts of its
-  loads and stores are not a GPU's.
-* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, what partitions make of these, and the grid of
-  a cooperative launch. ``coalesced_threads``, as ``__activemask``, knows only the thread that asks, for a GPU promises no
-  more. In which order a reduction takes its values is left open there and is another here.
-* Stacks are 128 KiB a thread.
+* Functions are the C library's: ``expf`` differs from the GPU's in the last bit, ``__expf`` and the like are neither
+  faster nor less exact, sums are rounded as written and never contracted to fused multiply-adds. Functions of
+  ``__half`` and ``__nv_bfloat16`` are rounded once, where CUDA's ``hexp`` and the like round in their own way. Unions
+  with such numbers, or with CUDA's vectors, cannot be copied: write ``u.all = v.all;``.
+* With ``<mma.h>``, a lane has other elements of a matrix than on a GPU, and accesses them one by one: the bank
+  conflicts of its loads and stores are not a GPU's.
+* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, and the grid of a
+  cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a GPU promises
+  no more. CUDA leaves open in which order a reduction takes its values; here it is another.
+* Stacks are 128 KiB per thread.
 
-The compiler is the environment's ``CXX``, or else g++, or else clang++: tested are both (g++ 12; clang++ 14, by hand
-g++ 16, clang++ 16 and 19 too), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
+The compiler is the environment's ``CXX``, or else g++, or else clang++. Both are tested (g++ 12 and clang++ 14; by hand
+also g++ 16, clang++ 16 and 19), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
-What it takes is C++17 with the words of ``device.cuh`` (CUDA's vectors, atomics, votes and most of its functions), those
-of CUDA's headers that lie in ``emulator/include``, this project's (``#include "lib/cuda.cuh"``), and inline PTX of the
-instructions that ``assembly.cuh`` has: no TMA and no ``wgmma``, which ``lib/ptx90.cuh`` has. It does not take textures,
-``malloc`` and ``new``, kernels that launch kernels, and text for the host. ``__activemask`` knows only the thread that
-asks, as a GPU promises no more. It takes some C++ that NVRTC does not (``<stdint.h>``, ``NAN``, functions without
-``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` asks that.
+Supported is C++17 with what ``device.cuh`` defines (CUDA's vectors, atomics, votes and most of its functions), the CUDA
+headers in ``emulator/include``, this project's own (``#include "lib/cuda.cuh"``), and inline PTX with the instructions
+of ``assembly.cuh``: no TMA and no ``wgmma``, for which there is ``lib/ptx90.cuh``. Not supported are textures,
+``malloc`` and ``new``, kernels that launch kernels, and host code. Some C++ is accepted that NVRTC rejects
+(``<stdint.h>``, ``NAN``, functions without ``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` tells.
 
-To run one of your own, with templates, structures or variables of the whole grid: ``raw.py``. A kernel in a file, which
-is ``extern "C"`` and has plain types, ``run`` takes too, with ``y = numpy.empty``'s stand-in and a result to compare:
+To run a kernel of your own that has templates, structures or global variables, see ``raw.py``. ``run`` takes a kernel
+in a file if it is ``extern "C"`` and has plain types. Here ``y`` comes from the emulator's own ``empty``, and its values
+are compared:
 
     device = Emulator(seed=0)
     y = device.empty((128,), "float32")
@@ -108,8 +113,8 @@ is ``extern "C"`` and has plain types, ``run`` takes too, with ``y = numpy.empty
     device.expect(y, x.reshape(2, 64)[:, ::-1].reshape(-1))
     device.check()                                                                                  # or look at device.findings
 
-Arrays that no memory could hold come from ``sparse``: a few ranges of such an array are real, at the addresses that they
-have in the whole one, and a touch of anything else is a finding.
+Arrays too large for any memory come from ``sparse``: a few ranges of such an array are real, at the addresses that they
+have in the whole one, and an access to anything else is a finding.
 """
 
 import ctypes

@@ -1,13 +1,13 @@
-"""Stand-ins of CuPy's ``RawKernel`` and ``RawModule``: kernels that are strings in your program, run on the CPU and judged.
+"""Drop-in replacements for CuPy's ``RawKernel`` and ``RawModule``: kernels given as strings, run on the CPU and checked.
 
     from kernels.emulator.raw import RawKernel      # instead of: from cupy import RawKernel
     axpy = RawKernel(code, "axpy")
     axpy((blocks,), (threads,), (np.float32(2), x, y, np.int32(n)))
 
-runs ``axpy`` on NumPy arrays, which change in place as CuPy's would, under several schedules, and raises EmulatorError
-with all that is wrong. Arguments are judged too: CuPy hands over the bytes of what it gets, so of a Python float, which
-has 8 of them, a ``float`` takes the first 4. What a kernel's own variable holds that nobody has set is -1.7e38 (g++) or
-NaN (clang++), so that a sum from nowhere shows in the values.
+runs ``axpy`` under several schedules on NumPy arrays, which change in place as CuPy's would, and raises EmulatorError
+with all findings. Arguments are checked too: CuPy passes on the bytes of what it is given, so a ``float`` parameter
+would take the first 4 of a Python float's 8 bytes. A kernel's local variable that was never set holds -1.7e38 (g++) or
+NaN (clang++), so that a sum without a beginning shows in the values.
 """
 
 import ctypes
@@ -30,14 +30,13 @@ UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel 
 
 
 class RawModule:
-    """The kernels of a program, its text or a file, with those options of NVRTC that change it: macros, folders of headers.
+    """The kernels of a program, given as text or a Path, with those of NVRTC's options that change it: macros, headers.
 
-    Its kernels are those that are ``extern "C"`` or, of a program with templates, those that ``name_expressions``
-    name (``"scale<float, 4>"``). A launch runs under ``seeds`` schedules, each on the arguments as they were; with
-    ``strict`` what is wrong by the manual and shows on no card of today is found, too: two threads that write the same to
-    one place, and a flag that is read without a fence behind it. With ``enable_cooperative_groups`` launches are
-    cooperative, and ``grid.sync()`` waits for all blocks. What else CuPy takes, a backend for example, changes nothing
-    here.
+    Its kernels are those that are ``extern "C"`` or, in a program with templates, those that ``name_expressions``
+    name (``"scale<float, 4>"``). A launch runs under ``seeds`` schedules, each on the original arguments. ``strict``
+    also reports what is wrong by the manual but shows on no current GPU: two threads that write the same value to one
+    location, and a flag that is read without a fence after it. With ``enable_cooperative_groups``, launches are
+    cooperative, and ``grid.sync()`` waits for all blocks. CuPy's other arguments, such as ``backend``, have no effect.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class RawModule:
         self.library()
 
     def library(self) -> Library:
-        """What came of compiling it. Raises DoesNotCompile and NoCompiler."""
+        """The compiled program. Raises DoesNotCompile and NoCompiler."""
         return build_kernels(self.file, self.code, self.defines, self.names)
 
     def resources(self, architecture: str = "90") -> dict[str, Resources]:
@@ -113,7 +112,7 @@ class RawModule:
 
 
 class RawKernel:
-    """One kernel of a program. What is left of ``max_dynamic_shared_size_bytes`` is CuPy's: set it before asking for more."""
+    """One kernel of a program. Set ``max_dynamic_shared_size_bytes``, as in CuPy, before a launch asks for more."""
 
     def __init__(
         self, code: str | Path | RawModule, name: str, options: Sequence[str] = (), backend: str = "nvrtc", **more: Any

@@ -1,4 +1,4 @@
-"""The ledger of claims: what everybody says of these models, each as a small experiment with a verdict.
+"""The ledger of claims: common claims about these models, each as a small experiment with a verdict.
 
 `ledger` is what a claim is and how it is judged; `trained` trains a system once and finds it again; the other files
 hold the claims, a chapter each.

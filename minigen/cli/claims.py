@@ -36,7 +36,7 @@ class ClaimFlags:
 def main(args: list[str]) -> int:
     """Run every experiment that has not been run, and write the page after each."""
     flags = arguments.parse(
-        ClaimFlags, args, prog="minigen claims", description="Test what everybody says of these models."
+        ClaimFlags, args, prog="minigen claims", description="Test common claims about these models."
     )
     least = QUICK_SEEDS if flags.quick else SEEDS
     seeds = least if flags.seeds is None else flags.seeds
@@ -143,8 +143,8 @@ def write_page(out: Path, found: list[tuple[Claim, Found]], *, quick: bool) -> N
 
     note = "<p><b>Quick: trained for a tenth of the steps. Not to be quoted.</b></p>" if quick else ""
     intro = (
-        "<p>What is said of these models, tested on this machine by the code of this project. Each sentence became an "
-        "experiment whose effect is positive where it speaks for the sentence; the verdict compares the 95 % confidence "
+        "<p>Common claims about these models, tested on this machine by the code of this project. Each claim became an "
+        "experiment whose effect is positive where it supports the claim; the verdict compares the 95 % confidence "
         "interval of the effect over independent trainings with the smallest effect that would matter.</p>"
     )
     body = [intro, _chance(found), note, _table(found), *(_section(claim, groups) for claim, groups in found)]

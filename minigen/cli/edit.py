@@ -15,7 +15,7 @@ from minigen.errors import UserError, os_reason, said_in_one_sentence
 from minigen.models.system import Picture
 
 USAGE = """usage: minigen edit SYSTEM IMAGE [--mask FILE | ROWS,COLUMNS] [--weights FILE] [--n 4] [--out edit.png] [--seed N]
-           [what the system adds]
+           [flags of the system]
 
 Changes a picture with weights that 'minigen train' wrote. IMAGE is a picture file, or test:K for the K-th test picture;
 systems with flags for pictures of their own do without it.

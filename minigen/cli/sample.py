@@ -16,7 +16,7 @@ from minigen.errors import UserError, os_reason, said_in_one_sentence
 STATES = 36  # pictures that --trajectory shows on the way: all in the animation, the first of them in the strip
 
 USAGE = """usage: minigen sample SYSTEM [--weights FILE] [--n 64] [--out FILE] [--steps N] [--seed N] [--singles]
-           [--trajectory] [--quality] [what the system adds]
+           [--trajectory] [--quality] [flags of the system]
 
 Draws samples from weights that 'minigen train' wrote.
 'minigen sample SYSTEM --help' explains every flag; 'minigen list' shows the systems."""
@@ -27,29 +27,27 @@ class SampleFlags:
     """Flags of `minigen sample`."""
 
     weights: Path
-    """The weights.safetensors that 'minigen train' wrote; that of the folder it uses if left out."""
+    """The weights.safetensors that 'minigen train' wrote; the one in its default folder if left out."""
     n: int = 64
-    """How many samples."""
+    """Number of samples."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The file to write: .png, or .txt if the weights were trained on text; grid.png or grid.txt if left out."""
     steps: int | None = None
-    """Sampling steps, for systems that sample in steps; their own choice if left out."""
+    """Sampling steps, for systems that sample in steps; the system's own number if left out."""
     seed: int = 0
-    """All draws follow from this number."""
+    """Seed of all random draws."""
     device: str = "cpu"
     """cpu or cuda."""
     singles: bool = False
     """Also write every sample as a PNG of its own, in the model's size: 'minigen edit' takes these."""
     trajectory: bool = False
-    """Also write a strip that shows how the first samples came to be, and an animation of it, beside the grid."""
+    """Also write, beside the grid, a strip and an animation of how the first samples came about."""
     quality: bool = False
-    """Also measure the samples (take --n 512) beside real images and simple baselines, and print the tables."""
+    """Also measure the samples (use --n 512), and print tables with real images and simple baselines."""
     prompts: int | None = None
-    """Also draw so many prompts each of four kinds (500 for a report), seen and held out of training, and print how
-    often they are met.
-    """
+    """Also draw this many prompts of each kind, seen and held out (500 for a report), and print how often they are met."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
-    """Where the data set's files are, if --quality or a picture needs them: as for 'minigen train'."""
+    """Folder of the data set's files, if --quality or a picture needs them: as for 'minigen train'."""
 
 
 def main(args: list[str]) -> int:

@@ -1,4 +1,4 @@
-r"""What the author of a sampler writes down so that its laws can be checked: levels, `sample`, claims.
+r"""What a sampler must have so that the laws can check it: levels, `sample`, claims.
 
     class MyDDIM:
         space = "vp"
@@ -15,10 +15,10 @@ r"""What the author of a sampler writes down so that its laws can be checked: le
             return x
 
 At every level the state is $x = \alpha x_0 + \sigma \epsilon$ with $\epsilon \sim N(0, I)$. All arrays are NumPy's,
-unless ``arrays`` says otherwise, and states keep the dtype of ``x``: coefficients are Python's floats, since an
+unless ``arrays`` says otherwise, and states keep the dtype of ``x``: use Python floats as coefficients, since an
 np.float64 would widen float32 states.
 
-| ``space`` | levels obey | | ``kinds`` of prediction that it may name |
+| ``space`` | levels obey | | allowed ``kinds`` of prediction |
 |---|---|---|---|
 | ``"vp"`` | $\alpha^2 + \sigma^2 = 1$ | variance preserving | eps, x_0, v, score |
 | ``"sigma"`` | $\alpha = 1$ | the data plus noise | eps, x_0, score |
@@ -26,33 +26,32 @@ np.float64 would widen float32 states.
 
 | claim | value | what is claimed |
 |---|---|---|
-| ``calls`` | "n", "2n-1", ... or a function of n | how often the model is asked on n levels |
-| ``draws`` | "0", "n-1", ... or a function of n | how often noise is drawn, each time of the state's shape |
-| ``leak`` | a number | the first level keeps at most this share of the signal, whatever n |
-| ``times`` | (lowest, highest) | times of noisy levels are whole numbers within; the first is the highest |
+| ``calls`` | "n", "2n-1", ... or a function of n | how often the model is called on n levels |
+| ``draws`` | "0", "n-1", ... or a function of n | how often noise is drawn, each time in the state's shape |
+| ``leak`` | a number | the first level keeps at most this share of the signal, for every n |
+| ``times`` | (lowest, highest) | times of noisy levels are whole numbers in this range; the first is the highest |
 | ``betas`` | array (T,) | the levels are a subset of those of this chain |
 | ``published`` | function of n | the signal and noise (n, 2) that a published formula gives the noisy levels |
-| ``shared`` | True | runs may go on at the same time: what a run remembers is its own, not the sampler's |
-| ``point`` | True | exact at any number of steps where the data are one point |
-| ``eta`` | 0 to 1, or "large" | one step to the next level: DDIM's family (1: DDPM with the small variance), or DDPM with the large one |
-| ``rule`` | a name of `reference.RULES` or such a function | the weights with which it combines what the model said |
-| ``order`` | 1 to 4 | of convergence to the probability flow, on even steps in log sigma; from 3 on after a start |
-| ``order_uneven`` | 1 to 4 | the same where step lengths alternate; as ``order`` if left out |
+| ``shared`` | True | runs may be concurrent: what a run remembers is its own, not the sampler's |
+| ``point`` | True | exact at any number of steps if the data are one point |
+| ``eta`` | 0 to 1, or "large" | a step to the next level is DDIM's with this eta (1: DDPM with the small variance), or DDPM's with the large variance |
+| ``rule`` | a name of `reference.RULES` or such a function | the weights with which it combines the model's predictions |
+| ``order`` | 1 to 4 | of convergence to the probability flow, on even steps in log sigma; from 3 on, after a start of lower order |
+| ``order_uneven`` | 1 to 4 | the same with alternating step lengths; as ``order`` if left out |
 | ``weak_order`` | 1 to 4 | of convergence of the moments, with noise: draws of different calls are independent |
-| ``clip`` | True or "x_0 only" | `sample` takes ``clip``, a bound or a function of the guess of x_0; eps follows the clipped guess, or does not |
-| ``learned`` | True | the model says a pair, and the second half where between the small and the large variance, in logarithms, a step's lies |
-| ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, which moves the mean of a step by its variance times that, asked there |
+| ``clip`` | True or "x_0 only" | `sample` takes ``clip``, a bound or a function of the guess of x_0; eps is recomputed from the clipped guess, or is not |
+| ``learned`` | True | the model returns a pair; its second half says where a step's log variance lies between the small and the large one |
+| ``score`` | "mean" or "x_t" | `sample` takes ``score(x, time)``, evaluated at this point; it moves the mean of a step by the step's variance times the score |
 
-A law whose claim is not made is skipped, and the report says so. What else a sampler may have: ``name``; ``kinds`` (its
-own first; if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out;
-``at(time) -> (alpha, sigma)`` where the model is asked between levels; ``on(sigmas)``, the same sampler on levels with
-the noise-to-signal ratios given, falling, and then the data; ``steps``, the numbers of levels it is run with, and
-``sweep``, those that the laws of levels try; ``fresh()``, one like it that has not run; ``arrays``, "torch" or "cupy"
-if `sample` works with those (the same memory where that can be); ``precision``, the dtype of its coefficients where
-that is coarser than the states'.
+A law whose claim is not made is skipped, and the report says so. Optional members: ``name``; ``kinds`` (its own first;
+if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out; ``at(time) -> (alpha, sigma)``
+if the model is called between levels; ``on(sigmas)``, the same sampler on levels with the given noise-to-signal ratios,
+falling, and then the data; ``steps``, the numbers of levels it is run with, and ``sweep``, those that the laws of
+levels try; ``fresh()``, an equal sampler that has not run; ``arrays``, "torch" or "cupy" if `sample` works with those
+(sharing memory where possible); ``precision``, the dtype of its coefficients if that is coarser than the states'.
 
-What is no such walk has another ``space``, its claims and one method (`FORMS` is the list); for a function, `Transform`
-is all that is needed:
+Anything else that has laws has another ``space``, its claims and the members that `FORMS` lists; for a function,
+`Transform` is all that is needed:
 
     slerp = Transform("slerp", my_slerp)
     nucleus = Transform("filter", lambda logits, temperature, top_k, top_p: my_top_p(logits, top_p), claims={"settings": ("top_p",)})
@@ -91,8 +90,8 @@ FIXED = "; a sampler that has only some numbers of levels names them in `steps` 
 
 
 class Form(NamedTuple):
-    """Something that is no walk of a continuous state: what it must have, the call in words, the claims it may make and
-    what they mean.
+    """Something other than a sampler of a continuous state: what it must have, the call in words, the claims it may make
+    and what they mean.
     """
 
     members: tuple[str, ...]
@@ -234,8 +233,8 @@ FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Transform:
-    """A function as the thing that laws are asked about: ``apply`` of the form that ``space`` names, of NumPy's arrays
-    or those of another library.
+    """A function whose laws are checked: ``apply``, in the form that ``space`` names, on NumPy's arrays or those of
+    another library.
     """
 
     space: str
@@ -246,7 +245,7 @@ class Transform:
 
 
 class Sampler(Protocol):
-    """The three members that every sampler has, and its space."""
+    """What every sampler has: its space, its claims and two methods."""
 
     space: str
     claims: dict[str, Any]

@@ -1,9 +1,9 @@
 r"""Denoising diffusion probabilistic models. Ho, Jain & Abbeel 2020, arXiv 2006.11239.
 
 Noise is added to a picture in $T$ small steps until nothing is left of it, and a network learns to undo one step. The
-reverse chain is a latent variable model whose bound on the likelihood falls apart into one Gaussian KL for each step.
-Asking the network for the noise that was added, and dropping the weights of the bound, turns training into a plain
-regression: pick a picture, a time and a noise, and guess the noise.
+reverse chain is a latent variable model whose bound on the likelihood decomposes into one Gaussian KL for each step.
+Predicting the noise that was added, and dropping the weights of the bound, turns training into plain regression: draw a
+picture, a time and a noise, and predict the noise.
 
 | symbol | code | shape |
 |---|---|---|
@@ -22,15 +22,15 @@ You need: `maths/schedules.py`, `maths/diffusion.py` (the chain, eqs. 2 to 11), 
 (Algorithm 2, by way of $\hat x_0$; eq. 11 is `maths.diffusion.mean_from_eps`), `models/sampling.py` (the other
 samplers). New here: the two losses and the bound in bits.
 
-Not the paper's, so that 8x8 digits take two minutes: the default schedule is the cosine of `models/improved_ddpm.py`
-with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW or Muon, its rate falls along a cosine. The
-bound and its bits are of all 200 levels.
+Unlike the paper, so that 8x8 digits take three minutes: the default schedule is the cosine of `models/improved_ddpm.py`
+with $T = 200$, of which sampling visits 20 levels; the optimiser is AdamW or Muon, with a cosine learning rate. The
+bound and its bits are over all 200 levels.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_ddpm.py):
 - one $t$ and one $\epsilon$ for each sample, and the network sees the $t$ that made its $x_t$;
 - the linear schedule is the paper's at $T = 1000$ and is rescaled for shorter chains;
 - the decoder $L_0$ knows how many grey levels the data have: the digits have 17, not 256;
-- samples are drawn with the averaged weights, and $\hat x_0$ is clipped to $[-1, 1]$ on the way, as in the paper's
+- samples are drawn with the averaged weights, and $\hat x_0$ is clipped to $[-1, 1]$ during sampling, as in the paper's
   code.
 """
 
@@ -66,7 +66,7 @@ PICTURES = {"interpolation": "test pictures, which stand outermost, and what lie
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the run. The defaults draw 8x8 digits after about two minutes on two cores."""
+    """Settings of the run. The defaults draw 8x8 digits after about three minutes on two cores."""
 
     T: int = 200
     """Length of the noising chain."""

@@ -1,8 +1,8 @@
 r"""DDIM: the same network, fewer steps, less noise or none. Song, Meng & Ermon 2020, arXiv 2010.02502.
 
-DDPM's loss knows only the marginals $q(x_t \mid x_0)$, and many processes share them: one for every amount of noise
-that a reverse step adds. So one network, trained once, may be walked with any of them, over any of its levels. Without
-noise the walk is an Euler solution of an ODE: a picture has one latent $x_T$, found by walking the other way.
+DDPM's loss depends only on the marginals $q(x_t \mid x_0)$, and many processes share them: one for each amount of noise
+that a reverse step adds. So a network that was trained once can sample by any of them, over any subset of its levels.
+Without noise, sampling is Euler's method for an ODE: a picture has one latent $x_T$, found by walking the other way.
 
 | symbol | code | meaning |
 |---|---|---|
@@ -21,15 +21,15 @@ noise as a choice, and the way back.
 
 Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_ddim.py: exact at any number of steps and any
 $\eta$ if the data are one point; $\eta = 1$ is ancestral sampling with the variance "small", step by step with the same
-noise; order 1 for $\eta = 0$. One call of the model a level. One draw of ``standard_normal`` of the state's shape a
-step except the last if $\eta > 0$, none if $\eta = 0$.
+noise; order 1 for $\eta = 0$. One call of the model per level. If $\eta > 0$, one draw of ``standard_normal`` of the
+state's shape per step except the last; if $\eta = 0$, none.
 
 Details that matter, and the tests that guard them:
 - the last step lands on $\bar\alpha_0 = 1$, so the result is the guess $\hat x_0$ itself, not $x_1$;
-- a step goes to the next level of the grid that is walked, whatever the spacing (`test_ddim_eq12_...known_gain`);
-- $\eta$ scales $\sigma$, so $\eta^2$ scales the variance: 0 and 1 would not show it (`eta` 0.4 in the recursion);
+- a step goes to the next level of the grid in use, whatever its spacing (`test_ddim_eq12_...known_gain`);
+- $\eta$ scales $\sigma$, so $\eta^2$ scales the variance: 0 and 1 cannot tell the two apart (the test has `eta` 0.4);
 - a clipped $\hat x_0$ comes with the $\hat\epsilon$ that belongs to it (`predict`);
-- encoding asks at no time below that of the first level: no network was trained on $t = 0$.
+- encoding calls the network at no time below that of the first level: no network was trained on $t = 0$.
 """
 
 from collections.abc import Callable, Sequence
