@@ -185,7 +185,7 @@ __attribute__((always_inline)) static inline Region* touch_in(Region& region, co
 
 // Checks an access and returns its region, or null if nothing is to be done there.
 static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
-    const char* const own = stacks + (self ? STACK * in_cluster(current()) : 0);
+    const char* const own = self ? stack_of(in_cluster(current())) : nullptr;
     if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
     if (++accesses > most_accesses) stop_endless(where);
     if (in_doubt) settle();
@@ -200,7 +200,8 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
             else if (Finding* f = report(WILD, where, 0, "")) {
                 f->access = kind;
                 f->bytes = bytes;
-                snprintf(f->note, sizeof f->note, "%p", static_cast<const void*>(address));
+                const bool reaches_own = address < own && address + bytes > own;
+                snprintf(f->note, sizeof f->note, "%p%s", static_cast<const void*>(address), in_stacks(reaches_own ? own - 1 : address));
             }
             if (!found) abandon();  // it would have been a fault
             return nullptr;

@@ -12,13 +12,16 @@ static bool in_grid;
 static uint32_t fault_where;
 static const char BY_ZERO[] = "a division of whole numbers by 0, whose result a GPU leaves open";
 
-static void on_signal(int signal, siginfo_t*, void* context) {
+static const char* stray;  // what is at the address that was refused
+
+static void on_signal(int signal, siginfo_t* info, void* context) {
     if (!in_grid || !pthread_equal(pthread_self(), runner)) {  // of another thread: as if we were not there
         for (int i = 0; i < WATCHED; i++)
             if (SIGNALS[i] == signal) sigaction(signal, &before[i], nullptr);
         raise(signal);
         return;
     }
+    stray = in_stacks(info->si_addr);
     fault_where = NOBODY;
 #ifdef EMULATOR_X86_64
     const char* const at = reinterpret_cast<const char*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
@@ -48,9 +51,9 @@ static void stop_listening() {
 
 static void report_fault(int signal) {
     if (signal == SIGINT) return;
-    report_note(FAULT, fault_where, signal == SIGFPE ? BY_ZERO
-                                    : signal == SIGILL ? "what the compiler has found to be undefined, and made a stop of"
-                                                       : "an address that this process does not have, or a stack that has run over");
+    if (signal == SIGFPE) report_note(FAULT, fault_where, BY_ZERO);
+    else if (signal == SIGILL) report_note(FAULT, fault_where, "what the compiler has found to be undefined, and made a stop of");
+    else report_note(FAULT, fault_where, "an address that this process does not have%s", stray);
 }
 
 void untrue(const char* what, const void* where) { report_note(UNDEFINED, place(where), "%s, which is not so", what); }

@@ -184,7 +184,8 @@ struct Meeting {  // of the lanes of one mask of one warp
     alignas(16) char values[2][32][16];  // of this round and, until everybody has read them, of the one before
 };
 
-const size_t STACK = 128 << 10;
+const size_t STACK = 576 << 10;  // a thread of a GPU has up to 512 kB of its own
+const size_t SLOT = STACK + (64 << 10);  // the rest, below it, cannot be accessed
 const int MOST_THREADS = 1024;
 const int MOST_FINDINGS = 64;
 
@@ -198,6 +199,14 @@ static vector<Fiber> fibers;            // of the block in place, as all that cl
 static Context scheduler;
 static char* stacks;
 static int most_members;                // that there are stacks for
+
+static char* stack_of(int member) { return stacks + SLOT * member + (SLOT - STACK); }
+static const char* in_stacks(const void* address) {  // what is there, "" if it is elsewhere
+    const size_t offset = static_cast<const char*>(address) - stacks;
+    if (offset >= SLOT * most_members) return "";
+    return offset % SLOT < SLOT - STACK ? " (beyond its own stack: 576 kB here, at most 512 on a GPU)"
+                                         : " (a local variable of another thread)";
+}
 static int threads, members;            // how many a block has, and a cluster
 static size_t part_size, clock_size;    // a clock's numbers, in a part of it and in all
 static int first_member;                // the number in the cluster of the block's first thread
@@ -328,11 +337,10 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     cluster_number = 0;
     start_flags();
     if (members > most_members) {
-        if (stacks) munmap(stacks - STACK, STACK * (most_members + 1));
+        if (stacks) munmap(stacks, SLOT * most_members);
         most_members = std::max(members, MOST_THREADS);
-        stacks = STACK + static_cast<char*>(mmap(nullptr, STACK * (most_members + 1), PROT_NONE,  // below them lies nothing
-                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        mprotect(stacks, STACK * most_members, PROT_READ | PROT_WRITE);
+        stacks = static_cast<char*>(mmap(nullptr, SLOT * most_members, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        for (int i = 0; i < most_members; i++) mprotect(stack_of(i), STACK, PROT_READ | PROT_WRITE);
     }
     fibers.resize(threads);
 

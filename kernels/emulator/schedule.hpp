@@ -36,7 +36,7 @@ static void start_block(Index index) {
         f.came = false;
         f.open.clear();
         f.groups.clear();
-        make_context(f.context, stacks + STACK * in_cluster(t), STACK, run_fiber);
+        make_context(f.context, stack_of(in_cluster(t)), STACK, run_fiber);
         const unsigned i = t;
         lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
         lanes[t].lane = t % 32;
