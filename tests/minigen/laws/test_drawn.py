@@ -1,7 +1,9 @@
 """Strategies give what they say; and on whatever they draw, our samplers and filters keep their laws."""
 
+import re
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -88,8 +90,19 @@ def test_the_example_of_the_strategies_is_a_test(right):
     if right:
         test()
     else:
-        with pytest.raises(pytest.fail.Exception, match="L6"):
+        with pytest.raises(AssertionError, match="L6"):
             test()
+
+
+def test_a_failing_test_of_ones_own_prints_the_smallest_case(tmp_path):
+    """Hypothesis adds it to the exception; pytest shows what was added to an error, not to a `pytest.fail`."""
+    block = some.__doc__[some.__doc__.index("    from itertools") :].replace("s_u * eps", "1.01 * s_u * eps")
+    file = tmp_path / "test_walks.py"
+    file.write_text(textwrap.dedent(block))
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, file]
+    said = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path).stdout
+    assert "fail  L6" in said
+    assert re.search(r"test_my_sampler\(\s*E +walk=Walk\(chain=Chain\(", said), said
 
 
 def test_hypothesis_is_imported_by_the_strategies_alone():
