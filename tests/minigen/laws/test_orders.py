@@ -396,6 +396,19 @@ def test_what_does_not_converge_to_the_right_variance_is_seen(sampler, words):
     assert found.failed and words in found.detail, found
 
 
+class FromNoise(Noisy):
+    """Its own levels start without signal; those that it is given for an order do not."""
+
+    def levels(self, n):
+        own = [(k / n, (1 - k / n), k / n) for k in range(n, 0, -1)] + [(0.0, 1.0, 0.0)]
+        return own if self.sigmas is None else super().levels(n)
+
+
+@pytest.mark.parametrize("claimed", [1, 2])
+def test_a_weak_order_is_measured_though_the_sampler_s_own_levels_start_without_signal(claimed):
+    assert weak(FromNoise(1, claimed)).status == ("pass" if claimed == 1 else "fail")
+
+
 def test_what_the_law_of_weak_order_needs():
     assert weak(Adams(1)).detail == "not claimed: weak_order"
     assert next(run_laws(Noisy(1, 1), ["L22b"], "float32")).detail == "a slope needs float64"
