@@ -85,6 +85,7 @@ CLAIMS = (
     *("learned", "score", "published", "weak_order", "shared"),
 )
 STEPS = (1, 2, 3, 7, 20)
+BELOW = 1e-12  # 0 that rounding may leave of a signal or a noise
 MOST = 20_000  # levels, after which a list has no end
 FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
 
@@ -418,12 +419,17 @@ def draws(sampler: Any, n: int) -> int:
 
 
 def levels(sampler: Any, n: int) -> list[Level]:
-    """Its levels as `Level`; Fault where they are none, not even numbers, or without an end."""
+    """Its levels as `Level`; Fault where they are none, not even numbers, beyond noise or data, or without an end."""
     try:
-        found = [Level(*(float(value) for value in level)) for level in islice(sampler.levels(n), MOST + 1)]
+        listed = [[float(value) for value in level] for level in islice(sampler.levels(n), MOST + 1)]
     except (Exception, SystemExit) as error:
-        hint = "" if type(sampler).__module__.startswith("minigen.") else FIXED
+        slip = isinstance(error, TypeError | AttributeError | NameError)  # whatever n is
+        hint = "" if slip or type(sampler).__module__.startswith("minigen.") else FIXED
         raise Fault(f"levels({n}) raised {in_words(error)}{hint}") from error
+    odd = [level for level in listed if len(level) != 3]
+    if odd:
+        raise Fault(f"a level is (time, alpha, sigma), and levels({n}) has one of {len(odd[0])} numbers: {odd[0]}")
+    found = [Level(*level) for level in listed]
     if len(found) < 2:
         raise Fault(f"levels({n}) gave {len(found)} levels: at least one noisy level and the data are needed")
     if len(found) > MOST:
@@ -431,6 +437,10 @@ def levels(sampler: Any, n: int) -> list[Level]:
     rows = np.array(found)
     if not (np.isfinite(rows).all() and (rows[:, 1] ** 2 + rows[:, 2] ** 2 > 0).all()):
         raise Fault(f"levels({n}) are not all finite with some signal or noise: {short(found)}")
+    beyond = next((level for level in found if min(level.alpha, level.sigma) < -BELOW), None)
+    if beyond is not None:
+        time, alpha, sigma = beyond
+        raise Fault(f"alpha and sigma are 0 at the least: levels({n}) have {alpha:g} and {sigma:g} at time {time:g}")
     return found
 
 

@@ -190,6 +190,8 @@ def walked(sampler: Any, model: Callable[..., Any], x: Any, n: int, noise: Calla
         raise Fault(f"sample raised {type(error).__name__}: {first[0] if first else ''}{_place(error)}") from error
     if not (given == x).all():
         raise Fault("sample changed x, its input")
+    if result is None:
+        raise Fault("sample returned None: it ends without a return")
     try:
         found = arrays.out(result)
     except Exception as error:

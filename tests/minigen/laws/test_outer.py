@@ -253,6 +253,10 @@ def silent(self, model, x, n, noise):
     return x
 
 
+def forgets(self, model, x, n, noise):
+    x = silent(self, model, x, n, noise)
+
+
 def draws_forever(self, model, x, n, noise):
     while True:
         noise(x.shape)
@@ -265,11 +269,39 @@ def draws_forever(self, model, x, n, noise):
         (single, "L0", "float32"),
         (silent, "L5", "0 draws where 1 are claimed, 2 levels"),
         (draws_forever, "L0", "drew noise more than"),
+        (forgets, "L0", "sample returned None: it ends without a return"),
     ],
 )
 def test_a_fault_is_named_in_a_verdict(sample, law, words):
     sampler = type("Broken", (Base,), {"sample": sample})()
     assert words in failed(sampler, [law])[law].detail
+
+
+@pytest.mark.parametrize(
+    "levels, words",
+    [
+        (
+            lambda n: [(k / n, 1 - k / n, k / n) for k in (*range(n + 1, 1, -1), 0)],
+            "alpha and sigma are 0 at the least: levels(1) have -1 and 2 at time 2",
+        ),
+        (
+            lambda n: [(k / n, 1 - k / n, k / n) for k in range(n - 1, -2, -1)],
+            "alpha and sigma are 0 at the least: levels(1) have 2 and -1 at time -1",
+        ),
+        (
+            lambda n: [(1 - k / n, k / n) for k in range(n, -1, -1)],
+            "a level is (time, alpha, sigma), and levels(1) has one of 2 numbers: [0.0, 1.0]",
+        ),
+        (lambda n: list(n), "levels(1) raised TypeError: 'int' object is not iterable"),
+        (lambda n: [(), ()][n + 1], "levels(1) raised IndexError: list index out of range; a sampler that has only"),
+    ],
+    ids=["before the noise", "after the data", "without times", "a slip", "some n"],
+)
+def test_levels_that_are_none_are_told_once_and_nothing_else_is_blamed(levels, words):
+    sampler = type("Broken", (Base,), {"sample": silent, "levels": lambda self, n: levels(n)})()
+    broken = failed(sampler)
+    assert broken["L0"].detail.startswith(words) and words.endswith((broken["L0"].detail, "only")), broken["L0"]
+    assert {law: verdict.detail for law, verdict in broken.items() if "levels(" not in verdict.detail} == {}
 
 
 @pytest.mark.parametrize("share, broken", [(1.0, False), (1.1, True)])
