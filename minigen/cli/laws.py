@@ -309,7 +309,11 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
         )
     if module in PEERS:
         return [_peer(module, inside, settings)]
-    hint = f" (without .py: {module.removesuffix('.py').replace('/', '.')}:{inside})" if module.endswith(".py") else ""
+    file, hint = Path(module.removesuffix(".py")), ""
+    if module.endswith(".py"):
+        elsewhere = file.is_absolute() or ".." in file.parts
+        where, dotted = ("in its folder, ", file.name) if elsewhere else ("", ".".join(file.parts))
+        hint = f" ({where}without .py: {dotted}:{inside})"
     with _stopping(f"cannot import '{module}'", hint):
         here = str(Path.cwd())
         if here not in sys.path:

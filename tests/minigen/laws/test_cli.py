@@ -75,6 +75,8 @@ def test_one_law_on_one_of_ours_and_the_list(capsys):
         ),
         (["shrink", "ddim", "--law", "L12"], "nothing was checked: L12 is no law of vp"),
         (["some/mine.py:Mine"], "(without .py: some.mine:Mine)"),
+        (["./mine.py:Mine"], "(without .py: mine:Mine)"),
+        (["../mine.py:Mine"], "(in its folder, without .py: mine:Mine)"),
         (["ddim", "--law", "L99"], "unknown law 'L99'"),
         (["ddim", "--dtype", "int8"], "--dtype must be float64 or float32"),
         (["ddim", "--law", "L2", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json: "),
