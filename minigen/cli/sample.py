@@ -103,6 +103,17 @@ def main(args: list[str]) -> int:
 
 def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleFlags, dict[str, Any], list[str]]:
     """The flags of every system, the model's own settings, and the names of the pictures that were asked for."""
+    together, default = flags_of(entry, model)
+    prog, description = f"minigen sample {entry.name}", f"{entry.title} ({entry.paper})"
+    flags: Any = arguments.parse(together, args, prog=prog, description=description, default=default)
+    arguments.check_trained(entry, flags.run.weights)
+    settings = with_own_sampler(dataclasses.asdict(flags.settings)) if hasattr(flags, "settings") else {}
+    chosen = [name for name in getattr(model, "PICTURES", {}) if getattr(flags.pictures, name)]
+    return flags.run, settings, chosen
+
+
+def flags_of(entry: curriculum.Entry, model: Any) -> tuple[Any, Any]:
+    """The dataclass of all flags for this model, and their defaults."""
     weights = arguments.default_weights(entry)
     parts: list[tuple[str, Any, Any]] = [("run", SampleFlags, SampleFlags(weights))]
     if hasattr(model, "Sampling"):
@@ -114,13 +125,7 @@ def parse(entry: curriculum.Entry, model: Any, args: list[str]) -> tuple[SampleF
         pictures = dataclasses.make_dataclass("Pictures", shown, frozen=True)
         parts.append(("pictures", pictures, pictures()))
     together = dataclasses.make_dataclass("Flags", [(name, kind) for name, kind, _ in parts], frozen=True)
-    prog, description = f"minigen sample {entry.name}", f"{entry.title} ({entry.paper})"
-    default = together(*(value for _, _, value in parts))
-    flags: Any = arguments.parse(together, args, prog=prog, description=description, default=default)
-    arguments.check_trained(entry, flags.run.weights)
-    settings = with_own_sampler(dataclasses.asdict(flags.settings)) if hasattr(flags, "settings") else {}
-    chosen = [name for name in getattr(model, "PICTURES", {}) if getattr(flags.pictures, name)]
-    return flags.run, settings, chosen
+    return together, together(*(value for _, _, value in parts))
 
 
 def with_own_sampler(settings: dict[str, Any]) -> dict[str, Any]:

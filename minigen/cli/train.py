@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from minigen.cli import arguments, curriculum
+from minigen.cli import arguments, curriculum, sample
 from minigen.errors import UserError
 
 USAGE = """usage: minigen train SYSTEM [flags]
@@ -63,6 +63,7 @@ def main(args: list[str]) -> int:
     entry = curriculum.find(name)
     model = curriculum.load(entry)
     flags = parse(entry, model, args)
+    arguments.check_names(sample.flags_of(entry, model)[0], f"minigen sample {entry.name}")  # now, not after the training
     run, config, clip = flags.run, flags.config, flags.reused.clip if takes_clip(model) else None
     if clip is not None:
         config = dataclasses.replace(config, clip_steps=0)

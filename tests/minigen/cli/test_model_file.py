@@ -82,6 +82,7 @@ def test_a_setting_that_is_called_as_a_flag_of_every_system_is_told(
             m.setattr(toy_system, member, value)
             said = f"'minigen {command} toy' would have two flags --{flag}: call the model's another name"
             assert refused(command, "toy") == f"minigen: {said}\n"
+            assert refused("train", "toy") == f"minigen: {said}\n" and not Path("out").exists()
 
 
 def takes_no_steps(n: int, *, rng: Any, callback: Any = None, dim: float = 1.0) -> Any:
