@@ -251,6 +251,11 @@ def find(name: str) -> Entry:
             raise UserError(
                 f"unknown system '{name}': {file.file} is there, but has no line in minigen/cli/curriculum.py"
             )
+        if name.endswith(".py") or Path(f"{name}.py") in Path().glob("*.py"):
+            raise UserError(
+                f"unknown system '{name}': a model file that is not in minigen/models is trained from Python, as the "
+                "README says under 'As a library'"
+            )
         near = get_close_matches(plain.lower(), known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"unknown system '{name}': {hint}these run today: {', '.join(runs) or 'none yet'}")

@@ -63,7 +63,9 @@ def main(args: list[str]) -> int:
     entry = curriculum.find(name)
     model = curriculum.load(entry)
     flags = parse(entry, model, args)
-    arguments.check_names(sample.flags_of(entry, model)[0], f"minigen sample {entry.name}")  # now, not after the training
+    arguments.check_names(
+        sample.flags_of(entry, model)[0], f"minigen sample {entry.name}"
+    )  # now, not after the training
     run, config, clip = flags.run, flags.config, flags.reused.clip if takes_clip(model) else None
     if clip is not None:
         config = dataclasses.replace(config, clip_steps=0)

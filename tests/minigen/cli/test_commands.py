@@ -269,6 +269,15 @@ def test_a_model_file_that_has_no_line_in_the_curriculum(
         assert f"unknown system 'realnvp': {said}\n" in refused(*args)
 
 
+def test_a_model_file_of_ones_own_is_trained_from_python(refused: Refused, inside: Path):
+    said = "a model file that is not in minigen/models is trained from Python, as the README says under 'As a library'"
+    Path("mine.py").touch()
+    for name in ("mine", "mine.py", "there/mine.py"):
+        for command in ("train", "sample", "edit"):
+            assert refused(command, name) == f"minigen: unknown system '{name}': {said}\n"
+    assert "these run today" in refused("train", "m" * 300)
+
+
 @pytest.mark.parametrize("name", ["TITLE", "PAPER", "EQUATION", "Config", "build"])
 def test_a_model_file_that_lacks_a_name_is_told_before_anything_is_done(
     trained: Path, refused: Refused, toy_system: Any, monkeypatch: pytest.MonkeyPatch, name: str
