@@ -71,12 +71,15 @@ def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
         if chain is not None:
             power = (alpha**2 / (alpha**2 + sigma**2))[:-1]
             near = np.clip(np.searchsorted(-chain, -power), 1, len(chain) - 1)
-            off = np.minimum(np.abs(chain[near] - power), np.abs(chain[near - 1] - power))
+            near = near - (np.abs(chain[near - 1] - power) < np.abs(chain[near] - power))
+            off = from_any = np.abs(chain[near] - power)
             if sampler.claims.get("times") is not None:
                 index = (told[:-1] - sampler.claims["times"][0]).astype(np.int64)
                 off = np.abs(chain[index.clip(0, len(chain) - 1)] - power)
-            k = int(np.argmax(off))
-            yield Check(float(off[k]), allowed, f"time {told[k]:g} of {n} levels is no level of the chain")
+            k, what = int(np.argmax(off)), "is no level of the chain"
+            if off[k] > allowed >= from_any[k]:
+                what = f"has the noise of the chain's time {near[k] + sampler.claims['times'][0]:g}"
+            yield Check(float(off[k]), allowed, f"time {told[k]:g} of {n} levels {what}")
 
 
 def times(sampler: Any, dtype: Any) -> Iterator[Check]:

@@ -54,6 +54,24 @@ def failed(sampler, names=None, dtypes=("float64",)):
     return {v.law: v for v in run_laws(sampler, names, dtypes) if v.failed}
 
 
+def test_an_alpha_bar_that_is_looked_up_next_to_its_time_is_told_whose_it_is():
+    class Next(MyDDIM):
+        claims: ClassVar = {"betas": 1 - ABAR[1:] / ABAR[:-1], "times": (1, 1000)}
+
+        def levels(self, n):
+            return [(t, *level) for t, level in zip(range(1000, 1000 - n, -1), self.looked_up(n))] + [(0, 1.0, 0.0)]
+
+        def looked_up(self, n):
+            return [(ABAR[t - self.off] ** 0.5, (1 - ABAR[t - self.off]) ** 0.5) for t in range(1000, 1000 - n, -1)]
+
+    right, wrong, between = Next(), Next(), Next()
+    right.off, wrong.off, between.off = 0, 1, 1
+    between.looked_up = lambda n: [(0.5**0.5, 0.5**0.5)] * n
+    assert failed(right, ["L1"]) == {}
+    assert failed(wrong, ["L1"])["L1"].detail == "time 1000 of 1 levels has the noise of the chain's time 999"
+    assert "time 1000 of 1 levels is no level of the chain" in failed(between, ["L1"])["L1"].detail
+
+
 # --- other spaces, a bare step ----------------------------------------------------------------------------------------
 
 
