@@ -33,7 +33,7 @@ np.float64 would widen float32 states.
 | ``betas`` | array (T,) | the levels are a subset of those of this chain |
 | ``published`` | function of n | the signal and noise (n, 2) that a published formula gives the noisy levels |
 | ``shared`` | True | runs may be concurrent: what a run remembers is its own, not the sampler's |
-| ``point`` | True | exact at any number of steps if the data are one point |
+| ``point`` | True | exact at any number of steps if the data are one point, up to the noise of the last level |
 | ``eta`` | 0 to 1, or "large" | a step to the next level is DDIM's with this eta (1: DDPM with the small variance), or DDPM's with the large variance |
 | ``rule`` | a name of `reference.RULES` or such a function | the weights with which it combines the model's predictions |
 | ``order`` | 1 to 4 | of convergence to the probability flow, on even steps in log sigma; from 3 on, after a start of lower order |
@@ -45,9 +45,9 @@ np.float64 would widen float32 states.
 
 A law whose claim is not made is skipped, and the report says so. Optional members: ``name``; ``kinds`` (its own first;
 if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out; ``at(time) -> (alpha, sigma)``
-if the model is called between levels; ``on(sigmas)``, the same sampler on levels with the given noise-to-signal ratios,
-falling, and then the data; ``steps``, the numbers of levels it is run with, and ``sweep``, those that the laws of
-levels try; ``fresh()``, an equal sampler that has not run; ``arrays``, "torch" or "cupy" if `sample` works with those
+if the model is called between levels; ``on(sigmas)``, the same sampler on levels with the given noise-to-signal ratios
+(a falling array; ``.tolist()`` has Python's floats) and then the data; ``steps``, the numbers of levels it is run with,
+and ``sweep``, those that the laws of levels try; ``fresh()``, an equal sampler that has not run; ``arrays``, "torch" or "cupy" if `sample` works with those
 (sharing memory where possible); ``precision``, the dtype of its coefficients if that is coarser than the states'.
 
 Anything else that has laws has another ``space``, its claims and the members that `FORMS` lists; for a function,
