@@ -256,6 +256,20 @@ def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu", mo
     return system, dataset
 
 
+def say_unfinished(path: Path, system: Any) -> None:
+    """Say on stderr that weights are those of a training that was stopped before its last step, if they are."""
+    from minigen.train import checkpoint
+
+    with checkpoint.opened(path, kind="weights") as reader:
+        step, total = reader.about.get("step"), sum(stage.steps for stage in system.stages())
+    if isinstance(step, int) and step < total:
+        print(
+            f"note: {path} holds the weights after step {step} of {total}; "
+            f"'minigen train {reader.about['system']} --out {path.parent} --resume' goes on",
+            file=sys.stderr,
+        )
+
+
 def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
     """Put the trained CLIP of a weights file, whatever system's it is, into a system that has one like it.
 

@@ -56,6 +56,7 @@ def main(args: list[str]) -> int:
     arguments.check_at_least(0, seed=flags.seed)
     check_out(flags.out)
     system, about = arguments.load_weights(flags.weights, entry, device=flags.device)
+    arguments.say_unfinished(flags.weights, system)
     given: list[Any] = []
 
     def read(name: str) -> Any:

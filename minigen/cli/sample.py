@@ -58,6 +58,7 @@ def main(args: list[str]) -> int:
     arguments.check_at_least(1, n=flags.n, steps=flags.steps, prompts=flags.prompts)
     arguments.check_at_least(0, seed=flags.seed)
     system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
+    arguments.say_unfinished(flags.weights, system)
 
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically

@@ -462,6 +462,19 @@ def test_a_run_that_is_there_already(trained: Path, refused: Refused):
     assert trained.read_bytes() == before
 
 
+@pytest.mark.usefixtures("trained")
+def test_weights_of_a_training_that_was_stopped_are_said_to_be_that(capsys: pytest.CaptureFixture[str]):
+    weights = Path("out/toy/weights.safetensors")
+    assert main(["sample", "toy"]) == 0
+    assert not capsys.readouterr().err
+    with checkpoint.opened(weights, kind="weights") as reader:
+        about, arrays = reader.about, {name: reader.handle.get_tensor(name) for name in list(reader.handle.keys())}
+    checkpoint.save(weights, arrays, about | {"step": 3})
+    assert main(["sample", "toy"]) == 0
+    said = f"note: {weights} holds the weights after step 3 of 6; 'minigen train toy --out out/toy --resume' goes on\n"
+    assert capsys.readouterr().err == said
+
+
 def test_resume_with_another_flag_names_it(trained: Path, refused: Refused):
     assert "was started with --lr 0.01, not 0.5" in refused("train", "toy", "--resume", "--lr", "0.5")
     assert "--steps 4, not 9: a run cannot be made longer" in refused("train", "toy", "--resume", "--steps", "9")
@@ -603,7 +616,7 @@ def test_sample_refuses_in_one_sentence(trained: Path, refused: Refused, name: s
 def rewritten(path: Path, about: dict[str, Any] | None = None, drop: str = "", shape: str = "") -> bytes:
     """A weights file with something changed."""
     with checkpoint.opened(path, kind="weights") as reader:
-        arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
+        arrays = {name: reader.handle.get_tensor(name) for name in list(reader.handle.keys())}  # noqa: SIM118
         said = {**reader.about, **(about or {})}
     arrays.pop(drop, None)
     if shape:
