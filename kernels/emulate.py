@@ -6,7 +6,7 @@ once for its two lines. After a schedule in which a kernel does not end there is
 looks like for kernels with one mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same
 problems run on a GPU, where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0
 nothing was found (of what is planted: all of it), 1 something was, or a rung does not compile, lacks its kernel or gets
-other arguments than it takes, 2 the request makes no sense or no rung could be run.
+other arguments or more threads than it takes, 2 the request makes no sense or no rung could be run.
 """
 
 import argparse

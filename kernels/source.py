@@ -68,7 +68,8 @@ class Parameter:
 class WrongSource(ValueError):
     """A .cu file is not what its host code takes it for.
 
-    It has no kernel of that name, or none at all, or declares shared memory in CUDA's words instead of ours.
+    It has no kernel of that name, or none at all, takes fewer threads a block by its launch bounds, or declares shared
+    memory in CUDA's words instead of ours.
     """
 
 

@@ -127,7 +127,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..launch import SHARED_KILOBYTES
-from ..source import Parameter, check_launch
+from ..source import Parameter, WrongSource, check_launch
 from ..tensor_map import Im2colMap, TensorMap
 from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, lead, led, same_memory, structure
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
@@ -334,7 +334,7 @@ class Emulator:
         self.ran.append(library.source.name)
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
         if (count := block[0] * block[1] * block[2]) > most_threads:
-            raise ValueError(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
+            raise WrongSource(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
         if cooperative and library.clusters.get(kernel, 1) > 1:
             raise ValueError(f"kernel {kernel}: a cooperative launch of clusters is none that the emulator takes")
         if cooperative and (count := count * blocks[0] * blocks[1] * blocks[2]) > MOST_TOGETHER:

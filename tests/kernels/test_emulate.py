@@ -32,9 +32,14 @@ SHAPE = ["--shape", "40,20,5"]
         ),
         ("const float* z", "const double* z", "kernel nearest_code: z must be an array of double, got one of float32"),
         ("nearest_code(", "nearest(", f"{TILED} has no kernel 'nearest_code', it has nearest"),
+        (
+            "__launch_bounds__(ROWS)",
+            "__launch_bounds__(32)",
+            "kernel nearest_code: its launch bounds are 32 threads a block, got ",
+        ),
         ("__global__", "", f'{TILED} has no kernel, which would be extern "C" __global__ void name(...)'),
     ],
-    ids=["typo", "another name", "another type", "another kernel", "no kernel"],
+    ids=["typo", "another name", "another type", "another kernel", "fewer threads", "no kernel"],
 )
 def test_a_mistake_in_a_rung_is_one_report_and_the_others_run(old, new, said, monkeypatch, tmp_path, capsys):
     plant(monkeypatch, tmp_path, cuda, TILED, old, new)
