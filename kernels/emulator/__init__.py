@@ -12,7 +12,7 @@ works. The findings are
 * ``fault``: a trap of the processor, such as an integer division by 0 (a GPU goes on, with any result), a failed
   ``assert``, ``__trap()``, or undefined behaviour that the compiler turned into a trap;
 * ``uninitialised``: a read (also an atomic one) of shared memory, or of an array from ``empty``, that nobody has
-  written;
+  written (the host may have, as in ``y[...] = 0``, except numbers whose bits are all 1);
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
 * ``deadlock``: threads wait at a barrier that another thread never reaches, because it waits elsewhere or, at barriers
@@ -443,7 +443,7 @@ class Emulator:
             raise EmulatorError("\n".join(map(str, self.findings)))
 
     def _record(self, value: Any) -> "_Fresh | None":
-        return next((f for f in self._fresh if f.array is value), None)
+        return next((f.see() for f in self._fresh if f.array is value), None)
 
     def _laid_out(self, array: np.ndarray) -> "Laid":
         """An array as a kernel gets it: between red zones, or itself if it lies in a sparse one."""
@@ -536,6 +536,14 @@ class _Fresh:
     array: np.ndarray
     writers: np.ndarray
     library: Library | None = None
+
+    def see(self) -> "_Fresh":
+        """Itself, after it was looked at: a number of which the host has changed a bit, and no kernel a byte, is written."""
+        size = self.array.itemsize
+        content, writers = (a.reshape(-1, size) for a in (self.array.reshape(-1).view(np.uint8), self.writers))
+        by_host = (content != POISON).any(axis=1) & (writers == NOBODY).all(axis=1)
+        writers[by_host] = OUTSIDE
+        return self
 
 
 class _Named(NamedTuple):

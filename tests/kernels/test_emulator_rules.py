@@ -125,6 +125,27 @@ def test_bytes_of_one_number_may_have_been_written_by_different_launches():
         )
 
 
+def test_what_the_host_writes_into_new_memory_is_written():
+    """But for numbers all of whose bits are 1, of which nobody can tell, and for the rest of what a kernel wrote a part of."""
+    for value, kind in ((0, set()), (0x00FFFFFF, set()), (-1, {"uninitialised"})):
+        device = Emulator()
+        y = device.empty((8,), np.int32)
+        y[:5] = value
+        run("atomicAdd(y + threadIdx.x, n);", {"y": y, "n": 1}, 5, device=device)
+        assert kinds(device) == kind and y[:5].tolist() == [value + 1] * 5
+        device.findings.clear()
+        run("atomicAdd(y + threadIdx.x, n);", {"y": y, "n": 1}, 6, device=device)
+        assert kinds(device) == {"uninitialised"}
+        assert "element (5,) of y (8,), int32" in device.findings[-1].message
+    device = Emulator()
+    y, h = device.empty((4,), np.float32), device.empty((4,), np.int32)
+    y[...] = 0
+    assert device.result(y) is y and not device.findings
+    run("*reinterpret_cast<short*>(h + threadIdx.x) = 0;", {"h": h}, 4, device=device)
+    device.result(h)
+    assert "4 of 4 elements of the result were never written" in device.findings[0].message
+
+
 def test_a_wrong_value_has_no_line_of_another_file():
     device = Emulator()
     y = device.empty((2,), np.float32)
