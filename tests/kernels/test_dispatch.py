@@ -78,6 +78,10 @@ def turned(*shape, seed=0):
     return normal(*shape[::-1], seed=seed).transpose()
 
 
+def public_names(folder):
+    return {f"{folder}.{name}" for name in importlib.import_module(f"kernels.{folder}").__all__}
+
+
 # --- what each function is asked --------------------------------------------------------------------------------------
 
 
@@ -449,10 +453,10 @@ def test_arguments_are_checked_as_before(case):
 
 def test_every_public_function_is_here():
     tested = {name for case in CASES for name in case.names.split()}
-    public = set()
-    for folder in {name.partition(".")[0] for name in tested}:
-        public |= {f"{folder}.{name}" for name in importlib.import_module(f"kernels.{folder}").__all__}
-    assert tested == public - WITHOUT
+    public = {name for file in ROOT.glob("*/cuda.py") for name in public_names(file.parent.name)}
+    new, gone = sorted(public - WITHOUT - tested), sorted(tested - (public - WITHOUT))
+    assert not new, f"CASES in {__file__}, or WITHOUT, needs {', '.join(new)}"
+    assert not gone, f"CASES in {__file__} has {', '.join(gone)}, which no __all__ has"
 
 
 # --- what keeps the path it had ---------------------------------------------------------------------------------------

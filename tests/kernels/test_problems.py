@@ -1,21 +1,36 @@
 """The benchmark's problem list: every operation is on it, and what its work is."""
 
+import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import kernels
-from kernels import bench, problems, resample
+from kernels import bench, emulate, problems, resample
 from kernels.gpu_bench import companions, pages, products
+from kernels.source import ROOT
 
 
 def test_every_operation_has_a_problem():
-    folders = {path.parent.name for path in Path(kernels.__file__).parent.glob("*/reference.py")}
-    listed = {p.op.partition("-")[0] for p in (*problems.problems(), *bench.gpu_problems())}
-    assert len(folders) > 10 and listed == folders
+    folders, with_rungs = ({f.parent.name for f in ROOT.glob(f"*/{name}.py")} for name in ("reference", "cuda"))
+    on_cpu, on_gpu = (
+        {p.op.partition("-")[0] for p in listed} for listed in (problems.problems(), bench.gpu_problems())
+    )
+    assert len(folders) > 10 and folders >= on_cpu | on_gpu
+    new = sorted(with_rungs - on_gpu)
+    assert not new, f"a list of problems in kernels/gpu_bench needs {', '.join(new)}"
+    new = sorted(folders - with_rungs - on_cpu)
+    assert not new, f"problems() in kernels/problems.py needs {', '.join(new)}"
+
+
+def test_every_ladder_can_be_emulated():
+    ladders = {
+        f.parent.name: importlib.import_module(f"kernels.{f.parent.name}.cuda").RUNGS for f in ROOT.glob("*/cuda.py")
+    }
+    emulated = [rungs for *_, rungs in emulate.OPERATIONS.values()]
+    new = [folder for folder, rungs in ladders.items() if not any(rungs is of for of in emulated)]
+    assert len(ladders) > 10 and not new, f"COMPANIONS in kernels/companions.py needs {', '.join(new)}, with its RUNGS"
 
 
 def test_the_resampling_problem_runs_all_four_functions_on_matching_shapes(monkeypatch: pytest.MonkeyPatch):
@@ -86,8 +101,10 @@ WORK = [  # problems, their FLOP and bytes: sums that were done by hand
 def test_work_is_the_definitions_and_bytes_are_read_and_written_once():
     for p, flop, moved in WORK:
         assert (p.flop, p.bytes) == (flop, moved), (p.op, p.name)
-    of = {p.op for p in (*problems.problems(), *bench.gpu_problems())}
-    assert {p.op for p, *_ in WORK} >= of - {"attention-short"}  # which is attention's
+    for listed in (problems.problems(), bench.gpu_problems()):
+        done = {p.op for p, *_ in WORK if isinstance(p, type(listed[0]))}
+        new = sorted({p.op for p in listed} - done - {"attention-short"})  # which is attention's
+        assert not new, f"WORK in {__file__} needs {', '.join(new)} of {type(listed[0]).__module__}"
 
 
 def test_the_committed_results_are_of_the_work_that_the_problems_have():
