@@ -2,11 +2,12 @@
 
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
 would be wrong on a GPU is reported with file and line (``kernels.emulator``), once for each line and kind, and a race
-once for its two lines. After a schedule in which a kernel does not end there is no other. ``--planted`` shows what that
-looks like for kernels with one mistake each, ``--banks`` counts bank conflicts. With ``--device cuda`` the same
-problems run on a GPU, where only their values are checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0
-nothing was found (of what is planted: all of it), 1 something was, or a rung does not compile, lacks its kernel or gets
-other arguments or more threads than it takes, 2 the request makes no sense or no rung could be run.
+once for its two lines. So are results whose bits are others than under the first schedule. After a schedule in which a
+kernel does not end there is no other. ``--planted`` shows what that looks like for kernels with one mistake each,
+``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their values are
+checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is planted: all of it), 1
+something was, or a rung does not compile, lacks its kernel or gets other arguments or more threads than it takes, 2 the
+request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from .quantize import cuda as quantize_cuda
 from .source import WrongSource
 
 Run = Callable[[Emulator, int], None]
+OTHER_BITS = "not the bits of the first schedule: what is added up has no order, as by atomics of floats"
 MISTAKES = (DoesNotCompile, CompileError, BadArguments, WrongSource)  # in a rung; other errors are of sizes and cards
 
 
@@ -120,10 +122,19 @@ def _ladder(
     for rung in rungs:
         start, accesses, ran = time.process_time(), 0, [files[rung]]
         here: dict[tuple[str, str], list[tuple[int, Finding]]] = {}  # kind and line -> (seed, what was found)
+        first: list[tuple[str, bytes]] = []  # the results of the first schedule
         try:
             for seed in range(seeds):
                 device = on_gpu() if on_gpu else Emulator(seed, banks=banks)
+                results = _noted(device)
                 run(device, rung)
+                first = first or results
+                if not (on_gpu or device.findings):  # which say why
+                    device.findings += [
+                        Finding("other bits", now[0], "", OTHER_BITS)
+                        for now, before in zip(results, first)
+                        if now != before
+                    ]
                 accesses += device.accesses
                 ran = device.ran or ran
                 for f in device.findings:
@@ -148,6 +159,19 @@ def _ladder(
             _print_banks(device)
         wrong += bool(here)
     return done, wrong
+
+
+def _noted(device: Any) -> list[tuple[str, bytes]]:
+    """The names and the bits of the results that the device is told what to expect of, as it is told."""
+    results: list[tuple[str, bytes]] = []
+    expect = device.expect
+
+    def noting(array: np.ndarray, want: Any, allowed: Any = 0.0, name: str = "the result") -> None:
+        results.append((name, array.tobytes()))
+        expect(array, want, allowed, name)
+
+    device.expect = noting
+    return results
 
 
 def _first_told(f: Finding, earlier: Iterable[Finding]) -> Finding:

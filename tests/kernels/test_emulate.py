@@ -4,7 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from rungs import needs_compiler, plant
+from emulation import write
+from rungs import needs_compiler, normal, plant
 
 from kernels import emulate
 from kernels.conv2d import cuda as conv2d_cuda
@@ -156,6 +157,21 @@ def test_lines_that_one_line_races_with_are_all_named(monkeypatch, capsys):
         "  k.cu:1: race: with k.cu:2 (also with k.cu:3, in 3 of 3 schedules)",
         "  k.cu:9: lane: a lane (in 2 of 3 schedules)",
     ]
+
+
+@pytest.mark.parametrize(("whole", "status"), [(False, 1), (True, 0)])
+def test_a_sum_that_has_no_order_has_other_bits_under_another_schedule(whole, status, monkeypatch, tmp_path, capsys):
+    file, x = write(tmp_path, "atomicAdd(y, x[blockIdx.x]);", "const float* x, float* y"), normal(0, (64,))[0]
+    x = np.round(x) if whole else x
+
+    def run(device, rung):
+        y = np.zeros(1, np.float32)
+        device.run(file, "k", 64, 1, {"x": x, "y": y})
+        device.expect(y, x.sum(dtype=np.float64), 1e-4, "y")
+
+    monkeypatch.setitem(emulate.OPERATIONS, "sum", (lambda n: run, "n", (64,), {1: file.name}))
+    assert emulate.main(["sum"]) == status
+    assert ("  y: other bits: not the bits of the first schedule: " in capsys.readouterr().out) == (not whole)
 
 
 def test_a_kernel_that_never_ends_runs_once(monkeypatch, tmp_path, capsys):
