@@ -231,7 +231,7 @@ def _eight_bit(m: int, k: int, n: int) -> Run:
 COMPANIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
     "random": (_random, "n,per_sample", (5, 333), random_cuda.RUNGS),
     "group_norm": (_group_norm, "n,pixels,groups,width", (2, 50, 3, 7), norm_cuda.RUNGS),
-    "layer_norm": (_layer_norm, "rows,c", (20, 77), {1: "layer_norm.cu"}),
+    "layer_norm": (_layer_norm, "rows,c", (20, 300), {1: "layer_norm.cu"}),
     "cross_entropy": (_cross_entropy, "rows,classes", (9, 333), cross_entropy_cuda.RUNGS),
     "activation": (_activation, "n", (5001,), activation_cuda.RUNGS),
     "adam": (_adam, "n", (5001,), adam_cuda.RUNGS),

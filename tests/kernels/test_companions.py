@@ -10,6 +10,7 @@ from kernels import emulate
 from kernels.companions import COMPANIONS
 from kernels.emulator import Emulator, EmulatorError
 from kernels.gpu_bench.through_host import ThroughHost
+from kernels.norm import cuda as norm_cuda
 
 SMALL = {
     "random": (2, 5), "group_norm": (1, 5, 2, 3), "layer_norm": (3, 5), "cross_entropy": (3, 5), "adam": (7,), "activation": (7,),
@@ -46,6 +47,14 @@ def test_the_command_runs_every_companion(capsys):
         assert emulate.main([op, "--shape", ",".join(map(str, sizes)), "--seeds", "2"]) == 0
     rungs = sum(len(rungs) for *_, rungs in COMPANIONS.values())
     assert capsys.readouterr().out.count("right, nothing found (2 schedules") == rungs
+
+
+def test_layer_norm_runs_with_one_warp_a_row_and_with_several():
+    """They have other sums, and only those of several have barriers."""
+    small, large = (
+        norm_cuda._row_sizes(sizes["layer_norm"][1]) for sizes in (SMALL, {o: c[2] for o, c in COMPANIONS.items()})
+    )
+    assert small[1] == 1 < large[1]
 
 
 @needs_compiler
