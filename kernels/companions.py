@@ -24,8 +24,10 @@ from .sampler_step import cuda as sampler_step_cuda
 Run = Callable[[Any, int], None]  # of a device and a rung
 
 
-def _normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+def _normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Arrays of normal numbers, no two of them alike: a kernel may have taken one for the other."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -50,12 +52,8 @@ def _random(n: int, per_sample: int) -> Run:
 
 def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
     c = groups * width
-    g, x, gamma, beta = (
-        _normal(n, pixels, c),
-        _normal(pixels, n, c).reshape(n, pixels, c),
-        1 + _normal(c),
-        _normal(n, c),
-    )
+    g, x, gamma, beta = _normal((n, pixels, c), (n, pixels, c), (c,), (n, c))
+    gamma += 1
     want, want_dx, allowed, allowed_dx = norm_expected(g, x, gamma, beta, groups, True)
 
     def run(device: Any, rung: int) -> None:
@@ -68,7 +66,8 @@ def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
 
 
 def _layer_norm(rows: int, c: int) -> Run:
-    g, x, gamma, beta = _normal(rows, c), _normal(c, rows).reshape(rows, c), 1 + _normal(c), _normal(c + 1)[1:]
+    g, x, gamma, beta = _normal((rows, c), (rows, c), (c,), (c + 1,))
+    gamma, beta = 1 + gamma, beta[1:]  # which begins beside a multiple of 16 bytes
     expected = norm_expected(g[:, None], x[:, None], gamma, beta, 1, False)
     want, want_dx, allowed, allowed_dx = (a.reshape(rows, c) for a in expected)
 
@@ -98,7 +97,8 @@ def norm_expected(g: Any, x: Any, gamma: Any, beta: Any, groups: int, silu: bool
 
 
 def _cross_entropy(rows: int, classes: int) -> Run:
-    g, x, targets = _normal(rows), 3 * _normal(rows, classes), np.arange(rows) % classes
+    (g, x), targets = _normal((rows,), (rows, classes)), np.arange(rows) % classes
+    x *= 3
     want = cross_entropy.reference.cross_entropy(_wide(x), targets)
     want_dx = cross_entropy.reference.cross_entropy_backward(_wide(g), _wide(x), targets)
     depth = float(x.max() - x.min()) + 3  # exp(x - largest) is off by as many units
@@ -119,7 +119,8 @@ def _cross_entropy(rows: int, classes: int) -> Run:
 
 
 def _adam(n: int) -> Run:
-    state = [*_normal(3, n), np.abs(_normal(n))]
+    *state, v = _normal(*[(n,)] * 4)
+    state.append(np.abs(v))
     settings: dict[str, Any] = {"step": 3, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
     want = [_wide(a) for a in state]
     adam.reference.adam_step(want[0], want[1], want[2], want[3], **settings)
@@ -135,7 +136,8 @@ def _adam(n: int) -> Run:
 
 
 def _activation(n: int) -> Run:
-    x, g = 2 * _normal(n), _normal(n, 1)[:, 0].copy()
+    x, g = _normal((n,), (n,))
+    x *= 2
     ours, theirs = activation.reference, activation_cuda
     size = 2 + 2 * np.abs(x)  # what a rounded step is relative to
 
@@ -152,7 +154,7 @@ def _activation(n: int) -> Run:
 
 def _sampler_step(n: int, per_sample: int) -> Run:
     shape = (n, per_sample)
-    x, c, u = _normal(*shape), _normal(per_sample, n).reshape(shape), _normal(n, 1, per_sample).reshape(shape)
+    x, c, u = _normal(shape, shape, shape)
     plan, scales = sampler_step.plan(0.3, 0.7, eta=0.5), np.linspace(0, 7.5, n).astype(np.float32)
     noise = random.normal(shape, seed=9, step=2)
     wide = [_wide(a) for a in (x, c, u, scales)]
@@ -169,7 +171,7 @@ def _sampler_step(n: int, per_sample: int) -> Run:
 
 
 def _embedding(m: int, rows: int, d: int) -> Run:
-    g, indices = _normal(m, d), (np.arange(m) * 7919 % (m + 1) % rows).astype(np.int32)
+    (g,), indices = _normal((m, d)), (np.arange(m) * 7919 % (m + 1) % rows).astype(np.int32)
     want = embedding.reference.scatter_add(_wide(g), indices, rows)
     allowed = bound(m, embedding.reference.scatter_add(_wide(np.abs(g)), indices, rows), np.float32)
 
@@ -180,7 +182,8 @@ def _embedding(m: int, rows: int, d: int) -> Run:
 
 
 def _codebook(n: int, codes: int, d: int) -> Run:
-    z, m, e, N = _normal(n, d), _normal(codes, d), _normal(d, codes).reshape(codes, d), 1 + np.abs(_normal(codes))
+    z, m, e, N = _normal((n, d), (codes, d), (codes, d), (codes,))
+    N = 1 + np.abs(N)
     chosen = (np.arange(n) * 7919 % (n + 1) % codes).astype(np.int32)
     want = codebook.reference.codebook_ema(_wide(N), _wide(m), _wide(e), _wide(z), chosen, 0.9)
     size = codebook.reference.codebook_ema(_wide(N), np.abs(_wide(m)), _wide(e), np.abs(_wide(z)), chosen, 0.9)[1]
@@ -195,7 +198,7 @@ def _codebook(n: int, codes: int, d: int) -> Run:
 
 
 def _gather(m: int, codes: int, d: int) -> Run:
-    z, e, chosen = _normal(m, d), _normal(codes, d), np.arange(m) * 7919 % (m + 1) % codes
+    (z, e), chosen = _normal((m, d), (codes, d)), np.arange(m) * 7919 % (m + 1) % codes
     want, (_, errors, counts) = e[chosen], quantize.reference.gather(_wide(z), _wide(e), chosen)
 
     def run(device: Any, rung: int) -> None:
@@ -208,7 +211,7 @@ def _gather(m: int, codes: int, d: int) -> Run:
 
 
 def _eight_bit(m: int, k: int, n: int) -> Run:
-    x, w = _normal(m, k), _normal(k, n)
+    x, w = _normal((m, k), (k, n))
     (p, t), (q, s) = eight_bit.quantize(x, axis=0), eight_bit.quantize(w, axis=1)
     want = eight_bit.reference.linear_weight_only(_wide(x), q, _wide(s), None)
     allowed = bound(k + 1, (np.abs(x) @ np.abs(q.astype(np.float32))) * s, np.float32)

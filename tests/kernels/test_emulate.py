@@ -1,5 +1,7 @@
 """What ``python -m kernels.emulate`` says of a rung with a mistake: one report, and the other rungs all the same."""
 
+import contextlib
+import itertools
 from functools import partial
 
 import numpy as np
@@ -14,6 +16,7 @@ from kernels.emulator import BadArguments, DoesNotCompile, Emulator
 from kernels.launch import CompileError
 from kernels.norm import cuda as norm_cuda
 from kernels.quantize import cuda
+from kernels.source import kernels_in
 
 pytestmark = needs_compiler
 
@@ -180,6 +183,31 @@ def test_a_kernel_that_never_ends_runs_once(monkeypatch, tmp_path, capsys):
     assert emulate.main(["quantize", "--rung", "2"]) == 1
     out = capsys.readouterr().out
     assert out.count("endless") == 1 and " finding" in out and " (1 of 3 schedules, " in out and "(in " not in out
+
+
+class Comparing(Emulator):
+    """Notes the inputs of a launch that are alike."""
+
+    def run(self, source, kernel, grid, threads, arguments, **settings):
+        const = [p.name for p in kernels_in(source)[kernel] if p.pointer and p.const and arguments[p.name] is not None]
+        for a, b in itertools.combinations(const, 2):
+            x, y = arguments[a], arguments[b]
+            if x is not y and x.size == y.size > 4 and np.array_equal(x.reshape(-1), y.reshape(-1)):
+                self.alike.add((source.name, kernel, a, b))
+        super().run(source, kernel, grid, threads, arguments, **settings)
+
+
+@pytest.mark.parametrize("op", emulate.OPERATIONS)
+def test_no_two_inputs_are_alike(op):
+    """Else a kernel that takes the one for the other is right: at the default sizes, and at sizes that are all the same."""
+    make, _, sizes, rungs = emulate.OPERATIONS[op]
+    device = Comparing()
+    device.alike = set()
+    for shape in (sizes, (16,) * len(sizes)):
+        for rung in rungs:
+            with contextlib.suppress(ValueError):  # not every rung takes every size
+                make(*shape)(device, rung)
+    assert device.ran and not device.alike
 
 
 @pytest.mark.parametrize("rung", [0, 9])

@@ -73,8 +73,9 @@ def test_every_rung_is_right(op, rung, card):
         card.check()
 
 
-def whole(*shape):
-    return np.random.default_rng(sum(shape)).integers(-3, 4, shape).astype(np.float32)
+def whole(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.integers(-3, 4, shape).astype(np.float32) for shape in shapes]
 
 
 def heard(device, run, rung):
@@ -134,11 +135,11 @@ def test_what_the_emulator_finds_fault_with_does_not_reach_the_card(monkeypatch)
     monkeypatch.setattr(beside.Beside, "card", Off())
     for kernel in ("one_too_many", "clean"):
         device = beside.Beside(0, most_accesses=20_000)
-        y = device.empty((128,), np.float32)
-        device.run(planted, kernel, 2, 64, {"x": whole(128), "y": y, "n": 128})
+        y, (x,) = device.empty((128,), np.float32), whole((128,))
+        device.run(planted, kernel, 2, 64, {"x": x, "y": y, "n": 128})
         assert bool(device.findings) == (kernel != "clean")
         if kernel == "clean":
-            np.testing.assert_array_equal(y - 1, whole(128).reshape(2, 64)[:, ::-1].reshape(-1))
+            np.testing.assert_array_equal(y - 1, x.reshape(2, 64)[:, ::-1].reshape(-1))
 
 
 @needs_compiler
