@@ -22,6 +22,7 @@ from .random import cuda as random_cuda
 from .sampler_step import cuda as sampler_step_cuda
 
 Run = Callable[[Any, int], None]  # of a device and a rung
+EPS = 0.1  # of a norm: large enough to be seen beside a variance of 1
 
 
 def _normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -54,10 +55,10 @@ def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
     c = groups * width
     g, x, gamma, beta = _normal((n, pixels, c), (n, pixels, c), (c,), (n, c))
     gamma += 1
-    want, want_dx, allowed, allowed_dx = norm_expected(g, x, gamma, beta, groups, True)
+    want, want_dx, allowed, allowed_dx = norm_expected(g, x, gamma, beta, groups, True, EPS)
 
     def run(device: Any, rung: int) -> None:
-        y, saved = norm_cuda.group_norm_forward(device, x, gamma, beta, groups, eps=1e-5, silu=True, rung=rung)
+        y, saved = norm_cuda.group_norm_forward(device, x, gamma, beta, groups, eps=EPS, silu=True, rung=rung)
         device.expect(y, want, allowed, "y")
         dx, _, _ = norm_cuda.group_norm_backward(device, g, x, gamma, beta, saved, groups, silu=True, rung=rung)
         device.expect(dx, want_dx, allowed_dx, "dx")
@@ -68,26 +69,28 @@ def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
 def _layer_norm(rows: int, c: int) -> Run:
     g, x, gamma, beta = _normal((rows, c), (rows, c), (c,), (c + 1,))
     gamma, beta = 1 + gamma, beta[1:]  # which begins beside a multiple of 16 bytes
-    expected = norm_expected(g[:, None], x[:, None], gamma, beta, 1, False)
+    expected = norm_expected(g[:, None], x[:, None], gamma, beta, 1, False, EPS)
     want, want_dx, allowed, allowed_dx = (a.reshape(rows, c) for a in expected)
 
     def run(device: Any, rung: int) -> None:
-        y, saved = norm_cuda.layer_norm_forward(device, x, gamma, beta, eps=1e-5)
+        y, saved = norm_cuda.layer_norm_forward(device, x, gamma, beta, eps=EPS)
         device.expect(y, want, allowed, "y")
         device.expect(norm_cuda.layer_norm_backward(device, g, x, gamma, saved)[0], want_dx, allowed_dx, "dx")
 
     return run
 
 
-def norm_expected(g: Any, x: Any, gamma: Any, beta: Any, groups: int, silu: bool) -> tuple[Any, Any, Any, Any]:
+def norm_expected(
+    g: Any, x: Any, gamma: Any, beta: Any, groups: int, silu: bool, eps: float = 1e-5
+) -> tuple[Any, Any, Any, Any]:
     """y, dx and what each may be off: x_hat and every sum are rounded relative to the absolute values in them."""
     n, pixels, c = x.shape
     grouped = (n, pixels, groups, c // groups)
     g, x, gamma, beta = (_wide(a) for a in (g, x, gamma, beta))
-    y = norm.reference.group_norm(x, gamma, beta, groups, 1e-5, silu)
-    dx = norm.reference.group_norm_backward(g, x, gamma, beta, groups, 1e-5, silu)[0]
+    y = norm.reference.group_norm(x, gamma, beta, groups, eps, silu)
+    dx = norm.reference.group_norm_backward(g, x, gamma, beta, groups, eps, silu)[0]
     slab = x.reshape(grouped)
-    r = (slab.var(axis=(1, 3), keepdims=True) + 1e-5) ** -0.5
+    r = (slab.var(axis=(1, 3), keepdims=True) + eps) ** -0.5
     hat = np.abs(slab) * r + np.abs(slab.mean(axis=(1, 3), keepdims=True)) * r + 1
     size = np.abs(gamma) * hat.reshape(x.shape) + np.abs(beta).reshape(-1, 1, c)
     pull = (np.abs(gamma * g) * (1 + size if silu else 1)).reshape(grouped)

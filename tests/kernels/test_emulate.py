@@ -185,6 +185,18 @@ def test_a_kernel_that_never_ends_runs_once(monkeypatch, tmp_path, capsys):
     assert out.count("endless") == 1 and " finding" in out and " (1 of 3 schedules, " in out and "(in " not in out
 
 
+@pytest.mark.parametrize("op", ["group_norm", "layer_norm"])
+def test_a_norm_with_another_epsilon_is_noticed(op, monkeypatch, capsys):
+    class Other(Emulator):
+        def run(self, source, kernel, grid, threads, arguments, **settings):
+            more = {"eps": 2 * arguments["eps"]} if "eps" in arguments else {}
+            super().run(source, kernel, grid, threads, {**arguments, **more}, **settings)
+
+    monkeypatch.setattr(emulate, "Emulator", Other)
+    assert emulate.main([op, "--seeds", "1"]) == 1
+    assert capsys.readouterr().out.count("wrong value") == 2 * len(emulate.OPERATIONS[op][3])
+
+
 class Comparing(Emulator):
     """Notes the inputs of a launch that are alike."""
 
