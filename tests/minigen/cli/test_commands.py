@@ -616,7 +616,7 @@ def test_sample_refuses_in_one_sentence(trained: Path, refused: Refused, name: s
 def rewritten(path: Path, about: dict[str, Any] | None = None, drop: str = "", shape: str = "") -> bytes:
     """A weights file with something changed."""
     with checkpoint.opened(path, kind="weights") as reader:
-        arrays = {name: reader.handle.get_tensor(name) for name in list(reader.handle.keys())}  # noqa: SIM118
+        arrays = {name: reader.handle.get_tensor(name) for name in list(reader.handle.keys())}
         said = {**reader.about, **(about or {})}
     arrays.pop(drop, None)
     if shape:
