@@ -20,7 +20,7 @@ def straight_through(hard: Any, soft: Any) -> Any:
     r"""Forward ``hard``, backward as if it were ``soft``:
     $y = \mathrm{soft} + \mathrm{sg}(\mathrm{hard} - \mathrm{soft})$ (Bengio et al. 2013, 1308.3432).
 
-    The value is ``hard`` up to rounding; both have one shape.
+    The value is ``hard`` up to rounding; both have the same shape.
     """
     if raw(hard).shape != raw(soft).shape:
         raise ValueError(f"hard and soft must have one shape, got {raw(hard).shape} and {raw(soft).shape}")
@@ -37,8 +37,8 @@ def reparameterize(mu: Any, log_var: Any, eps: Any) -> Any:
 def gumbel_softmax(logits: Any, u: Any, temperature: float, hard: bool = False) -> Any:
     r"""$y = \mathrm{softmax}((\ell + G) / \tau)$, $G = -\ln(-\ln u)$, ``u`` uniform in (0, 1) and of the logits' shape.
 
-    As $\tau \to 0$ a sample of the categorical distribution (Jang et al. 2016, 1611.01144; Maddison et al. 2016,
-    1611.00712). With ``hard`` the value is the one-hot argmax and the gradient that of the soft sample.
+    As $\tau \to 0$, $y$ becomes a sample of the categorical distribution (Jang et al. 2016, 1611.01144; Maddison et al.
+    2016, 1611.00712). With ``hard`` the value is the one-hot argmax and the gradient that of the soft sample.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

@@ -105,9 +105,9 @@ def _composed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _through(definition: Callable[..., Any], g: Any, inputs: list[Any], **kwargs: Any) -> list[Any]:
-    """The products for recorded gradients: differentiate the composed definition.
+    """The vector-Jacobian products for recorded gradients: differentiate the composed definition.
 
-    Each input gets a node of its own, so that one that is given twice, or depends on another, is counted once.
+    Each input gets a node of its own, so that one that is passed twice, or depends on another, is counted once.
     """
     own = [reshape(x, x.shape) if isinstance(x, Tensor) else x for x in inputs]
     tensors = [x for x in own if isinstance(x, Tensor)]
@@ -147,7 +147,7 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, key_mask: Any = N
     r"""$\mathrm{softmax}(q k^\top / \sqrt d + \text{mask})\, v$ (Vaswani et al. 2017, 1706.03762, eq. 1).
 
     ``q`` (n, heads, t_q, d), ``k`` (n, heads, t_k, d), ``v`` (n, heads, t_k, d_v); ``key_mask`` (n, t_k) is True where
-    a key may be attended. With ``causal``, query i sees keys up to i + t_k - t_q. A row with no key gives 0.
+    a key may be attended. With ``causal``, query i sees keys up to i + t_k - t_q. A query that sees no key gives 0.
     """
     return _attention(q, k, v, causal=causal, key_mask=raw(key_mask), scale=scale)
 
@@ -210,7 +210,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, *, eps: float = 1e-5) -> Any:
 
 @_composed
 def cross_entropy_composed(logits: Any, *, targets: Any) -> Any:
-    """-log softmax(logits)[target], one value a row."""
+    """-log softmax(logits)[target], one value per row."""
     return -reshape(gather(log_softmax(logits), raw(targets)[:, None], axis=1), (-1,))
 
 
@@ -226,12 +226,12 @@ def _cross_entropy(logits: Any, *, targets: Any, backward_follows: bool = False)
 
 
 def cross_entropy(logits: Any, targets: Any) -> Any:
-    r"""$y_i = -\ln \mathrm{softmax}(\ell_i)_{c_i}$ in nats, one value a row; ``logits`` (m, k), ``targets`` (m,) integers.
+    r"""$y_i = -\ln \mathrm{softmax}(\ell_i)_{c_i}$ in nats, one per row; ``logits`` (m, k), ``targets`` (m,) integers.
 
-    On a GPU, logits that need a gradient are read once if a row fits on the chip: the tape keeps the gradient of the
-    mean, which the way back turns into the gradient, in place. First derivatives then need the logits no more; the tape
-    holds them for second ones, so the most memory is that of the logits twice, as it is where the gradient is computed
-    on the way back. Any other total than a mean costs a pass over the gradient more.
+    On a GPU, logits that need a gradient are read only once if a row fits on the chip: the forward pass also computes
+    the gradient of the mean, which the tape keeps and the backward pass scales in place. First derivatives then no
+    longer need the logits, but the tape holds them for second ones, so peak memory is twice that of the logits, as it
+    is when the backward pass computes the gradient. Any reduction but the mean costs another pass over the gradient.
     """
     recorded = tensor._recording.get() and type(logits) is Tensor and (logits.node is not None or logits.requires_grad)
     return _cross_entropy(logits, targets=raw(targets), backward_follows=recorded)
@@ -251,7 +251,7 @@ def _embedding_grad(x: Any, *, indices: Any, rows: int) -> Any:
 
 
 def embedding(table: Any, indices: Any) -> Any:
-    r"""$y_i = W_{c_i}$: rows of ``table`` (v, d) for integer ``indices`` of any shape; $\bar W$ adds up rows named twice."""
+    r"""$y_i = W_{c_i}$: rows of ``table`` (v, d) for ``indices`` of any shape; $\bar W$ sums over repeated indices."""
     return _embedding(table, indices=raw(indices), rows=table.shape[0])
 
 

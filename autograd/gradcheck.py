@@ -2,8 +2,8 @@ r"""Is a derivative right? Two ways to the same number.
 
 For random directions $u$ (the output's shape) and $v$ (the inputs'),
 $$\langle u, J v \rangle \approx \langle u, \tfrac{1}{12h}\,(f(x-2hv) - 8 f(x-hv) + 8 f(x+hv) - f(x+2hv)) \rangle, \qquad \langle u, J v \rangle = \langle J^\top u, v \rangle .$$
-The left side needs only values of $f$ (error $O(h^4)$), the right side is what the tape computes. One projection sees
-any wrong entry of $J$ with probability one, at the price of four evaluations whatever the size.
+The first needs only values of $f$ (error $O(h^4)$), the second is what the tape computes. One projection detects any
+wrong entry of $J$ with probability one, at the cost of four evaluations whatever the size.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from . import reduce
 from .tensor import Tensor, grad, no_grad
 
 TOLERANCE = 1e-8  # relative to the gradient
-ROUNDING = 1e-7  # rounding, a few 1e-16 |f| / h, must stay within the tolerance of a gradient as small as this |f| / h
+ROUNDING = 1e-7  # errors are relative to at least this |f| / h, since rounding alone makes a few 1e-16 |f| / h
 
 
 def gradcheck(
@@ -25,8 +25,8 @@ def gradcheck(
     r"""Raise AssertionError unless the gradients of ``function(*inputs)`` are right, up to ``order`` 1 or 2.
 
     ``inputs`` are float64 arrays, moved by up to 2 ``step`` $h$: keep away from kinks. The differences' own error is
-    $h^4 / 30$ times the fifth derivative, so deep compositions want a smaller step. At order 2 the first gradient,
-    projected on a random direction, is the function that is checked. It may take a gradient within, by
+    $h^4 / 30$ times the fifth derivative, so deep compositions need a smaller step. At order 2 the first gradient,
+    projected on a random direction, is the function that is checked. ``function`` may itself take gradients, by
     ``grad(..., create_graph=True)``. Raises TypeError for other dtypes, inputs that are no sequence of arrays and a
     function that returns no Tensor, ValueError for another order.
     """
@@ -54,7 +54,7 @@ def gradcheck(
 
 
 def _check_recorded(function: Callable[..., Any], arrays: list[Any], u: Any) -> None:
-    """The recorded gradient must be the plain one: the difference of two computations of the same numbers."""
+    """The recorded gradient must equal the plain one: two computations of the same numbers."""
     leaves = [Tensor(a, requires_grad=True) for a in arrays]
     plain = grad(function(*leaves), leaves, u)
     recorded = grad(function(*leaves), leaves, u, create_graph=True)
@@ -62,7 +62,7 @@ def _check_recorded(function: Callable[..., Any], arrays: list[Any], u: Any) -> 
         if not np.allclose(
             g.data, h.data, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(np.max(np.abs(g.data), initial=0)))
         ):
-            raise AssertionError(f"input {i} of shape {g.shape}: the gradient with create_graph=True is another one")
+            raise AssertionError(f"input {i} of shape {g.shape}: the gradient differs with create_graph=True")
 
 
 def _sum_of(terms: list[Any]) -> Any:
@@ -74,7 +74,7 @@ def _sum_of(terms: list[Any]) -> Any:
 
 
 def _differentiates(function: Callable[..., Any], arrays: list[Any]) -> bool:
-    """Whether a function takes a gradient within, so that even its values need the tape."""
+    """Whether a function takes a gradient itself, so that even its values need the tape."""
     try:
         with no_grad():
             function(*(Tensor(a) for a in arrays))
@@ -107,7 +107,7 @@ def _check(function: Callable[..., Any], arrays: list[Any], rng: np.random.Gener
         values = [along(k * step) for k in (-2, -1, 1, 2)]
         numeric = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
         exact = float(np.sum(g.data * v))
-        # the size of the terms that were added up, so that a cancelling sum is not asked for too many digits
+        # the size of the terms of the sum: where they cancel, fewer digits can be required
         scale = max(
             abs(exact), float(np.sqrt(np.sum((g.data * v) ** 2))), ROUNDING / step * max(1.0, *map(abs, values))
         )

@@ -62,7 +62,7 @@ def einsum(spec: str, *xs: Any) -> Any:
     r"""$y = \sum \prod_k x_k$ over the letters that the result lacks, e.g. ``einsum("nhid,nhjd->nhij", q, k)``.
 
     $\bar x_k$ is again an Einstein sum: swap $x_k$'s letters with the result's. Raises ValueError for an ellipsis, a
-    missing arrow, a letter twice in one operand, or one of two sizes.
+    missing arrow, a letter twice in one operand, or a letter with two sizes.
     """
     if "..." in spec or "->" not in spec or "," in spec.split("->")[1]:
         raise ValueError(f"einsum needs an explicit result and no ellipsis, got {spec!r}")

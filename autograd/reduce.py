@@ -31,7 +31,7 @@ def _kept_shape(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
 @operation(lambda g, y, x, axis, keepdims, shape: _spread(g, shape, axis, keepdims), keep="")
 def _sum(x: Any, *, axis: Axis, keepdims: bool, shape: tuple[int, ...]) -> Any:
     if x.ndim > 1 and axis == tuple(range(x.ndim - 1)) and not keepdims and x.dtype.kind == "f":
-        return sum_rows(x)  # over all but the last axis, as every bias gradient is: a matrix product
+        return sum_rows(x)  # over all but the last axis, as for every bias gradient: a matrix product
     return np.sum(x, axis=axis, keepdims=keepdims)
 
 
@@ -89,7 +89,7 @@ def _softmax(x: Any, *, axis: int) -> Any:
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    r"""$y_i = e^{x_i} / \sum_j e^{x_j}$; $\bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)$. Raises TypeError for whole numbers."""
+    r"""$y_i = e^{x_i} / \sum_j e^{x_j}$; $\bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)$. TypeError for integers."""
     _need_floats("softmax", x)
     return _softmax(x, axis=axis_of(axis, x.ndim))
 
@@ -98,7 +98,7 @@ def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
     r"""$y = \ln \sum_i e^{x_i} = m + \ln \sum_i e^{x_i - m}$ with $m = \max_i x_i$ held constant;
     $\bar x = \bar y\,\mathrm{softmax}(x)$.
 
-    Raises TypeError for whole numbers.
+    Raises TypeError for integers.
     """
     _need_floats("logsumexp", x)
     axis = axis_of(axis, x.ndim)
@@ -108,7 +108,7 @@ def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
 
 
 def top_of(x: Any, axis: int = -1) -> Any:
-    """The finite maximum of an array along an axis, which is kept; 0 where there is none: the constant to subtract before exp."""
+    """The finite maximum along an axis (which is kept), or 0 if there is none: the constant to subtract before exp."""
     if x.shape[axis] == 0:
         return np.sum(x, axis=axis, keepdims=True)
     m = np.max(x, axis=axis, keepdims=True)
@@ -140,7 +140,7 @@ def _need_floats(operation: str, x: Any) -> None:
 
 
 def top_k(x: Any, k: int) -> tuple[Any, Any]:
-    r"""The $k$ largest of the last axis in falling order, and their (constant) indices, without sorting the rest.
+    r"""The $k$ largest of the last axis in descending order, and their (constant) indices, without sorting the rest.
 
     $\bar x$ is $\bar y$ at the chosen places. Raises ValueError unless $1 \le k \le n$.
     """

@@ -82,7 +82,7 @@ def getitem(x: Any, index: Any) -> Any:
 
 
 def _settled(index: Any) -> Any:
-    """A part of an index that does not change before the way back: of a list an array, which the tape protects."""
+    """A part of an index that cannot change before the backward pass: a list as an array, which the tape protects."""
     return np.array(index, None if index else np.intp) if isinstance(index, list) else raw(index)
 
 

@@ -43,7 +43,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
-    __array_ufunc__ = None  # array * tensor asks the tensor
+    __array_ufunc__ = None  # so that array * tensor calls Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False):
         if isinstance(data, Tensor):
@@ -101,7 +101,7 @@ class Tensor:
     def __eq__(self, other: object) -> bool:
         raise TypeError("comparisons have no gradient: compare arrays, as in x.data == y")
 
-    __hash__ = object.__hash__  # a Tensor is itself, so it may be in a set or be a key
+    __hash__ = object.__hash__  # by identity, so a Tensor may be in a set or be a key
 
     # The operators are filled in by autograd/__init__.py, where the operations are known.
     def __add__(self, other: Any) -> "Tensor": ...  # type: ignore[empty-body]
@@ -130,7 +130,7 @@ class Node:
 
     __slots__ = ("__weakref__", "hold", "index", "kwargs", "parents", "products", "saved", "shapes")
 
-    index: int  # nodes are counted as they are made: a node is younger than its parents
+    index: int  # counts nodes as they are made: a node's is larger than its parents'
     parents: Any  # of each argument: a Node, a leaf Tensor, or None
     shapes: list[Any]  # of each argument that has a parent
     products: tuple[Any, Any]  # one vector-Jacobian product for each argument, or (None, a joint one for all)
@@ -152,7 +152,7 @@ def operation(
     (settings, never differentiated). ``vjps[i](g, y, *args, **kwargs)`` is the vector-Jacobian product for argument
     ``i``. If the products share work, ``joint(g, y, saved, *args, **kwargs)`` returns all of them in one tuple; the
     function then returns ``(y, saved)``. ``keep`` lists what the products read: digits for arguments, ``y`` for the
-    result; the others are handed over as None, so that the tape need not hold them. A product may return more axes
+    result; the others are passed as None, so that the tape need not hold them. A product may return more axes
     than its argument had (broadcasting): the walk sums them.
     """
     kept = frozenset(int(c) for c in keep if c.isdigit())
@@ -205,7 +205,7 @@ def operation(
                 node.index = next(_count)
                 node.parents, node.shapes, node.products, node.kwargs = parents, shapes, products, kwargs
                 for a in raw:
-                    if a is y:  # the caller's own array, which must not become read-only for good
+                    if a is y:  # the caller's own array, which must not stay read-only
                         result.data = y = y.view()
                 raw = [a if i in kept else None for i, a in enumerate(raw)] if kept else [None] * len(raw)
                 if kept or kwargs:
@@ -331,7 +331,7 @@ def _reachable(edges: list[Any]) -> list[Node]:
 
 
 def _leading_to(wanted: set[Any], order: list[Node]) -> set[Any]:
-    """Of all nodes below, oldest first, the wanted ones and those that depend on one: no others need a gradient."""
+    """The wanted nodes and those in ``order`` (oldest first) that depend on one: no others need a gradient."""
     useful = set(wanted)
     for node in order:
         if any(parent in useful for parent in node.parents):
@@ -347,7 +347,7 @@ def _products(node: Node, g: Any, create_graph: bool, useful: set[Any] | None) -
     if useful is not None and not any(parent in useful for parent in node.parents):
         return []
     args, saved, y = node.saved
-    if create_graph:  # the same arrays, as Tensors that know where they came from
+    if create_graph:  # the same arrays, as Tensors with their place in the graph
         args = [_rebuild(a, parent) for a, parent in zip(args, node.parents)]
         y = None if y is None else _rebuild(y, node)
     vjps, joint = node.products
@@ -387,10 +387,10 @@ _locked: dict[int, list[Any]] = {}  # id of an owner of memory -> [how many node
 
 
 class _Hold:
-    """Keeps the owners of memory read-only, and with them the views that were handed to operations.
+    """Keeps the owners of memory read-only, and with them the views that were passed to operations.
 
-    Python may collect garbage wherever something is called, and another hold with it, or raise KeyboardInterrupt. So
-    nothing is called between a look at ``_locked`` and the change of it, and an owner is counted as soon as it is locked.
+    Any call may run the garbage collector, which may delete another hold, or raise KeyboardInterrupt. So nothing is
+    called between reading ``_locked`` and changing it, and an owner is counted as soon as it is locked.
     """
 
     __slots__ = ("owners",)
@@ -405,7 +405,7 @@ class _Hold:
             entry[0] -= 1
             if entry[0] == 0:
                 del _locked[key]
-                for a in entry[1]:  # the owner comes first: a view can only be opened after it
+                for a in entry[1]:  # the owner comes first: a view can only be made writable after it
                     a.flags.writeable = True
 
 
@@ -427,7 +427,7 @@ def _hold(arrays: Iterable[Any]) -> _Hold | None:
         owner = _owner(a)
         key = id(owner)
         if key not in _locked and not (owner.flags.writeable and _can_be_opened(owner)):
-            continue  # read-only for good: a result, or the caller's own wish
+            continue  # permanently read-only: a result, or an array that the caller made so
         if hold is None:
             hold = _Hold()
         if key not in _locked:
@@ -442,7 +442,7 @@ def _hold(arrays: Iterable[Any]) -> _Hold | None:
 
 
 def _owner(a: np.ndarray) -> np.ndarray:
-    """The array that an array is a view of, through all that stands between them; the array itself if it is no view."""
+    """The array at the end of the chain of arrays that this one is a view of; the array itself if it is no view."""
     base: Any = a.base
     while base is not None:
         if isinstance(base, np.ndarray):

@@ -1,4 +1,4 @@
-"""How fast are whole training steps, beside the same networks in torch?
+"""How fast are whole training steps, compared with the same networks in torch?
 
     python -m minigen.bench [step ...] [--peer torch|none] [--threads N] [--rounds N] [--json FILE] [--list]
 
@@ -6,12 +6,12 @@
     mlp      784-512-512-10 perceptron, batch 128, cross-entropy, AdamW
     gpt      4 layers, width 128, 4 heads, 128 tokens, batch 32, AdamW
     unet     DDPM's U-Net: 32x32x3, batch 32, base 32, multipliers 1, 2, 2, attention at 16x16, AdamW
-    cache    8 samples of 256 tokens from such a GPT with its key/value cache; its peer is the same GPT without
-    shards   DALL-E 2's decoder, batch 64 in two shards with a process each; its peer is the whole batch in one process
+    cache    8 samples of 256 tokens from such a GPT with its key/value cache; peer: the same GPT without the cache
+    shards   DALL-E 2's decoder, batch 64 in two shards with a process each; peer: the whole batch in one process
     import   seconds to ``import minigen``
     memory   peak resident size of four U-Net steps, each side in a process of its own
 
-Both sides get the same inputs, have the same layers, and are timed in turn (see kernels/bench.py).
+Both sides have the same layers, get the same inputs, and are timed alternately (see kernels/bench.py).
 """
 
 import argparse
@@ -73,7 +73,7 @@ def trainer(module: Any, loss: Callable[[], Any]) -> Callable[[], float]:
 
 
 def chain() -> Callable[[], Any]:
-    """Ours of the chain of tiny operations."""
+    """Our chain of tiny operations."""
     x = ag.Tensor(np.ones(10, np.float32), requires_grad=True)
 
     def run() -> None:
@@ -87,7 +87,7 @@ def chain() -> Callable[[], Any]:
 
 
 def mlp() -> Callable[[], float]:
-    """Ours of the perceptron."""
+    """Our perceptron."""
     rng = np.random.default_rng(0)
     x, c = rng.standard_normal((128, 784)).astype(np.float32), rng.integers(0, 10, 128)
     net = nn.MLP(784, 512, 512, 10, activation=ag.relu, rng=rng)
@@ -95,7 +95,7 @@ def mlp() -> Callable[[], float]:
 
 
 def gpt() -> Callable[[], float]:
-    """Ours of the language model."""
+    """Our language model."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, GPT["vocabulary"], (GPT["batch"], GPT["length"] + 1))
     net = Gpt(rng=rng)
@@ -108,7 +108,7 @@ def gpt() -> Callable[[], float]:
 
 
 def unet() -> Callable[[], float]:
-    """Ours of the U-Net: noise in, noise guessed."""
+    """Our U-Net on noise, with DDPM's squared error."""
     rng = np.random.default_rng(0)
     x, eps = rng.standard_normal((2, 32, 32, 32, 3)).astype(np.float32)
     t = rng.integers(1, 1001, 32)
@@ -156,7 +156,7 @@ def shards() -> list[Callable[[], Any]]:
 
 
 STEPS = {"chain": chain, "mlp": mlp, "gpt": gpt, "unet": unet}
-BESIDE_OURS = {"cache": cache, "shards": shards}  # their peers are ours too
+BESIDE_OURS = {"cache": cache, "shards": shards}  # both sides are ours
 
 
 def import_seconds() -> float:
@@ -225,13 +225,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``python -m minigen.bench``."""
     known = [*STEPS, *BESIDE_OURS, "import", "memory"]
     parser = argparse.ArgumentParser(
-        prog="python -m minigen.bench", description="Time whole training steps beside a peer."
+        prog="python -m minigen.bench", description="Time whole training steps and a peer."
     )
-    parser.add_argument("steps", nargs="*", metavar="step", help=f"which (default all): {', '.join(known)}")
+    parser.add_argument("steps", nargs="*", metavar="step", help=f"which steps (default all): {', '.join(known)}")
     parser.add_argument("--peer", default="torch", choices=["torch", "none"], help="what to compare with")
-    parser.add_argument("--threads", type=int, help="threads for both (default: all cores)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds; figures are medians over them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions there")
+    parser.add_argument("--threads", type=int, help="threads for both sides (default: all cores)")
+    parser.add_argument("--rounds", type=int, default=7, help="figures are medians over this many (default 7)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the conditions to this file")
     parser.add_argument("--list", action="store_true", help="only list the steps")
     options = parser.parse_args(arguments)
     unknown = [s for s in options.steps if s not in known]

@@ -1,11 +1,11 @@
-"""What a person at the command line did that cannot work, as one sentence."""
+"""Errors of the user at the command line, each in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """One sentence that says what is wrong and what to do. The command line prints it and leaves with ``status``."""
+    """One sentence that says what is wrong and what to do. The command line prints it and exits with ``status``."""
 
     status = 2
 
@@ -26,8 +26,8 @@ class Interrupted(UserError):
 def said_in_one_sentence(doing: str) -> Iterator[None]:
     """Turn the errors of our own argument checks, of numbers too large for an array, and of the file system into a UserError.
 
-    For code whose arguments came from a person: a flag, a path. ``doing`` begins the sentence if the error does not
-    name its subject, as those of the last two kinds do not.
+    For code whose arguments came from a person: a flag, a path. ``doing`` begins the sentence where the error does not
+    name its subject, as errors of the last two kinds do not.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def in_words(error: BaseException) -> str:
 
 
 def os_reason(error: OSError, of: object = None) -> str:
-    """What the operating system said, with the path if it is known and not that ``of`` which the sentence is:
+    """The operating system's reason, with the path unless it is unknown or is ``of``, which the sentence already names:
     ``No space left on device (out/log.jsonl)``.
     """
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__

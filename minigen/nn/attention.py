@@ -46,7 +46,7 @@ class Attention(Module):
         return self.out(merge_heads(ag.attention(q, k, v, causal=causal, key_mask=key_mask)))
 
     def step(self, x: Any, past: KeysValues | None = None) -> tuple[Any, KeysValues]:
-        """The rows ``x`` (n, k, c) that follow those in ``past``: what ``forward(whole, causal=True)`` says for them.
+        """The rows ``x`` (n, k, c) that follow those in ``past``: what ``forward(whole, causal=True)`` gives for them.
 
         Also returns the keys and values of all rows so far, for the next call.
         """

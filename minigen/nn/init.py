@@ -1,6 +1,6 @@
 r"""Initialisers: arrays of float32 drawn from ``rng``.
 
-``fan_in`` is the number of inputs one output adds up: c_in for a linear layer, kh kw c_in for a convolution.
+``fan_in`` is the number of inputs that each output sums: c_in for a linear layer, kh kw c_in for a convolution.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
-    """Every axis but the last, for weights laid out (..., c_in, c_out)."""
+    """The product of all axes but the last, for weights laid out (..., c_in, c_out)."""
     return int(np.prod(shape[:-1]))
 
 
@@ -36,5 +36,5 @@ def glorot(shape: tuple[int, ...], rng: Any) -> Any:
 
 
 def zeros(shape: tuple[int, ...], rng: Any = None) -> Any:
-    r"""$w = 0$: a residual branch that ends so is the identity at the start."""
+    r"""$w = 0$: a residual block whose branch ends so starts as the identity."""
     return np.zeros(shape, np.float32)

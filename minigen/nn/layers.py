@@ -114,7 +114,7 @@ class BatchNorm(Module):
     r"""Batch norm (Ioffe & Szegedy 2015, 1502.03167): statistics over all axes but the last.
 
     Training uses the batch's and updates ``running_mean`` and ``running_var`` (the unbiased variance) with weight
-    ``momentum`` for the new batch; evaluation uses the running ones. Raises ValueError for a batch with one value a
+    ``momentum`` for the new batch; evaluation uses the running ones. Raises ValueError for a batch with one value per
     channel.
     """
 
@@ -132,7 +132,7 @@ class BatchNorm(Module):
         axes = tuple(range(x.ndim - 1))
         n = x.size // x.shape[-1]
         if n < 2:
-            raise ValueError("batch norm needs at least two values a channel while training, got a batch of one")
+            raise ValueError("batch norm needs at least two values per channel while training, got a batch of one")
         mean = ag.mean(x, axes)
         centred = x - mean
         var = ag.mean(centred * centred, axes)
@@ -161,7 +161,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Any, rng: Any = None) -> Any:
-        """The mask is drawn from ``rng``; evaluation passes none."""
+        """The mask is drawn from ``rng``; evaluation passes no ``rng``."""
         if rng is None or self.p == 0:
             return x
         kept = array_module(ag.raw(x)).asarray(rng.random(x.shape) >= self.p)

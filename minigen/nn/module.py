@@ -1,7 +1,7 @@
 """A tree of layers, and all its numbers in one buffer.
 
 A module's parameters are its attributes that are Tensors with ``requires_grad``; its children are its attributes that
-are modules, or lists of modules. What lies deeper, in a dict or a list of lists, would never be trained nor saved:
+are modules, or lists of modules. What lies deeper, in a dict or a list of lists, would be neither trained nor saved:
 `Module.flatten` refuses it. Names follow the attributes (``down.0.conv_1.w``), order follows their definition.
 
 `Module.flatten` moves every parameter into one contiguous buffer and every gradient into a second one; the parameters
@@ -19,7 +19,7 @@ from kernels.backend import array_module, to_numpy
 
 
 def _hides(value: Any) -> bool:
-    """Whether an attribute has modules or parameters in it that are not found there: all but the modules of a list."""
+    """Whether an attribute holds modules or parameters that are not found there: anything but the modules of a list."""
     listed = isinstance(value, list | tuple)
     return _holds([v for v in value if not isinstance(v, Module)] if listed else value)
 
@@ -83,7 +83,7 @@ class Module:
         """Move parameters and gradients into one buffer each (``flat``, ``flat_grad``); returns the module.
 
         Called once, after construction: an enclosing module that is flattened later takes the parameters with it. Raises
-        ValueError for a module without parameters, and for such as are kept where they are not found, TypeError for
+        ValueError for a module without parameters, or with some kept where they are not found, and TypeError for
         parameters of several dtypes.
         """
         for prefix, module in self.named_modules():
@@ -97,7 +97,7 @@ class Module:
         if not parameters:
             raise ValueError(f"{type(self).__name__} has no parameters to flatten")
         for _, module in self.named_modules():
-            module.flat = module.flat_grad = None  # a part that was flat on its own is so no more
+            module.flat = module.flat_grad = None  # a part that was flat on its own no longer is
         xp = array_module(parameters[0].data)
         dtype = parameters[0].dtype
         if any(p.dtype != dtype for p in parameters):
@@ -130,7 +130,7 @@ class Module:
                 p.grad = None
 
     def train(self, training: bool = True) -> "Module":
-        """Set the flag that batch norm looks at, here and below; returns the module."""
+        """Set the flag that batch norm reads, here and below; returns the module."""
         for _, module in self.named_modules():
             module.training = training
         return self
@@ -147,11 +147,11 @@ class Module:
         return found
 
     def load_arrays(self, arrays: dict[str, Any]) -> None:
-        """Copy values in by name. Raises ValueError, before anything is changed, for a missing, unknown or misshapen one."""
+        """Copy values in by name. ValueError, before anything is changed, for a missing, unknown or misshapen array."""
         own = self.arrays()
         missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
         if missing or unknown:
-            what = f"misses {missing[0]!r}" if missing else f"has {unknown[0]!r}, which the model lacks"
+            what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which the model lacks"
             raise ValueError(f"the weights are of another model: the file {what}")
         for name, array in arrays.items():
             if tuple(array.shape) != tuple(own[name].shape):

@@ -13,10 +13,9 @@ class ResBlock(Module):
     r"""$x \mapsto \mathrm{skip}(x) + \mathrm{conv}_2(\mathrm{norm}_2(\mathrm{conv}_1(\mathrm{norm}_1(x)) + W e))$, SiLU
     after each norm.
 
-    ``e`` (n, c_embedding) tells the block the time (and whatever was added to it). It enters as an addition before the
-    second norm (Ho et al. 2020, appendix B), or, with ``scale_shift``, as that norm's scale and shift (adaptive group
-    norm, Dhariwal & Nichol 2021, eq. in section 3.1). The last convolution starts at zero, so the block starts as its
-    skip.
+    ``e`` (n, c_embedding) carries the time (and whatever was added to it). It is added before the second norm (Ho et
+    al. 2020, appendix B) or, with ``scale_shift``, gives that norm's scale and shift (adaptive group norm, Dhariwal &
+    Nichol 2021, eq. in section 3.1). The last convolution starts at zero, so the block starts as its skip.
 
     ``resample`` changes the resolution inside the block (BigGAN, Brock et al. 2019, 1809.11096, figure 15): 2x2 means
     ("down") or pixels repeated ("up"), of $\mathrm{norm}_1(x)$ before $\mathrm{conv}_1$ and of $x$ before the skip.

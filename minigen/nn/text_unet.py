@@ -1,13 +1,13 @@
-r"""The U-Net that is told a text (Nichol et al. 2021, GLIDE, 2112.10741, section 4.1).
+r"""A U-Net conditioned on a text (Nichol et al. 2021, GLIDE, 2112.10741, section 4.1).
 
-The text comes in twice: as one vector, which joins the time in every residual block's adaptive group norm, and as
-words, whose keys and values stand beside the pixels' own in every attention layer. Pixels are folded into channels at
-the door (``patch``) and every resolution has a learned map of positions: convolutions alone hardly know where they are,
-and half of what a caption says is where.
+The text enters twice: as one vector, which is added to the time's and so reaches every residual block's adaptive group
+norm, and as words, whose keys and values join the pixels' own in every attention layer. Pixels are folded into channels
+at the input (``patch``) and every resolution has a learned map of positions: convolutions alone hardly know where they
+are, and half of what a caption says is about position.
 
 `Words` is a text network that learns with the U-Net, beside a frozen one that reads the caption: the frozen one
-(CLIP's) knows from the first step what goes together, but its vectors were made to tell pictures apart, and which word
-carries which attribute is blurred in them; what is missing is learnt from the loss of the pictures.
+(CLIP's) knows from the first step which words and pictures go together, but its vectors were trained to tell pictures
+apart and blur which word carries which attribute; what is missing is learnt from the loss of the pictures.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from .transformer import Transformer
 
 
 class TextAttention(Module):
-    r"""Group norm, attention of all pixels to all pixels and to all words in one softmax, added to the input.
+    r"""Group norm, attention of all pixels to all pixels and all words in one softmax, added to the input.
 
-    The words' part of the keys and values is a linear layer of its own. A word whose ``mask`` is False is not attended.
+    A linear layer of its own makes the words' keys and values. A word whose ``mask`` is False is not attended.
     """
 
     def __init__(self, channels: int, heads: int, c_words: int, *, groups: int = 8, rng: Any):
@@ -58,7 +58,7 @@ class TextUNet(Module):
 
     ``patch``: blocks of patch x patch pixels become channels first. ``multipliers``: channels at each resolution, in
     units of ``base``; each level halves the size. ``attention``: the levels (0 is the first after folding) that attend;
-    the middle always does. ``c_beside`` further channels may be shown beside the image: their convolution starts at
+    the middle always does. ``c_beside`` further channels may be given beside the image: their convolution starts at
     zero, so the network starts as if they were not there, bit for bit (section 4.3: the inpainting fine-tune).
     """
 
@@ -154,18 +154,18 @@ class TextUNet(Module):
 
 
 class Positions(Module):
-    """A learned map that is added to every picture: (n, side, side, c) -> the same."""
+    """A learned map that is added to every feature map: (n, side, side, c) -> the same."""
 
     def __init__(self, side: int, channels: int, *, rng: Any):
         self.map = parameter(init.normal((side, side, channels), 0.2, rng))
 
     def forward(self, x: Any) -> Any:
-        """Where each pixel is."""
+        """Adds the map."""
         return x + self.map
 
 
 class TextStack(Module):
-    """Blocks one after the other at one resolution; each is told what it understands."""
+    """Blocks one after the other at one resolution; each gets the conditioning that it takes."""
 
     def __init__(self, *parts: Module):
         self.parts = list(parts)
@@ -181,8 +181,8 @@ class TextStack(Module):
 
 
 class Words(Module):
-    r"""$c(y) + e(y)$: words $c$ as a frozen network reads them, and $e$, a transformer of its own over the tokens $y$,
-    which sees both ways.
+    r"""$c(y) + e(y)$: a frozen network's output $c$ for the words, and $e$, a trained bidirectional transformer over
+    the tokens $y$.
     """
 
     def __init__(self, vocabulary: int, length: int, channels: int, *, layers: int, heads: int = 4, rng: Any):
@@ -191,14 +191,14 @@ class Words(Module):
         self.transformer = Transformer(channels, layers, heads, rng=rng)
 
     def forward(self, vector: Any, words: Any, mask: Any, tokens: Any) -> tuple[Any, Any]:
-        """(n, c) of the last word, (n, t, c), (n, t) bool, (n, t) -> the first two with $e$ added."""
+        """(n, c), (n, t, c), (n, t) bool, (n, t) -> the first two with $e$ added, to the vector the last word's."""
         e = self.transformer(self.embed(tokens) + self.positions[: tokens.shape[1]], key_mask=mask)
         last = to_numpy(mask).sum(1) - 1
         return vector + e[np.arange(len(last)), last], words + e
 
 
 class ReadingUNet(Module):
-    """A `TextUNet` and the `Words` that learn with it; None: it is told what the frozen network says alone."""
+    """A `TextUNet` and the `Words` that learn with it; None: the frozen network's output is the only conditioning."""
 
     def __init__(self, unet: TextUNet, words: Words | None):
         self.unet, self.words = unet, words

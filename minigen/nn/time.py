@@ -16,13 +16,13 @@ def sinusoidal(t: Any, channels: int, max_period: float = 10_000.0) -> Any:
     type: (n, channels) float32.
 
     Vaswani et al. 2017, section 3.5, with the cosines first; computed in float64. Raises ValueError for an odd
-    ``channels`` and where ``t`` is not one time an item.
+    ``channels`` and where ``t`` is not one time per item.
     """
     if channels < 2 or channels % 2:
         raise ValueError(f"channels must be even and at least 2, got {channels}")
     xp = array_module(t)
     if xp.ndim(t) != 1:
-        raise ValueError(f"t must hold one time an item, (n,), got shape {xp.shape(t)}")
+        raise ValueError(f"t must hold one time per item, (n,), got shape {xp.shape(t)}")
     half = channels // 2
     angles = xp.asarray(t, np.float64)[:, None] * xp.exp(-np.log(max_period) * xp.arange(half) / half)  # (n, half)
     return xp.concatenate([xp.cos(angles), xp.sin(angles)], axis=1).astype(np.float32)

@@ -43,7 +43,7 @@ class Block(Module):
     def step(
         self, x: Any, past: KeysValues | None = None, context: Any = None, *, context_mask: Any = None
     ) -> tuple[Any, KeysValues]:
-        """The rows ``x`` (n, k, c) that follow those in ``past``: what ``forward(whole, causal=True)`` says for them.
+        """The rows ``x`` (n, k, c) that follow those in ``past``: what ``forward(whole, causal=True)`` gives for them.
 
         Also returns the keys and values of all rows so far, for the next call.
         """
@@ -76,7 +76,7 @@ class Transformer(Module):
     def step(
         self, x: Any, past: list[KeysValues] | None = None, context: Any = None, **settings: Any
     ) -> tuple[Any, list[KeysValues]]:
-        """`Block.step` through all blocks; ``past`` is a list with each block's."""
+        """`Block.step` through all blocks; ``past`` is a list with one entry per block."""
         kept = []
         for i, block in enumerate(self.blocks):
             x, of_block = block.step(x, past[i] if past else None, context, **settings)

@@ -2,7 +2,7 @@ r"""The U-Net of the diffusion papers (Ronneberger et al. 2015, 1505.04597; Ho e
 
     conv_in -> [blocks, down] ... [blocks] -> middle -> [blocks, up] ... [blocks] -> norm, SiLU, conv_out
 
-At every resolution the way up concatenates what the way down left there. The network is told the time in every block.
+At every resolution the upward path concatenates the downward path's feature maps. Every residual block gets the time.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class UNet(Module):
     r"""``model(x_t, t)``: images (n, h, w, c_in) and times (n,), or one for all, to (n, h, w, c_out).
 
     ``multipliers``: channels at each resolution, in units of ``base``; each level halves the size. ``blocks`` residual
-    blocks a level (one more on the way up). ``attention``: the levels (0 is full resolution) that attend over pixels;
-    the middle always does, with ``heads`` heads everywhere or, if ``channels_per_head`` is given, as many as that makes
-    of a level's channels. ``resample_in_blocks``: the resolution changes inside a residual block that is told the time
-    (as in ADM, Dhariwal & Nichol 2021) and not by a convolution of its own.
+    blocks per level (one more on the way up). ``attention``: the levels (0 is full resolution) that attend over pixels;
+    the middle always does. Attention has ``heads`` heads everywhere or, if given, heads of ``channels_per_head``
+    channels. ``resample_in_blocks``: the resolution changes inside a residual block that is told the time (as in ADM,
+    Dhariwal & Nichol 2021) instead of by a separate convolution.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class UNet(Module):
             return [attention_over(channels)] if level in attention else []
 
         self.down: list[Module] = []
-        kept = [base]  # channels of what the way down leaves for the way up, oldest first
+        kept = [base]  # channels of the maps that the way down keeps for the way up, oldest first
         c = base
         for level, width in enumerate(widths):
             for _ in range(blocks):
@@ -114,14 +114,14 @@ class UNet(Module):
 
 
 def heads_of(channels: int, channels_per_head: int) -> int:
-    """How many heads of ``channels_per_head`` channels there are in ``channels``; ValueError where they do not come out even."""
+    """How many heads of ``channels_per_head`` channels there are in ``channels``; ValueError for a remainder."""
     if channels_per_head < 1 or channels % channels_per_head:
         raise ValueError(f"channels_per_head must divide a level's channels, got {channels_per_head} for {channels}")
     return channels // channels_per_head
 
 
 class Stack(Module):
-    """Blocks one after the other at one resolution; residual blocks are told the embedding."""
+    """Blocks one after the other at one resolution; residual blocks also get the embedding."""
 
     def __init__(self, *parts: Module):
         self.parts = list(parts)

@@ -397,7 +397,7 @@ def test_gradcheck_sees_a_wrong_derivative():
         with pytest.raises(AssertionError, match="first derivative"):
             ag.gradcheck(lambda x, shift=shift: nearly(x) + shift, [np.array([0.7])])
     other = ag.operation(lambda g, y, x: g * ((off if isinstance(x, ag.Tensor) else 2) * x), keep="0")(lambda x: x * x)
-    with pytest.raises(AssertionError, match="create_graph=True is another one"):
+    with pytest.raises(AssertionError, match="differs with create_graph=True"):
         ag.gradcheck(other, [np.array([0.7])], order=2)
     with pytest.raises(TypeError, match="float64"):
         ag.gradcheck(ag.exp, [np.ones(2, np.float32)])

@@ -285,7 +285,7 @@ def test_sinusoidal_embedding_of_known_angles():
     with pytest.raises(ValueError, match="even"):
         nn.sinusoidal(np.array([1]), 3)
     for t in (1, np.ones((2, 1))):
-        with pytest.raises(ValueError, match="one time an item"):
+        with pytest.raises(ValueError, match="one time per item"):
             nn.TimeEmbedding(4, 4, rng=np.random.default_rng(0))(t)
 
 

@@ -77,7 +77,7 @@ def test_loading_checks_everything_before_it_changes_anything(rng):
     arrays = {k: np.zeros_like(v) for k, v in module.arrays().items()}
     for wrong, message in [
         ({**arrays, "extra": np.zeros(1)}, "'extra'"),
-        ({k: v for k, v in arrays.items() if k != "second.b"}, "misses 'second.b'"),
+        ({k: v for k, v in arrays.items() if k != "second.b"}, "lacks 'second.b'"),
         ({**arrays, "second.b": np.zeros(4)}, r"'second.b' is \(4,\), not \(3,\)"),
     ]:
         with pytest.raises(ValueError, match=message):
