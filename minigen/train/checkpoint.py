@@ -1,8 +1,8 @@
-"""Files that survive: safetensors written beside the old file and renamed over it, and read with suspicion.
+"""Files that survive: safetensors written beside the old file, renamed over it, and checked when they are read.
 
 A file is one safetensors file whose metadata holds one entry, ``minigen``: a JSON object with ``kind`` ("checkpoint"
 or "weights"), ``system``, ``config`` and whatever else the writer needs. One entry, because the order of several is
-not fixed and equal runs shall give equal bytes. A power cut or ``kill -9`` at any moment leaves the old file or the
+not fixed and equal runs must give equal bytes. A power cut or ``kill -9`` at any moment leaves the old file or the
 new one, never half of one. Nothing is ever unpickled.
 """
 
@@ -50,9 +50,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: Path, name: str = "*", *, seconds: float = 0.0) -> None:
-    """Remove the temporary files of writes that were killed, of the files called ``name``.
+    """Remove the temporary files that killed writes of the files called ``name`` left behind.
 
-    For a folder in which nobody writes now, or nobody has written since so many ``seconds``.
+    Only those older than ``seconds``; at 0, nobody else may be writing in the folder.
     """
     for temporary in folder.glob(f".{name}.*tmp"):
         with suppress(OSError):  # another process was first
@@ -77,7 +77,7 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the error that brought us here is the one to tell
+        return  # the error that brought us here is the one to report
 
 
 def save(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """An open file: ``about`` is its JSON object; its arrays come out only all together and only as expected."""
+    """An open file: ``about`` is its JSON object; its arrays are returned only if all are as expected."""
 
     path: Path
     handle: Any
@@ -218,14 +218,14 @@ def config_to_json(config: Any) -> dict[str, Any]:
         try:
             found[name] = json.loads(json.dumps(value))
         except TypeError as error:
-            raise UserError(f"{name} must be a number or word of Python's, or a tuple: {error}") from error
+            raise UserError(f"{name} must be a Python number or string, or a tuple: {error}") from error
     return found
 
 
 def config_from_json(path: Path, config_class: type, values: Any) -> Any:
     """The Config that ``config_to_json`` made these values from, or a UserError that names the field that does not fit.
 
-    A field that is not among the values is younger than the file and takes its default. So the default of a new field
+    A field that is not among the values is newer than the file and takes its default. So the default of a new field
     must be what the code did before there was one.
     """
     default = config_class()

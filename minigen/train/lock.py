@@ -1,6 +1,6 @@
 """One process at a time in a folder.
 
-The lock is on the folder itself (``flock``): no file is left behind, and the operating system takes it back when the
+The lock is on the folder itself (``flock``): no file is left behind, and the operating system releases it when the
 process ends, however it ends. A forked process does not keep it.
 """
 
@@ -23,8 +23,8 @@ _held: set[int] = set()  # file descriptors of the folders that this process has
 def alone_in(folder: Path) -> Iterator[bool]:
     """Within it no other process, nor another part of this one, gets into the same block for this folder.
 
-    Yields whether that is sure: a folder that is not there or cannot be opened, and a file system without such locks,
-    are no reason not to go on. Raises UserError where somebody else is in the block.
+    Yields whether that is certain: if the folder is missing or cannot be opened, or the file system has no such locks,
+    the block runs unprotected. Raises UserError if the lock is taken.
     """
     handle = _locked(folder)
     try:

@@ -1,8 +1,8 @@
-"""The record of a run: one JSON object a line, one line a step.
+"""The record of a run: one JSON object per line, one line per step.
 
     {"step": 12, "stage": "denoise", "seconds": 0.41, "lr": 0.00024, "eps.loss": 0.91, "eps.norm": 1.7}
 
-Figures of an objective carry its name in front. Lines are added in the order of the steps and never changed, so a
+An objective's figures are prefixed with its name. Lines are added in the order of the steps and never changed, so a
 reader may follow the file while it grows; a resumed run first cuts it back to the step of its checkpoint.
 """
 

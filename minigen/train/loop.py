@@ -1,4 +1,4 @@
-r"""The one training loop: every system, every stage, every objective, and a run that can be cut anywhere and go on.
+r"""The one training loop: every system, stage and objective, and a run that can be stopped and resumed anywhere.
 
     for stage in stages:
         for step in range(stage.steps):
@@ -10,7 +10,7 @@ r"""The one training loop: every system, every stage, every objective, and a run
             average <- moving average of the weights
 
 Batches and draws are functions of (seed, stage, objective, step), so no random state is saved: weights, averages,
-moments and the number of the step are all there is to a run, and a resumed run ends with the same bits.
+moments and the step number are all there is to a run, and a resumed run ends with the same bits.
 """
 
 import gc
@@ -31,7 +31,7 @@ from minigen.errors import NonFinite, UserError
 from minigen.train import optim
 from minigen.train.shards import Shards
 
-# Systems, stages and objectives are records of minigen.models.system, a room above this one: any object with the same
+# Systems, stages and objectives are records of minigen.models.system, a layer above this one: any object with the same
 # attributes will do.
 System = Any
 Stage = Any
@@ -45,7 +45,7 @@ def rng_for(seed: int, stage: str, objective: str, step: int) -> np.random.Gener
 
 
 def drawn_once(split: Split, seed: int, size: int, shards: int) -> Callable[[int, int], Split]:
-    """``draw(step, shard)``: a shard of the batch of a step. All objectives of a step get the one that was drawn first."""
+    """``draw(step, shard)``: a shard of a step's batch, drawn once for all objectives of the step."""
 
     @lru_cache(maxsize=shards)
     def draw(step: int, shard: int) -> Split:
@@ -68,7 +68,7 @@ class Trainer:
                 module.flatten()
         self.shards: Shards | None = None
         self.split: Split | None = None
-        self.cpu_seconds_beside = 0.0  # of processes that have ended
+        self.cpu_seconds_beside = 0.0  # of shard processes that have ended
         self.parameters = {id(module): module.parameters() for module in system.modules.values()}
         self.enter(0)
 
@@ -193,7 +193,7 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[System]:
-        """Within it the modules hold the averaged weights and are in evaluation mode, as sampling wants them."""
+        """Within it the modules hold the averaged weights and are in evaluation mode, as sampling needs them."""
         kept = {name: self.trained[name].flat.copy() for name in self.averages}
         parts = [part for module in self.system.modules.values() for _, part in module.named_modules()]
         training = [part.training for part in parts]
@@ -220,11 +220,11 @@ class Trainer:
         return found
 
     def arrays(self) -> dict[str, Any]:
-        """All that a run is, but for the numbers in `position`."""
+        """Everything that makes up a run, except the numbers in `position`."""
         return {**self.weights(), **self.memory()}
 
     def load(self, position: dict[str, int], read: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Stand where ``position`` says, with the arrays that ``read(expected arrays)`` returns after checking them."""
+        """Go to where ``position`` says, with the arrays that ``read(expected arrays)`` returns after checking them."""
         self.enter(position["stage"])
         arrays = read(self.arrays())
         memory = self.memory()
@@ -254,7 +254,7 @@ def put_weights(system: System, arrays: dict[str, Any]) -> None:
 
 
 def _checked_loss(name: str, found: Any) -> tuple[Any, dict[str, float]]:
-    """What a loss returned: a scalar Tensor that its module moves, and figures, here as floats, which hold no tape.
+    """What a loss returned: a scalar Tensor that depends on its module, and figures, as floats, which hold no tape.
 
     UserError, which names the objective, for anything else.
     """
@@ -272,9 +272,9 @@ def _checked_loss(name: str, found: Any) -> tuple[Any, dict[str, float]]:
 
 
 def _number(name: str, figure: str, value: Any) -> float:
-    """A figure of a loss as a float; UserError if it is none, or has the name of one that the loop itself writes."""
+    """A figure of a loss as a float; UserError if it is not a number, or has a name that the loop itself uses."""
     if figure in ("loss", "norm"):
-        raise UserError(f"a figure of the loss '{name}' is called '{figure}', as one of every loss is: rename it")
+        raise UserError(f"a figure of the loss '{name}' is called '{figure}', which the loop itself uses: rename it")
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -283,7 +283,7 @@ def _number(name: str, figure: str, value: Any) -> float:
 
 
 def _stages_of(system: System) -> list[Stage]:
-    """The stages of a system; ValueError if they are no list that a function returns, or the modules no dict."""
+    """The stages of a system; ValueError unless a function returns them as a list and the modules are a dict."""
     if not isinstance(system.modules, dict):
         raise ValueError(f"modules must be a dict, name to module, got {type(system.modules).__name__}")
     found = system.stages() if callable(system.stages) else system.stages

@@ -1,4 +1,4 @@
-r"""Optimisers over a module's one flat parameter buffer, sorted by complexity, and what goes around them.
+r"""Optimisers over a module's one flat parameter buffer, sorted by complexity; clipping, learning rates, averages.
 
 A `Module` keeps its parameters in ``module.flat`` and their gradients in ``module.flat_grad``, so a step is a few
 passes over two long arrays, and an optimiser's memory is one array of the same length for each moment. A module that
@@ -105,7 +105,7 @@ class Adam:
 
 
 class AdamW(Adam):
-    r"""Adam with weight decay beside the gradient instead of inside it: $p \leftarrow p - \eta \lambda p - \dots$
+    r"""Adam with decoupled weight decay, outside the gradient: $p \leftarrow p - \eta \lambda p - \dots$
 
     The decay then does not pass through $v$ (Loshchilov & Hutter 2019, arXiv 1711.05101, Algorithm 2, with the
     schedule multiplier folded into $\eta$). All parameters decay, biases and gains too.
@@ -142,13 +142,13 @@ def orthogonalise(g: Float[Array, "a b"], rounds: int = 5) -> Float[Array, "a b"
 
 
 class Muon:
-    r"""Momentum, orthogonalised: all directions of a weight matrix move alike. AdamW for all that is no hidden matrix.
+    r"""Momentum, orthogonalised: all directions of a weight matrix move alike. AdamW for all but hidden matrices.
 
     $M \leftarrow \mu M + G, \quad W \leftarrow W - \eta\, (0.2 \sqrt{\max(a, b)}\; \mathrm{orthogonalise}(G + \mu M) + \lambda W)$
     for a weight called ``w`` of shape (..., b), taken as a matrix (a, b) (Jordan et al. 2024,
     kellerjordan.github.io/posts/muon). The factor gives the update the size of AdamW's, so one learning rate serves
-    both (Liu et al. 2025, arXiv 2502.16982, eq. 4). Weights whose names begin with one of ``apart``, first and last
-    layers, are left to AdamW as well.
+    both (Liu et al. 2025, arXiv 2502.16982, eq. 4). Weights whose names begin with one of ``apart`` (first and last
+    layers) are left to AdamW as well.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Muon:
         _check_decay(weight_decay)
         _check_flat(module)
         self.module, self.momentum, self.betas, self.weight_decay = module, momentum, betas, weight_decay
-        self.matrices: list[tuple[slice, int]] = []  # where each one is, and its b
+        self.matrices: list[tuple[slice, int]] = []  # where each matrix is, and its b
         self.rest: list[slice] = []  # what lies between them
         start = end = 0
         for name, p in module.named_parameters().items():
@@ -202,7 +202,7 @@ class Muon:
 
 
 OPTIMISERS = ("adamw", "adam", "muon", "rmsprop", "sgd")
-DECAYING = ("adamw", "muon")  # those that know weight decay
+DECAYING = ("adamw", "muon")  # those that support weight decay
 
 
 def check_settings(stage: Any) -> None:
@@ -273,7 +273,7 @@ def learning_rate(
 
     $s(u)$ is 1 (``constant``), $1-u$ (``linear``) or $(1+\cos \pi u)/2$ (``cosine``, Loshchilov & Hutter 2017, arXiv
     1608.03983, eq. 5). The ``flat-then-...`` schedules stay at 1 until $u$ reaches the share ``flat`` and fall over the
-    rest. Since $u < 1$, no step has a rate of 0.
+    rest. During warm-up $s = 1$. Since $u < 1$, no step has a rate of 0.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")

@@ -15,11 +15,11 @@ from minigen.train.checkpoint import write_atomically
 
 GAP = 2  # pixels between two pictures
 PAPER = 255  # their colour
-NOTED, NOTE_SIZE = 160, 12  # pixels a side of an image with a note below, and of the note's letters
-TILE = 48  # small images are enlarged until they have about this many pixels a side
-POINTS_SIDE, POINTS_EDGE = 64, 1.25  # a plot of points: squares a side, and the coordinate at its edge
-POINTS_ZOOM, POINTS_COLUMNS = 6, 5  # pixels a side of such a square, and plots side by side in a strip
-POINTS_PAPER = 240  # the grey where no points lie, which tells a plot from the gap around it
+NOTED, NOTE_SIZE = 160, 12  # pixels per side of an image with a note below, and the note's font size
+TILE = 48  # small images are enlarged until they have about this many pixels per side
+POINTS_SIDE, POINTS_EDGE = 64, 1.25  # a plot of points: squares per side, and the coordinate at its edge
+POINTS_ZOOM, POINTS_COLUMNS = 6, 5  # pixels per side of such a square, and plots side by side in a strip
+POINTS_PAPER = 240  # the grey where no points lie, which sets a plot off from the gap around it
 
 
 def tile(images: UInt8[Array, "n h w 3"], columns: int, *, zoom: int = 1) -> UInt8[Array, "height width 3"]:
@@ -37,7 +37,7 @@ def tile(images: UInt8[Array, "n h w 3"], columns: int, *, zoom: int = 1) -> UIn
 
 
 def points(x: Any) -> UInt8[Array, "1 side side 3"]:
-    """How many of some points (n, 2) lie in each square of the plane, dark where many do; y grows upward."""
+    """A 2D histogram of points (n, 2), dark where many lie; y grows upward."""
     edges = np.linspace(-POINTS_EDGE, POINTS_EDGE, POINTS_SIDE + 1)
     count, _, _ = np.histogram2d(x[:, 1], x[:, 0], bins=(edges, edges))
     ink = np.log1p(count[::-1]) / max(np.log1p(count.max()), 1e-9)
@@ -46,7 +46,7 @@ def points(x: Any) -> UInt8[Array, "1 side side 3"]:
 
 
 def grid(dataset: Any, samples: Any, *, columns: int | None = None) -> UInt8[Array, "height width 3"]:
-    """The samples (floats in [-1, 1] or levels) of a data set as one picture, near to square if not told otherwise."""
+    """The samples (floats in [-1, 1] or levels) of a data set as one picture, nearly square by default."""
     samples = to_numpy(samples)
     if samples.ndim == 2 and samples.shape[1] == 2:
         return tile(points(samples), 1, zoom=POINTS_ZOOM)
@@ -58,7 +58,7 @@ def grid(dataset: Any, samples: Any, *, columns: int | None = None) -> UInt8[Arr
 
 
 def noted(dataset: Any, samples: Any, notes: Sequence[str], *, columns: int = 6) -> UInt8[Array, "height width 3"]:
-    """The samples of a data set as one picture, each with its note below: a line of it ends at a newline or where it must."""
+    """The samples of a data set as one picture, each with its note below, broken at newlines and to its width."""
     from PIL import Image, ImageDraw, ImageFont
 
     images = dataset.to_rgb8(to_numpy(samples))
@@ -94,9 +94,9 @@ def _broken(line: str, width: int, font: Any) -> list[str]:
 
 
 def strip(dataset: Any, states: Sequence[Any], *, rows: int = 8, columns: int = 10) -> UInt8[Array, "height width 3"]:
-    """How samples came to be: one row a sample, one column a state, evenly chosen with the first and the last.
+    """How samples came about: a row per sample, a column per state, evenly spaced from the first to the last.
 
-    Of points each state is a plot of all; they are read row by row.
+    For points, each state is a plot of all of them; the plots are read row by row.
     """
     if not states:
         raise ValueError("states must hold at least one state to show")
@@ -117,11 +117,11 @@ def png(picture: UInt8[Array, "height width 3"]) -> bytes:
     return buffer.getvalue()
 
 
-FRAMES, FRAME_MS, LAST_MS = 40, 80, 1600  # of an animation: how many at most, and how long each and the last one stay
+FRAMES, FRAME_MS, LAST_MS = 40, 80, 1600  # of an animation: at most how many; milliseconds for each and for the last
 
 
 def gif(dataset: Any, states: Sequence[Any], *, samples: int = 36) -> bytes:
-    """How samples came to be, as the bytes of an animated GIF file: a grid a state, evenly chosen with the first and the last."""
+    """The same as the bytes of an animated GIF: a grid per state, evenly spaced from the first to the last."""
     from PIL import Image
 
     if not states:
@@ -140,7 +140,7 @@ def save_png(path: Path, picture: UInt8[Array, "height width 3"]) -> None:
 
 
 def save_samples(path: Path, dataset: Any, samples: Any, notes: Sequence[str] = ()) -> Path:
-    """Write samples as a PNG file, each with its note if there are some; texts, which are their notes, as a .txt file beside.
+    """Write samples as a PNG file, with any notes below them; texts, which are their notes, as a .txt file instead.
 
     Returns the path that was written.
     """
@@ -161,7 +161,7 @@ def save_singles(path: Path, dataset: Any, samples: Any) -> list[Path]:
 
 
 def ending(dataset: Any) -> str:
-    """Of the file that samples are written to."""
+    """The suffix of the file that samples are written to."""
     return ".txt" if is_text(dataset) else ".png"
 
 
@@ -178,9 +178,9 @@ BINS = 160
 
 
 def curve_svg(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str) -> str:
-    """Curves of (steps, values) as an SVG element that takes the page's text colour and needs nothing else.
+    """Curves of (steps, values) as an SVG element in the page's text colour that needs no other file.
 
-    Each curve is averaged over at most 160 equal pieces. The vertical axis is logarithmic if all values are positive
+    Each curve is averaged within at most 160 equal pieces. The vertical axis is logarithmic if all values are positive
     and span more than a factor of 20.
     """
     lines = {name: _averaged(x, y) for name, (x, y) in series.items() if len(x)}

@@ -13,7 +13,7 @@ SMOOTHING = 0.98
 
 
 class Progress:
-    """Step, loss, samples a second, time left. Use as a context manager around the steps.
+    """Step, loss, samples per second, time left. Use as a context manager around the steps.
 
     ``say`` prints a line without disturbing the bar.
     """
@@ -58,7 +58,7 @@ class Progress:
             self._show()
 
     def enter(self, stage: str) -> None:
-        """The steps from here on are those of a stage: its name is shown, and the average of its loss begins."""
+        """The steps from here on are those of a stage: its name is shown, and the average of the loss starts anew."""
         if stage != self.stage:
             self.stage, self.entered, self.loss = stage, self.done, None
 

@@ -1,13 +1,13 @@
-"""A run on disk: a folder with a checkpoint to go on from, weights to sample from, a log and pictures.
+"""A run on disk: a folder with a checkpoint to resume from, weights to sample from, a log and pictures.
 
     out/checkpoint.safetensors   weights, averages, moments, position: everything that decides how the run goes on
     out/weights.safetensors      the averaged weights, for `minigen sample`
-    out/log.jsonl                one line a step
+    out/log.jsonl                one line per step
     out/samples/000300.png       what the model drew after that many steps
 
 The checkpoint is written at the start, every few seconds, at Ctrl-C and at the end; how often does not change the
-result. Whatever stops the run, going on from the folder ends with the same weights as if nothing had happened. A state
-with NaN or infinity in it is never written. One run at a time works in a folder (`train/lock.py`).
+result. Whatever stops the run, resuming it ends with the same weights as an uninterrupted run. A state with NaN or
+infinity in it is never written. Only one run at a time works in a folder (`train/lock.py`).
 """
 
 import math
@@ -34,13 +34,13 @@ from minigen.train.progress import Progress, clock
 from minigen.train.shards import STOPPING
 
 CHECKPOINT, WEIGHTS, LOG, SAMPLES = "checkpoint.safetensors", "weights.safetensors", "log.jsonl", "samples"
-COPIES = 4  # of a batch that a step has at least: the data, what the network makes of them, the error, its gradient
-PREVIEW = 16  # samples in a picture on the way; the one at the end has all that were asked for
+COPIES = 4  # of a batch that a step holds at least: the data, the network's output, the error, its gradient
+PREVIEW = 16  # samples in a picture during training; the one at the end has as many as requested
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is about. ``system``, ``config``, ``data`` and ``seed`` decide its result; the rest does not."""
+    """A run's settings. Only ``system``, its config, ``seed``, ``data_dir`` and ``size`` decide its result."""
 
     out: Path
     system: str
@@ -48,7 +48,7 @@ class Run:
     data_dir: str | None = None
     size: int | None = None
     samples: int = 64
-    samples_every: int | None = None  # None: a quarter of the way each, 0: only at the end
+    samples_every: int | None = None  # None: after each quarter of the steps, 0: only at the end
     save_seconds: float = 15.0
     overwrite: bool = False
 
@@ -57,8 +57,7 @@ class Run:
 class Result:
     """What a finished run leaves: the paths of its files, the steps, the seconds of training (earlier parts included), the size.
 
-    ``cpu_seconds`` are those of all threads and processes; None where an earlier part of the run was saved without
-    them.
+    ``cpu_seconds`` are those of all threads and processes; None if an earlier part of the run was saved without them.
     """
 
     out: Path
@@ -78,9 +77,9 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     """Train a system to the end of its last stage, keeping the folder ``run.out`` in order all the way.
 
     With ``resume`` it goes on from the checkpoint there. At the end the system has the averaged weights, as the weights
-    file has, and is in evaluation mode. Raises UserError if the folder cannot be used or another run
-    is going on in it, Interrupted after Ctrl-C (the state is saved), NonFinite if a loss, a gradient or a weight is no
-    number (the last checkpoint is kept) or a sample is none (the state is saved).
+    file has, and is in evaluation mode. Raises UserError if the folder cannot be used or another run is going on in it,
+    Interrupted after Ctrl-C (the state is saved), NonFinite if a loss, a gradient or a weight is NaN or infinite (the
+    last checkpoint is kept) or a sample is (the state is saved).
     """
     with said_in_one_sentence("settings"):
         trainer = Trainer(system, seed=run.seed)
@@ -101,7 +100,10 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
 
 
 def check_memory(stages: Sequence[Any], shape: tuple[int, ...]) -> None:
-    """Raise UserError for batches that this machine surely cannot hold: a system that runs out of memory ends processes without a word."""
+    """Raise UserError for batches that this machine surely cannot hold.
+
+    Out of memory, an operating system kills processes without a message.
+    """
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):  # Windows
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -115,7 +117,7 @@ def check_memory(stages: Sequence[Any], shape: tuple[int, ...]) -> None:
 
 
 def _train(trainer: Trainer, keeper: "Keeper") -> Result:
-    """Train from where the trainer stands to the end."""
+    """Train from the trainer's current step to the end."""
     run, dataset = keeper.run, keeper.dataset
     log = Log(run.out / LOG, keep_until=trainer.done)
     try:
@@ -195,7 +197,7 @@ class Keeper:
         return self.earlier + time.monotonic() - self.started
 
     def cpu_seconds(self) -> float | None:
-        """CPU time of all threads and processes spent on this run, earlier parts included; None if one of those did not keep it."""
+        """CPU time of all threads and processes, earlier parts included; None if one of those did not record it."""
         return None if self.earlier_cpu is None else self.earlier_cpu + self.trainer.cpu_seconds - self.started_cpu
 
     def make(self, folder: Path) -> None:
@@ -207,7 +209,7 @@ class Keeper:
             raise UserError(f"cannot write to the folder {out}: {os_reason(error, out)}") from error
 
     def begin(self) -> None:
-        """Write the first checkpoint. A run that is there already, with a step done, is not touched."""
+        """Write the first checkpoint. A run that is already there and has done a step is not touched."""
         path = self.run.out
         if not self.run.overwrite and holds_run(path):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
@@ -215,7 +217,7 @@ class Keeper:
         self.save()
 
     def due(self) -> bool:
-        """Whether the next checkpoint is."""
+        """Whether the next checkpoint is due."""
         return time.monotonic() - self.saved >= self.run.save_seconds
 
     def save(self) -> None:
@@ -250,7 +252,7 @@ class Keeper:
         return {"kind": "weights", **chosen, "dataset": about, "step": self.trainer.done}
 
     def restore(self) -> None:
-        """Stand where the checkpoint says, or raise UserError: it is missing, broken, or of another run."""
+        """Go to where the checkpoint says, or raise UserError if it is missing, broken, or of another run."""
         path = self.run.out / CHECKPOINT
         if not path.exists():
             raise UserError(
@@ -267,9 +269,9 @@ class Keeper:
         self.make(self.run.out / SAMPLES)
 
     def draw(self, most: int | None = None) -> Path:
-        """A grid of samples (``most`` of them at most) from the averaged weights, always from the same draws.
+        """A grid of samples (at most ``most``) from the averaged weights, always from the same draws.
 
-        Writes nothing, and raises NonFinite, if one of them is NaN or infinite, UserError for what are no samples.
+        Writes nothing, and raises NonFinite, if one of them is NaN or infinite, UserError for anything but samples.
         """
         rng = np.random.default_rng((self.run.seed, zlib.crc32(b"samples")))
         n = min(self.run.samples, most or self.run.samples)
@@ -283,7 +285,7 @@ class Keeper:
 
 
 def check_samples(samples: Any, n: int, shape: tuple[int, ...]) -> None:
-    """Raise UserError for what a system drew if these are not ``n`` items like one of ``shape``; pictures may be of other sizes."""
+    """Raise UserError unless a system drew ``n`` items like those of ``shape``; pictures may have another size."""
     must = f"sample must return an array of {n} items like those of shape {tuple(shape)}"
     if not hasattr(samples, "__array_function__"):
         raise UserError(f"{must}, got {type(samples).__name__}")
@@ -295,19 +297,19 @@ def check_samples(samples: Any, n: int, shape: tuple[int, ...]) -> None:
 
 
 def check_finite(samples: Any, where: str) -> None:
-    """Raise NonFinite if there are samples that are NaN or infinite: in a picture they would be black."""
+    """Raise NonFinite if samples are NaN or infinite: in a picture they would be black."""
     broken = int((~np.isfinite(to_numpy(samples))).any(axis=tuple(range(1, samples.ndim))).sum())
     if broken:
         raise NonFinite(f"{where} {broken} of {len(samples)} samples hold NaN or infinity")
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder holds a run of which a step is done."""
+    """Whether a folder holds a run that has done a step."""
     return begun(folder / CHECKPOINT, "checkpoint") or begun(folder / WEIGHTS, "weights")
 
 
 def begun(file: Path, kind: str) -> bool:
-    """Whether a file may hold what was trained: it is there, and nothing says that it is of step 0 of the first stage."""
+    """Whether a file may hold what was trained: it exists and is not known to be of step 0 of the first stage."""
     try:
         with checkpoint.opened(file, kind=kind) as reader:
             return (reader.about.get("stage", 0), reader.about.get("step")) != (0, 0)
@@ -324,7 +326,7 @@ def data_identity(dataset: Any, run: Run) -> dict[str, Any]:
 def data_checksum(split: Any) -> int:
     """A checksum of a split's images, labels and captions, in their order.
 
-    Images that are drawn when they are asked for say what they are by an ``identity``, which stands for all of them.
+    Images that are drawn on demand have an ``identity``, which stands for all of them.
     """
     if hasattr(split.images, "identity"):
         return zlib.crc32(repr(split.images.identity).encode())
@@ -356,7 +358,7 @@ def refuse_difference(path: Path, about: dict[str, Any], identity: dict[str, Any
 
 
 def seconds_told(value: Any) -> float | None:
-    """A time in seconds that a checkpoint tells, or None if that is none."""
+    """A time in seconds from a checkpoint, or None if the value is not one."""
     return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else None
 
 
@@ -372,8 +374,8 @@ def position_of(path: Path, about: dict[str, Any], trainer: Trainer) -> dict[str
 class Stop:
     """While it lasts, Ctrl-C, a request to end and a closed terminal are noted instead of obeyed.
 
-    ``signal`` tells which came, or is 0. A second one interrupts at once, as usual. Python delivers signals to the main
-    thread only; in another thread this does nothing.
+    ``signal`` is the number of the one that came, or 0. A second one interrupts at once, as usual. Python delivers
+    signals to the main thread only; in another thread this does nothing.
     """
 
     def __init__(self) -> None:

@@ -1,18 +1,18 @@
 r"""A batch in shards, each with a process of its own where there is a core for it: data parallelism.
 
-A loss that is a mean of one term an item is the mean of its shards' losses, weighted by their sizes, and so is its
+A loss that is a mean of one term per item is the mean of its shards' losses, weighted by their sizes, and so is its
 gradient:
 
 $$L(B) = \sum_s \frac{|B_s|}{|B|} L(B_s), \qquad \nabla L(B) = \sum_s \frac{|B_s|}{|B|} \nabla L(B_s)$$
 
 Why processes: the tiles of `kernels.threads` keep two cores busy inside one long operation, but a step of a small
-network is a thousand short ones, with Python between them, of which one thread at a time can run. Two threads with a
-shard each are little faster than one for the same reason. Processes have a Python each: the second one is forked when a
-stage's first step comes, with all that this one holds. Before each step it copies the weights out of memory that both
-see; after it, it leaves its gradient there.
+network is a thousand short ones with Python between them, which only one thread at a time can run. For the same reason
+two threads with a shard each are little faster than one. Each process has a Python of its own: the second is forked at
+the first step of a stage, with everything that this one holds. Before each step it copies the weights from shared
+memory; after it, it leaves its gradient there.
 
-The shards' gradients are added in their order, whoever computed them: the result does not depend on the number of
-processes.
+The shards' gradients are added in their order, whichever process computed them, so the result does not depend on the
+number of processes.
 """
 
 import gc
@@ -47,8 +47,8 @@ share of the figures.
 class Shards:
     """Computes the gradients of all shards and adds them up, in ``count`` processes or, where that cannot be, in this one.
 
-    ``modules`` are all whose weights change while this object lives. Whatever else changes here in that time, the other
-    processes do not see. After an exception, an interrupt included, they are of no more use: `close`.
+    ``modules`` are all whose weights change while this object lives. The other processes do not see anything else that
+    changes here in that time. After an exception (also an interrupt) they can no longer be used: `close`.
     """
 
     def __init__(self, count: int, modules: Sequence[Any], gradient: Gradient):
@@ -58,7 +58,7 @@ class Shards:
             try:
                 for shard in range(1, count):
                     self.helpers.append(Helper(shard, self.threads, modules, gradient))
-            except OSError:  # no more processes or no memory for one: this one gets there too
+            except OSError:  # no more processes or no memory for one: this one computes all shards
                 self.close()
                 self.helpers = []
 
@@ -96,15 +96,15 @@ def can_fork(count: int, modules: Sequence[Any]) -> bool:
 
 
 class Helper:
-    """The process of one shard, seen from the one that trains. ``end()`` ends it, and so does the end of this object."""
+    """The process of one shard, seen from the one that trains. ``end()`` ends it, and so does deleting this object."""
 
     def __init__(self, shard: int, threads: int, modules: Sequence[Any], gradient: Gradient):
         self.modules = list(modules)
-        self.shared = [shared_like(module.flat) for module in modules]  # the weights go there, the gradients come back
+        self.shared = [shared_like(module.flat) for module in modules]  # weights go in, gradients come back
         self.cpu_seconds = 0.0
         self.connection, theirs = Pipe()
         for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()  # or what it holds would be written twice
+            stream.flush()  # or both processes would write what it holds
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             with warnings.catch_warnings():
@@ -116,7 +116,7 @@ class Helper:
                 self._live(theirs, shard, threads, gradient)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # so that its end is an end of file here
+        theirs.close()  # so that the end of that process is an end of file here
         self.end = weakref.finalize(self, end, self.connection, self.pid, os.getpid())
 
     def begin(self, objective: int, step: int) -> None:
@@ -141,21 +141,21 @@ class Helper:
     def _live(self, connection: Connection, shard: int, threads: int, gradient: Gradient) -> None:
         """The life of the process, from the fork to its end."""
         try:
-            # where a bar is drawn these are its own, with a lock that another thread may have held at the fork
+            # a progress bar replaces these by streams whose lock another thread may have held at the fork
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-            gc.freeze()  # what was there before is not looked at again, or every page of it would be copied
+            gc.freeze()  # objects from before the fork are not collected, or every page of them would be copied
             # signals reach both processes: the one that trains finishes its step, saves, and ends this one
             for number in STOPPING:
                 signal.signal(number, signal.SIG_IGN)
             self.connection.close()
             set_threads(threads)
-            with blas_at_one_thread(), suppress(EOFError, OSError):  # the one that trains is no more
+            with blas_at_one_thread(), suppress(EOFError, OSError):  # the one that trains has ended
                 while True:
                     self._serve(connection, shard, gradient)
         except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(0)  # without what is to happen once, at the end of the process that trains
+            os._exit(0)  # without exit handlers, which are for the process that trains
 
     def _serve(self, connection: Connection, shard: int, gradient: Gradient) -> None:
         """One step: weights in, gradient out."""
@@ -185,15 +185,15 @@ def end(connection: Connection, pid: int, owner: int) -> None:
 
 
 def lost() -> UserError:
-    """The error for a process that is no more."""
+    """The error for a process that has ended."""
     return UserError(
         "a process that computed a part of the gradient has ended (out of memory?): --resume goes on from the last "
-        "checkpoint, with the environment variable MINIGEN_THREADS=1 in one process and to the same result"
+        "checkpoint; with the environment variable MINIGEN_THREADS=1, in one process and with the same result"
     )
 
 
 def sendable(error: Exception, note: str) -> Exception:
-    """The exception with a note of where it comes from, or one that tells of it, if it cannot go through a pipe."""
+    """The exception with a note of where it comes from, or, if it cannot be pickled, a RuntimeError with that note."""
     error.add_note(note)
     try:
         pickle.loads(pickle.dumps(error))

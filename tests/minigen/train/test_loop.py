@@ -233,8 +233,8 @@ def test_a_loss_that_is_not_a_scalar_with_figures_is_told_by_its_name(found: Any
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (lambda loss: (loss, {"norm": 1.0}), "a figure of the loss 'a' is called 'norm', as one of every loss is: rename it"),
-        (lambda loss: (loss, {"loss": 1.0}), "a figure of the loss 'a' is called 'loss', as one of every loss is: rename it"),
+        (lambda loss: (loss, {"norm": 1.0}), "a figure of the loss 'a' is called 'norm', which the loop itself uses: rename it"),
+        (lambda loss: (loss, {"loss": 1.0}), "a figure of the loss 'a' is called 'loss', which the loop itself uses: rename it"),
         (lambda loss: (loss, {"v": np.ones(3)}), "the figure 'v' of the loss 'a' must be a number, got an array of shape (3,)"),
         (lambda loss: (loss, {"v": "big"}), "the figure 'v' of the loss 'a' must be a number, got 'big'"),
         (lambda loss: (ag.Tensor(loss.data), {}), "the loss 'a' depends on no weight of the module that it trains"),

@@ -262,9 +262,7 @@ def test_no_picture_is_made_of_samples_that_are_no_numbers_and_nothing_is_lost(
 
 @pytest.mark.parametrize(("name", "value"), [("steps", np.int64(2)), ("lr", np.float32(0.5)), ("pause", np.zeros(1))])
 def test_a_setting_that_no_file_can_keep_is_named_before_training(tmp_path: Path, name: str, value: Any):
-    said = (
-        f"^{name} must be a number or word of Python's, or a tuple: Object of type {type(value).__name__} is not JSON"
-    )
+    said = f"^{name} must be a Python number or string, or a tuple: Object of type {type(value).__name__} is not JSON"
     with pytest.raises(UserError, match=said):
         go(tmp_path / "run", config={name: value})
     assert not (tmp_path / "run").exists()
