@@ -1,4 +1,4 @@
-"""Pictures that are no scene of the ``shapes`` world, for the oracle to refuse; and the table of how often it is right.
+"""Pictures that are no scene of the ``shapes`` world, for the oracle to refuse, and a table of how often it is right.
 
 | kind | what |
 |---|---|
@@ -14,9 +14,9 @@
 | gradient | a scene on a background that grows brighter by a quarter of the range from one side to the other |
 | ghost | one thing, and in the opposite corner a large one, too pale to count |
 
-`python -m minigen.data.oracle --check N` prints the table for N pictures a row.
+`python -m minigen.data.oracle --check N` prints the table for N pictures per row.
 
-You need: `data/shapes.py`. New here: a judge is tested with what it must refuse as well as with what it must read.
+You need: `data/shapes.py`. New here: a judge is tested on what it must refuse as well as on what it must read.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from .shapes import GRID, RADII, SIDE, Scenes
 
 
 def _of(count: int, n: int, rng: np.random.Generator) -> Scenes:
-    """n scenes of so many things."""
+    """n scenes with ``count`` things each."""
     found = shapes.draw(4 * n + 64, rng=rng)
     return found[np.flatnonzero(found.number == count)[:n]]
 
@@ -128,7 +128,7 @@ def gradient(n: int, *, rng: np.random.Generator) -> Array:
 
 
 def ghost(n: int, *, rng: np.random.Generator) -> Array:
-    """One thing in a corner, and in the opposite one a large one whose colour is 0.2 to 0.25 from the background's."""
+    """One thing in a corner; in the opposite corner a large one whose colour is 0.2 to 0.25 from the background's."""
     a, b = _of(1, n, rng), replace(_of(1, n, rng), radius=np.full((n, 2), RADII[1]))
     corner = rng.integers(0, 2, (n, 2))
     picture = np.broadcast_to(a.rgb[:, :1, None], (n, SIDE, SIDE, 3))
@@ -166,7 +166,7 @@ def disturbed(scenes: Scenes, how: str, *, rng: np.random.Generator) -> Array:
 
 
 def check(n: int, *, rng: np.random.Generator) -> str:
-    """How often the oracle is right, as a table: n pictures a row, half of them with compositions held out of training."""
+    """How often the oracle is right, as a table: n pictures per row, half of them with held-out compositions."""
     lines = [
         f"{n} pictures a row",
         "",
@@ -197,7 +197,7 @@ def check(n: int, *, rng: np.random.Generator) -> str:
 def main() -> int:
     """The command line of ``python -m minigen.data.oracle``; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m minigen.data.oracle", description="How often the oracle is right.")
-    parser.add_argument("--check", type=int, default=1000, metavar="N", help="pictures a row (1000)")
+    parser.add_argument("--check", type=int, default=1000, metavar="N", help="pictures per row (default 1000)")
     n = parser.parse_args().check
     if n < 8:
         parser.error(f"--check must be at least 8, got {n}")

@@ -6,8 +6,8 @@
     relation   = left of | to the left of | above | over         (two things), or turned round:
                  right of | to the right of | below | under
 
-A scene has many captions; all of them are read back as the same scene, apart from the background where it is not said.
-The parser also takes prompts that say less ("a red circle", "a circle above a square"): what is not said is ``None``.
+A scene has many captions; all of them are read back as the same scene, except for a background that they do not name.
+The parser also takes prompts that name less ("a red circle", "a circle above a square"): the rest is ``None``.
 
 You need: nothing. New here: a language so small that "is this what was asked for?" has an exact answer.
 """
@@ -41,7 +41,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture, or (with None for what is not said) what a prompt asks for.
+    """What is in a picture, or (with None for what is not named) what a prompt asks for.
 
     One thing has a ``place`` and no ``relation``; of two, the first is ``relation`` ("left of" or "above") the second.
     """
@@ -81,7 +81,7 @@ INVERSE_PHRASES = {"left of": ("right of", "to the right of"), "above": ("below"
 CHOICES = (
     5  # a caption's free choices: opening, size word of either thing, phrase of place or relation, background or not
 )
-NEAR, LONGEST = 0.7, 60  # of two words' letters the share that must agree; letters of a prompt in a message
+NEAR, LONGEST = 0.7, 60  # similarity from which a known word is suggested; letters of a prompt that a message shows
 SPELLINGS = {"an": "a", "grey": "gray", "centre": "center"}  # read as the word on the right
 
 
@@ -133,7 +133,7 @@ def caption(scene: Scene, u: Sequence[float]) -> str:
 
 
 def attribute(word: str) -> str:
-    """The attribute that a word speaks of; ValueError, naming the words, for any other."""
+    """The attribute that a word is a value of; ValueError, which lists the words, for any other."""
     for name, known in ATTRIBUTES.items():
         if word in known:
             return name
@@ -142,7 +142,7 @@ def attribute(word: str) -> str:
 
 
 def rewritten(scene: Scene, word: str) -> Scene:
-    """``scene`` with the word's attribute changed, of everything that it names. What it does not name stays open."""
+    """``scene`` with the word's attribute changed wherever the scene names it. What it does not name stays open."""
     name = attribute(word)
     if name == "background":
         return replace(scene, background=word if scene.background else None)
@@ -154,14 +154,14 @@ def rewritten(scene: Scene, word: str) -> Scene:
 
 
 def completed(prompts: Sequence[str], *, rng: Any) -> list[str]:
-    """The prompts, with what every caption names drawn by ``rng`` where one leaves it open: colours, sizes, one thing's place.
+    """The prompts, with open attributes that every caption names (colours, sizes, one thing's place) drawn by ``rng``.
 
     A system that has learnt from captions has never met a prompt without them. The background stays open: half of the
     captions do not name it. Prompts that leave nothing open, and those with no meaning, are returned as they are, and
     nothing is drawn for them. What is drawn comes from a child of ``rng``, a row of numbers for each prompt: it depends
     on no other prompt, and the numbers that ``rng`` gives next do not depend on what was open.
     """
-    rows = cache(lambda: rng.spawn(1)[0].random((len(prompts), 5)).tolist())  # of two things and a place
+    rows = cache(lambda: rng.spawn(1)[0].random((len(prompts), 5)).tolist())  # two colours and sizes, a place
     return [_completed(prompt, i, rows) for i, prompt in enumerate(prompts)]
 
 
@@ -208,10 +208,10 @@ WORDS = tuple(dict.fromkeys(word for table in _TABLES for phrase, _ in table for
 
 
 def words(text: str) -> list[str]:
-    """The words of a caption in lower case, other spellings brought to ours; the full stop at its end is dropped.
+    """The words of a caption in lower case and in our spelling; a full stop at the end is dropped.
 
-    Raises ValueError that names the words which the language does not have (each with a near one that it has, if there
-    is one) and says what it has.
+    Raises ValueError that names the words which the language does not have (each with a similar one that it has, if
+    there is one) and says what it has.
     """
     found = [SPELLINGS.get(word, word) for word in text.lower().strip().removesuffix(".").split()]
     unknown = [word for word in dict.fromkeys(found) if word not in WORDS]
@@ -235,7 +235,7 @@ def cut(text: str) -> str:
 def parse(text: str) -> Scene:
     """The scene that a caption or prompt asks for, None for every attribute that it does not name.
 
-    Raises ValueError for unknown words, for known ones that make no sentence of the grammar, and for none at all.
+    Raises ValueError for unknown words, for words that make no sentence of the grammar, and for an empty prompt.
     """
     rest = words(text)
     if not rest:
@@ -248,7 +248,7 @@ def parse(text: str) -> Scene:
 
 
 def _sentence(rest: list[str]) -> Scene:
-    """Reads all the words, and removes those that it has read. Raises ValueError, which says what is wrong at the rest."""
+    """Reads all the words and removes those that it has read; its ValueError says what is wrong with the rest."""
     _take(_OPENING, rest)
     things, place, relation = [_read_thing(rest)], None, _take(_RELATION, rest)
     inverse = None if relation else _take(_INVERSE, rest)
@@ -272,7 +272,7 @@ def _read_thing(rest: list[str]) -> Thing:
 
 
 def _take(table: list[tuple[list[str], str]], rest: list[str]) -> str | None:
-    """The meaning of the first phrase of the table with which the rest begins, and which is removed; None if none does."""
+    """The meaning of the first phrase of the table that the rest begins with (and which is removed), or None."""
     for phrase, meaning in table:
         if rest[: len(phrase)] == phrase:
             del rest[: len(phrase)]

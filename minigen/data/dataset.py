@@ -22,7 +22,7 @@ class Split:
     """Some items of a data set, all fields in the same order.
 
     ``images`` uint8 (n, h, w, c) of grey levels, or float32 points (n, d); ``labels`` int64 (n,) or None;
-    ``captions`` one string an item or None; ``scenes`` what is in each picture, where that is known, or None.
+    ``captions`` one string per item or None; ``scenes`` what is in each picture, where that is known, or None.
     Images, captions and scenes may be drawn on demand (``shapes``): then they are indexed by an integer, a slice or
     an integer array, as an array is. Raises ValueError when the lengths differ.
     """
@@ -58,9 +58,9 @@ class Dataset:
 
     ``levels`` is the number of grey levels, or None for points on a continuous scale (``rings``), which are used as
     they are. ``classes`` names the labels 0, 1, ... and is empty when there are none. In texts the items are tokens,
-    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings. ``checksum``,
-    of the training split, is there where the items are not: weights say by it what they were trained on. Raises
-    ValueError for fewer than two levels, which no scale has.
+    uint16 (n, t), ``levels`` is the size of their vocabulary, and ``tokenizer`` turns them into strings. ``checksum``
+    (of the training split) is set only where a weights file describes the data set it was trained on, without items.
+    Raises ValueError for fewer than two levels.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     def scale(self, images: Array) -> Array:
-        r"""Levels to float32 in [-1, 1]: $2 \, level / (levels - 1) - 1$; points pass as float32.
+        r"""Levels to float32 in [-1, 1]: $2 \, level / (levels - 1) - 1$; points are only made float32.
 
         Raises TypeError for levels that are no integers and ValueError for a level outside 0..levels-1.
         """
@@ -99,7 +99,7 @@ class Dataset:
     def unscale(self, x: Array) -> Array:
         """The nearest levels of values in [-1, 1], uint8 (uint16 above 256); values outside are clipped. The inverse of ``scale``.
 
-        Points pass as float32. Raises ValueError for NaN, which has no nearest level.
+        Points are only made float32. Raises ValueError for NaN, which has no nearest level.
         """
         x = np.asarray(x)
         if self.levels is None:
@@ -144,11 +144,11 @@ def _order(n: int, seed: int, epoch: int) -> Array:
 
 def batch(split: Split, *, seed: int, step: int, size: int, part: slice = slice(None)) -> Split:
     r"""Batch number ``step``, or a ``part`` of it: a pure function of (seed, step), so that a resumed run sees what an
-    unbroken one sees.
+    uninterrupted one sees.
 
     Epoch $e$ visits the $n$ items in the order of the permutation drawn from ``default_rng((seed, e))``. The batches
     lie end to end on the epochs: item $i$ of batch $s$ is number $(s \cdot size + i) \bmod n$ of epoch
-    $\lfloor (s \cdot size + i) / n \rfloor$. Every item therefore comes exactly once an epoch, also where ``size``
+    $\lfloor (s \cdot size + i) / n \rfloor$. Every item therefore comes exactly once per epoch, even if ``size``
     does not divide $n$.
 
     Raises ValueError for an empty split, a negative seed or step, and a size below 1.
@@ -172,7 +172,7 @@ def batch(split: Split, *, seed: int, step: int, size: int, part: slice = slice(
 def shift(images: Array, *, rng: np.random.Generator, p: float, pixels: int = 1) -> Array:
     r"""Move each image, with probability ``p``, by a whole number of pixels in -pixels..pixels along both axes.
 
-    What enters at an edge is level 0 (the background of both digit sets). Any shape (n, h, w, c), any dtype, the
+    What enters at an edge is level 0 (the background of both digit sets). Any shape (n, h, w, c), any dtype; the
     input is left as it is. Draws ``rng.random(n)`` and then ``rng.integers(-pixels, pixels + 1, (n, 2))``; a move
     by (0, 0) is one of the $(2 \, pixels + 1)^2$ equally likely ones.
     """

@@ -1,9 +1,9 @@
 """The pictures under a directory as a data set.
 
-Every file below the directory whose ending belongs to an image format that Pillow reads is taken (in the order of its
+Every file below the directory whose suffix belongs to an image format that Pillow reads is taken (in the order of its
 path), turned upright by its EXIF tag, cropped to the largest centred square, and resized to ``size``. Links are
 followed; a directory to which several paths lead is taken once, under the first of them. Hidden files and files of
-other kinds (``NO_PICTURES`` names those that Pillow opens too) are passed over. A picture that cannot be read and a
+other kinds (``NO_PICTURES`` names those that Pillow opens too) are skipped. A picture that cannot be read and a
 link that leads nowhere are errors that name it: silently training on half of a directory would be worse.
 
 If every picture lies in a subfolder and there are at least two of them, the first-level subfolders are the classes.
@@ -24,15 +24,15 @@ SEED = 0  # of the split's permutation
 SIZE = 32
 GREY_MODES = ("1", "L", "LA", "La")
 NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them: measurements, pages, films
-LARGEST = 16_384  # pixels a side: far beyond, Pillow works for minutes or runs out of memory and the picture is blamed
-SIXTEEN_BITS = ("PNG", "PPM")  # whose mode I is 0..65535; Pillow 10.1 opens every 16-bit PNG so
+LARGEST = 16_384  # pixels per side; far above, Pillow takes minutes or runs out of memory and blames the picture
+SIXTEEN_BITS = ("PNG", "PPM")  # their mode I is 0..65535; Pillow 10.1 opens every 16-bit PNG in it
 
 
 def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool | None = None) -> Dataset:
     """The data set ``folder``: images (n, size, size, 1 or 3), 256 levels.
 
-    ``size`` is the side in pixels (32 when not given). ``grey`` asks for one channel or three; when not given, it is
-    one exactly if all files are grey. Transparent pixels become white.
+    ``size`` is the side in pixels (32 when not given). ``grey`` asks for one channel (True) or three; by default it is
+    one if all files are grey, else three. Transparent pixels become white.
 
     Raises ValueError for a missing directory, fewer than three pictures, a bad size, a picture that cannot be read (or
     has 32-bit values, whose range is unknown), and a link that leads nowhere.
@@ -56,7 +56,7 @@ def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool |
 
 
 def find_images(root: Path) -> list[Path]:
-    """All files under ``root`` with an ending of an image format that Pillow reads, sorted; hidden ones left out.
+    """All files under ``root`` with the suffix of an image format that Pillow reads, sorted; hidden ones left out.
 
     Raises ValueError for a link that leads nowhere and a directory that cannot be listed.
     """
@@ -96,7 +96,7 @@ def read_image(path: Path, size: int) -> Image.Image:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """The picture of a file, upright, in mode L or RGB, transparency over white, 16-bit grey brought to 8 bits.
+    """The picture of a file, upright, in mode L or RGB, transparency over white, 16-bit grey reduced to 8 bits.
 
     Raises ValueError for 32-bit integers and floats: whether they reach to 1, 255, or 65535 is not in the file.
     """

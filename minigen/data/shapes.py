@@ -1,6 +1,6 @@
 r"""Captioned pictures of one or two coloured shapes: a world small enough that its pictures can be read back exactly.
 
-Every picture is a pure function of (seed, split, index), so the sets are drawn when they are asked for, need no file,
+Every picture is a pure function of (seed, split, index), so the sets are drawn on demand, need no file,
 and a million training pictures cost no memory. Coordinates are those of 32x32 pixels whatever the size in pixels:
 pixel $j$ of a picture of side $32 s$ has its centre at $(j + \frac12) / s - \frac12$. A shape of signed distance
 $d(x)$ (negative inside) covers the share $\alpha = \mathrm{clip}(\frac12 - s\, d, 0, 1)$ of a pixel, which is all the
@@ -8,21 +8,21 @@ anti-aliasing there is, and the picture is $(1 - \alpha)\,background + \alpha\,c
 
 | what | values |
 |---|---|
-| shape of radius $r$ | circle; square of half side 0.86 r; triangle with apex (0, -r), base at y = 0.8 r of half width r; cross of two bars r by 0.34 r; ring of outer radius r and stroke 0.46 r |
+| shape of radius $r$ | circle; square of half side 0.86 r; triangle with apex (0, -r), base at y = 0.8 r of half width r; cross of two bars of half sides r and 0.34 r; ring of outer radius r and stroke 0.46 r |
 | size | r = 3.9 or 6.2 pixels, times U(0.95, 1.05) |
-| colour, background | ``PALETTE``, ``GREYS``, plus U(-0.03, 0.03) a channel, clipped to [0, 1] |
+| colour, background | ``PALETTE``, ``GREYS``, plus U(-0.03, 0.03) per channel, clipped to [0, 1] |
 | one thing (half of the pictures) | centre on the grid {7.5, 15.5, 23.5}^2, plus U(-0.75, 0.75) |
 | two things | "left of": x = 7.5 and 23.5, y = 15.5 plus U(-2, 2) each; "above": the transpose; plus U(-0.75, 0.75) |
 
 **Held out of training** are five of the 35 colour-shape pairs (``HELD_PAIRS``: each shape once, five colours), wherever
 they stand, and five of the 50 ordered relations (``HELD_RELATIONS``: each shape once first and once second, so "circle
 left of square" is never seen, "square left of circle" is). ``train``, ``val`` and ``test`` are separate draws from the
-same distribution, uniform over the compositions that are left. Every scene of the split ``held`` has a composition
+same distribution, uniform over the remaining compositions. Every scene of the split ``held`` has a composition
 that was held out: half are one thing of a held pair; a quarter two things, at least one of a held pair; a quarter two
 things of seen pairs in a held relation.
 
 **Random numbers.** Item $i$ owns the SplitMix64 stream (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195) whose
-state is (seed, split, i) mixed one after the other; column $k$ of its ``COLUMNS`` uniform numbers is output $k$.
+state is (seed, split, i), mixed in one after the other; column $k$ of its ``COLUMNS`` uniform numbers is output $k$.
 ``_scenes`` says what each column decides.
 
 You need: `data/captions.py` (scenes and their sentences). New here: data as a function instead of a file, and
@@ -32,8 +32,8 @@ Details that matter, and the tests that guard them (tests/minigen/data/test_shap
 - an item does not depend on which others are drawn with it, in which order or how many;
 - what is held out is left out of the table that compositions are drawn from: no draw is rejected, so none slips
   through;
-- coordinates, radii and jitter do not know the size in pixels, so 64x64 pictures averaged over 2x2 are the 32x32 ones;
-- two things never touch, and none leaves the frame: `data/oracle.py` counts on it.
+- coordinates, radii and jitter ignore the size in pixels, so 64x64 pictures averaged over 2x2 are the 32x32 ones;
+- two things never touch, and none leaves the frame: `data/oracle.py` relies on it.
 """
 
 import zlib
@@ -97,7 +97,7 @@ def held_out(scene: Scene) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Scenes(Sequence):
-    """n scenes as arrays, with everything that the renderer must know. An integer gives a Scene, anything else Scenes.
+    """n scenes as arrays, with everything that the renderer needs. An integer gives a Scene, anything else Scenes.
 
     Attributes are numbers into SHAPES, COLOURS, ...; -1 where there is none. Of one thing, the second column is
     meaningless. ``words`` are the numbers that choose each scene's caption.
@@ -142,7 +142,7 @@ _PAIR_HELD = np.array([(COLOURS[c], SHAPES[s]) in HELD_PAIRS for s, c in _PAIRS]
 _TWOS = np.array([(*a, r, *b) for a in _PAIRS for r in range(len(RELATIONS)) for b in _PAIRS])
 _TWO_HAS_PAIR = np.array([a or b for a in _PAIR_HELD for _ in RELATIONS for b in _PAIR_HELD])
 _TWO_HAS_RELATION = np.array([(SHAPES[t[0]], RELATIONS[t[2]], SHAPES[t[3]]) in HELD_RELATIONS for t in _TWOS])
-# split -> tables of one thing and of two; a table of two is drawn from the first or the last list by a fair coin
+# split -> tables of one thing and of two things; two things come from the first or the last table by a fair coin
 _SEEN = (_PAIRS[~_PAIR_HELD], (_TWOS[~_TWO_HAS_PAIR & ~_TWO_HAS_RELATION],) * 2)
 _HELD = (_PAIRS[_PAIR_HELD], (_TWOS[_TWO_HAS_PAIR], _TWOS[~_TWO_HAS_PAIR & _TWO_HAS_RELATION]))
 
@@ -150,7 +150,7 @@ COLUMNS = 23 + CHOICES
 
 
 def _scenes(u: Float[Array, "n columns"], held: bool) -> Scenes:
-    """The scenes that uniform numbers stand for.
+    """The scenes that uniform numbers encode.
 
     Columns: 0 one thing or two, 1 composition, 2 place, 3 background, 4-5 sizes, 6-22 geometry and colours and 23-27
     the caption (see ``_arranged``). In ``held``, the second half of column 0 is halved again: a held pair or relation.
@@ -323,7 +323,7 @@ class LazyScenes(Sequence):
 
 @dataclass(frozen=True)
 class LazyImages:
-    """The pictures of one split, drawn when asked for, with the look of a uint8 array (n, size, size, 3)."""
+    """The pictures of one split, drawn when asked for, with the interface of a uint8 array (n, size, size, 3)."""
 
     scenes: LazyScenes
     size: int
@@ -347,7 +347,7 @@ class LazyImages:
 
     @property
     def identity(self) -> tuple:
-        """Equal for the same pictures: the settings, and a checksum of the first few, which a change of the world changes."""
+        """Equal for the same pictures: the settings, and a checksum of the first few, which changes with the world."""
         first = self.scenes[: min(64, len(self))]
         checksum = zlib.crc32(render(first, self.size).tobytes(), zlib.crc32(repr(first.captions()).encode()))
         return (self.scenes, self.size, checksum)

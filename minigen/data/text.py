@@ -6,8 +6,8 @@ where these shares end, in Python 3.11 inside `shutil` and inside `statistics`, 
 their ends in the next. The byte pairs (`tokenizer.BytePair`) are learnt from the beginning of the training part alone.
 Windows do not overlap; what is left over at the end of a part is dropped.
 
-Another version of Python has other sources, so figures are comparable on one version only; a run that was started on
-another one is not resumed (its data have another checksum).
+Another version of Python has other sources, so figures are comparable on one version only; a run started on another
+one is not resumed (its data have another checksum).
 """
 
 import sysconfig
@@ -23,7 +23,7 @@ from .dataset import Dataset, Split
 from .tokenizer import BytePair
 
 VOCABULARY = 512  # 256 bytes and the 256 most frequent merges
-LENGTH = 128  # tokens of a window: about 280 characters
+LENGTH = 128  # tokens per window: about 280 characters
 LEARNT_FROM = 200_000  # characters of the training part, at most
 MODULES = (
     *("argparse", "calendar", "cmd", "configparser", "contextlib", "csv", "dataclasses", "difflib", "doctest"),
@@ -64,7 +64,7 @@ def split(text: str) -> tuple[str, str, str]:
 
 
 def windows(tokens: list[int], length: int) -> UInt16[Array, "n length"]:
-    """The tokens in rows of ``length``, without those that do not fill one. Raises ValueError if not even one is filled."""
+    """The tokens in rows of ``length``, without an incomplete last one. Raises ValueError if none is complete."""
     if len(tokens) < length:
         raise ValueError(f"tokens must fill at least one window of {length}, got {len(tokens)}")
     whole = len(tokens) // length

@@ -1,25 +1,25 @@
 r"""Text to integers and back: the words of the captions, and byte pairs learnt from any text.
 
 **Words.** The captions' language has a closed vocabulary (`data/captions.py`), so a token is a word. A prompt becomes
-its words and ``<eos>``, filled up with ``<pad>`` to a fixed length that the longest caption fits exactly. The empty
+its words and ``<eos>``, padded with ``<pad>`` to a fixed length that the longest caption fits exactly. The empty
 prompt is ``<eos>`` alone: it is the NULL prompt that classifier-free guidance trains and samples with, and no caption.
 ``<bos>`` is for models that need something before the first word; ``encode`` never writes it.
 
 **Byte pairs** (Gage 1994, "A new algorithm for data compression"; Sennrich et al. 2016, arXiv 1508.07909; on bytes:
-Radford et al. 2019, GPT-2). Start from the 256 bytes and again and again make the most frequent pair of neighbours a
-new token. Every Unicode string is a string of bytes, so nothing is ever unknown.
+Radford et al. 2019, GPT-2). Start from the 256 bytes and repeatedly make the most frequent pair of neighbours a new
+token. Every Unicode string is a string of bytes, so nothing is ever unknown.
 
 | symbol | code |
 |---|---|
 | token $k < 256$, $256 + j$ | byte $k$, the j-th merge: ``merges[j]`` $= (left, right)$ |
 | chunk | a word with the one space before it, or a run of white space: no token crosses the edge of one |
 | count of a pair | at how many positions of the text it stands ("aaa" has (a, a) twice) |
-| next merge | the pair with the largest count; of equals the smallest (left, right); never one that stands only once |
+| next merge | the pair with the largest count; of equals the smallest (left, right); never one that occurs only once |
 
 To encode, a chunk's pairs are merged in the order in which they were learnt, each from left to right, which is what
 training did to the same chunk.
 
-You need: `data/captions.py`. New here: a vocabulary that is learnt, and counts that are kept up instead of redone.
+You need: `data/captions.py`. New here: a vocabulary that is learnt, and counts that are updated instead of redone.
 
 Details that matter, and the tests that guard them (tests/minigen/data/test_tokenizer.py):
 - an unknown word is an error that names it, never a silent <unk> that the model cannot tell from another;
@@ -81,16 +81,16 @@ class WordTokenizer:
         return row
 
     def batch(self, texts: Sequence[str]) -> tuple[Int64[Array, "n t"], Bool[Array, "n t"]]:
-        """The rows of several prompts, and which of their tokens are no padding (words and <eos>)."""
+        """The rows of several prompts, and which of their tokens are not padding (words and <eos>)."""
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of prompts, got the string {texts!r}")
         tokens = np.stack([self.encode(text) for text in texts]) if len(texts) else np.zeros((0, self.length), np.int64)
         return tokens, tokens != self.pad
 
     def decode(self, tokens: Any) -> str:
-        """The words before the first <eos>, with a space between; <pad> and <bos> say nothing.
+        """The words before the first <eos>, with a space between; <pad> and <bos> are skipped.
 
-        Raises ValueError for what is no integer and a number that is no token.
+        Raises ValueError for anything but integers that are tokens.
         """
         found = []
         for token in map(_integer, np.asarray(tokens).ravel().tolist()):
@@ -127,7 +127,7 @@ class BytePair:
         self._rank = {pair: j for j, pair in enumerate(self.merges)}
         if len(self._rank) < len(self.merges):
             raise ValueError("merges must be different pairs")
-        self._encode_chunk = lru_cache(maxsize=2**14)(self._merged)  # words come back
+        self._encode_chunk = lru_cache(maxsize=2**14)(self._merged)  # words recur
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -137,7 +137,7 @@ class BytePair:
 
     @classmethod
     def train(cls, text: str, merges: int) -> "BytePair":
-        """Learn at most ``merges`` merges from a text; fewer where no pair stands there twice.
+        """Learn at most ``merges`` merges from a text; fewer if no pair occurs twice.
 
         Raises ValueError for a negative number.
         """
@@ -152,7 +152,7 @@ class BytePair:
     def decode(self, tokens: Iterable[Any]) -> str:
         """The text of tokens; bytes that are no UTF-8 (a sample may end inside a character) become U+FFFD.
 
-        Raises ValueError for what is no integer and a number that is no token.
+        Raises ValueError for anything but integers that are tokens.
         """
         numbers = [_integer(token) for token in tokens]
         if numbers and not (min(numbers) >= 0 and max(numbers) < len(self)):
@@ -188,10 +188,10 @@ def _join(sequence: list[int], pair: Pair, token: int) -> list[int]:
 
 
 def _learn(chunks: Counter[str], merges: int) -> list[Pair]:
-    """The merges of a text that holds each chunk so many times."""
+    """The merges of a text, given how often it holds each chunk."""
     sequences, times = [_bytes(chunk) for chunk in chunks], list(chunks.values())
     counts: Counter[Pair] = Counter()
-    where: dict[Pair, set[int]] = defaultdict(set)  # chunks that hold a pair, or held it once
+    where: dict[Pair, set[int]] = defaultdict(set)  # chunks that hold a pair, or used to
     for i, sequence in enumerate(sequences):
         for pair in zip(sequence, sequence[1:]):
             counts[pair] += times[i]

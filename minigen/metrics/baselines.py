@@ -1,7 +1,7 @@
-"""Generators that no network is needed for: what a score is worth shows only beside theirs.
+"""Generators without a network: what a score is worth shows only beside theirs.
 
-From the least to the most that they know of the training images: each pixel's own histogram; each pixel's histogram
-within a class; a mixture of Gaussians over whole images. All return valid grey levels and draw from ``rng`` alone.
+In order of how much they know of the training images: each pixel's own histogram; each pixel's histogram within a
+class; a mixture of Gaussians over whole images. All return valid grey levels and draw from ``rng`` alone.
 """
 
 import warnings
@@ -19,7 +19,7 @@ REGULAR = 1e-3  # added to the mixture's variances, as a share of the mean varia
 
 
 def pixel_noise(images: UInt8[Array, "n h w c"], count: int, *, rng: np.random.Generator) -> UInt8[Array, "m h w c"]:
-    """``count`` images whose every pixel comes from another randomly chosen one of ``images`` (same place)."""
+    """``count`` images, each pixel of which comes from the same place in a randomly chosen one of ``images``."""
     flat = images.reshape(len(images), -1)
     source = rng.integers(0, len(flat), (count, flat.shape[1]))
     return flat[source, np.arange(flat.shape[1])].reshape(count, *images.shape[1:])
@@ -28,7 +28,7 @@ def pixel_noise(images: UInt8[Array, "n h w c"], count: int, *, rng: np.random.G
 def class_noise(
     images: UInt8[Array, "n h w c"], labels: Int[Array, " n"], count: int, *, rng: np.random.Generator
 ) -> UInt8[Array, "m h w c"]:
-    """Like ``pixel_noise``, but all pixels of one result come from images of one class (drawn by its frequency)."""
+    """Like ``pixel_noise``, but all pixels of one result come from images of one class (drawn by frequency)."""
     flat = images.reshape(len(images), -1)
     order = np.argsort(labels, kind="stable")
     classes, first, size = np.unique(labels[order], return_index=True, return_counts=True)
@@ -68,7 +68,7 @@ def gaussian_mixture(
 
 
 def principal_axes(centred: Float[Array, "n d"], count: int) -> Float[Array, "d k"]:
-    """Orthonormal directions of the largest variance, at most ``count``: of the smaller one of the two Gram matrices."""
+    """Orthonormal directions of the largest variance, at most ``count``, from the smaller of the two Gram matrices."""
     n, d = centred.shape
     k = min(count, n, d)
     if d <= n:

@@ -1,4 +1,4 @@
-"""What every metric asks of its input, said in one sentence."""
+"""What every metric requires of its input; each error is one sentence."""
 
 import numpy as np
 

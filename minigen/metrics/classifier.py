@@ -2,8 +2,8 @@ r"""The network behind the ruler: a small convolutional classifier, trained in s
 
 $$ \text{conv}_c\ \text{conv}_c\ \text{pool}\ \text{conv}_{2c}\ \text{conv}_{2c}\ \text{pool}\ \text{linear}_{64}\ \text{linear}_k $$
 
-3x3 convolutions, a rectifier after each layer but the last, 2x2 maxima. The 64 rectified values before the last layer
-are the features in which Fréchet distances are taken.
+3x3 convolutions, a rectifier after each layer but the last, 2x2 max pooling. The 64 rectified values before the last
+layer are the features in which Fréchet distances are taken.
 
 Trained by AdamW with a cosine rate, dropout, random shifts by one pixel, and an exponential average of the weights.
 
@@ -28,7 +28,7 @@ from minigen.nn.layers import Conv2d, Dropout, Linear
 from minigen.nn.module import Module
 
 FEATURES = 64
-BLOCK = 256  # images that go through the network at once when it is only used
+BLOCK = 256  # images that go through the network at once, except in training
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def train_classifier(dataset: Dataset, recipe: Recipe) -> Classifier:
 
 
 def training_batch(dataset: Dataset, recipe: Recipe, step: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Levels and labels of one step: shifted real images, then the noise of the extra class, half of either kind."""
+    """Levels and labels of one step: shifted real images, then the noise of the extra class, half of each kind."""
     real, train = batch(dataset.train, seed=recipe.seed, step=step, size=recipe.batch), dataset.train
     images = [shift(real.images, rng=rng, p=recipe.shift)]
     if recipe.negatives:

@@ -13,13 +13,13 @@ $$ \text{density} = \frac{1}{kM} \sum_j \sum_i 1[Y_j \in B(X_i)] \qquad
    \text{coverage} = \frac1N \sum_i 1[\exists j: Y_j \in B(X_i)] $$
 
 (Naeem et al. 2020, arXiv 2002.09797, equations 4 and 5.) Balls stand around real points only, so that scattered samples
-gain nothing. Density counts in how many balls a sample lies instead of whether in any: it may exceed 1.
+gain nothing. Density counts how many balls a sample lies in, not whether it lies in any, and so may exceed 1.
 
 **Known answers.** When both clouds are drawn from one continuous distribution, ranks alone decide: density has mean 1
 (among $Y_j$ and the $N - 1$ other real points, $Y_j$ is one of the $k$ nearest to $X_i$ with probability $k / N$), and
 coverage has the mean of ``expected_coverage``. Precision and recall have no such value: it depends on the dimension.
 
-**Which space.** In pixels noise is far from digits. In a network's raw features it is not: their length differs, and
+**Which space.** In pixels noise is far from digits. In a network's raw features it is not: their lengths differ, and
 a few long vectors have large balls. ``normalised`` features keep the direction only.
 """
 
@@ -32,7 +32,7 @@ from kernels.backend import Array
 from minigen.metrics.checks import check_rows
 from minigen.metrics.neighbours import blocks, nearest
 
-SLACK = 1e-12  # of |x|^2 + |y|^2, rounding of their difference from 2 x.y: a point on a sphere counts as inside
+SLACK = 1e-12  # of |x|^2 + |y|^2, for the rounding of |x - y|^2, so that a point on a sphere counts as inside
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-r"""What is left to say of a picture when a copy of it is known, in nats.
+r"""How many nats it takes to encode a picture when a copy of it is known.
 
-A copy $\hat x$ in $[-1, 1]$ becomes a distribution over grey levels: a discretised logistic around it, whose scale goes
-by the copy's own brightness. It is measured on pictures other than those it is used for, and most copies of black are
-black.
+A copy $\hat x$ in $[-1, 1]$ becomes a distribution over grey levels: a discretised logistic around it, whose scale
+depends on the copy's brightness (most copies of black are black) and is fitted to other pictures than those it is used
+for.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import autograd as ag
 from kernels.backend import Array
 from minigen.maths.likelihood import discretised_logistic_log_likelihood
 
-SHADES = 64  # brightnesses that have a scale of their own
+SHADES = 64  # brightnesses with a scale of their own
 CANDIDATES = np.linspace(-6, 0, 25)  # log scales to choose from
 UNIFORM = 1e-3  # share of the uniform distribution: one odd pixel costs at most ln(levels / 1e-3)
 
@@ -29,7 +29,7 @@ def fit_log_scales(
 ) -> Float[Array, " shades"]:
     """The log scale for each brightness that gives the pictures' ``levels``, of ``count``, the highest probability.
 
-    A brightness that no pixel has gets the scale that is best for all.
+    A brightness that no pixel has gets the scale that is best for all pixels.
     """
     of = brightness(x_hat).reshape(-1)
     nats = np.stack([np.bincount(of, _nats(levels, x_hat, scale, count).reshape(-1), SHADES) for scale in CANDIDATES])

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from kernels.backend import Array
 from kernels.threads import map_tiles
 
-RIDGE = 0.05  # as a share of a pixel's mean variance
-FLOOR = 1e-100  # the least that is added where nothing varies at all: lost beside any variance
+RIDGE = 0.05  # as a share of the pixels' mean variance
+FLOOR = 1e-100  # the least that is added, for when nothing varies at all: negligible beside any variance
 
 
 def mean_fill(x: Float[Array, "n d"], visible: Bool[Array, "n d"], mean: Float[Array, " d"]) -> Float[Array, "n d"]:
@@ -34,7 +34,7 @@ def linear_fill(
 ) -> Float[Array, "n d"]:
     """Hidden pixels at their best linear guess (see the module), visible ones as they were.
 
-    One system of equations an image, of the size of its visible part: no array is larger than ``cov``. ``ridge`` is a
+    One system of equations per image, of the size of its visible part: no array is larger than ``cov``. ``ridge`` is a
     share of the mean of ``cov``'s diagonal. Raises ValueError for a negative one.
     """
     if not ridge >= 0:

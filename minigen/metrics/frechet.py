@@ -6,14 +6,14 @@ $$ d^2 = |\mu_1 - \mu_2|^2 + \operatorname{tr} \Sigma_1 + \operatorname{tr} \Sig
 Sources: Dowson & Landau 1982, The Fréchet distance between multivariate normal distributions, equation 4; used for
 generated images by Heusel et al. 2017 (arXiv 1706.08500, "FID", with features of another network than ours).
 
-**Finite samples.** The distance between *fitted* Gaussians is biased upwards: two clouds of one distribution do not
+**Finite samples.** The distance between *fitted* Gaussians is biased upwards: two clouds from one distribution do not
 give 0. With the eigenvalues $\lambda_i$ of the common $\Sigma$ and clouds of $n$ and $m$ Gaussian vectors, the leading
 term is
 
 $$ \left(\tfrac1n + \tfrac1m\right) \left( \tfrac54 \sum_i \lambda_i
        + \tfrac12 \sum_{i,j} \frac{\lambda_i \lambda_j}{\lambda_i + \lambda_j} \right), $$
 
-the first 4/5 of the first sum from the means and all else from the covariances (second order of the Bures metric,
+4/5 of the first sum from the means and all else from the covariances (second order of the Bures metric,
 $d^2(\Sigma, \Sigma + E) \approx \tfrac12 \sum_{ij} E_{ij}^2 / (\lambda_i + \lambda_j)$, with
 $\mathbb{E} E_{ij}^2 = (1 + \delta_{ij}) \lambda_i \lambda_j / n$). So compare only distances of equal sample sizes, in
 the same features, and give them as a ratio to the distance between real splits of the same sizes.
@@ -55,7 +55,7 @@ def gaussian_distance(
     the eigenvalues of $\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2}$ without a square in between (which would halve the
     digits of small ones), they exist for singular covariances, and swapping the arguments transposes the matrix.
     """
-    [overlap] = map_tiles(_overlap, [(cov_1, cov_2)])  # one tile holds BLAS at one thread: more wait for each other
+    [overlap] = map_tiles(_overlap, [(cov_1, cov_2)])  # a tile limits BLAS to one thread: more would only wait
     distance = np.square(mean_1 - mean_2).sum() + np.trace(cov_1) + np.trace(cov_2) - 2 * overlap
     return max(float(distance), 0.0)
 
@@ -74,7 +74,7 @@ class TwoSizes:
 
     @property
     def infinite(self) -> float:
-        r"""$2 d_{n,m}^2 - d_{n/2,m/2}^2$. Falls on both sides of 0 for clouds of one distribution."""
+        r"""$2 d_{n,m}^2 - d_{n/2,m/2}^2$. Falls on both sides of 0 for clouds from one distribution."""
         return 2 * self.full - self.half
 
 
@@ -83,8 +83,8 @@ def frechet_at_two_sizes(
 ) -> TwoSizes:
     """The distance at (n, m) and at half of both, after ``rng.permutation(n)`` and ``rng.permutation(m)``.
 
-    Without them, rows in the order of their classes would have halves of different classes. A row too many is left
-    out of the halves. Raises ValueError for fewer than 4 rows.
+    Without them, the halves of rows sorted by class would hold different classes. An odd row is left out of the
+    halves. Raises ValueError for fewer than 4 rows.
     """
     for name, x in (("features_1", features_1), ("features_2", features_2)):
         check_rows(name, x, least=4, because="for two halves with a covariance each")
@@ -99,7 +99,7 @@ def _halves(x: Array) -> tuple[Array, Array]:
 
 
 def expected_bias(cov: Float[Array, "d d"], n: int, m: int) -> float:
-    """What two Gaussian clouds of ``n`` and ``m`` rows with one covariance are expected to give (leading order)."""
+    """The expected distance of two Gaussian clouds of ``n`` and ``m`` rows with one covariance (leading order)."""
     values = _eigenvalues(cov)[0]
     pairs = np.add.outer(values, values)
     ratio = np.divide(np.multiply.outer(values, values), pairs, out=np.zeros_like(pairs), where=pairs > 0)

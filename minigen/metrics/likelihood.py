@@ -1,12 +1,12 @@
-r"""Negative log-likelihoods of grey levels in nats an image (sums over pixels, means over images), and what to beat.
+r"""Negative log-likelihoods of grey levels in nats per image (sums over pixels, means over images), and what to beat.
 
-Three models with no network give a number its place, each a probability of the levels $k = 0 \dots L - 1$ of $D$
-pixels:
+Three models without a network put a number into perspective, each a probability of the levels $k = 0 \dots L - 1$ of
+$D$ pixels:
 
 $$\text{uniform: } p(x) = L^{-D} \qquad \text{independent: } p(x) = \prod_d \theta_{d x_d}, \quad \theta_{dk} = \frac{n_{dk} + \alpha}{n + \alpha L}$$
 $$\text{mixture: } p(x) = \sum_j \pi_j \prod_d \theta_{j d x_d} \quad \text{by expectation maximisation, } \quad \theta_{jdk} = \frac{n_{jdk} + \kappa L\, \theta_{dk}}{n_j + \kappa L}.$$
 
-The mixture's parts lean on the independent model as if each had seen $\kappa L$ images of it (the mode under a
+The mixture's parts are shrunk to the independent model as if each had seen $\kappa L$ images of it (the mode under a
 Dirichlet prior). $\alpha$, $\kappa$ and the number of parts are chosen on the validation split.
 """
 
@@ -16,13 +16,13 @@ from scipy.sparse import csr_matrix
 
 from kernels.backend import Array
 
-FITTED = 4096  # images that they are fitted to, and chosen on, at most
+FITTED = 4096  # images that the models are fitted to, and chosen on, at most
 ALPHAS = (0.1, 0.3, 1.0)  # of the independent model
 PARTS = (10, 20)  # of the mixture
 KAPPAS = (1.0, 2.0, 3.0)  # of the mixture
 ROUNDS = 25  # of expectation maximisation, at most
 ENOUGH = 1e-4  # it stops when a round gains less than this share
-BLOCK = 512  # images whose levels are spread out at once
+BLOCK = 512  # images whose levels are one-hot encoded at once
 
 
 def log_mean_exp(a: Float[Array, "k *rest"]) -> Float[Array, "*rest"]:
@@ -40,7 +40,7 @@ def importance_weighted_nll(log_weights: Float[Array, "k n"]) -> Float[Array, " 
     r"""$-\ln \frac1K \sum_k w_k$ for each image, with $\ln w_k = \ln p(x, z_k) - \ln q(z_k \mid x)$, $z_k \sim q$
     (Burda et al. 2016, 1509.00519, eq. 8).
 
-    At least $-\ln p(x)$ on average, less so with every further sample, and equal to it in the limit.
+    At least $-\ln p(x)$ on average, closer to it with every further sample, and equal to it in the limit.
     """
     return -log_mean_exp(log_weights)
 
@@ -63,8 +63,8 @@ def baselines(
     *,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Nats an image of ``test`` under ``uniform``, ``independent`` and ``mixture``: fitted to ``train``, chosen on ``val``
-    (the first 4,096 of either).
+    """Nats per image of ``test`` under ``uniform``, ``independent`` and ``mixture``: fitted to ``train``, chosen on
+    ``val`` (the first 4,096 of each).
 
     Raises ValueError for an empty split and for levels outside of 0..levels-1.
     """
@@ -142,7 +142,7 @@ def counts(x: Integer[Array, "n d"], r: Float[Array, "n j"], levels: int) -> Flo
 
 
 def one_hot(x: Integer[Array, "n d"], levels: int) -> csr_matrix:
-    """(n, d levels) with one 1 for each pixel, held sparsely."""
+    """(n, d levels) with one 1 for each pixel, as a sparse matrix."""
     n, d = x.shape
     columns = x.astype(np.int64) + levels * np.arange(d)
     return csr_matrix((np.ones(n * d), columns.ravel(), np.arange(n + 1) * d), (n, d * levels))

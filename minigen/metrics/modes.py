@@ -9,8 +9,8 @@ the right distribution the mean is not 0 but about $(k - 1) / 2n$.
 
 **On a ring** a sample has *high quality* within 3 standard deviations of its nearest centre (Srivastava et al. 2017,
 VEEGAN, arXiv 1705.07761); exact samples reach $1 - e^{-9/2} = 0.989$ in two dimensions. There one such sample is enough
-for a mode to be found, which every scattered cloud reaches with $n$ large enough. Here a mode is found by a tenth of
-its fair share $n / k$.
+for a mode to be found, which every scattered cloud reaches with $n$ large enough. Here a mode is found if a tenth
+of its fair share $n / k$ is there.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class RingModes:
 
 
 def ring_modes(density: Rings, points: Float[Array, "n 2"]) -> RingModes:
-    """The figures of points beside a ring. Raises ValueError for no points, and NaN."""
+    """The figures of points, for a ring. Raises ValueError for no points, and NaN."""
     check_rows("points", points)
     nearest = density.modes(points)
     near = density.squared_distances(points).min(axis=1) <= np.square(NEAR * density.sd)

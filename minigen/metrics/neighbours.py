@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from kernels.backend import Array
 from minigen.metrics.checks import check_rows
 
-CENTRED = 1000  # rows that the common centre is the median of, about
+CENTRED = 1000  # about how many rows the common centre is the median of
 BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64, times about three for temporaries
 
 
 def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of so many rows that a table of them with ``columns`` columns has at most ``BLOCK`` entries."""
+    """Slices of rows, each small enough that its rows times ``columns`` are at most ``BLOCK``."""
     size = max(1, BLOCK // columns)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
@@ -68,12 +68,12 @@ def _smallest(d2: Array, k: int) -> Array:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """How close samples come to the training images, beside how close unseen real images come.
+    """How close samples come to the training images, compared with unseen real images.
 
     ``median`` and ``test_median``: median distance to the nearest training image, of the samples and of the test
     split. ``copies``: samples that equal a training image in every pixel. ``close`` and ``test_close``: the share
     within ``radius`` of a training image. ``ratio`` is the first over the second: about 1 for new images of the same
-    kind, 0 for a model that learned by heart.
+    kind, 0 for a model that has learned them by heart.
     """
 
     median: float
@@ -85,7 +85,7 @@ class Memorisation:
 
     @property
     def ratio(self) -> float:
-        """``median / test_median``; infinite where the test images are themselves copies, and the samples are not."""
+        """``median / test_median``; infinite where the test images are themselves copies and the samples are not."""
         if self.test_median == 0:
             return 1.0 if self.median == 0 else float("inf")
         return self.median / self.test_median
@@ -98,7 +98,7 @@ def memorisation(
     *,
     radius: float | None = None,
 ) -> Memorisation:
-    """Distances of samples to the training set beside those of the test set; ``radius``: half the latter's median.
+    """Distances to the training set, of samples and of the test set; ``radius`` defaults to half the latter's median.
 
     Raises ValueError for an empty set, and NaN.
     """

@@ -13,7 +13,7 @@ def linear_probe(
 ) -> float:
     """Test accuracy of logistic regression on the features, each first brought to mean 0 and deviation 1 on ``train``.
 
-    Raises ValueError for NaN and for fewer than two classes (scikit-learn's sentences).
+    Raises ValueError for NaN and for fewer than two classes (scikit-learn's messages).
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -2,9 +2,9 @@ r"""How often a system draws what a prompt asks for, with all attributes named, 
 
 Four groups of prompts: one thing or two, from the validation scenes (compositions that training shows) or from those
 with a composition that was held out. Each prompt is the plain caption of a scene, so every attribute is asked for, and
-each picture is read by `data/oracle.py`, which has no taste. A rate $p$ over $n$ prompts has the standard error
-$\sqrt{p (1 - p) / n}$, which says 0 where all or none are met; there the error is taken as if two had been met and two
-not (Agresti & Coull 1998).
+each picture is read by `data/oracle.py`. A rate $p$ over $n$ prompts has the standard error
+$\sqrt{p (1 - p) / n}$, which is 0 where all or none are met; there the error is taken as if two more had been met
+and two more not (Agresti & Coull 1998).
 
 Any system with a function ``draw(prompts) -> images`` can be measured.
 """
@@ -35,7 +35,7 @@ Draw = Callable[[Sequence[str]], Array]
 
 
 def prompts_of(split: str, things: int, n: int) -> list[str]:
-    """The plain captions of the first ``n`` scenes of a split with so many things: those for n begin those for n + 1."""
+    """The plain captions of the first ``n`` scenes of a split with so many things: ``n + 1`` adds one to them."""
     of = scenes(split)
     rows = np.flatnonzero(of[:].number == things)
     if len(rows) < n:
@@ -46,7 +46,7 @@ def prompts_of(split: str, things: int, n: int) -> list[str]:
 
 
 def most_prompts(groups: Sequence[str] = tuple(GROUPS)) -> int:
-    """How many prompts each of the groups has at least."""
+    """The largest n for which each of the groups has enough prompts."""
     return min(int((scenes(split)[:].number == things).sum()) for split, things in map(GROUPS.__getitem__, groups))
 
 
@@ -62,7 +62,7 @@ def prompts_for(n: int) -> list[str]:
 
 
 def notes_for(prompts: Sequence[str], images: Array) -> list[str]:
-    """A note a picture: what was asked for, and whether it came."""
+    """A note per picture: what was asked for, and whether it came."""
     notes = ["no prompt" if not said.strip() else f"{said}\n{UNKNOWN}" for said in prompts]
     meant = [i for i, said in enumerate(prompts) if means_something(said)]
     if meant:
@@ -108,8 +108,8 @@ def prompt_report(draw: Draw, n: int, groups: Sequence[str] = tuple(GROUPS)) -> 
 def attributes_met(prompts: Sequence[str], images: Array) -> float:
     """Of the count, colour, size, shape and place that prompts for one thing ask for, the share that came.
 
-    A picture with another number of things has none of the five. A system that is trained for minutes seldom meets a
-    whole prompt, and this still tells two of them apart.
+    A picture with another number of things has none of the five. Systems trained for minutes seldom meet a whole
+    prompt, and this still tells them apart.
     """
     found = prompt_accuracy(prompts, images)
     count = found["count"]
@@ -125,7 +125,7 @@ def standard_error(rate: float, n: float) -> float:
 
 
 def format_report(report: dict[str, dict[str, float]]) -> str:
-    """A table of the report: a row a group, ``all`` with its standard error, then the shares of each attribute."""
+    """A table of the report: a row per group, ``all`` with its standard error, then the shares of each attribute."""
     lines = [f"{'':22}{'all':>14}" + "".join(f"{name:>12}" for name in SHOWN[1:])]
     for group, rates in report.items():
         cells = f"{rates['all']:.3f} ± {standard_error(rates['all'], rates['n']):.3f}"

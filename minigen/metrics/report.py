@@ -1,6 +1,6 @@
 """Tables for all models of a data set: how close samples come to unseen real ones, how varied they are, and whether copied.
 
-Every figure is taken at about 512 samples, on valid grey levels (a sample is first rounded to the nearest level), and
+Every figure is of about 512 samples, on valid grey levels (a sample is first rounded to the nearest level), and
 beside it stand the rows of `reference_rows`: real images that the model was trained on, real images that it was not,
 and two generators that need no network. A number alone says little; its place between those rows says something.
 """
@@ -23,7 +23,7 @@ from minigen.metrics.neighbours import memorisation
 from minigen.metrics.ruler import SURE, Ruler
 from minigen.metrics.sharpness import relative_sharpness
 
-SAMPLES = 512  # samples, and real images that they are set against
+SAMPLES = 512  # samples, and real images that they are compared with
 REFERENCE = 4096  # real images that a Gaussian is fitted to, at most
 
 
@@ -92,7 +92,7 @@ COLUMNS = {
 def quality(
     dataset: Dataset, images: Float[Array, "n h w c"], ruler: Ruler, *, rng: np.random.Generator
 ) -> dict[str, float]:
-    """The figures of ``COLUMNS`` for image samples in [-1, 1]; of more than 512, ``rng`` picks 512, and it halves them.
+    """The figures of ``COLUMNS`` for image samples in [-1, 1]; ``rng`` picks 512 if there are more, and halves them.
 
     Both distances of ``fd_ratio`` are taken at `compared` images, so that the finite-sample bias of the Fréchet
     distance cancels: where the training split is smaller than the samples, ``rng`` then picks as many of those.
@@ -170,7 +170,7 @@ def _flat(images: Array) -> Array:
 
 
 def reference_rows(dataset: Dataset, ruler: Ruler) -> dict[str, dict[str, float]]:
-    """The same figures of what is known: name -> figures.
+    """The same figures of reference images: name -> figures.
 
     The first 512 training images, up to 512 validation images, 512 draws each (fixed seed) of the Gaussian mixture and
     of pixel-independent noise. Raises ValueError for a split of fewer than 4 images.
@@ -193,7 +193,7 @@ def chance(dataset: Dataset, ruler: Ruler, *, n: int = SAMPLES, draws: int = 40)
     """Mean and spread of ``fd_ratio`` for `compared` (of ``n``) training images drawn with replacement (fixed seed).
 
     What a perfect sampler of the training set would measure, draw by draw: a difference between two models that is
-    smaller than this spread is chance.
+    smaller than this spread may be chance.
     """
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
     ratios = _redrawn(of_train, compared(dataset, n), of_train, of_test, draws)

@@ -1,7 +1,7 @@
 r"""Retrieval: is a right answer among the first $k$?
 
 A query has scores over candidates, some of which are right. The rank of the best right one counts every wrong candidate
-with a score at least as high, so a tie is never luck in our favour: constant scores find nothing.
+with a score at least as high, so ties never count in our favour: constant scores find nothing.
 
 $$ r_i = |\{ j \text{ wrong} : S_{ij} \ge \max_{j' \text{ right}} S_{ij'} \}|, \qquad \mathrm{R@}k = \text{share of queries with } r_i < k $$
 """

@@ -2,9 +2,9 @@
 
 Distances in a network's features mean something only beside others in the same features. So the ruler is trained once
 (by a fixed recipe from a fixed seed, in seconds), stored, and found again under a name that holds the version of its
-code, the data set, and a hash of the recipes and of the training split. Another machine's ruler is another one, as
-training makes much of the last digit (docs/figures.md says how much): quote the reference rows of
-`minigen.metrics.report`, which move along with it, and compare what one ruler has measured.
+code, the data set, and a hash of the recipes and of the training split. Another machine trains another ruler, because
+training amplifies differences in the last digit (docs/figures.md says how much): quote the reference rows of
+`minigen.metrics.report`, which move along with it, and compare only what one ruler has measured.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ SURE = 0.9  # the probability above which a classifier counts as confident
 class Ruler:
     """A plain classifier and its twin with a reject class. Images are float (n, h, w, c) in [-1, 1].
 
-    ``accuracy`` is the plain classifier's on the test split and ``seconds`` what training both took, each when that was
-    done; ``cached`` says whether this one came from a file.
+    ``accuracy`` is the plain classifier's on the test split and ``seconds`` what training both took, as recorded after
+    training; ``cached`` says whether this one came from a file.
     """
 
     dataset: str
@@ -72,7 +72,7 @@ def load_ruler(dataset: Dataset, *, cache_dir: str | Path | None = None) -> Rule
     """The ruler of a data set: from the cache, or trained now and put there.
 
     The cache is ``cache_dir``, or else the environment's ``MINIGEN_CACHE``, or else ``~/.cache/minigen``. A file that
-    is broken or of another shape is trained anew; a directory that cannot be written to only costs the time again.
+    is broken or of another shape is replaced by training anew; an unwritable directory only costs that time each time.
 
     Raises ValueError for a data set without labelled images.
     """
@@ -90,7 +90,7 @@ def train_ruler(dataset: Dataset, pair: tuple[Recipe, Recipe], path: Path | None
     guess = ruler.probabilities(dataset.scale(dataset.test.images)).argmax(axis=1)
     ruler = Ruler(**{**vars(ruler), "accuracy": float((guess == dataset.test.labels).mean())})
     if path is not None:
-        with suppress(OSError):  # a cache that cannot be written is a loss of time, not an error
+        with suppress(OSError):  # a cache that cannot be written costs time, but is no error
             _write(path, ruler)
     return ruler
 
@@ -144,7 +144,7 @@ def _read(path: Path | None, dataset: Dataset, pair: tuple[Recipe, Recipe]) -> R
     if path is None:
         return None
     try:
-        if not path.is_file():  # which raises where the folder may not be looked into
+        if not path.is_file():  # which raises where the folder may not be read
             return None
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}

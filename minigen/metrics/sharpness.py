@@ -7,9 +7,9 @@ $L$ is the discrete Laplacian over the up to four neighbours $q$ of a pixel; a p
 does not change with brightness and contrast. $L$'s eigenvectors are the cosine waves of the discrete cosine transform,
 with $\lambda_{ab} = 4 - 2 \cos(\pi a / h) - 2 \cos(\pi b / w)$, so sharpness is the mean of $\lambda^2$ over the
 picture's spectrum: 0 for a constant picture (by definition), below 64 always, and at its largest for the finest wave,
-whose signs are a checkerboard's. Smoothing takes from the large $\lambda$ and lowers it.
+whose signs are a checkerboard's. Smoothing damps the large $\lambda$ and so lowers it.
 
-**Noise is sharper than any photograph** (independent pixels have about 20 inside, with the border 16 on 8x8 pictures
+**Noise is sharper than any photograph** (independent pixels have about 20 inside; with the border, 16 on 8x8 pictures
 and 19 on 28x28). So sharpness means something only as a ratio to real pictures', and only beside ``accepted`` or
 precision: a blurry model has a ratio below 1, a grainy one above.
 """
