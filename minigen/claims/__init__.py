@@ -1,7 +1,7 @@
 """The ledger of claims: common claims about these models, each as a small experiment with a verdict.
 
-`ledger` is what a claim is and how it is judged; `trained` trains a system once and finds it again; the other files
-hold the claims, a chapter each.
+`ledger` says what a claim is and how it is judged; `trained` trains a system once and finds it again; the other files
+hold the claims, one chapter each.
 """
 
 from . import (

@@ -29,7 +29,7 @@ def holes(setting: Setting) -> dict[str, float]:
 
 
 def holes_beside_vae(setting: Setting) -> dict[str, float]:
-    """The last of these beside the VAE's mean pictures of codes from its prior."""
+    """Share accepted: the autoencoder's drawn codes beside the VAE's mean pictures of codes from its prior."""
     system, dataset = trained(vae, setting)
     mean = system.sample(N, rng=rng_of(setting, "samples"), mean=True)
     accepted = float(load_ruler(dataset).accepted(dataset.scale(dataset.unscale(mean))).mean())
@@ -46,7 +46,7 @@ def masking(setting: Setting) -> dict[str, float]:
 
 
 def probe_accuracy(system: object, dataset: Dataset) -> float:
-    """Of the masked autoencoder's features."""
+    """Test accuracy of a linear probe on the masked autoencoder's features."""
     net, patch = system.modules["network"], system.config.patch  # type: ignore[attr-defined]
     of = [
         masked_ae.features(net, masked_ae.patchify(dataset.scale(s.images), patch))

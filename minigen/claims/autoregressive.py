@@ -1,8 +1,8 @@
-"""Autoregressive and latent models: who gives the best likelihood, and at which price.
+"""Autoregressive and latent models: which gives the best likelihood, and at what price?
 
-PixelCNN and GPT say the probability of a test picture exactly; of the VAE it is bounded from above in nats by the
-importance-weighted bound with 4,096 draws. All are trained on the same 1,000 digits, the two autoregressive ones for a
-part of their default steps.
+PixelCNN and GPT give the nats of a test picture exactly; for the VAE, the importance-weighted bound with 4,096 draws is
+an upper bound on them. All are trained on the same 1,000 digits, the two autoregressive ones for a part of their
+default steps.
 """
 
 import time
@@ -12,7 +12,7 @@ from minigen.claims.ledger import Claim, Setting
 from minigen.claims.trained import rng_of, trained
 from minigen.models import gpt, pixelcnn, vae
 
-STEPS = {"PixelCNN": 700, "GPT": 300}  # about half a minute of one core each
+STEPS = {"PixelCNN": 700, "GPT": 300}  # about half a minute on one core each
 DRAWS = 4096  # of z for each test picture
 DRAWN = 64  # pictures whose drawing is timed
 
@@ -26,7 +26,7 @@ def systems(setting: Setting) -> tuple[dict[str, Any], Any]:
 
 
 def nats(setting: Setting) -> dict[str, float]:
-    """Nats of a test picture; the first figure of each system is that."""
+    """Nats per test picture, which is the first figure of each system."""
     found, dataset = systems(setting)
     draws = {"VAE": {"draws": DRAWS}}
     own = {
@@ -39,7 +39,7 @@ def nats(setting: Setting) -> dict[str, float]:
 
 
 def seconds(setting: Setting) -> dict[str, float]:
-    """Milliseconds of the processor for a picture, where 64 are drawn at once; the faster of two draws counts."""
+    """CPU milliseconds per picture when 64 are drawn at once; the faster of two draws counts."""
     found, _ = systems(setting)
     taken = {}
     for name, system in found.items():

@@ -2,10 +2,10 @@
 
 All on prompts that ask for one thing with every attribute named, read by the oracle of `data/oracle.py`.
 
-**Equal compute.** The second claim sets the codec and the transformer over its codes beside the same transformer over
+**Equal compute.** The second claim compares the codec and the transformer over its codes with the same transformer over
 pixels, 32x32 tokens of a palette of 16 colours (after image GPT, Chen et al. 2020), which loses nothing that the oracle
-asks for: it reads every test picture right after it. Both train for the same time on one core, the codec's included.
-The numbers of steps are fixed by what one step of each takes, so that no run depends on the machine's mood.
+needs: it reads every test picture right in these colours. Both train for the same time on one core, the codec's
+included. The numbers of steps are fixed by the time that a step takes, so that no run depends on the machine's load.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from minigen.models.system import Stage, System
 from minigen.samplers import autoregressive
 
 PROMPTS = 100
-CHAIN = {"codec_steps": 400, "clip_steps": 300, "steps": 900}  # about three minutes of one core
+CHAIN = {"codec_steps": 400, "clip_steps": 300, "steps": 900}  # about three minutes on one core
 CANDIDATES = (1, 4, 16, 64)
 PALETTE = 16  # colours
-PIXEL_STEPS = 400  # take as long as the codec's and the transformer's of the chain
+PIXEL_STEPS = 400  # take as long as the chain's steps of codec and transformer
 
 
 def chain(setting: Setting) -> Any:
@@ -46,7 +46,7 @@ def accuracy(prompts: list[str], images: Any) -> float:
 
 
 def reranked(setting: Setting) -> dict[str, float]:
-    """Prompt accuracy where CLIP chooses among N candidates."""
+    """Prompt accuracy when CLIP chooses among N candidates."""
     system, prompts = chain(setting), prompts_of("val", 1, PROMPTS)
     return {
         f"best of {n}": accuracy(prompts, system.paint(prompts, rng=rng_of(setting, f"best of {n}"), rerank=n))
@@ -59,7 +59,7 @@ def reranked(setting: Setting) -> dict[str, float]:
 
 @cache
 def palette() -> Any:
-    """Colours (16, 3) in [-1, 1]: 16 rounds of k-means over the pixels of 256 training pictures, from colours far apart."""
+    """Colours (16, 3) in [-1, 1]: 16 rounds of k-means over 256 training pictures' pixels, from colours far apart."""
     from minigen.data import load
 
     dataset = load("shapes")
@@ -79,7 +79,7 @@ def palette() -> Any:
 
 @dataclass(frozen=True)
 class Config(dalle.Config):
-    """That of DALL-E, for a sequence twelve times as long."""
+    """DALL-E's, for a sequence twelve times as long."""
 
     batch_size: int = 4
     steps: int = PIXEL_STEPS

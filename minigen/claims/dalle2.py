@@ -1,15 +1,15 @@
-"""DALL-E 2: what is the prior good for, which of the two is better, and what does an embedding hold while a picture changes?
+"""DALL-E 2: what is a prior good for, which of the two is better, and what of a picture is in its embedding?
 
-One small system a seed, over the CLIP of the claims about CLIP. Prompts ask for one thing with every attribute named,
-but for the background in the claim about diversity, and are read by the oracle of `data/oracle.py`. So short a training
-seldom meets a whole prompt, so the figure counts attributes (`minigen.metrics.prompts.attributes_met`).
+One small system per seed, over the CLIP of the claims about CLIP. Prompts ask for one thing with every attribute named,
+except the background in the claim about diversity; the oracle of `data/oracle.py` reads the pictures. After so short a
+training few prompts are met in full, so the figure counts attributes (`minigen.metrics.prompts.attributes_met`).
 
 **Equal compute.** Both priors have the same transformer; a sequence of the autoregressive one is twice as long. The
-steps are fixed by what one step of each takes on one core, so that no run depends on the machine's mood.
+steps are fixed by the time one step of each takes on one core, so that no run depends on the machine's load.
 
-**Variations.** Pictures with one embedding have the same meaning and other details if the embedding is where the
-meaning is. So test pictures are drawn again from their own noise and more (eta 0.5), with their own embedding, and with
-that of the next picture.
+**Variations.** If the embedding holds what a picture means, pictures with the same embedding share the meaning and
+differ in details. So test pictures are drawn again from their own noise and more (eta 0.5), with their own embedding,
+and with that of another picture.
 
 **Diversity.** A caption that does not name the background leaves it open, and training shows all three equally often.
 So the entropy of the backgrounds of many pictures of such prompts is ln 3 if nothing is lost. GLIDE is guided in all
@@ -48,11 +48,11 @@ GLIDE: dict[str, Any] = {
     "batch_size": 32,
     "paint_steps": 0,
     "upsample": 0,
-}  # twice as many pictures as DALL-E 2's decoder sees, which is told an embedding besides
+}  # sees twice as many pictures as DALL-E 2's decoder, which also gets an embedding
 SCALES = (1.0, 4.0)  # of guidance
-DRAWS = 8  # pictures of each prompt whose background is open
+DRAWS = 8  # of prompts with an open background there are PROMPTS // DRAWS, with 4 DRAWS pictures each
 ETA = 0.5  # noise of the variations
-CHANGED = 0.02  # mean change of a pixel, in [-1, 1], from which a picture counts as another one
+CHANGED = 0.02  # mean change of a pixel, in [-1, 1], above which a picture counts as another one
 
 
 def small(setting: Setting) -> tuple[Any, Dataset]:
@@ -71,7 +71,7 @@ def small(setting: Setting) -> tuple[Any, Dataset]:
 
 
 def priors(setting: Setting) -> dict[str, float]:
-    """Attributes that came with either prior, with the text's vector in place of an embedding, and with the text alone."""
+    """Attributes met with either prior, with the text's vector in place of an embedding, and with the text alone."""
     system, _ = small(setting)
     prompts = prompts_of("val", 1, PROMPTS)
     return {
@@ -81,7 +81,7 @@ def priors(setting: Setting) -> dict[str, float]:
 
 
 def varied(setting: Setting) -> dict[str, float]:
-    """Attributes that test pictures of one thing keep on the way to their noise and back, with their own embedding or another's."""
+    """Attributes that test pictures of one thing keep, to noise and back, with their own embedding or another's."""
     system, dataset = small(setting)
     chain = system.paint.__self__
     images, scenes = dalle2_edits.one_thing("test", PROMPTS)
@@ -138,7 +138,7 @@ def diversity(setting: Setting) -> dict[str, float]:
 
 
 def loss_of(groups: dict[str, float], name: str) -> float:
-    """How much entropy guidance takes from a system."""
+    """How much entropy a system loses by guidance."""
     low, high = (groups[f"{name}, guidance {scale:g}"] for scale in SCALES)
     return low - high
 
@@ -150,7 +150,7 @@ SOURCE = "Ramesh et al. 2022, 2204.06125"
 def prior_claim(
     name: str, sentence: str, section: str, first: str, second: str, smallest: float, words: Sequence[str]
 ) -> Claim:
-    """A claim that more attributes come with the one than with the other."""
+    """A claim that more attributes are met with ``first`` than with ``second``."""
     return Claim(
         name=name,
         systems=("dalle2",),

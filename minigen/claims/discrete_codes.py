@@ -16,7 +16,7 @@ RULES = {"gradient": "gradient", "averages": "average"}
 
 
 def used(setting: Setting) -> dict[str, float]:
-    """Codes of 256 that the training pictures use, by the rule that moves the codebook; all start at random but the last."""
+    """Codes used of 256, by the rule that moves the codebook; all but the last start at random."""
     ways: dict[str, dict[str, Any]] = {
         f"{name}, {revived}": {"rule": rule, "restart": share, "from_data": False}
         for name, rule in RULES.items()

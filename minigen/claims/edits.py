@@ -1,12 +1,12 @@
 r"""Edits: does the directional loss edit cleanly where the global one does not?
 
-Two copies of one diffusion model learn to make things blue, from the same pictures in as many steps. One is told by the
-change of CLIP's vector, eq. 1 of `models/diffusionclip.py`, the other, after Patashnik et al. 2021 (2103.17249), by the
-vector itself:
+Two copies of one diffusion model learn to make things blue, from the same pictures in as many steps. The loss of one
+uses the change of CLIP's vector, eq. 1 of `models/diffusionclip.py`; that of the other, after Patashnik et al. 2021
+(2103.17249), the vector itself:
 
 $$ L_{global} = 1 - \langle E_I(\hat x_0), E_T(y_{tar}) \rangle $$
 
-Everything else of eq. 2 is the same for both. An edit is *clean* where the oracle reads a blue thing and all else as it
+Everything else of eq. 2 is the same for both. An edit is *clean* if the oracle reads a blue thing and all else as it
 was.
 """
 
@@ -30,7 +30,7 @@ GLOBAL = "edit_globally"  # the network of the second copy
 
 
 def globally(e_hat: Any, of: dc.Lesson) -> tuple[Any, Any]:
-    """The picture and the text, in the place of their changes."""
+    """The vectors of the picture and of the text, in place of their changes."""
     return e_hat, of.e_tar
 
 

@@ -1,7 +1,7 @@
 """GAN and VAE: fidelity against diversity.
 
-But for the last, all on 512 samples of systems trained with their defaults, set against the test split of the digits. A
-VAE is shown in the two ways that papers do: as the *mean* picture of its decoder, or as a *draw* from the decoder's
+All but the last use 512 samples of systems trained with their defaults and the test split of the digits. A
+VAE is shown in the two ways that papers use: as the *mean* picture of its decoder, or as a *draw* from the decoder's
 distribution.
 """
 
@@ -50,7 +50,7 @@ def sharp(setting: Setting) -> dict[str, float]:
 
 
 def faithful(setting: Setting) -> dict[str, float]:
-    """Share that the classifier with a reject class takes for a digit."""
+    """Share that the classifier with a reject class accepts as a digit."""
     drawn, dataset = samples(setting)
     ruler, (train, _) = load_ruler(dataset), train_and_test(dataset)
     return {name: float(ruler.accepted(x).mean()) for name, x in ({"train": train} | drawn).items()}

@@ -1,13 +1,13 @@
 """Guidance: what it buys, what it costs, and whether it needs a classifier.
 
 All on 510 samples, all classes in turn, of systems that are smaller than their defaults. The judge is the ruler's
-classifier, which no sampler has seen; a sample counts as *right* where it takes it for the asked class. Recall and
-precision are of the test split, in pixels.
+classifier, which no sampler has seen; a sample counts as *right* if the judge assigns it to the requested class. Recall
+and precision are of the test split, in pixels.
 
 **Equal compute.** The noisy classifier costs training that a classifier-free model does not need. So the latter trains
-longer: the numbers of steps are fixed by what one step of each takes on one core (145 ms of ADM's denoiser, 57 ms of
-its classifier, 104 ms of the classifier-free model, measured side by side), so that no run depends on the machine's
-mood. In sampling both guidances take about twice as long as none. Each is shown at its best of three scales.
+longer: the numbers of steps are fixed by the time one step of each takes on one core (145 ms for ADM's denoiser, 57 ms
+for its classifier, 104 ms for the classifier-free model, measured side by side), so that no run depends on the
+machine's load. Sampling takes about twice as long with either guidance. Each is shown at its best of three scales.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ SIZE_STEPS = 300
 
 
 def with_classifier(setting: Setting) -> tuple[Any, Dataset]:
-    """ADM, its denoiser not told of classes, and its noisy classifier."""
+    """ADM: its denoiser, which is not conditioned on classes, and its noisy classifier."""
     steps = max(1, CLASSIFIER_STEPS // QUICK) if setting.quick else CLASSIFIER_STEPS
     return trained(adm, setting, classifier_steps=steps, **ADM)
 
@@ -58,7 +58,7 @@ def walk(setting: Setting, system: Any, dataset: Dataset, scale: float, **how: A
 
 
 def right(dataset: Dataset, images: Any, *, accepted: bool = False) -> float:
-    """Share that the ruler takes for what was asked for; ``accepted``: and that its twin takes for a digit at all."""
+    """Share that the ruler assigns to the requested class; with ``accepted``, that its twin also accepts as a digit."""
     ruler = load_ruler(dataset)
     found = ruler.probabilities(images).argmax(1) == np.arange(len(images)) % len(dataset.classes)
     return float((found & ruler.accepted(images) if accepted else found).mean())

@@ -1,19 +1,19 @@
 """Latent diffusion: is it cheaper than diffusion of pixels, does the codec's regulariser matter, and which sampler is
 worth its steps?
 
-All on prompts that ask for one thing with every attribute named, read by the oracle of `data/oracle.py`, by the share
-of the attributes that came (`minigen.metrics.prompts.attributes_met`): so short a training seldom meets a whole prompt.
-The systems of one seed share one small CLIP.
+All on prompts that ask for one thing with every attribute named. The oracle of `data/oracle.py` reads the pictures, and
+the figure is the share of attributes met (`minigen.metrics.prompts.attributes_met`), because after so short a training
+few prompts are met in full. The systems of one seed share one small CLIP.
 
 **Equal compute.** Every U-Net works on a grid of 8 x 8 places (4 x 4 for f = 8), the pixels' too (squares of 4 x 4
-pixels become one place): what differs is what a place says. The numbers of steps are fixed by what one step of each
-takes on one core, so that no run depends on the machine's mood: 234, 231, 222 and 153 ms of diffusion in pixels and
-with f = 2, 4 and 8, and 188, 116 and 106 ms of the codecs, measured side by side. All take as long as codec and
-diffusion with f = 4. The captions are read by CLIP alone: the text network that learns beside it would cost all of them
-the same.
+pixels become one place): what differs is what a place holds. The numbers of steps are fixed by the time one step of
+each takes on one core, so that no run depends on the machine's load: 234, 231, 222 and 153 ms for diffusion in pixels
+and with f = 2, 4 and 8, and 188, 116 and 106 ms for the codecs, measured side by side. All take as long as codec and
+diffusion with f = 4. Captions are read by CLIP alone: the text network that learns beside it would cost all of them the
+same.
 
-**Few steps.** The samplers start from the same noise, and are judged by how far their pictures are from those that 200
-steps of DDIM draw from it, and by the attributes that come.
+**Few steps.** The samplers start from the same noise and are judged by how far their pictures are from those that 200
+steps of DDIM draw from it, and by the attributes met.
 """
 
 from types import SimpleNamespace
@@ -64,24 +64,24 @@ def system_of(setting: Setting, **changes: Any) -> tuple[Any, Dataset]:
 
 
 def met(setting: Setting, system: Any, **how: Any) -> float:
-    """Share of the attributes that came."""
+    """Share of attributes met."""
     prompts = prompts_of("val", 1, PROMPTS)
     return attributes_met(prompts, system.paint(prompts, rng=rng_of(setting, "prompts"), **how))
 
 
 def sizes(setting: Setting) -> dict[str, float]:
-    """Attributes that came after equal training, in pixels and in maps of three sizes."""
+    """Attributes met after equal training, in pixels and in maps of three sizes."""
     return {label: met(setting, system_of(setting, **changes)[0]) for label, changes in SIZES.items()}
 
 
 def fewer_calls(setting: Setting) -> dict[str, float]:
-    """Attributes that came in pixels with 15 calls of the network, and in maps with a third of them."""
+    """Attributes met in pixels with 15 calls of the network, and in maps with a third of them."""
     pixels, maps = (system_of(setting, **SIZES[label])[0] for label in ("pixels", "f = 4"))
     return {"pixels, 15 calls": met(setting, pixels, steps=15), "f = 4, 5 calls": met(setting, maps, steps=5)}
 
 
 def copies(setting: Setting) -> dict[str, float]:
-    """Test pictures that are right after the codec, for both regularisers."""
+    """Share of test pictures that are still right after the codec, for both regularisers."""
     found = {}
     for name in ("kl", "vq"):
         system, dataset = system_of(setting, codec=name)
@@ -92,7 +92,7 @@ def copies(setting: Setting) -> dict[str, float]:
 
 
 def regularisers(setting: Setting) -> dict[str, float]:
-    """Attributes that came after equal training in the maps of both."""
+    """Attributes met after equal training, in the maps of both."""
     return {name: met(setting, system_of(setting, codec=name)[0]) for name in ("kl", "vq")}
 
 
@@ -109,7 +109,7 @@ def few_steps(setting: Setting) -> dict[str, float]:
 
 
 def few_prompts(setting: Setting) -> dict[str, float]:
-    """Attributes that came with each sampler after few steps."""
+    """Attributes met with each sampler in few steps."""
     system, _ = system_of(setting, **SIZES["f = 4"])
     return {name: met(setting, system, sampler=name, steps=FEW) for name in WALKS}
 

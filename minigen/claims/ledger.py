@@ -1,18 +1,18 @@
 r"""What a claim is, and how it gets its verdict.
 
 A claim is a sentence and an experiment. The experiment runs once for each of at least five seeds and measures some
-things side by side, its *groups*, all in one unit. One number is made of them, the *effect*, which is positive where
-the seed speaks for the sentence. With the effects $e_1 \dots e_n$ of the seeds, their mean $\bar e$ and their standard
+things side by side, its *groups*, all in one unit. From them one number is computed, the *effect*, which is positive if
+the seed supports the sentence. With the effects $e_1 \dots e_n$ of the seeds, their mean $\bar e$ and their standard
 deviation $s$, the 95 % confidence interval of the mean is
 
 $$ \bar e \pm t_{0.975,\, n-1} \, s / \sqrt n $$
 
 (Student 1908). The verdict compares the whole interval with the smallest effect that would matter: above it the
-sentence is *supported*, below it *not supported*, and *undecided* where the interval holds it, or where all seeds are
-alike: such a figure is at its end (all modes found, nothing met), and says nothing of the spread.
+sentence is *supported*, below it *not supported*, and *undecided* if the interval contains it, or if all seeds are
+alike: then the figure is at the end of its range (all modes found, nothing met) and says nothing about the spread.
 
-Each verdict is at 95 % by itself. Of many some are chance: `holm` says which stand although so many are judged, by the
-two-sided p-value that the effect is the smallest that would matter.
+Each verdict holds at 95 % on its own. Of many, some may be due to chance: `holm` says which hold jointly, from the
+two-sided p-values of the hypotheses that the mean effect is the smallest that would matter.
 
 The seeds are independent trainings: initial weights, batches, noise and samples. The data set and its split are the
 same for all, so a verdict is about this data set.
@@ -34,7 +34,7 @@ SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 
 @dataclass(frozen=True)
 class Setting:
-    """What an experiment is told: its ``seed``, whether to be ``quick`` (a tenth of the training), where runs are kept."""
+    """An experiment's ``seed``, whether it is ``quick`` (a tenth of the training), and where runs are kept."""
 
     seed: int
     quick: bool
@@ -46,7 +46,7 @@ class Claim:
     """A sentence that can be tested.
 
     ``experiment(setting)`` returns the groups of one seed, label -> number in ``unit``, always the same labels in the
-    same order. ``effect(groups)`` is the number that is judged, ``in_words`` what it is. ``systems`` are those it is
+    same order. ``effect(groups)`` is the number that is judged, ``in_words`` describes it. ``systems`` are those it is
     about, ``smallest`` is the effect that would matter.
     """
 
@@ -69,8 +69,8 @@ class Judgement:
     low: float
     high: float
     verdict: str
-    p: float = 1.0  # that seeds differ so much from the smallest effect by chance
-    why: str = ""  # where the interval is not the reason
+    p: float = 1.0  # two-sided, of the hypothesis that the mean effect is ``smallest``
+    why: str = ""  # the reason, if it is not the interval
 
     @property
     def said(self) -> str:
@@ -100,9 +100,9 @@ def judge(effects: list[float], smallest: float = 0.0) -> Judgement:
 
 
 def holm(found: Sequence[Judgement]) -> list[bool]:
-    """Which verdicts stand together: with 95 % not one of them is chance (Holm 1979, a simple sequentially rejective procedure).
+    """Which verdicts hold jointly: with 95 % confidence, none of them is due to chance (Holm 1979).
 
-    From the smallest p on, as long as p times the number of those not passed yet is at most 5 %.
+    From the smallest p upwards, as long as p times the number of verdicts not yet passed is at most 5 %.
     """
     standing, left = [False] * len(found), len(found)
     for k in sorted(range(len(found)), key=lambda k: found[k].p):

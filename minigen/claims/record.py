@@ -1,4 +1,4 @@
-"""What the experiments found, on disk: claims that are done are not run again, and a stopped ledger goes on.
+"""What the experiments found, on disk: claims that are done are not run again, and a stopped ledger can go on.
 
     out/claims/results.json     {"code": ..., "results": {claim: {seed: {label: number}}}}
     out/claims/runs/...         the trained systems, shared by the claims
@@ -38,7 +38,7 @@ class Record:
 
     def __init__(self, folder: Path):
         self.path, self.code = folder / FILE, code_checksum()
-        self.stale = False  # whether results of other code were left aside
+        self.stale = False  # whether results of other code were ignored
         self.results: dict[str, dict[str, dict[str, float]]] = {}
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""GLIDE: is a text model better led by itself or by CLIP?
+"""GLIDE: is a text model better guided by itself or by CLIP?
 
-One small system a seed, with a CLIP that was trained on noisy pictures, as the paper's. It draws pictures of one thing,
-led by either guidance, and by both together for comparison. Each guidance has the best of its scales, which is chosen
-on validation prompts; the prompts that are judged are others. So short a training seldom meets a whole prompt, so the
-figure counts attributes (`minigen.metrics.prompts.attributes_met`).
+One small system per seed, with a CLIP that was trained on noisy pictures, as in the paper. It draws pictures of one
+thing with either guidance, and with both together for comparison. Each guidance uses the best of its scales, chosen on
+validation prompts; other prompts are judged. After so short a training few prompts are met in full, so the figure
+counts attributes (`minigen.metrics.prompts.attributes_met`).
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from minigen.claims.trained import QUICK, rng_of, trained
 from minigen.metrics.prompts import attributes_met, prompts_of
 from minigen.models import glide
 
-TRIED, JUDGED = 100, 200  # prompts on which scales are chosen, and which are judged
+TRIED, JUDGED = 100, 200  # prompts on which scales are chosen, and prompts that are judged
 SYSTEM: dict[str, Any] = {
     "clip_steps": 400,
     "noisy_clip": True,
@@ -24,12 +24,12 @@ SYSTEM: dict[str, Any] = {
     "paint_steps": 0,
     "upsample": 0,
 }
-SCALES = (1.5, 2.0, 3.0, 4.5)  # of classifier-free guidance, 1 being the model
+SCALES = (1.5, 2.0, 3.0, 4.5)  # of classifier-free guidance; 1 is the unguided model
 CLIP_SCALES = (30.0, 100.0, 300.0, 1000.0)
 
 
 def guidances(setting: Setting) -> dict[str, float]:
-    """Attributes met without guidance, with either guidance at its best scale, and with both; and what was tried to find that."""
+    """Attributes met without guidance, with either one at its best scale, and with both; and at all scales tried."""
     steps = {"clip_steps": SYSTEM["clip_steps"] // (QUICK if setting.quick else 1)}
     system, _ = trained(glide, setting, data="shapes", **SYSTEM | steps)
     to_try, to_judge = prompts_of("val", 1, TRIED), prompts_of("test", 1, JUDGED)

@@ -1,4 +1,4 @@
-"""A trained system, from the folder of the ledger's runs, or trained now and put there."""
+"""A trained system, from the folder of the ledger's runs, or trained now and stored there."""
 
 import dataclasses
 import json
