@@ -1,7 +1,7 @@
 """How the diffusion models of this folder are sampled from the command line: one set of flags, and what they do.
 
-A model's file has these flags by importing ``Sampling``, or by a dataclass of its own that begins with its fields; its
-``sample`` hands them to `draw`, together with the (guided) network and $x_T$. The samplers themselves are in
+A model file gets these flags by importing ``Sampling``, or by a dataclass of its own that begins with its fields; its
+``sample`` passes them to `draw`, together with the (guided) network and $x_T$. The samplers themselves are in
 `minigen/samplers/`, which knows nothing of flags.
 """
 
@@ -21,7 +21,7 @@ Named = Literal["ancestral", "ddim", "plms", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m",
 Sampler = Named | str
 Spacing = Literal["uniform", "quadratic", "karras"]
 BY_VARIANCE = {"small": "ancestral", "large": "ancestral-large", "learned": "ancestral-learned"}  # names in `choose`
-# A schedule's last levels are far apart in sigma, which a mean of two slopes does not survive.
+# The last of evenly spread levels are far apart in sigma, too far for Heun's mean of two slopes.
 OWN_SPACING = {"heun": "karras"}
 
 
@@ -30,17 +30,17 @@ class Sampling:
     """Settings of sampling; --steps says how many levels of the chain are visited."""
 
     sampler: Sampler = "ancestral"
-    """The walk from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others).
-    Or one of yours, as `minigen laws` takes it: module:Name.
+    """The path from noise to picture: random at every step (ancestral, euler-ancestral), or along an ODE (all others).
+    Or your own sampler, in the form that `minigen laws` checks: module:Name.
     """
     spacing: Spacing | None = None
     """Which levels are visited: evenly spread, denser near the data, or evenly in the 7th root of the noise. If left
     out, "karras" for "heun", "uniform" for all others.
     """
     eta: float | None = None
-    """Noise of "ddim" (0 if left out) and "euler-ancestral" (1), from 0, none, to 1, as much as "ancestral"."""
+    """Noise of "ddim" (default 0) and "euler-ancestral" (default 1): from 0, none, to 1, as much as "ancestral"."""
     variance: Literal["small", "large", "learned"] | None = None
-    """Noise of "ancestral": the posterior's, the forward step's, or what the network says; the model's own choice if left out."""
+    """Variance of "ancestral": the posterior's, the forward step's, the network's; the model's choice if left out."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Editing:
     steps: int | None = None
     """Levels of the chain; the model's own choice if left out."""
     strength: float = 0.5
-    """Without a mask (SDEdit): how far up the chain the picture is noised before it is drawn anew; 1 is all of it."""
+    """Without a mask (SDEdit): how far up the chain the picture is noised before it is denoised; 1 is all the way."""
     resample: int = 5
-    """With a mask: how often every step is walked (RePaint); 1 only replaces the known pixels."""
+    """With a mask: how often each step is repeated (RePaint); 1 only replaces the known pixels."""
 
 
 def check_pictures(config: Any, dataset: Any) -> None:
-    """Raise ValueError for data that are no pictures, or whose sides ``config.multipliers`` cannot halve, and for
-    ``config.sample_steps``.
+    """Raise ValueError for data that are not pictures, or whose sides ``config.multipliers`` cannot halve, and for
+    ``config.sample_steps`` below 1.
     """
     if len(dataset.shape) != 3:
         raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds no pictures")
@@ -72,7 +72,7 @@ def check_pictures(config: Any, dataset: Any) -> None:
 
 
 def sides_up_to(size: int, sides: Sequence[int]) -> Sequence[int]:
-    """Of the sides of a picture and its up-samplers those up to ``size``. Raises ValueError where none leads there."""
+    """Of the sides of a picture and of its up-sampled versions, those up to ``size``, which must be one of them."""
     if size not in sides:
         raise ValueError(f"size must be one of {', '.join(map(str, sides))} with these weights, got {size}")
     return sides[: sides.index(size) + 1]
@@ -81,7 +81,9 @@ def sides_up_to(size: int, sides: Sequence[int]) -> Sequence[int]:
 def check_belong(
     use: str, settings: Mapping[str, Any], defaults: Mapping[str, Any], names: Collection[str] = ()
 ) -> None:
-    """Raise ValueError for the first of ``settings`` that is not what ``defaults`` say, unless ``use`` has it: ``names``."""
+    """Raise ValueError for the first of ``settings`` that differs from its default and is not in ``names``, those that
+    ``use`` has.
+    """
     for name, value in settings.items():
         if name not in names and value != defaults[name]:
             said = "one of yours" if callable(value) else repr(value)
@@ -108,12 +110,12 @@ def draw(
 ) -> Any:
     r"""$x_0$ from ``x_T`` (n, ...) over ``steps`` levels of the training schedule, by the settings of `Sampling`.
 
-    ``own`` is the variance where none is asked for. The result is limited as $\hat x_0$ is if ``clip`` is a number.
-    ``callback(t, x_t)`` is told the network's time, which is a fraction under the spacing "karras". Raises ValueError,
-    before the network is asked, for settings that do not exist or do not go together. With a ``strength``, above 0 and
-    at most 1, ``x_T`` is a picture instead, which is noised that far up the levels and drawn anew from there (SDEdit).
+    ``own`` is the default ``variance``. If ``clip`` is a number, the result is clipped as $\hat x_0$ is.
+    ``callback(t, x_t)`` is given the network's time, which is fractional with the spacing "karras". Raises ValueError,
+    before the first network call, for settings that do not exist or do not go together. With a ``strength``, above 0
+    and at most 1, ``x_T`` is a picture, which is noised that far up the levels and denoised from there (SDEdit).
 
-    A function as ``sampler`` walks the levels that it likes, as `minigen.laws.as_sampler` makes one:
+    A function as ``sampler``, such as `minigen.laws.as_sampler` returns, chooses its own levels:
     ``sampler(model, x_T, schedule, steps=, rng=, clip=, cond=, kind=, callback=)``.
     """
     if isinstance(sampler, type) or not (callable(sampler) or isinstance(sampler, str)):
@@ -151,11 +153,11 @@ def edit(
     strength: float = Editing.strength,
     resample: int = Editing.resample,
 ) -> Any:
-    r"""``n`` pictures made of ``image`` (h, w, c) by the settings of `Editing`, with $\eta = 1$ and $\hat x_0$ clipped to [-1, 1].
+    r"""``n`` edits of ``image`` (h, w, c) by the settings of `Editing`; $\eta = 1$, $\hat x_0$ clipped to [-1, 1].
 
-    Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are painted; None draws the whole picture
-    anew. Raises ValueError for settings that are out of range, and for the one of ``strength`` and ``resample`` that
-    has no place.
+    Where ``keep`` (h, w, 1) is True pixels stay, bit for bit, and the others are inpainted; None redraws the whole
+    picture. Raises ValueError for settings that are out of range, and for ``strength`` with a mask or ``resample``
+    without one.
     """
     use, name = ("an edit without a mask", "strength") if keep is None else ("painting by a mask", "resample")
     check_belong(use, {"strength": strength, "resample": resample}, vars(Editing()), (name,))
@@ -169,7 +171,7 @@ def edit(
 
 
 def levels(schedule: Schedule, steps: int, sampler: str = "ancestral", spacing: str | None = None) -> Schedule:
-    """The levels that are visited; ``spacing`` None is the sampler's own."""
+    """The levels that are visited; None is the sampler's default ``spacing``."""
     return spaced(schedule, steps, spacing or OWN_SPACING.get(sampler, "uniform"))
 
 
@@ -178,7 +180,7 @@ def checked(
 ) -> str:
     """The name in `choose` of what these settings ask for.
 
-    Raises ValueError for those that do not exist or go together, whatever the spacing.
+    Raises ValueError for settings that do not exist or do not go together; the spacing is not checked.
     """
     uniform_times(schedule.T, steps)
     if sampler not in get_args(Named):
@@ -189,9 +191,9 @@ def checked(
 
 
 def with_variance(sampler: str, variance: str | None, own: str) -> str:
-    """The name in `choose` of a sampler with a variance; ``own`` is "learned" where the network says one.
+    """The name in `choose` of a sampler with a variance; ``own`` is "learned" if the network predicts one.
 
-    Raises ValueError for a variance that is unknown or has no place.
+    Raises ValueError for a variance that is unknown, or that the sampler or the network does not have.
     """
     if variance is not None and sampler != "ancestral":
         raise ValueError(

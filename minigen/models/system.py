@@ -2,10 +2,10 @@
 
     System      everything one paper trains and samples, e.g. DDPM: {"unet": UNet}
       Stage       trains until its steps are done, then the next begins (an autoencoder, then diffusion in its latents)
-        Objective   one loss and the module whose parameters it moves; a GAN's stage has two, taken in turn each step
+        Objective   one loss and the module whose parameters it trains; a GAN's stage has two, updated in turn each step
 
-These are plain records of functions: a model file builds one in ``build(config, dataset, *, seed)`` and nothing
-inherits from anything.
+These are plain records of functions, without inheritance: a model file's ``build(config, dataset, *, seed)`` returns a
+`System`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ Picture = NewType("Picture", str)
 class Objective:
     """One loss and the module that it trains.
 
-    ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of figures to log, numbers, beside "loss" and "norm" (of
-    its gradient), which the loop adds. ``batch`` is a `Split`, ``step`` counts from 0 within the stage, and ``rng``
-    depends on nothing but (seed, stage, objective, step). While a loss runs, the other modules of the system ask for no
+    ``loss(batch, rng, step)`` returns a scalar Tensor and a dict of numbers to log; the loop adds "loss" and "norm" (of
+    its gradient). ``batch`` is a `Split`, ``step`` counts from 0 within the stage, and ``rng``
+    depends on nothing but (seed, stage, objective, step). While a loss runs, the other modules of the system require no
     gradients.
 
-    Steps 0, ``every``, 2 ``every`` ... update it, the others leave it alone (a critic takes several steps for each of
-    its generator's). ``after()`` is called when the optimiser has moved the module (a critic's weights are clipped).
+    The module is updated in steps 0, ``every``, 2 ``every`` ... only (a critic takes several steps for each of
+    its generator's). ``after()`` is called after each update of the module (to clip a critic's weights, say).
     """
 
     name: str
@@ -45,12 +45,12 @@ class Stage:
     ``lr`` is the peak learning rate, reached after ``warmup`` steps and then shaped by ``schedule`` (one of
     ``train.optim.SCHEDULES``; ``flat`` is the share of a ``flat-then-...`` one before its fall). ``ema`` is the decay
     of the averaged weights (0: none), ``max_norm`` the largest global gradient norm (0: no clipping). ``apart`` are
-    beginnings of the names of weights that the optimiser "muon" leaves to AdamW: first and last layers. When a stage
+    name prefixes of weights that the optimiser "muon" leaves to AdamW: first and last layers. When a stage
     ends, the modules it trained take over their averaged weights, so that a later stage builds on what sampling uses.
 
-    ``shards`` are the parts that each batch is cut into (of at least one item), whose gradients are computed apart,
-    with draws of their own, and added: two take three fifths of the time where there are two cores (`train/shards.py`),
-    and on a GPU one comes after the other. For losses that are a mean of one term an item, and modules without buffers.
+    ``shards`` is the number of parts (of at least one item) of each batch, whose gradients are computed separately,
+    with draws of their own, and added: two take three fifths of the time on two cores (`train/shards.py`);
+    on a GPU they run one after the other. For losses that are a mean of one term per item, and modules without buffers.
     """
 
     name: str
@@ -78,27 +78,27 @@ class System:
     stages.
 
     ``sample(n, *, rng, steps=None, callback=None, **settings)`` returns float images in [-1, 1], (n, h, w, c), drawn
-    with the weights that are in the modules; ``callback(t, x_t)`` sees the states on the way, from noise to the end, in
+    with the modules' current weights; ``callback(t, x_t)`` is given the intermediate states, from noise to the end, in
     systems that sample in steps (the others raise ValueError for ``steps`` that are not None). ``settings`` are the
     fields of the model file's dataclass ``Sampling``, if it has one: flags of `minigen sample`.
 
-    ``figures(dataset, *, rng)`` returns what the system says of itself on the test split: name with its unit -> number.
+    ``figures(dataset, *, rng)`` returns the system's own metrics on the test split: name with unit -> number.
 
-    ``pictures`` are further pictures, by the names of the model file's ``PICTURES`` (name -> what it shows):
+    ``pictures`` are further pictures, under the names of the model file's ``PICTURES`` (name -> what it shows):
     ``function(split, *, rng)`` returns float images in [-1, 1] of shape (rows, columns, h, w, c). The tour shows all
     of them, and `minigen sample` those whose name is given as a flag.
 
-    ``notes(images, **settings)`` returns one line a sample that ``sample`` drew with these settings: what was asked
-    for, and whether it came. They are written under the pictures.
+    ``notes(images, **settings)`` returns one string per image that ``sample`` drew with these settings: what was asked
+    for, and whether the image shows it. They are written under the pictures.
 
-    ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` pictures made of one, (n, h, w, c); ``keep`` (h, w, 1) is
+    ``edit(image, keep, *, n, rng, **settings)`` returns ``n`` edits of one picture, (n, h, w, c); ``keep`` (h, w, 1) is
     True where pixels stay, or None for the whole picture; ``settings`` are the fields of the model file's dataclass
     ``Editing``, flags of `minigen edit`. Fields of the type `Picture`, or tuples with one, arrive as pictures (h, w,
     c); where ``Editing`` has some, ``image`` may be None. ``notes_of_edits(edits, *, image, **settings)`` is to
     ``edit`` what ``notes`` is to ``sample``.
 
-    ``paint(prompts, *, rng, **settings)`` draws one picture for each of some prompts, in systems that take prompts;
-    ``settings`` are those of ``Sampling`` but for its ``prompt``. It is what `minigen.metrics.prompts` measures.
+    ``paint(prompts, *, rng, **settings)`` draws one picture per prompt, in systems that take prompts;
+    ``settings`` are those of ``Sampling`` except ``prompt``. `minigen.metrics.prompts` measures its pictures.
     """
 
     config: Any
