@@ -1,9 +1,9 @@
 r"""ADM and classifier guidance. Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv 2105.05233.
 
 A better U-Net, and a way to trade diversity for fidelity. A second network, a classifier, is trained on noisy pictures
-and told how noisy they are; while the diffusion model draws, the gradient of the classifier's log-probability of the
-wanted class pulls each step towards pictures that are surely of that class. The diffusion model itself need not know of
-classes at all, and a scale above 1 makes the classifier surer than it is.
+and given their noise level; during sampling, the gradient of the classifier's log-probability of the wanted class pulls
+each step towards pictures that are clearly of that class. The diffusion model itself need not know the classes at all,
+and a scale above 1 sharpens the classifier.
 
 | symbol | code | shape |
 |---|---|---|
@@ -12,7 +12,7 @@ classes at all, and a scale above 1 makes the classifier surer than it is.
 | $y$ | ``y``, or ``cond`` of a sampler | (n,) integers |
 | $s$ | ``scale`` | |
 | $\mu, \Sigma$ | mean and variance of $p_\theta(x_{t-1} \mid x_t)$ | like $x_t$ |
-| $y_s, y_b$ | the embedding of time and class, in each block | (n, c) |
+| $y_s, y_b$ | from the embedding of time and class, in each block | (n, c) |
 
 $$\mathrm{AdaGN}(h, y) = y_s\, \mathrm{GroupNorm}(h) + y_b \qquad \text{(section 3.1)}$$
 $$x_{t-1} \sim N(\mu + s\, \Sigma\, \nabla_{x_t} \ln p_\phi(y \mid x_t)\big|_{x_t = \mu},\; \Sigma) \qquad \text{(section 4.1, on which algorithm 1 rests)}$$
@@ -20,28 +20,29 @@ $$\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\, s\, \nabla_{x_
 $$s\, \nabla_x \ln p(y \mid x) = \nabla_x \ln \tfrac{1}{Z} p(y \mid x)^s \qquad \text{(section 4.3)}$$
 
 Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every sampler; ``mean`` moves the mean of the
-ancestral samplers by the gradient at $\mu$, as section 4.1 derives it; ``mean-at-x_t`` by the gradient at $x_t$, as
-algorithm 1 is printed and as the authors' code has it.
+ancestral samplers by the gradient at $\mu$, as section 4.1 derives it; ``mean-at-x_t`` by the gradient at $x_t$, as in
+the printed algorithm 1 and the authors' code.
 
-The network, against that of DDPM: attention at several resolutions, a fixed number of channels a head, the embedding as
+Differences from DDPM's network: attention at several resolutions, a fixed number of channels per head, the embedding as
 scale and shift of the norms, residual blocks that change the resolution themselves (BigGAN). It is trained with
-improved DDPM's hybrid loss and learns its variance. The classifier is the way down of such a network, with attention as
-its last pooling (Radford et al. 2021, 2103.00020, section 2.4).
+improved DDPM's hybrid loss and learns its variance. The classifier is the downward half of such a network, followed by
+attention pooling (Radford et al. 2021, 2103.00020, section 2.4).
 
-Not here: the paper's up-sampler, a diffusion model of large pictures that is shown a small one beside the noise. GLIDE
+Not here: the paper's up-sampler, a diffusion model of large pictures that takes a small one as further input. GLIDE
 has one (`glide_upsampler.py`).
 
 You need: `nn/unet.py`, `models/improved_ddpm.py` (the loss), `samplers/guidance.py` (algorithm 2),
-`samplers/ancestral.py` (algorithm 1). New here: the noisy classifier, and sampling by two networks.
+`samplers/ancestral.py` (algorithm 1). New here: the noisy classifier, and sampling with two networks.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_adm.py):
-- the classifier is trained on $x_t$, by the same $q$, with one uniform $t$ for each sample, and is told the $t$ that
+- the classifier is trained on $x_t$ from the same $q$, with one uniform $t$ for each sample, and is given the $t$ that
   made its $x_t$;
-- when levels are left out it is told the ORIGINAL time of a level, as the denoiser is;
-- the gradient is of $\ln p(y \mid x_t)$ of the ASKED class, and a sample's own: no batch norm;
-- the gradient at $\mu$ is told the level below; nothing pulls in the last step, which adds no noise either;
+- when levels are skipped it is given the ORIGINAL time of a level, as the denoiser is;
+- the gradient is that of $\ln p(y \mid x_t)$ for the ASKED class, and each sample's own: no batch norm;
+- for the gradient at $\mu$ the classifier gets the time of the level below; the last step, which adds no noise, is not
+  guided;
 - the variance is never guided; $\hat x_0$ is clipped AFTER guidance by ``classifier``, and before a mean is moved;
-- the output of the classifier's attention pooling starts at zero: before it is trained, guidance is none.
+- the output of the classifier's attention pooling starts at zero: untrained, it does not guide.
 """
 
 from collections.abc import Callable
@@ -85,7 +86,7 @@ EQUATION = "ε̂ = ε_θ(x_t, t) − √(1−ᾱ_t) s ∇ ln p_φ(y | x_t)"
 DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 600, "classifier_steps": 300}
 PICTURES = {
-    "scales": "one class a column, guided more strongly from row to row (scale 0, 1, 2, 4, 8, 16), from the same noise"
+    "scales": "a class per column, guided more strongly from row to row (scale 0, 1, 2, 4, 8, 16), from the same noise"
 }
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 GUIDANCES = ("none", "classifier", "mean", "mean-at-x_t")
@@ -93,10 +94,10 @@ GUIDANCES = ("none", "classifier", "mean", "mean-at-x_t")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the run. The defaults train on 8x8 digits in about four and a half minutes of one core."""
+    """Settings of the run. The defaults train on 8x8 digits in about four and a half minutes on one core."""
 
     conditional: bool = False
-    """Tell the denoiser the class as well. Without it the classifier alone knows of classes."""
+    """Tell the denoiser the class as well. Otherwise the classifier alone knows the classes."""
     T: int = 200
     """Length of the noising chain."""
     schedule: Literal["linear", "scaled-linear", "cosine", "sigmoid"] = "cosine"
@@ -110,9 +111,9 @@ class Config:
     multipliers: tuple[int, ...] = (1, 2)
     """Channels at each resolution, in units of base; each level halves the size."""
     blocks: int = 1
-    """Residual blocks a level on the way down (one more on the way up)."""
+    """Residual blocks per level on the way down (one more on the way up)."""
     attention: tuple[int, ...] = (0, 1)
-    """Levels that attend over their pixels, beside the middle; 0 is full resolution."""
+    """Levels with attention over their pixels, besides the middle; 0 is full resolution."""
     channels_per_head: int = 8
     """Channels of an attention head; the paper has 64."""
     dropout: float = 0.0
@@ -124,17 +125,17 @@ class Config:
     classifier_steps: int = 800
     """Training steps of the noisy classifier; 0 trains none, and there is no guidance."""
     classifier_shift: float = 0.5
-    """Share of the classifier's pictures that are moved by a pixel."""
+    """Share of the classifier's training pictures that are moved by up to one pixel."""
     classifier_dropout: float = 0.1
     """Share of features dropped in the classifier's residual blocks while training."""
     batch_size: int = 64
-    """Pictures a step, for both networks."""
+    """Pictures per step, for both networks."""
     lr: float = 2e-3
     """Peak learning rate of AdamW, for both networks; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the denoiser's weights beside the gradient."""
+    """Decoupled weight decay of the denoiser."""
     classifier_weight_decay: float = 0.05
-    """Decay of the classifier's weights beside the gradient."""
+    """Decoupled weight decay of the classifier."""
     warmup: int = 100
     """Steps over which the learning rate rises, for both networks; at most a tenth of the denoiser's steps."""
     ema: float = 0.999
@@ -148,14 +149,14 @@ class Sampling(sampling.Sampling):
     """Settings of the samples."""
 
     label: int | None = None
-    """The class of all samples; if left out, all classes in turn (or none, where nothing knows of classes)."""
+    """The class of all samples; if left out, all classes in turn (or none, if no network knows the classes)."""
     guidance: Literal["none", "classifier", "mean", "mean-at-x_t"] | None = None
     """Algorithm 2 ("classifier", any sampler), or the mean of the sampler "ancestral" moved by the gradient at the mean
-    (section 4.1) or at x_t (algorithm 1); "classifier" if left out and there is one.
+    (section 4.1) or at x_t (algorithm 1); if left out, "classifier" if there is one.
     """
     scale: float = 8.0
-    """How often the classifier's evidence counts: 0 is no guidance, 1 Bayes' rule, more is surer and less diverse (8
-    was the first of 1, 2, 4, 8 that drew 97 % of the digits as asked).
+    """Weight of the classifier's gradient: 0 is no guidance, 1 Bayes' rule, more makes classes clearer and samples less
+    diverse (8 was the first of 1, 2, 4, 8 that drew 97 % of the digits as asked).
     """
 
 
@@ -163,7 +164,7 @@ class Sampling(sampling.Sampling):
 
 
 class Denoiser(Module):
-    r"""``model(x_t, t, cond=None)`` -> $(\epsilon_\theta, v)$. ``cond``: labels (n,), heeded if it was built with ``classes``.
+    r"""``model(x_t, t, cond=None)`` -> $(\epsilon_\theta, v)$. ``cond``: labels (n,), ignored if ``classes`` is 0.
 
     The label's embedding is added to the time's, and so reaches the norms of every block.
     """
@@ -181,7 +182,9 @@ class Denoiser(Module):
 
 
 class AttentionPool(Module):
-    """A feature map as one vector: the mean over its pixels asks, the mean and all pixels, with learned positions, answer."""
+    """A feature map as one vector, by attention: the query is the mean over pixels, the keys and values are of the mean
+    and all pixels, with learned positions.
+    """
 
     def __init__(self, pixels: int, channels: int, heads: int, *, rng: Any):
         self.positions = parameter(init.normal((1 + pixels, channels), channels**-0.5, rng))
@@ -196,7 +199,7 @@ class AttentionPool(Module):
 
 
 class NoisyClassifier(Module):
-    """``classifier(x_t, t)`` -> logits (n, classes): the way down of a U-Net, and attention as its last pooling."""
+    """``classifier(x_t, t)`` -> logits (n, classes): the downward half of a U-Net, then attention pooling."""
 
     def __init__(
         self,
@@ -300,7 +303,7 @@ def draw(
 ) -> Any:
     r"""$x_0$ of the classes ``y`` (n,), over ``steps`` levels of the ``schedule`` that both networks were trained with.
 
-    ``guidance``: "none"; "classifier", the guided eps (algorithm 2), with any sampler; "mean" or "mean-at-x_t", the
+    ``guidance``: "none"; "classifier", guided eps (algorithm 2), with any sampler; "mean" or "mean-at-x_t", a
     moved mean (section 4.1, algorithm 1), with ancestral sampling. All else is as in `sampling.draw`. Raises ValueError
     for settings that do not go together.
     """
@@ -358,7 +361,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     labelled = config.conditional or classifier is not None
 
     def noised(images: Any, rng: Any) -> tuple[Any, Any, Any]:
-        """Scaled pictures, and for each of them one time and one noise."""
+        """Scaled pictures, with a time and a noise for each."""
         x_0 = array_module(denoiser.unet.conv_in.w.data).asarray(dataset.scale(images))
         t = rng.integers(1, schedule.T + 1, len(x_0))
         return x_0, t, array_module(x_0).asarray(rng.standard_normal(x_0.shape), x_0.dtype)
@@ -398,7 +401,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return found
 
     def asked(n: int, label: int | None) -> Any:
-        """The classes of ``n`` samples, or None where nothing knows of classes."""
+        """The classes of ``n`` samples, or None if no network knows the classes."""
         if label is None:
             return np.arange(n) % classes if labelled else None
         if not labelled:
@@ -458,8 +461,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.stack([to_numpy(row) for row in rows])
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The bound over at most 128 test images, the classifier on noisy test images, and how many samples are what
-        was asked for.
+        """The bound over at most 128 test images, the classifier's accuracy on noisy test images, and the share of
+        samples of the asked class.
         """
         x_0 = dataset.scale(dataset.test.images[:128])
         told = dataset.test.labels[:128] if config.conditional else None
@@ -483,7 +486,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 
 def as_asked(dataset: Dataset, images: Any) -> float:
-    """Share of the samples, of all classes in turn, that the ruler's classifier takes for what was asked for."""
+    """Share of the samples, of all classes in turn, that the ruler's classifier assigns to the asked class."""
     levels = dataset.scale(dataset.unscale(to_numpy(images)))
     guess = load_ruler(dataset).probabilities(levels).argmax(axis=1)
     return float((guess == np.arange(len(images)) % len(dataset.classes)).mean())

@@ -1,9 +1,9 @@
 r"""The autoencoder. Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks", Science 313.
 
-One network squeezes a picture into a few numbers, a second one draws the picture again from these, and both learn from
-the error of the copy alone. What passes the bottleneck must be what pictures have in common, so the code is a
-nonlinear version of principal components, and with linear networks it is exactly theirs (Baldi & Hornik 1989). It is
-no generative model: nothing says which codes belong to pictures, and between those of the data lie holes.
+One network compresses a picture into a few numbers, a second one reconstructs the picture from these, and both learn
+from the reconstruction error alone. The bottleneck can only pass what pictures have in common, so the code is a
+nonlinear version of principal components; linear networks find exactly their span (Baldi & Hornik 1989). It is not a
+generative model: nothing determines which codes belong to pictures, and there are holes between those of the data.
 
 | symbol | code | shape |
 |---|---|---|
@@ -18,18 +18,19 @@ $$L = \mathbb E\, \tfrac1d \| x - g(f(x)) \|^2 \qquad (1)$$
 $$\min_{f, g \text{ linear}} d\, L = \sum_{i > k} \lambda_i, \quad \lambda_1 \ge \lambda_2 \ge \dots \text{ eigenvalues of the data's covariance} \qquad (2)$$
 $$m' = m + w\,(\bar z - m), \quad C' = (1 - w)\, C + w\, S + w (1 - w)\, (\bar z - m)(\bar z - m)^\top \qquad (3)$$
 
-(2) is Baldi & Hornik's theorem, reached where $g \circ f$ projects on the first $k$ principal components; every other
-set of $k$ components is a saddle. (3) is how the Gaussian of the codes is tracked while training: $\bar z$ and $S$ are
-mean and covariance (divided by n) of a batch's codes, and $m', C'$ are exactly those of the mixture of old and new with
-weights $1 - w$ and $w$. Batch number $s = 0, 1, \dots$ has $w = \max(1/(s+1), 1 - \text{decay})$: first the plain
-average of all batches, then a moving one that forgets the codes of an encoder that has moved on.
+(2) is Baldi & Hornik's theorem: the minimum is reached where $g \circ f$ projects onto the first $k$ principal
+components; every other set of $k$ components is a saddle. (3) tracks the Gaussian of the codes during training:
+$\bar z$ and $S$ are mean and covariance (divided by n) of a batch's codes, and $m', C'$ are exactly those of the
+mixture of old and new with weights $1 - w$ and $w$. Batch number $s = 0, 1, \dots$ has
+$w = \max(1/(s+1), 1 - \text{decay})$: first the plain average of all batches, then a moving average that forgets the
+codes of earlier encoders.
 
 You need: `nn` (linear layers). New here: the bottleneck, and drawing from ONE Gaussian in its codes, which shows the
 holes.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_autoencoder.py):
-- with ``hidden`` empty both networks are affine: the biases play the part of PCA's centring, and (2) is met exactly;
-- nothing squashes the output while training (a tanh would cost the linear case its theorem); drawn pictures are
+- with ``hidden`` empty both networks are affine: the biases do PCA's centring, and (2) is met exactly;
+- nothing squashes the output in training (with a tanh, (2) would not hold for linear networks); drawn pictures are
   clipped;
 - the Gaussian is a buffer of the module, saved with the weights: drawing needs no data;
 - weights are not averaged, as the codes' statistics belong to the encoder that made them.
@@ -53,7 +54,7 @@ PAPER = "Hinton & Salakhutdinov 2006, Science 313; linear case: Baldi & Hornik 1
 EQUATION = "L = E‖x − g(f(x))‖²"
 TOUR = {"steps": 3000}
 PICTURES = {
-    "reconstruction": "test pictures above, what is left of them behind the bottleneck below",
+    "reconstruction": "test pictures above, their reconstructions below",
     "interpolation": "straight lines between the codes of two test pictures (outermost): the blends pass through holes",
 }
 
@@ -63,7 +64,7 @@ class Config:
     """Settings of the run."""
 
     hidden: tuple[int, ...] = (256, 128)
-    """Widths between picture and code, and mirrored between code and picture; none at all makes it PCA (give it lr 0.03)."""
+    """Hidden widths of the encoder, mirrored in the decoder; with none at all it learns PCA (use lr 0.03)."""
     latent: int = 16
     """Numbers in a code."""
     shift: float = 0.3
@@ -73,11 +74,11 @@ class Config:
     steps: int = 4000
     """Training steps."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
 
 
 class Autoencoder(Module):
@@ -123,7 +124,7 @@ def reconstruction_loss(x: Any, x_hat: Any) -> Any:
 
 
 def track(mean: Any, cov: Any, z: Any, w: float) -> tuple[Any, Any]:
-    """Eq. 3: mean and covariance of the codes seen before (weight 1 - w) and of the batch ``z`` (n, k) (weight w) together."""
+    """Eq. 3: mean and covariance of the codes so far (weight 1 - w) and the batch ``z`` (n, k) (weight w) together."""
     z_bar = z.mean(axis=0)
     centred, moved = z - z_bar, z_bar - mean
     S = centred.T @ centred / len(z)
@@ -134,7 +135,7 @@ def track(mean: Any, cov: Any, z: Any, w: float) -> tuple[Any, Any]:
 
 
 def draw_codes(mean: Any, cov: Any, noise: Any) -> Any:
-    """Codes of $N(m, C)$ from standard normal ``noise`` (n, k), through the symmetric root: a singular $C$ will do."""
+    """Codes of $N(m, C)$ from standard normal ``noise`` (n, k), by the symmetric root of $C$, which may be singular."""
     xp = array_module(cov)
     values, vectors = xp.linalg.eigh(cov)
     root = (vectors * xp.sqrt(xp.maximum(values, 0))) @ vectors.T
@@ -148,7 +149,7 @@ def interpolate(z_a: Any, z_b: Any, count: int) -> Any:
 
 
 def pca_error(train: Any, test: Any, k: int) -> float:
-    """Mean squared error a pixel of ``test`` (m, d) after the first ``k`` principal components of ``train`` (n, d)."""
+    """Mean squared error per pixel of ``test`` (m, d) on the first ``k`` principal components of ``train`` (n, d)."""
     mean = train.mean(axis=0)
     axes = principal_axes(train - mean, k)
     centred = test - mean
@@ -204,7 +205,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return decode(net, draw_codes(net.latent_mean, net.latent_cov, noise)).clip(-1, 1)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """Error of the copies of the test pictures, beside PCA with as many numbers and the mean of the training pictures."""
+        """Reconstruction error on test pictures, of the network, of PCA with as many numbers, of the training mean."""
         train, test = (dataset.scale(s.images[:4096]) for s in (dataset.train, dataset.test))
         copies = to_numpy(decode(net, encode(net, test)))
         flat_train, flat_test = (x.reshape(len(x), -1).astype(np.float64) for x in (train, test))

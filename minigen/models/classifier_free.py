@@ -1,9 +1,8 @@
 r"""Classifier-free guidance. Ho & Salimans 2022, "Classifier-free diffusion guidance", arXiv 2207.12598.
 
-Guidance without a classifier: one network learns both $p(x \mid c)$ and $p(x)$, because in training its label is now
-and then replaced by a null label. What the two predictions differ by points to where the label matters, and sampling
-goes that way further than the conditional model would. No second network is trained, and no gradient is needed to
-sample.
+Guidance without a classifier: one network learns both $p(x \mid c)$ and $p(x)$, because some of its training labels are
+replaced by a null label. The difference between the two predictions is the effect of the label, and sampling
+exaggerates it. No second network is trained, and no gradient is needed to sample.
 
 | symbol | code | shape |
 |---|---|---|
@@ -16,22 +15,22 @@ sample.
 $$\mathbb E \big\| \epsilon_\theta(x_t, c') - \epsilon \big\|^2, \quad c' = \varnothing \text{ with probability } p_{\text{uncond}}, \text{ else } c \qquad \text{(algorithm 1)}$$
 $$\tilde\epsilon_t = (1 + w)\, \epsilon_\theta(x_t, c) - w\, \epsilon_\theta(x_t) = \epsilon_\theta(x_t) + s\, (\epsilon_\theta(x_t, c) - \epsilon_\theta(x_t)), \quad s = 1 + w \qquad (6)$$
 
-``--scale`` is $s$: 0 draws without the label, 1 is the conditional model, more is guidance. The papers after this one
-count so; this one's strengths are $w = s - 1$.
+``--scale`` is $s$: 0 ignores the label, 1 is the conditional model, more is guidance. Later papers use $s$; this one's
+strengths are $w = s - 1$.
 
-Not the paper's: it draws $\log \mathrm{SNR}$ from a continuous range and samples with a variance between
-$\tilde\beta_t$ and $\beta_t$ on a logarithmic scale; here times are the $1 \dots T$ of `models/ddpm.py`, and the
-variance is one of the two.
+Unlike the paper, which draws $\log \mathrm{SNR}$ from a continuous range and samples with a variance interpolated
+between $\tilde\beta_t$ and $\beta_t$ on a logarithmic scale: here times are the $1 \dots T$ of `models/ddpm.py`, and
+the variance is one of the two.
 
-You need: `models/ddpm.py` ($L_{\text{simple}}$, the bound), `samplers/classifier_free.py` (eq. 6). New here: labels
-that are dropped.
+You need: `models/ddpm.py` ($L_{\text{simple}}$, the bound), `samplers/classifier_free.py` (eq. 6). New here: dropping
+labels.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_classifier_free.py):
-- labels are dropped PER SAMPLE, not per batch, and the label is all that is dropped;
-- the null label is a row of its own, not class 0 and not zeros, and is trained;
-- $\hat x_0$ is clipped AFTER guidance, which would else be undone or overdone;
-- samples that nobody asked a class of are drawn with labels in turn, and not with the null label, which a tenth of the
-  training saw.
+- labels are dropped PER SAMPLE, not per batch, and nothing else is dropped;
+- the null label has a trained embedding of its own, neither class 0 nor zeros;
+- $\hat x_0$ is clipped AFTER guidance; clipping the two predictions first could undo or exaggerate it;
+- samples without an asked class are drawn with all labels in turn, not with the null label, which only a tenth of the
+  training samples had.
 """
 
 from collections.abc import Callable
@@ -60,7 +59,7 @@ DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # with classes
 TOUR: dict[str, Any] = {"steps": 1000}
 PRESETS: dict[str, dict[str, Any]] = {"mnist": {"multipliers": (1, 2, 2), "optimiser": "muon", "lr": 4e-3}}
 PICTURES = {
-    "scales": "one class a column, guided more strongly from row to row (s = 0, 1, 2, 4, 8), from the same noise"
+    "scales": "a class per column, guided more strongly from row to row (s = 0, 1, 2, 4, 8), from the same noise"
 }
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 
@@ -70,7 +69,7 @@ class Config:
     """Settings of the run. The defaults draw 8x8 digits after about two minutes on two cores."""
 
     p_uncond: float = 0.1
-    """Share of samples that lose their label in training; the paper finds 0.1 and 0.2 alike and 0.5 worse."""
+    """Share of training samples that lose their label; the paper finds 0.1 and 0.2 equally good and 0.5 worse."""
     T: int = 200
     """Length of the noising chain."""
     schedule: Literal["linear", "scaled-linear", "cosine", "sigmoid"] = "cosine"
@@ -84,9 +83,9 @@ class Config:
     multipliers: tuple[int, ...] = (1, 2)
     """Channels at each resolution, in units of base; each level halves the size."""
     blocks: int = 1
-    """Residual blocks a level on the way down (one more on the way up)."""
+    """Residual blocks per level on the way down (one more on the way up)."""
     attention: tuple[int, ...] = ()
-    """Levels that attend over their pixels, beside the middle; 0 is full resolution."""
+    """Levels with attention over their pixels, besides the middle; 0 is full resolution."""
     heads: int = 2
     """Attention heads."""
     dropout: float = 0.0
@@ -94,13 +93,13 @@ class Config:
     steps: int = 2500
     """Training steps."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures per step."""
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """What moves the weights. Muon learns faster, at twice the rate (`models/ddpm.py`)."""
+    """The optimiser. Muon learns faster, at twice the rate (`models/ddpm.py`)."""
     lr: float = 2e-3
     """Its peak learning rate; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
@@ -116,17 +115,17 @@ class Sampling(sampling.Sampling):
     label: int | None = None
     """The class of all samples; if left out, all classes in turn."""
     scale: float = 1.25
-    """s of eq. 6: 0 ignores the label, 1 is the conditional model, more is surer and less diverse."""
+    """s of eq. 6: 0 ignores the label, 1 is the conditional model, more is clearer classes and less diversity."""
     away_from: int | None = None
-    """A class to move away from, in the place of the null label (a negative prompt)."""
+    """A class to move away from, in place of the null label (a negative prompt)."""
     rescale: float = 0.0
-    """How much of the contrast that guidance adds is taken back (Lin et al. 2023, 2305.08891), from 0 to 1."""
+    """How much of the contrast that guidance adds is removed (Lin et al. 2023, 2305.08891), from 0 to 1."""
 
 
 class LabelledUNet(Module):
     """``model(x_t, t, y)`` -> eps: the label's embedding is added to the time's.
 
-    Labels 0 to classes - 1, and ``null`` = classes.
+    Labels are 0 to classes - 1, and ``null`` = classes.
     """
 
     def __init__(self, channels: int, classes: int, *, base: int, rng: Any, **settings: Any):
@@ -253,7 +252,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.stack([to_numpy(sample(classes, rng=np.random.default_rng(key), scale=scale)) for scale in SCALES])
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The bound over at most 128 test images, told their labels and not, and how many samples are what was asked for."""
+        """The bound over at most 128 test images, with and without labels, and the share of asked classes drawn."""
         some = dataset.test.take(slice(0, 128))
         found = {}
         for what, y in (("with labels", some.labels), ("without", np.full(len(some), model.null))):

@@ -61,7 +61,7 @@ EQUATION = "L = E‖ε − ε_θ(√ᾱ_t x₀ + √(1−ᾱ_t) ε, t)‖²"
 PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"sample_steps": 50, "multipliers": (1, 2, 2), "optimiser": "muon", "lr": 4e-3, "steps": 2500}
 }
-PICTURES = {"interpolation": "test pictures, which stand outermost, and what lies between their latents by DDIM"}
+PICTURES = {"interpolation": "test pictures (outermost), and the interpolation of their DDIM latents between them"}
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,25 @@ class Config:
     multipliers: tuple[int, ...] = (1, 2)
     """Channels at each resolution, in units of base; each level halves the size."""
     blocks: int = 1
-    """Residual blocks a level on the way down (one more on the way up)."""
+    """Residual blocks per level on the way down (one more on the way up)."""
     attention: tuple[int, ...] = ()
-    """Levels that attend over their pixels, beside the middle; 0 is full resolution."""
+    """Levels with attention over their pixels, besides the middle; 0 is full resolution."""
     heads: int = 2
     """Attention heads."""
     dropout: float = 0.0
     """Share of features dropped in every residual block while training."""
     tell_time: bool = True
-    """Tell the network the time. Without, it must see from the picture how noisy it is."""
+    """Tell the network the time. Otherwise it must infer from the picture how noisy it is."""
     steps: int = 1700
     """Training steps."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures per step."""
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """What moves the weights. Muon, at twice the rate, draws about as well after half the steps."""
+    """The optimiser. Muon, at twice the rate, draws about as well after half the steps."""
     lr: float = 2e-3
     """Its peak learning rate; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
@@ -128,8 +128,8 @@ def l_t_weight(t: Any, schedule: Schedule, variance: str = "small") -> Any:
 
 
 def prior_term(x_0: Any, schedule: Schedule) -> Any:
-    r"""$L_T = \mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$ in nats a sample (n,): what the last level still knows; nothing
-    trains it.
+    r"""$L_T = \mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$ in nats per sample (n,): what the last level still tells of
+    $x_0$; it depends on no parameters.
     """
     a = float(schedule.alpha_bar[-1])
     return gaussian.kl(a**0.5 * x_0, np.log(1 - a), x_0 * 0, 0.0).reshape(len(x_0), -1).sum(1)
@@ -145,11 +145,11 @@ def bound_term(
     variance: str = "small",
     clip: float | None = 1.0,
 ) -> Any:
-    r"""$L_{t-1}$ for $t > 1$, or $L_0$ for $t = 1$ (eq. 5), in nats a sample (n,).
+    r"""$L_{t-1}$ for $t > 1$, or $L_0$ for $t = 1$ (eq. 5), in nats per sample (n,).
 
-    $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \sigma_t^2 I))$ (eq. 8 and the variances' share), or
-    the discretised decoder (eq. 13) with $\sigma_1^2 = \beta_1$, as $\tilde\beta_1 = 0$ is no density. ``clip`` limits
-    $\hat x_0$ as in sampling.
+    $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \sigma_t^2 I))$ (eq. 8, with the terms of the
+    variances), or the discretised decoder (eq. 13) with $\sigma_1^2 = \beta_1$, as $\tilde\beta_1 = 0$ gives no
+    density. ``clip`` limits $\hat x_0$ as in sampling.
     """
     x_0_hat = x_0_from_eps(x_t, t, eps_theta, schedule)
     if clip is not None:
@@ -167,7 +167,7 @@ def bound_term(
 
 @dataclass(frozen=True)
 class Bound:
-    """The variational bound, term by term, in bits a dimension: ``terms[t - 1]`` is $L_{t-1}$, ``prior`` is $L_T$."""
+    """The variational bound, term by term, in bits per dimension: ``terms[t - 1]`` is $L_{t-1}$, ``prior`` is $L_T$."""
 
     terms: Any
     prior: float
@@ -190,7 +190,7 @@ def variational_bound(
 ) -> Bound:
     r"""Eq. 5 over the batch ``x_0`` (n, ...): every one of the $T$ terms, with one draw of $x_t$ for each sample and term.
 
-    Computed in float64. Bits a dimension: nats / (dimensions $\ln 2$).
+    Computed in float64. Bits per dimension: nats / (dimensions $\ln 2$).
     """
     x_0 = np.asarray(x_0, np.float64)
     unit = x_0[0].size * np.log(2)
@@ -276,7 +276,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return sampling.edit(eps_model, image, keep, schedule, n=n, rng=rng, steps=steps, **how)
 
     def interpolation(split: Split, *, rng: Any) -> Any:
-        """Rows of 9 between the DDIM latents of two pictures, over 50 levels, between the pictures themselves."""
+        """Rows of 9: a picture, seven on the path between the two DDIM latents, over 50 levels, another picture."""
         a, b = (dataset.scale(split.images[rows]) for rows in (slice(0, 4), slice(4, 8)))
         xp, grid = array_module(unet.conv_in.w.data), schedules.spaced(schedule, min(50, config.T))
         with ag.no_grad():
@@ -286,7 +286,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.concatenate([a[:, None], to_numpy(path), b[:, None]], axis=1)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The variational bound over at most 128 test images, whole and by its parts, and the likelihood of the flow over 64."""
+        """The bound, $L_0$ and $L_T$ over at most 128 test images, and the likelihood by probability flow over 64."""
         x_0 = dataset.scale(dataset.test.images[:128])
         bound = variational_bound(eps_model, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
         return {

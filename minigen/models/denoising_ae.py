@@ -1,10 +1,10 @@
 r"""The denoising autoencoder. Vincent, Larochelle, Bengio & Manzagol 2008 (ICML); Vincent 2011, Neural Computation 23(7).
 
-Noise is added to a picture and a network learns to take it off again. As it cannot know which of all clean pictures it
-came from, the best it can do is to return their mean, and that mean lies from the noisy picture in the direction in
-which pictures become more likely: the residual is $\sigma^2$ times the score of the noised data (Tweedie's formula;
-Efron 2011, JASA 106; for autoencoders Alain & Bengio 2012, arXiv 1211.4246). A chain that follows the score draws
-pictures.
+Noise is added to a picture and a network learns to remove it. As it cannot know which clean picture the noisy one came
+from, the best it can do is to return the mean of the candidates, and from the noisy picture that mean lies in the
+direction in which pictures become more likely: the residual is $\sigma^2$ times the score of the noised data (Tweedie's
+formula; Efron 2011, JASA 106; for autoencoders Alain & Bengio 2012, arXiv 1211.4246). A chain that follows the score
+draws pictures.
 
 | symbol | code | shape |
 |---|---|---|
@@ -24,24 +24,24 @@ $$p = \text{a finite set}: \quad r(\tilde x) = \textstyle\sum_i w_i x_i, \quad w
 $$y' = y + \tfrac\delta2\, s(y) + \sqrt\delta\, \xi, \quad \xi \sim N(0, I) \qquad (6)$$
 
 (3) is denoising score matching (Vincent 2011). (4) is also the best linear denoiser of any data with that mean and
-covariance (Wiener's), and (5) the very best one when the training pictures are all there is. (6) is Langevin's walk:
-its states have density $p_\sigma$ for small $\delta$. They are noisy pictures, so one denoising step ends it (walk and
-jump, Saremi & Hyvärinen 2019, arXiv 1903.02334).
+covariance (the Wiener filter), and (5) the best of all if the data are just the training pictures. (6) is Langevin
+dynamics: its states have density $p_\sigma$ for small $\delta$. They are noisy pictures, so one denoising step follows
+(walk and jump, Saremi & Hyvärinen 2019, arXiv 1903.02334).
 
-**What the samples look like.** One noise level has to do for two things that want different ones. A large $\sigma$
-joins the pictures into one cloud in which the walk gets about, but one jump from there lands on a mean of several
-pictures; a small one gives sharp jumps and a walk that never leaves the basin it began in. The default is a compromise:
-soft digits, about six in ten clear ones. Many levels, one after the other, are the way out, and that is chapter 10.
+**What the samples look like.** One noise level serves two conflicting purposes. A large $\sigma$ merges the pictures
+into one cloud, in which the walk mixes, but one jump from there lands on a mean of several pictures; a small one gives
+sharp jumps and a walk that never leaves the basin it began in. The default is a compromise: soft digits, about six in
+ten clear ones. The remedy is many levels, one after the other: `models/ddpm.py`.
 
 You need: `nn` (linear layers). New here: the score that a denoiser contains, and the walk.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_denoising_ae.py):
 - the target is the clean picture, and the network sees the noisy one only;
 - the residual is divided by $\sigma^2$, not by $\sigma$, and its sign is "towards the clean picture";
-- the walk's noise is $\sqrt\delta$ where its drift is $\delta / 2$; half of either draws from another density;
-- the last state is denoised without noise being added after it;
-- while walking, $r$ is clipped to $[-1, 1]$, where every mean of pictures lies: far from all data a network's residual
-  points anywhere, and without the clip the walk runs off to infinity. The states themselves are not clipped.
+- the walk's noise is $\sqrt\delta$ where its drift is $\delta / 2$; half of either samples another density;
+- no noise is added after the last denoising step;
+- during the walk, $r$ is clipped to $[-1, 1]$, where every mean of pictures lies: far from all data a network's
+  residual is arbitrary, and without the clip the walk diverges. The states themselves are not clipped.
 """
 
 from collections.abc import Callable
@@ -71,19 +71,19 @@ class Config:
     sigma: float = 0.5
     """Standard deviation of the noise, where black is -1 and white is 1."""
     hidden: tuple[int, ...] = (512, 512)
-    """Widths of the network's hidden layers; none at all makes it the best linear denoiser (eq. 4)."""
+    """Widths of the network's hidden layers; with none at all it learns the best linear denoiser (eq. 4)."""
     shift: float = 0.3
     """Share of the training pictures that are moved by up to one pixel."""
     steps: int = 2000
     """Training steps."""
     batch_size: int = 128
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
     """Decay of the averaged weights that denoise and draw."""
     sample_steps: int = 200
@@ -95,7 +95,7 @@ class Sampling:
     """Settings of the walk."""
 
     step_size: float = 0.25
-    """Step $\\delta$ of the walk in units of sigma^2; small is exact and slow, 4 and more falls apart."""
+    """Step $\\delta$ of the walk in units of sigma^2: small is accurate and slow; from 4 on the walk diverges."""
 
 
 class Denoiser(Module):
@@ -111,7 +111,7 @@ class Denoiser(Module):
         return ag.reshape(self.mlp(ag.reshape(x_noisy, (n, int(np.prod(shape))))), x_noisy.shape)
 
 
-# --- losses, and what is known of their optimum -----------------------------------------------------------------------
+# --- losses, and their known optima -----------------------------------------------------------------------------------
 
 
 def denoising_loss(x: Any, x_hat: Any) -> Any:
@@ -126,7 +126,7 @@ def training_loss(denoiser: Callable[..., Any], x: Any, eps: Any, sigma: float) 
 
 
 def score(denoiser: Callable[..., Any], x_noisy: Any, sigma: float) -> Any:
-    r"""Eq. 2: $\nabla \ln p_\sigma(\tilde x)$ as far as the denoiser knows it."""
+    r"""Eq. 2: the denoiser's estimate of $\nabla \ln p_\sigma(\tilde x)$."""
     return (denoiser(x_noisy) - x_noisy) / sigma**2
 
 
@@ -166,9 +166,9 @@ def walk_and_jump(
 ) -> Any:
     """``steps`` of eq. 6 from ``y``, then one denoising step.
 
-    ``callback(t, y)`` sees every state, t = steps..1, and the jump's landing, t = 0.
+    ``callback(t, y)`` is given every state, t = steps..1, and the result of the jump, t = 0.
 
-    Draws ``standard_normal(y.shape)`` once a step.
+    Draws ``standard_normal(y.shape)`` once per step.
     """
     xp = array_module(y)
     for t in range(steps, 0, -1):
@@ -244,7 +244,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         )
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """Error after denoising at most 512 test pictures, beside that of denoisers whose formula is known."""
+        """Error after denoising at most 512 test pictures, compared with denoisers in closed form."""
         x = dataset.scale(dataset.test.images[:512])
         x_noisy = (x + sigma * rng.standard_normal(x.shape)).astype(np.float32)
         train = dataset.scale(dataset.train.images[:4096]).reshape(-1, h * w * c).astype(np.float64)

@@ -1,8 +1,8 @@
 r"""The masked autoencoder. He, Chen, Xie, Li, Dollár & Girshick 2021, arXiv 2111.06377.
 
-A picture is cut into patches, most of them are hidden, and a network says what they were. The encoder is shown the
+A picture is cut into patches, most of them are hidden, and a network predicts them. The encoder sees the
 visible patches only, which makes it cheap; a light decoder gets its output, one shared token in place of every hidden
-patch, and all the positions. Pictures are redundant, so that little is learned from hiding little: three quarters go.
+patch, and all the positions. As pictures are redundant, hiding few patches teaches little: three quarters are hidden.
 
 | symbol | code | shape |
 |---|---|---|
@@ -18,13 +18,13 @@ $$J = \frac{1}{|M|} \sum_{i \in M} \tfrac1P \| \hat x_i - x_i \|^2 \qquad (1)$$
 $$x_i' = \frac{x_i - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}}, \quad \sigma_i^2 = \tfrac{1}{P - 1} \| x_i - \mu_i \|^2 \qquad (2)$$
 $$s = \operatorname{argsort}(u), \quad u \sim U(0, 1)^L, \qquad r = \operatorname{argsort}(s), \qquad M = \{ i : r_i \ge v \} \qquad (3)$$
 
-(2) is the target instead of $x_i$ with ``norm_target``. In (3) $s$ lists the patches in a random order whose first $v$
-are kept, and $r_i$ is the place of patch $i$ in it: ``shuffled[r]`` is the picture in its own order again.
+With ``norm_target``, (2) is the target instead of $x_i$. In (3) $s$ lists the patches in a random order whose first $v$
+are kept, and $r_i$ is the place of patch $i$ in it: ``shuffled[r]`` restores the picture's own order.
 
-**What is drawn.** The paper's model is no generative model: it fills in what is missing. `sample` lets it fill in
-again and again: from pixel noise, each round hides a random share of the patches and replaces them by the prediction.
-A prediction is a mean over all that could be there, so the chain settles on smooth pictures that the model finds
-typical. Many look like digits, but nothing makes their spread that of the data: whole classes never come.
+**What is drawn.** The paper's model is not a generative model: it fills in what is missing. `sample` does this
+repeatedly: starting from pixel noise, each round hides random patches and replaces them by the prediction.
+A prediction is a mean over all that could be there, so the chain settles on smooth pictures that are typical for the
+model. Many look like digits, but nothing makes their distribution that of the data: whole classes never appear.
 
 You need: `nn/transformer.py`, `nn/time.py` (sinusoids). New here: the masks, and the loss on what was hidden.
 
@@ -33,9 +33,9 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_ma
 - the loss is over hidden patches only: visible targets have gradient 0; hidden pixels never reach the encoder;
 - ``restore`` is the argsort of the shuffle, and un-shuffling by the shuffle itself is the classic bug;
 - the decoder's positions are added to the mask tokens too;
-- (2) divides by P - 1, with $\epsilon$ inside the root: a network that says 0 has loss (P - 1) / P on patches
-  that are not flat (a flat one costs it nothing);
-- with ``norm_target``, pictures need $\mu_i$ and $\sigma_i$ of the HIDDEN patch to be shown. That leaks the answer's
+- (2) divides by P - 1, with $\epsilon$ inside the root: a network that outputs 0 has loss (P - 1) / P on patches
+  that are not flat (and 0 on flat ones);
+- with ``norm_target``, showing pictures takes $\mu_i$ and $\sigma_i$ of the HIDDEN patch. That leaks the answer's
   brightness and contrast into the picture (and into the figures, which then say so).
 """
 
@@ -67,7 +67,7 @@ class Config:
     """Settings of the run."""
 
     network: Literal["transformer", "mlp"] = "transformer"
-    """The paper's transformer, or a perceptron that is told picture and mask (better on pictures this small)."""
+    """The paper's transformer, or a perceptron that takes picture and mask (better on pictures this small)."""
     patch: int = 2
     """Side of a patch in pixels; it divides the picture's sides."""
     mask_ratio: float = 0.75
@@ -93,13 +93,13 @@ class Config:
     steps: int = 2500
     """Training steps."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 3e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
     """Decay of the averaged weights that fill in pictures."""
     max_norm: float = 1.0
@@ -126,7 +126,7 @@ def unpatchify(patches: Any, shape: tuple[int, int, int], p: int) -> Any:
 
 @dataclass(frozen=True)
 class Masks:
-    """One mask a sample (eq. 3): ``keep`` (n, v) and ``restore`` (n, L) are integers, ``hidden`` (n, L) is 1 or 0."""
+    """One mask per sample (eq. 3): ``keep`` (n, v) and ``restore`` (n, L) are integers, ``hidden`` (n, L) is 1 or 0."""
 
     keep: Any
     restore: Any
@@ -144,7 +144,7 @@ def random_masks(noise: Any, visible: int) -> Masks:
 def rows(x: Any, ids: Any) -> Any:
     """(n, t, d), (n, k) -> (n, k, d): entry (i, j) is ``x[i, ids[i, j]]``."""
     n, t, d = x.shape
-    flat = ids + t * array_module(ids).arange(n)[:, None]  # rows of (n t, d): integers only, the fastest index there is
+    flat = ids + t * array_module(ids).arange(n)[:, None]  # rows of (n t, d): a single integer index is the fastest
     return ag.embedding(ag.reshape(x, (n * t, d)), flat)
 
 
@@ -152,7 +152,7 @@ def rows(x: Any, ids: Any) -> Any:
 
 
 def masked_loss(pred: Any, target: Any, hidden: Any) -> Any:
-    """Eq. 1 over the hidden patches of a batch: a scalar. All samples hide equally many, so it is also the mean of their losses."""
+    """Eq. 1 over a batch's hidden patches: a scalar, also the mean of the samples' losses, as all hide equally many."""
     d = pred - target
     return ag.sum(ag.mean(d * d, -1) * hidden) / hidden.sum()
 
@@ -169,7 +169,7 @@ def normalise(patches: Any, eps: float = 1e-6) -> Any:
 
 
 def denormalise(pred: Any, patches: Any, eps: float = 1e-6) -> Any:
-    """Eq. 2 backwards, with mean and variance of ``patches``: of the very patches that ``pred`` guesses."""
+    """Eq. 2 inverted, with mean and variance of ``patches``, the very patches that ``pred`` predicts."""
     mean, var = statistics(patches)
     return pred * (var + eps) ** 0.5 + mean
 
@@ -220,7 +220,7 @@ class PatchTransformer(Module):
 
 
 class PatchMLP(Module):
-    """A perceptron with residual layers that sees the whole picture with zeros for what is hidden, and the mask."""
+    """A perceptron with residual layers over the whole picture, with zeros for what is hidden, and the mask."""
 
     def __init__(self, L: int, P: int, config: Config, *, rng: Any):
         c = config.width
@@ -268,7 +268,7 @@ def fill_in(net: Any, patches: Any, masks: Masks, *, norm_target: bool = False) 
 
 
 def features(net: Any, patches: Any) -> Any:
-    """What the encoder makes of whole pictures, (n, L, P) -> (n, c): for a linear probe."""
+    """The encoder's features of whole pictures, (n, L, P) -> (n, c): for a linear probe."""
     n, L, _ = patches.shape
     everything = random_masks(array_module(patches).tile(np.arange(L), (n, 1)), L)
     with ag.no_grad():
@@ -354,9 +354,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         ]
 
     def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None) -> Any:
-        """``n`` pictures after ``steps`` rounds (``sample_steps`` if None) from pixel noise: see the file's docstring
-        for what they are.
-        """
+        """``n`` pictures after ``steps`` rounds (``sample_steps`` if None) from pixel noise: see "What is drawn"."""
         steps = config.sample_steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps must be at least 1 round, got {steps}")
@@ -369,7 +367,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return unpatchify(patches, (h, w, c), p)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """Error in hidden patches of at most 512 test pictures (four masks each if they have few patches), beside fills
+        """Error in hidden patches of at most 512 test pictures (four masks each if they have few patches), and of fills
         that need no network.
 
         On the scale from 0 to 1, so a quarter of the squared error on [-1, 1].
