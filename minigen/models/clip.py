@@ -1,9 +1,9 @@
 r"""CLIP. Radford, Kim, Hallacy, Ramesh, Goh et al. 2021, "Learning transferable visual models from natural language
 supervision", arXiv 2103.00020.
 
-Two networks, one for pictures and one for captions, put what they see on one sphere. Of a batch of pairs, each picture
-must pick its caption among all the captions, and each caption its picture; nothing else is ever labelled. A classifier
-for any classes that words can name then needs no training: it is the caption that lies nearest.
+Two networks, one for pictures and one for captions, embed their inputs on one sphere. In a batch of pairs, each picture
+must pick its caption among all the captions, and each caption its picture; there are no other labels. A classifier
+for any classes that words can name then needs no training: it is the nearest caption.
 
 | symbol | code | shape |
 |---|---|---|
@@ -13,7 +13,7 @@ for any classes that words can name then needs no training: it is the caption th
 | $F_{im}$, false captions of picture i alone | ``false`` | (n, m, d) |
 | $x_t$, a noisy picture | ``x``, ``t`` | (n, h, w, c), (n,) |
 
-The paper has pseudocode (figure 3) in place of numbered equations; the numbers here are this file's.
+The paper has pseudocode (figure 3) instead of numbered equations; the numbers here are this file's.
 
 $$\ell_{ij} = s\, I_i \cdot T_j \qquad (1)$$
 $$L = -\frac{1}{2n} \sum_{ij} P_{ij} \Big[ \ln \frac{e^{\ell_{ij}}}{\sum_k e^{\ell_{ik}} + \sum_m e^{s\, I_i \cdot F_{im}}} + \ln \frac{e^{\ell_{ij}}}{\sum_k e^{\ell_{kj}}} \Big] \qquad (2)$$
@@ -22,41 +22,41 @@ $$W = \mathrm{norm}\Big(\frac1K \sum_k \mathrm{norm}\, T(\text{prompt}_k)\Big) \
 $$p(c \mid I) \propto \sum_{r} e^{s\, I \cdot W_{cr}} \qquad (5)$$
 
 The paper has $P$ = the identity and no $F$. (3) is for a world of few captions: $c_i$ is what caption i MEANS, so that
-a paraphrase of the right answer is right as well (one that leaves the background out means something else, even where
-it is true). Where equal captions have equal embeddings, (3) gives the very loss of the identity (a sum over copies of
-one column can be taken in any order), at its least $\ln$ of the number of copies above 0; it differs where words
-differ. $F$ are captions of the same picture with one thing wrong (Yuksekgonul et al. 2022, 2210.01936): without them
-nothing in a batch asks who is left and who is right, and a bag of words does.
+a paraphrase of the right answer is right as well (a caption that does not name the background means something else,
+even where it is true). If equal captions have equal embeddings, (3) gives the same loss as the identity (the terms of
+copies of a column can be summed in any order), whose minimum is $\ln$ of the number of copies, not 0; the two differ
+where paraphrases do. $F$ are captions of the same picture with one thing wrong (Yuksekgonul et al. 2022, 2210.01936):
+without them nothing in a batch asks which thing is on the left, and a bag of words suffices.
 
 **Zero-shot.** (4) is one vector for prompts that say the same in other words. A class may leave open what a caption
-never does: "a red circle" has a size and a place. The mean of all of them is near to none, so (5) adds up their
-probabilities instead; where a class has one description it is the paper's classifier.
+always names: "a red circle" can have any size and place. The mean over all of these is close to none of them, so (5)
+adds up their probabilities instead; for a class with one description it is the paper's classifier.
 
-**What the best score is.** For pairs from $p(i, t)$, (2) with the identity is least where
+**What the best score is.** For pairs from $p(i, t)$, (2) with the identity is minimal where
 $\ell = \ln \frac{p(i, t)}{p(i)\,p(t)} + \text{const}$, whatever n, and $\ln n - \mathbb E L$ never exceeds the mutual
 information of picture and caption (van den Oord, Li & Vinyals 2018, 1807.03748, eq. 4 and appendix A).
 
-**Noise.** With ``noise_aware`` the image network is told $t$ and trained on
+**Noise.** With ``noise_aware`` the image network is given $t$ and trained on
 $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, $t$ uniform over $0 \dots T$ (Nichol et al.
-2021, 2112.10741, section 2.4), because guidance asks what a picture shows while there is hardly a picture yet. At
-$t = 0$ it is CLIP.
+2021, 2112.10741, section 2.4), because guidance needs to know what a picture shows when there is hardly a picture yet.
+At $t = 0$ it is CLIP.
 
 **Sampling.** CLIP draws nothing. `sample` RETRIEVES: of 4,096 test pictures those that fit the prompt best, the best
-first. Of a prompt about two things there may be none that is right.
+first. For a prompt about two things there may be no right one among them.
 
 You need: `nn/transformer.py`, `data/captions.py`, `maths/diffusion.py` (the noise). New here: two networks that meet in
 one space.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_clip.py):
-- the PARAMETER $\tau$ is kept in $[0, \ln 100]$ after each step: clamping its use instead would end its gradient at the
-  bound;
+- the PARAMETER $\tau$ is clamped to $[0, \ln 100]$ after each step: clamping where it is used would make its gradient
+  zero beyond the bound;
 - it starts at $\ln(1 / 0.07)$, not at 0;
-- the text's vector stands where <eos> stands, found by its place: here it is not the largest token;
-- attention is causal, as in the paper: what stands behind <eos>, padding, changes nothing;
+- the text's vector is the output at <eos>, whose position is searched for: here <eos> is not the largest token;
+- attention is causal, as in the paper: the padding behind <eos> changes nothing;
 - false captions compete in the sum over captions only; they have no picture of their own;
-- compositions that are held out of training are not used as false captions either: a sentence that is only ever wrong
-  is learnt as wrong;
-- prompts are normalised before AND after their mean.
+- compositions that are held out of training are not used as false captions either: a sentence that is always wrong
+  would be learnt as wrong;
+- prompts are normalised before AND after taking their mean.
 """
 
 from collections.abc import Sequence
@@ -93,14 +93,14 @@ PROMPTS = (
     "a small green triangle above a large orange ring",
     "a big cyan circle to the right of a little red square",
 )
-PICTURES = {"retrieval": "the test pictures that fit best, a row for each of: " + "; ".join(PROMPTS)}
+PICTURES = {"retrieval": "the test pictures that fit best, one row per prompt: " + "; ".join(PROMPTS)}
 POOL = 4096  # test pictures that are searched
-RETRIEVED = 512  # test pictures, and captions, that retrieval is measured among
-MEASURED = 1024  # pictures that the other figures are taken over
+RETRIEVED = 512  # test pictures, with their captions, on which retrieval is measured
+MEASURED = 1024  # pictures on which everything else is measured
 
 LOG_SCALE = (0.0, float(np.log(100.0)))  # the bounds of tau
 START = float(np.log(1 / 0.07))
-BLOCK = 256  # pictures or prompts that go through a network at once where nothing is learnt
+BLOCK = 256  # pictures or prompts that go through a network at once outside training
 
 
 @dataclass(frozen=True)
@@ -126,19 +126,19 @@ class Config:
     T: int = 200
     """Length of the noising chain of noise_aware."""
     shift: float = 1.0
-    """Its SNR is that of the cosine schedule over shift^2, see `schedules.shifted`."""
+    """The chain's SNR is that of the cosine schedule divided by shift^2, see `schedules.shifted`."""
     steps: int = 1200
     """Training steps."""
     batch_size: int = 128
-    """Pairs a step."""
+    """Pairs per step."""
     lr: float = 5e-3
     """Peak learning rate of Muon (hidden matrices) and AdamW (the rest); falls along a cosine."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
-    """Decay of all parameters beside the gradient (it pulls the scale towards 1, far weaker than the loss pulls)."""
+    """Decoupled decay of all parameters (it pulls the scale towards 1, far more weakly than the loss pulls)."""
     ema: float = 0.99
-    """Decay of the averaged weights that everything but training uses."""
+    """Decay of the averaged weights, which are used outside training."""
     max_norm: float = 1.0
     """Largest global norm of the gradient."""
 
@@ -148,19 +148,19 @@ class Sampling:
     """Settings of sampling, which retrieves test pictures: CLIP draws none."""
 
     prompt: str | None = None
-    """What the pictures shall show; six different things in turn if left out."""
+    """What the pictures should show; six prompts in turn if left out."""
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def normalise(x: Any) -> Any:
-    """Vectors along the last axis, brought to unit length."""
+    """Vectors along the last axis, scaled to unit length."""
     return x / ag.sqrt(ag.sum(x * x, -1, keepdims=True) + 1e-12)
 
 
 def same_meaning(meanings: Sequence[Any]) -> Any:
-    """Eq. 3: $P$ (n, n) float64 of what n captions mean, any values that can be compared."""
+    """Eq. 3: $P$ (n, n) float64 from the meanings of n captions, any hashable values."""
     first: dict[Any, int] = {}
     group = np.array([first.setdefault(m, len(first)) for m in meanings])
     same = group[:, None] == group
@@ -187,20 +187,20 @@ def contrastive_loss(image: Any, text: Any, log_scale: Any, targets: Any = None,
 
 
 def clamp(log_scale: Any) -> None:
-    """Put the parameter back into its bounds, in place: what happens after every step."""
+    """Clamp the parameter to its bounds, in place: called after every step."""
     log_scale.data[...] = np.clip(log_scale.data, *LOG_SCALE)
 
 
-# --- captions with something wrong ------------------------------------------------------------------------------------
+# --- false captions ---------------------------------------------------------------------------------------------------
 
 
 def changes(scene: Scene) -> dict[str, list[Scene]]:
-    """What a picture of ``scene`` surely does NOT show: kind of change -> scenes that differ in it alone.
+    """What a picture of ``scene`` certainly does NOT show: kind of change -> scenes that differ in it alone.
 
-    One attribute of one thing is another ("shape", "colour", "size"), the "place" or the "relation" is (left of:
-    above), or two things have exchanged their places ("order"), their "shapes", "colours" or "sizes". ``scene`` names
-    all of them (the background may be left open: it is changed if it is named). Compositions that are held out of
-    training do not come up, nor do kinds with nothing to change.
+    The change is in one attribute of one thing ("shape", "colour", "size"), in the "place", the "background" or the
+    "relation" (left of: above), or two things exchange their places ("order"), their "shapes", "colours" or "sizes".
+    ``scene`` names all of these, except perhaps the background, which is changed if it is named. Compositions that are
+    held out of training are left out, as are kinds with nothing to change.
     """
     things, place, relation, background = scene.things, scene.place, scene.relation, scene.background
 
@@ -230,12 +230,12 @@ def changes(scene: Scene) -> dict[str, list[Scene]]:
     return {kind: scenes for kind, scenes in allowed.items() if scenes}
 
 
-ASKED = ("shape", "order", "shapes", "colours", "sizes")  # kinds that the other captions of a batch hardly ask about
+ASKED = ("shape", "order", "shapes", "colours", "sizes")  # kinds that the other captions of a batch hardly test
 
 
 def false_captions(scene: Scene, count: int, *, rng: Any) -> list[str]:
-    """``count`` false captions of a picture of ``scene``: one of each kind of ``ASKED`` that it has, in random order,
-    and on from the first.
+    """``count`` false captions of a picture of ``scene``, cycling through the kinds of ``ASKED`` that it has, in random
+    order.
     """
     found = changes(scene)
     kinds = [found[kind] for kind in ASKED if kind in found]
@@ -251,7 +251,7 @@ def false_captions(scene: Scene, count: int, *, rng: Any) -> list[str]:
 
 
 class ImageTower(Module):
-    """Convolutions down to few pixels, which are kept apart: where a thing stands is half of what a caption says."""
+    """Convolutions down to few pixels, which are not pooled: half of what a caption says is where things are."""
 
     def __init__(self, shape: tuple[int, ...], config: Config, *, rng: Any):
         h, w, c = shape
@@ -269,7 +269,7 @@ class ImageTower(Module):
             self.told = [Linear(128, a, initial=init.zeros, rng=rng) for a in widths]
 
     def forward(self, x: Any, t: Any = None) -> Any:
-        """(n, h, w, c) in [-1, 1], and times (n,) for a tower that is told them (None: clean) -> (n, d)."""
+        """(n, h, w, c) in [-1, 1], and times (n,) for a noise-aware tower (None: clean) -> (n, d)."""
         e = None
         if self.time is not None:
             e = ag.silu(self.time(0 if t is None else t, len(x)))
@@ -283,7 +283,7 @@ class ImageTower(Module):
 
 
 class TextTower(Module):
-    """A transformer over the words, each of which sees those before it; its output at <eos> is the text's vector."""
+    """A causal transformer over the words; its output at <eos> is the text's vector."""
 
     def __init__(self, tokenizer: WordTokenizer, config: Config, *, rng: Any):
         self.eos = tokenizer.eos
@@ -293,8 +293,8 @@ class TextTower(Module):
         self.out = Linear(config.text_width, config.width, rng=rng)
 
     def features(self, tokens: Any, *, penultimate: bool = False) -> Any:
-        """Tokens (n, t) -> a vector for each of them (n, t, c): what the last block says, or the one before; the last
-        norm follows.
+        """Tokens (n, t) -> a vector for each of them (n, t, c): the output of the last block, or of the one before it,
+        after the final norm.
         """
         h = self.embed(tokens) + self.positions[: tokens.shape[1]]
         for block in self.transformer.blocks[: -1 if penultimate else None]:
@@ -304,7 +304,7 @@ class TextTower(Module):
     def forward(self, tokens: Any) -> Any:
         """Tokens (n, t) -> (n, d).
 
-        The shorter half of the texts goes through on its own: a row costs what its longest neighbour does.
+        The shorter half of the texts is processed separately, as each row of a batch costs as much as the longest.
         """
         xp, at = array_module(tokens), ends(tokens, self.eos)
         order, found = xp.argsort(at), []
@@ -316,7 +316,7 @@ class TextTower(Module):
 
 
 def ends(tokens: Any, eos: int) -> Any:
-    """Where the first ``eos`` of every row stands (n,); ValueError for a row without one."""
+    """The position of the first ``eos`` in every row (n,); ValueError for a row without one."""
     at = tokens == eos
     if not at.any(1).all():
         raise ValueError(f"tokens must have the end-of-text token {eos} in every row")
@@ -347,7 +347,7 @@ class CLIP(Module):
         return normalise(self.text(tokens))
 
     def read(self, prompts: Any) -> Any:
-        """Prompts (a list of strings, or an array of tokens) as tokens (n, t) on the network's device, t as short as it can be."""
+        """Prompts (a list of strings, or an array of tokens) as tokens (n, t) on the network's device, t minimal."""
         tokens = to_numpy(prompts) if hasattr(prompts, "dtype") else self.tokenizer.batch(prompts)[0]
         if tokens.ndim != 2 or tokens.shape[1] > self.tokenizer.length or tokens.dtype.kind not in "iu":
             raise ValueError(
@@ -360,7 +360,7 @@ class CLIP(Module):
 
 @dataclass(frozen=True)
 class Embedder:
-    """A trained CLIP as functions of plain arrays: nothing is recorded, and large inputs go through in blocks."""
+    """A trained CLIP as functions of plain arrays: nothing is recorded, and large inputs are processed in blocks."""
 
     net: CLIP
 
@@ -378,7 +378,7 @@ class Embedder:
     def encode_text(self, prompts: Any) -> Any:
         """Prompts, strings or rows of tokens (n, t) -> unit vectors (n, d).
 
-        "" is the null prompt: no caption is, so its vector says nothing.
+        "" is the null prompt: no training caption is empty, so its vector is meaningless.
         """
         return self._in_blocks(len(prompts), lambda rows: self.net.embed_text(self.net.read(prompts[rows])))
 
@@ -390,7 +390,7 @@ class Embedder:
         return features, tokens != self.net.tokenizer.pad
 
     def scores(self, images: Any, prompts: Any) -> Any:
-        """The cosine of each picture with its own prompt (n,): what re-ranking sorts by."""
+        """The cosine of each picture with its own prompt (n,): the key of re-ranking."""
         if len(images) != len(prompts):
             raise ValueError(f"every picture needs a prompt: got {len(images)} pictures and {len(prompts)} prompts")
         return (self.encode_image(images) * self.encode_text(prompts)).sum(1)
@@ -405,12 +405,12 @@ class Embedder:
 
 
 def ensemble(vectors: Any) -> Any:
-    """Eq. 4: one vector (..., d) for prompts (..., k, d) that say the same."""
+    """Eq. 4: one vector (..., d) for prompts (..., k, d) that mean the same."""
     return ag.raw(normalise(ag.mean(normalise(vectors), -2)))
 
 
 def zero_shot(image: Any, vectors: Any, log_scale: Any) -> Any:
-    """Eq. 5: ln p(class | picture) (n, classes) of pictures (n, d) and the descriptions of each class (classes, k, d)."""
+    """Eq. 5: ln p(class | picture) (n, classes) of pictures (n, d) and each class's descriptions (classes, k, d)."""
     classes, k, d = vectors.shape
     scores = np.exp(log_scale) * (image @ vectors.reshape(classes * k, d).T)
     return ag.log_softmax(ag.logsumexp(scores.reshape(len(image), classes, k), -1), -1)
@@ -420,7 +420,7 @@ PAIRS = [(colour, shape) for shape in SHAPES for colour in COLOURS]  # the 35 cl
 
 
 def pair_prompts(colour: str, shape: str) -> list[list[str]]:
-    """One thing of this colour and shape in every size and place, each said in the three ways that a caption may begin."""
+    """One thing of this colour and shape in every size and place, each with the three openings that captions have."""
     scenes = [Scene((Thing(shape, colour, size),), place, None, None) for size in SIZES for place in PLACES]
     return [[opening + canonical(scene) for opening in captions.OPENINGS] for scene in scenes]
 
@@ -431,7 +431,7 @@ def pair_classifier(embedder: Any) -> Any:
     return ensemble(embedder.encode_text(prompts.ravel().tolist()).reshape(*prompts.shape, -1))
 
 
-# --- training and what it is good for ---------------------------------------------------------------------------------
+# --- training and evaluation ------------------------------------------------------------------------------------------
 
 
 def check(config: Config, shape: tuple[int, ...]) -> None:
@@ -453,7 +453,7 @@ def check(config: Config, shape: tuple[int, ...]) -> None:
 
 
 def stage(net: CLIP, config: Config, dataset: Dataset, name: str = "clip") -> Stage:
-    """The training of a CLIP, for the systems that have one."""
+    """The training stage of a CLIP, for the systems that contain one."""
     schedule = schedules.shifted(schedules.cosine(config.T), config.shift)
 
     def loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
@@ -494,9 +494,9 @@ def truth(prompts: Sequence[Scene], scenes: Sequence[Scene]) -> Any:
 
 
 def true_beats_false(embedder: Any, images: Any, scenes: Sequence[Scene], *, rng: Any) -> dict[str, float]:
-    """How often the picture is nearer to its true caption than to one with a single change, by what was changed.
+    """How often a picture is nearer to its true caption than to one with a single change, by kind of change.
 
-    One random change of each kind a picture; both captions name everything. A tie is a loss.
+    One random change of each kind per picture; both captions name everything. A tie counts as a failure.
     """
     image, true = embedder.encode_image(images), embedder.encode_text([canonical(scene) for scene in scenes])
     rows: dict[str, list[int]] = {}
@@ -522,7 +522,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     embedder, size = Embedder(net), dataset.shape[0]
 
     def best(split: Split, prompts: Sequence[str], count: int) -> Any:
-        """The ``count`` pictures of the first ``POOL`` of a split that fit each prompt best: (prompts, count, h, w, c)."""
+        """The ``count`` best pictures for each prompt, of the first ``POOL`` of a split: (prompts, count, h, w, c)."""
         x = dataset.scale(split.images[:POOL])
         if count > len(x):
             raise ValueError(f"at most {len(x)} pictures can be retrieved for one prompt, {count} were asked for")
@@ -530,8 +530,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return x[order[:, :count]]
 
     def sample(n: int, *, rng: Any, steps: int | None = None, callback: Any = None, prompt: str | None = None) -> Any:
-        """``n`` test pictures: those nearest to ``prompt``, the nearest first; without one, in turn those of each of
-        ``PROMPTS``.
+        """``n`` test pictures: those nearest to ``prompt``, the nearest first; without one, those of each of
+        ``PROMPTS`` in turn.
         """
         if steps is not None:
             raise ValueError(f"CLIP retrieves in one step: steps must be left out, got {steps}")

@@ -1,15 +1,15 @@
 r"""DALL-E. Ramesh et al. 2021, "Zero-shot text-to-image generation", arXiv 2102.12092.
 
-A codec turns pictures into small grids of integers; behind the words of their captions those are one sequence of
-tokens, and a transformer learns to say the next token. Given a caption it goes on with a picture. Of several pictures
-for one prompt, CLIP says which fits best.
+A codec turns pictures into small grids of integers; appended to the words of their captions these make one sequence of
+tokens, and a transformer learns to predict the next token. Given a caption it continues with a picture. Of several
+pictures for one prompt, CLIP chooses the one that fits best.
 
 | symbol | code | shape |
 |---|---|---|
 | $y$, the caption | ``text``: words, <eos>, <pad> as the tokenizer writes them | (n, T) |
 | $z$, the picture's codes | ``codes`` | (n, h', w') |
 | the sequence | ``tokens`` = `sequence` (text, codes) | (n, T + h' w') |
-| $\ln p_\psi(y, z)$ | ``DALLE.logits``: entry i is about token i, given those before it | (n, t, V + T + K) |
+| $\ln p_\psi(y, z)$ | ``DALLE.logits``: entry i is for token i, given those before it | (n, t, V + T + K) |
 | $w$ | ``text_weight`` | |
 
 $$\ln p_{\theta,\psi}(x, y) \ge \mathbb E_{q_\phi(z \mid x)} \big[ \ln p_\theta(x \mid y, z) - \beta\, \mathrm{KL}(q_\phi(y, z \mid x), p_\psi(y, z)) \big] \qquad (1)$$
@@ -17,29 +17,29 @@ $$L = w\, \frac1{T} \sum_{i < T} -\ln p(y_i \mid y_{<i}) + (1 - w)\, \frac1{h'w'
 $$\ell = \ell_\varnothing + s\, (\ell_y - \ell_\varnothing) \qquad \text{(guidance, Ho \& Salimans 2022, 2207.12598; not in the paper)}$$
 $$x = \operatorname{argmax}_{k \le N} \mathrm{CLIP}(x_k, y) \qquad \text{(section 2.6)}$$
 
-(1) is raised in two stages: the codec first, with a uniform $p_\psi$ (`dvae`; or `vq_vae`, whose KL is a constant),
+(1) is maximised in two stages: the codec first, with a uniform $p_\psi$ (`dvae`; or `vq_vae`, whose KL is a constant),
 then $p_\psi$ alone.
 
 **Tokens.** One numbering without overlaps: words are $0 \dots V - 1$, the padding at text position i is $V + i$, a
 token of its own as in the paper, and code k is $V + T + k$. Two heads, one over words and padding, one over codes: a
-text position has the logit $-\infty$ for every code and a picture's position for every word.
+text position has the logit $-\infty$ for every code, a picture position for every word.
 
-**What is not the paper's.** The paper's 64 layers attend along rows, columns and in small windows; here four layers
-attend to all tokens, and each place is also told the codes above it and to its left directly. Captions are left out of
-some training pairs (the null prompt, <eos> alone), so that prompts can be exaggerated by guidance.
+**What differs from the paper.** The paper's 64 layers attend along rows, columns and in small windows; here four layers
+attend to all tokens, and each place also takes the codes above it and to its left as direct inputs. Some training pairs
+lose their captions (the null prompt, <eos> alone), so that guidance can exaggerate prompts.
 
 You need: `samplers/autoregressive.py`, `models/vq_vae.py` and `models/dvae.py` (codecs), `models/clip.py` (the judge).
 New here: two kinds of tokens in one sequence, and best-of-N.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle.py):
-- nothing writes into a caption: the null prompt is another array, in training and in sampling, and CLIP is asked about
-  the prompt that the picture was drawn for, with what it had left open;
-- no position can draw a token of the other kind, whatever the network says;
-- what stands behind <eos> changes nothing;
-- a code is predicted from what is before it only: the codes above and to the left are looked up, never those to come;
-- sample i and its candidates, if each has as many, have random numbers of their own: they do not depend on how many
-  samples are drawn;
-- the winner is the first of the best.
+- nothing writes into a caption: the null prompt is another array, in training and in sampling, and CLIP scores
+  the prompt that the picture was drawn for, completed where it was left open;
+- no position can draw a token of the other kind, whatever the network outputs;
+- tokens behind <eos> change nothing;
+- a code is predicted from what precedes it only: the codes above and to the left are looked up, never later ones;
+- sample i and its candidates have random numbers of their own: for a fixed number of candidates they do not depend on
+  how many samples are drawn;
+- of equally good candidates the first wins.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ DATA = "shapes"
 TOUR: dict[str, Any] = {"codec_steps": 400, "clip_steps": 200, "steps": 800}
 PRESETS: dict[str, dict[str, Any]] = {"long": {"codec_steps": 4000, "clip_steps": 4000, "steps": 12000}}
 PICTURES = {
-    "reranked": "a prompt a row, its 16 candidates sorted by CLIP's score, the best first",
+    "reranked": "one prompt per row, its 16 candidates sorted by CLIP's score, the best first",
     "completion": "test pictures, what is kept of them (the upper half of the codes), and four completions for their captions",
 }
 
@@ -78,9 +78,9 @@ OFFSETS = (
     (1, 0),
     (1, 1),
     (0, 2),
-)  # codes that a place is told besides the one before it: rows up, columns to the right (0, 2: left)
+)  # codes that a place takes as inputs besides the one before it: rows up, columns to the right (0, 2: left)
 BLOCK = 256  # sequences that are drawn at once
-SHOWN = 64  # prompts a group in the figures
+SHOWN = 64  # prompts per group in the figures
 CANDIDATES = 16
 
 
@@ -91,7 +91,7 @@ class Config:
     codec: Literal["vq", "dvae"] = "vq"
     """How pictures become codes: the VQ-VAE, or the paper's discrete VAE."""
     codes: int = 256
-    """Codes a place can have."""
+    """Number of codes in the codebook."""
     codec_steps: int = 2400
     """Training steps of the codec."""
     clip_steps: int = 1000
@@ -105,17 +105,17 @@ class Config:
     text_weight: float = 1 / 8
     """Weight of the caption's tokens in the loss; the codes have the rest."""
     p_uncond: float = 0.1
-    """Share of the captions that are left out in training, for guidance."""
+    """Share of the captions that are dropped in training, for guidance."""
     steps: int = 3000
     """Training steps of the transformer."""
     batch_size: int = 32
-    """Pairs a step of the transformer."""
+    """Pairs per step of the transformer."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
-    """Decay of the averaged weights that everything but training uses."""
+    """Decay of the averaged weights, which are used outside training."""
     max_norm: float = 1.0
     """Largest global norm of the gradient."""
 
@@ -125,17 +125,17 @@ class Sampling:
     """Settings of sampling."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
-    not name is drawn; the empty prompt asks for anything.
+    """What to draw; if left out, the captions of validation scenes, one per sample. A size, colour or place that it
+    does not name is chosen at random; the empty prompt asks for anything.
     """
     rerank: int = 1
-    """Candidates for each sample, of which CLIP's favourite is shown."""
+    """Candidates per sample, of which CLIP's favourite is shown."""
     temperature: float = 0.5
-    """Below 1 likely codes become likelier; 0 takes the likeliest. 1 is the model's own spread, and often no clean shape."""
+    """Below 1 favours likely codes; 0 takes the likeliest; 1 is the model's own spread, often without clean shapes."""
     top_k: int | None = None
-    """Draw among so many likeliest codes."""
+    """Draw among this many of the likeliest codes."""
     top_p: float | None = None
-    """Draw among the likeliest codes that have this probability together."""
+    """Draw among the fewest likeliest codes whose total probability reaches this."""
     guidance: float = 1.5
     """s in null + s (prompt - null), of logits: 0 ignores the prompt, 1 is the model, more exaggerates the prompt."""
 
@@ -145,7 +145,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words 0 .. V-1, the padding of position i V+i, code k V+T+k."""
+    """Words are 0 .. V-1, the padding at position i is V+i, code k is V+T+k."""
 
     words: int
     length: int
@@ -160,7 +160,7 @@ class Vocabulary:
         return self.words + self.length
 
     def of_text(self, text: Any, eos: int) -> Any:
-        """Rows of words (n, T) -> tokens: what stands behind the first <eos>, whatever it is, becomes padding."""
+        """Rows of words (n, T) -> tokens: everything behind the first <eos> becomes padding."""
         is_eos = text == eos
         behind = np.cumsum(is_eos, 1) - is_eos > 0
         return np.where(behind, self.words + np.arange(self.length), text)
@@ -180,14 +180,14 @@ def sequence(vocabulary: Vocabulary, text: Any, codes: Any, eos: int) -> Any:
 
 
 def without_captions(text: Any, null: Any, left_out: Any) -> Any:
-    """``text`` (n, T) with ``null`` (T,) in the rows that are ``left_out`` (n,), as a new array."""
+    """``text`` (n, T) with ``null`` (T,) in the rows that are ``left_out`` (n,): a new array."""
     return np.where(left_out[:, None], null, text)
 
 
 def earlier(grid: tuple[int, int], offsets: Sequence[tuple[int, int]] = OFFSETS) -> Any:
     """For every place in raster order, the places of its neighbours ``offsets``, or -1 beyond the edge: (h' w', offsets).
 
-    All of them are at least two places earlier: the one just before is told anyway.
+    All of them are at least two places earlier: the code just before is an input anyway.
     """
     h, w = grid
     row, column = np.divmod(np.arange(h * w), w)
@@ -221,7 +221,7 @@ class DALLE(Module):
         return self.vocabulary.length + len(self.earlier)
 
     def embed(self, tokens: Any, first: int) -> Any:
-        """Inputs of the positions ``first`` .. t, whose tokens come after ``tokens`` (n, t): (n, t + 1 - first, d)."""
+        """Inputs at positions ``first`` .. t, from the ``tokens`` (n, t) before them: (n, t + 1 - first, d)."""
         n, t = tokens.shape
         T, K = self.vocabulary.length, self.vocabulary.codes
         xp = array_module(self.table.data)
@@ -241,11 +241,11 @@ class DALLE(Module):
         return x + told if words <= 0 else ag.concat([x[:, :words], x[:, words:] + told], axis=1)
 
     def forward(self, tokens: Any) -> Any:
-        """What is known before each token: (n, t) -> (n, t, d)."""
+        """The last hidden states, from which each token is predicted: (n, t) -> (n, t, d)."""
         return self.transformer(self.embed(tokens[:, :-1], 0), causal=True)
 
     def losses(self, tokens: Any) -> tuple[Any, Any]:
-        """The mean of -ln p over all the captions' tokens, and over all codes, of whole sequences."""
+        """The mean of -ln p over all caption tokens, and over all codes, of whole sequences."""
         h, T = self(tokens), self.vocabulary.length
         return (
             mean_cross_entropy(self.text_head(h[:, :T]), tokens[:, :T]),
@@ -263,11 +263,11 @@ class DALLE(Module):
         return out
 
     def logits(self, tokens: Any) -> Any:
-        """The contract of `samplers/autoregressive.py`: (n, t) -> (n, t, V + T + K)."""
+        """The interface of `samplers/autoregressive.py`: (n, t) -> (n, t, V + T + K)."""
         return self.heads(self(tokens), 0)
 
     def step(self, new: Any, cache: Any = None) -> tuple[Any, Any]:
-        """The cached step of the same contract."""
+        """The cached step of the same interface."""
         first, past = 0, None
         if cache is not None:
             before, past = cache
@@ -312,7 +312,7 @@ def transformer_stage(net: DALLE, loss: Any, config: Config) -> Stage:
 
 
 def with_null(step: autoregressive.Step, null: Any) -> autoregressive.Step:
-    """The same step for sequences whose caption is ``null`` (T,) instead of theirs, which is not touched."""
+    """The same step with the caption replaced by ``null`` (T,); the sequences themselves are not modified."""
 
     def unconditional(new: Any, cache: Any) -> tuple[Any, Any]:
         if cache is None:  # the first tokens: the caption and whatever is given of the picture
@@ -325,9 +325,9 @@ def with_null(step: autoregressive.Step, null: Any) -> autoregressive.Step:
 def draw_codes(
     net: DALLE, text: Any, null: Any, u: Any, *, guidance: float = 1.0, kept: Any = None, **filters: Any
 ) -> Any:
-    """Codes (n, h', w') for captions as tokens (n, T), with ``u`` (n, T + h' w') of which the captions' part is not looked at.
+    """Codes (n, h', w') for captions as tokens (n, T), by ``u`` (n, T + h' w'), whose caption part is not used.
 
-    ``null`` (T,) is the null prompt as tokens, ``kept`` (n, k) are the first codes, if they are given; ``filters``
+    ``null`` (T,) is the null prompt as tokens, ``kept`` (n, k) are the first codes, if they are given; ``filters`` are
     those of `autoregressive.sample`.
     """
     codes = net.vocabulary
@@ -343,12 +343,12 @@ def draw_codes(
 
 
 def best(scores: Any) -> Any:
-    """The winner of each row of candidates: (n, N) -> (n,), the first of equal ones."""
+    """The winner of each row of candidates: (n, N) -> (n,), the first in case of a tie."""
     return np.argmax(scores, axis=1)
 
 
 def unfinished(images: Any, done: int, grid: tuple[int, int]) -> Any:
-    """Pictures (n, h, w, c) whose first ``done`` places, in raster order, are shown, and the others grey."""
+    """Pictures (n, h, w, c) with the first ``done`` places, in raster order, shown and the others grey."""
     h, w = images.shape[1:3]
     rows, columns = grid
     shown = (np.arange(rows * columns) < done).reshape(rows, columns)
@@ -398,7 +398,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         ]
 
     def candidates(prompts: Sequence[str], count: int, rng: Any, guidance: float, **filters: Any) -> tuple[Any, Any]:
-        """``count`` pictures for every prompt (n, N, h, w, c), and their scores by CLIP (n, N)."""
+        """``count`` pictures for every prompt (n, N, h, w, c), and their CLIP scores (n, N)."""
         n = len(prompts)
         repeated = [prompt for prompt in prompts for _ in range(count)]
         u = autoregressive.uniforms(n, count * net.length, rng=rng).reshape(-1, net.length)  # a row a prompt
@@ -418,7 +418,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         guidance: float = Sampling.guidance,
         callback: Any = None,
     ) -> Any:
-        """A picture in [-1, 1] for each prompt: CLIP's favourite of ``rerank`` candidates. What a prompt leaves open is drawn."""
+        """A picture in [-1, 1] for each prompt, completed at random: CLIP's favourite of ``rerank`` candidates."""
         if rerank < 1:
             raise ValueError(f"rerank must be at least 1, which shows every candidate, got {rerank}")
         if not np.isfinite(guidance):
@@ -441,11 +441,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return paint(prompts, rng=rng, callback=callback, **settings)
 
     def notes(images: Any, *, prompt: str | None = None, **settings: Any) -> list[str]:
-        """What was asked for, and whether it came."""
+        """What was asked for, and whether the picture shows it."""
         return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """What the codec keeps, what a code costs, and how often prompts are met, alone and with CLIP's choice."""
+        """What the codec preserves, nats per code, and how often prompts are met, with and without CLIP's choice."""
         found = {}
         for what, things in (("one thing", 1), ("two things", 2)):
             rows = np.array([i for i, s in enumerate(dataset.test.scenes[:1024]) if len(s.things) == things])[:256]

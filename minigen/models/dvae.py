@@ -1,11 +1,11 @@
-r"""The discrete VAE that is DALL-E's first stage.
+r"""The discrete VAE, DALL-E's first stage.
 
 Ramesh et al. 2021, "Zero-shot text-to-image generation", arXiv 2102.12092, sections 2.1 and A.
 
-A picture becomes a grid of integers, each drawn from a distribution over K codes that an encoder names, and a decoder
-draws the picture from them. While that is learnt a draw is replaced by a softmax that is nearly one, which has a
-gradient; its temperature sinks until it is one. Against the VQ-VAE nothing is handed past a choice, and no codebook has
-to be kept alive: that each code is worth its nats is a term of the loss.
+A picture becomes a grid of integers, each drawn from a distribution over K codes that an encoder predicts, and a
+decoder draws the picture from them. In training a softmax, which has a gradient, replaces the draw; its temperature
+falls until the two hardly differ. Unlike in the VQ-VAE, no gradient is copied past a choice, and no codebook has to be
+kept in use: the KL, a term of the loss, makes the encoder use its codes.
 
 | symbol | code | shape |
 |---|---|---|
@@ -20,9 +20,9 @@ $$y = \mathrm{softmax}((\ell + G) / \tau), \quad G = -\ln(-\ln u) \qquad \text{(
 $$f(x \mid \mu, b) = \frac{1}{2 b\, x (1 - x)} \exp\Big( -\frac{| \mathrm{logit}(x) - \mu |}{b} \Big) \qquad (2)$$
 $$\varphi(x) = (1 - 2 \epsilon)\, x + \epsilon \qquad (3)$$
 
-(1) is the paper's without its captions, a bound on the likelihood at $\beta = 1$ and, as the KL is not negative, a
-looser one above. (2) is the density of a Laplace variable that was pushed through a sigmoid, so that a picture, which
-is bounded, has one; (3) keeps x off the ends, where it would be infinite.
+(1) is the paper's without captions: a bound on the likelihood at $\beta = 1$ and, as the KL is not negative, a
+looser one above. (2) is the density of a sigmoid of a Laplace variable, which suits pictures, as they are bounded;
+(3) keeps x away from 0 and 1, where the density is infinite.
 
 You need: `autograd/estimators.py` (Gumbel-softmax), `models/vq_vae.py` (cutting pictures into a grid).
 New here: the relaxation and its temperature, the exact KL, a density for bounded numbers.
@@ -30,8 +30,8 @@ New here: the relaxation and its temperature, the exact KL, a density for bounde
 Details that matter, and the tests that guard them (tests/minigen/models/test_dvae.py):
 - the KL is that of the plain categorical $\mathrm{softmax}(\ell)$; the relaxation and its temperature do not enter it;
 - reconstruction and KL are both SUMS over a picture and means over the batch: nothing depends on how large a batch is;
-- a picture's code is the argmax of $\ell$, and what the decoder says of it the inverse of (3) of $\sigma(\mu)$;
-- the temperature never reaches 0, and the weights of a step depend on its number alone, so that a run can go on.
+- a picture's codes are the argmax of $\ell$, and the decoded picture is the inverse of (3) applied to $\sigma(\mu)$;
+- the temperature never reaches 0; it and $\beta$ depend on the step's number alone, so that a run can be resumed.
 """
 
 import math
@@ -48,7 +48,7 @@ from minigen.nn import Conv2d, ConvTranspose2d, Linear, Module, ResBlock, Sequen
 from . import vq_vae
 from .system import Objective, Stage
 
-BLOCK = 128  # pictures that are encoded or decoded at once where nothing is learnt
+BLOCK = 128  # pictures that are encoded or decoded at once outside training
 EPS = 0.1  # of eq. 3
 
 
@@ -57,27 +57,27 @@ class Config:
     """Settings of the codec."""
 
     codes: int = 128
-    """Codes a place can have."""
+    """Number of codes in the codebook."""
     dimension: int = 64
-    """Numbers in the vector that the decoder has for each code."""
+    """Size of the decoder's embedding of a code."""
     patch: int = 0
-    """Side of the blocks of pixels that become channels first; 0 takes 1 for pictures below 16 pixels and 2 above."""
+    """Side of the blocks of pixels that are first turned into channels; 0: 1 for pictures below 16 pixels, else 2."""
     channels: tuple[int, ...] = (32, 64)
     """Channels at each resolution; each further one halves the size, and the last is that of the grid of codes."""
     blocks: int = 2
     """Residual blocks at the grid's resolution, of encoder and decoder each."""
     temperature: float = 1 / 16
-    """Where the relaxation's temperature ends, having started from 1."""
+    """Final temperature of the relaxation, which starts at 1."""
     anneal: float = 0.6
-    """Share of the steps over which it sinks, along half a cosine."""
+    """Share of the steps over which it falls, along half a cosine."""
     beta: float = 1.0
-    """Weight of the KL in the end; 1 is the bound. The paper takes 6.6."""
+    """Final weight of the KL; 1 is the bound. The paper has 6.6."""
     beta_warmup: float = 0.3
     """Share of the steps over which that weight rises from 0."""
     steps: int = 3000
     """Training steps."""
     batch_size: int = 16
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
     max_norm: float = 1.0
@@ -93,7 +93,7 @@ def map_pixels(x: Any, eps: float = EPS) -> Any:
 
 
 def unmap_pixels(x: Any, eps: float = EPS) -> Any:
-    """The inverse of `map_pixels`, clipped to [0, 1]: a decoder may say more than white."""
+    """The inverse of `map_pixels`, clipped to [0, 1]: a decoder may exceed white."""
     return ((x - eps) / (1 - 2 * eps)).clip(0, 1)
 
 
@@ -110,7 +110,7 @@ def kl_to_uniform(logits: Any) -> Any:
 
 
 def bound(log_p: Any, kl: Any, beta: float) -> Any:
-    """Eq. 1 as a loss in nats a picture: ``log_p`` (n, h, w, c) and ``kl`` (n, h', w') are summed alike, then averaged over n."""
+    """Eq. 1 as a loss in nats per picture: ``log_p`` (n, h, w, c) and ``kl`` (n, h', w') summed, averaged over n."""
     return (beta * ag.sum(kl) - ag.sum(log_p)) * (1 / log_p.shape[0])
 
 
@@ -170,22 +170,22 @@ class DVAE(Module):
         r"""$\mu$ and $\ln b$ of one-hot vectors or relaxed ones (n, h', w', K): two of (n, h, w, c)."""
         out = self.decoder(self.codebook(y))
         half = out.shape[-1] // 2
-        log_b = 3 * ag.tanh(out[..., half:] * (1 / 3)) - 2  # -5 to 1: no pixel may be worth everything
+        log_b = 3 * ag.tanh(out[..., half:] * (1 / 3)) - 2  # -5 to 1: no single pixel may dominate the loss
         return unfold(out[..., :half], self.patch), unfold(log_b, self.patch)
 
 
 def cut(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
-    """How the VQ-VAE's file cuts pictures: the side of its blocks, and the pixels a code is wide."""
+    """The side of the blocks of pixels, and the side in pixels of a code, as in the VQ-VAE's file."""
     return vq_vae.factors(shape, vq_vae.Config(patch=config.patch, channels=config.channels))
 
 
 def _unit(shape: tuple[int, ...], rng: Any) -> Any:
-    return init.normal(shape, 1.0, rng)  # one row is chosen, nothing is added up
+    return init.normal(shape, 1.0, rng)  # one row is selected, not a sum over rows
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Pictures to integers and back, with the weights that are in ``net``."""
+    """Pictures to integers and back, with the current weights of ``net``."""
 
     net: DVAE
 
@@ -200,7 +200,7 @@ class Codec:
         return self.net.grid
 
     def encode(self, images: Any) -> Any:
-        """Images in [-1, 1] (n, h, w, c) -> codes (n, h', w'), int64: the likeliest of each place."""
+        """Images in [-1, 1] (n, h, w, c) -> codes (n, h', w'), int64: the likeliest at each place."""
         table = self.net.codebook.w.data
         xp = array_module(table)
         x = map_pixels((xp.asarray(images, table.dtype) + 1) / 2)
