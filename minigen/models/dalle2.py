@@ -3,10 +3,10 @@ r"""DALL-E 2 (unCLIP).
 Ramesh, Dhariwal, Nichol, Chu & Chen 2022, "Hierarchical text-conditional image generation with CLIP latents", arXiv
 2204.06125.
 
-CLIP knows which picture goes with which caption, and its vector $z_i$ of a picture says what the picture means. So
-drawing from a caption is split in two: a prior draws a $z_i$ that goes with the caption, a decoder draws a picture that
-has it. Because meaning and detail are apart then, a picture can be varied, blended with another, or led by the
-difference of two texts.
+CLIP knows which picture goes with which caption, and its embedding $z_i$ of a picture encodes what the picture means.
+So drawing from a caption is split in two: a prior draws a $z_i$ that goes with the caption, a decoder draws a picture
+with this $z_i$. As this separates meaning from detail, a picture can be varied, blended with another, or moved along
+the difference of two texts.
 
 | symbol | code | |
 |---|---|---|
@@ -17,29 +17,29 @@ difference of two texts.
 
 $$p(x \mid y) = p(x, z_i \mid y) = p(x \mid z_i, y)\, p(z_i \mid y) \qquad (1, \text{ section 2})$$
 
-The first equality holds because $z_i$ is a function of $x$. `unclip` is the second one as code: one draw of either
+The first equality holds because $z_i$ is a function of $x$. `unclip` is the second one as code: one draw from each
 factor.
 
 **Without the prior** the paper's comparison feeds the decoder the caption's own vector in place of a picture's, or the
-caption alone: ``prior`` "text" and "none". The decoder has never seen a text's vector in that place, so this asks how
-far the vectors of texts are from those of pictures. In this world they are near, because captions say nearly all that
-CLIP looks at. Mean cosine with the picture's own embedding (256 captions, a CLIP of 1,200 steps, a diffusion prior of
-600 steps of 64, 80 CPU s of one thread):
+caption alone: ``prior`` "text" and "none". The decoder has never seen a text's vector in that place, so this measures
+how far the vectors of texts are from those of pictures. In this world they are near, because captions name nearly all
+that CLIP looks at. Mean cosine with the picture's own embedding (256 captions, a CLIP of 1,200 steps, a diffusion prior
+of 600 steps of 64, 80 CPU s of one thread):
 
 | | test | held out |
 |---|---|---|
 | the text's vector | .931 | .916 |
 | one draw of the prior | .952 | .938 |
-| the nearer to the text of two draws | .952 | .938 |
-| the prior's guess of the mean | .956 | .941 |
+| of two draws, the nearer to the text | .952 | .938 |
+| the prior's estimate of the mean | .956 | .941 |
 
-You need: `models/clip.py`, `models/glide.py`. New here: a chain of models each of which draws what the next one is
-told. Read `dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_edits.py`.
+You need: `models/clip.py`, `models/glide.py`. New here: a chain of models each of which draws the condition of the
+next. Read `dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_edits.py`.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2.py):
-- the decoder is told the $z_i$ that the prior drew for the same prompt, row by row, and both are told the same prompt;
+- row by row, the decoder gets the $z_i$ that the prior drew for the same prompt, and both get the same prompt;
 - CLIP is frozen once its stage is over, and may come from elsewhere (`minigen train dalle2 --clip FILE`);
-- every stage begins with the averaged weights of those before it, also after a resume.
+- every stage begins with the averaged weights of those before it, also when a run is resumed.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,16 +90,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     }
 }
 PICTURES = {
-    "priors": "a prompt a row: four draws with the diffusion prior, the autoregressive one, the text's vector as z_i, no z_i",
+    "priors": "a prompt per row, four draws per source of z_i: diffusion prior, autoregressive prior, the text, none",
     "variations": "test pictures, their reconstructions (eta 0), four variations with the same embedding (eta 0.5)",
     "interpolations": "from one test picture to another: embedding and noise on their arcs",
-    "text_diffs": "test pictures, and what a text diff makes of them, further from left to right",
-    "edits": "test pictures, what is kept of them (grey: to be painted), and four paintings of what another caption asks for",
+    "text_diffs": "test pictures, and text diffs of them, going further from left to right",
+    "edits": "test pictures, what is kept of them (grey: to be inpainted), and four inpaintings for another caption",
     "upsampled": "prompts drawn at 32 x 32 with every pixel doubled or doubled twice, and by the up-samplers",
 }
 SIDES = (32, 64, 128)
-SPACING = "karras"  # of the decoder's levels where none is asked for
-FITTED = 4096  # training pictures whose embeddings the buckets of the autoregressive prior are taken from
+SPACING = "karras"  # of the decoder's levels by default
+FITTED = 4096  # training pictures to whose embeddings the buckets of the autoregressive prior are fitted
 Priors = Literal["diffusion", "autoregressive", "text", "none"]
 
 
@@ -110,8 +110,8 @@ class Config:
     T: int = 200
     """Length of the noising chains."""
     shift: float = 1.0
-    """s: the decoder's chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see
-    `schedules.shifted`. 1: as it is.
+    """s: the decoder's chain has the SNR of the cosine schedule divided by s^2, as neighbouring pixels are redundant;
+    see `schedules.shifted`. 1: the cosine schedule itself.
     """
     sample_steps: int = 8
     """Levels that the decoder visits in sampling; T or more visits all."""
@@ -124,15 +124,15 @@ class Config:
     layers: int = 2
     """Their transformer blocks."""
     no_caption: float = 0.1
-    """Share of the captions that are left out in training them, for guidance."""
+    """Share of the captions that are dropped in their training, for guidance."""
     prior_steps: int = 3000
     """Training steps of the diffusion prior."""
     dims: int = 24
     """Principal axes of the embeddings that the autoregressive prior keeps."""
     buckets: int = 64
-    """Pieces that each axis is cut into."""
+    """Buckets that each axis is cut into."""
     dots: int = 16
-    """Buckets of the product of the two vectors."""
+    """Buckets of the dot product of the picture's and the text's embedding."""
     ar_steps: int = 600
     """Training steps of the autoregressive prior; 0: there is none."""
     prior_lr: float = 4e-3
@@ -148,35 +148,35 @@ class Config:
     heads: int = 4
     """Attention heads of all networks."""
     text_layers: int = 2
-    """Blocks of the text network that learns with the decoder what CLIP's does not say; 0: there is none."""
+    """Blocks of the text network that is trained with the decoder, for what CLIP's lacks; 0: there is none."""
     edges: float = 4.0
-    """Weight of the error in the differences of neighbouring pixels, which is where shapes are."""
+    """Weight of the error in the differences of neighbouring pixels, which carry the shapes."""
     most: float = 5.0
     """Largest weight of a time; below it the weight is SNR + 1, that of the squared error of v."""
     no_image: float = 0.1
-    """Share of the embeddings that the decoder is not told in training."""
+    """Share of the embeddings that are dropped in training the decoder."""
     no_text: float = 0.5
-    """Share of the captions that the decoder is not told in training."""
+    """Share of the captions that are dropped in training the decoder."""
     steps: int = 3600
     """Training steps of the decoder."""
     batch_size: int = 64
-    """Pictures a step, of the priors and the decoder."""
+    """Pictures per step, of the priors and the decoder."""
     lr: float = 4e-3
     """Peak learning rate of the decoder and the up-samplers (Muon and AdamW); falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
-    """Decay of the averaged weights that everything but training uses."""
+    """Decay of the averaged weights, which are used outside training."""
     max_norm: float = 1.0
     """Largest global norm of the gradient."""
     paint_steps: int = 300
-    """Steps of the fine-tuning that teaches the decoder to paint what is missing; 0: it is not taught."""
+    """Steps of the fine-tuning that teaches the decoder to inpaint; 0: it cannot."""
     upsample: int = 2
     """How often the picture's sides can be doubled, each time by an up-sampler of its own: 0 to 2."""
     upsample_steps: int = 400
     """Training steps of each up-sampler."""
     upsample_batch: int = 16
-    """Crops a step of the up-samplers."""
+    """Crops per step of the up-samplers."""
 
 
 @dataclass(frozen=True)
@@ -184,23 +184,23 @@ class Sampling(sampling.Sampling):
     """Settings of sampling; --steps says how many levels of its chain the decoder visits."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
-    not name is drawn; the empty prompt asks for anything.
+    """What to draw; if left out, the captions of validation scenes, one per sample. A size, colour or place that it
+    does not name is chosen at random; the empty prompt asks for anything.
     """
     prior: Priors = "diffusion"
-    """Where the embedding comes from: a prior; "text", the prompt's own vector in place of a picture's; "none", the
-    decoder is told the prompt alone.
+    """Where the embedding comes from: a prior; "text", the prompt's own vector in place of a picture's; "none", no
+    embedding: the decoder gets the prompt alone.
     """
     prior_guidance: float = 1.0
     """s in prior(nothing) + s (prior(prompt) - prior(nothing))."""
     guidance: float = 1.5
-    """The same of the decoder, s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
+    """The same for the decoder: s in f(nothing) + s (f(embedding, prompt) - f(nothing))."""
     spacing: sampling.Spacing | None = None
     """Which levels the decoder visits: evenly spread, denser near the data, or, if left out, evenly in the 7th root of
-    the noise ("karras"). Even ones ("uniform") leave outlines less clean.
+    the noise ("karras"). Even ones ("uniform") give less clean outlines.
     """
     size: int = 32
-    """Side of the pictures: 32, or what the up-samplers lead to, always in 10 ancestral steps."""
+    """Side of the pictures: 32, or a size that the up-samplers reach, always in 10 ancestral steps each."""
 
 
 @dataclass(frozen=True)
@@ -208,30 +208,30 @@ class Editing:
     """Settings of editing: an IMAGE with --mask and --prompt, or one of the other three."""
 
     variations: Picture | None = None
-    """A picture, of which --n others with the same CLIP embedding are drawn (the flag of this name of 'minigen sample' has
-    no picture: it takes some of the test split).
+    """A picture, of which --n others with the same CLIP embedding are drawn (the flag of this name of 'minigen sample'
+    takes no picture: it uses some of the test split).
     """
     interpolate: tuple[Picture, Picture] | None = None
     """Two pictures: --n pictures on the way from one to the other."""
     text_diff: tuple[Picture, str, str] | None = None
-    """A picture, a text that says what it shows, and one that says what it shall show: --n pictures, led further and further."""
+    """A picture, a text that describes it, a text for the wanted picture: --n pictures, going further and further."""
     prompt: str = ""
-    """What the WHOLE picture shall show in the end, the kept part included, where IMAGE is painted into."""
+    """With IMAGE: what the WHOLE picture, the kept part included, should show after inpainting."""
     eta: float | None = None
-    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. 0.5 for variations,
-    1 for text diffs, 0 for interpolations, if left out.
+    """Noise of DDIM on the way down from the picture's own noise, from 0, its reconstruction, to 1. If left out, 0.5
+    for variations, 1 for text diffs, 0 for interpolations.
     """
     theta: float | None = None
-    """How far a text diff goes at the most, as a share of the arc from the picture's embedding to the difference of the
-    texts. If left out, to where the picture's embedding plus that difference points.
+    """How far a text diff goes at the end, as a share of the arc from the picture's embedding to the difference of the
+    texts. If left out, to the direction of the picture's embedding plus that difference.
     """
     noise: Literal["arc", "fixed"] = "arc"
-    """The noise that interpolations begin with: on the arc between the two pictures' own, or the same for all and drawn."""
+    """The noise that interpolations start from: on the arc between the two pictures' own, or one draw for all."""
     guidance: float | None = None
-    """s in f(nothing) + s (f(embedding) - f(nothing)): 1 for variations, 2 for the others, if left out."""
+    """s in f(nothing) + s (f(embedding) - f(nothing)); if left out, 1 for variations, 2 for the others."""
     steps: int | None = None
-    """Levels that are visited, on both ways: 25 for pictures that go back to noise, the decoder's own choice for
-    painting, if left out.
+    """Levels that are visited, both up and down. If left out, 25 for the uses that invert pictures to noise, the
+    decoder's own choice for inpainting.
     """
 
 
@@ -260,16 +260,16 @@ class Chain:
 
     @property
     def schedule(self) -> Schedule:
-        """That of the prior and the up-samplers."""
+        """The schedule of the prior and the up-samplers."""
         return schedules.cosine(self.config.T)
 
     @property
     def of_pixels(self) -> Schedule:
-        """That of the decoder."""
+        """The schedule of the decoder."""
         return glide.schedule_of(self.config)
 
     def device(self, a: Any) -> Any:
-        """An array where the networks are."""
+        """An array on the networks' device."""
         return array_module(self.decoder.unet.conv_in.w.data).asarray(a)
 
     def noise(self, n: int, rng: Any) -> Any:
@@ -296,7 +296,7 @@ class Chain:
         return said.z if prior == "text" else 0 * said.z
 
     def told(self, z: Any, prompts: Sequence[str] | None = None) -> Told:
-        """What the decoder is told: embeddings (n, d), and prompts or, without any, nothing in words."""
+        """The decoder's conditions: embeddings (n, d), and prompts, or the null prompt if there are none."""
         said = dalle2_prior.read(self.text, [""] * len(z) if prompts is None else list(prompts))
         return Told(z, glide.Told(said.vector, said.words, said.mask, tokens=said.tokens))
 
@@ -316,7 +316,7 @@ class Chain:
         `dalle2_decoder.decode`.
         """
         steps = min(self.config.sample_steps, self.config.T) if steps is None else steps
-        if spacing is None and isinstance(sampler, str):  # one of yours walks the levels that it likes
+        if spacing is None and isinstance(sampler, str):  # a sampler of your own chooses its own levels
             spacing = SPACING
         return dalle2_decoder.decode(
             self.decoder,
@@ -333,7 +333,7 @@ class Chain:
         )
 
     def sides_up_to(self, size: int) -> Sequence[int]:
-        """The sides of the pictures on the way to ``size``. Raises ValueError where no up-sampler leads there."""
+        """The sides of the pictures up to ``size``. Raises ValueError if no up-sampler reaches it."""
         return sampling.sides_up_to(size, [self.shape[0], *self.upsamplers])
 
     def enlarge(self, images: Any, size: int, *, rng: Any) -> Any:
@@ -352,7 +352,7 @@ class Chain:
         size: int = Sampling.size,
         **settings: Any,
     ) -> Any:
-        """A picture in [-1, 1] for each prompt, by `unclip`. What a prompt leaves open is drawn."""
+        """A picture in [-1, 1] for each prompt, by `unclip`. What a prompt leaves open is chosen at random."""
         self.sides_up_to(size)  # before anything is drawn
         first = partial(self.embeddings, prior=prior, guidance=prior_guidance)
         images = unclip(first, partial(self.decode, **settings), completed(prompts, rng=rng), rng=rng)
@@ -406,7 +406,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return chain.paint(prompts_for(n) if prompt is None else [prompt] * n, rng=rng, **settings)
 
     def notes(images: Any, *, prompt: str | None = None, **settings: Any) -> list[str]:
-        """What was asked for, and whether it came."""
+        """What was asked for, and whether the picture shows it."""
         return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
     return System(

@@ -1,17 +1,17 @@
 r"""DALL-E 2's autoregressive prior: an embedding as a sentence. Ramesh et al. 2022, arXiv 2204.06125, section 2.2.
 
-The embeddings of pictures fill few of their dimensions. Turned to the axes along which they vary, the most telling
-first, and cut into buckets, an embedding is a short sequence of integers, and any language model will say how likely
-one is for a caption. Before the sequence stand the caption and one token more: how well the picture fits it. Asked for
-a good fit, the model draws one.
+The embeddings of pictures fill few of their dimensions. Rotated to its principal axes, the one of largest variance
+first, and quantized into buckets, an embedding is a short sequence of integers, and a language model can learn its
+probability given a caption. The caption precedes the sequence, and so does one more token: how well the picture fits
+the caption. Asked for a good fit, the model draws one.
 
 | symbol | code | shape |
 |---|---|---|
 | $\mu, A$: mean and principal axes | ``mean``, ``axes`` | (d,), (dims, d) |
 | $a = A (z_i - \mu)$ | ``coordinates`` | (n, dims) |
 | $b_j \in \{0 \dots K - 1\}$ | ``tokens`` | (n, dims) |
-| $l_j, h_j$: between these lie the buckets | ``low``, ``high`` | (dims,) |
-| $D$, the bucket of $z_i \cdot z_t$ | ``dot``; ``dots``, one more than there are, where it is not told | (n,) |
+| $l_j, h_j$: bounds of the buckets | ``low``, ``high`` | (dims,) |
+| $D$, the bucket of $z_i \cdot z_t$ | ``dot``; ``dots``, one beyond the last bucket, where it is dropped | (n,) |
 | $y, z_t$ | ``said``, a `Caption` | |
 
 $$p(z_i \mid y) \approx \prod_{j=1}^{dims} p(b_j \mid b_{<j}, D, z_t, y), \quad b_j = \Big\lfloor K \frac{a_j - l_j}{h_j - l_j} \Big\rfloor \qquad (1)$$
@@ -21,16 +21,16 @@ $$L = -\frac{1}{dims} \sum_j \ln p(b_j \mid b_{<j}, D, z_t, y) \qquad (3)$$
 The numbers of the equations are this file's. The paper keeps 319 of 1,024 dimensions and cuts each into 1,024 buckets;
 here 24 of 128 keep 99.4 % of the variance (of a CLIP of 1,200 steps), and the buckets of $z_i \cdot z_t$ hold equally
 many pictures each, so that "the top half of the distribution", from which the paper draws $D$, is the upper half of the
-buckets. Where a token is to be said the network is also told the token that $z_t$ has there, which is not the paper's:
-texts and pictures are near each other here, and a small network would take long to find that out.
+buckets. At each position the network also gets the token that $z_t$ has there, unlike in the paper: texts and pictures
+are near each other here, and a small network would take long to find that out.
 
-You need: `dalle2_prior.py` (how a caption is told), `samplers/autoregressive.py`. New here: tokens for vectors.
+You need: `dalle2_prior.py` (how a caption is encoded), `samplers/autoregressive.py`. New here: tokens for vectors.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_prior.py):
 - the probabilities of all sequences of buckets add up to 1, and a token is predicted from those before it only;
-- the step with a cache says what the whole pass says;
-- what lies beyond the outermost buckets goes into them: an embedding of the test set has tokens as well;
-- a caption that is left out takes D with it: the product tells of the caption.
+- the cached step and the full pass give the same logits;
+- values beyond the outermost buckets go into these: embeddings of the test set have tokens as well;
+- when a caption is dropped, D is dropped too, as the product depends on the caption.
 """
 
 from collections.abc import Callable
@@ -89,7 +89,7 @@ class ARPrior(Module):
     # --- vectors and tokens
 
     def fit(self, z: Any, z_text: Any) -> None:
-        """Take axes, bounds and cuts from embeddings (m, d) of pictures and of their captions, in place."""
+        """Fit axes, bounds and cuts to embeddings (m, d) of pictures and of their captions, in place."""
         mean, axes = principal(z, self.dims)
         a = (to_numpy(z).astype(np.float64) - mean) @ axes.T
         cuts = np.quantile(to_numpy((z * z_text).sum(1)), np.arange(1, self.dots) / self.dots)
@@ -106,21 +106,21 @@ class ARPrior(Module):
         return to_numpy(np.clip(np.floor(share * self.buckets), 0, self.buckets - 1)).astype(np.int64)
 
     def embeddings(self, tokens: Any) -> Any:
-        """Eq. 2: the middles of buckets (n, dims) as vectors of length 1 (n, d)."""
+        """Eq. 2: the centres of buckets (n, dims) as vectors of length 1 (n, d)."""
         tokens = array_module(self.low).asarray(tokens, self.low.dtype)
         a = self.low + (tokens + 0.5) * (self.high - self.low) / self.buckets
         return unit(self.mean + a @ self.axes)
 
     def dot(self, z: Any, z_text: Any) -> Any:
-        """The bucket of the product of each picture's embedding with its caption's (n,), int64."""
+        """The bucket of the dot product of each picture's embedding with its caption's (n,), int64."""
         return np.searchsorted(to_numpy(self.cuts), to_numpy((z * z_text).sum(1)), side="right").astype(np.int64)
 
-    # --- the model: entry i is about token i, given those before it
+    # --- the model: entry i is for token i, given those before it
 
     def slots(self, before: Any, first: int, said: Caption, dot: Any) -> Any:
-        """What is known where tokens are to be said, from the one after ``first`` others on: (n, t, channels).
+        """Inputs at the positions that predict tokens ``first``, ``first`` + 1 ...: (n, t, channels).
 
-        ``before`` (n, t or t - 1) are the tokens just before them; in place of the one before token 0 stands ``dot``.
+        ``before`` (n, t or t - 1) are the tokens just before these; the input before token 0 is ``dot``.
         """
         xp, t = array_module(self.table.data), before.shape[1] + (first == 0)
         start = [ag.embedding(self.fit_token, xp.asarray(dot)[:, None])] if first == 0 else []
@@ -130,7 +130,7 @@ class ARPrior(Module):
         return x + ag.embedding(self.hint, xp.asarray(hints)) + self.positions[self.first + first :][:t]
 
     def beginning(self, said: Caption) -> Any:
-        """What stands before the first slot: (n, length + 1, channels)."""
+        """The inputs before the first slot: (n, length + 1, channels)."""
         return self.caption(said) + self.positions[: self.first]
 
     def logits(self, tokens: Any, said: Caption, dot: Any) -> Any:
@@ -149,13 +149,13 @@ class ARPrior(Module):
 
 
 def negative_log_likelihood(logits: Any, tokens: Any) -> Any:
-    """Eq. 3, a scalar: nats a token, of logits (n, dims, buckets) and tokens (n, dims)."""
+    """Eq. 3, a scalar: nats per token, of logits (n, dims, buckets) and tokens (n, dims)."""
     tokens = array_module(ag.raw(logits)).asarray(tokens.reshape(-1))
     return ag.mean(ag.cross_entropy(ag.reshape(logits, (len(tokens), -1)), tokens))
 
 
 def good_fits(u: Any, dots: int) -> Any:
-    r"""Buckets of $z_i \cdot z_t$ from the upper half of ``dots``, all equally likely, for ``u`` in [0, 1)."""
+    r"""Buckets of $z_i \cdot z_t$, uniform over the upper half of ``dots``, for ``u`` uniform in [0, 1)."""
     half = dots // 2
     return half + np.floor(u * (dots - half)).astype(np.int64)
 

@@ -1,18 +1,18 @@
-r"""DALL-E 2's decoder: CLIP turned around.
+r"""DALL-E 2's decoder: CLIP inverted.
 
 Ramesh et al. 2022, "Hierarchical text-conditional image generation with CLIP latents", arXiv 2204.06125, sections 2.1
 and 3.
 
-A GLIDE that is shown, beside the caption, what CLIP sees in the picture: one unit vector $z_i$. CLIP forgets where
-exactly a thing stands and which pixel has which tint, so many pictures have the same $z_i$; the decoder draws one of
-them. What the embedding does not say is in the noise $x_T$, which DDIM finds for any picture: the pair $(z_i, x_T)$ is
-a picture, and moving one of the two while holding the other is an edit.
+A GLIDE with a further condition beside the caption: CLIP's embedding of the picture, one unit vector $z_i$. It does not
+contain exactly where a thing is and which pixel has which tint, so many pictures have the same $z_i$; the decoder draws
+one of them. What the embedding lacks is in the noise $x_T$, which DDIM finds for any picture: the pair $(z_i, x_T)$
+represents a picture, and changing one of the two while holding the other is an edit.
 
 | symbol | code | shape |
 |---|---|---|
-| $z_i$, $\lvert z_i \rvert = 1$; 0: not told | ``Told.z`` | (n, d) |
-| the caption, as GLIDE reads it; what is added to it | ``Told.text``, a `glide.Told`; ``words`` | |
-| $f(x_t, t, z_i, y)$, the guess of $x_0$ | `Decoder` | like $x_t$ |
+| $z_i$, $\lvert z_i \rvert = 1$; 0: dropped | ``Told.z`` | (n, d) |
+| the caption, as GLIDE reads it; a text network trained with the decoder | ``Told.text``, a `glide.Told`; ``words`` | |
+| $f(x_t, t, z_i, y)$, the prediction of $x_0$ | `Decoder` | like $x_t$ |
 | $x_T$ | ``x_T`` of `invert` | (n, h, w, c) |
 | $z_t$, $z_{t_0}$: texts after and before | ``after``, ``before`` | (n, d) |
 | $\theta$ | ``theta``, ``shares`` of the arc | |
@@ -25,29 +25,29 @@ $$\text{interpolations: } z_\theta = \mathrm{slerp}(z_1, z_2, \theta), \; x_T = 
 $$\text{text diffs: } z_d = \frac{z_t - z_{t_0}}{\lvert z_t - z_{t_0} \rvert}, \quad z_\theta = \mathrm{slerp}(z_i, z_d, \theta), \; \theta \in [0.25, 0.5] \qquad (4, \text{ section 3.3})$$
 $$\theta^* : z_{\theta^*} \parallel z_i + (z_t - z_{t_0}) \qquad (5)$$
 
-How far a text diff has to go depends on the texts: a colour is near to its neighbour, a ring far from a cross.
-$\theta^*$ is where the difference itself leads (the paper takes one range for all; this is its choice unless it is
-told). On 64 validation pictures of one thing it comes nearer to the picture that was asked for (mean cosine of the
-embeddings .944) than any one $\theta$ (.931 at .4). The paper's way down is the same all along ($\eta = 0$); here it
-draws ($\eta = 1$, unless told), as then .73 of 128 diffs succeed instead of .57.
+How far a text diff has to go depends on the texts: neighbouring colours are close, a ring is far from a cross.
+$\theta^*$ is where the difference itself leads (the paper has one range for all; here $\theta^*$ is the default). On 64
+validation pictures of one thing it comes nearer to the wanted picture (mean cosine of the embeddings .944) than any
+single $\theta$ (.931 at .4). The paper's way down is deterministic ($\eta = 0$); here it is random ($\eta = 1$ by
+default), as then .73 of 128 diffs succeed instead of .57.
 
-$z_i$ comes in twice, as the paper has it: beside the caption's vector, which joins the time, and as four tokens more
-behind the words. Its numbers are of size $1 / \sqrt d$; they are brought to size 1 first.
+$z_i$ enters twice, as in the paper: beside the caption's vector, which joins the time, and as four more tokens
+behind the words. Its entries are of size $1 / \sqrt d$; they are scaled to size 1 first.
 
-**What it took.** After 3,000 steps of 64 pictures the decoder's prompts are met for one thing / two in .99 and .46,
+**What it took.** After 3,000 steps of 64 pictures the prompts for one thing / two are met in .99 and .46,
 held out .68 and .16 (500 each, `minigen train dalle2` and `minigen sample dalle2 --prompts 500`); after 10,000, with a
-longer CLIP and prior (``--preset long``), in 1.00 and .97, held out .99 and .87. With the frozen words of CLIP alone it
-binds colours to things much more slowly (.90 and .09 after 1,800 steps); the text network that learns beside it
+longer CLIP and prior (``--preset long``), in 1.00 and .97, held out .99 and .87. With CLIP's frozen word features alone
+it binds colours to things much more slowly (.90 and .09 after 1,800 steps); a text network trained with the decoder
 (`nn.Words`) helps, and the prior matters more than either: see `dalle2_prior.py`. More noise (``shift`` 4, 4,500 steps
-of 32) has the colours of two things right in .97 with true embeddings instead of .89, and draws shapes less cleanly:
+of 32) gets the colours of two things right in .97 with true embeddings instead of .89, and draws shapes less cleanly:
 .38 of the prompts either way.
 
 You need: `models/glide.py` (the loss, the text, known pixels), `samplers/ddim.py` (there and back),
 `maths/interpolation.py`. New here: a picture's meaning as a condition.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_decoder.py):
-- the embedding and the caption are left out apart from each other and sample by sample, in new arrays;
-- nothing is learnt by CLIP: its embeddings are numbers, and no gradient reaches it;
+- the embedding and the caption are dropped independently of each other, per sample, in new arrays;
+- CLIP learns nothing: its embeddings are constants, and no gradient reaches it;
 - with $\eta = 0$ the way down undoes the way up: same levels, same condition, no guidance, nothing clipped;
 - both ends of an interpolation with guidance 1 are the round trips of the two pictures;
 - $z_d$ of equal texts is 0 / 0 and refused; $\theta^*$ is that of the sum, for every angle between picture and
@@ -70,20 +70,20 @@ from minigen.samplers.inpaint import check_mask
 
 from . import glide, sampling
 
-TOKENS = 4  # that an embedding becomes
+TOKENS = 4  # per embedding
 OUTPUT = "x_0"  # what the network predicts
 
 
 class Told(NamedTuple):
-    """What the decoder is told besides the time, with a row a sample."""
+    """The decoder's inputs besides $x_t$ and the time, with one row per sample."""
 
-    z: Any  # (n, d), rows of length 1, or 0 where no picture's embedding is told
+    z: Any  # (n, d), rows of length 1, or 0 where the embedding is dropped
     text: glide.Told
 
 
 class Decoder(Module):
-    """GLIDE's network with an embedding of ``width`` numbers beside the text of ``c_text``; ``words`` are those that
-    learn with it, if any do.
+    """GLIDE's network with an embedding of ``width`` numbers besides text features of ``c_text`` channels; ``words``: a
+    text network that is trained with it, or None.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Decoder(Module):
         )
 
     def forward(self, x_t: Any, t: Any, told: Told) -> Any:
-        """The guess of the clean picture, like ``x_t`` (n, h, w, c)."""
+        """The prediction of the clean picture, like ``x_t`` (n, h, w, c)."""
         z, (vector, words, mask, beside, tokens) = told
         n, width = z.shape
         if self.words is not None:
@@ -135,7 +135,7 @@ class Decoder(Module):
 
 
 def without_embeddings(z: Any, left_out: Any) -> Any:
-    """``z`` (n, d) with 0 in the rows that are ``left_out`` (n,), as a new array."""
+    """``z`` (n, d) with 0 in the rows that are ``left_out`` (n,): a new array."""
     return z * array_module(z).asarray(~left_out, z.dtype)[:, None]
 
 
@@ -143,8 +143,8 @@ def without_embeddings(z: Any, left_out: Any) -> Any:
 
 
 def guided(net: Decoder, null: Told, guidance: float) -> Callable[..., Any]:
-    r"""``model(x_t, t, told)``: $f(\varnothing) + s\, (f(z_i, y) - f(\varnothing))$ with ``guidance`` s; ``null`` tells
-    of neither, with a row a sample.
+    r"""``model(x_t, t, told)``: $f(\varnothing) + s\, (f(z_i, y) - f(\varnothing))$ with ``guidance`` s; in ``null``,
+    with one row per sample, both conditions are dropped.
     """
 
     def model(x_t: Any, t: Any, told: Told) -> Any:
@@ -190,26 +190,26 @@ def decode(
 
 
 def invert(net: Decoder, x_0: Any, told: Told, levels: Schedule, *, iterations: int = 1) -> Any:
-    r"""$x_T$ of pictures (n, h, w, c) whose embeddings are told: `ddim.encode` over all ``levels``, without guidance."""
+    r"""$x_T$ of pictures (n, h, w, c), given their embeddings: `ddim.encode` over all ``levels``, without guidance."""
     return ddim.encode(lambda x, t, cond: net(x, t, cond), x_0, levels, iterations=iterations, cond=told, kind=OUTPUT)
 
 
 def walk(
     net: Decoder, x_T: Any, told: Told, null: Told, levels: Schedule, *, guidance: float, eta: float, rng: Any
 ) -> Any:
-    r"""Eq. 2: DDIM down the ``levels`` from ``x_T``, with as much noise as $\eta$ says.
+    r"""Eq. 2: DDIM down the ``levels`` from ``x_T`` with noise $\eta$.
 
-    Only the picture at the end is limited to [-1, 1].
+    Only the final picture is clipped to [-1, 1].
     """
     model = guided(net, null, guidance)
     return np.clip(ddim.sample(model, x_T, levels, rng=rng, eta=eta, cond=told, kind=OUTPUT), -1, 1)
 
 
 def between(z: Any, x_T: Any, shares: Any, noise: Any = None) -> tuple[Any, Any]:
-    r"""Eq. 3: $z_\theta$ (k, d) and $x_T$ (k, h, w, c) on the way from one picture to the other, at the k ``shares`` of the other.
+    r"""Eq. 3: $z_\theta$ (k, d) and $x_T$ (k, h, w, c) between two pictures, at the k ``shares`` of the second.
 
-    ``z`` (2, d) and ``x_T`` (2, h, w, c) are the pictures'; ``noise`` (h, w, c) is held all the way instead of the arc
-    of ``x_T``. Raises ValueError for two pictures that are one.
+    ``z`` (2, d) and ``x_T`` (2, h, w, c) are the pictures'; a ``noise`` (h, w, c) is used throughout instead of the arc
+    of ``x_T``. Raises ValueError for two equal pictures.
     """
     xp, k = array_module(x_T), len(shares)
     if xp.array_equal(x_T[0], x_T[1]):
@@ -224,7 +224,7 @@ def between(z: Any, x_T: Any, shares: Any, noise: Any = None) -> tuple[Any, Any]
 def difference(after: Any, before: Any) -> Any:
     r"""$z_t - z_{t_0}$ (d,) of the embeddings (d,) of two texts.
 
-    Raises ValueError where they are the same: there is no direction.
+    Raises ValueError if they are equal: there is no direction.
     """
     d = after - before
     if float((d * d).sum()) < 1e-12:
@@ -233,15 +233,15 @@ def difference(after: Any, before: Any) -> Any:
 
 
 def towards(z: Any, d: Any, shares: Any) -> Any:
-    r"""Eq. 4: $z_\theta$ (k, d), the picture's embedding ``z`` (d,) turned by the ``shares`` of the arc to $z_d$, the
+    r"""Eq. 4: $z_\theta$ (k, d), the picture's embedding ``z`` (d,) rotated by ``shares`` of the arc towards $z_d$, the
     direction of ``d`` (d,).
     """
     return slerp(z, d / (d * d).sum() ** 0.5, shares)
 
 
 def own_theta(z: Any, d: Any) -> float:
-    r"""Eq. 5: $\theta^*$ of the embedding ``z`` (d,) of length 1 and the difference ``d`` (d,) of two texts: in their
-    plane, with $z$ ahead.
+    r"""Eq. 5: $\theta^*$ of the embedding ``z`` (d,) of length 1 and the difference ``d`` (d,) of two texts, computed
+    in their plane, with $z$ as the first axis.
     """
     length = float((d * d).sum() ** 0.5)
     ahead = float((z * d).sum()) / length

@@ -1,22 +1,22 @@
-r"""What DALL-E 2 makes of pictures: variations, interpolations, text diffs, paintings, and how well.
+r"""Editing pictures with DALL-E 2: variations, interpolations, text diffs, inpainting, and how well they work.
 
 Ramesh et al. 2022, arXiv 2204.06125, section 3.
 
-All of them hold the picture's embedding $z_i$ and its noise $x_T$ (`dalle2_decoder`) and move one of the two. The
-oracle of this world says exactly what came of it:
+All but inpainting start from the picture's embedding $z_i$ and its noise $x_T$ (`dalle2_decoder`) and change these or
+add noise on the way down. The oracle of this world reads the results exactly:
 
-| use | what should be | figure |
+| use | goal | figure |
 |---|---|---|
 | variations | all attributes stay, pixels change | share kept, mean change of a pixel |
-| interpolation | what differs changes from the one to the other, once, and nothing comes in between; at least it never goes back | shares of the attributes |
-| text diff | what the texts differ in is as the second says, all else stays | share that succeed |
+| interpolation | each differing attribute changes once, with no other value in between; at least it never goes back | shares of the attributes |
+| text diff | what the texts differ in becomes as in the second, all else stays | share that succeed |
 | painting | the prompt is met, known pixels stay | share met, largest change of a known pixel |
 
 You need: `dalle2.py` (the chain), `data/oracle.py`. New here: nothing; these are the uses.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2.py):
-- what a text leaves open is read as the picture shows it, and the same way in both texts of a diff;
-- one use at a time, and each mistake is one sentence.
+- what a text leaves open is filled in from the picture, in the same way for both texts of a diff;
+- one use at a time; each user error is reported in one sentence.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,13 +49,13 @@ from minigen.samplers import ddim
 
 from . import clip, dalle2_decoder, glide, sampling
 
-SHOWN = 32  # prompts a group, and pictures a use, in the figures
-LEVELS = 25  # that a picture goes through to its noise and back
+SHOWN = 32  # prompts per group, and pictures per use, in the figures
+LEVELS = 25  # between a picture and its noise
 ITERATIONS = 1  # corrections of each step up
 PATH = 9  # pictures of an interpolation in the figures
-BLOCK = 64  # pictures that are walked at once
+BLOCK = 64  # pictures that are processed at once
 PRIORS = ("diffusion", "autoregressive", "text", "none")
-UNSET = {"prompt": "", "eta": None, "theta": None, "noise": "arc"}  # settings that only some uses have: which
+UNSET = {"prompt": "", "eta": None, "theta": None, "noise": "arc"}  # settings of only some uses, in BELONG
 BELONG = {
     "IMAGE": ("prompt",),
     "--variations": ("eta",),
@@ -68,7 +68,7 @@ BELONG = {
 
 
 def levels_of(chain: Any, steps: int | None) -> Schedule:
-    """The levels of the way to the noise and back."""
+    """The levels between a picture and its noise, for both directions."""
     return schedules.spaced(chain.of_pixels, min(LEVELS, chain.config.T) if steps is None else steps)
 
 
@@ -104,7 +104,7 @@ def varied(
 ) -> Any:
     """``times`` pictures with the embedding of each of ``x_0`` (n, h, w, c), from its own noise: (n times, h, w, c).
 
-    Its reconstruction with ``eta`` 0.
+    With ``eta`` 0 they are its reconstruction.
     """
     x_0, levels = chain.device(x_0), levels_of(chain, steps)
     z = chain.text.encode_image(x_0)
@@ -124,7 +124,7 @@ def interpolated(
     steps: int | None = None,
     rng: Any = None,
 ) -> Any:
-    """Pictures (k, h, w, c) from ``a`` to ``b`` (h, w, c) at the k ``shares`` of the latter; ``noise`` as in `dalle2.Editing`."""
+    """Pictures (k, h, w, c) from ``a`` to ``b`` (h, w, c) at ``shares`` (k,) of ``b``; ``noise`` as in `Editing`."""
     if noise not in ("arc", "fixed"):
         raise ValueError(f"noise must be 'arc' or 'fixed', got {noise!r}")
     x_0, levels = chain.device(np.stack([a, b])), levels_of(chain, steps)
@@ -137,7 +137,7 @@ def interpolated(
 
 
 def readings(prompt: str) -> list[Scene]:
-    """All complete scenes that a prompt may speak of: what it leaves open, the background too, takes every value."""
+    """All complete scenes that a prompt can mean: what it leaves open, the background too, takes every value."""
     asked = parse(prompt)
     things = [
         [Thing(t.shape, colour, size) for colour in given(t.colour, COLOURS) for size in given(t.size, SIZES)]
@@ -152,12 +152,12 @@ def readings(prompt: str) -> list[Scene]:
 
 
 def given(value: str | None, known: Sequence[str]) -> Sequence[str]:
-    """The value that is named, or all that there are."""
+    """The value if it is named, else all known values."""
     return known if value is None else (value,)
 
 
 def filled(asked: Scene, like: Scene) -> Scene:
-    """``asked`` with what it leaves open as in ``like``, thing by thing (the last one's for things that ``like`` has not)."""
+    """``asked`` with what it leaves open as in ``like``, thing by thing (further things as in the last of ``like``)."""
     models = [like.things[min(k, len(like.things) - 1)] for k in range(len(asked.things))]
     things = tuple(Thing(t.shape, t.colour or m.colour, t.size or m.size) for t, m in zip(asked.things, models))
     place = (asked.place or like.place or "middle") if len(things) == 1 else None
@@ -167,9 +167,9 @@ def filled(asked: Scene, like: Scene) -> Scene:
 def direction(text: clip.Embedder, z: Any, before: str, after: str) -> Any:
     r"""$z_t - z_{t_0}$ (d,) from ``before`` to ``after`` for a picture with the embedding ``z`` (d,).
 
-    A text that leaves something open has many readings $y_k$. CLIP says which of them the picture shows,
-    $p_k \propto e^{s\, z_i \cdot z(y_k)}$ over those of ``before``, and the difference is the mean over them, with the
-    open things of ``after`` as in $y_k$. Raises ValueError for texts that are no sentences, and for two that say the
+    A text that leaves something open has many readings $y_k$. CLIP gives the probability that the picture shows each,
+    $p_k \propto e^{s\, z_i \cdot z(y_k)}$ over those of ``before``, and the difference is the mean over these, with
+    what ``after`` leaves open as in $y_k$. Raises ValueError for texts that are not captions, and for two that mean the
     same.
     """
     asked, scenes = parse(after), readings(before)
@@ -194,10 +194,10 @@ def led(
     steps: int | None = None,
     rng: Any = None,
 ) -> Any:
-    r"""Pictures ``x_0`` (n, h, w, c) led from ``before`` to ``after``, two texts a picture, by the k ``shares`` of
-    $\theta$: (n, k, h, w, c).
+    r"""Text diffs of pictures ``x_0`` (n, h, w, c) from ``before`` to ``after``, two texts per picture, at the k
+    ``shares`` of $\theta$: (n, k, h, w, c).
 
-    $\theta$ is $\theta^*$ (eq. 5), each picture's own, where no ``theta`` is given.
+    Without ``theta``, $\theta$ is each picture's own $\theta^*$ (eq. 5).
     """
     x_0, levels = chain.device(x_0), levels_of(chain, steps)
     z, k, shares = chain.text.encode_image(x_0), len(shares), np.asarray(shares, np.float64)
@@ -213,8 +213,8 @@ def led(
 def painted(
     chain: Any, image: Any, keep: Any, prompts: Sequence[str], *, rng: Any, guidance: float = 2.0, **how: Any
 ) -> Any:
-    """What ``prompts`` say painted into ``image`` (n, h, w, c) where ``keep`` (n or 1, h, w, 1) is 0; where it is 1 the
-    pixels stay.
+    """``image`` (n, h, w, c) inpainted for ``prompts`` where ``keep`` (n or 1, h, w, 1) is 0; where it is 1 the pixels
+    stay.
     """
     if not chain.config.paint_steps:
         raise ValueError("this model was trained without paint_steps: it cannot paint into pictures")
@@ -243,7 +243,7 @@ def edit(
     guidance: float | None = None,
     steps: int | None = None,
 ) -> Any:
-    """``n`` pictures (n, h, w, c) by the one use that is asked for; the settings are those of `dalle2.Editing`."""
+    """``n`` pictures (n, h, w, c) of the one requested use; the settings are those of `dalle2.Editing`."""
     uses = {"IMAGE": image, "--variations": variations, "--interpolate": interpolate, "--text-diff": text_diff}
     asked = [name for name, value in uses.items() if value is not None]
     if len(asked) != 1:
@@ -252,7 +252,7 @@ def edit(
         raise ValueError(f"a mask says where to paint into IMAGE: leave --mask out with {asked[0]}")
     settings = {"prompt": prompt, "eta": eta, "theta": theta, "noise": noise}
     sampling.check_belong(asked[0], settings, UNSET, BELONG[asked[0]])
-    ddim.check_eta(eta or 0.0, rng)  # before a picture is walked to its noise
+    ddim.check_eta(eta or 0.0, rng)  # before a picture is inverted to its noise
     if guidance is not None and not np.isfinite(guidance):
         raise ValueError(f"guidance must be a finite number, got {guidance}")
     if image is not None:
@@ -288,7 +288,9 @@ def notes_of_edits(
     prompt: str = "",
     **settings: Any,
 ) -> list[str]:
-    """What the oracle reads: whether the prompt is met, what a variation lost, whether a text diff came, what lies on the way."""
+    """The oracle's readings: whether the prompt is met, what a variation lost, whether a text diff succeeded, or the
+    scenes of an interpolation.
+    """
     if image is not None:
         return notes_for([prompt] * len(images), images)
     wanted = None
@@ -304,7 +306,7 @@ def notes_of_edits(
 
 
 def rewritten(scene: Scene, before: str, after: str) -> Scene | None:
-    """``scene`` with what the two texts differ in as ``after`` says; None where that has no meaning, or nothing is like
+    """``scene`` with what the two texts differ in as in ``after``; None if that has no meaning, or nothing matches
     ``before``.
     """
     try:
@@ -325,7 +327,7 @@ def rewritten(scene: Scene, before: str, after: str) -> Scene | None:
     return replace(scene, things=tuple(things), **moved)
 
 
-# --- how well ---------------------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
 def one_thing(split: str, n: int) -> tuple[Any, list[Scene]]:
@@ -342,15 +344,15 @@ def one_thing(split: str, n: int) -> tuple[Any, list[Scene]]:
 
 
 def said(thing: Thing) -> str:
-    """A thing's colour and shape as a prompt that leaves the rest open."""
+    """A prompt with a thing's colour and shape that leaves the rest open."""
     return f"a {thing.colour} {thing.shape}"
 
 
 def diff_tasks(n: int, *, split: str = "test", rng: Any) -> tuple[Any, list[str], list[str], list[Scene]]:
-    """Pictures of one thing (n, h, w, 3) uint8, two texts each, of a thing with another shape or another colour, and
-    the scenes to come.
+    """Pictures of one thing (n, h, w, 3) uint8, two texts for each, of the thing and of one with another shape or
+    colour, and the scenes that should result.
 
-    Nothing that training never shows is asked for.
+    Compositions that are held out of training are not asked for.
     """
     images, scenes = one_thing(split, n)
     before, after, wanted = [], [], []
@@ -375,15 +377,15 @@ def attributes(scene: Scene) -> dict[str, str | None]:
 
 
 def flips_once(values: Sequence[Any]) -> bool:
-    """Whether a path of values goes from its first to its last, which differ, in one step: nothing comes back, nothing
-    comes between.
+    """Whether a path of values goes from its first to its last, which differ, in one step, without other values in
+    between.
     """
     steps = sum(a != b for a, b in zip(values, values[1:]))
     return values[0] != values[-1] and steps == 1
 
 
 def goes_on(values: Sequence[Any]) -> bool:
-    """Whether a path goes from its first to its last, which differ, and never back to what it has left: others may come between."""
+    """Whether a path goes from its first to its last, which differ, and never returns to a value that it has left."""
     runs = [b for a, b in zip([None, *values], [*values]) if a != b]
     return values[0] != values[-1] and len(runs) == len(set(runs))
 
@@ -391,8 +393,8 @@ def goes_on(values: Sequence[Any]) -> bool:
 def flips(path: Sequence[Scene | None], test: Callable[[Sequence[Any]], bool] = flips_once) -> list[bool]:
     """For each attribute in which the ends of a path of scenes of one thing differ, whether it passes the ``test``.
 
-    Pictures in which nothing can be read, or another number of things, have no attributes: they are a value of their
-    own.
+    Pictures that cannot be read, or that show another number of things, have no attributes and count as a value of
+    their own.
     """
     read = [attributes(s) if s is not None and len(s.things) == 1 else None for s in path]
     first, last = read[0], read[-1]
@@ -403,7 +405,7 @@ def flips(path: Sequence[Scene | None], test: Callable[[Sequence[Any]], bool] = 
 
 
 def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
-    """How often prompts are met with each prior, how near it comes to true embeddings, and what became of pictures."""
+    """How often prompts are met with each prior, how near each is to true embeddings, and how well each use works."""
     found: dict[str, float] = {}
     kinds = [kind for kind in PRIORS if kind != "autoregressive" or chain.ar_prior is not None]
     for kind in kinds:
@@ -446,7 +448,7 @@ def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
 
 
 def path_between(chain: Any, a: Any, b: Any, **how: Any) -> list[Scene | None]:
-    """The scenes that are read along the interpolation between two pictures."""
+    """The scenes that the oracle reads along the interpolation between two pictures."""
     path = readings_of(interpolated(chain, a, b, np.linspace(0, 1, PATH), **how))
     return [reading.scene for reading in path]
 
@@ -458,7 +460,7 @@ def pictures(chain: Any, dataset: Dataset) -> dict[str, Callable[..., Any]]:
     """The functions behind `dalle2.PICTURES`: (rows, columns, h, w, c)."""
 
     def show_priors(split: Split, *, rng: Any) -> Any:
-        """Rows: a prompt by each prior."""
+        """Rows: a prompt with each prior."""
         prompts = [*prompts_of("val", 1, 3), *prompts_of("val", 2, 3)]
         kinds = [kind for kind in PRIORS if kind != "autoregressive" or chain.ar_prior is not None]
         return np.stack([chain.paint(prompts, rng=rng, prior=kind) for kind in kinds for _ in range(4)], axis=1)
@@ -475,13 +477,13 @@ def pictures(chain: Any, dataset: Dataset) -> dict[str, Callable[..., Any]]:
         return np.stack([interpolated(chain, x[i], x[i + 1], np.linspace(0, 1, PATH)) for i in range(0, 8, 2)])
 
     def show_diffs(split: Split, *, rng: Any) -> Any:
-        """Rows: a picture, and further and further from it."""
+        """Rows: a picture, and text diffs going further and further."""
         images, before, after, _ = diff_tasks(6, rng=rng)
         x = dataset.scale(images)
         return np.concatenate([x[:, None], led(chain, x, before, after, np.linspace(0.2, 1.2, 6), rng=rng)], axis=1)
 
     def show_paintings(split: Split, *, rng: Any) -> Any:
-        """Rows: a picture, what is kept of it, four paintings."""
+        """Rows: a picture, what is kept of it, four inpaintings."""
         images, keep, prompts = glide.edit_tasks(6, rng=rng)
         x = dataset.scale(images)
         return np.stack([x, x * keep, *(painted(chain, x, keep, prompts, rng=rng) for _ in range(4))], axis=1)

@@ -1,36 +1,36 @@
-r"""DALL-E 2's diffusion prior: from a caption to what CLIP would see. Ramesh et al. 2022, arXiv 2204.06125, section 2.2.
+r"""DALL-E 2's diffusion prior: from caption to picture embedding. Ramesh et al. 2022, arXiv 2204.06125, section 2.2.
 
-A decoder that draws what a CLIP embedding says needs one, and a caption is none: many embeddings go with it. The prior
-is a diffusion model over these vectors. It is a transformer over one short sequence, the caption's words, CLIP's vector
-of the caption, the time, the noised embedding, and a last token without content, whose output is the guess of the clean
-embedding itself.
+The decoder needs the CLIP embedding of a picture, and a caption does not determine it: many embeddings fit. The prior
+is a diffusion model over these vectors. It is a transformer over one short sequence: the caption's words, CLIP's vector
+of the caption, the time, the noised embedding, and a last token without content, whose output is the prediction of the
+clean embedding itself.
 
 | symbol | code | shape |
 |---|---|---|
 | $y$, the caption; $z_t$, CLIP's vector of it | ``Caption``: ``words`` (n, t, c), their ``mask`` (n, t), ``z`` (n, d) | |
 | $z_i$, CLIP's vector of the picture, $\lvert z_i \rvert = 1$ | ``z`` | (n, d) |
 | $z_i^{(t)}$, noised; $t$ | ``z_t``, ``t`` | (n, d), (n,) |
-| $f_\theta(z_i^{(t)}, t, y)$, the guess of $z_i$ | `DiffusionPrior` | (n, d) |
+| $f_\theta(z_i^{(t)}, t, y)$, the prediction of $z_i$ | `DiffusionPrior` | (n, d) |
 
 $$L_{prior} = \mathbb E_{t, z_i^{(t)}} \| f_\theta(z_i^{(t)}, t, y) - z_i \|^2 \qquad (2)$$
 $$z_i = \operatorname{argmax}_{z \in \{z^{(1)}, z^{(2)}\}} z \cdot z_t \qquad (3, \text{ not numbered in the paper})$$
 
-**Scale.** The numbers of a unit vector are of size $1 / \sqrt d$ and would drown in noise of size 1 at once. Everything
-here is about $\sqrt d\, z_i$, whose mean square is 1; what leaves `draw` is of length 1 again. Nothing is clipped on
-the way: these are not pixels.
+**Scale.** The entries of a unit vector are of size $1 / \sqrt d$ and would drown in noise of size 1 at once. Everything
+here works on $\sqrt d\, z_i$, whose mean square is 1; `draw` returns vectors of length 1 again. Nothing is clipped in
+between: these are not pixels.
 
 **What the best answer is.** For $(z_i, y)$ from any distribution $f = \mathbb E[z_i \mid z_i^{(t)}, y]$; for a Gaussian
-one that is linear in both, and the draws have the conditional covariance. The mean of all embeddings of a caption,
-which a regression would give, is $\mathbb E[z_i \mid y]$, the guess at the highest time.
+one it is linear in both, and the draws have the conditional covariance. The mean of all embeddings of a caption, which
+regression would give, is $\mathbb E[z_i \mid y]$, the prediction at the highest time.
 
-**What is not the paper's.** Captions are read by CLIP's frozen text network, one layer of it, instead of a transformer
-of the prior's own. Behind <eos> stands a learned vector, so that all captions are of one length and none depends on its
-neighbours in the batch.
+**What differs from the paper.** Captions are read by one layer of CLIP's frozen text network instead of a transformer
+of the prior's own. Positions behind <eos> hold a learned vector, so that all captions have the same length and none
+depends on its neighbours in the batch.
 
-**It must be trained to the end.** The decoder trusts $z_i$, and a mean that is a little off names another shape.
-Squared distance of the guess at the highest time from the mean of 24 true embeddings (128 captions of two things, seen
-and held-out compositions; the embeddings of one caption are .02 from their own mean), and what one decoder meets of 96
-prompts for two things with such draws:
+**It must be trained to the end.** The decoder trusts $z_i$, and a mean that is slightly off means another shape.
+Squared distance of the prediction at the highest time from the mean of 24 true embeddings (128 captions of two things,
+seen and held-out compositions; the embeddings of one caption are .02 from their own mean), and the share of 96 prompts
+for two things that one decoder meets with such draws:
 
 | | seen | held out | met |
 |---|---|---|---|
@@ -39,14 +39,14 @@ prompts for two things with such draws:
 | 3,000 steps, Muon | .012 | .021 | .58 |
 | embeddings of other pictures of the caption; their mean | | | .51; .67 |
 
-You need: `models/clip.py`, `nn/transformer.py`, `samplers/ancestral.py`. New here: diffusion of something that is no
-picture.
+You need: `models/clip.py`, `nn/transformer.py`, `samplers/ancestral.py`. New here: diffusion of vectors instead of
+pictures.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_prior.py):
-- embeddings are scaled before they are noised, in a new array, and brought back after sampling;
-- the order of the tokens; the output is read at the last one, which has seen all others (attention is causal);
-- a caption that is left out is left out of the words AND of $z_t$: both become those of the null prompt;
-- of two draws for a caption the one that is nearer to ITS $z_t$ is kept, whatever stands beside it in the batch.
+- embeddings are scaled before they are noised, in a new array, and scaled back after sampling;
+- the order of the tokens; the output is read at the last one, which attends to all others (attention is causal);
+- a dropped caption is dropped from the words AND from $z_t$: both become those of the null prompt;
+- of two draws for a caption, the nearer to ITS $z_t$ is kept, whatever else is in the batch.
 """
 
 from collections.abc import Callable
@@ -66,17 +66,17 @@ BEHIND = 4  # tokens after the words: caption, time, noised embedding, and the o
 
 
 class Caption(NamedTuple):
-    """What is told of captions, with a row for each."""
+    """Encoded captions, with one row for each."""
 
-    vector: Any  # (n, c), the words' network at <eos>: what GLIDE's network is told of the whole
+    vector: Any  # (n, c), the text network's output at <eos>: the vector that GLIDE's network takes
     words: Any  # (n, length, c), 0 behind <eos>
     mask: Any  # (n, length), which of them are words
-    z: Any  # (n, d), CLIP's vector of the whole, of length 1
+    z: Any  # (n, d), CLIP's vector of the caption, of length 1
     tokens: Any = None  # (n, length), padding behind <eos>: the decoder's own text network reads them
 
 
 def read(text: clip.Embedder, prompts: Any) -> Caption:
-    """Prompts (strings, or rows of tokens) as CLIP's text network reads them, filled up to the longest that there can be."""
+    """Prompts (strings, or rows of tokens) as CLIP's text network reads them, padded to the tokenizer's length."""
     vector, words, mask, _, tokens = glide.read(text, prompts)
     n, t, c = words.shape
     xp, rest = array_module(words), text.net.tokenizer.length - t
@@ -97,14 +97,14 @@ class CaptionTokens(Module):
         self.absent = parameter(init.normal((1, channels), 1.0, rng))
 
     def forward(self, said: Caption) -> Any:
-        """What stands behind <eos> is always the same vector."""
+        """Behind <eos> there is always the same learned vector."""
         words = ag.where(said.mask[..., None], self.words(said.words), self.absent)
         n, width = said.z.shape
         return ag.concat([words, ag.reshape(self.whole(said.z * width**0.5), (n, 1, words.shape[2]))], axis=1)
 
 
 class DiffusionPrior(Module):
-    r"""$f_\theta$: ``prior(z_t, t, said)`` guesses $\sqrt d\, z_i$ from its noised version (n, d) and a `Caption` of
+    r"""$f_\theta$: ``prior(z_t, t, said)`` predicts $\sqrt d\, z_i$ from its noised version (n, d) and a `Caption` of
     ``length`` words.
     """
 
@@ -130,20 +130,20 @@ class DiffusionPrior(Module):
 
 
 def scaled(z: Any) -> Any:
-    r"""$\sqrt d\, z$: of mean square 1, as noise is."""
+    r"""$\sqrt d\, z$: of mean square 1, like the noise."""
     return z * z.shape[-1] ** 0.5
 
 
 def l_prior(model: Callable[..., Any], z: Any, t: Any, eps: Any, schedule: Schedule) -> Any:
-    r"""Eq. 2, a scalar: the mean over samples and numbers for $\sqrt d\, z_i$ (n, d), at times ``t`` (n,) with the
-    noise ``eps`` (n, d).
+    r"""Eq. 2, a scalar: the mean over samples and dimensions for ``z`` $= \sqrt d\, z_i$ (n, d), at times ``t`` (n,)
+    with the noise ``eps`` (n, d).
     """
     d = model(q_sample(z, t, eps, schedule), t) - z
     return ag.mean(d * d)
 
 
 def training_loss(model: Callable[..., Any], z: Any, schedule: Schedule, rng: Any) -> Any:
-    r"""Eq. 2 of unit vectors ``z`` with $t \sim U\{1..T\}$ and $\epsilon \sim N(0, I)$; ``model(z_t, t)`` guesses
+    r"""Eq. 2 of unit vectors ``z`` with $t \sim U\{1..T\}$ and $\epsilon \sim N(0, I)$; ``model(z_t, t)`` predicts
     $\sqrt d\, z_i$.
     """
     t = rng.integers(1, schedule.T + 1, len(z))
@@ -155,19 +155,19 @@ def training_loss(model: Callable[..., Any], z: Any, schedule: Schedule, rng: An
 
 
 def unit(z: Any) -> Any:
-    """Vectors along the last axis, brought to length 1; 0 stays 0."""
+    """Vectors along the last axis, scaled to length 1; 0 stays 0."""
     norm = (z * z).sum(-1, keepdims=True) ** 0.5
     return z / array_module(z).where(norm > 0, norm, 1)
 
 
 def repeated(said: Any, times: int) -> Any:
-    """A tuple of arrays with every row ``times`` times, one after the other."""
+    """A tuple of arrays with every row repeated ``times`` times in succession."""
     return type(said)(*(array_module(a).repeat(a, times, axis=0) for a in said))
 
 
 def closer(z: Any, z_text: Any) -> Any:
-    """Eq. 3: of candidates (n, k, d) for each caption the one with the largest product with its ``z_text`` (n, d); the
-    first of equal ones.
+    """Eq. 3: for each caption the candidate, of (n, k, d), with the largest product with its ``z_text`` (n, d); the
+    first in case of a tie.
     """
     best = (z * z_text[:, None]).sum(-1).argmax(1)
     return z[array_module(z).arange(len(z)), best]
@@ -184,7 +184,7 @@ def sample(
     null: Caption | None = None,
     sampler: str = "ancestral",
 ) -> Any:
-    r"""One draw of $\sqrt d\, z_i$ for each caption (n, d), as the sampler leaves it: ``model(z_t, t, said)`` guesses it.
+    r"""One draw of $\sqrt d\, z_i$ for each caption (n, d), not normalised; ``model(z_t, t, said)`` predicts it.
 
     ``guidance`` is s of $f(\varnothing) + s\, (f(y) - f(\varnothing))$, ``null`` (1 row) the null prompt. Draws
     ``rng.standard_normal((n, d))`` first, then what the sampler draws.
@@ -199,7 +199,7 @@ def sample(
 
 
 def draw(model: Callable[..., Any], said: Caption, schedule: Schedule, *, candidates: int = 2, **settings: Any) -> Any:
-    r"""An embedding of length 1 for each caption (n, d): the better of ``candidates``, which are drawn side by side.
+    r"""An embedding of length 1 for each caption (n, d): the best of ``candidates``, which are drawn in one batch.
 
     ``settings`` are those of `sample`.
     """

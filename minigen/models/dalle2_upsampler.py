@@ -1,27 +1,27 @@
 r"""DALL-E 2's up-samplers: 32 to 64 to 128 pixels. Ramesh et al. 2022, arXiv 2204.06125, section 2.1 and appendix C.
 
-Two diffusion models of larger pictures, each shown the smaller one with every pixel doubled. The pictures that they are
-used on are drawn, not taken, so those that they are trained on are spoilt a little: the first's are blurred (Saharia et
-al. 2021, SR3, 2104.07636), the second's go through blur, loss of resolution and noise in any order (after BSRGAN, Zhang
-et al. 2021, 2103.14006). Captions do not help them, so they are not told any, and there is nothing to guide by. They
-are trained on crops and used on whole pictures: what they add is local.
+Two diffusion models of larger pictures, each conditioned on the smaller one with every pixel doubled. They are applied
+to generated pictures, not to data, so their training pictures are degraded a little: the first's are blurred (Saharia
+et al. 2021, SR3, 2104.07636), the second's go through blur, loss of resolution and noise in random order (after BSRGAN,
+Zhang et al. 2021, 2103.14006). Captions do not help them, so they get none, and there is no guidance. They are trained
+on crops and applied to whole pictures: what they add is local.
 
 | symbol | code | shape |
 |---|---|---|
 | $z$, the small picture | ``low`` | (n, h, w, c) |
 | $G_\sigma$, a Gaussian blur | `blurred` | |
-| $f(x_t, t, z)$, the guess of $x_0$ | `Upsampler` | (n, 2h, 2w, c) |
+| $f(x_t, t, z)$, the prediction of $x_0$ | `Upsampler` | (n, 2h, 2w, c) |
 
-What the network puts out is added to the doubled pixels: before any training the cascade doubles pixels, exactly.
+The network's output is added to the doubled pixels: before any training the cascade doubles pixels, exactly.
 
-You need: `nn/unet.py`, `models/glide.py` (the loss). New here: pictures that are spoilt on purpose. GLIDE's up-sampler
-(`glide_upsampler.py`) is told how much noise there is on what it is shown; these are not told anything, as in the
-paper.
+You need: `nn/unet.py`, `models/glide.py` (the loss). New here: degrading pictures on purpose. GLIDE's up-sampler
+(`glide_upsampler.py`) is given the level of the noise on its small picture; these are given nothing about the
+degradation, as in the paper.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2_upsampler.py):
-- pictures are spoilt in training only: what is sampled from is shown as it is;
+- pictures are degraded in training only: sampling uses the small picture as it is;
 - a crop of the large picture is the same crop of the small one;
-- no width of the blur is below 0, a blur of 0 is the picture itself, and a blur keeps a plain picture plain.
+- no width of the blur is below 0, a blur of 0 is the picture itself, and a blur keeps a uniform picture uniform.
 """
 
 from itertools import permutations
@@ -38,14 +38,14 @@ from . import sampling
 
 STEPS = 10  # levels that sampling visits
 BLUR = (0.3, 0.7)  # widths of the first up-sampler's blur, in pixels of the small picture
-WORST_BLUR, WORST_NOISE = 0.8, 0.08  # of the second's
-REACH = 3  # pixels that a blur looks at, to either side
+WORST_BLUR, WORST_NOISE = 0.8, 0.08  # upper bounds for the second up-sampler
+REACH = 3  # pixels on either side that a blur covers
 
 
 class Upsampler(Module):
-    """Pictures of side ``size``, or of crops of it, from those of half of it.
+    """Pictures of side ``size``, or crops of such, from pictures of half the side.
 
-    Squares of size / 16 pixels are folded, so that all sizes cost the same.
+    Squares of size / 16 pixels are folded into channels, so that all sizes cost about the same.
     """
 
     def __init__(self, c: int, size: int, *, base: int = 48, rng: Any):
@@ -59,11 +59,11 @@ class Upsampler(Module):
         return large + unfold(self.unet(fold(ag.concat([x_t, large], axis=3), self.patch), t), self.patch)
 
 
-# --- what is done to the small pictures of training -------------------------------------------------------------------
+# --- degrading the small pictures in training -------------------------------------------------------------------------
 
 
 def blurred(x: Any, sigma: Any) -> Any:
-    """Pictures (n, h, w, c) blurred by Gaussians of ``sigma`` (n,) pixels, at least 0; beyond the edge its pixels go on."""
+    """Pictures (n, h, w, c) blurred by Gaussians of ``sigma`` (n,) pixels, at least 0; edge pixels extend outwards."""
     if (sigma < 0).any():
         raise ValueError(f"sigma must be at least 0, got {sigma.min()}")
     xp = array_module(x)
@@ -79,13 +79,13 @@ def blurred(x: Any, sigma: Any) -> Any:
 
 
 def softened(low: Any, *, rng: Any) -> Any:
-    """What the first up-sampler is trained on: half of the pictures blurred by ``BLUR``. Draws ``rng.random((n, 2))``."""
+    """The first up-sampler's training inputs: half of them blurred by ``BLUR``. Draws ``rng.random((n, 2))``."""
     u = rng.random((len(low), 2))
     return blurred(low, np.where(u[:, 0] < 0.5, BLUR[0] + (BLUR[1] - BLUR[0]) * u[:, 1], 0.0))
 
 
 def degraded(low: Any, *, rng: Any) -> Any:
-    """What the second is trained on: blur, half the resolution (of every second picture) and noise, in an order drawn for each.
+    """The second's training inputs: blur, half the resolution (for half of them) and noise, each in a random order.
 
     Draws ``rng.random((n, 4))``, then ``rng.standard_normal`` of the pictures' shape.
     """
@@ -116,7 +116,7 @@ def degraded(low: Any, *, rng: Any) -> Any:
 def cropped(large: Any, low: Any, *, rng: Any) -> tuple[Any, Any]:
     """The same random crop of half the side of both, ``large`` (n, 2h, 2w, c) and ``low`` (n, h, w, c).
 
-    Draws two integers a picture.
+    Draws two integers per picture.
     """
     n, h, w, _ = low.shape
     top, left = (rng.integers(0, side // 2 + 1, n) for side in (h, w))
@@ -133,7 +133,7 @@ def cropped(large: Any, low: Any, *, rng: Any) -> tuple[Any, Any]:
 
 
 def upsample(net: Upsampler, low: Any, schedule: Schedule, *, rng: Any, steps: int = STEPS, **how: Any) -> Any:
-    """Pictures of twice the size (n, 2h, 2w, c) for ``low`` (n, h, w, c), shown as it is; ``how`` are fields of
+    """Pictures of twice the size (n, 2h, 2w, c) for ``low`` (n, h, w, c), used as it is; ``how`` are fields of
     `sampling.Sampling`.
     """
 
