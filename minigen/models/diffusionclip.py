@@ -1,22 +1,22 @@
 r"""DiffusionCLIP. Kim, Kwon & Ye 2021, "DiffusionCLIP: text-guided diffusion models for robust image manipulation",
 arXiv 2110.02711.
 
-A diffusion model that knows no words is walked backwards: a picture becomes the noisy $x_{t_0}$ from which DDIM draws
-that picture again. A copy of the network is then tuned, through the walk down, until what comes out differs from the
-picture as one sentence differs from another by the eyes of CLIP. The copy has learnt an edit, and makes it on pictures
-it has never seen.
+An unconditional diffusion model is run backwards: a picture becomes the noisy $x_{t_0}$ from which DDIM draws that
+picture again. A copy of the network is then tuned, through the walk down, until in CLIP's space its output differs from
+the picture as one sentence differs from another. The copy has learnt an edit, and applies it to pictures it has never
+seen.
 
 | symbol | code | shape |
 |---|---|---|
 | $x_0$, $x_{t_0}$ | ``x_0``, ``x_t`` | (n, h, w, c), data in $[-1, 1]$ |
-| $\hat x_0(\theta)$ | ``x_hat``, what the tuned network makes of $x_{t_0}$ | like $x_0$ |
+| $\hat x_0(\theta)$ | ``x_hat``, the tuned network's result from $x_{t_0}$ | like $x_0$ |
 | $\Delta I = E_I(\hat x_0) - E_I(x_0)$, of colours $E_I(g + \alpha c) - E_I(x_0)$ | ``d_image`` | (n, d) |
 | $\Delta T = E_T(y_{tar}) - E_T(y_{ref})$ | ``d_text`` | (n, d) |
-| $K$, pixels that the edit has no business with | ``still.pixels`` | (n, h, w, 1) |
+| $K$, pixels that the edit should not change | ``still.pixels`` | (n, h, w, 1) |
 | $\alpha$, the silhouette of $x_0$ | ``still.outline`` | (n, h, w, 1) |
-| $g$, $c$: mean colour of the ground of $\hat x_0$, contrast of its thing | ``of_two_colours`` | (n, 1, 1, c) |
+| $g$, $c$: mean colour of the background of $\hat x_0$, contrast of its thing | ``of_two_colours`` | (n, 1, 1, c) |
 | $c_{min}$, the smallest $\|c\|$ of the training pictures | ``least`` | a number |
-| $m_k$: mean colour of the thing in picture k, $\bar m$ that of a step's pictures | ``colour`` | (n, 1, 1, c) |
+| $m_k$: mean colour of the thing in picture k; $\bar m$: mean over the batch | ``colour`` | (n, 1, 1, c) |
 | $t_0$, $S$: how far up, in how many steps | ``t_0``, ``levels.T`` | |
 | $\gamma_i$ | ``strengths`` of the edits | |
 
@@ -31,27 +31,27 @@ c = \frac{\sum_i \alpha_i (\hat x_{0,i} - g)}{\sum_i \alpha_i^2} \qquad (4)$$
 $$L_{one} = \frac1n \sum_k \|m_k - \bar m\|^2 \qquad (5)$$
 $$\tilde\epsilon(x_t, t) = \sum_i \gamma_i\, \epsilon_{\theta_i}(x_t, t), \quad \sum_i \gamma_i = 1 \qquad (6)$$
 
-The paper has the first three terms of (2), the third of them the distance of two faces. What stays itself is here $K$,
-the ground if a thing is edited and the thing if the ground is, and the outline, as far as the picture itself tells
+The paper has the first three terms of (2), the third being a distance between faces. Here $K$, the background if a
+thing is edited and the thing if the background is, and the outline must stay, as far as the picture itself shows them
 (`untouched`).
 
-**What is not the paper's.** (1) does not ask how far: pictures of this world that hardly change, and a grey in place of
-blue, have the right direction already, so (3) asks for the text's length as well. A small CLIP is also pleased by
-patterns that no eye would see. So an edit of a colour is shown to it as the old silhouette in two colours,
-$g + \alpha c$, where there is no room for patterns, and (4), the share of the thing that is wrong, keeps the picture
-near that (with a thing that fades counted as if it had the contrast $c_{min}$). About the right colour CLIP's direction
-is flat: by (5), for things, a word is one colour, whatever the old one was, and the last term of (2) holds $\hat x_0$
-near what the untuned network makes of it with noise on
+**What differs from the paper.** (1) ignores the length of the change: pictures of this world that hardly change, and
+grey in place of blue, already have the right direction, so (3) asks for the text's length as well. A small CLIP also
+rewards patterns that no eye would see. So for an edit of a colour it sees the old silhouette in two colours,
+$g + \alpha c$, which leaves no room for patterns, and (4), the share of the thing that deviates, keeps the picture
+near that (a fading thing counts as if it had the contrast $c_{min}$). Near the right colour CLIP's direction is flat:
+by (5), for things, a word means one colour, whatever the old one was, and the last term of (2) holds $\hat x_0$
+near the untuned network's denoising of it
 ($x_t = \sqrt{\bar\alpha_t}\, \hat x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$, no gradient through $f_{base}$: Poole et
-al. 2022, 2209.14988). The weights of (4), (5) and of the prior rise from 0 along tuning: the way from orange to blue on
-grey leads past grey, and that from black to white through greys that the untuned network has never seen and takes back
-in part. An edit is a word ("blue"), $y_{ref}$ is the training picture's own caption and $y_{tar}$ that caption with the
-word in it, so that $\Delta T$ names this change and no other. Captions, the source pictures and CLIP are all that
-tuning is told; the oracle only measures. In (6) the untuned network is one of the sum and has the $\gamma$ that the
-others leave over, which may be negative: two edits of strength 1 are both made in full. The networks predict $x_0$.
+al. 2022, 2209.14988). The weights of (4), (5) and of the prior rise from 0 during tuning: the way from orange to blue
+on grey leads past grey, and that from black to white through greys that the untuned network has never seen and partly
+undoes. An edit is a word ("blue"), $y_{ref}$ is the training picture's own caption and $y_{tar}$ that caption with the
+word in it, so that $\Delta T$ names this change and no other. Tuning uses nothing but captions, the source pictures and
+CLIP; the oracle only measures. In (6) the untuned network is part of the sum, with the remaining $\gamma$, which may be
+negative: two edits of strength 1 are both made in full. The networks predict $x_0$.
 
-**What it took.** Edits that are right, with all else as it was, of 300 test pictures of one thing and more, by the
-oracle; where there are more numbers, each is of a training seed:
+**What it took.** Share of correct edits, with all else unchanged, of at least 300 test pictures of one thing, by the
+oracle; several numbers in a cell are of one training seed each:
 
 | CLIP sees | $\lambda_{prior}$ | levels | blue | white | both at once |
 |---|---|---|---|---|---|
@@ -63,23 +63,23 @@ oracle; where there are more numbers, each is of a training seed:
 | two colours, without (3) | rising to 40 | 1 | .99, .99 | .98, .52 | |
 | two colours: the defaults | rising to 40 | 1 | .99, .98, .99 | .99, .98, .98 | .96, .96, .97 |
 
-From a black ground to a white one, (1) and (3) fall all the way, by .16 and .05 over its first eighth. There the
-untuned network takes back 40 percent, and 20 times the square of that is .24. And where two edits are summed at a
-second level, each network is asked about a picture that the other has half changed, which it has never seen; at the
-first, their guesses add up. Tried when CLIP still saw the picture: noise on what it sees (.46 of the blue ones), the
-walk from $t_0 = 100$ in four levels (.32).
+From a black background to a white one, (1) and (3) fall all the way, by .16 and .05 over its first eighth. There the
+untuned network undoes 40 percent of the change, and 20 times the square of what it undoes is .24, more than the gain.
+And where two edits are summed at a second level, each network gets a picture that the other has half changed, which it
+has never seen in tuning; at the first level, their predictions add up. Tried when CLIP still saw the picture: noise on
+its input (.46 of the blue edits), the walk from $t_0 = 100$ in four levels (.32).
 
 You need: `samplers/ddim.py` (both walks), `models/clip.py`, `diffusionclip_losses.py` (the equations). New here: a
 gradient through a sampler.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_diffusionclip.py):
-- the walk up visits the levels of the walk down, and is not clipped: else the round trip is not one;
-- a picture that has not changed has no direction: 0 / 0 is caught, with a gradient that is finite;
-- texts are of unit length before AND after the mean over openings, which changes their difference;
-- ``"full"`` tuning keeps the tape of all levels, ``"per_step"`` that of one level, drawn at random and walked to
-  without a tape (the paper's GPU-efficient tuning moves the weights after each level in turn): with one level they are
-  the same;
-- what is tuned is a copy, taken when its stage begins: the untuned network stays as it is.
+- the walk up visits the levels of the walk down, and is not clipped: otherwise they would not be inverse;
+- an unchanged picture has no direction: 0 / 0 is caught, with a finite gradient;
+- texts are normalised before AND after the mean over openings, which changes their difference;
+- ``"full"`` tuning keeps the tape of all levels, ``"per_step"`` that of one level, drawn at random and reached
+  without a tape (the paper's GPU-efficient tuning updates the weights after each level in turn): with one level they
+  are the same;
+- a copy is tuned, made when its stage begins: the untuned network stays as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,14 +111,14 @@ DATA = "shapes"
 REUSES_CLIP = True
 TOUR: dict[str, Any] = {"clip_steps": 200, "steps": 400, "tune_steps": 40, "pictures": 64}
 PICTURES = {
-    "edits": "test pictures, their round trips through the noise and back, and every edit",
+    "edits": "test pictures, their round trips to the noise and back, and every edit",
     "mixed": "test pictures, the first edit, the last one, and both at once",
 }
 OUTPUT = "x_0"  # what the networks predict
-SHOWN = 128  # pictures an edit in the figures
-BLOCK = 64  # pictures that are walked at once
+SHOWN = 128  # pictures per edit in the figures
+BLOCK = 64  # pictures that are processed at once
 WEIGHTS = ("l1", "identity", "far", "outline", "same", "prior")
-RISING = ("outline", "same", "prior")  # weights that rise from 0 along tuning
+RISING = ("outline", "same", "prior")  # weights that rise from 0 during tuning
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class Config:
     """Settings of the run."""
 
     edits: tuple[str, ...] = ("blue", "white")
-    """What is learnt, a word and a network each: a colour, shape or size of the thing, or a background."""
+    """The edits, each a word with a network of its own: a colour, shape or size of the thing, or a background."""
     T: int = 200
     """Length of the noising chain."""
     sample_steps: int = 25
-    """Levels that sampling visits, when pictures are drawn from nothing; T or more visits all."""
+    """Levels that sampling visits, when pictures are drawn from pure noise; T or more visits all."""
     patch: int = 4
     """Side of the squares of pixels that become one pixel with more channels before the first convolution."""
     base: int = 64
@@ -138,19 +138,19 @@ class Config:
     multipliers: tuple[int, ...] = (1, 1)
     """Channels at each resolution, in units of base; each level halves the size."""
     heads: int = 4
-    """Attention heads of its middle."""
+    """Attention heads in its middle."""
     edges: float = 4.0
-    """Weight of the error in the differences of neighbouring pixels, which is where shapes are."""
+    """Weight of the error in the differences of neighbouring pixels, which carry the shapes."""
     most: float = 5.0
     """Largest weight of a time; below it the weight is SNR + 1, that of the squared error of v."""
     steps: int = 1200
     """Training steps of the diffusion model."""
     batch_size: int = 16
-    """Pictures a step, of all stages but CLIP's."""
+    """Pictures per step of the diffusion model."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW in the diffusion model's stage; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of its weights beside the gradient."""
+    """Decoupled weight decay in that stage."""
     ema: float = 0.99
     """Decay of its averaged weights."""
     max_norm: float = 1.0
@@ -158,11 +158,11 @@ class Config:
     clip_steps: int = 1200
     """Training steps of CLIP; 0 if a trained one is given, with --clip FILE."""
     t_0: int = 40
-    """Time to which pictures are taken for an edit."""
+    """Time up to which pictures are noised for an edit."""
     levels: int = 1
     """Steps up to t_0, and the same down again; with more than one, two edits at once do not add up."""
     iterations: int = 1
-    """Corrections of each step up, by the network's word at its end."""
+    """Corrections of each step up, by the network's prediction at its end."""
     tuning: Literal["full", "per_step"] = "per_step"
     """Gradient through all levels of the walk down, or at one random level of it with a fraction of the memory."""
     pictures: int = 512
@@ -170,56 +170,56 @@ class Config:
     tune_steps: int = 700
     """Training steps of each edit."""
     tune_batch: int = 8
-    """Pictures a step in tuning."""
+    """Pictures per step in tuning."""
     tune_lr: float = 4e-3
     """Peak learning rate of tuning; falls along a cosine."""
     l1: float = 0.0
     """Weight of the mean change of all pixels."""
     identity: float = 5.0
-    """Weight of the mean change of the pixels that the edit has no business with."""
+    """Weight of the mean change of the pixels that the edit should not change."""
     far: float = 1.0
-    """Weight of what the change lacks of the text's length; 0 for the paper's loss."""
+    """Weight of what the change lacks of the text's length (eq. 3); 0 for the paper's loss."""
     outline: float = 16.0
-    """Weight, at the end of tuning, of what is not the silhouette in two colours, in edits of colours and backgrounds;
-    0 for the paper's loss.
+    """Weight, at the end of tuning, of the deviation from the silhouette in two colours (eq. 4), in edits of colours
+    and backgrounds; 0 for the paper's loss.
     """
     same: float = 2.0
-    """Weight, at the end of tuning, of the spread of the asked colour over a step's pictures, in edits of colours; 0
-    for the paper's loss.
+    """Weight, at the end of tuning, of the spread of the asked colour over a step's pictures (eq. 5), in edits of
+    colours; 0 for the paper's loss.
     """
     prior: float = 40.0
-    """Weight, at the end of tuning, of the distance to what the untuned network makes of the edit with noise on; 0 for
+    """Weight, at the end of tuning, of the distance to the untuned network's denoising of the noised edit; 0 for
     the paper's loss.
     """
     prior_time: int = 40
-    """Times of that noise: uniform up to this one."""
+    """The time of that noise is uniform up to this one."""
 
 
 @dataclass(frozen=True)
 class Sampling(sampling.Sampling):
-    """Settings of sampling, with which the untuned network draws pictures from nothing; --edit asks for edits, and goes
-    with none of the others.
+    """Settings of sampling, with which the untuned network draws pictures from pure noise; --edit asks for edits, and
+    goes with none of the others.
     """
 
     edit: tuple[str, ...] = ()
-    """Change validation pictures instead, by these edits, all at once."""
+    """Apply these edits, all at once, to validation pictures instead."""
 
 
 @dataclass(frozen=True)
 class Editing:
-    """Settings of editing. All edits are the same unless eta is above 0."""
+    """Settings of editing. All --n results are the same unless eta is above 0."""
 
     edit: tuple[str, ...] = ("blue",)
     """What to change, in the words that the system was trained with; several are made at once."""
     strength: tuple[float, ...] = ()
-    """How strongly, a number for each edit: 1 is as tuned, 0 not at all. All 1 if left out."""
+    """Strength of each edit: 1 is as tuned, 0 not at all. All 1 if left out."""
     t_0: int | None = None
-    """Time to which the picture is taken, that of training if left out; 0 leaves it as it is."""
+    """Time up to which the picture is noised, that of tuning if left out; 0 leaves it as it is."""
     eta: float = 0.0
     """Noise on the way down, from 0, none, to 1, as much as ancestral sampling."""
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- the texts --------------------------------------------------------------------------------------------------------
 
 
 def told(embedder: clip.Embedder, scenes: Sequence[Scene]) -> Any:
@@ -232,7 +232,7 @@ def told(embedder: clip.Embedder, scenes: Sequence[Scene]) -> Any:
 
 
 class Denoiser(Module):
-    """A U-Net over blocks of patch x patch pixels: ``model(x_t, t)`` (n, h, w, c) guesses $x_0$."""
+    """A U-Net over blocks of patch x patch pixels: ``model(x_t, t)`` (n, h, w, c) predicts $x_0$."""
 
     def __init__(self, c: int, *, patch: int, base: int, multipliers: tuple[int, ...], heads: int, rng: Any):
         self.patch = patch
@@ -240,7 +240,7 @@ class Denoiser(Module):
         self.unet = UNet(of, of, base=base, multipliers=multipliers, blocks=1, attention=(), heads=heads, rng=rng)
 
     def forward(self, x_t: Any, t: Any, cond: Any = None) -> Any:
-        """The guess of the clean picture, like ``x_t``; there is no condition to be told."""
+        """The prediction of the clean picture, like ``x_t``; ``cond`` is ignored."""
         return unfold(self.unet(fold(x_t, self.patch), t), self.patch)
 
 
@@ -251,7 +251,7 @@ def network(config: Config, dataset: Dataset, *, rng: Any) -> Denoiser:
 
 
 def levels_to(schedule: Schedule, t_0: int, steps: int) -> Schedule:
-    """The ``steps`` levels up to ``t_0``, evenly spread: the one grid of the walk up and of the walk down."""
+    """The ``steps`` levels up to ``t_0``, evenly spread: the common grid of the walks up and down."""
     return schedules.spaced(schedule.up_to(t_0), steps)
 
 
@@ -270,9 +270,9 @@ def walk(model: Callable[..., Any], x_t: Any, levels: Schedule, last: int = 0) -
 
 
 def tuned_guess(model: Callable[..., Any], x_T: Any, levels: Schedule, tuning: str, *, rng: Any) -> Any:
-    r"""$\hat x_0(\theta)$ with its tape: the end of the whole walk ("full"), or the guess at one level of it ("per_step").
+    r"""$\hat x_0(\theta)$ on the tape: the end of the whole walk ("full"), or the prediction at one level ("per_step").
 
-    "per_step" draws the level by ``rng.integers(1, S + 1)``, walks there with the network as it is, and tapes one call.
+    "per_step" draws the level by ``rng.integers(1, S + 1)``, walks there without a tape, and records one call.
     """
     if tuning == "full":
         return walk(model, x_T, levels)
@@ -285,8 +285,8 @@ def tuned_guess(model: Callable[..., Any], x_T: Any, levels: Schedule, tuning: s
 def mixed(models: Sequence[Callable[..., Any]], strengths: Sequence[float], base: Callable[..., Any]) -> Any:
     r"""Eq. 6 as one model: $\sum_i \gamma_i f_i$, with $\gamma_0 = 1 - \sum_{i > 0} \gamma_i$ for ``base``.
 
-    As the $\gamma$ add up to 1, it is the same for guesses of $x_0$ and of $\epsilon$. Networks of strength 0 are not
-    asked.
+    As the $\gamma$ add up to 1, predictions of $x_0$ and of $\epsilon$ give the same. Networks of strength 0 are not
+    evaluated.
     """
     if len(models) != len(strengths):
         raise ValueError(f"there must be a strength for each edit, got {len(strengths)} for {len(models)}")
@@ -313,7 +313,7 @@ def edited(
     eta: float = 0.0,
     rng: Any = None,
 ) -> Any:
-    """``x_0`` (n, h, w, c) with the edits made, all at once; without any, the round trip. ``rng`` only if eta is above 0."""
+    """``x_0`` (n, h, w, c) with all the edits at once; without any, the round trip. ``rng`` only if eta is above 0."""
     config, base = system.config, system.modules["diffusion"]
     unknown = [word for word in edit if word not in config.edits]
     if unknown:
@@ -327,7 +327,7 @@ def edited(
         raise ValueError(f"t_0 must be from 0 to {config.T}, got {t_0}")
     if t_0 == 0:
         return x_0.copy()
-    steps = -(-config.levels * t_0 // config.t_0)  # of the length that they had in training
+    steps = -(-config.levels * t_0 // config.t_0)  # of the same length as in tuning
     levels, found = levels_to(schedules.cosine(config.T), t_0, steps), []
     for i in range(0, len(x_0), BLOCK):
         x_T = encode(base, x_0[i : i + BLOCK], levels, iterations=config.iterations)
@@ -335,11 +335,11 @@ def edited(
     return np.clip(array_module(x_0).concatenate(found), -1, 1)
 
 
-# --- pictures to edit, and the judge ----------------------------------------------------------------------------------
+# --- pictures to edit -------------------------------------------------------------------------------------------------
 
 
 def asked_of(split: str, edit: Sequence[str], n: int) -> tuple[Any, list[Scene]]:
-    """The first ``n`` pictures (uint8) of one thing in a split that have none of the edits, and the scenes they shall become."""
+    """A split's first ``n`` pictures (uint8) of one thing that show none of the edits yet, and the wanted scenes."""
     of = shapes.scenes(split)
     rows: list[int] = []
     wanted: list[Scene] = []
@@ -356,7 +356,7 @@ def asked_of(split: str, edit: Sequence[str], n: int) -> tuple[Any, list[Scene]]
 
 
 def pictures_to_learn(split: Split, word: str, n: int) -> tuple[Any, list[Scene]]:
-    """The first ``n`` pictures of one thing whose caption names the word's attribute and not the word; their captions' scenes."""
+    """The first ``n`` pictures of one thing whose caption names another value of the word's attribute; their scenes."""
     images: list[Any] = []
     scenes: list[Scene] = []
     for start in range(0, len(split), 512):
@@ -375,7 +375,7 @@ def pictures_to_learn(split: Split, word: str, n: int) -> tuple[Any, list[Scene]
 
 
 class Lesson(NamedTuple):
-    """What an edit is learnt from, computed once: pictures (n, ...), their latents, embeddings, and what is to stay."""
+    """What an edit is learnt from, computed once: pictures (n, ...), latents, embeddings, and what should stay."""
 
     x_0: Any
     x_T: Any
@@ -383,10 +383,10 @@ class Lesson(NamedTuple):
     e_ref: Any  # (n, d), E_T of their captions
     e_tar: Any  # (n, d), E_T of their captions with the word in them
     still: Still
-    least: float  # the contrast of the faintest of the pictures
+    least: float  # the smallest contrast of the pictures
 
     def rows(self, at: Any) -> "Lesson":
-        """The same of some of the pictures."""
+        """The same for some of the pictures."""
         still = Still(*(None if part is None else part[at] for part in self.still))
         vectors = {name: getattr(self, name)[at] for name in ("x_0", "x_T", "e_0", "e_ref", "e_tar")}
         return self._replace(still=still, **vectors)
@@ -407,8 +407,8 @@ def tuning_loss(
     dataset: Dataset,
     aim: Callable[[Any, Lesson], tuple[Any, Any]] = directional,
 ) -> Callable[..., Any]:
-    """The loss of a stage in which ``net``, a copy of ``base`` made when the stage begins, learns an edit; ``aim`` says
-    what eq. 1 compares.
+    """The loss of a stage in which ``net``, a copy of ``base`` made when the stage begins, learns an edit; ``aim``
+    returns the two directions that eq. 1 compares.
     """
     schedule, embedder, learnt = schedules.cosine(config.T), clip.Embedder(clip_net), list[Lesson]()
     levels = levels_to(schedule, config.t_0, config.levels)
@@ -430,7 +430,7 @@ def tuning_loss(
         return Lesson(x_0, x_T, embedder.encode_image(x_0), told(embedder, scenes), e_tar, still, least)
 
     def renoised(x: Any, rng: Any) -> Any:
-        """What the untuned network makes of ``x`` with noise on."""
+        """The untuned network's denoising of ``x`` after adding noise."""
         t = rng.integers(1, config.prior_time + 1, len(x))
         x_t = q_sample(x, t, device(rng.standard_normal(x.shape).astype(np.float32)), schedule)
         with ag.no_grad():
@@ -469,7 +469,7 @@ def stage(
     warmup: int,
     **more: Any,
 ) -> Stage:
-    """How each network but CLIP is trained by a ``loss(batch, rng, step)``."""
+    """How each network except CLIP is trained by a ``loss(batch, rng, step)``."""
     return Stage(
         name=name,
         objectives=[Objective("x_0", net, loss)],
@@ -543,7 +543,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return edit
 
     def notes(images: Any, *, edit: tuple[str, ...] = (), **how: Any) -> list[str]:
-        """What the oracle reads; of edits, what was asked for and whether it came."""
+        """The oracle's readings; for edits, what was asked for and whether the picture shows it."""
         if not edit:
             return [str(scene) if scene is not None else "no scene of this world" for scene in read_pictures(images)]
         _, wanted = asked_of("val", edit, len(images))
@@ -559,7 +559,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         eta: float = Editing.eta,
         **settings: Any,
     ) -> Any:
-        """``n`` edits of one picture (h, w, c); without noise one is made, and repeated."""
+        """``n`` edits of one picture (h, w, c); without noise, copies of one."""
         if keep is not None:
             raise ValueError("this system changes the whole picture by what it has learnt: leave --mask out")
         if not edit:
@@ -569,7 +569,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return to_numpy(edited(system, x_0, edit, eta=eta, rng=rng, **settings)).repeat(n // made, axis=0)
 
     def notes_of_edits(images: Any, *, image: Any, edit: tuple[str, ...] = Editing.edit, **settings: Any) -> list[str]:
-        """Whether the edits show what the picture shows, with the asked words in it and all else as it was."""
+        """Whether the edits show the picture's scene with the asked changes and all else unchanged."""
         (scene,) = read_pictures(np.asarray(image)[None])
         if scene is None:
             return ["the picture is no scene of this world"] * len(images)
@@ -578,8 +578,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return [f"{scene}\n{verdict}" for verdict in verdicts([scene] * len(images), images)]
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """How many test pictures of one thing survive the round trip, and are edited as asked with all else kept; alone
-        and all at once.
+        """The share of test pictures of one thing that survive the round trip, and that are edited as asked with all
+        else unchanged, by one edit and by all at once.
         """
         found = {}
         for edit in dict.fromkeys([(), *((word,) for word in config.edits), config.edits]):

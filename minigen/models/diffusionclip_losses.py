@@ -1,7 +1,7 @@
 r"""The losses of `diffusionclip`: equations 1 to 5, whose symbols are in the table there, as functions of pictures and directions.
 
-A direction is the change of CLIP's vector. What a picture tells of itself, its ground, its thing and its outline, is a
-`Still`: an edit has no business with it. All is taken from source pictures alone.
+A direction is the change of CLIP's vector. A `Still` holds what an edit should not change: background, thing and
+outline, computed from the source pictures alone.
 
 You need: nothing of the model. New here: a loss between two changes, and a picture as a silhouette in two colours.
 """
@@ -14,21 +14,21 @@ import autograd as ag
 from kernels.backend import array_module
 from minigen.data.captions import attribute
 
-FLOOR = 1e-4  # the shortest length that a direction is divided by
+FLOOR = 1e-4  # lower bound of the lengths by which directions are divided
 
 
 class Still(NamedTuple):
-    """What an edit has no business with, told by the picture alone. Edges, which are ground and thing, belong to neither."""
+    """What an edit should not change, by the picture alone. Edges, a mixture of ground and thing, belong to neither."""
 
-    ground: Any  # (n, h, w, 1), 1 where the picture has the colour of its frame
-    pixels: Any  # (n, h, w, 1), 1 where it stays as it is: on the ground, or inside the thing
+    ground: Any  # (n, h, w, 1), 1 where the picture has the colour of its frame: the background
+    pixels: Any  # (n, h, w, 1), 1 where it should stay: on the ground, or inside the thing
     coloured: Any  # (n, h, w, 1), 1 inside the thing if that gets the asked colour, or None
     outline: Any  # (n, h, w, 1), the silhouette, or None where the edit changes it
 
 
 def untouched(x_0: Any, word: str) -> Still:
-    """What of the pictures ``x_0`` the edit ``word`` leaves alone: all but things, or all but the background; and, of
-    colours, the outline.
+    """What the edit ``word`` should not change in the pictures ``x_0``: the background, or the thing if the background
+    is edited; in edits of colours and backgrounds, also the outline.
     """
     xp = array_module(x_0)
     frame = xp.concatenate([x_0[:, 0], x_0[:, -1], x_0[:, :, 0], x_0[:, :, -1]], axis=1)
@@ -46,7 +46,7 @@ def mean_colour(x: Any, where: Any) -> Any:
 
 
 def silhouette(x_0: Any, ground: Any, thing: Any) -> Any:
-    r"""$\alpha$ (n, h, w, 1): distances from the ground's mean colour in units of the thing's mean one, at most 1.
+    r"""$\alpha$ (n, h, w, 1): distances from the ground's mean colour in units of the thing's mean distance, at most 1.
 
     For a picture $(1 - \alpha)\, g + \alpha c$ it is $\alpha$, whatever the colours g and c.
     """
@@ -55,7 +55,7 @@ def silhouette(x_0: Any, ground: Any, thing: Any) -> Any:
 
 
 def of_two_colours(x: Any, still: Still) -> tuple[Any, Any]:
-    r"""Eq. 4: the thing's contrast $c$ (n, 1, 1, ch), and what of ``x`` is not $g + \alpha\, c$ with $g$ the mean
+    r"""Eq. 4: the thing's contrast $c$ (n, 1, 1, ch), and the residual ``x`` $- (g + \alpha\, c)$ with $g$ the mean
     colour of the ground.
     """
     alpha, off = still.outline, x - mean_colour(x, still.ground)
@@ -66,7 +66,7 @@ def of_two_colours(x: Any, still: Still) -> tuple[Any, Any]:
 def directional_loss(d_image: Any, d_text: Any) -> Any:
     r"""Eq. 1 (n,): 0 for parallel directions, 1 for orthogonal and 2 for opposite ones, whatever their lengths.
 
-    A length below ``FLOOR`` counts as ``FLOOR``: no change at all has the loss 1 and a finite gradient, along the text.
+    A length below ``FLOOR`` counts as ``FLOOR``: an unchanged picture has loss 1 and a finite gradient, along the text.
     """
 
     def length(d: Any) -> Any:
@@ -76,7 +76,9 @@ def directional_loss(d_image: Any, d_text: Any) -> Any:
 
 
 def shortfall(d_image: Any, d_text: Any) -> Any:
-    r"""Eq. 3 (n,): 0 where the picture has gone as far along the text as the text does, or further; 1 where it has not moved."""
+    r"""Eq. 3 (n,): 0 where the picture has moved along the text's direction as far as the text or further, 1 where it
+    has not moved.
+    """
     return ag.maximum(1 - ag.sum(d_image * d_text, -1) / (ag.sum(d_text * d_text, -1) + FLOOR**2), 0.0)
 
 
@@ -98,7 +100,7 @@ def l_edit(
 ) -> tuple[Any, dict[str, Any]]:
     r"""Eq. 2: a scalar, and its terms without their weights.
 
-    ``natural`` is $f_{base}(x_t, t)$, a constant, or None for no such term.
+    ``natural`` is $f_{base}(x_t, t)$, a constant, or None, which leaves the term out.
     """
     change = ag.abs(x_hat - x_0)
     terms = {
