@@ -180,7 +180,7 @@ def checked(
 ) -> str:
     """The name in `choose` of what these settings ask for.
 
-    Raises ValueError for settings that do not exist or do not go together; the spacing is not checked.
+    Raises ValueError for settings that do not exist or do not go together, whatever the spacing.
     """
     uniform_times(schedule.T, steps)
     if sampler not in get_args(Named):
