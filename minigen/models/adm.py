@@ -16,7 +16,7 @@ and a scale above 1 sharpens the classifier.
 
 $$\mathrm{AdaGN}(h, y) = y_s\, \mathrm{GroupNorm}(h) + y_b \qquad \text{(section 3.1)}$$
 $$x_{t-1} \sim N(\mu + s\, \Sigma\, \nabla_{x_t} \ln p_\phi(y \mid x_t)\big|_{x_t = \mu},\; \Sigma) \qquad \text{(section 4.1, on which algorithm 1 rests)}$$
-$$\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\, s\, \nabla_{x_t} \ln p_\phi(y \mid x_t) \qquad \text{(eq. 14 and algorithm 2)}$$
+$$\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\, s\, \nabla_{x_t} \ln p_\phi(y \mid x_t) \qquad \text{(eq. 14 and algorithm 2, with the scale of section 4.3)}$$
 $$s\, \nabla_x \ln p(y \mid x) = \nabla_x \ln \tfrac{1}{Z} p(y \mid x)^s \qquad \text{(section 4.3)}$$
 
 Three ways to guide, by name: ``classifier`` is algorithm 2, and goes with every sampler; ``mean`` moves the mean of the

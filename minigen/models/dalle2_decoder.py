@@ -35,7 +35,7 @@ $z_i$ enters twice, as in the paper: beside the caption's vector, which joins th
 behind the words. Its entries are of size $1 / \sqrt d$; they are scaled to size 1 first.
 
 **What it took.** After 3,000 steps of 64 pictures the prompts for one thing / two are met in .99 and .46,
-held out .68 and .16 (500 each, `minigen train dalle2` and `minigen sample dalle2 --prompts 500`); after 10,000, with a
+held out .68 and .16 (500 each, `minigen sample dalle2 --prompts 500`; the default was 3,000 then); after 10,000, with a
 longer CLIP and prior (``--preset long``), in 1.00 and .97, held out .99 and .87. With CLIP's frozen word features alone
 it binds colours to things much more slowly (.90 and .09 after 1,800 steps); a text network trained with the decoder
 (`nn.Words`) helps, and the prior matters more than either: see `dalle2_prior.py`. More noise (``shift`` 4, 4,500 steps
