@@ -1,10 +1,10 @@
-r"""The Gaussian chain of DDPM (Ho et al. 2020, 2006.11239, section 2), on which every later diffusion paper stands.
+r"""The Gaussian chain of DDPM (Ho et al. 2020, 2006.11239, section 2), on which every later diffusion paper builds.
 
 $$q(x_t \mid x_{t-1}) = N(\sqrt{\alpha_t}\, x_{t-1}, \beta_t I) \quad (2) \qquad q(x_t \mid x_0) = N(\sqrt{\bar\alpha_t}\, x_0, (1 - \bar\alpha_t) I) \quad (4)$$
 $$q(x_{t-1} \mid x_t, x_0) = N(\tilde\mu_t(x_t, x_0), \tilde\beta_t I) \quad (6)$$
 
-``t`` is a level of ``schedule``, 0 to T: an integer, or an array (n,) with one level a sample. Arrays or Tensors of
-shape (n, ...) go in and come out in their own dtype.
+``t`` is a level of ``schedule``, 0 to T: an integer, or an array (n,) with one level per sample. Arrays or Tensors of
+shape (n, ...) keep their dtype.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def at(values: Any, t: Any, x: Any) -> Any:
         return float(values[t])
     x = raw(x)
     if x.dtype.kind != "f":
-        raise TypeError(f"a level a sample needs floats to multiply, got {x.dtype}")
+        raise TypeError(f"one level per sample needs floats to multiply, got {x.dtype}")
     picked = array_module(x).asarray(values[levels], x.dtype)
     return picked.reshape(-1, *(1,) * (x.ndim - 1))
 

@@ -21,7 +21,7 @@ def kl(mean_1: Any, log_var_1: Any, mean_2: Any, log_var_2: Any) -> Any:
 
 
 def _exp(x: Any) -> Any:
-    """Of a plain number NumPy would make a float64, which widens float32."""
+    """From a plain number, NumPy would return a float64, which widens float32."""
     return float(np.exp(x)) if isinstance(x, int | float) else ag.exp(x)
 
 

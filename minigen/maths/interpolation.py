@@ -1,4 +1,4 @@
-r"""Between two points of a Gaussian's latent space: along the sphere, not through it.
+r"""Interpolation between two points of a Gaussian latent space: along the sphere, not through it.
 
 Nearly all of $N(0, I_d)$ lies close to a sphere of radius $\sqrt d$. The middle of the straight line between two draws
 has a norm smaller by about $\sqrt 2$, where a decoder has hardly been trained; the arc between them stays on the sphere
@@ -11,11 +11,11 @@ import numpy as np
 
 from kernels.backend import array_module
 
-PARALLEL = 1e-12  # sines below this count as 0: float64 leaves about 1e-16 of two parallel directions
+PARALLEL = 1e-12  # sines below this count as 0: two parallel directions give about 1e-16 in float64
 
 
 def slerp(a: Any, b: Any, t: Any) -> Any:
-    r"""Spherical interpolation over the last axis: the direction turns evenly, the norm grows evenly.
+    r"""Spherical interpolation over the last axis: angle and norm change linearly.
 
     With $u = a / |a|$, $v = b / |b|$, $\cos \theta = u \cdot v$ and $w$ the unit vector of $v - (u \cdot v)\, u$,
 
@@ -26,8 +26,8 @@ def slerp(a: Any, b: Any, t: Any) -> Any:
     a grid, (n, 1, d) and (k,) give (n, k, d). $t = 0$ and $t = 1$ give ``a`` and ``b`` to the last bit. Computed in
     float64, returned in the dtype of ``a`` and ``b`` (float32 or float64).
 
-    Opposite directions have no shortest arc: it then goes by way of the coordinate axis that is farthest from both (in
-    one dimension, through 0). A zero vector has no direction and takes the other's.
+    Opposite directions have no shortest arc: it then passes through the coordinate axis farthest from both (in one
+    dimension, through 0). A zero vector has no direction and takes the other's.
     """
     xp = array_module(a, b)
     if a.shape[-1:] != b.shape[-1:] or not a.ndim:

@@ -1,7 +1,7 @@
 r"""Probabilities of grey levels: $\ln P(k)$ for levels $k = 0 \dots L - 1$, in nats, element by element.
 
-Integer levels go in beside a network's numbers (arrays or Tensors); each function is a distribution over all levels, so
-$\sum_k P(k) = 1$ whatever the network says. The Gaussian one is in `gaussian`.
+Inputs are integer levels and a network's outputs (arrays or Tensors); each function is a distribution over all levels,
+so $\sum_k P(k) = 1$ whatever the outputs. The Gaussian one is in `gaussian`.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from kernels.backend import array_module
 
 
 def bernoulli_log_likelihood(level: Any, logits: Any) -> Any:
-    r"""$\ln P(1) = \ln \sigma(\ell)$, $\ln P(0) = \ln \sigma(-\ell)$, from the logits: exact where a probability is 0
-    or 1 in rounding.
+    r"""$\ln P(1) = \ln \sigma(\ell)$, $\ln P(0) = \ln \sigma(-\ell)$, from the logits: exact even where a probability
+    rounds to 0 or 1.
     """
     ell = ag.raw(logits)
     sign = array_module(ell).asarray(2 * _checked(level, 2).astype(np.int8) - 1, ell.dtype)
@@ -50,7 +50,7 @@ def discretised_logistic_log_likelihood(
     xp, dtype = array_module(ag.raw(mean)), ag.raw(mean).dtype
     level = xp.asarray(_checked(level, levels))
     middle = 2 * level.astype(np.float64) - (levels - 1)
-    upper, lower = (xp.asarray((middle + side) / (levels - 1), dtype) for side in (1, -1))  # one edge, one number
+    upper, lower = (xp.asarray((middle + side) / (levels - 1), dtype) for side in (1, -1))  # one number per edge
     inverse = ag.exp(-log_scale)
     log_below = -ag.softplus((mean - upper) * inverse)  # ln sigma(a)
     log_above = -ag.softplus((lower - mean) * inverse)  # ln sigma(-b)
@@ -69,8 +69,8 @@ def logistic_mixture_log_likelihood(
     r"""$P(k) = \sum_m \pi_m P_m(k)$, $\pi = \mathrm{softmax}(\ell)$, each $P_m$ a discretised logistic (Salimans et al.
     2017, 1701.05517, eq. 2).
 
-    ``logits`` $\ell$, ``mean`` and ``log_scale`` (..., M) for ``level`` (...), which broadcasts: levels (L, 1) beside
-    (n, 1, M) give all of them, (n, L). ``uniform`` is mixed into each part, and so into the whole.
+    ``logits`` $\ell$, ``mean`` and ``log_scale`` (..., M) for ``level`` (...), which broadcasts: levels (L,) and (n, 1,
+    M) give all of them, (n, L). ``uniform`` is mixed into each part, and so into the whole.
     """
     level = _checked(level, levels)[..., None]
     parts = discretised_logistic_log_likelihood(level, mean, log_scale, levels, uniform=uniform)
@@ -79,7 +79,7 @@ def logistic_mixture_log_likelihood(
 
 def draw_levels(p: Any, u: Any) -> Any:
     r"""Levels drawn from probabilities ``p`` (..., L) with ``u`` (...) uniform in [0, 1): the number of levels whose
-    cumulated $P$ is at most $u$.
+    cumulative $P$ is at most $u$.
     """
     cumulated = np.cumsum(p, axis=-1, dtype=np.float64)[..., :-1]  # the last level takes what rounding leaves
     return (cumulated <= u[..., None]).sum(-1).astype(np.min_scalar_type(p.shape[-1] - 1))

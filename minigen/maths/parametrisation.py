@@ -1,6 +1,6 @@
 r"""What a diffusion network predicts: four names for one guess.
 
-With $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ known, each of these tells all others:
+With $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ known, each of these determines all others:
 
 | ``kind`` | symbol | from $x_0$ and $\epsilon$ | source |
 |---|---|---|---|
@@ -9,7 +9,7 @@ With $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ know
 | ``"v"`` | $v$ | $\sqrt{\bar\alpha_t}\, \epsilon - \sqrt{1 - \bar\alpha_t}\, x_0$ | Salimans & Ho 2022, 2202.00512, appendix D |
 | ``"score"`` | $\nabla_{x_t} \ln q(x_t)$ | $-\epsilon / \sqrt{1 - \bar\alpha_t}$ | Song et al. 2020, 2011.13456 |
 
-A guess of $\epsilon$ (or of the score) says nothing of $x_0$ where $\bar\alpha_t = 0$; $x_0$ and $v$ do. ``t`` is a
+A guess of $\epsilon$ (or of the score) says nothing about $x_0$ where $\bar\alpha_t = 0$; $x_0$ and $v$ do. ``t`` is a
 level of the schedule as in `diffusion`: an integer, or an array (n,) of integers, at least 1.
 """
 
@@ -23,13 +23,13 @@ KINDS = ("eps", "x_0", "v", "score")
 
 
 def check_kind(kind: str) -> None:
-    """Raise ValueError, naming the kinds, for another word."""
+    """Raise ValueError, naming the kinds, for any other word."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
 
 
 def x_0_of(output: Any, x_t: Any, t: Any, schedule: Schedule, kind: str) -> Any:
-    r"""$\hat x_0$ of what a network says of $x_t$."""
+    r"""$\hat x_0$ from a network's output at $x_t$."""
     check_kind(kind)
     if kind == "x_0":
         return output
@@ -39,7 +39,7 @@ def x_0_of(output: Any, x_t: Any, t: Any, schedule: Schedule, kind: str) -> Any:
 
 
 def eps_of(output: Any, x_t: Any, t: Any, schedule: Schedule, kind: str) -> Any:
-    r"""$\hat\epsilon$ of what a network says of $x_t$."""
+    r"""$\hat\epsilon$ from a network's output at $x_t$."""
     check_kind(kind)
     if kind == "eps":
         return output
@@ -51,7 +51,7 @@ def eps_of(output: Any, x_t: Any, t: Any, schedule: Schedule, kind: str) -> Any:
 
 
 def target(kind: str, x_0: Any, eps: Any, t: Any, schedule: Schedule) -> Any:
-    """What a network that predicts ``kind`` should say where ``x_0`` and ``eps`` are the truth."""
+    """What a network that predicts ``kind`` should output for the true ``x_0`` and ``eps``."""
     check_kind(kind)
     if kind in ("eps", "x_0"):
         return eps if kind == "eps" else x_0
@@ -61,7 +61,7 @@ def target(kind: str, x_0: Any, eps: Any, t: Any, schedule: Schedule) -> Any:
 
 
 def as_eps_model(model: Callable[..., Any], schedule: Schedule, kind: str) -> Callable[..., Any]:
-    """``model``, which predicts ``kind``, as a model of eps; ``schedule`` says what the times mean that the models are told."""
+    """``model``, which predicts ``kind``, as a model of eps; ``schedule`` says which noise its times mean."""
     check_kind(kind)
     if kind == "eps":
         return model

@@ -29,7 +29,7 @@ class Schedule:
     | | ``snr`` | $\bar\alpha_t / (1 - \bar\alpha_t)$ |
     | $\sigma_t$ | ``sigma`` | $\sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$, the noise of $x_t / \sqrt{\bar\alpha_t}$ (Karras et al. 2022) |
 
-    ``times[i]`` is the time that the network is told at level $i$: $i$ itself, or, after `respaced`, the time that the
+    ``times[i]`` is the time that the network is given at level $i$: $i$ itself, or, after `respaced`, the time that the
     level had in the schedule the network was trained with; after `at_sigmas`, a fraction between two such times.
 
     Raises ValueError unless $\bar\alpha_0 = 1$ and $\bar\alpha$ falls strictly and stays within [0, 1].
@@ -73,7 +73,7 @@ class Schedule:
 
     @cached_property
     def noise(self) -> Any:
-        r"""$1 - \bar\alpha_t$, the variance of the noise, for dividing by: 1 instead of 0 at $t = 0$."""
+        r"""$1 - \bar\alpha_t$, the variance of the noise, as a divisor: 1 instead of 0 at $t = 0$."""
         return np.where(self.alpha_bar < 1, 1 - self.alpha_bar, 1.0)
 
     @cached_property
@@ -89,12 +89,12 @@ class Schedule:
 
     @cached_property
     def sigma(self) -> Any:
-        r"""$\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$: 0 at t = 0, infinite where nothing is left of the signal."""
+        r"""$\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$: 0 at t = 0, infinite where no signal is left."""
         with np.errstate(divide="ignore"):
             return ((1 - self.alpha_bar) / self.alpha_bar) ** 0.5
 
     def alpha_bar_at(self, times: Any) -> Any:
-        r"""$\bar\alpha$ at the times that a network is told, (n,) -> (n,): between two of ``times``, $\ln\sigma$ is
+        r"""$\bar\alpha$ at the times that a network is given, (n,) -> (n,): between two of ``times``, $\ln\sigma$ is
         interpolated.
         """
         times = np.asarray(times)
@@ -111,17 +111,17 @@ class Schedule:
         return alpha_bar
 
     def times_at(self, sigmas: Any) -> Any:
-        r"""The times whose noise in $x_t / \sqrt{\bar\alpha_t}$ is ``sigmas``, fractions between levels: `alpha_bar_at`
-        turned round.
+        r"""The times whose noise in $x_t / \sqrt{\bar\alpha_t}$ is ``sigmas``, fractions between levels: the inverse of
+        `alpha_bar_at`.
 
         Below the noise of the first level it is the first level's time, above that of the last level the last one's.
         """
         return np.interp(np.log(sigmas), np.log(self.sigma[1:]), self.times[1:])
 
     def told(self, times: Any) -> "tuple[Schedule, Any]":
-        r"""The schedule of the levels that a network is told as ``times`` (n,), fractions or not, and the level of each (n,).
+        r"""A schedule whose levels are the ``times`` (n,) given to a network, fractions or not; and the level of each (n,).
 
-        With them the formulas of `diffusion` and `parametrisation` serve a function that knows times and no levels.
+        With it, a function that knows times but no levels can use the formulas of `diffusion` and `parametrisation`.
         """
         times = to_numpy(times)
         known = np.unique(np.append(self.times[0], times))
@@ -141,7 +141,7 @@ class Schedule:
         """
         sigmas = np.asarray(sigmas, np.float64)
         low, high = self.sigma[1], self.sigma[-1]
-        edge = 1e-9  # of rounding
+        edge = 1e-9  # for rounding
         if (
             sigmas.ndim != 1
             or not sigmas.size
@@ -191,9 +191,9 @@ def quadratic_times(T: int, steps: int) -> Any:
 
 
 def section_times(T: int, counts: Sequence[int]) -> Any:
-    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited so often, evenly (sections
-    as in the code of Dhariwal & Nichol 2021, the first ones a time longer where they cannot be equal; within one, the
-    times of `uniform_times`).
+    r"""$1 \dots T$ cut into as many equal sections as there are ``counts``, each visited that many times, evenly
+    (sections as in the code of Dhariwal & Nichol 2021, the first ones longer by one if they cannot be equal; within a
+    section, the times of `uniform_times`).
 
     The first count is that of the section next to the data. Raises ValueError where a section is shorter than its
     count.
@@ -237,7 +237,7 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "uniform") -> Schedule
             raise ValueError(f"steps must be at least 1, got {steps}")
         if schedule.T < 2:
             raise ValueError(
-                "the spacing 'karras' lies between two levels of a schedule, and this one has 1: take 'uniform'"
+                "the spacing 'karras' needs a schedule of at least two levels, and this one has 1: take 'uniform'"
             )
         return schedule.at_sigmas(karras_sigmas(schedule.sigma[1], schedule.sigma[-1], steps))
     return schedule.respaced({"uniform": uniform_times, "quadratic": quadratic_times}[spacing](schedule.T, steps))
@@ -289,8 +289,8 @@ def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Sch
 
 def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
     r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$,
-    $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at least $10^{-9}$
-    (Chen 2023, 2301.10972, algorithm 1).
+    $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at $T$ not 0 but
+    $10^{-9}$ (Chen 2023, 2301.10972, algorithm 1).
     """
     _check_steps(T)
     u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)
@@ -303,7 +303,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     r"""$\sqrt{\bar\alpha_t}$ shifted and stretched so that $\bar\alpha_T = 0$ and $\bar\alpha_1$ stays (Lin et al.
     2023, 2305.08891, algorithm 1).
 
-    At the last level nothing is left of the picture, so $\epsilon$ says nothing of it there: predict $x_0$ or $v$.
+    At the last level nothing is left of the picture, so $\epsilon$ says nothing about it there: predict $x_0$ or $v$.
     Raises ValueError for a schedule of one step, which would have no signal at all.
     """
     root = schedule.alpha_bar**0.5
@@ -314,12 +314,12 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 
 def shifted(schedule: Schedule, s: float) -> Schedule:
-    r"""The same with SNR / $s^2$: as much is left of an average over $s \times s$ pixels as was of one pixel
+    r"""The same with SNR / $s^2$: an average over $s \times s$ pixels keeps as much signal as one pixel did
     (Hoogeboom, Heek & Salimans 2023, "simple diffusion", 2301.11093, on adjusting the noise schedule).
 
-    Neighbouring pixels say nearly the same. Under the noise of a schedule made for small pictures a large one can be
-    read from itself at nearly all times, and a network has little reason to look at what it is told besides. Raises
-    ValueError unless s > 0.
+    Neighbouring pixels are nearly equal. Under a noise schedule made for small pictures, a large one can be recognised
+    from its noisy version at nearly all times, and a network has little reason to use its condition. Raises ValueError
+    unless s > 0.
     """
     if not 0 < s < np.inf:
         raise ValueError(f"s must be a positive number, got {s}")

@@ -1,6 +1,6 @@
 r"""Ancestral sampling: Algorithm 2 of Ho et al. 2020, on any grid of times.
 
-Walking the reverse chain $x_T \to x_{T-1} \to \dots \to x_0$, each step draws from
+The reverse chain $x_T \to x_{T-1} \to \dots \to x_0$ draws each step from
 $$p_\theta(x_{t-1} \mid x_t) = N\big(\tilde\mu_t(x_t, \hat x_0),\; \sigma_t^2 I\big),$$
 the forward process's posterior with the network's guess $\hat x_0$ in place of $x_0$. Two choices of $\sigma_t^2$
 bracket the truth: ``"small"`` $\tilde\beta_t$ is exact if the data are one point, ``"large"`` $\beta_t$ if they are
@@ -10,11 +10,10 @@ $N(0, I)$ (section 3.2); ``"learned"`` lets the network choose between them for 
 A classifier can pull on the mean (Dhariwal & Nichol 2021, section 4.1): ``score`` is $\nabla_x \ln p(y \mid x)$ times
 its scale, and
 $$x_{t-1} \sim N(\mu + \sigma_t^2\, \nabla_x \ln p(y \mid x), \sigma_t^2 I),$$
-with the gradient at $x = \mu$ as it is derived there, or at $x = x_t$ as algorithm 1 is printed and the authors' code
-does.
+with the gradient at $x = \mu$, as derived there, or at $x = x_t$, as in the printed algorithm 1 and the authors' code.
 
 Claims, checked in tests: exact finite-step moments on Gaussian data; one draw of ``standard_normal`` of the state's
-shape a step except the last; the last step ($t = 1$) adds no noise.
+shape per step except the last; the last step ($t = 1$) adds no noise.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ VARIANCES = ("small", "large", "learned")
 
 def variances(schedule: Schedule, variance: str) -> Any:
     r"""$\sigma_t^2$ for all $t$ (T + 1,): $\tilde\beta_t$ for ``"small"``, $\beta_t$ for ``"large"``; ValueError for
-    another word.
+    any other word.
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
@@ -42,10 +41,10 @@ def variances(schedule: Schedule, variance: str) -> Any:
 
 
 def log_variance_range(schedule: Schedule) -> tuple[Any, Any]:
-    r"""$\ln \tilde\beta_t$ and $\ln \beta_t$, (T + 1,) each, between which a variance is learned; entry 0 is no level and NaN.
+    r"""$\ln \tilde\beta_t$ and $\ln \beta_t$, (T + 1,) each, between which a variance is learned; entry 0 is NaN.
 
     $\tilde\beta_1 = 0$ has no logarithm: at $t = 1$, $\tilde\beta_2$ stands for it, as in the authors' code (for the
-    decoder's likelihood only: the last step of sampling adds no noise). A chain of one level has $\ln \beta_1$.
+    decoder's likelihood only: the last step of sampling adds no noise). A chain of one level takes $\ln \beta_1$.
     """
     high = schedule.beta[1:]
     low = np.concatenate([schedule.beta_tilde[2:3], schedule.beta_tilde[2:]]) if schedule.T > 1 else high
@@ -72,7 +71,7 @@ def sigma(t: int, schedule: Schedule, variance: str) -> float:
 def step(x_t: Any, t: int, x_0: Any, noise: Any, schedule: Schedule, *, sigma: Any, score: Any = None) -> Any:
     r"""$x_{t-1} = \tilde\mu_t(x_t, \hat x_0) + \sigma_t^2\, s + \sigma_t z$ for the guess ``x_0`` at level ``t`` and ``noise`` $z$.
 
-    ``sigma`` is a number or an array like $x_t$; $s$ is ``score``, an array, or a function that is asked at the mean.
+    ``sigma`` is a number or an array like $x_t$; $s$ is ``score``, an array, or a function evaluated at the mean.
     """
     mean = posterior_mean(x_0, x_t, t, schedule)
     if callable(score):
@@ -98,12 +97,12 @@ def sample(
 ) -> Any:
     r"""Walk from ``x_T`` (n, ...) at the schedule's last level to $x_0$; returns an array like ``x_T``.
 
-    ``model(x_t, t, cond)`` is asked once a level, with ``t`` an array (n,) of the level's original times, and predicts
-    ``kind`` ("eps", "x_0", "v" or "score"), or a pair of that and $v$ for the variance ``"learned"``. ``clip`` limits
-    $\hat x_0$ to $[-c, c]$, as the paper's code does with $c = 1$ and its text does not say, or is a function of it.
+    ``model(x_t, t, cond)`` is called once per level, with ``t`` an array (n,) of the level's original times, and
+    predicts ``kind`` ("eps", "x_0", "v" or "score"), or a pair of that and $v$ for the variance ``"learned"``. ``clip``
+    limits $\hat x_0$ to $[-c, c]$, as the paper's code does with $c = 1$ (not in its text), or is a function of it.
 
-    ``score(x, t, cond)`` is $s\, \nabla_x \ln p(y \mid x)$; at ``"mean"``, $x = \mu$ is told the time of the level
-    below, at ``"x_t"`` the time of $x_t$. The last step adds no noise (algorithm 2: $z = 0$), and no score.
+    ``score(x, t, cond)`` is $s\, \nabla_x \ln p(y \mid x)$; at ``"mean"``, it gets $x = \mu$ and the time of the level
+    below, at ``"x_t"`` $x_t$ and its time. The last step adds no noise (algorithm 2: $z = 0$) and no score.
 
     ``callback(t, x_t, x_0)`` sees every state before its step, with the model's (clipped) guess of $x_0$, and at the
     end ``(0, x_0, x_0)``. Raises FloatingPointError, naming the step, if the model returns NaN or Inf.

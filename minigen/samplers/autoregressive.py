@@ -3,22 +3,22 @@ r"""Autoregressive sampling: one token after the other, each drawn from the mode
 $$ p(x) = \prod_{i=0}^{t-1} p(x_i \mid x_{<i}), \qquad p(x_i = v \mid x_{<i}) = \mathrm{softmax}(\ell_i)_v $$
 
 A model is a function ``logits(tokens)``: integers (n, t) -> (n, t, vocab), whose entry $i$ is $\ell_i$, a function of
-the tokens BEFORE $i$ alone (what stands before token 0 is the model's business). It is asked for any beginning of a
-sequence; one that knows only whole sequences is wrapped by `padded`. A model may also have a ``step(new, cache)``,
-which is told the tokens ``new`` (n, k) since its last call, and returns the $\ell$ (n, vocab) of the token after them,
-and the cache to hand over next time (None the first time; a cache that was handed over is used up). Both give the same
-numbers, and for the same ``u`` the two loops, `sample` and `sample_cached`, the same tokens.
+the tokens BEFORE $i$ alone (what precedes token 0 is up to the model). It is called with prefixes of any length;
+`padded` wraps one that takes only whole sequences. A model may also have a ``step(new, cache)``, which is given the
+tokens ``new`` (n, k) since its last call, and returns the $\ell$ (n, vocab) of the token after them, and the cache for
+its next call (None in the first; a cache can be used only once). Both give the same numbers, and the two loops,
+`sample` and `sample_cached`, the same tokens for the same ``u``.
 
 The distribution can be sharpened before each draw, in this order: tokens that are not ``allowed`` get $-\infty$ (any
 finite number could be overcome), then `with_temperature`, `keep_top_k` (Fan et al. 2018, 1805.04833), `keep_top_p`
 (Holtzman et al. 2019, 1904.09751). Where two tokens are equally likely the one with the lower number goes first.
 
 What it claims, and the tests check: ONE uniform number for each sample and position, ``u[:, i]`` for token $i$ (those
-of a prefix are not looked at, so completing a part of a sample with its own ``u`` gives the sample again); the draw is
-the inverse of the cumulated probabilities, in float64; a sample's tokens depend on its own row of ``u`` alone, up to
-the rounding of the model's products; no input is changed.
+of a prefix are ignored, so completing the beginning of a sample with its own ``u`` reproduces the sample); the draw
+inverts the cumulative distribution, in float64; a sample's tokens depend on its own row of ``u`` alone, up to the
+rounding of the model's products; no input is changed.
 
-All of it works on arrays on the host: logits are fetched from wherever the model computes.
+Everything here works on host arrays: logits are fetched from wherever the model computes.
 """
 
 import operator
@@ -39,7 +39,7 @@ Callback = Callable[[int, Any], None]
 
 
 def with_temperature(logits: Float[Array, "*n vocab"], temperature: float) -> Float[Array, "*n vocab"]:
-    r"""$\ell / \tau$, up to a constant. $\tau = 0$ is the limit: the largest logit alone is left, the first of equal ones."""
+    r"""$\ell / \tau$, up to a constant. $\tau = 0$ is the limit: the first of the largest logits is left."""
     logits = _checked(logits)
     if not 0 <= temperature < np.inf:
         raise ValueError(f"temperature must be a number of at least 0, got {temperature}")
@@ -117,7 +117,7 @@ def probabilities(logits: Float[Array, "*n vocab"]) -> Float[Array, "*n vocab"]:
 
 
 def draw(logits: Float[Array, "*n vocab"], u: Float[Array, "*n"]) -> Integer[Array, "*n"]:
-    r"""The first token whose cumulated probability exceeds ``u`` $\in [0, 1)$, in float64; never one of probability 0."""
+    r"""The first token with cumulative probability above ``u`` $\in [0, 1)$, in float64; never one of probability 0."""
     p = probabilities(_checked(logits))
     token = (np.cumsum(p, -1) <= u[..., None]).sum(-1)
     last = p.shape[-1] - 1 - np.argmax(p[..., ::-1] > 0, axis=-1)  # takes what rounding leaves below 1
@@ -142,7 +142,7 @@ def _checked(logits: Any) -> Any:
 
 
 def uniforms(n: int, t: int, *, rng: Any) -> Float[Array, "n t"]:
-    """``u`` for ``n`` samples of ``t`` tokens: one call of ``rng.random``, sample by sample, so more samples keep the first."""
+    """``u`` for ``n`` samples of ``t`` tokens, from one call of ``rng.random``: the first rows do not depend on n."""
     return rng.random((n, t))
 
 
@@ -157,7 +157,7 @@ def sample(
     top_p: float | None = None,
     callback: Callback | None = None,
 ) -> Integer[Array, "n t"]:
-    r"""Tokens (n, t), int64: the ``prefix`` as it is, then draws with ``u``; everything is computed anew for each token.
+    r"""Tokens (n, t), int64: the ``prefix`` as it is, then draws with ``u``; everything is recomputed for each token.
 
     ``allowed`` (t, vocab) or (n, t, vocab) is True for the tokens that may stand at a position. ``callback(i, tokens)``
     sees the first ``i`` tokens (n, i): when the prefix is in place, and after every draw. Raises FloatingPointError,
@@ -183,7 +183,7 @@ def sample_cached(
     top_p: float | None = None,
     callback: Callback | None = None,
 ) -> Integer[Array, "n t"]:
-    """`sample` by a model's ``step``, which keeps what it has computed: the same tokens for the same ``u``, sooner."""
+    """`sample` with a model's ``step``, which keeps what it has computed: the same tokens for the same ``u``."""
     cache: Any = None
 
     def following(tokens: Any, new: int) -> Any:
@@ -204,7 +204,7 @@ def _loop(
     top_p: float | None,
     callback: Callback | None,
 ) -> Any:
-    """``following(tokens, new)`` says the next token's logits; the last ``new`` tokens are those it was not told before."""
+    """``following(tokens, new)`` returns the next token's logits; it has not seen the last ``new`` tokens before."""
     n, t = u.shape
     known = 0 if prefix is None else prefix.shape[1]
     if prefix is not None and (len(prefix) != n or known > t):
@@ -230,11 +230,11 @@ def _loop(
     return tokens
 
 
-# --- models made of models, and what they say of given tokens ---------------------------------------------------------
+# --- models made of models, and the likelihood of given tokens --------------------------------------------------------
 
 
 def padded(logits: Logits, length: int) -> Logits:
-    """A model of sequences of exactly ``length`` tokens as one of any beginning: token 0 stands for what is not known."""
+    """A model of exactly ``length`` tokens as a model of prefixes, which are padded with token 0."""
 
     def beginning(tokens: Any) -> Any:
         n, t = tokens.shape
@@ -245,7 +245,7 @@ def padded(logits: Logits, length: int) -> Logits:
 
 
 def guided_logits(conditional: Logits, unconditional: Logits, scale: float) -> Logits:
-    """`guided` as a model. Both are always asked."""
+    """`guided` as a model. Both are always called."""
 
     def both(tokens: Any) -> Any:
         c, u = (to_numpy(raw(model(tokens))) for model in (conditional, unconditional))

@@ -6,7 +6,7 @@ r"""All samplers by name, with one signature, for the command line and for compa
 | ``ddim`` | `ddim` | N | 0, or N - 1 with ``eta`` | 1 | ``eta`` 0 by default; 1 is ``ancestral`` |
 | ``plms`` | `plms` | N | 0 | 2 on smooth grids | |
 | ``dpmpp-2m`` | `dpm_solver` | N | 0 | 2 | |
-| ``dpmpp-2s`` | `dpm_solver` | N | 0 | 2 | two levels a step |
+| ``dpmpp-2s`` | `dpm_solver` | N | 0 | 2 | two levels per step |
 | ``dpmpp-3m`` | `dpm_solver` | N | 0 | 3 | after its first steps |
 | ``euler`` | `euler` | N | 0 | 1 | ``ddim`` in other units |
 | ``heun`` | `euler` | 2 N - 1 | 0 | 2 | |
@@ -42,7 +42,7 @@ WITH_ETA = ("ddim", "euler-ancestral")
 
 
 def find(name: str, eta: float | None = None) -> Callable[..., Any]:
-    """The sampler of this name, with its own ``eta`` if None; ValueError names the known ones, or those that have an ``eta``."""
+    """The sampler of this name, by default with its own ``eta``; ValueError names all, or those with an ``eta``."""
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: use one of {', '.join(SAMPLERS)}")
     if eta is None:
@@ -71,6 +71,6 @@ def draw(
 
 
 def calls(name: str, N: int) -> int:
-    """How often the sampler of this name asks the model on a schedule of ``N`` levels."""
+    """How often the sampler of this name calls the model on a schedule of ``N`` levels."""
     find(name)
     return 2 * N - 1 if name == "heun" else N

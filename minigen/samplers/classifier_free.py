@@ -1,14 +1,14 @@
 r"""Classifier-free guidance: the model is its own classifier. Ho & Salimans 2022, arXiv 2207.12598.
 
-A network that was trained with its condition now and then left out knows $p(x_t \mid c)$ and $p(x_t)$, and so, by
-Bayes' rule, the score of a classifier nobody trained:
-$\nabla \ln p(c \mid x_t) = \nabla \ln p(x_t \mid c) - \nabla \ln p(x_t)$. Guidance walks beyond the conditional model
-in that direction. It is arithmetic on predictions and holds for eps, $x_0$, $v$ and score alike.
+A network that was trained with its condition sometimes left out knows $p(x_t \mid c)$ and $p(x_t)$, and so, by Bayes'
+rule, the score of a classifier that nobody trained:
+$\nabla \ln p(c \mid x_t) = \nabla \ln p(x_t \mid c) - \nabla \ln p(x_t)$. Guidance goes beyond the conditional model in
+that direction. It is arithmetic on predictions, the same for eps, $x_0$, $v$ and score.
 
 | symbol | code | |
 |---|---|---|
 | $\epsilon(x_t, c)$ | the model at ``cond`` | conditional |
-| $\epsilon(x_t, \varnothing)$ | the model at ``null`` | unconditional, or at a NEGATIVE PROMPT: what shall not be seen |
+| $\epsilon(x_t, \varnothing)$ | the model at ``null`` | unconditional, or at a NEGATIVE PROMPT: what must not appear |
 | $s$ | ``scale`` of `classifier_free` | $s = 1$ conditional, $s = 0$ unconditional |
 | $w$ | ``w`` of `classifier_free_w` | $w = 0$ conditional, $w = -1$ unconditional |
 
@@ -18,23 +18,23 @@ $$\tilde\epsilon = \epsilon(x_t, \varnothing) + s\, \big(\epsilon(x_t, c) - \eps
 $$\tilde\epsilon = (1 + w)\, \epsilon(x_t, c) - w\, \epsilon(x_t, \varnothing) \qquad (2, \text{ Ho \& Salimans 2022, eq. 6})$$
 
 **Evaluation.** One call with a doubled batch, conditional first: $[x_t, x_t]$, $[t, t]$, $[c, \varnothing]$. A
-condition is an array or Tensor with a row a sample, None, or a tuple, list or dict of conditions; two conditions are
-joined leaf by leaf (`joined`). Where they cannot be (None beside an array, texts of two lengths, a leaf without a row a
-sample) the model is called twice instead, conditional first; the numbers are the same.
+condition is an array or Tensor with one row per sample, None, or a tuple, list or dict of conditions; two conditions
+are joined leaf by leaf (`joined`). Where they cannot be (None and an array, texts of different lengths, a leaf without
+one row per sample), the model is called twice instead, conditional first; the numbers are the same.
 
-**What it samples.** At each level the score of $p(x_t \mid c)^s\, p(x_t)^{1 - s}$, but these densities are not one
+**What it samples.** At each level the score of $p(x_t \mid c)^s\, p(x_t)^{1 - s}$, but these densities do not form one
 noising chain, so the result is not the tilted $p(x_0 \mid c)^s\, p(x_0)^{1 - s}$ (Bradley & Nakkiran 2024, 2408.09000):
 the test computes both.
 
-`rescaled` and `dynamic_threshold` mend what large scales break: contrast that grows with them, and $\hat x_0$ out of
-range.
+`rescaled` and `dynamic_threshold` repair what large scales break: contrast that grows with the scale, and $\hat x_0$
+out of range.
 
 Details that matter, and the tests that guard them (tests/minigen/samplers/test_classifier_free.py):
 - $1 + w$ against $s$; which half of the batch is which;
 - the learned variance v of a pair is that of the conditional half and is never guided (at $s = 0$, the
   unconditional's);
 - where $s$ is 1 (or 0) for the whole batch only that half is computed, with the model's own numbers, bit for bit;
-- standard deviations and percentiles are those of a sample, not of a batch or a channel.
+- standard deviations and percentiles are taken per sample, not per batch or channel.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def classifier_free(
     r"""``model`` guided by eq. 1: $\epsilon(\varnothing) + s\, (\epsilon(c) - \epsilon(\varnothing))$, $s$ = ``scale``;
     in the other convention $w = s - 1$.
 
-    ``null`` takes the place of the condition: an array (n or 1 rows), a number that fills the place of cond (the null
+    ``null`` takes the place of the condition: an array (n or 1 rows), a number, repeated in the shape of cond (the null
     label), a tuple, list or dict of them, None, or a function of cond that returns one. A negative prompt is another
     ``null``. ``rescale`` is $\phi$ of `rescaled`.
     """
@@ -130,14 +130,14 @@ def dynamic_threshold(share: float = 0.995, bound: float = 1.0) -> Callable[[Any
 
 
 class CannotJoin(Exception):
-    """Two conditions that do not go into one batch."""
+    """Two conditions that cannot form one batch."""
 
 
 def joined(a: Any, b: Any, n: int) -> Any:
     """The condition of ``2 n`` samples, ``a`` before ``b``, leaf by leaf.
 
     Both None: None. Arrays or Tensors with ``n`` rows of one shape: one after the other. Tuples and lists of one
-    length, dicts of the same keys: each of their members. Raises `CannotJoin` for all else.
+    length, dicts of the same keys: each of their members. Raises `CannotJoin` for anything else.
     """
     if a is None and b is None:
         return None
@@ -151,7 +151,7 @@ def joined(a: Any, b: Any, n: int) -> Any:
 
 
 def _both(model: Callable[..., Any], x_t: Any, t: Any, cond: Any, null: Any) -> tuple[Any, Any]:
-    """What the model says at ``cond`` and at ``null``."""
+    """The model's outputs at ``cond`` and at ``null``."""
     n = len(x_t)
     try:
         both = joined(cond, null, n)
@@ -165,7 +165,7 @@ def _both(model: Callable[..., Any], x_t: Any, t: Any, cond: Any, null: Any) -> 
 
 
 def _filled(null: Any, cond: Any, n: int) -> Any:
-    """``null`` with as many rows as ``cond``: a number fills its place, a single row is repeated."""
+    """``null`` with as many rows as ``cond``: a number is repeated in its shape, a single row for each sample."""
     if isinstance(null, dict) and isinstance(cond, dict):
         return {key: _filled(part, cond.get(key), n) for key, part in null.items()}
     if isinstance(null, tuple | list) and isinstance(cond, tuple | list) and len(null) == len(cond):

@@ -1,10 +1,10 @@
-r"""Euler, Heun and Euler-ancestral, in the noise level itself. Karras, Aittala, Aila & Laine 2022, arXiv 2206.00364;
+r"""Euler, Heun and Euler-ancestral, with the noise level as time. Karras, Aittala, Aila & Laine 2022, arXiv 2206.00364;
 Euler-ancestral is k-diffusion's (Crowson 2022).
 
 Dividing $x_t$ by $\sqrt{\bar\alpha_t}$ leaves the picture as it is and only its noise changes:
-$y = x_0 + \sigma \epsilon$. In these units the probability-flow ODE is the shortest there is,
-$dy / d\sigma = \epsilon$, and every textbook solver applies. Heun's asks a second time at the end of a step and takes
-the mean of both slopes.
+$y = x_0 + \sigma \epsilon$. In these units the probability-flow ODE is as short as it gets, $dy / d\sigma = \epsilon$,
+and every textbook solver applies. Heun's calls the network again at the end of a step and takes the mean of both
+slopes.
 
 | symbol | code | meaning |
 |---|---|---|
@@ -18,22 +18,22 @@ $$y_u = y_t + (\sigma_{\text{down}} - \sigma_t)\, d_t + \sigma_{\text{up}}\, z, 
 \sigma_{\text{up}} = \eta\, \sigma_u \sqrt{1 - \sigma_u^2 / \sigma_t^2}, \quad \sigma_{\text{down}}^2 = \sigma_u^2 - \sigma_{\text{up}}^2 \quad \text{(ancestral)}$$
 
 **Nothing new in two of three**: Euler is DDIM with $\eta = 0$, and Euler-ancestral is DDIM with the same $\eta$ (so
-with $\eta = 1$ it is DDPM), written in other units; the tests hold them together step by step.
+with $\eta = 1$ it is DDPM), written in other units; the tests compare them step by step.
 
 You need: `samplers/ddim.py`. New here: the units, and Heun's second slope. Grids: `schedules.karras_sigmas`.
 
-Heun's method goes with Karras' spacing. In a step from $\sigma_t$ to $\sigma_u$ the second slope moves the first result
-by $\tfrac{\sigma_t - \sigma_u}{2 \sigma_u} (\hat x_0(y_u) - \hat x_0(y_t))$: on the levels of a cosine schedule, spread
-evenly, the first step goes from thousands to ten, what is learnt of $x_0$ in it is multiplied by hundreds, and no
-picture comes out.
+Use Heun's method with Karras' spacing. In a step from $\sigma_t$ to $\sigma_u$ the second slope moves the first result
+by $\tfrac{\sigma_t - \sigma_u}{2 \sigma_u} (\hat x_0(y_u) - \hat x_0(y_t))$: on evenly spread levels of a cosine
+schedule, the first step goes from $\sigma$ of thousands to ten, this change of $\hat x_0$ is multiplied by hundreds,
+and no picture comes out.
 
 The caller's ``x_T`` and the states that ``callback`` sees are $x_t$, with noise of variance $1 - \bar\alpha_t$, as in
-all other samplers. The infinite $\sigma_T$ of a zero terminal SNR has no such units: ValueError.
+all other samplers. The infinite $\sigma_T$ of a zero terminal SNR does not fit these units: ValueError.
 
 Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_euler.py: exact at any number of steps if the data
-are one point; Euler is of order 1, Heun of order 2, on any grid. Euler: one call of the model a level. Heun: two a
+are one point; Euler is of order 1, Heun of order 2, on any grid. Euler: one call of the model per level. Heun: two per
 level (at $t$, then at the level below), one in the last step, which is Euler's. Ancestral: as Euler, and one draw of
-``standard_normal`` of the state's shape a step except the last if $\eta > 0$.
+``standard_normal`` of the state's shape per step except the last if $\eta > 0$.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,9 @@
-r"""Guidance by a gradient: a diffusion model made to draw what somebody asks for, without training it again.
+r"""Guidance by a gradient: a diffusion model draws what is asked for, without being trained again.
 
 By Bayes' rule the score of $p(x_t \mid y)$ is that of $p(x_t)$ plus $\nabla_{x_t} \ln p(y \mid x_t)$ (Dhariwal & Nichol
-2021, 2105.05233, section 4). Whatever says how well $x_t$ fits $y$ and can be differentiated will do for
-$\ln p(y \mid x_t)$: a classifier, CLIP, features of another picture, its pixels. So every guidance here takes a model
-``model(x_t, t, cond)`` and returns a model of the same kind, which any sampler can walk, and which can be guided again:
-scores add up.
+2021, 2105.05233, section 4). Any differentiable measure of how well $x_t$ fits $y$ will do for $\ln p(y \mid x_t)$: a
+classifier, CLIP, features of another picture, its pixels. So every guidance here takes a model ``model(x_t, t, cond)``
+and returns a model of the same kind, which any sampler can use, and which can be guided again: scores add up.
 
 | symbol | code | shape |
 |---|---|---|
@@ -19,36 +18,36 @@ the score by $g$ is, in the four kinds of prediction (`maths.parametrisation`),
 
 $$\hat\epsilon - \sqrt{1 - \bar\alpha_t}\, g \;\;(1) \qquad \hat x_0 + \frac{1 - \bar\alpha_t}{\sqrt{\bar\alpha_t}}\, g \;\;(2) \qquad \hat v - \sqrt{\frac{1 - \bar\alpha_t}{\bar\alpha_t}}\, g \;\;(3) \qquad \text{score} + g \;\;(4)$$
 
-(1) is line 4 of algorithm 2 of Dhariwal & Nichol; (2) to (4) are the same in other words, so that the sampled path does
-not depend on the kind. Algorithm 1, which moves the mean of ancestral sampling, is `classifier_score` for
+(1) is line 4 of algorithm 2 of Dhariwal & Nichol; (2) to (4) are the same for the other kinds, so that the sampled path
+does not depend on the kind. Algorithm 1, which moves the mean of ancestral sampling, is `classifier_score` for
 `ancestral.sample`.
 
 The four guides, each a ``log_p``:
 1. `label_log_p`: a classifier that was trained on noisy pictures;
-2. `clip_log_p`: CLIP, told $t$ (Nichol et al. 2021, 2112.10741, section 2.4), or a clean one on $\hat x_0$;
+2. `clip_log_p`: a CLIP that is given $t$ (Nichol et al. 2021, 2112.10741, section 2.4), or a clean one on $\hat x_0$;
 3. `feature_log_p`: features of a reference picture, as `content`, `structure` or `style` (Liu et al. 2021, 2112.05744);
 4. `pixel_log_p`: $-\| A(\hat x_0) - y \|^2$ (Ho et al. 2022, 2204.03458; Chung et al. 2022, 2209.14687); `replaced` is
    its hard form (after Choi et al. 2021, 2108.02938).
 
-A guide that knows clean pictures only is asked about $\hat x_0(x_t)$ and differentiated through the network:
-`by_x_0_gradient`, or `through_x_0` where the guess is that of another model than the one that is guided.
+A guide that knows only clean pictures is evaluated at $\hat x_0(x_t)$ and differentiated through the network:
+`by_x_0_gradient`, or `through_x_0` if the guess is another model's than the guided one's.
 
-**Order.** ``by_x_0_gradient(by_gradient(model, ...), ...)`` asks about the guess of the guided model, and
-differentiates the inner gradient too; ``by_gradient(by_x_0_gradient(model, ...), ...)`` asks about the guess of
-``model``, and the two scores add up.
+**Order.** ``by_x_0_gradient(by_gradient(model, ...), ...)`` uses the guess of the guided model, and differentiates the
+inner gradient too; ``by_gradient(by_x_0_gradient(model, ...), ...)`` uses the guess of ``model``, and the two scores
+add up.
 
 **What is not exact.** (1) with the true $p(y \mid x_t)$ and $s = 1$ samples the posterior; all else is heuristic. For
-$s \ne 1$ the densities $p(x_t)\, p(y \mid x_t)^s$ are not those of one noising chain. $\ln p(y \mid \hat x_0(x_t))$
-leaves out that $x_0$ is not known yet when it stands for $\ln p(y \mid x_t)$: tests/minigen/samplers/test_guidance.py
-measures by how much on Gaussian data.
+$s \ne 1$ the densities $p(x_t)\, p(y \mid x_t)^s$ are not those of one noising chain. $\ln p(y \mid \hat x_0(x_t))$ in
+place of $\ln p(y \mid x_t)$ ignores that $x_0$ is still uncertain: tests/minigen/samplers/test_guidance.py measures the
+error on Gaussian data.
 
 Details that matter, and the tests that guard them (same file):
-- the factor $\sqrt{1 - \bar\alpha_t}$ and its sign; $\bar\alpha$ of the told time, not of the level in a respaced
-  schedule;
-- the gradient of the SUM over samples of ``log_p``: a sample's own, whatever stands beside it in the batch;
-- a learned variance is never guided: of a pair (prediction, v), v goes through as it is;
+- the factor $\sqrt{1 - \bar\alpha_t}$ and its sign; $\bar\alpha$ of the time that the model is given, not of the level
+  in a respaced schedule;
+- the gradient of the SUM over samples of ``log_p``: a sample's own, whatever else is in the batch;
+- a learned variance is never guided: of a pair (prediction, v), v passes unchanged;
 - no gradient reaches a guide's or the model's parameters; samplers may call a guided model inside ``no_grad``;
-- where the scale is 0 for the whole batch the guide is not asked, and the model's own arrays are returned.
+- where the scale is 0 for the whole batch the guide is not called, and the model's own arrays are returned.
 """
 
 from collections.abc import Callable
@@ -82,8 +81,8 @@ def scale_at(scale: Scale, t: Any) -> Any:
 def interval(scale: Scale, low: float, high: float, *, outside: float) -> Scale:
     r"""``scale`` at times within [``low``, ``high``], ``outside`` elsewhere (Kynkaanniemi et al. 2024, 2404.07724).
 
-    ``outside`` is what leaves the model alone: 0 for a gradient's scale and for $w$ of `classifier_free`, 1 for its
-    $s$.
+    ``outside`` is the value that leaves the model unguided: 0 for a gradient's scale and for $w$ of `classifier_free`,
+    1 for its $s$.
     """
     if not low <= high:
         raise ValueError(f"an interval needs low <= high, got {low} and {high}")
@@ -118,9 +117,10 @@ def reconstruction_scale(weight: float, schedule: Schedule) -> Scale:
 
 
 def gradient(log_p: LogP, x_t: Any, t: Any, cond: Any = None) -> Any:
-    r"""$\nabla_{x_t} \ln p$ (n, ...) of ``log_p`` at ``x_t``, an array: each sample's own, as samples do not meet in the sum.
+    r"""$\nabla_{x_t} \ln p$ (n, ...) of ``log_p`` at ``x_t``, an array: each sample's own, as no term of the sum
+    mixes samples.
 
-    Given a Tensor that is being differentiated, the gradient is recorded in turn.
+    Given a Tensor that is being differentiated, the gradient is itself recorded.
     """
     with ag.enable_grad():
         x, tracked = _leaf(x_t)
@@ -150,7 +150,7 @@ def by_x_0_gradient(
     model: Callable[..., Any], log_p: LogP, schedule: Schedule, scale: Scale = 1.0, kind: str = "eps"
 ) -> Callable[..., Any]:
     r"""``model`` with its score moved by $s\, \nabla_{x_t} \ln p(y \mid \hat x_0(x_t))$, through the network:
-    ``log_p(x_0, t, cond)`` is asked about its guess.
+    ``log_p(x_0, t, cond)`` is evaluated at its guess.
 
     The scale's convention is that of `by_gradient`. One evaluation of the network gives the guess and is
     differentiated. The model must be computed with autograd's operations: TypeError otherwise.
@@ -175,9 +175,9 @@ def by_x_0_gradient(
 
 
 def through_x_0(model: Callable[..., Any], log_p: LogP, schedule: Schedule, kind: str = "eps") -> LogP:
-    r"""$\ln p(y \mid \hat x_0(x_t))$ as a function of $x_t$: ``log_p`` asked about the guess of ``model``.
+    r"""$\ln p(y \mid \hat x_0(x_t))$ as a function of $x_t$: ``log_p`` at the guess of ``model``.
 
-    For `score_of`, and for a guess that shall not know of the other guides; else `by_x_0_gradient` costs a call less.
+    For `score_of`, and for a guess that must not depend on other guides; otherwise `by_x_0_gradient` saves a call.
     """
     check_kind(kind)
 
@@ -191,7 +191,7 @@ def score_of(log_p: LogP, scale: Scale = 1.0) -> Callable[..., Any]:
     r"""``score(x, t, cond)`` $= s\, \nabla_x \ln p(y \mid x)$, an array: what `ancestral.sample` moves the mean by
     (Dhariwal & Nichol 2021, algorithm 1).
 
-    There the sampler multiplies by $\sigma_t^2$, and says whether $x$ is the mean or $x_t$.
+    There the sampler multiplies by $\sigma_t^2$, and decides whether $x$ is the mean or $x_t$.
     """
 
     def score(x: Any, t: Any, cond: Any = None) -> Any:
@@ -202,7 +202,7 @@ def score_of(log_p: LogP, scale: Scale = 1.0) -> Callable[..., Any]:
 
 
 def pulled(said: Any, g: Any, scale: Any, signal: Any, kind: str) -> Any:
-    r"""Eqs. 1 to 4: what a model ``said`` (of a pair, the prediction alone) when its score changes by ``scale`` (n,)
+    r"""Eqs. 1 to 4: a model's output ``said`` (of a pair, only the prediction) when its score changes by ``scale`` (n,)
     times ``g``; ``signal`` (n,) is $\bar\alpha_t$.
     """
     noise = 1 - signal
@@ -255,10 +255,10 @@ def low_pass(factor: int) -> Callable[[Any], Any]:
 
 
 def label_log_p(classifier: Callable[..., Any], label: Any = None) -> LogP:
-    r"""$\ln p(y \mid x_t)$: log softmax of ``classifier(x_t, t)`` (n, classes) at the asked label.
+    r"""$\ln p(y \mid x_t)$: log softmax of ``classifier(x_t, t)`` (n, classes) at the wanted label.
 
-    ``label`` is an integer, (n,) integers, or a function of cond; None: cond is the label. A classifier whose samples
-    meet (batch norm in training) would give every sample a gradient of the others.
+    ``label`` is an integer, (n,) integers, or a function of cond; None: cond is the label. A classifier that mixes
+    samples (batch norm in training) would give every sample a gradient of the others.
     """
 
     def log_p(x_t: Any, t: Any, cond: Any = None) -> Any:
@@ -281,12 +281,12 @@ def classifier_score(classifier: Callable[..., Any], scale: Scale = 1.0, label: 
 
 
 def clip_log_p(embed: Callable[..., Any], target: Any = None, similarity: str = "cosine") -> LogP:
-    r"""$f(x) \cdot g(y)$ (GLIDE, section 2.4), of vectors brought to unit length ("cosine") or as they are ("dot").
+    r"""$f(x) \cdot g(y)$ (GLIDE, section 2.4), of vectors scaled to unit length ("cosine") or as they are ("dot").
 
-    ``embed(x, t)`` is the image network on the tape: `CLIP.embed_image` if it is told $t$, or
+    ``embed(x, t)`` is the image network on the tape: `CLIP.embed_image` if it takes $t$, or
     ``lambda x, t: net.embed_image(x)`` for a clean one, with `by_x_0_gradient`. ``target`` (n, d) or (1, d) embeds the
     text (or a picture); or it is a function of cond, or None for cond itself. CLIP's logits are the cosine times its
-    own $e^\tau$: with that as the scale, the pull is that of a classifier over captions but for its normaliser.
+    own $e^\tau$: with that as the scale, the pull is that of a classifier over captions, without its normaliser.
     """
     if similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity!r}")
@@ -301,7 +301,7 @@ def clip_log_p(embed: Callable[..., Any], target: Any = None, similarity: str = 
 
 
 def unit(x: Any) -> Any:
-    """Vectors along the last axis, brought to unit length (0 stays 0)."""
+    """Vectors along the last axis, scaled to unit length (0 stays 0)."""
     return x / ag.sqrt(ag.sum(x * x, -1, keepdims=True) + 1e-24)
 
 
@@ -334,7 +334,7 @@ def feature_log_p(features: Callable[..., Any], reference: Any, compare: Callabl
     there are several maps.
 
     ``features(x, t)`` gives (n, h, w, c), or a list of such maps. ``reference`` is a picture (n or 1, h, w, c), for
-    features of $\hat x_0$ (`by_x_0_gradient`), or a function of the times, for a network that is used to noise: see
+    features of $\hat x_0$ (`by_x_0_gradient`), or a function of the times, for a network trained on noise: see
     `noised`.
     """
 
@@ -358,7 +358,7 @@ def noised(reference: Any, noise: Any, schedule: Schedule) -> Callable[[Any], An
     r"""The function $t \mapsto x'_t = \sqrt{\bar\alpha_t}\, x'_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ of a reference
     $x'_0$, as noisy as the picture it is compared with.
 
-    One $\epsilon$ = ``noise`` (n, ...) for all levels, so that the guided model stays a function.
+    One $\epsilon$ = ``noise`` (n, ...) for all levels, so that the guided model stays deterministic.
     """
 
     def at(times: Any) -> Any:
@@ -373,10 +373,10 @@ def noised(reference: Any, noise: Any, schedule: Schedule) -> Callable[[Any], An
 
 def pixel_log_p(operator: Callable[[Any], Any], y: Any = None) -> LogP:
     r"""$-\| A(x) - y \|^2$ (n,), for `by_x_0_gradient`: ``operator`` $A$ (a mask, a down-sampling) is known, ``y`` is
-    what it showed.
+    what was observed.
 
-    For $y = A(x_0) + N(0, r^2 I)$ the scale $1 / (2 r^2)$ makes it $\ln p(y \mid x_0)$ (Chung et al. 2022),
-    `reconstruction_scale` is the weight of Ho et al. 2022. ``y`` may be a function of cond, or None for cond itself.
+    For $y = A(x_0) + N(0, r^2 I)$ the scale $1 / (2 r^2)$ makes it $\ln p(y \mid x_0)$ up to a constant (Chung et al.
+    2022), `reconstruction_scale` is the weight of Ho et al. 2022. ``y``: also a function of cond, or None for cond.
     """
 
     def log_p(x: Any, t: Any, cond: Any = None) -> Any:
@@ -389,12 +389,12 @@ def pixel_log_p(operator: Callable[[Any], Any], y: Any = None) -> LogP:
 
 
 def _asked(what: Any, cond: Any) -> Any:
-    """What is asked for: given once and for all, read off the condition, or the condition."""
+    """What is asked for: a fixed value, a function of the condition, or the condition itself."""
     return cond if what is None else what(cond) if callable(what) else what
 
 
 def _leaf(x_t: Any) -> tuple[Any, bool]:
-    """``x_t`` as something to differentiate by, and whether somebody outside differentiates by it too."""
+    """``x_t`` as a Tensor to differentiate by, and whether the caller differentiates it too."""
     if _tracked(x_t):
         return x_t, True
     return ag.Tensor(ag.raw(x_t), requires_grad=True), False
@@ -408,7 +408,7 @@ def _checked(value: Any, n: int) -> Any:
     if not isinstance(value, ag.Tensor):
         raise TypeError(f"log_p must be computed from x_t with autograd's operations, got {type(value).__name__}")
     if value.shape != (n,):
-        raise ValueError(f"log_p must be one number a sample, shape ({n},), got {value.shape}")
+        raise ValueError(f"log_p must be one number per sample, shape ({n},), got {value.shape}")
     return value
 
 
@@ -428,7 +428,7 @@ def _shaped(values: Any, x: Any) -> Any:
 
 
 def _added(said: Any, factor: Any, change: Any) -> Any:
-    """The prediction plus ``factor`` (n,) times ``change``; ``v`` of a pair as it is."""
+    """The prediction plus ``factor`` (n,) times ``change``; ``v`` of a pair is unchanged."""
     if not np.all(np.isfinite(factor)):
         raise ValueError(
             "a guide cannot move this kind of prediction where alpha_bar is 0 or 1: set the scale to 0 there"
@@ -439,7 +439,7 @@ def _added(said: Any, factor: Any, change: Any) -> Any:
 
 
 def _guess(said: Any, x_t: Any, t: Any, schedule: Schedule, kind: str) -> Any:
-    r"""$\hat x_0$ of what a model ``said`` of ``x_t``."""
+    r"""$\hat x_0$ from a model's output ``said`` at ``x_t``."""
     output = said[0] if isinstance(said, tuple) else said
     if _tracked(x_t) and not isinstance(output, ag.Tensor):
         raise TypeError("the model must be computed with autograd's operations: its guess of x_0 is differentiated")

@@ -3,14 +3,14 @@ r"""Pictures that are partly given: img2img and inpainting with a network that w
 *SDEdit* (Meng et al. 2021, 2108.01073) noises a picture to some level and walks down from there: the less noise, the
 more of the picture stays. *Replacement* (Song et al. 2020, 2011.13456, appendix I.2) knows some pixels exactly: before
 each call of the network it overwrites them with the known picture at the noise of that level. *RePaint* (Lugmayr et al.
-2022, 2201.09865) observes that the new pixels then never hear of the known ones in time, and walks up and down again so
+2022, 2201.09865) observes that the new pixels then adapt to the known ones too late, and walks up and down again so
 that they can agree. The code that was released with *GLIDE* (Nichol et al. 2021, 2112.10741) instead overwrites the
 known pixels of the guess $\hat x_0$.
 
 | symbol | code | meaning |
 |---|---|---|
 | $m$ | ``mask`` | 1 where the picture is known and kept, 0 where it is painted: GLIDE's convention |
-| $x_0^{\text{known}}$ | ``known`` | the picture; what lies under 0 of the mask is never read |
+| $x_0^{\text{known}}$ | ``known`` | the picture; never read where the mask is 0 |
 | $r$, $j$ | ``resample``, ``jump`` | how often a stretch of levels is walked (`path`), and how many levels long it is |
 
 $$x_u^{\text{known}} \sim N\big(\sqrt{\bar\alpha_u}\, x_0^{\text{known}}, (1 - \bar\alpha_u) I\big) \quad (8a) \qquad
@@ -18,23 +18,23 @@ x_u = m \odot x_u^{\text{known}} + (1 - m) \odot x_u^{\text{unknown}} \quad (8c)
 $$x_{t} \sim N\Big(\sqrt{\tfrac{\bar\alpha_t}{\bar\alpha_u}}\, x_u,\; \big(1 - \tfrac{\bar\alpha_t}{\bar\alpha_u}\big) I\Big), \quad t = u + j \quad (\text{algorithm 1, line 10, in one draw})$$
 
 (The paper prints $\bar\alpha_t$ for $x_{t-1}$ in 8a, and $(1 - \bar\alpha)\epsilon$ and $\beta_{t-1}$ in algorithm 1;
-its eqs. 7 and 1 are what is meant.)
+it means its eqs. 7 and 1.)
 
 You need: `samplers/ddim.py`. New here: known pixels, walking up again.
 
 Claims, checked in tests: whenever the network is called, known pixels have exactly the mean and variance of their
 level; at the end they are the known picture, bit for bit. Replacement is biased: on Gaussian data its law is a linear
-recursion that differs from the conditional; as $r$ grows, RePaint's mean comes closer, its variance falls, past the
-truth on coarse grids. Putting the guess right (`keep`) is about as biased as replacement if the network sees no more of
-the known pixels than their noisy values; shown them beside $x_t$, as a network with a mask channel is
-(`models/glide.py`), it has next to none. Draws of ``standard_normal`` of the state's shape: `img2img` one, then the
-sampler's; `replace` one for the start, then for each step down to a level above 0 one for the known pixels and, if
+recursion that differs from the conditional; as $r$ grows, RePaint's mean comes closer and its variance falls, on coarse
+grids below the true one. Correcting the guess (`keep`) is about as biased as replacement if the network sees only the
+noisy values of the known pixels; if it sees them beside $x_t$, as a network with a mask channel does
+(`models/glide.py`), there is next to no bias. Draws of ``standard_normal`` of the state's shape: `img2img` one, then
+the sampler's; `replace` one for the start, then for each step down to a level above 0 one for the known pixels and, if
 $\eta > 0$, one for the step, and one for each way up.
 
 Details that matter, and the tests that guard them:
 - img2img walks from the very level that it noised to, and strength 1 is the whole chain (`test_sdedit_...`);
 - the last replacement is with the picture itself, after the last step, not before it;
-- the mask selects, it does not multiply: NaN under a 0 stays where it is.
+- the mask selects, it does not multiply: NaN under a 0 has no effect.
 """
 
 from collections.abc import Callable
@@ -144,7 +144,7 @@ def replace(
 
     ``resample`` 1 is replacement; above, RePaint, whose settings for 250 levels are 10 and ``jump`` 10. Steps are
     DDIM's with ``eta``, 1 being ancestral sampling with the variance "small"; the model is called once a step down.
-    ``callback(t, x_t, x_0)`` sees every state that the model is asked about, with its guess, on the way up again too,
+    ``callback(t, x_t, x_0)`` sees every state that the model is called with, and its guess, on repeated stretches too,
     and at the end ``(0, x_0, x_0)``.
     """
     ddim.check_eta(eta, rng)
@@ -178,11 +178,11 @@ def replace(
 
 
 def keep(model: Callable[..., Any], known: Any, mask: Any, schedule: Schedule, kind: str = "eps") -> Callable[..., Any]:
-    r"""``model`` with the known pixels of its $\hat x_0$ put right: GLIDE's ``denoised_fn``, a model of the same ``kind``.
+    r"""``model`` with the known pixels of its $\hat x_0$ corrected: GLIDE's ``denoised_fn``, of the same ``kind``.
 
-    $\hat x_0 \leftarrow m \odot x_0^{\text{known}} + (1 - m) \odot \hat x_0$, and $\hat\epsilon$ anew from it. The
+    $\hat x_0 \leftarrow m \odot x_0^{\text{known}} + (1 - m) \odot \hat x_0$, and $\hat\epsilon$ follows from it. The
     known pixels of the state are left alone: they drift to the known picture because every step aims there, and the
-    last step lands on it, to rounding. (With `plms`, which adds up earlier guesses, that can be 5e-3 in float32. A
+    last step lands on it, to rounding. (With `plms`, which combines earlier guesses, that can be 5e-3 in float32. A
     ``clip`` that does the same replacement lands bit for bit where the last step returns the guess itself, as in `ddim`
     and not in `euler`.) ``schedule`` is the one that the network was trained with; a learned variance stays.
     """

@@ -1,4 +1,4 @@
-r"""PLMS: DDIM's steps along a line through the last four guesses. Liu, Ren, Lin & Zhao 2022, arXiv 2202.09778.
+r"""PLMS: DDIM's steps, with noise extrapolated from four guesses. Liu, Ren, Lin & Zhao 2022, arXiv 2202.09778.
 
 DDIM holds the network's $\hat\epsilon$ fixed over a step, though it changes along the way. A linear multistep method
 extrapolates it from the guesses of the last levels, which cost nothing. Using DDIM's own step to move (the paper's
@@ -7,7 +7,7 @@ extrapolates it from the guesses of the last levels, which cost nothing. Using D
 | symbol | code | meaning |
 |---|---|---|
 | $e_t$ | ``history[0].eps`` | the guess at the level the step leaves; ``history[k]`` is $k$ levels earlier |
-| $e'_t$ | ``blend(...)`` | what is taken for $\hat\epsilon$ all along the step |
+| $e'_t$ | ``blend(...)`` | what is used for $\hat\epsilon$ throughout the step |
 
 $$e'_t = \tfrac{1}{24} (55\, e_t - 59\, e_{t+1} + 37\, e_{t+2} - 9\, e_{t+3}) \qquad (12)
 \qquad x_u = \phi(x_t, e'_t, t, u) \qquad (11)$$
@@ -18,9 +18,9 @@ weights of order 1, 2 and 3; the paper starts with three Runge-Kutta steps of fo
 You need: `samplers/ddim.py`. New here: a memory.
 
 Claims, checked in tests/minigen/laws and tests/minigen/samplers/test_plms.py: exact at any number of steps if the data
-are one point; one call of the model a level, no time asked twice, no draws; order 2 on grids whose steps change
-smoothly, held down by the first step, which is of order 1, and by weights that take the steps as equally long; **order
-1** where step lengths alternate, for the same reason.
+are one point; one call of the model per level, no time twice, no draws; order 2 on grids whose steps change smoothly,
+limited by the first step, which is of order 1, and by weights that assume equal steps; **order 1** where step lengths
+alternate, for the same reason.
 
 Details that matter, and the tests that guard them: the weights, newest first (`test_pndm_eq12_...`); a step goes to the
 next level of the grid; what is blended is $\hat\epsilon$ after clipping, so the last step, which extrapolates, may
@@ -51,7 +51,7 @@ def blend(history: Sequence[Any]) -> Any:
 
 def step(x_t: Any, history: Sequence[Prediction], t: int, u: int, schedule: Schedule) -> Any:
     r"""Eqs. 12 and 11: $x_u$ from $x_t$ and the predictions at ``t`` and up to 3 levels before it, the newest first."""
-    if len(history) == 1:  # the pair as it was predicted, which also holds where nothing is left of the signal
+    if len(history) == 1:  # the pair as it was predicted, which also holds where no signal is left
         return ddim.step(history[0].x_0, history[0].eps, t, u, None, schedule, eta=0.0)
     eps, a = blend([guess.eps for guess in history]), float(schedule.alpha_bar[t])
     return ddim.step((x_t - (1 - a) ** 0.5 * eps) / a**0.5, eps, t, u, None, schedule, eta=0.0)

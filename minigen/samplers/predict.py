@@ -1,4 +1,4 @@
-r"""One call of the network, told as the pair $(\hat x_0, \hat\epsilon)$ that every sampler works with.
+r"""One call of the network, returned as the pair $(\hat x_0, \hat\epsilon)$ that every sampler works with.
 
 Whatever the network predicts (`maths.parametrisation`), both guesses belong together:
 $x_t = \sqrt{\bar\alpha_t}\, \hat x_0 + \sqrt{1 - \bar\alpha_t}\, \hat\epsilon$. When $\hat x_0$ is clipped,
@@ -21,7 +21,7 @@ Clip = float | Callable[[Any], Any] | None  # a bound c for [-c, c], a function 
 
 
 class Prediction(NamedTuple):
-    """What the network says of $x_t$, all shaped like it; ``v`` is its share of a learned variance, if it has one."""
+    """The network's prediction at $x_t$, all shaped like it; ``v`` is that of a learned variance, if it has one."""
 
     x_0: Any
     eps: Any
@@ -38,7 +38,7 @@ def predict(
     kind: str = "eps",
     clip: Clip = None,
 ) -> Prediction:
-    r"""``model(x_t, times, cond)`` at level ``t`` of the schedule, where every sample is told ``schedule.times[t]``.
+    r"""``model(x_t, times, cond)`` at level ``t`` of the schedule; every sample's time is ``schedule.times[t]``.
 
     The model returns its prediction of ``kind``, or a pair of that and ``v`` (a learned variance, Nichol & Dhariwal
     2021, eq. 15). Raises ValueError for a bound ``clip`` that is not above 0 and for a prediction of another shape than

@@ -1,9 +1,9 @@
 r"""The probability-flow ODE and its exact likelihood. Song et al. 2020, arXiv 2011.13456, section 4.3 and appendix D.2.
 
-The noisy pictures of all levels are also what a deterministic flow makes of pure noise: an ordinary differential
-equation with the network on its right-hand side has, at every level, the distribution of $x_t$. A flow can be followed
-backwards, so every picture has one code $x_T$, and its density is that of the code, $N(0, I)$, times what the flow does
-to volumes, which is the integral of a divergence. The likelihood is exact for the model, not a bound.
+A deterministic flow turns pure noise into the noisy pictures of all levels: an ordinary differential equation with the
+network on its right-hand side has, at every level, the distribution of $x_t$. A flow can be followed backwards, so
+every picture has one code $x_T$, and its density is that of the code, $N(0, I)$, times the flow's change of volume,
+whose logarithm is the integral of a divergence. The likelihood is exact for the model, not a bound.
 
 | symbol | code | meaning |
 |---|---|---|
@@ -19,20 +19,20 @@ $x$ and the angle it is
 $$\frac{dx}{d\varphi} = v,$$
 the form that is solved here: its right-hand side stays finite from clean data to pure noise, it is 0 for data
 $N(0, I)$, and $\ln p$ needs no change of variables on the way. Song's SDE and the chain of DDPM have the same marginals
-$q(x_t \mid x_0)$ at the levels; between them $\ln \sigma$ is interpolated along the times that the network is told.
+$q(x_t \mid x_0)$ at the levels; between them $\ln \sigma$ is interpolated along the times that the network is given.
 
 **Where the path ends.** The flow is followed between the levels 1 and T, where the network was trained. Below level 1
 nothing is assumed: the density is that of $y_1 = x_0 + \sigma_1 \epsilon$, the data with the noise of the first level,
 in the units of the data; it integrates to 1. At $T$ the code's law is taken to be $N(0, I)$, as for sampling. For
-pictures of $L$ levels, `bits_per_dim` spreads each grey level over its bin, evenly; its mean bounds the bits of the
-model "draw $y_1$, round to the nearest level".
+pictures of $L$ levels, `bits_per_dim` spreads each grey level evenly over its bin; its mean is an upper bound on the
+bits of the model "draw $y_1$, round to the nearest level".
 
 You need: `maths/schedules.py`, `maths/parametrisation.py`. New here: the flow, its divergence.
 
 Claims, checked in tests: $\ln N(x; m, \Sigma + \sigma_1^2 I)$ for Gaussian data, up to the solver's tolerance and what
-$x_T$ still knows of the data; the same for mixtures; Hutchinson's trace is unbiased, and with unit vectors for probes
-it is the exact one. Draws: `bits_per_dim` one of ``random`` of the pictures' shape, then (Hutchinson) one of
-``integers`` of (probes, \*shape).
+$x_T$ still knows of the data; the same for mixtures; Hutchinson's trace is unbiased, and exact with unit vectors as
+probes. Draws: `bits_per_dim` one of ``random`` of the pictures' shape, then (Hutchinson) one of ``integers`` of
+(probes, \*shape).
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def velocity(
     model: Callable[..., Any], x: Any, angle: float, schedule: Schedule, *, cond: Any = None, kind: str = "eps"
 ) -> Any:
     r"""$v(x, \varphi)$ for ``x`` (n, ...), an array or a Tensor, at any angle from $\varphi_1$ to $\varphi_T$; the
-    network is told a fraction between two times.
+    network is given a fraction between two times.
 
     Raises FloatingPointError, naming the time, if the model returns NaN or Inf.
     """
@@ -80,7 +80,7 @@ def with_divergence(field: Callable[[Any], Any], x: Any, probes: Any) -> tuple[A
     r"""The value of ``field`` at ``x`` (n, ...) and $\sum_k z_k^\top \frac{\partial f}{\partial x} z_k$ (n,) over
     ``probes`` $z$ (k, n, ...), or (k, 1, ...).
 
-    One vector-Jacobian product a probe. Samples must not see each other.
+    One vector-Jacobian product per probe. Samples must not affect each other.
     """
     total = 0.0
     for z in probes:
@@ -122,17 +122,17 @@ def log_likelihood(
     atol: float = 1e-5,
     method: Solver = "RK45",
 ) -> Any:
-    r"""$\ln p_1(y_1 = x_0)$ in nats a sample (n,), float64 (eqs. 39, 40): the density of data with the noise of level
+    r"""$\ln p_1(y_1 = x_0)$ in nats per sample (n,), float64 (eqs. 39, 40): the density of data with the noise of level
     1, at ``x_0`` (n, ...).
 
     $$\ln p_1(x_0) = \ln N(x_T; 0, I) + \int_{\varphi_1}^{\varphi_T} \nabla \cdot v\, d\varphi + \tfrac d2 \ln \bar\alpha_1, $$
     $$ x_1 = \sqrt{\bar\alpha_1}\, x_0;$$
 
     the last term turns the density of $x_1$ into that of $y_1$. ``divergence`` is ``"exact"``, $d$ vector-Jacobian
-    products each time, or ``"hutchinson"``, the mean over ``probes`` random signs, drawn once and held along the path
-    (``rng``). The solver's step sizes serve the whole batch, so a sample's last digits, below ``rtol`` and ``atol``,
-    depend on its neighbours. Give the schedule that the network was trained with, all its levels: in the gaps of a
-    respaced one the network would be told times that go with another noise.
+    products per evaluation, or ``"hutchinson"``, the mean over ``probes`` random signs, drawn once and fixed along the
+    path (``rng``). The solver's step sizes serve the whole batch, so a sample's last digits, below ``rtol`` and
+    ``atol``, depend on its neighbours. Give the schedule that the network was trained with, all its levels: in the gaps
+    of a respaced one the network would be given times that belong to another noise.
     """
     check_kind(kind)
     _check_schedule(schedule)
@@ -161,10 +161,10 @@ def log_likelihood(
 def bits_per_dim(
     model: Callable[..., Any], x_0: Any, schedule: Schedule, levels: int, *, rng: Any, **settings: Any
 ) -> Any:
-    r"""$-\frac{1}{d \ln 2} \Big( \ln p_1(x_0 + u) + d \ln \frac{2}{L - 1} \Big)$ a sample (n,), for pictures of $L$
+    r"""$-\frac{1}{d \ln 2} \Big( \ln p_1(x_0 + u) + d \ln \frac{2}{L - 1} \Big)$ per sample (n,), for pictures of $L$
     ``levels`` in $[-1, 1]$.
 
-    $u$ is uniform over a bin, $\pm \frac{1}{L - 1}$. By Jensen's inequality its mean is at least the bits a dimension
+    $u$ is uniform over a bin, $\pm \frac{1}{L - 1}$. By Jensen's inequality its mean is at least the bits per dimension
     of the probability of the whole bin (Theis et al. 2015, 1511.01844, section 3.1). ``settings`` go to
     `log_likelihood`.
     """

@@ -532,7 +532,7 @@ def test_bad_input_is_one_sentence():
         (ValueError, "low <= high", lambda: guidance.interval(1.0, 3, 2, outside=0.0)),
         (ValueError, "scale must be finite, got nan$", lambda: guidance.by_gradient(model, total, SCHEDULE, np.nan)(x, t)),
         (ValueError, "scale must be finite, got inf at time 2$", lambda: guidance.scale_at(lambda t: np.where(t > 1, np.inf, 1), t)),
-        (ValueError, "one number a sample", lambda: guidance.gradient(lambda x, t, c: ag.sum(x), x, t)),
+        (ValueError, "one number per sample", lambda: guidance.gradient(lambda x, t, c: ag.sum(x), x, t)),
         (TypeError, "autograd's operations", lambda: guidance.gradient(lambda x, t, c: np.zeros(2), x, t)),
         (TypeError, "autograd's operations", lambda: guidance.by_x_0_gradient(lambda x, t, c: np.zeros((2, 3)), total, SCHEDULE)(x, t)),
     ]  # fmt: skip
