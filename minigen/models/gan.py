@@ -29,8 +29,8 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_ga
 - the gradient's norm is over ALL axes but the batch's, there is one $\alpha$ for each SAMPLE, and the discriminator has
   no batch norm: it would make one sample's gradient depend on the others;
 - the penalties are differentiated a second time, through convolutions too;
-- samples are drawn with the averaged generator, in evaluation mode. Its running statistics are those of the weights
-  that learn; at the end of the run, where the rate falls to 0, both agree.
+- samples are drawn with the averaged generator, in evaluation mode. Its running statistics are those of the trained,
+  not averaged, weights; at the end of the run, where the learning rate falls to 0, both agree.
 """
 
 import dataclasses
@@ -54,8 +54,8 @@ PAPER = "Goodfellow et al. 2014, arXiv 1406.2661"
 EQUATION = "min_G max_D  E ln D(x) + E ln(1 − D(G(z)))"
 DATA_SETS = ("digits", "mnist", "binary-mnist", "folder", "shapes", "rings")
 PICTURES = {
-    "interpolation": "from one latent to another along the sphere, one pair a row",
-    "classes": "the same latents with every label, one label a row",
+    "interpolation": "from one latent to another along the sphere, one pair per row",
+    "classes": "the same latents with every label, one label per row",
 }
 TOUR = {"steps": 2500}
 PRESETS: dict[str, dict[str, Any]] = {"mnist": {"network": "conv", "width": 16, "batch_size": 64}}
@@ -66,17 +66,17 @@ class Config:
     """Settings of the run. Those that are None depend on the loss or on the network: see ``resolved``."""
 
     loss: Literal["saturating", "non-saturating", "least-squares", "hinge", "wasserstein", "wgan-gp"] = "non-saturating"
-    """The game that is played; it decides the settings that are None."""
+    """The losses; they decide the settings that are None."""
     network: Literal["mlp", "conv"] = "mlp"
     """Fully connected, or convolutional (pictures only)."""
     conditional: bool = False
-    """Tell both networks the label (Mirza & Osindero 2014, arXiv 1411.1784)."""
+    """Give both networks the label (Mirza & Osindero 2014, arXiv 1411.1784)."""
     latent: int = 32
     """Dimensions of the noise z."""
     width: int | None = None
     """Width of a hidden layer; for conv the channels at full resolution, doubled at each halving."""
     depth: int = 2
-    """Hidden layers; for conv the times that the resolution is halved."""
+    """Hidden layers; for conv how often the resolution is halved."""
     batch_norm: bool = True
     """Batch norm in the generator. The discriminator never has it."""
     r1: float | None = None
@@ -88,13 +88,13 @@ class Config:
     critic_steps: int | None = None
     """Steps of the discriminator for each of the generator."""
     optimiser: Literal["adam", "rmsprop"] | None = None
-    """What moves the weights. Adam runs without momentum, beta1 = 0."""
+    """The optimiser. Adam runs without momentum, beta1 = 0."""
     lr: float | None = None
     """Learning rate: flat for the first half, then linear to 0."""
     steps: int = 6000
-    """Training steps, counted by the discriminator's."""
+    """Training steps of the discriminator."""
     batch_size: int = 128
-    """Pictures a step."""
+    """Pictures per step."""
     ema: float = 0.999
     """Decay of the averaged weights that samples are drawn with (Karras et al. 2018, arXiv 1710.10196)."""
 
@@ -106,8 +106,8 @@ class Sampling:
     label: int | None = None
     """The label of all samples, for a conditional GAN; if left out, each sample draws its own."""
     truncation: float = 1.0
-    """Share of the Gaussian that each coordinate of z is drawn from, its centre: less is truer and less diverse; above
-    0, 1 is all.
+    """Share of the Gaussian, around its centre, that each coordinate of z is drawn from: less gives better and less
+    diverse samples; above 0, 1 is all.
     """
 
 
@@ -174,14 +174,14 @@ def r1_penalty(real: Any, x: Any, gamma: float) -> Any:
 def gradient_penalty(between: Any, x_hat: Any, weight: float) -> Any:
     r"""$\lambda\, \mathbb E_{\hat x} (\|\nabla f(\hat x)\|_2 - 1)^2$ (Gulrajani et al. 2017, arXiv 1704.00028, eq. 3).
 
-    A root has no finite slope at 0, where a critic may be flat (of dead ReLUs, say), so it is taken a little above.
+    A root has no finite slope at 0, where a critic may be flat (with dead ReLUs, say), so it is taken a little above.
     """
     return weight * ag.mean(ag.square(ag.sqrt(squared_slope(between, x_hat) + 1e-12) - 1.0))
 
 
 @dataclass(frozen=True)
 class Game:
-    r"""The losses of the two players, and what fills in the settings that are left out.
+    r"""The losses of the two players, and the defaults of settings that are left out.
 
     Penalties' forms, the clipping, the critic's steps and WGAN's RMSProp are the papers'; all others run Adam with
     $\beta_1 = 0$. ``r1`` and the rate of 2e-3 were chosen on the digits for the non-saturating loss; 1e-3 was not tuned
@@ -210,7 +210,7 @@ WIDTHS = {"mlp": 256, "conv": 32}
 
 
 def resolved(config: Config) -> Any:
-    """The config with every None filled in, from ``GAMES[loss]`` and ``WIDTHS[network]``. All functions below take such a one."""
+    """The config with every None filled in, from ``GAMES[loss]`` and ``WIDTHS[network]``; functions below take it."""
     for name, known in (("loss", GAMES), ("network", WIDTHS)):
         if getattr(config, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
@@ -222,7 +222,7 @@ def resolved(config: Config) -> Any:
 
 
 class Generator(Module):
-    """A body from z to what tanh brings to [-1, 1]; the label's embedding is concatenated to z (1411.1784, figure 1)."""
+    """A body from z to what tanh maps to [-1, 1]; the label's embedding is concatenated to z (1411.1784, figure 1)."""
 
     def __init__(self, body: Module, shape: tuple[int, ...], embed: Embedding | None):
         self.body, self.shape, self.embed = body, shape, embed
@@ -430,7 +430,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return decode(z, some_labels(n, rng) if label is None else np.full(n, label))
 
     def interpolation(split: Split, *, rng: Any) -> Any:
-        """Six rows of nine: from one latent to another, with the label, if there is one, held."""
+        """Six rows of nine: from one latent to another, with the label, if there is one, fixed."""
         a, b = rng.standard_normal((2, 6, 1, full.latent))
         y = some_labels(6, rng)
         z = slerp(a, b, np.linspace(0, 1, 9))  # (6, 9, latent)
@@ -444,7 +444,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return x.reshape(classes, 10, *shape)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """Mean outputs of the discriminator: if training data score higher than test data, it has learnt them by heart."""
+        """Mean outputs of the discriminator: if training data score higher than test data, it has memorised them."""
 
         def mean_logit(x: Any, y: Any) -> float:
             with ag.no_grad():

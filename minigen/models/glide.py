@@ -1,10 +1,9 @@
 r"""GLIDE. Nichol et al. 2021, "GLIDE: towards photorealistic image generation and editing with text-guided diffusion
 models", arXiv 2112.10741.
 
-A diffusion model is told a caption: its words stand beside the pixels in every attention layer, and their last vector
-joins the time. Some captions are left out in training, so that the model can be led beyond what it would draw
-(classifier-free guidance), which works better than being led by CLIP. Shown a picture with a hole in it besides, it
-paints what the caption asks for there.
+A diffusion model is given a caption: its words stand beside the pixels in every attention layer, and their last vector
+is added to the time embedding. Some captions are left out in training, for classifier-free guidance, which works better
+than guidance by CLIP. If it is also given a picture with a hole in it, it paints what the caption asks for there.
 
 | symbol | code | shape |
 |---|---|---|
@@ -20,17 +19,17 @@ $$w_t = \min(\mathrm{SNR}_t + 1, w_{\max}) \qquad (2)$$
 $$\tilde x_0 = f(x_t, t, \varnothing) + s\, \big( f(x_t, t, y) - f(x_t, t, \varnothing) \big) \qquad (3, \text{ section 2.3})$$
 
 $\nabla$ takes the difference of neighbouring pixels. Any positive weighting leaves the best guess where it is, at
-$\mathbb E[x_0 \mid x_t, y]$; it only says what is learnt first.
+$\mathbb E[x_0 \mid x_t, y]$; it only decides what is learnt first.
 
 **What is not the paper's.** The paper predicts $\epsilon$ and its variance, with 3.5 billion parameters and a text
 transformer of its own; here 1.4 million predict $x_0$ with the frozen text network of a CLIP and a small one that
-learns with them. The paper guides by the one or the other, by CLIP with one trained on noise, at $x_t$; here both pull
+learns with them. The paper guides either way, with a CLIP trained on noise, at $x_t$; here both kinds of guidance act
 together, and CLIP, which knows clean pictures, looks at $\hat x_0$. The paper teaches $f(x_t, t, \varnothing)$ by
-fine-tuning with 20 % of the captions left out; here 10 % are from the first step on.
+fine-tuning with 20 % of the captions left out; here 10 % are left out from the first step on.
 
-**What it took** for the text to be obeyed. Share of prompts for one thing that are met, and whose shape is right given
-the count, after 1,500 steps of 16 pictures with Muon (210 to 310 CPU s of one thread; 64 prompts, so each +- 5 points),
-guidance 2; one change at a time, each line on top of the one above unless it says "instead":
+**What it took** for the text to be obeyed. Share of prompts for one thing that are met, and whose shape and place are
+right given the count, after 1,500 steps of 16 pictures with Muon (210 to 310 CPU s of one thread; 64 prompts, so each
++- 5 points), guidance 2; one change at a time, each row on top of the one above unless it says "instead":
 
 | | met | shape | place |
 |---|---|---|---|
@@ -41,39 +40,39 @@ guidance 2; one change at a time, each line on top of the one above unless it sa
 | $\lambda = 4$ | .09 | .72 | 1.00 |
 | $w_{\max} = 5$ | .27 | .77 | 1.00 |
 
-So: a text network that already knows what words mean, weight on edges for the shape, and weight on little noise for the
-clean finish that `data/oracle.py` asks for. With so few steps of training, few steps of sampling draw cleaner: the last
-network of the table meets .39 of the prompts with 5, .28 with 8, .27 with 25 and .14 with 50.
+So: a text network that already knows what words mean, weight on edges for the shape, and weight on low noise for the
+clean finish that `data/oracle.py` requires. After so little training, few sampling steps draw cleaner: the last network
+of the table meets .39 of the prompts with 5 steps, .28 with 8, .27 with 25 and .14 with 50.
 
-**Two things** are the harder half: which colour and shape goes with which. What helped there, all right for one thing /
-two (100 prompts):
+**Two things** are harder: which colour goes with which shape. What helped there, as the share of prompts for one thing
+and for two that are met (100 each):
 
 | | one | two |
 |---|---|---|
 | 4,500 steps of 16 pictures (72,000 pictures) | .83 | .03 |
-| 3,300 steps of 32 (106,000), for a fifth more of the processor | .92 | .17 |
-| and CLIP pulls besides, by 150, between $0.3\, T$ and $0.85\, T$ | .92 | .25 |
-| 3,300 steps of 64 (211,000) and a text network that learns beside CLIP's; without CLIP's pull, 64 prompts | .97 | .81 |
-| and CLIP pulls besides, by 200; 500 prompts | .996 | .816 |
+| 3,300 steps of 32 (106,000), for a fifth more CPU time | .92 | .17 |
+| and CLIP guidance of 150 between $0.3\, T$ and $0.85\, T$ | .92 | .25 |
+| 3,300 steps of 64 (211,000) and a text network that learns beside CLIP's; without CLIP guidance, 64 prompts | .97 | .81 |
+| and CLIP guidance of 200; 500 prompts | .996 | .816 |
 
-Pulled at all times a picture changes its background (on an earlier network: all right .80 for one thing, against .90).
-CLIP is a good judge of which goes with which: the colours of two things are right in .86 of the pictures with it, in
-.78 without. What did not help: other samplers and spacings (.17 to .23 in all of eight), words from all layers of CLIP,
-a trainable transformer block over them, a learning rate of 1e-2, no second resolution (the same loss after 400 to 800
-steps, or a larger one), and $v$ instead of $x_0$: its error is twice to three times as large. What lifted two things in
-the end is the second text network: CLIP's blurs which word carries what (`stable_diffusion.py`). Of held-out
-compositions the defaults meet .922 and .704 (500 prompts each).
+CLIP guidance at all times changes the background (on an earlier network, .80 of prompts for one thing met, against
+.90). CLIP is a good judge of which colour goes with which shape: the colours of two things are right in .86 of the
+pictures with it, in .78 without. What did not help: other samplers and spacings (.17 to .23 in all of eight), words
+from all layers of CLIP, a trainable transformer block over them, a learning rate of 1e-2, no second resolution (the
+same loss after 400 to 800 steps, or a larger one), and $v$ instead of $x_0$: its error is two to three times as large.
+What finally helped with two things is the second text network: CLIP's blurs which word describes what
+(`stable_diffusion.py`). Of held-out compositions the defaults meet .922 and .704 (500 prompts each).
 
 You need: `nn/text_unet.py`, `models/clip.py`, `samplers/classifier_free.py`, `guidance.py`, `inpaint.py`. New here: a
 text in a diffusion model, and a network that paints into pictures. `glide_upsampler.py` makes them larger.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_glide.py):
-- the channels beside the picture start with weights of zero: before the fine-tune the network is the base model, bit
+- the channels beside the picture start with weights of zero: before the fine-tuning the network is the base model, bit
   for bit;
-- 1 in the mask means keep; what lies under 0 is never seen; kept pixels are those of the picture, bit for bit;
+- 1 in the mask means keep; what is under a 0 is never seen; kept pixels are those of the picture, bit for bit;
 - padding is not attended to, and captions that are left out are left out sample by sample, in a new array;
 - the text is read anew for every call: nothing of the last prompt is kept;
-- CLIP pulls no picture whose prompt is empty, whatever stands beside it in the batch.
+- CLIP pulls no picture whose prompt is empty, whatever else is in the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -114,11 +113,11 @@ PICTURES = {
     "edits": "test pictures, what is kept of them (grey: to be painted), and four paintings of what another caption asks for",
     "upsampled": "prompts drawn at 32 x 32 with every pixel doubled, and by the up-sampler at 64 x 64",
 }
-SHOWN = 64  # prompts a group, and edits, in the figures
+SHOWN = 64  # prompts per group, and edits, in the figures
 REACH = 9  # half the side of the square that an edit paints: room for a large thing wherever its centre was
 OUTPUT = "x_0"  # what the networks predict
 PULLED = (0.3, 0.85)  # times at which CLIP pulls, in units of T
-EDGE = 1e-3  # of a time: what rounding takes a time off that a sampler of one's own says by its noise
+EDGE = 1e-3  # tolerance of these times: a user's sampler gives noise levels, whose times are rounded
 SIDES = (32, 64, 128)
 
 
@@ -129,7 +128,7 @@ class Config:
     T: int = 200
     """Length of the noising chain."""
     shift: float = 1.0
-    """s: the chain has SNR / s^2 of the cosine schedule, because neighbouring pixels say the same; see
+    """s: the chain has SNR / s^2 of the cosine schedule, because neighbouring pixels are nearly equal; see
     `schedules.shifted`. 4 is better after 600 steps.
     """
     sample_steps: int = 10
@@ -153,21 +152,21 @@ class Config:
     steps: int = 3300
     """Training steps of the base model."""
     batch_size: int = 64
-    """Pictures a step, of all stages but CLIP's."""
+    """Pictures per step, in all stages but CLIP's."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
     max_norm: float = 1.0
     """Largest global norm of the gradient."""
     text_layers: int = 2
-    """Blocks of the text network that learns with the U-Net what CLIP's does not say; 0: there is none."""
+    """Blocks of the text network that learns with the U-Net, beside CLIP's; 0: there is none."""
     clip_steps: int = 1000
     """Training steps of CLIP, whose text network, frozen, reads the captions, and which guides on request."""
     noisy_clip: bool = False
-    """Train CLIP on noisy pictures, so that it can guide by what x_t shows; if not, it guides by the guess of x_0."""
+    """Train CLIP on noisy pictures, so that it can guide at x_t; if not, it guides at the guess of x_0."""
     paint_steps: int = 350
     """Steps of the fine-tuning that teaches the base model to paint what is missing; 0: it is not taught."""
     upsample: int = 1
@@ -181,17 +180,17 @@ class Sampling(sampling.Sampling):
     """Settings of sampling; --steps says how many levels of the chain are visited."""
 
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
-    not name is drawn; the empty prompt asks for anything.
+    """What to draw; the captions of validation scenes, one per sample, if left out. A size, colour or place that it
+    does not name is random; the empty prompt asks for anything.
     """
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
     guidance: float = 1.5
     """s in f(negative) + s (f(prompt) - f(negative)): 0 leaves the prompt to CLIP, 1 is the model, more exaggerates it."""
     clip_guidance: float = 200.0
-    """How strongly CLIP pulls towards the prompt besides; 0 leaves it out."""
+    """Scale of the additional guidance by CLIP; 0: none."""
     size: int = 32
-    """Side of the pictures: 32, or what the up-samplers lead to, always in 10 ancestral steps."""
+    """Side of the pictures: 32, or more by the up-samplers, always in 10 ancestral steps."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class Editing(sampling.Sampling):
     """Settings of editing."""
 
     prompt: str = ""
-    """What the WHOLE picture shall show in the end, the kept part included. The empty prompt asks for anything."""
+    """What the WHOLE picture should show in the end, including the kept part. The empty prompt asks for anything."""
     negative: str = ""
     """What to draw away from."""
     guidance: float = Sampling.guidance
@@ -214,7 +213,7 @@ class Editing(sampling.Sampling):
 
 
 class Told(NamedTuple):
-    """What the U-Net is told besides the time: the condition of samplers and guidance, with a row a sample."""
+    """What the U-Net is given besides the time: the condition of samplers and guidance, with one row per sample."""
 
     vector: Any  # (n, c), of the last token
     words: Any  # (n, t, c)
@@ -227,7 +226,7 @@ def read(text: clip.Embedder, prompts: Any, beside: Any = None, *, penultimate: 
     """Prompts (strings, or rows of tokens) as CLIP's text network reads them; the vector is that of <eos>, which has
     seen all words.
 
-    They are what its last block says, or, with ``penultimate``, the one before; its last norm follows.
+    They are the output of its last block, or, with ``penultimate``, of the one before, after its last norm.
     """
     tokens = text.net.read(prompts)
     words, mask = text.text_features(tokens, penultimate=penultimate)
@@ -238,7 +237,7 @@ def read(text: clip.Embedder, prompts: Any, beside: Any = None, *, penultimate: 
 
 
 def schedule_of(config: Any) -> Schedule:
-    """That of the base model."""
+    """The schedule of the base model."""
     return schedules.shifted(schedules.cosine(config.T), config.shift)
 
 
@@ -269,7 +268,8 @@ def training_loss(model: Callable[..., Any], x_0: Any, schedule: Schedule, confi
 
 
 def random_masks(n: int, size: int, *, rng: Any, nothing: float = 0.25) -> Any:
-    """Masks (n, size, size, 1) float32: 1, keep, but in a rectangle of 0 whose sides are a quarter of the picture's to all of it.
+    """Masks (n, size, size, 1) float32 of 1 (keep), but 0 in a rectangle with sides from a quarter of the
+    picture's to all of it.
 
     The share ``nothing`` of them keeps nothing. Draws ``rng.random((n, 5))``.
     """
@@ -344,10 +344,10 @@ def pulled_by_clip(
 ) -> Callable[..., Any]:
     r"""Section 2.4: ``model`` with its score moved by $s\, \nabla_{x_t} f(x) \cdot g(y)$, $f$ and $g$ CLIP's networks.
 
-    A noise-aware CLIP is asked about $x = x_t$, a clean one about $x = \hat x_0(x_t)$, through the U-Net; at the times
-    between ``PULLED`` alone. Above, $\hat x_0$ is a blur, and what is pulled is the background; below, the shapes are
-    there, and get frayed. Nothing pulls towards an empty prompt, which asks for anything: CLIP's vector of it is that of
-    no caption.
+    A noise-aware CLIP is evaluated at $x = x_t$, a clean one at $x = \hat x_0(x_t)$, through the U-Net; only at times
+    between ``PULLED``. Above, $\hat x_0$ is a blur, and the pull acts on the background; below, the shapes are there,
+    and get frayed. Nothing pulls towards an empty prompt, which asks for anything: CLIP's vector of it is that of no
+    caption.
     """
     asks = np.array([bool(prompt.strip()) for prompt in prompts])
     if not scale or not asks.any():
@@ -362,7 +362,7 @@ def pulled_by_clip(
 
 
 def sides_up_to(system: System, size: int) -> Sequence[int]:
-    """The sides of the pictures on the way to ``size``. Raises ValueError where no up-sampler leads there."""
+    """The sides of the pictures on the way to ``size``. Raises ValueError if no up-sampler reaches it."""
     return sampling.sides_up_to(size, [system.image_shape[0] * 2**k for k in range(system.config.upsample + 1)])
 
 
@@ -380,8 +380,8 @@ def edit(system: System, image: Any, keep: Any, prompt: str | Sequence[str], *, 
     """Pictures with what ``prompt`` says painted where ``keep`` is 0; where it is 1 the pixels stay, bit for bit.
 
     ``image`` (n, h, w, c) in [-1, 1], ``keep`` (n or 1, h, w, 1) of 0 and 1. One prompt for all or one for each: it
-    says what the WHOLE picture shall show. ``settings`` are those of `Editing`. Raises ValueError for a mask or picture
-    of another size.
+    says what the WHOLE picture should show. ``settings`` are those of `Editing`. Raises ValueError for a mask or
+    picture of another size.
     """
     if not system.config.paint_steps:
         raise ValueError("this model was trained without paint_steps: it cannot paint into pictures")
@@ -389,14 +389,15 @@ def edit(system: System, image: Any, keep: Any, prompt: str | Sequence[str], *, 
         raise ValueError(f"pictures must have the shape {system.image_shape}, got {tuple(image.shape[1:])}")
     prompts = [prompt] * len(image) if isinstance(prompt, str) else list(prompt)
     if len(prompts) != len(image):
-        raise ValueError(f"there must be one prompt, or one a picture: got {len(prompts)} for {len(image)}")
+        raise ValueError(f"there must be one prompt, or one per picture: got {len(prompts)} for {len(image)}")
     return draw(system, prompts, rng=rng, image=image, keep=keep, **settings)
 
 
 def edit_tasks(n: int, *, split: str = "test", rng: Any) -> tuple[Any, Any, list[str]]:
-    """Pictures to edit (n, h, w, 3) uint8, masks (n, h, w, 1) and prompts: one thing of each becomes another of a seen composition.
+    """Pictures to edit (n, h, w, 3) uint8, masks (n, h, w, 1) and prompts: one thing of each is replaced, which
+    gives a seen composition.
 
-    The mask erases a square around the thing. Its shape and colour change, its size is drawn anew, all else stays.
+    The mask erases a square around the thing. Its shape and colour change, its size is drawn again, all else stays.
     """
     of = shapes.scenes(split)[:n]
     keep, prompts = np.ones((n, shapes.SIDE, shapes.SIDE, 1), np.float32), []
@@ -524,7 +525,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return found
 
     def paint(prompts: Sequence[str], *, rng: Any, size: int = Sampling.size, **settings: Any) -> Any:
-        """A picture in [-1, 1] for each prompt. What a prompt leaves open is drawn."""
+        """A picture in [-1, 1] for each prompt. What a prompt leaves open is random."""
         sides_up_to(system, size)  # before anything is drawn
         prompts = completed(prompts, rng=rng)
         images = draw(system, prompts, rng=rng, **settings)
@@ -535,7 +536,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return paint(prompts_for(n) if prompt is None else [prompt] * n, rng=rng, **settings)
 
     def notes(images: Any, *, prompt: str | None = None, **settings: Any) -> list[str]:
-        """What was asked for, and whether it came."""
+        """What was asked for, and whether it was drawn."""
         return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
     def edited(image: Any, keep: Any, *, n: int, rng: Any, prompt: str = "", **settings: Any) -> Any:
@@ -546,11 +547,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return to_numpy(edit(system, images, device(np.asarray(keep)[None]), prompt, rng=rng, **settings))
 
     def notes_of_edits(images: Any, *, prompt: str = "", **settings: Any) -> list[str]:
-        """What was asked for, and whether it came."""
+        """What was asked for, and whether it was drawn."""
         return notes_for([prompt] * len(images), images)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """How often prompts are met, by guidance and at twice the size; how often edits are, and whether known pixels stay."""
+        """How often prompts are met, by guidance and at twice the size, and edits; whether known pixels stay."""
         found = {}
         for led, free, by_clip in (
             ("without guidance", 1.0, 0.0),

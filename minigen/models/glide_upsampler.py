@@ -4,7 +4,7 @@ shown the small one.
 One network doubles the sides; a cascade of them draws at any size, each a diffusion model of its own (Ho et al. 2021,
 "Cascaded diffusion models", 2106.15282). It is trained on small pictures of the data and used on small pictures that
 another model drew, which are never quite right. So (as in the cascade, not in GLIDE) it is trained on small pictures
-with some noise and told how much: it learns how far to trust what it is shown.
+with some noise, whose level it is given: it learns how far to trust what it is shown.
 
 | symbol | code | shape |
 |---|---|---|
@@ -12,12 +12,11 @@ with some noise and told how much: it learns how far to trust what it is shown.
 | $z_s = \sqrt{\bar\alpha_s}\, z + \sqrt{1 - \bar\alpha_s}\, \epsilon'$, $s \sim U\{0..S\}$ | ``low``, ``level`` of `augmented` | (n, h, w, c), (n,) |
 | $f(x_t, t, z_s, s, y)$, the guess of $x_0$ | ``Upsampler`` | (n, 2h, 2w, c) |
 
-What the network puts out is added to $z_s$ with every pixel doubled: only what the small picture lacks has to be
-learnt.
+The network's output is added to $z_s$ with every pixel doubled: only what the small picture lacks has to be learnt.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_glide.py):
-- the noise on the small picture is drawn apart from that on the large one, and level 0 adds none;
-- sampling adds the noise of the level that it tells.
+- the noise on the small picture is independent of that on the large one, and level 0 adds none;
+- sampling adds the noise of the level that the network is given.
 """
 
 from typing import Any
@@ -40,7 +39,7 @@ STEPS = 10  # levels that sampling visits
 class Upsampler(Module):
     """Pictures of side ``size`` from those of half of it.
 
-    Squares of size / 16 pixels are folded, so that all sizes cost the same.
+    Squares of side size / 16 are folded into channels, so that all sizes cost the same.
     """
 
     def __init__(self, c: int, size: int, c_text: int, *, base: int = 48, rng: Any):

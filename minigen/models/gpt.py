@@ -4,14 +4,14 @@ Radford et al. 2019, "Language models are unsupervised multitask learners"; atte
 1706.03762.
 
 A text is a sequence of tokens, and its probability is the product of the probability of each token given those before
-it. One transformer says all of these at once, because attention is cut off at each token's own place. Nothing in this
-knows what a token is: read a picture pixel by pixel, and the same network models pictures (Chen et al. 2020, iGPT).
+it. One transformer gives all of these at once, because attention is cut off at each token's own place. It does not
+matter what a token is: read a picture pixel by pixel, and the same network models pictures (Chen et al. 2020, iGPT).
 
 | symbol | code | shape |
 |---|---|---|
 | $x_1 \dots x_t$ | ``tokens``: grey levels in raster order, or byte pairs; slot 0 of an array is $x_1$ | (n, t) |
 | $W_e$, $W_p$ | ``table``, ``positions`` | (vocab, d), (length, d) |
-| $h_i$: what is made of $x_1 \dots x_{i-1}$ | ``h = gpt(tokens)`` | (n, t, d) |
+| $h_i$: features of $x_1 \dots x_{i-1}$ | ``h = gpt(tokens)`` | (n, t, d) |
 | $\ell_{iv}$ | ``gpt.logits(tokens)``: of token $i$, in slot $i$ | (n, t, vocab) |
 | keys and values of the slots so far | ``cache`` | |
 
@@ -19,16 +19,16 @@ $$p(x) = \prod_{i=1}^{t} p(x_i \mid x_1, \dots, x_{i-1}) \qquad (\text{Radford e
 $$h_i = \mathrm{transformer}(e_1 + p_1, \dots, e_i + p_i), \quad e_1 = \text{start}, \; e_{i > 1} = W_e[x_{i-1}]; \qquad \ell_i = W_e h_i$$
 $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}(Q K^\top / \sqrt{d_k} + M) V, \quad M_{ij} = -\infty \text{ for } j > i, \text{ else } 0 \qquad (\text{Vaswani et al., eq. } 1)$$
 
-**Names.** Byte pairs are names: token 7 is not between 6 and 8. A table gives each a vector, and the same table, turned
-around, gives its logit ("weight tying", Press & Wolf 2016, 1608.05859): two gradients meet in one parameter.
+**Names.** Byte pairs are names: token 7 is not between 6 and 8. A table gives each a vector, and the same table,
+transposed, gives its logit ("weight tying", Press & Wolf 2016, 1608.05859): two gradients meet in one parameter.
 
 **Numbers.** Grey levels are numbers, and in a picture the pixel above is as near as the last token, though a whole row
-away. So the network is told the level as a number, whether it is 0 (the background), and whether it is there: of the
-last token, and of the earlier pixels up to ``reach`` rows and columns around the one that is asked for. It says a
-mixture of discretised logistics (Salimans et al. 2017, 1701.05517, eq. 2). The logarithm of the mixture's probability
-of each level serves as its logit, so everything below sees logits in both cases. On the 1,000 digits names cost 84.1
-nats a test picture, numbers with reach 0, 1 and 2 cost 85.2, 81.4 and 79.7 (the default steps, one seed each; the
-default was chosen by them, so its figure is a little favourable): what helps is the reach.
+away. So the network is given the level as a number, whether it is 0 (the background), and whether it is there: of the
+last token, and of the earlier pixels up to ``reach`` rows and columns around the predicted one. It predicts a mixture
+of discretised logistics (Salimans et al. 2017, 1701.05517, eq. 2). The logarithm of the mixture's probability of each
+level serves as its logit, so everything below sees logits in both cases. On the 1,000 digits names cost 84.1 nats per
+test picture, numbers with reach 0, 1 and 2 cost 85.2, 81.4 and 79.7 (the default steps, one seed each; the default was
+chosen by them, so its figure is a little favourable): what helps is the reach.
 
 You need: `nn/transformer.py` (the blocks), `samplers/autoregressive.py` (drawing), `maths/likelihood.py` (the mixture).
 New here: what goes into a transformer and what comes out of it, the shift by one, the cache.
@@ -36,14 +36,14 @@ New here: what goes into a transformer and what comes out of it, the shift by on
 Details that matter, and the tests that guard them (tests/minigen/models/test_gpt.py):
 - slot $i$ sees the tokens before $i$ and no other: every pair is tested, and the probabilities of ALL sequences add up
   to 1;
-- the first token is predicted too, from a start vector that is no token: without it nothing says $p(x_1)$;
-- a step with the cache says what the whole pass says, for every prefix;
+- the first token is predicted too, from a start vector that is no token: without it nothing gives $p(x_1)$;
+- a step with the cache returns what the whole pass returns, for every prefix;
 - the mask is $-\infty$: a large negative number can be overcome by the scores;
 - the tied table is one parameter, initialised with std 0.02, so that at first all tokens are nearly equally likely;
-  what is added to the positions starts as small as they are (louder inputs cost 3 nats with reach 0);
-- other weights start with the variance 1 / fan in, and what is added to the residual stream at 0, where GPT-2 has std
+  what is added to the positions starts as small as they are (larger inputs cost 3 nats with reach 0);
+- other weights start with the variance 1 / fan-in, and what is added to the residual stream at 0, where GPT-2 has std
   0.02 and $1 / \sqrt N$ of it;
-- nats are sums over the tokens of a sequence; bits a byte divide by the bytes that the tokens spell, not by the tokens.
+- nats are sums over the tokens of a sequence; bits per byte divide by the bytes that the tokens spell.
 """
 
 import lzma
@@ -92,25 +92,25 @@ class Config:
     heads: int = 4
     """Heads of attention; they share the width."""
     reach: int = 2
-    """Rows and columns that an input looks back around its pixel, beside the last token: 0 is a plain sequence."""
+    """Rows and columns around its pixel that an input shows, besides the last token: 0 is a plain sequence."""
     mixture: int = 2
     """Logistics in the mixture that a grey level is drawn from."""
     dropout: float = 0.1
     """Share of the features dropped while training."""
     shift: float = 0.15
-    """Share of the pictures moved by up to a pixel while training; texts stay."""
+    """Share of the pictures moved by up to a pixel while training; texts are not moved."""
     steps: int = 600
     """Training steps."""
     batch_size: int = 64
-    """Sequences a step."""
+    """Sequences per step."""
     lr: float = 4e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of all parameters beside the gradient: of biases and gains too, which Radford et al. 2018 leave alone."""
+    """Decoupled weight decay of all parameters: of biases and gains too, which Radford et al. 2018 exempt."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
     max_norm: float = 1.0
-    """Largest global norm of the gradient of the nats a token."""
+    """Largest global norm of the gradient of the nats per token."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ class Sampling:
     top_k: int | None = None
     """Draw from this many of the likeliest tokens only."""
     top_p: float | None = None
-    """Draw from the fewest of the likeliest tokens that have this probability together."""
+    """Draw from the fewest of the likeliest tokens that together have this probability."""
     prompt: str | None = None
-    """A beginning to go on from, for weights that were trained on text."""
+    """A beginning to continue, for weights that were trained on text."""
 
 
 def quiet(shape: tuple[int, ...], rng: Any) -> Any:
-    """The weights of every table, and of what is added to one: the positions would not be heard beside louder inputs."""
+    """First weights of every table, and of what is added to one: larger inputs would drown the positions."""
     return init.normal(shape, STD, rng)
 
 
@@ -200,7 +200,7 @@ class Numbers(Module):
 def neighbours(shape: tuple[int, ...], reach: int) -> Any:
     """For each token of a picture (h, w, c), the slots of the last token and of the earlier ones at most ``reach`` away: (t, k).
 
-    In every column it is the same neighbour; -1 where the picture has none there.
+    Each column is one neighbour; -1 where the picture has none there.
     """
     h, w, c = shape
     slots = np.arange(h * w * c)
@@ -218,7 +218,7 @@ def neighbours(shape: tuple[int, ...], reach: int) -> Any:
 class GPT(Module):
     """A causal transformer between ``ends`` (`Names` or `Numbers`), of sequences of up to ``length`` tokens.
 
-    ``spelling`` is not used here: it travels with the weights.
+    ``spelling`` is not used here: it is saved with the weights.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class GPT(Module):
 
     def step(self, new: Any, cache: Any = None) -> tuple[Any, Any]:
         """The logits (n, vocab) of the token after ``new`` (n, k), which follow those in ``cache``: `logits` at the
-        price of k tokens.
+        cost of k tokens.
         """
         before, past = cache if cache is not None else (new[:, :0], None)
         first = 0 if cache is None else before.shape[1] + 1  # the slot after those that are done
@@ -285,7 +285,7 @@ class Spelling(Module):
 
 
 def negative_log_likelihood(log_p: Any) -> Any:
-    r"""$-\frac1{n t} \sum_{x} \sum_i \ln p(x_i \mid x_1 \dots x_{i-1})$: nats a token, from (n, t)."""
+    r"""$-\frac1{n t} \sum_{x} \sum_i \ln p(x_i \mid x_1 \dots x_{i-1})$: nats per token, from (n, t)."""
     return -ag.mean(log_p)
 
 
@@ -377,7 +377,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return found
 
     def notes(tokens: Any, **settings: Any) -> list[str]:
-        """The texts that the tokens spell; what would do things to a terminal becomes U+FFFD."""
+        """The texts that the tokens spell; characters that a terminal cannot print become U+FFFD."""
         tokenizer = spelling.tokenizer()
         texts = (tokenizer.decode(row) for row in tokens.tolist())
         return ["".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text) for text in texts]
@@ -408,8 +408,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
 
 def text_figures(nats: float, dataset: Dataset, tokenizer: BytePair) -> dict[str, float]:
-    """``nats`` a window of the test part as bits a byte, beside the tokens' frequencies and a compressor that saw the
-    training part.
+    """``nats`` per window of the test part as bits per byte, beside those by the tokens' frequencies and of a
+    compressor that saw the training part.
     """
     if dataset.tokenizer.merges != tokenizer.merges:
         raise ValueError("the text of this version of Python is not the one that the weights were trained on")

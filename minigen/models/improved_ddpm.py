@@ -1,18 +1,18 @@
 r"""Improved diffusion models. Nichol & Dhariwal 2021, "Improved denoising diffusion probabilistic models", arXiv 2102.09672.
 
 The reverse step's variance is not fixed but learned: the network says, for every pixel, where between its two bounds
-the variance lies. The loss that draws well says nothing of a variance, so a little of the variational bound is added to
-it, through which only the variance learns. A bound that is good at every step survives when steps are left out: the
-same network samples in far fewer. Trained on the bound alone, a model codes better and draws worse; then the noise of
-the gradient is tamed by asking more often for the times whose terms are large.
+the variance lies. The loss that draws well does not depend on a variance, so a little of the variational bound is added
+to it, from which only the variance learns. With variances that are good at every step, steps can be left out: the same
+network samples in far fewer. Trained on the bound alone, a model codes better and draws worse; then the noise of the
+gradient is reduced by drawing the times whose terms are large more often.
 
 | symbol | code | shape |
 |---|---|---|
 | $\epsilon_\theta(x_t, t)$ | ``eps_theta``, the first half of the network's channels | like $x_t$ |
 | $v$ | ``v`` $= (o + 1) / 2$ of the second half $o$ | like $x_t$ |
 | $\mu_\theta$, $\Sigma_\theta$ | mean and variance of $p_\theta(x_{t-1} \mid x_t)$ | like $x_t$ |
-| $L_t$ | ``bound_term(..., t + 1, ...)``: $L_0$ is the decoder's, at time 1 | (n,) nats a sample |
-| $p_t$ | ``time_probabilities(...)[t]``, of time t + 1 as that of $L_t$ | (T,) |
+| $L_t$ | ``bound_term(..., t + 1, ...)``: $L_0$ is the decoder's, at time 1 | (n,) nats per sample |
+| $p_t$ | ``time_probabilities(...)[t]``, of time t + 1, as for $L_t$ | (T,) |
 
 $$L_{\text{vlb}} = L_0 + L_1 + \dots + L_{T-1} + L_T \qquad (4)$$
 $$\Sigma_\theta(x_t, t) = \exp(v \ln \beta_t + (1 - v) \ln \tilde\beta_t) \qquad (15)$$
@@ -21,10 +21,10 @@ $$\bar\alpha_t = \frac{f(t)}{f(0)}, \quad f(t) = \cos^2 \Big(\frac{t / T + s}{1 
 $$L_{\text{vlb}} = \mathbb E_{t \sim p_t} \Big[\frac{L_t}{p_t}\Big], \quad p_t \propto \sqrt{\mathbb E[L_t^2]}, \quad \sum_t p_t = 1 \qquad (18)$$
 $$\beta_{S_t} = 1 - \frac{\bar\alpha_{S_t}}{\bar\alpha_{S_{t-1}}}, \quad \tilde\beta_{S_t} = \frac{1 - \bar\alpha_{S_{t-1}}}{1 - \bar\alpha_{S_t}}\, \beta_{S_t} \qquad (19)$$
 
-Where $v$ lives the paper leaves open; $(o + 1) / 2$ is the authors' code. It is not limited to $[0, 1]$, as in the
-paper. (15) and (19) are in `samplers/ancestral.py` and `maths/schedules.py`, (17) is there too: after respacing, the
-same $v$ is read between the wider bounds. $L_{\text{vlb}}$ of the loss is in nats a dimension (the authors' code: bits,
-which makes its $\lambda = 0.001$ a factor 1.44 heavier).
+The paper does not say how $o$ is scaled; $(o + 1) / 2$ is from the authors' code. As in the paper, $v$ is not limited to
+$[0, 1]$. (15) is in `samplers/ancestral.py`, (17) and (19) are in `maths/schedules.py`: after respacing, the same $v$
+is read between the wider bounds. $L_{\text{vlb}}$ of the loss is in nats per dimension (the authors' code: bits, which
+makes its $\lambda = 0.001$ a factor 1.44 heavier).
 
 You need: `models/ddpm.py` (the bound), `samplers/ancestral.py` (eq. 15). New here: a learned variance, the hybrid loss,
 times drawn by their importance.
@@ -74,7 +74,7 @@ PICTURES = {
     "four by DDIM, four by DPM-Solver++(2M)"
 }
 
-HISTORY = 10  # losses that are remembered of each time
+HISTORY = 10  # losses that are kept for each time
 UNIFORM = 1e-3  # share of uniform times beside eq. 18, as in the authors' code: no time is forgotten
 
 
@@ -91,7 +91,7 @@ class Config:
     lam: float = 0.001
     """Weight of the bound in the hybrid loss (lambda)."""
     times: Literal["uniform", "loss-aware"] = "uniform"
-    """How training draws t: all alike, or by eq. 18. The paper takes the second for the bound alone."""
+    """How training draws t: uniformly, or by eq. 18. The paper uses the second with the bound alone."""
     sample_steps: int = 20
     """Levels that sampling visits, spread evenly over the chain; T or more visits all."""
     base: int = 24
@@ -99,9 +99,9 @@ class Config:
     multipliers: tuple[int, ...] = (1, 2)
     """Channels at each resolution, in units of base; each level halves the size."""
     blocks: int = 1
-    """Residual blocks a level on the way down (one more on the way up)."""
+    """Residual blocks per level on the way down (one more on the way up)."""
     attention: tuple[int, ...] = ()
-    """Levels that attend over their pixels, beside the middle; 0 is full resolution."""
+    """Levels that attend over their pixels, besides the middle; 0 is full resolution."""
     heads: int = 2
     """Attention heads."""
     dropout: float = 0.0
@@ -109,11 +109,11 @@ class Config:
     steps: int = 1700
     """Training steps."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 2e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     ema: float = 0.999
@@ -135,7 +135,7 @@ def bound_term(
     levels: int,
     clip: float | None = None,
 ) -> Any:
-    r"""$L_{t-1}$ in nats a sample (n,), for levels ``t`` (n,) or one level for all: arrays or Tensors, with their gradients.
+    r"""$L_{t-1}$ in nats per sample (n,), for levels ``t`` (n,) or one for all: arrays or Tensors, with their gradients.
 
     $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \Sigma_\theta))$ for $t > 1$; for $t = 1$ the
     discretised decoder $-\ln p_\theta(x_0 \mid x_1)$ (Ho et al. 2020, eq. 13). ``clip`` limits $\hat x_0$ as sampling
@@ -161,7 +161,7 @@ def per_sample(x: Any) -> Any:
 
 
 def l_vlb(x_0: Any, x_t: Any, t: Any, eps_theta: Any, v: Any, schedule: Schedule, levels: int) -> Any:
-    r"""$T\, L_{t-1}$ a dimension, in nats (n,): its mean over uniform $t$ is $L_{\text{vlb}}$ without $L_T$, which
+    r"""$T\, L_{t-1}$ per dimension, in nats (n,): its mean over uniform $t$ is $L_{\text{vlb}}$ without $L_T$, which
     nothing trains.
     """
     return bound_term(x_0, x_t, t, eps_theta, v, schedule, levels) * (schedule.T / x_0[0].size)
@@ -170,7 +170,7 @@ def l_vlb(x_0: Any, x_t: Any, t: Any, eps_theta: Any, v: Any, schedule: Schedule
 def l_hybrid(
     x_0: Any, x_t: Any, t: Any, eps: Any, eps_theta: Any, v: Any, schedule: Schedule, levels: int, lam: float = 0.001
 ) -> Any:
-    r"""$L_{\text{simple}} + \lambda L_{\text{vlb}}$ (eq. 16) a sample (n,), with $\mathrm{sg}[\mu_\theta]$ in the
+    r"""$L_{\text{simple}} + \lambda L_{\text{vlb}}$ (eq. 16) per sample (n,), with $\mathrm{sg}[\mu_\theta]$ in the
     second term: there only $\Sigma_\theta$ learns.
     """
     d = eps_theta - eps
@@ -187,10 +187,10 @@ def variational_bound(
     rng: Any,
     clip: float | None = 1.0,
 ) -> Bound:
-    r"""Eq. 4 over the batch ``x_0`` (n, ...): every term with one draw of $x_t$ for each sample, in bits a dimension.
+    r"""Eq. 4 over the batch ``x_0`` (n, ...): every term with one draw of $x_t$ for each sample, in bits per dimension.
 
     ``model`` returns the pair (eps, v). On a respaced schedule it is the bound of the shorter chain, whose samples are
-    those of respaced sampling. Computed in float64 but for the network, which sees float32.
+    those of respaced sampling. Computed in float64 except for the network, which sees float32.
     """
     x_0 = np.asarray(x_0, np.float64)
     unit = x_0[0].size * np.log(2)
@@ -209,10 +209,10 @@ def variational_bound(
 
 
 def time_probabilities(losses: Any, known: Any) -> Any:
-    r"""Eq. 18 for the last losses (T, K) of each time, ``known`` (T,) of them there already: the probabilities (T,) of
-    the times $1 \dots T$, float64.
+    r"""Eq. 18 for the last losses (T, K) of each time, of which ``known`` (T,) are there already: the probabilities
+    (T,) of the times $1 \dots T$, float64.
 
-    Uniform until all K are known of every time, and where all losses are 0; 0.1 % uniform times are always mixed in.
+    Uniform until all K are known for every time, and where all losses are 0; 0.1 % uniform times are always mixed in.
     """
     T, K = losses.shape
     uniform = np.full(T, 1 / T)
@@ -289,7 +289,7 @@ def training_loss(
     lam: float = 0.001,
     times: str = "uniform",
 ) -> Any:
-    """One estimate of eq. 16, or of the bound in nats a dimension, by one time and one noise for each sample; in
+    """One estimate of eq. 16, or of the bound in nats per dimension, from one time and one noise for each sample; in
     training, the history grows.
     """
     xp, T = array_module(x_0), schedule.T

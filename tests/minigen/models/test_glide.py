@@ -511,7 +511,7 @@ def test_glide_bad_requests(system, data):
         glide.edit(system, x, np.ones((2, 16, 16, 1)), PROMPTS, rng=rng)
     with pytest.raises(ValueError, match="pictures must have the shape"):
         glide.edit(system, x[:, :16], np.ones((2, 16, 32, 1)), PROMPTS, rng=rng)
-    with pytest.raises(ValueError, match="one prompt, or one a picture"):
+    with pytest.raises(ValueError, match="one prompt, or one per picture"):
         glide.edit(system, x, np.ones((2, 32, 32, 1)), PROMPTS[:1], rng=rng)
     with pytest.raises(ValueError, match="needs a mask"):
         system.edit(x[0], None, n=1, rng=rng)
