@@ -21,7 +21,7 @@ $$\bar\alpha_t = \frac{f(t)}{f(0)}, \quad f(t) = \cos^2 \Big(\frac{t / T + s}{1 
 $$L_{\text{vlb}} = \mathbb E_{t \sim p_t} \Big[\frac{L_t}{p_t}\Big], \quad p_t \propto \sqrt{\mathbb E[L_t^2]}, \quad \sum_t p_t = 1 \qquad (18)$$
 $$\beta_{S_t} = 1 - \frac{\bar\alpha_{S_t}}{\bar\alpha_{S_{t-1}}}, \quad \tilde\beta_{S_t} = \frac{1 - \bar\alpha_{S_{t-1}}}{1 - \bar\alpha_{S_t}}\, \beta_{S_t} \qquad (19)$$
 
-The paper does not say how $o$ is scaled; $(o + 1) / 2$ is from the authors' code. As in the paper, $v$ is not limited to
+The paper does not say how $o$ is scaled; $(o + 1) / 2$ is the authors' code. As in the paper, $v$ is not limited to
 $[0, 1]$. (15) is in `samplers/ancestral.py`, (17) and (19) are in `maths/schedules.py`: after respacing, the same $v$
 is read between the wider bounds. $L_{\text{vlb}}$ of the loss is in nats per dimension (the authors' code: bits, which
 makes its $\lambda = 0.001$ a factor 1.44 heavier).
@@ -135,7 +135,7 @@ def bound_term(
     levels: int,
     clip: float | None = None,
 ) -> Any:
-    r"""$L_{t-1}$ in nats per sample (n,), for levels ``t`` (n,) or one for all: arrays or Tensors, with their gradients.
+    r"""$L_{t-1}$ in nats per sample (n,), for levels ``t`` (n,) or one for all: arrays or Tensors, with gradients.
 
     $\mathrm{KL}(N(\tilde\mu_t, \tilde\beta_t I) \| N(\mu_\theta, \Sigma_\theta))$ for $t > 1$; for $t = 1$ the
     discretised decoder $-\ln p_\theta(x_0 \mid x_1)$ (Ho et al. 2020, eq. 13). ``clip`` limits $\hat x_0$ as sampling

@@ -1,8 +1,8 @@
 r"""What lies beside the noisy map: conditions by concatenation. Rombach et al. 2022, arXiv 2112.10752, sections 3.3, 4.3.2 and 4.5.
 
 What is known place by place needs no attention: it is brought to the size of the map and becomes further channels of
-it. Two such things here: what is kept of a picture that is painted into, and a layout, which says where which shapes
-shall be.
+it. There are two such things here: what is kept of a picture that is painted into, and a layout, which says which
+shapes should be where.
 
 | symbol | code | shape |
 |---|---|---|
@@ -11,13 +11,13 @@ shall be.
 | $\mathcal E(m \odot x)$ where the place is kept, else 0; and the mask | ``known_places`` | (n, h / f, w / f, d + 1) |
 | the share of each place in a box of each shape; and 1 | ``layout_map`` | (n, h / f, w / f, LAYOUT) |
 
-The 1 tells an empty layout ("nothing anywhere") from none ("anything anywhere").
+The 1 distinguishes an empty layout ("nothing anywhere") from no layout ("anything anywhere").
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
 - a place counts as kept only if ALL of its pixels are: a place at the edge of the hole is painted, and its kept pixels
-  are put back in pixels;
-- the hole is emptied before the codec sees the picture, whose convolutions would carry it over the edge;
-- shares, not a yes or no: a box finer than the map is still told.
+  are put back after decoding;
+- the hole is emptied before the picture is encoded: the codec's convolutions would carry it over the edge;
+- shares, not yes or no: a box smaller than a place of the map still counts.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from minigen.data.captions import SHAPES
 
 from .latent_codec import Codec, Identity
 
-LAYOUT = len(SHAPES) + 1  # channels of a layout: one a shape, and one that says that there is a layout
+LAYOUT = len(SHAPES) + 1  # channels of a layout: one per shape, and one that says that there is a layout
 Boxes = Sequence[tuple[int, float, float, float, float]]  # shape, top, bottom, left, right: pixel j is from j to j + 1
 
 

@@ -3,16 +3,16 @@ r"""The first stage of latent diffusion: pictures to small maps of numbers and b
 Esser, Rombach & Ommer 2021, "Taming transformers for high-resolution image synthesis", arXiv 2012.09841, section 3.1;
 Rombach et al. 2022, arXiv 2112.10752, section 3.1.
 
-An autoencoder whose middle is a map, $f$ times smaller than the picture on each side, keeps what matters and leaves
-what nobody sees. What matters is said by three judges: the pixels, the features of a network that has learnt to see,
-and a discriminator that looks at patches. So that the map is good to diffuse in it is kept near a standard normal,
-faintly ("kl"), or its vectors are replaced by the nearest ones of a codebook before they are decoded ("vq").
+An autoencoder whose middle is a map, $f$ times smaller than the picture on each side, keeps what matters and drops what
+nobody sees. Three judges decide what matters: the pixels, the features of a network that has learnt to see, and a
+discriminator that looks at patches. To make diffusion in it easy, the map is weakly pulled towards a standard normal
+("kl"), or its vectors are replaced by the nearest ones of a codebook before they are decoded ("vq").
 
 | symbol | code | shape |
 |---|---|---|
 | $x$, $\hat x$ | ``x``, ``x_hat`` | (n, h, w, c), data in $[-1, 1]$ |
 | $\mu, \ln \sigma^2$ of $q(z \mid x)$; $z$ | ``mu``, ``log_var``; ``z`` | (n, h / f, w / f, d) |
-| $m, s$, mean and deviation of each channel of $\mu$ over the data | ``mean``, ``std``, buffers of ``Autoencoder`` | (d,) |
+| $m, s$, mean and standard deviation of each channel of $\mu$ over the data | ``mean``, ``std``, buffers of ``Autoencoder`` | (d,) |
 | $\phi_l$, layers of the frozen network | ``features``, which returns a list | (n, h_l, w_l, c_l) |
 | $D$ | ``Discriminator``: a logit for every patch | (n, h / 4, w / 4) |
 | $\lambda$ | ``adaptive_weight`` | |
@@ -28,18 +28,18 @@ $$\tilde z = (\mu - m) / s, \qquad \hat x = \mathrm{decoder}(s\, \tilde z + m) \
 
 Under "vq" the second term of (1) is the commitment of `vq_vae` (eq. 3 there), and $z$ of (6) is taken BEFORE the
 codebook: the decoder quantises, so what a diffusion model draws need not lie on a code. The mean over the pixels is the
-paper's sum over $hwc$, for the KL as for the errors.
+paper's sum divided by $hwc$, for the KL as for the errors.
 
 **What is not the paper's.** Its $\phi$ is a VGG trained on ImageNet (LPIPS); here it is the image network of this
 project's own CLIP, its feature maps after each norm. Its scale is one number, $1 / s$ over the first batch (0.18215 in
 Stable Diffusion), and no mean; here there is one for each channel, over many pictures of the training split. Its
-discriminator joins late in one long stage; here it has a stage of its own. Its pixels count by $| x - \hat x |$ alone.
+discriminator joins late in one long stage; here it has a stage of its own. Its pixel error is $| x - \hat x |$ alone.
 
 **How much KL.** The paper has just enough to keep the maps from growing. Here it is 20,000 times as much, because the
 map is decoded from what a small diffusion model draws, which is never quite right: with more noise in training the
 decoder learns to draw clean shapes from maps that are not. Share of 143 test pictures of one thing / 157 of two that
-the oracle reads right after the codec (600 steps of 32 pictures, the first row 800; f = 4, d = 4), when noise is added
-to the map, in units of its deviation (the default was chosen by this table):
+the oracle reads correctly after the codec (600 steps of 32 pictures, the first row 800; f = 4, d = 4), with noise added
+to the map, in units of its standard deviation (the default was chosen by this table):
 
 | weight of the KL | no noise | 0.2 | 0.3 | 0.5 |
 |---|---|---|---|---|
@@ -55,9 +55,9 @@ You need: `models/vae.py` (the KL), `vq_vae.py` (the codebook), `gan.py` (the hi
 besides the pixels, and a weight that balances two gradients.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_latent_codec.py):
-- $\lambda$ is a number: nothing is differentiated through it, and it is taken at the last layer only;
-- (6) divides by the deviation on the way in and multiplies on the way out, and is measured over the data and not over a
-  batch;
+- $\lambda$ is a constant: nothing is differentiated through it, and it is taken at the last layer only;
+- (6) divides by the standard deviation on the way in and multiplies on the way out, and is measured over the data, not
+  a batch;
 - $\ln \sigma^2$ is held within [-30, 20];
 - the frozen network gets no gradient, the pictures that go through it do;
 - the discriminator's fakes are constants; its pull on the codec rises from 0, as its first gradients are noise.
@@ -95,17 +95,17 @@ class Config:
     """Settings of the codec."""
 
     regulariser: Literal["kl", "vq"] = "kl"
-    """What keeps the map in order: a faint pull towards N(0, I), or a codebook in front of the decoder."""
+    """What keeps the map in order: a weak pull towards N(0, I), or a codebook in front of the decoder."""
     factor: int = 4
-    """f: how many pixels a place of the map is wide: 2, 4 or 8."""
+    """f: width of a place of the map in pixels: 2, 4 or 8."""
     channels: int = 4
-    """d, numbers a place of the map."""
+    """d, numbers per place of the map."""
     width: int = 64
     """Channels of both networks."""
     blocks: int = 2
     """Residual blocks at the map's resolution, of encoder and decoder each."""
     kl: float = 2e-2
-    """Weight of the KL. The paper has 1e-6; here more makes maps that forgive what a small diffusion model gets wrong,
+    """Weight of the KL. The paper has 1e-6; here more makes maps that tolerate the errors of a small diffusion model,
     see above.
     """
     codes: int = 512
@@ -113,7 +113,7 @@ class Config:
     beta: float = 0.25
     """Weight of the commitment to it."""
     decay: float = 0.97
-    """Decay of the averages that move it; see `vq_vae`."""
+    """Decay of its moving averages; see `vq_vae`."""
     absolute: float = 0.1
     """a of eq. 2."""
     edges: float = 0.5
@@ -121,13 +121,13 @@ class Config:
     perceptual: float = 0.05
     """Weight of the features' error; 0: no features."""
     adversarial: float = 0.5
-    """Weight of the discriminator's judgement, in units of the gradient of all others."""
+    """Weight of the discriminator's judgement, relative to the gradient of eq. 2."""
     steps: int = 800
     """Training steps without the discriminator."""
     adversarial_steps: int = 0
     """Further steps with it; 0: there is none."""
     batch_size: int = 32
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
     max_norm: float = 1.0
@@ -138,8 +138,8 @@ class Config:
 
 
 def kl_loss(mu: Any, log_var: Any, numbers: int) -> Any:
-    r"""The second term of eq. 1 without its weight: the KL of each picture in nats, over its ``numbers`` $hwc$; the
-    mean over pictures.
+    r"""The second term of eq. 1 without its weight: the KL of each picture in nats, divided by its ``numbers`` $hwc$;
+    the mean over pictures.
     """
     return ag.sum(gaussian.kl(mu, log_var, 0.0, 0.0)) * (1 / (len(mu) * numbers))
 
@@ -185,7 +185,7 @@ def gradient_at(layer: Any, h: Any, loss: Callable[[Any], Any], after: Callable[
 
 
 class Autoencoder(Module):
-    """Encoder and decoder for pictures of ``c`` channels of any size that f divides, and what their map is measured by."""
+    """Encoder and decoder for pictures of ``c`` channels of any size that f divides, with $m$ and $s$ of eq. 6."""
 
     def __init__(self, c: int, config: Config, *, rng: Any):
         self.factor, self.d, self.regulariser = config.factor, config.channels, config.regulariser
@@ -257,7 +257,7 @@ class Discriminator(Module):
 class Codec:
     """Pictures to maps and back by eq. 6, with the weights that are in ``net``. Nothing is recorded.
 
-    ``bound`` limits what a sampler guesses of the map: nothing does.
+    ``bound`` would limit a sampler's guesses of the map: there is none.
     """
 
     net: Autoencoder
@@ -338,8 +338,8 @@ def objective(
 ) -> tuple[Any, dict[str, Any]]:
     """Eq. 1 for pictures ``x``.
 
-    ``noise`` is standard normal, of the map's shape ("kl"); ``judge`` is the discriminator, if it plays, and ``pull``
-    in [0, 1] how much of its judgement counts; ``revive`` and ``u`` are those of `vq_vae.objective` ("vq").
+    ``noise`` is standard normal, of the map's shape ("kl"); ``judge`` is the discriminator, if there is one, and
+    ``pull`` in [0, 1] how much its judgement counts; ``revive`` and ``u`` are those of `vq_vae.objective` ("vq").
     """
     mu, log_var = net.moments(x)
     if net.codebook is None:

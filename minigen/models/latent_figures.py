@@ -1,4 +1,4 @@
-"""What Stable Diffusion says of itself: its figures on the test split, and the pictures of its uses. No equation is here."""
+"""Stable Diffusion's figures on the test split, and the pictures of its uses. There are no equations here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from . import glide
 from .latent_beside import LAYOUT, boxes_of, layout_map
 from .latent_codec import Codec, Identity
 
-SHOWN = 64  # prompts a group, and edits, in the figures
+SHOWN = 64  # prompts per group, and edits, in the figures
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
 class Uses:
-    """What a trained system can do: ``draw(prompts, *, rng, ...)`` and ``enlarge(images, prompts, *, rng)``, arrays of
-    NumPy in and out.
+    """What a trained system can do: ``draw(prompts, *, rng, ...)`` and ``enlarge(images, prompts, *, rng)``, NumPy
+    arrays in and out.
     """
 
     codec: Codec | Identity
@@ -66,7 +66,7 @@ def figures(uses: Uses, paint: Callable[..., Any], dataset: Dataset, *, rng: Any
 
 
 def layouts_met(scenes: Any, drawn: Any) -> float:
-    """Share of the pictures, drawn by the layouts of ``scenes``, in which the oracle reads their shapes where they shall be."""
+    """Share of the pictures, drawn by the layouts of ``scenes``, in which the oracle reads their shapes in place."""
     right = 0
     for want, seen in zip(scenes, read_pictures(drawn)):
         if seen is not None:

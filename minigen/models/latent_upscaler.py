@@ -1,7 +1,7 @@
 r"""Pictures of twice the size by latent diffusion. Rombach et al. 2022, arXiv 2112.10752, section 4.4.
 
 The map of a large picture is drawn by a diffusion model that is shown the small picture: its pixels are concatenated to
-the channels of the noisy map, place by place. What is shown has some noise, and the network is told how much, so that
+the channels of the noisy map, place by place. What is shown has some noise, whose level the network is given, so that
 it learns how far to trust it (Ho et al. 2021, 2106.15282): small pictures that another model drew are never quite
 right.
 
@@ -11,12 +11,12 @@ right.
 | $z_0$, the map of the large picture | | (n, 2h / f, 2w / f, d) |
 | $g(z_t, t, y_s, s, \text{text})$, the guess of $z_0$ | ``Upscaler`` | like $z_0$ |
 
-A codec of convolutions takes pictures of any size: it is the one that was trained on small pictures. A place of the map
-is $f / 2$ pixels of the small picture wide, which become channels beside it.
+The codec is convolutional and takes pictures of any size: it is the one that was trained on small pictures. A place of
+the map is $f / 2$ pixels of the small picture wide, which become channels beside it.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
-- the small picture is put beside the places that it shows, and reaches no other place but through the network;
-- the noise on it is drawn apart from that of the map, and the level that is told is the level that it has.
+- each part of the small picture is put beside the place that it shows, and reaches others only through the network;
+- the noise on it is independent of that of the map, and the network is given the level that it has.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ from .glide_upsampler import USED
 from .latent_codec import Codec, Identity
 
 STEPS = 10  # levels that sampling visits
-GRID = 8  # places a side on which the network works
+GRID = 8  # places per side on which the network works
 
 
 class Upscaler(Module):

@@ -1,7 +1,7 @@
 r"""PixelCNN. Van den Oord, Kalchbrenner & Kavukcuoglu 2016, arXiv 1601.06759; gated: van den Oord et al. 2016, arXiv 1606.05328.
 
 A picture is read like a text, row by row, and its probability is the product of the probability of every pixel given
-those before it. One convolutional network says all of them at once, because none of its outputs sees its own pixel or
+those before it. One convolutional network gives all of them at once, because none of its outputs sees its own pixel or
 a later one; so the likelihood is exact and training is plain maximum likelihood. Drawing has to go pixel by pixel.
 
 | symbol | code | shape |
@@ -17,7 +17,7 @@ $$y = \tanh(W_f * x + V_f^\top h) \odot \sigma(W_g * x + V_g^\top h) \qquad (160
 $$P(k) = \sum_m \pi_m \big[ \sigma((x_k + \tfrac{1}{L - 1} - \mu_m) / s_m) - \sigma((x_k - \tfrac{1}{L - 1} - \mu_m) / s_m) \big] \qquad (\text{Salimans et al. 2017, } 1701.05517, \text{ eq. } 2)$$
 
 **What a convolution may see** (1601.06759, fig. 2 and section 3.4). The first PixelCNN multiplies a square kernel by a
-mask: A, in the first layer, leaves the taps before the middle in raster order; B, in all others, the middle too, which
+mask: A, in the first layer, keeps the taps before the middle in raster order; B, in all others, the middle too, which
 by then stands for what the first layer saw. Stacked, such kernels reach to the right only as far as they reach up: one
 pixel in the row above, two in the row above that. The triangle beyond is never seen, however deep the network.
 
@@ -25,15 +25,15 @@ pixel in the row above, two in the row above that. The triangle beyond is never 
          1 0 0         1 1 0         seen by ?            # # # # . . .     the dots are the blind spot
          0 0 0         0 0 0                              # # ?
 
-**Two stacks** have none (1606.05328, section 2.2, fig. 2). The vertical stack sees whole rows, with kernels that reach
-to both sides; its row i has seen row i itself, so it enters the horizontal stack one row further down. The horizontal
-stack adds what is to the left. Both kernels are cut to the taps that a mask would leave, and zeros are added above or
-to the left of the picture, so that no weight is there to be masked.
+**Two stacks** have no blind spot (1606.05328, section 2.2, fig. 2). The vertical stack sees whole rows, with kernels
+that reach to both sides; its row i has seen row i itself, so it enters the horizontal stack one row further down. The
+horizontal stack adds what is to the left. Both kernels are cut to the taps that a mask would keep, and zeros are added
+above or to the left of the picture, so that no weight is there to be masked.
 
-**Grey levels** are shown to the network as a number and a flag for level 0, and said by it as a mixture of logistics,
-in which level 7 lies between 6 and 8: six numbers a pixel, however many levels there are. (With the 17 levels of the
-digits a softmax says them as well.) Tokens that are mere names, a VQ-VAE's codes, are embedded and said by a softmax;
-`TokenPixelCNN` takes either.
+**Grey levels** are shown to the network as a number and a flag for level 0, and predicted by a mixture of logistics, in
+which level 7 lies between 6 and 8: six numbers per pixel, however many levels there are. (With the 17 levels of the
+digits a softmax does as well.) Tokens that are mere names, such as a VQ-VAE's codes, are embedded and predicted by a
+softmax; `TokenPixelCNN` takes either.
 
 You need: `maths/likelihood.py` (the mixture over grey levels), `samplers/autoregressive.py` (drawing), `nn` (layers).
 New here: the masks, the two stacks, and a cache that makes drawing a pixel as cheap as that pixel.
@@ -41,9 +41,9 @@ New here: the masks, the two stacks, and a cache that makes drawing a pixel as c
 Details that matter, and the tests that guard them (tests/minigen/models/test_pixelcnn.py):
 - output $i$ depends on all pixels before $i$ and on no other: every pair is tested; the first output on none;
 - the vertical stack enters the horizontal one shifted down by a row, or it leaks the pixels to the right of its own;
-- no residual connection around the first layer: its input holds the very pixel that is asked for;
+- no residual connection around the first layer: its input holds the very pixel that is predicted;
 - the probabilities of all pictures add up to one, and those of all levels, whatever their number;
-- masks multiply the weights on the tape, so a hidden tap has gradient 0 and stays what it was but for weight decay;
+- masks multiply the weights on the tape, so a hidden tap has gradient 0 and changes only by weight decay;
 - one channel only: three colours would need masks that order them too (1601.06759, eq. 2), which are not here.
 """
 
@@ -70,8 +70,8 @@ DATA_SETS = ("digits", "mnist", "binary-mnist", "folder")  # one channel
 TOUR: dict[str, Any] = {"steps": 800}
 PRESETS: dict[str, dict[str, Any]] = {"binary-mnist": {"layers": 8, "dropout": 0.1, "steps": 2500, "batch_size": 32}}
 PICTURES = {
-    "completion": "test pictures; the same without their lower half, which is grey; four ways in which the model goes on",
-    "nats": "test pictures above, what each pixel costs below: black 0 nats, white 4 or more",
+    "completion": "test pictures; the same without their lower half, which is grey; four completions by the model",
+    "nats": "test pictures above, the cost of each pixel below: black 0 nats, white 4 or more",
     "classes": "a row for each class, drawn with the same random numbers",
 }
 
@@ -90,7 +90,7 @@ class Config:
     mixtures: int = 2
     """Logistics in the mixture."""
     conditional: bool = False
-    """Tell every layer the class of the picture."""
+    """Give every layer the class of the picture."""
     channels: int = 16
     """Channels of both stacks."""
     layers: int = 6
@@ -106,13 +106,13 @@ class Config:
     steps: int = 2200
     """Training steps."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 3e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     warmup: int = 100
     """Steps over which the learning rate rises; at most a tenth of all steps."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
     max_norm: float = 100.0
@@ -124,7 +124,7 @@ class Sampling:
     """Settings of sampling."""
 
     temperature: float = 1.0
-    """Below 1 likely levels become likelier, 0 takes the likeliest always; 1 is the model."""
+    """Below 1 likely levels become likelier, 0 always takes the likeliest; 1 is the model."""
     label: int | None = None
     """The class of all samples, for a conditional model; if left out, each sample draws its own."""
 
@@ -228,12 +228,12 @@ class GatedLayer(Module):
 
 @dataclass
 class Cache:
-    """What a `GatedPixelCNN` has computed of pictures whose first ``known`` places it was told."""
+    """What a `GatedPixelCNN` has computed of pictures whose first ``known`` places it has been given."""
 
     known: int
     biases: list[list[Any]]  # of each layer
     v: list[Any]  # the input of each layer's vertical stack under ``half`` rows of zeros
-    h: list[Any]  # the input of each layer's horizontal stack in the present row, right of ``half`` columns of zeros
+    h: list[Any]  # the input of each layer's horizontal stack in the current row, right of ``half`` columns of zeros
     above: list[Any]  # what each layer's ``down`` makes of the row above
     out: Any = None  # the outputs (n, outputs) at the first unknown place
 
@@ -277,7 +277,7 @@ class GatedPixelCNN(Module):
         self.places = parameter(np.zeros((1, *shape, outputs)))
 
     def head(self, h: Any) -> Any:
-        """The horizontal stack's end to the outputs, but for the bias of each place."""
+        """The horizontal stack's end to the outputs, without the bias of each place."""
         return self.out(ag.relu(self.hidden(ag.relu(h))))
 
     def forward(self, x: Any, label: Any = None, rng: Any = None) -> Any:
@@ -306,7 +306,7 @@ class GatedPixelCNN(Module):
         return cache
 
     def tell(self, cache: Cache, x: Any) -> None:
-        """Go on by one place, whose features are ``x`` (n, c_in); at the end of a row the vertical stack computes that row."""
+        """Add one place, with features ``x`` (n, c_in); at the end of a row the vertical stack computes that row."""
         i, j = divmod(cache.known, self.shape[1])
         cache.v[0][:, self.layers[0].half + i, j] = x
         cache.h[0][:, 0, self.layers[0].half + j] = x
@@ -337,8 +337,8 @@ class GatedPixelCNN(Module):
 
 @dataclass(frozen=True)
 class Token:
-    """What ``outputs`` numbers say of a token: ``log_p(token (...), out (..., outputs))`` (...), and ``logits(out)`` of
-    all (..., vocab).
+    """The distribution of a token that ``outputs`` numbers give: ``log_p(token (...), out (..., outputs))`` (...), and
+    ``logits(out)`` of all (..., vocab).
     """
 
     outputs: int
@@ -384,10 +384,10 @@ class GreyLevels(Module):
 
 
 class TokenPixelCNN(Module):
-    """A distribution over h x w grids of tokens 0 .. vocab - 1, with the methods that `samplers.autoregressive` draws by.
+    """A distribution over h x w grids of tokens 0 .. vocab - 1, with the methods that `samplers.autoregressive` needs.
 
-    Tokens are names, embedded and said by a softmax, unless ``read`` (tokens (...) -> features (..., read.channels))
-    and ``token`` (their distribution) say otherwise. Starts with no dependence on anything: all its outputs are 0.
+    Tokens are names, embedded and predicted by a softmax, unless ``read`` (tokens (...) -> features (...,
+    read.channels)) and ``token`` (their distribution) say otherwise. It starts with all outputs at 0.
     """
 
     def __init__(
@@ -535,7 +535,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return draw(u[:, -h * w :], y, temperature=temperature, callback=None if callback is None else see)
 
     def nats_of(split: Split, label: int | None = None) -> Any:
-        """(n, h, w): what every pixel costs a model that is told the pictures' own classes, or this ``label`` of all."""
+        """(n, h, w): what every pixel costs a model that is given the pictures' own classes, or ``label`` for all."""
         y = labels(split) if label is None else np.full(len(split), label)
         found = []
         for i in range(0, len(split), BLOCK):
@@ -546,7 +546,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.concatenate(found)
 
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The exact test likelihood, beside models without a network, in nats a picture."""
+        """The exact test likelihood, beside models without a network, in nats per picture."""
         test = dataset.test.take(slice(0, MEASURED))
         found = {}
         if classes:

@@ -3,14 +3,14 @@ r"""Stable Diffusion.
 Rombach, Blattmann, Lorenz, Esser & Ommer 2022, "High-resolution image synthesis with latent diffusion models", arXiv
 2112.10752.
 
-Most of what a picture's pixels say nobody sees, and a diffusion model spends most of its work on it. So a codec first
-learns to leave that out, and diffusion happens in its maps, which are small. What the picture shall be comes in by two
-doors: words, which all places attend to, and maps that lie beside the noisy one, place by place.
+Most of the information in a picture's pixels is never seen, and a diffusion model spends most of its work on it. So a
+codec first learns to leave that out, and diffusion happens in its maps, which are small. Conditions enter in two ways:
+words, which all places attend to, and maps that lie beside the noisy one, place by place.
 
 | symbol | code | shape |
 |---|---|---|
 | $\mathcal E, \mathcal D$ | `latent_codec.Codec`: ``encode``, ``decode`` | (n, h, w, c) to (n, h / f, w / f, d) and back |
-| $z_0$, $z_t$ | ``z_0``, ``z_t``, of mean 0 and deviation 1 a channel | (n, h / f, w / f, d) |
+| $z_0$, $z_t$ | ``z_0``, ``z_t``, of mean 0 and standard deviation 1 per channel | (n, h / f, w / f, d) |
 | $y$, $\tau_\theta(y)$ | a prompt; ``Told``: a vector, words, their mask, as CLIP's text network reads it, and tokens for `nn.Words` | (n, c), (n, t, c), (n, t) |
 | $f_\theta(z_t, t, \tau_\theta(y))$ | ``net``, a `ReadingUNet` | like $z_t$ |
 | $m$, what is kept of a picture | ``keep``, 1 = keep | (n, h, w, 1) |
@@ -30,11 +30,11 @@ weights.
 over places and words together instead of two in turn, one fine-tuning that teaches painting and layouts at once; $z_0$
 is the codec's mean $\mu$, where the paper draws from $q(z \mid x)$; and the text is read twice, by a frozen CLIP (as
 Stable Diffusion has it) and by a small transformer that is trained with the U-Net (as the paper has it, section 3.3),
-whose words are added.
+whose outputs are added.
 
-**What it took.** Three things, each worth more than time. One change at a time, 800 to 900 steps of 32 pictures (210 to
-230 CPU s of one thread), prompts for one thing / two that are met (64 / 128 of them, so +- 6 / 2 points; the first row
-32 / 128):
+**What it took.** A codec that forgives, a second text network, and time. One change at a time, 800 to 900 steps of 32
+pictures (210 to 230 CPU s of one thread), share of prompts for one thing / two that are met (64 / 128 of them, so +- 6
+/ 2 points; the first row 32 / 128):
 
 | | one | two | two: colours right |
 |---|---|---|---|
@@ -42,13 +42,12 @@ whose words are added.
 | a codec that forgives (KL 2e-2; see `latent_codec`) | .52 | .03 | .66 |
 | a text network that learns with the U-Net, added to CLIP's (`nn.Words`) | .59 | .06 | .79 |
 | the same in place of CLIP's words | .53 | .05 | .73 |
-| (a table of what is asked for, in place of any words: what a perfect reader would give) | .73 | .13 | .88 |
+| (a table of what is asked for, instead of words: what a perfect reader would give) | .73 | .13 | .88 |
 | a transformer over places and words alike instead of the U-Net, after 120 CPU s | error 2.5 times as large | | |
 
-So CLIP's words are made to tell pictures apart, and which word carries what is blurred in them. The third is to go on:
-after 2,900 of 7,000 steps 1.00 and .81 of the prompts were met (100 each), held out .99 and .66; after all of them, by
-the sampler and its steps (guidance 2 unless said; 128 / 192 / 128 prompts that nothing was chosen by: seen one, two,
-held out two):
+So CLIP's words are made to tell pictures apart, and blur which word describes what. With more time, after 2,900 of
+7,000 steps, 1.00 and .81 of the prompts were met (100 each), held out .99 and .66; after all of them, by sampler and
+steps (guidance 2 unless stated; 128 / 192 / 128 prompts by which nothing was chosen: seen one, two, held out two):
 
 | | one | two | held out, two |
 |---|---|---|---|
@@ -57,23 +56,23 @@ held out two):
 | ddim, 8 steps; ancestral, 10 steps | 1.00; .99 | .98; .99 | .91; .90 |
 
 The defaults stop at 4,500 steps: 1.000 and .860, held out .964 and .760 (500 prompts each). Layouts are the hardest of
-what lies beside the map, because without words the model must draw alone: after 400 steps of the fine-tuning 0 of 64
-were met, after 800, in which most layouts came without a caption, .22. Guidance leads to the layout as it leads to the
-words ($f(\varnothing)$ has neither): then .32 of 256, .53 with noise on the way (ancestral, 25 steps); with captions
-.89, and as many of the captions.
+what lies beside the map, because the model must do without words: after 400 steps of the fine-tuning 0 of 64 were met,
+after 800, in which most layouts came without a caption, .22. With guidance towards the layout as towards the words
+($f(\varnothing)$ has neither), .32 of 256 are met, .53 with noise on the way (ancestral, 25 steps); with captions .89,
+and as many of the captions.
 
-You need: `models/latent_codec.py`, `clip.py`, `glide.py` (what is told, the weights), `nn/text_unet.py`, the samplers.
-New here: diffusion somewhere else than in pixels, and conditions that lie beside the noise (`latent_beside.py`).
-`latent_upscaler.py` draws larger, `latent_figures.py` measures and shows.
+You need: `models/latent_codec.py`, `clip.py`, `glide.py` (the text, the weights), `nn/text_unet.py`, the samplers.
+New here: diffusion in maps instead of pixels, and conditions that lie beside the noise (`latent_beside.py`).
+`latent_upscaler.py` draws larger pictures, `latent_figures.py` measures and shows.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
 - with the codec that does nothing it is diffusion of pixels, bit for bit, in training and in sampling;
-- maps are brought to mean 0 and deviation 1 over the DATA, before the first step in them; nothing clips a map;
+- maps are scaled to mean 0 and standard deviation 1 over the DATA, before the first step; nothing clips a map;
 - a place of the map counts as kept only if all of its pixels are, and the hole is empty before the codec sees the
   picture;
 - known pixels are put back after decoding, in pixels, bit for bit: a codec's round trip is not the identity;
 - img2img walks down from the very level that it noised to; strength 1 is the whole chain;
-- the null prompt is the empty caption as the text networks read it, not zeros; padding is attended to by nobody;
+- the null prompt is the empty caption as the text networks read it, not zeros; padding is never attended to;
 - $v$ and $x_0$ are converted before a multistep sampler blends its past guesses.
 """
 
@@ -113,8 +112,8 @@ REUSES_CLIP = True
 TOUR: dict[str, Any] = {"clip_steps": 200, "codec_steps": 200, "steps": 400, "beside_steps": 100, "upscale_steps": 60}
 PRESETS: dict[str, dict[str, Any]] = {"long": {"steps": 7000}}
 PICTURES = {
-    "codec": "test pictures above, what the codec makes of their maps below",
-    "strengths": "a test picture a row; img2img to another caption with strength 0.2, 0.4, 0.6, 0.8, 1",
+    "codec": "test pictures above, decoded from their maps below",
+    "strengths": "a test picture per row; img2img to another caption with strength 0.2, 0.4, 0.6, 0.8, 1",
     "paintings": "test pictures, what is kept of them (grey: to be painted), and four paintings of what another caption asks for",
     "layouts": "layouts (a grey level for each shape), and five pictures drawn into each without any words",
     "upscaled": "prompts drawn at 32 x 32 with every pixel doubled, and by the up-scaler at 64 x 64",
@@ -128,9 +127,9 @@ class Config:
     codec: Literal["kl", "vq", "identity"] = "kl"
     """How pictures become maps; "identity" leaves them as they are: diffusion of pixels."""
     factor: int = 4
-    """f: how many pixels a place of the map is wide: 2, 4 or 8."""
+    """f: width of a place of the map in pixels: 2, 4 or 8."""
     channels: int = 4
-    """Numbers a place of the map."""
+    """Numbers per place of the map."""
     codec_steps: int = 1000
     """Training steps of the codec."""
     adversarial_steps: int = 0
@@ -140,15 +139,15 @@ class Config:
     output: Literal["x_0", "v", "eps"] = "x_0"
     """What the network predicts."""
     most: float = 5.0
-    """Largest weight of a time where that is x_0; below it the weight is SNR + 1, that of the squared error of v."""
+    """Largest weight of a time if that is x_0; below it the weight is SNR + 1, that of the squared error of v."""
     sample_steps: int = 6
-    """Levels that sampling visits; T or more visits all. Few draw cleaner here, as in `glide`."""
+    """Levels that sampling visits; T or more visits all. Few steps draw cleaner here, as in `glide`."""
     penultimate: bool = False
     """Read the text one block before the end of CLIP's network, as Stable Diffusion 2 does."""
     text_layers: int = 2
-    """Blocks of the text network that learns with the U-Net what CLIP's does not say; 0: there is none."""
+    """Blocks of the text network that learns with the U-Net, beside CLIP's; 0: there is none."""
     patch: int = 1
-    """Side of the squares of places that become one place with more channels; take 4 for the codec "identity"."""
+    """Side of the squares of places that become one place with more channels; use 4 for the codec "identity"."""
     base: int = 64
     """Channels of the U-Net."""
     multipliers: tuple[int, ...] = (1, 1)
@@ -162,11 +161,11 @@ class Config:
     steps: int = 4500
     """Training steps of the latent diffusion model."""
     batch_size: int = 32
-    """Pictures a step of it and of the up-scaler."""
+    """Pictures per step of it and of the up-scaler."""
     lr: float = 4e-3
     """Peak learning rate of Muon and AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.99
     """Decay of the averaged weights that everything but training uses."""
     max_norm: float = 1.0
@@ -190,15 +189,15 @@ class Sampling(sampling.Sampling):
     Or one of yours, as `minigen laws` takes it: module:Name.
     """
     prompt: str | None = None
-    """What to draw; the captions of validation scenes, one a sample, if left out. A size, colour or place that it does
-    not name is drawn; the empty prompt asks for anything.
+    """What to draw; the captions of validation scenes, one per sample, if left out. A size, colour or place that it
+    does not name is random; the empty prompt asks for anything.
     """
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
     guidance: float = 2.0
-    """s in f(negative) + s (f(prompt) - f(negative)): 0 ignores the prompt, 1 is the model, more exaggerates the prompt."""
+    """s in f(negative) + s (f(prompt) - f(negative)): 0 ignores the prompt, 1 is the model, more exaggerates it."""
     layout: str | None = None
-    """Where which shapes shall be, in pixels: "circle 4:20,4:20; ring 18:30,16:28" (rows, columns)."""
+    """Which shapes should be where, in pixels: "circle 4:20,4:20; ring 18:30,16:28" (rows, columns)."""
     size: int = 32
     """Side of the pictures: 32, or 64 by the up-scaler."""
 
@@ -208,7 +207,7 @@ class Editing(sampling.Sampling):
     """Settings of editing: IMAGE with --mask is painted into, --img2img changes a picture as a whole, --upscale draws it larger."""
 
     sampler: sampling.Sampler = "dpmpp-2m"
-    """As in sampling; one of yours for painting alone."""
+    """As in sampling; one of yours only for painting."""
     img2img: Picture | None = None
     """A picture to start from, instead of from noise."""
     strength: float = 0.6
@@ -218,7 +217,7 @@ class Editing(sampling.Sampling):
     upscale: Picture | None = None
     """A picture to draw at twice its size."""
     prompt: str = ""
-    """What the WHOLE picture shall show in the end, what is kept of it included. The empty prompt asks for anything."""
+    """What the WHOLE picture should show in the end, including what is kept. The empty prompt asks for anything."""
     negative: str = ""
     """What to draw away from."""
     guidance: float = Sampling.guidance
@@ -328,7 +327,7 @@ def draw(
     if keep is not None:
         chosen = check_mask(keep, image.shape)
         known = known_places(codec, image, keep)
-        if not config.beside_steps:  # the base model knows nothing of holes: its guesses are put right
+        if not config.beside_steps:  # the base model knows nothing of holes: its guesses are corrected
 
             def limit(z_0: Any) -> Any:
                 return xp.where(known[..., -1:] == 1, known[..., :-1], z_0)
@@ -342,7 +341,7 @@ def draw(
         beside = [xp.concatenate([xp.asarray(a, np.float32) for a in (shown, w)], axis=3) for w in (where, 0 * where)]
     said = [*prompts, *[negative] * n]  # of one length, so that they make one batch
     vector, words, mask, _, tokens = read(text, said, penultimate=config.penultimate)
-    halves = zip((slice(n), slice(n, None)), beside)  # guidance leads to the layout too: the second half has none
+    halves = zip((slice(n), slice(n, None)), beside)  # guidance acts on the layout too: the second half has none
     cond, null = (Told(vector[i], words[i], mask[i], around, tokens[i]) for i, around in halves)
 
     def base(z_t: Any, t: Any, said: Told) -> Any:
@@ -494,7 +493,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return found
 
     def paint(prompts: Sequence[str], *, rng: Any, size: int = side, layout: str | None = None, **settings: Any) -> Any:
-        """A picture in [-1, 1] for each prompt. What a prompt leaves open is drawn."""
+        """A picture in [-1, 1] for each prompt. What a prompt leaves open is random."""
         sizes = (side, 2 * side) if config.upscale_steps else (side,)
         if size not in sizes:
             raise ValueError(f"size must be one of {', '.join(map(str, sizes))} with these weights, got {size}")
@@ -508,7 +507,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return paint(prompts_for(n) if prompt is None else [prompt] * n, rng=rng, **settings)
 
     def notes(images: Any, *, prompt: str | None = None, **settings: Any) -> list[str]:
-        """What was asked for, and whether it came."""
+        """What was asked for, and whether it was drawn."""
         return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
     def edited(
@@ -548,7 +547,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return to_numpy(draw(system, prompts, rng=rng, image=x, keep=device(np.asarray(keep)[None]), **settings))
 
     def notes_of_edits(images: Any, *, prompt: str = "", **settings: Any) -> list[str]:
-        """What was asked for, and whether it came."""
+        """What was asked for, and whether it was drawn."""
         return notes_for([prompt] * len(images), images)
 
     def drawn(prompts: Sequence[str], **how: Any) -> Any:

@@ -27,14 +27,14 @@ You need: `maths/gaussian.py` (the KL), `maths/likelihood.py` (three distributio
 New here: the bound in its terms, the importance-weighted bound, and drawing from the decoder's DISTRIBUTION.
 
 **Which data.** ``logistic`` and ``categorical`` give every grey level a probability. ``bernoulli`` has two levels only:
-it models the picture thresholded at mid-grey (static binarisation, 1 above the middle of the levels), and all its
-nats are nats of that. Cross-entropy with grey targets is no likelihood, and is not offered.
+it models the picture thresholded at mid-grey (static binarisation, 1 above the middle of the levels), and all its nats
+refer to that. Cross-entropy with grey targets is no likelihood, and is not offered.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_vae.py):
 - sums over pixels AND over latents, means over pictures only: a mean over pixels would be a beta-VAE with
   $\beta = hwc$;
-- the network says $\ln \sigma^2$, and $z$ takes $\sigma = e^{\frac12 \ln \sigma^2}$;
-- everything is computed from logits, so no clipping hides in the likelihood; its constants are all there;
+- the network predicts $\ln \sigma^2$, and $z$ takes $\sigma = e^{\frac12 \ln \sigma^2}$;
+- everything is computed from logits, so no clipping hides in the likelihood; all its constants are included;
 - the mean over the K weights is inside the logarithm, with its $-\ln K$;
 - samples are drawn from $p_\theta(x \mid z)$; its mean, the usual blurry picture, is a setting of sampling.
 """
@@ -69,9 +69,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     name: {"latent": 32, "channels": (16, 32, 64), "steps": 2000} for name in ("mnist", "binary-mnist")
 }
 PICTURES = {
-    "reconstruction": "test pictures above, the decoder's mean for what the encoder made of them below",
-    "traversal": "one latent coordinate a row from -3 to 3, the most active first, in the latents of a test picture",
-    "interpolation": "slerp between the latents of two test pictures, which stand outermost",
+    "reconstruction": "test pictures above, their reconstructions (the decoder's mean) below",
+    "traversal": "one latent coordinate per row from -3 to 3, the most active first, in the latents of a test picture",
+    "interpolation": "slerp between the latents of two test pictures, shown at both ends",
 }
 
 DRAWS = 64  # of the importance-weighted test likelihood
@@ -101,17 +101,17 @@ class Config:
     kl_warmup: float = 0.2
     """Share of the steps over which that weight rises from 0, so that the latents are used before they cost."""
     free_bits: float = 0.0
-    """Nats that each latent coordinate may say for nothing (the mean over the batch counts)."""
+    """Nats that cost nothing, for each latent coordinate (of its mean over the batch)."""
     draws: int = 1
     """Draws of z for each picture; more than one trains the importance-weighted bound."""
     steps: int = 1000
     """Training steps."""
     batch_size: int = 128
-    """Pictures a step."""
+    """Pictures per step."""
     lr: float = 4e-3
     """Peak learning rate of AdamW; falls along a cosine."""
     weight_decay: float = 0.01
-    """Decay of the weights beside the gradient."""
+    """Decoupled weight decay."""
     ema: float = 0.995
     """Decay of the averaged weights that everything but training uses."""
     max_norm: float = 100.0
@@ -167,7 +167,7 @@ def kl_weight(step: int, warmup_steps: float) -> float:
 
 
 def active_units(mu: Any) -> Any:
-    r"""Which latent coordinates say something: $\mathrm{Var}_x(\mathbb E_q z_j) > 0.01$ (Burda et al. 2016), (n, d) -> (d,)."""
+    r"""Latent coordinates in use: $\mathrm{Var}_x(\mathbb E_q z_j) > 0.01$ (Burda et al. 2016), (n, d) -> (d,)."""
     return mu.var(axis=0) > 0.01
 
 
@@ -351,8 +351,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return pixels(rng.standard_normal((n, config.latent)), None if mean else rng)
 
     def figures(dataset: Dataset, *, rng: Any, draws: int = DRAWS) -> dict[str, float]:
-        """The test likelihood, by ``draws`` of z, and its bound in their parts, beside models without a network, in
-        nats a picture.
+        """The test likelihood, by ``draws`` of z, and its bound with its parts, beside models without a network, in
+        nats per picture.
         """
         most = (dataset.train, FITTED), (dataset.val, FITTED), (dataset.test, MEASURED)
         train, val, test = (modelled(split.images[:n]) for split, n in most)

@@ -2,9 +2,9 @@ r"""The vector-quantised VAE. van den Oord, Vinyals & Kavukcuoglu 2017, "Neural 
 
 An encoder turns a picture into a small grid of vectors, each vector is replaced by the nearest one of a codebook, and a
 decoder draws the picture from those: the picture has become a few integers. Choosing the nearest has no gradient, so
-the decoder's gradient is handed to the encoder as if nothing had been chosen, and codebook and encoder are drawn to
-each other besides. While that is trained the prior over the codes is uniform and costs a constant; afterwards a
-PixelCNN learns which grids of codes belong to pictures, and new pictures are drawn from it.
+the decoder's gradient is handed to the encoder as if nothing had been chosen, and two more terms pull codebook and
+encoder towards each other. Meanwhile the prior over the codes is uniform and costs a constant; afterwards a PixelCNN
+learns which grids of codes belong to pictures, and new pictures are drawn from it.
 
 | symbol | code | shape |
 |---|---|---|
@@ -21,32 +21,31 @@ $$L = -\ln p(x \mid z_q(x)) + \| \mathrm{sg}[z_e(x)] - e \|_2^2 + \beta \| z_e(x
 $$N_i \leftarrow \gamma N_i + (1 - \gamma)\, n_i, \quad m_i \leftarrow \gamma m_i + (1 - \gamma) \sum_{j=1}^{n_i} z_{i,j}, \quad e_i = m_i / N_i \qquad (6 - 8)$$
 
 (3) is written as the loss. Its first term is $\| x - \hat x \|^2$, a Gaussian's, with a little of $| x - \hat x |$
-beside it; every term is a mean over its own numbers, so that $\beta$ asks for the same in any size. (6 - 8), appendix
+beside it; every term is a mean over its own numbers, so that $\beta$ means the same at any size. (6 - 8), appendix
 A.1, move the codebook in place of its term in (3): $n_i$ vectors $z_{i,j}$ of the batch chose code $i$.
 
 **What is a likelihood here.** $p(k)$ of a grid of codes, by the prior, is exact, and its nats are those of the code,
 not of the picture. With $p(x \mid k)$, a distribution over grey levels around the copy (its scales are measured on the
-validation split), $p(x) = \sum_k p(k)\, p(x \mid k)$ over all $K^{h'w'}$ grids. No one adds those up; the one grid that
-the encoder chooses gives a bound, $-\ln p(x) \le -\ln p(k) - \ln p(x \mid k)$. Training never sees it: it is there to
-compare.
+validation split), $p(x) = \sum_k p(k)\, p(x \mid k)$ over all $K^{h'w'}$ grids. That sum is out of reach; the one grid
+that the encoder chooses gives a bound, $-\ln p(x) \le -\ln p(k) - \ln p(x \mid k)$. Training does not use it: it is
+there to compare.
 
 You need: `kernels/quantize` (eq. 1), `autograd/estimators.py` (straight-through), `models/pixelcnn.py` (the prior).
-New here: the codebook, its two ways of learning, what becomes of codes that nobody chooses, and a prior over codes.
+New here: the codebook, its two ways of learning, what happens to codes that are never chosen, and a prior over codes.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_vq_vae.py):
 - $\beta$ weighs the COMMITMENT of the encoder, not the pull on the codebook; the two terms have one value and two
   gradients;
 - both are computed from $z_e$ and $e$ and not from the straight-through vector, which would mix their gradients;
 - a codebook is moved by the optimiser or by averages, never by both; averages move in training only, after the choice;
-- (6 - 8) start from nothing: the corrections $1 / (1 - \gamma^t)$ of N and m cancel in m / N, so after one step a code
-  is the mean of its vectors. A code that no vector of the batch chose keeps its place to the bit: N = 0 divides
-  nothing;
+- (6 - 8) start from zero: the corrections $1 / (1 - \gamma^t)$ of N and m cancel in m / N, so after one step a code
+  is the mean of its vectors. A code that no vector of the batch chose keeps its value bit for bit, also at N = 0;
 - a code that is used too little is put on a vector of the current batch. How much it was used is in buffers that are
   saved with the weights, so a resumed run revives the same codes. The first batch finds all of them dead: that is how a
   codebook starts on data;
 - usage and perplexity are those of 1,024 pictures of a split, if it has so many: on a batch they are biased downwards;
-- the prior learns the codes of pictures as they are, also where the codec learns from shifted ones;
-- the prior meets a code as its vector: a thousand digits show most pairs of codes never, but near ones.
+- the prior learns the codes of unshifted pictures, even where the codec learns from shifted ones;
+- the prior sees a code as its vector: a thousand digits never show most pairs of codes, but similar pairs.
 """
 
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"codes": 64, "steps": 1500, "prior_layers": 6, "prior_steps": 2000},
 }
 PICTURES = {
-    "reconstruction": "test pictures above, what the decoder makes of their codes below",
+    "reconstruction": "test pictures above, decoded from their codes below",
     "codes": "what the decoder draws where one code fills the grid: every code, the most used first",
     "priors": "draws from the learned prior in the upper half, grids of uniform codes in the lower half",
 }
@@ -114,13 +113,13 @@ class Config:
     rule: Literal["average", "gradient"] = "average"
     """How the codebook learns: by moving averages (eq. 6 - 8) or by the gradient of its term in eq. 3."""
     decay: float = 0.97
-    """Decay of the averages (gamma); the usage that revives codes is averaged so under both rules."""
+    """Decay of the averages (gamma); the usage that decides which codes are revived is averaged so under both rules."""
     restart: float = 0.05
-    """A code that is used less than this share of its even part is put on a vector of the batch; 0 leaves codes for dead."""
+    """A code used less than this share of the average is moved to a vector of the batch; 0 leaves dead codes dead."""
     restart_until: float = 0.6
     """Share of the steps after which codes are left where they are, so that the decoder can settle."""
     from_data: bool = True
-    """Start the codebook on vectors of the first batch; otherwise at random in -1/K to 1/K, which is often seen and often dies."""
+    """Start the codebook on vectors of the first batch; otherwise at random in -1/K to 1/K, and many codes may die."""
     absolute: float = 0.1
     """Weight of the absolute error beside the squared one: keeps flat surfaces flat."""
     edges: float = 0.0
@@ -130,13 +129,13 @@ class Config:
     steps: int = 800
     """Training steps of the codec."""
     batch_size: int = 16
-    """Pictures a step of the codec."""
+    """Pictures per step of the codec."""
     lr: float = 4e-3
     """Its peak learning rate (Muon, which learns twice as fast as AdamW here); falls along a cosine."""
     max_norm: float = 1.0
     """Largest global norm of the gradient, of codec and prior."""
     conditional: bool = False
-    """Tell the prior the label; the codec never sees it."""
+    """Give the prior the label; the codec never sees it."""
     prior_channels: int = 64
     """Channels of the PixelCNN."""
     prior_layers: int = 4
@@ -146,11 +145,11 @@ class Config:
     prior_steps: int = 300
     """Training steps of the prior, on the codes of the training pictures."""
     prior_batch_size: int = 64
-    """Its pictures a step."""
+    """Its pictures per step."""
     prior_lr: float = 2e-3
     """Its peak learning rate, AdamW; falls along a cosine."""
     prior_weight_decay: float = 0.01
-    """Decay of its weights beside the gradient."""
+    """Its decoupled weight decay."""
     ema: float = 0.99
     """Decay of its averaged weights. Those of the codec are not averaged: the codebook belongs to the encoder that made it."""
 
@@ -160,7 +159,7 @@ class Sampling:
     """Settings of sampling."""
 
     prior: Literal["pixelcnn", "uniform"] = "pixelcnn"
-    """Where codes are drawn from: the learned prior, or all codes alike, as if each place knew nothing of the others."""
+    """Where codes are drawn from: the learned prior, or all codes alike, each place independent of the others."""
     temperature: float = 1.0
     """Of the learned prior: below 1 draws likelier codes, 0 the likeliest one each time."""
     label: int | None = None
@@ -205,7 +204,7 @@ def reconstruction_loss(x: Any, x_hat: Any, absolute: float = 0.0, edges: float 
 
 
 def dead(N: Any, weight: Any, n: int, share: float) -> Any:
-    r"""Which codes were used less than ``share`` of their even part of the $n$ vectors of a batch, (K,).
+    r"""Which codes were used less than ``share`` of the average, the $n$ vectors of a batch over K: (K,).
 
     ``weight`` is $1 - \gamma^t$: $N / (1 - \gamma^t)$ is the mean number of uses, whatever $t$. At $t = 0$ all are
     dead.
@@ -215,7 +214,7 @@ def dead(N: Any, weight: Any, n: int, share: float) -> Any:
 
 
 def usage(codes: Any, K: int) -> Any:
-    """How often each code stands in ``codes`` (of any shape): (K,) integers."""
+    """How often each code occurs in ``codes`` (of any shape): (K,) integers."""
     return np.bincount(to_numpy(codes).reshape(-1), minlength=K)
 
 
@@ -453,10 +452,10 @@ def codec_stage(net: VQVAE, config: Config, dataset: Dataset, *, name: str = "co
 
 
 class CodeVectors:
-    r"""How the prior meets the codes: as vectors $\bar e_k$, those of the codebook in units of its root mean square.
+    r"""How the prior sees the codes: as vectors $\bar e_k$, those of the codebook in units of its root mean square.
 
-    Near codes look alike to it, and it gives them like probabilities where it has seen only one of them: the logit of
-    code k is $a_k + b \cdot \bar e_k$ of its outputs $(a, b)$. No layer of the prior, which trains no codebook.
+    Near codes look alike to it and get similar probabilities even if it has seen only one of them: the logit of code k
+    is $a_k + b \cdot \bar e_k$ of its outputs $(a, b)$. No layer of the prior, which does not train the codebook.
     """
 
     def __init__(self, book: Codebook):
@@ -603,7 +602,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """How good the copies are, how the codes are used, and how many nats a test picture costs.
 
-        A conditional prior is told its class y: the nats are then those of p(k | y), and what they bound is p(x | y).
+        A conditional prior is given the class y: the nats are then those of p(k | y), and what they bound is p(x | y).
         """
         given, x = (" given the class", "x | class") if classes else ("", "x")
         of_train, (val, _, val_hat), (test, codes, x_hat) = map(coded, (dataset.train, dataset.val, dataset.test))
