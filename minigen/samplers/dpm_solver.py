@@ -176,7 +176,7 @@ def sample_2s(
     kind: str = "eps",
     callback: Callable[[int, Any, Any], None] | None = None,
 ) -> Any:
-    r"""DPM-Solver++(2S), algorithm 1: walk from ``x_T`` (n, ...) at the schedule's last level to $x_0$, two levels a step.
+    r"""DPM-Solver++(2S), algorithm 1: walk from ``x_T`` (n, ...) at the last level to $x_0$, two levels per step.
 
     Arguments as those of `ddim.sample`; nothing is drawn from ``rng``, which may be None. ``callback`` also sees the
     states in between, which are of first order.

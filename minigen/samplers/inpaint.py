@@ -143,7 +143,7 @@ def replace(
     r"""Paint where ``mask`` is 0, from ``x_T`` (n, ...), keeping ``known`` (n, ...) where it is 1; returns an array like ``x_T``.
 
     ``resample`` 1 is replacement; above, RePaint, whose settings for 250 levels are 10 and ``jump`` 10. Steps are
-    DDIM's with ``eta``, 1 being ancestral sampling with the variance "small"; the model is called once a step down.
+    DDIM's with ``eta``, 1 being ancestral sampling with the variance "small"; the model is called once per step down.
     ``callback(t, x_t, x_0)`` sees every state that the model is called with, and its guess, on repeated stretches too,
     and at the end ``(0, x_0, x_0)``.
     """
