@@ -26,6 +26,7 @@ GREY_MODES = ("1", "L", "LA", "La")
 NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them: measurements, pages, films
 LARGEST = 16_384  # pixels per side; far above, Pillow takes minutes or runs out of memory and blames the picture
 SIXTEEN_BITS = ("PNG", "PPM")  # their mode I is 0..65535; Pillow 10.1 opens every 16-bit PNG in it
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF: Pillow widens 12 bits to 16 without scaling, and leaves a 0 that is white
 
 
 def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool | None = None) -> Dataset:
@@ -96,16 +97,18 @@ def read_image(path: Path, size: int) -> Image.Image:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """The picture of a file, upright, in mode L or RGB, transparency over white, 16-bit grey reduced to 8 bits.
+    """The picture of a file, upright, in mode L or RGB, transparency over white, 12-bit and 16-bit grey scaled to 8 bits.
 
     Raises ValueError for 32-bit integers and floats: whether they reach to 1, 255, or 65535 is not in the file.
     """
-    grey, file_format = image.mode in GREY_MODES, image.format
+    grey, file_format, tags = image.mode in GREY_MODES, image.format, getattr(image, "tag_v2", {})
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in SIXTEEN_BITS):
         values = np.asarray(image).astype(np.int64)
         clear = values == image.info.get("transparency", -1)
-        return Image.fromarray(np.where(clear, 255, values >> 8).astype(np.uint8))
+        levels = values >> (tags.get(BITS, (16,))[0] - 8)
+        levels = 255 - levels if tags.get(PHOTOMETRIC) == 0 else levels
+        return Image.fromarray(np.where(clear, 255, levels).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"the range of its values (mode {image.mode}) is unknown")
     if image.has_transparency_data:

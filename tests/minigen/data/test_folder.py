@@ -102,6 +102,24 @@ def test_16_bit_values_keep_their_range_and_their_transparency(tmp_path):
     assert np.all(np.asarray(read_image(tmp_path / "deep.tif", 3)) == 0x80)
 
 
+def grey_tiff(path, *, bits, white_is_zero, data):
+    """A TIFF of 4 x 1 grey pixels, uncompressed: its header, its nine tags, its pixels."""
+    tags = {256: 4, 257: 1, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 273: 122, 277: 1, 278: 1, 279: len(data)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data)
+
+
+def test_grey_of_a_tiff_is_read_with_its_bits_and_its_black(tmp_path):
+    grey_tiff(tmp_path / "twelve.tif", bits=12, white_is_zero=False, data=bytes.fromhex("0007ff801fff"))
+    with Image.open(tmp_path / "twelve.tif") as image:
+        assert np.asarray(plain(image)).tolist() == [[0, 0x7F, 0x80, 255]]
+    grey_tiff(
+        tmp_path / "turned.tif", bits=16, white_is_zero=True, data=np.array([0, 1, 0x8000, 65535], "<u2").tobytes()
+    )
+    with Image.open(tmp_path / "turned.tif") as image:
+        assert np.asarray(plain(image)).tolist() == [[255, 255, 127, 0]]
+
+
 def test_mode_i_of_a_png_has_16_bits():
     deep = Image.fromarray(np.full((2, 2), 0x8001, np.int32))  # so Pillow 10.1 opens it
     deep.format = "PNG"
