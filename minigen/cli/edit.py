@@ -234,6 +234,6 @@ def pixels_of(path: Path, mode: str) -> Any:
         try:
             with Image.open(path) as image:
                 return np.asarray(plain(image).convert(mode))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = os_reason(error, path) if isinstance(error, OSError) else error
+        except Exception as error:  # Pillow's readers raise nearly everything
+            reason = os_reason(error, path) if isinstance(error, OSError) else str(error) or type(error).__name__
             raise ValueError(f"cannot read the picture {str(path)!r}: {reason}") from None

@@ -110,6 +110,15 @@ def test_a_broken_picture_is_no_traceback(inside: Path):
         edit.pixels_of(Path("broken.png"), "L")
 
 
+def test_whatever_pillow_raises_the_picture_is_named(inside: Path, monkeypatch: Any):
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("no frame")  # as it does for a broken AVIF
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=r"cannot read the picture 'a\.avif': no frame"):
+        edit.pixels_of(Path("a.avif"), "RGB")
+
+
 def test_a_file_is_read_as_those_of_a_folder_are(inside: Path):
     """16 bits by their upper eight, what is transparent as white, turned upright."""
     deep = np.array([[0, 0x0180], [0x8001, 0xFFFF]], np.uint16)
