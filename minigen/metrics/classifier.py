@@ -84,13 +84,18 @@ class Classifier(Module):
         return self.head(self.dropout(self.features(x, rng), rng))
 
 
+def check_labelled(dataset: Dataset) -> None:
+    """Raise ValueError for a data set without labelled images: points have labels, but are none."""
+    if dataset.train.labels is None or len(dataset.shape) != 3:
+        raise ValueError(f"a classifier needs labelled images: the data set '{dataset.name}' has none")
+
+
 def train_classifier(dataset: Dataset, recipe: Recipe) -> Classifier:
     """A classifier trained on ``dataset.train``; a function of its two arguments alone (up to the machine's rounding).
 
     Raises ValueError for a data set without labelled images.
     """
-    if dataset.train.labels is None or dataset.levels is None:
-        raise ValueError(f"a classifier needs labelled images: the data set '{dataset.name}' has none")
+    check_labelled(dataset)
     classes = len(dataset.classes) + (recipe.negatives > 0)
     rng = np.random.default_rng(recipe.seed)
     net = Classifier(dataset.shape, classes, channels=recipe.channels, dropout=recipe.dropout, rng=rng)

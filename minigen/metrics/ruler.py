@@ -23,7 +23,15 @@ from safetensors.numpy import save
 
 from kernels.backend import Array
 from minigen.data import Dataset, Split
-from minigen.metrics.classifier import FEATURES, Classifier, Recipe, in_blocks, recipes, train_classifier
+from minigen.metrics.classifier import (
+    FEATURES,
+    Classifier,
+    Recipe,
+    check_labelled,
+    in_blocks,
+    recipes,
+    train_classifier,
+)
 
 VERSION = 1  # raise it with every change to the code that changes the trained weights
 SURE = 0.9  # the probability above which a classifier counts as confident
@@ -76,6 +84,7 @@ def load_ruler(dataset: Dataset, *, cache_dir: str | Path | None = None) -> Rule
 
     Raises ValueError for a data set without labelled images.
     """
+    check_labelled(dataset)
     pair = recipes(dataset.shape)
     path = _cache_file(dataset, pair, cache_dir)
     return _read(path, dataset, pair) or train_ruler(dataset, pair, path)

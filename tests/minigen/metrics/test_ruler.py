@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from minigen.data import Dataset, Split
+from minigen.data import Dataset, Split, load
 from minigen.metrics import ruler as module
 from minigen.metrics.classifier import Recipe
 from minigen.metrics.ruler import load_ruler, train_ruler
@@ -145,3 +145,6 @@ def test_unlabelled_images_have_no_ruler(tmp_path):
     images = Split(np.zeros((4, 8, 8, 1), np.uint8))
     with pytest.raises(ValueError, match="needs labelled images"):
         load_ruler(Dataset("folder", images, images, images, levels=256, classes=()), cache_dir=tmp_path)
+    for name in ("rings", "shapes"):  # labelled points, and pictures that are drawn on demand
+        with pytest.raises(ValueError, match=f"needs labelled images: the data set '{name}' has none"):
+            load_ruler(load(name), cache_dir=tmp_path)
