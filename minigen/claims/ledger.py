@@ -28,6 +28,7 @@ from scipy import stats
 
 SEEDS = 5
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # of an effect: 0.3 - 0.2 and 0.4 - 0.3 are alike
 ALIKE = "all seeds alike: the figure is at its end"
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 
@@ -92,7 +93,7 @@ def interval(values: list[float], confidence: float = CONFIDENCE) -> tuple[float
 def judge(effects: list[float], smallest: float = 0.0) -> Judgement:
     """The verdict over the effects of all seeds."""
     mean, low, high = interval(effects)
-    if len(set(effects)) == 1:
+    if high - low <= ROUNDING * max(map(abs, effects)):
         return Judgement(mean, low, high, UNDECIDED, why=ALIKE)
     verdict = SUPPORTED if low > smallest else NOT_SUPPORTED if high < smallest else UNDECIDED
     n, halves = len(effects) - 1, 2 * abs(mean - smallest) / (high - low) if high > low else math.inf

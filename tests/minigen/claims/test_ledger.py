@@ -38,6 +38,8 @@ def test_the_verdict_is_about_the_whole_interval():
 def test_seeds_that_are_all_alike_decide_nothing():
     for effect in (0.0, 1.0, -1.0):
         assert judge([effect] * 5, smallest=0.5).said == "undecided (all seeds alike: the figure is at its end)"
+    rounded = [0.3 - 0.2, 0.4 - 0.3, 0.5 - 0.4, 0.6 - 0.5, 0.7 - 0.6]
+    assert len(set(rounded)) > 1 and judge(rounded, smallest=0.05).said == judge([0.1] * 5).said
 
 
 @pytest.mark.parametrize("smallest", [0.0, 0.9, 2.0])
