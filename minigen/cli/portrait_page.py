@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigen.cli import arguments, curriculum, page, portrait, quality
+from minigen.errors import UserError
 
 SHOWN = "portrait.png"  # beside a system's facts: the pictures that it was asked for, side by side, pixel by pixel
 ZOOM = {True: 8, False: 3}  # each pixel this often, in strips of pictures below 16 pixels a side, and above
@@ -94,16 +95,12 @@ def _strips(whole: list[dict[str, Any]], out: Path) -> str:
     parts = []
     for name in dict.fromkeys(facts["data"] for facts in rows):
         of_data = [facts for facts in rows if facts["data"] == name]
-        dataset = _dataset(name, of_data[0].get("data_dir"))
-        classes = list(dataset.classes)
+        classes, test = _classes(of_data[0])
         wrong = portrait.astray(of_data, ("asked", "found"), classes)
-        labels = dataset.test.labels
-        test = dataset.test.take(np.array([int(np.flatnonzero(labels == k)[0]) for k in range(len(classes))])).images
         heads = "".join(f"<span>{text(c)}</span>" for c in classes)
-        lines = [
-            f'<div></div><div class="heads" aria-hidden="true">{heads}</div>',
-            f"<div>test pictures</div>{_strip(dataset.to_rgb8(test), f'a test picture of each class of {name}')}",
-        ]
+        lines = [f'<div></div><div class="heads" aria-hidden="true">{heads}</div>']
+        if test is not None:
+            lines.append(f"<div>test pictures</div>{_strip(test, f'a test picture of each class of {name}')}")
         for facts in of_data:
             if facts not in wrong:
                 lines.append(f"<div>{_link(facts)}</div>{_strip(pictures(facts, out), _words(facts))}")
@@ -114,6 +111,18 @@ def _strips(whole: list[dict[str, Any]], out: Path) -> str:
             f'takes none for it.</p><div class="strips">{"".join(lines)}</div>{_left_out(wrong, "classes")}'
         )
     return "".join(parts)
+
+
+def _classes(facts: dict[str, Any]) -> tuple[list[str], Any]:
+    """The classes of a system's data and a test picture of each, grey where there is none; None where its files are gone."""
+    try:
+        dataset = _dataset(facts["data"], facts.get("data_dir"))
+    except UserError:
+        return facts["shown"]["asked"], None
+    blank = np.full(dataset.shape, portrait.BLANK, np.float32)
+    found = [np.flatnonzero(dataset.test.labels == k)[:1] for k in range(len(dataset.classes))]
+    test = [dataset.scale(dataset.test.images[i])[0] if len(i) else blank for i in found]
+    return list(dataset.classes), dataset.to_rgb8(np.stack(test))
 
 
 def _words(facts: dict[str, Any]) -> str:

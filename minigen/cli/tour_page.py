@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from minigen.cli import page, portrait_page, quality
 
@@ -122,6 +123,6 @@ def _picture(path: Path, alt: str) -> str:
 def _link(source: str, out: Path) -> str:
     """A relative link to a file on this machine, so that the folder can move together with the project."""
     try:
-        return text(Path(os.path.relpath(source, out.resolve())).as_posix())
+        return text(quote(Path(os.path.relpath(source, out.resolve())).as_posix()))
     except ValueError:  # another drive on Windows
         return text(Path(source).as_uri())

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from minigen.__main__ import main
-from minigen.cli import curriculum, portrait, quality, tour, tour_page
+from minigen.cli import curriculum, portrait, portrait_page, quality, tour, tour_page
 from minigen.data import Split, load
 from minigen.errors import UserError
+from minigen.train import pictures
 from minigen.train.loop import Trainer
 from tests.minigen.train import toy
 from tests.support.idx import write_mnist
@@ -65,6 +67,7 @@ def test_the_link_to_the_source_leads_there(two: Path):
     _, seen = read(Path("deep/er"))
     (link,) = [a["href"] for a in seen.all("a") if not str(a["href"]).startswith("#")]
     assert (Path("deep/er") / str(link)).resolve() == Path(toy.__file__).resolve()
+    assert tour_page._link("/a #1/100%/b?.py", Path("/out")) == "../a%20%231/100%25/b%3F.py"
 
 
 def test_the_budget_is_the_tours_and_the_folder_can_be_used_on(two: Path):
@@ -140,6 +143,36 @@ def test_a_tour_of_files_of_ones_own(
         write_mnist(other, n=12)
         main([*told, str(other)])
     assert len(seen) == 1 and len(seen[0]) < len(train_images)
+
+
+def test_test_pictures_of_a_class_that_has_none_are_grey_and_files_that_are_gone_end_no_tour(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(toy, "PRESETS", {"mnist": {"steps": 3, "first_steps": 1}})
+    for name in ("few", "more"):
+        (tmp_path / name).mkdir()
+        write_mnist(tmp_path / name, tests=5)
+    few = load("mnist", data_dir=tmp_path / "few")
+    told = ("tour", "--only", "toy", "--data", "mnist", "--data-dir")
+    assert main([*told, str(tmp_path / "few")]) == 0
+    (strip,) = [i for i in read(two / "mnist")[1].all("img") if i["alt"] == "a test picture of each class of mnist"]
+    with Image.open(io.BytesIO(base64.b64decode(str(strip["src"]).partition(",")[2]))) as image:
+        pixels = np.asarray(image)
+    zoom, gap = portrait_page.ZOOM[False], pictures.GAP
+    for k in range(10):
+        left = gap + k * (28 * zoom + gap)
+        one = pixels[gap : gap + 28 * zoom : zoom, left : left + 28 * zoom : zoom, 0]
+        there = np.flatnonzero(few.test.labels == k)
+        assert np.array_equal(one, few.test.images[there[0], ..., 0] if len(there) else np.full((28, 28), 128))
+    (tmp_path / "few").rename(tmp_path / "elsewhere")
+    portrait_page._dataset.cache_clear()
+    assert main([*told, str(tmp_path / "more"), "--fresh"]) == 0
+    assert "a test picture of each class" in read(two / "mnist")[0]
+    (tmp_path / "more").rename(tmp_path / "gone")
+    portrait_page._dataset.cache_clear()
+    tour.write_page(two / "mnist")
+    text, _ = read(two / "mnist")
+    assert "a test picture of each class" not in text and "the first sample taken for each class" in text
 
 
 def test_a_tour_of_a_data_set_goes_past_a_file_that_cannot_be_read(
