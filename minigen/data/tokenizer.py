@@ -41,7 +41,7 @@ from jaxtyping import Bool, Int64
 
 from kernels.backend import Array
 
-from .captions import WORDS, words
+from .captions import WORDS, cut, words
 
 LENGTH = 20  # "a picture of a little red circle to the left of a little blue square on a white background" and <eos>
 Pair = tuple[int, int]
@@ -75,7 +75,7 @@ class WordTokenizer:
         """
         found = words(text)
         if len(found) >= self.length:
-            raise ValueError(f"the prompt {text!r} has {len(found)} words, at most {self.length - 1} fit")
+            raise ValueError(f"the prompt {cut(text)} has {len(found)} words, at most {self.length - 1} fit")
         row = np.full(self.length, self.pad, np.int64)
         row[: len(found) + 1] = [*(self._number[word] for word in found), self.eos]
         return row

@@ -57,6 +57,9 @@ def test_the_longest_caption_fits_exactly():
     assert len(longest.split()) == LENGTH - 1 and WORDS.encode(longest)[-1] == WORDS.eos
     with pytest.raises(ValueError, match="20 words, at most 19 fit"):
         WORDS.encode("a " + longest)
+    with pytest.raises(ValueError, match=r"\.\.\.' has 3000 words, at most 19 fit") as told:
+        WORDS.encode("a red circle " * 1000)
+    assert len(str(told.value)) < 150
 
 
 def test_bad_prompts_and_tokens_are_named():
