@@ -39,23 +39,29 @@ class Record:
     def __init__(self, folder: Path):
         self.path, self.code = folder / FILE, code_checksum()
         self.stale = False  # whether results of other code were ignored
-        self.results: dict[str, dict[str, dict[str, float]]] = {}
+        self.results = self._on_disk()
+
+    def _on_disk(self) -> dict[str, dict[str, dict[str, float]]]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return
+            return {}
         if isinstance(found, dict) and found.get("code") == self.code and _sound(found.get("results")):
-            for claim, seeds in found["results"].items():
-                self.results[claim] = {s: g for s, g in seeds.items() if all(map(math.isfinite, g.values()))}
-        else:
-            self.stale = True
+            return {
+                claim: {s: g for s, g in seeds.items() if all(map(math.isfinite, g.values()))}
+                for claim, seeds in found["results"].items()
+            }
+        self.stale = True
+        return {}
 
     def get(self, claim: str, seed: int) -> dict[str, float] | None:
         """The groups of one experiment, or None if it has not been run."""
         return self.results.get(claim, {}).get(str(seed))
 
     def put(self, claim: str, seed: int, groups: dict[str, float]) -> None:
-        """Keep the groups of one experiment; on disk when this returns."""
+        """Keep the groups of one experiment; on disk when this returns, beside what another process has put there since."""
+        for name, seeds in self._on_disk().items():
+            self.results[name] = seeds | self.results.get(name, {})
         self.results.setdefault(claim, {})[str(seed)] = groups
         text = json.dumps({"code": self.code, "results": self.results}, indent=1)
         write_atomically(self.path, text.encode())

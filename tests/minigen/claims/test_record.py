@@ -24,6 +24,14 @@ def test_what_was_put_is_found_again(tmp_path: Path):
     assert list(two.get("a", 1) or {}) == ["x", "y"] and two.get("a", 2) is None and two.get("b", 0) is None
 
 
+def test_two_processes_keep_what_either_found(tmp_path: Path):
+    one, two = record.Record(tmp_path), record.Record(tmp_path)
+    one.put("a", 0, {"x": 1.0})
+    two.put("a", 1, {"x": 2.0})
+    one.put("b", 0, {"x": 3.0})
+    assert record.Record(tmp_path).results == {"a": {"0": {"x": 1.0}, "1": {"x": 2.0}}, "b": {"0": {"x": 3.0}}}
+
+
 def test_what_is_not_finite_was_not_found(tmp_path: Path):
     one = record.Record(tmp_path)
     one.put("a", 0, {"x": float("nan")})
