@@ -194,7 +194,9 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[System]:
         """Within it the modules hold the averaged weights and are in evaluation mode, as sampling needs them."""
-        kept = {name: self.trained[name].flat.copy() for name in self.averages}
+        # Views of their own: interrupted sampling may leave a tape behind, which locks the weights but not these.
+        opened = {name: self.trained[name].flat[...] for name in self.averages}
+        kept = {name: flat.copy() for name, flat in opened.items()}
         parts = [part for module in self.system.modules.values() for _, part in module.named_modules()]
         training = [part.training for part in parts]
         try:
@@ -202,7 +204,7 @@ class Trainer:
             yield self.system
         finally:
             for name, flat in kept.items():
-                self.trained[name].flat[...] = flat
+                opened[name][...] = flat
             for part, flag in zip(parts, training):
                 part.training = flag
 

@@ -366,6 +366,19 @@ def test_weights_come_back_where_the_averages_cannot_be_put_in():
     np.testing.assert_array_equal(run.system.modules["a"].flat, before)
 
 
+def test_weights_come_back_where_sampling_is_broken_off_while_a_tape_holds_them():
+    """As by Ctrl-C in a guide's gradient: the interrupt is told, not that the weights are read-only."""
+    run = trainer()
+    run.advance(DIGITS.train)
+    before = run.system.modules["net"].flat.copy()
+    with pytest.raises(KeyboardInterrupt), run.averaged() as system:
+        net = system.modules["net"]
+        held = net(np.ones((1, 64), np.float32))
+        assert not net.flat.flags.writeable and not np.array_equal(net.flat, before)
+        raise KeyboardInterrupt
+    assert held.node is not None and np.array_equal(net.flat, before)
+
+
 def test_a_module_that_is_not_trained_stays_in_evaluation_mode():
     """A teacher's batch norm: whether samples were drawn on the way must not decide what it says from there on."""
     system = two_player([])
