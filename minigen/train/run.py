@@ -127,6 +127,7 @@ def _train(trainer: Trainer, keeper: "Keeper") -> Result:
             _steps(trainer, keeper, log, progress, stop, dataset)
             log.flush()
             keeper.save()
+            obey(stop, trainer, keeper)
         seconds, cpu_seconds = keeper.seconds(), keeper.cpu_seconds()
         picture = keeper.draw()
     except (NonFinite, FloatingPointError) as error:
@@ -159,12 +160,7 @@ def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, sto
             log.flush()  # before the checkpoint, so that no line up to its step can be missing
             with progress.apart():
                 keeper.save()
-        if stop.signal:
-            raise Interrupted(
-                f"stopped at step {trainer.done} of {trainer.total}, everything is saved: go on with "
-                f"'minigen train {keeper.run.system} --out {keeper.run.out} --resume'",
-                stop.signal,
-            )
+        obey(stop, trainer, keeper)
         last_stage = trainer.index == len(trainer.stages) - 1
         if every and last_stage and trainer.done % every == 0 and trainer.done < trainer.total:
             with progress.apart():
@@ -174,6 +170,16 @@ def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, sto
                     log.flush()
                     keeper.save()
                     raise
+
+
+def obey(stop: "Stop", trainer: Trainer, keeper: "Keeper") -> None:
+    """Raise Interrupted if a signal came; for where everything is saved."""
+    if stop.signal:
+        raise Interrupted(
+            f"stopped at step {trainer.done} of {trainer.total}, everything is saved: go on with "
+            f"'minigen train {keeper.run.system} --out {keeper.run.out} --resume'",
+            stop.signal,
+        )
 
 
 class Keeper:

@@ -183,6 +183,23 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert equal_to(out, whole)
 
 
+def test_a_signal_after_the_last_step_is_not_lost(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While the end of the run is saved: a tour would go on to its next system."""
+    real = Keeper.save
+
+    def save(self: Keeper) -> None:
+        real(self)
+        if self.trainer.done == self.trainer.total:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Keeper, "save", save)
+    with pytest.raises(Interrupted, match="stopped at step 16 of 16"):
+        go(tmp_path / "run")
+    monkeypatch.undo()
+    go(tmp_path / "run", resume=True)
+    assert equal_to(tmp_path / "run", whole)
+
+
 def test_a_second_interrupt_does_not_wait():
     with Stop() as stop:
         os.kill(os.getpid(), signal.SIGINT)
