@@ -199,6 +199,10 @@ def test_interpolations_lie_between_the_pictures_they_join():
     np.testing.assert_array_equal(rows[:, [0, -1]], np.stack([ends[:4], ends[4:]], axis=1))
     np.testing.assert_allclose(rows[:, [1, -2]], rows[:, [0, -1]], atol=1e-3)  # float32, divided by sqrt(abar_T)
     assert np.abs(rows[:, 4] - rows[:, 0]).max() > 0.1 < np.abs(rows[:, 4] - rows[:, -1]).max()
+    few = system.pictures["interpolation"](digits.test.take(slice(0, 5)), rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(few[:, [0, -1]], np.stack([ends[:2], ends[2:4]], axis=1))  # of five test pictures
+    with pytest.raises(ValueError, match="needs two test pictures, got 1"):
+        system.pictures["interpolation"](digits.test.take(slice(0, 1)), rng=np.random.default_rng(0))
 
 
 def test_a_network_that_is_not_told_the_time_does_not_see_it():
