@@ -431,19 +431,18 @@ def test_weights_as_bf16_are_the_weights(k, n, first, seed):
 
 
 @needs_compiler
-@pytest.mark.parametrize("rung", [3, 4])
 @pytest.mark.parametrize("sign", [np.abs, np.asarray])
 @pytest.mark.parametrize("k", [100, 256, 512, 1024, 4096])
-def test_three_parts_are_no_less_exact_than_float32(rung, sign, k):
+def test_three_parts_are_no_less_exact_than_float32(sign, k):
     """Also sums of one sign, in which what is cut off adds up."""
     (x,), (q,), s = normal(1, (16, k)), int8s(1, (k, 16)), np.ones(16, "f")
     x, q = sign(x), np.maximum(sign(q), -127)
     want = reference.linear_weight_only(x.astype("f8"), q, s, None)
-    errors = [
-        np.square(emulated(lambda device, r=r: cuda.linear_weight_only(device, x, q, s, rung=r))[0] - want).mean()
-        for r in (2, rung)
-    ]
-    assert errors[1] <= errors[0]
+    errors = {
+        r: np.square(emulated(lambda device, r=r: cuda.linear_weight_only(device, x, q, s, rung=r))[0] - want).mean()
+        for r in (2, 3, 4)
+    }
+    assert errors[3] <= errors[2] and errors[4] <= errors[2]
 
 
 @needs_compiler
