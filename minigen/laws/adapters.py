@@ -1,4 +1,4 @@
-r"""Samplers as the protocol has them: ours by name, and any ``step`` from one level to the next."""
+r"""Samplers in the protocol's form: ours by name, and any function ``step`` from one level to the next."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,9 +12,7 @@ from minigen.samplers import choose
 
 from .protocol import SPACES, Level
 
-BETAS = np.linspace(
-    1e-4, 0.02, 1000
-)  # Ho et al. 2020, section 4, written out where the samplers' own schedule is not asked
+BETAS = np.linspace(1e-4, 0.02, 1000)  # Ho et al. 2020, section 4: written out, not taken from the samplers' schedule
 RULES = {
     "ancestral": "ancestral",
     "ancestral-large": "ancestral-large",
@@ -48,7 +46,7 @@ ETAS: dict[str, Any] = {
 
 
 class _Rng:
-    """What our samplers draw from, with the protocol's noise behind it."""
+    """The random generator of our samplers, which draws the protocol's noise."""
 
     def __init__(self, noise: Callable[..., Any]) -> None:
         self.standard_normal = noise
@@ -100,7 +98,7 @@ class Ours:
         }
         if eta is not None:
             claims["eta"] = eta
-        if self.spacing == "uniform" and not flat:  # once: on() lays its own grid
+        if self.spacing == "uniform" and not flat:  # for one spacing only: on() has its own levels
             claims |= {"weak_order": 1} if noisy else {"order": ORDERS[self.known_as]}
         if self.known_as == "plms" and "order" in claims:
             claims["order_uneven"] = 1
@@ -117,8 +115,8 @@ class Ours:
         return claims
 
     def _without_signal(self, n: int) -> Any:
-        r"""Signal and noise (n, 2) with $\sqrt{\bar\alpha}$ shifted and scaled, to 0 at T and as it was at 1
-        (Lin et al. 2023, 2305.08891, algorithm 1), of the chain of `BETAS`.
+        r"""Signal and noise (n, 2) of the chain of `BETAS`, with $\sqrt{\bar\alpha}$ shifted and scaled to be 0 at T
+        and unchanged at 1 (Lin et al. 2023, 2305.08891, algorithm 1).
         """
         a = np.sqrt(np.cumprod(1 - BETAS))
         a = (a - a[-1]) * a[0] / (a[0] - a[-1])
@@ -137,7 +135,7 @@ class Ours:
         return [(float(t), float(a), float(b)) for t, a, b in rows][::-1]
 
     def on(self, sigmas: Any) -> "Ours":
-        """The same function on levels of these noises."""
+        """The same function on levels with these noise-to-signal ratios."""
         return Ours(self.known_as, eta=self.given, schedule=self.training, sample=self.function, sigmas=sigmas)
 
     def sample(self, model: Any, x: Any, n: int, noise: Any, kind: str = "eps", clip: Any = None, **given: Any) -> Any:
@@ -156,7 +154,7 @@ class Ours:
 
 
 def ours(pattern: str | None = None) -> list[Ours]:
-    """All our samplers: each by name, with other etas, on every spacing, and without signal at T where it claims that.
+    """All our samplers: each by name, with other etas, on every spacing, and without signal at T if it supports that.
 
     ``pattern`` keeps those of one name, such as "ddim".
     """
@@ -176,7 +174,7 @@ class FromStep:
     """Any function ``step(x, prediction, level, next_level, z)`` as a sampler; levels are `Level`, and z is None where
     nothing is drawn.
 
-    ``levels(n)`` gives its levels; it is asked once a level, and draws on every step but the last if ``noisy``.
+    ``levels(n)`` gives its levels. The model is called once per level; if ``noisy``, all steps but the last draw noise.
     """
 
     def __init__(

@@ -1,24 +1,24 @@
-r"""diffusers' schedulers as the protocol has them: any class, any config, with the claims that class and config document.
+r"""diffusers' schedulers in the protocol's form: any class, any config, with the claims that class and config document.
 
     Diffusers("DDIMScheduler", timestep_spacing="trailing", eta=0.4)
 
-Levels are read off what a scheduler publishes: the time that the model is told is looked up in ``alphas_cumprod``, or
-is the noise itself in flow matching, or its logarithm (EDM). What the scheduler carries between calls is its own
-business; here only what it shows the model counts, and that is brought into the protocol's space by the family's
-formula for the time *told*, never by the scheduler's own state: so a state that does not have the level told is seen.
-Noise is injected where schedulers get it, ``randn_tensor`` or ``noise_sampler``.
+Levels are computed from what a scheduler publishes: the time given to the model is looked up in ``alphas_cumprod``, is
+the noise itself (flow matching) or its logarithm (EDM). What the scheduler carries between calls does not matter, only
+what it shows the model. That is converted to the protocol's space by the family's formula for the time *given to the
+model*, never by the scheduler's own state, so a state at another level than that is detected. Noise is injected where
+schedulers draw it, ``randn_tensor`` or ``noise_sampler``.
 
-| family | seen by its | told | space |
+| family | recognised by its | time given | space |
 |---|---|---|---|
 | variance preserving | ``alphas_cumprod`` | t | vp |
-| scaled: carries $x_0 + \sigma\epsilon$, shows it divided by $\sqrt{1 + \sigma^2}$ | the same, and ``scale_model_input`` | t, perhaps between two | vp |
+| scaled: carries $x_0 + \sigma\epsilon$, shows it divided by $\sqrt{1 + \sigma^2}$ | the same, and ``scale_model_input`` | t, possibly fractional | vp |
 | flow | ``use_flow_sigmas``, or ``sigmas`` and no ``alphas_cumprod`` | $T \sigma$ | flow |
 | EDM, consistency models | ``sigma_data`` | $\frac14 \ln \sigma$ and the like | sigma |
-| angles: iPNDM, sCM | their classes | the angle whose sine is $\sigma$ | vp |
+| angles: iPNDM, sCM | class | the angle whose sine is $\sigma$ (iPNDM: in units of $\pi / 2$) | vp |
 
-The beds' data go beyond 1, so ``clip_sample`` and ``clip_denoised`` are off unless asked for; with them, and with
-thresholding, only claims about data within 1 are made, and L15, which shifts everyone's data, sees the clip. The
-arithmetic of schedulers is float32 whatever the states are, so that is what rounding means here.
+The beds' data go beyond 1, so ``clip_sample`` and ``clip_denoised`` are off unless set; with them, or with
+thresholding, only claims about data within 1 are made, and L15, which always shifts the data, detects the clip.
+Schedulers compute in float32 whatever the states' dtype, so rounding here is that of float32.
 """
 
 import contextlib
@@ -35,15 +35,15 @@ from .claims_diffusers import claims
 NAMES = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction", "velocity": "flow_prediction"}
 MISSING = "diffusers' schedulers need torch and diffusers: pip install torch diffusers"
 OFF = {"clip_sample": False, "clip_denoised": False}
-GRID: dict[str, dict[str, Any]] = {  # straight down, unless asked otherwise
+GRID: dict[str, dict[str, Any]] = {  # straight down, unless set otherwise
     "RePaintScheduler": {"jump_length": 1, "jump_n_sample": 1},
     "SCMScheduler": {"intermediate_timesteps": None},
 }
-OTHERS = {  # what no bed here can answer
+OTHERS = {  # whose networks no bed here can replace
     "HeliosScheduler": "works in stages of rising resolution",
     "HeliosDMDScheduler": "works in stages of rising resolution",
     "PiflowScheduler": "asks its network for a policy, not for a guess",
-    "ConsistencyDecoderScheduler": "is told times of its own, for two steps only",
+    "ConsistencyDecoderScheduler": "has times of its own, for two steps only",
 }
 ANGLES = {"IPNDMScheduler": math.pi / 2, "SCMScheduler": 1.0}
 TWO = ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
@@ -62,7 +62,7 @@ KINDS = {
 
 
 def find(scheduler: Any) -> Any:
-    """The class of a name in diffusers, or of a dotted path; ValueError or ImportError in one sentence."""
+    """The class of this name in diffusers, or at this dotted path; ValueError or ImportError in one sentence."""
     if isinstance(scheduler, type):
         return scheduler
     try:
@@ -72,7 +72,7 @@ def find(scheduler: Any) -> Any:
         raise ImportError(f"{MISSING} ({error})") from error
     module, _, name = str(scheduler).rpartition(".")
     found = getattr(importlib.import_module(module) if module else diffusers, name, None)
-    if found is None and not module:  # some are not listed at the top
+    if found is None and not module:  # some are not exported at the top level
         with contextlib.suppress(ImportError):
             found = getattr(importlib.import_module("diffusers.schedulers"), name, None)
     if not (isinstance(found, type) and hasattr(found, "step")):
@@ -153,14 +153,14 @@ class Diffusers:
         self.kinds = self._kinds()
         self.claims = claims(self)
         chains = {"trained_betas", "timestep_spacing"} <= set(made) and "original_inference_steps" not in made
-        plain = bool(self.said.get("skip_prk_steps", True))  # a Runge-Kutta start lays levels between its own
+        plain = bool(self.said.get("skip_prk_steps", True))  # a Runge-Kutta start adds levels between its own
         orders = bool({"order", "weak_order"} & set(self.claims))
         self._has_on = chains and plain and self.family != "flow" and (orders or self._end()[1] == 0)
-        if not self._has_on:  # nothing to lay the levels of an order on
+        if not self._has_on:  # its levels cannot be chosen, as the laws of order do
             self.claims = {key: value for key, value in self.claims.items() if "order" not in key}
         longest = min(130, self.T, int(self.said.get("original_inference_steps", 130)))
         if self.known & {"CMStochasticIterativeScheduler"}:
-            longest = min(longest, self.T - 1)  # with all T, the last is the level where it ends
+            longest = min(longest, self.T - 1)  # with T steps, the last noisy level is the one where it ends
         self.sweep: Any = range(2 if "MiniMaxH3Scheduler" in self.known else 1, longest + 1)
         steps = [n for n in (1, 2, 3, 7, 20) if n <= longest]
         self.steps: Any = tuple(n for n in steps if self._takes(n)) or tuple(steps)
@@ -168,8 +168,8 @@ class Diffusers:
     # --- what the scheduler publishes ---
 
     def scheduler(self, kind: str | None = None) -> Any:
-        """The scheduler that works with a kind of prediction: one object each, for all runs; and one, for None, that
-        only tells levels.
+        """The scheduler for a kind of prediction, one object for all runs; for None, one that is only used for its
+        levels.
         """
         own = None if kind is None or kind == self.kinds[0] else NAMES[kind]
         key = own or ("" if kind is None else "own")
@@ -203,7 +203,7 @@ class Diffusers:
         own = {name: kind for kind, name in NAMES.items()}.get(self.said.get("prediction_type", ""))
         found = next((kinds for name, kinds in KINDS.items() if name in self.known), None)
         if self.family == "edm":
-            return ("x_0",)  # the network's own kind is made of it by the formulas of the paper
+            return ("x_0",)  # from which `_ask` computes the network's own output by the paper's formulas
         if self.family == "flow":
             found = (
                 ("velocity", "x_0") if "prediction_type" in self.said else ("velocity",)
@@ -217,7 +217,7 @@ class Diffusers:
         return found if own is None else (own, *(kind for kind in found if kind != own))
 
     def _takes(self, n: int) -> bool:
-        """Whether it can be set to n steps; the laws of levels say so where not."""
+        """Whether it can be set to n steps; if not, the laws of levels report it."""
         try:
             self.levels(n)
         except Exception:
@@ -231,11 +231,11 @@ class Diffusers:
         return scheduler
 
     def listed(self, n: int) -> list[float]:
-        """The times that the scheduler lists for n steps, calls between levels and second calls among them."""
+        """The times that the scheduler lists for n steps, including calls between levels and second calls."""
         return [float(t) for t in self.set(n).timesteps]
 
     def levels(self, n: int) -> list[tuple[float, float, float]]:
-        """The levels of the times that are listed, each once, and where the last step leads."""
+        """The levels of the listed times, each once, and the level where the last step ends."""
         if n not in self._rows:
             self._rows[n] = self._levels(n)
         return self._rows[n]
@@ -271,7 +271,7 @@ class Diffusers:
         return final**0.5, (1 - final) ** 0.5
 
     def at(self, time: float) -> tuple[float, float]:
-        """Signal and noise at a time, by the formula of the family; between two times of a table as the config interpolates."""
+        """Signal and noise at a time, by the family's formula; between times of a table by the config's interpolation."""
         if self.family == "flow":
             return 1 - time / self.T, time / self.T
         if self.family == "angle":
@@ -398,7 +398,7 @@ class Diffusers:
         return Diffusers(self.cls, **{**settings, "timestep_spacing": "trailing"})
 
     def fresh(self) -> "Diffusers":
-        """The same, of a scheduler that has not run."""
+        """The same with a scheduler that has not run."""
         new = Diffusers(self.cls, **self.given)
         new.steps, new.sweep = self.steps, self.sweep
         return new

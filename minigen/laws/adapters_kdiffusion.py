@@ -1,12 +1,12 @@
-r"""k-diffusion's sampling functions as the protocol has them, with the claims that their papers make.
+r"""k-diffusion's sampling functions in the protocol's form, with the claims that their papers make.
 
     KDiffusion("sample_dpmpp_2m")
     KDiffusion("sample_euler_ancestral", eta=0.4)
 
-States are $x_0 + \sigma \epsilon$, the model is told $\sigma$ and says $\hat x_0$. Levels are Karras et al. 2022's, eq.
-5, from 20 to 0.02, as float32 has them, so that a state in float32 can be told them. Noise comes in as
-``noise_sampler``. What Euler, Heun and DPM-2 draw for a churn of 0 is left to torch: if it mattered, the same run twice
-would differ.
+States are $x_0 + \sigma \epsilon$; the model is given $\sigma$ and predicts $\hat x_0$. Levels are those of Karras et
+al. 2022, eq. 5, from 20 to 0.02, rounded to float32, so that a run in float32 gives the model exactly these. Noise is
+passed as ``noise_sampler``. What Euler, Heun and DPM-2 draw at a churn of 0 is left to torch's generator: if it
+mattered, two equal runs would differ.
 """
 
 import ast
@@ -22,14 +22,14 @@ import numpy as np
 
 MISSING = (
     "k-diffusion's samplers need torch and k-diffusion: pip install torch torchdiffeq torchsde tqdm; "
-    "pip install --no-deps k-diffusion (else pip puts NumPy back to 1.26, which minigen cannot use)"
+    "pip install --no-deps k-diffusion (otherwise pip downgrades NumPy to 1.26, which minigen cannot use)"
 )
 HIGH, LOW, RHO = 20.0, 0.02, 7.0
 
 
 def _claims(name: str, eta: float, order: int) -> dict[str, Any]:
     noisy = {"draws": "n-1" if eta else "0"}
-    drawn = {"draws": "n-1"} if eta else {}  # these draw also where eta = 0 throws it away: no claim
+    drawn = {"draws": "n-1"} if eta else {}  # these draw at eta = 0 too, and do not use it: no claim
     first, second = ({"weak_order" if eta else "order": k} for k in (1, 2))
     found: dict[str, dict[str, Any]] = {
         "euler": {"draws": "0", "eta": 0.0, "rule": "ddim", "order": 1},
@@ -55,7 +55,7 @@ NAMES = (
 
 
 def module() -> Any:
-    """``k_diffusion.sampling``; by itself where what the rest of k-diffusion needs, such as its data loaders, is not there."""
+    """``k_diffusion.sampling``; on its own if the dependencies of other parts of k-diffusion are missing."""
     try:
         return importlib.import_module("k_diffusion.sampling")
     except Exception as whole:
@@ -115,7 +115,7 @@ class KDiffusion:
             else {}
         )
         if short == "dpm_fast":
-            self.precision = "float32"  # it writes its sigmas as such
+            self.precision = "float32"  # of the sigmas that it computes
 
     def _sigmas(self, n: int) -> Any:
         if self.sigmas is not None:
@@ -137,7 +137,7 @@ class KDiffusion:
         return [(s, 1.0, s) for s in sigmas]
 
     def at(self, time: float) -> tuple[float, float]:
-        """The model is told the noise itself."""
+        """The time is the noise itself."""
         return 1.0, time
 
     def on(self, sigmas: Any) -> "KDiffusion":
@@ -146,7 +146,7 @@ class KDiffusion:
 
     def __getattribute__(self, name: str) -> Any:
         if name == "on" and self.short == "dpm_fast":
-            raise AttributeError(name)  # it lays its own levels
+            raise AttributeError(name)  # it chooses its own levels
         return super().__getattribute__(name)
 
     def sample(self, model: Any, x: Any, n: int, noise: Any) -> Any:
@@ -157,7 +157,7 @@ class KDiffusion:
         if "noise_sampler" in inspect.signature(self.function).parameters:
             settings["noise_sampler"] = lambda *_: noise(tuple(x.shape))
         sigmas = self._sigmas(n)
-        if self.short == "dpm_fast":  # three calls a step and one in the last
+        if self.short == "dpm_fast":  # three calls per step, one in the last
             return self.function(model, x, float(sigmas[-1]), float(sigmas[0]), 3 * n - 2, disable=True, **settings)
         levels = torch.from_numpy(np.append(sigmas, 0.0)).to(x.dtype)
         return self.function(model, x, levels, disable=True, **settings)

@@ -1,4 +1,4 @@
-"""Arrays of NumPy, torch and CuPy in and out of a sampler: the same memory where the device allows it."""
+"""Arrays of NumPy, torch and CuPy in and out of a sampler, sharing memory where the device allows it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ LIBRARIES = ("numpy", "torch", "cupy")
 
 
 def into(library: str, array: Any, device: Any = None) -> Any:
-    """A NumPy array as one of the library: on the CPU without a copy, unless its strides are negative or it may not be written."""
+    """A NumPy array as one of the library; on the CPU not copied, unless it has negative strides or is read-only."""
     if library == "numpy":
         return array
     if library == "torch":
@@ -26,14 +26,14 @@ def into(library: str, array: Any, device: Any = None) -> Any:
 
 
 def out(array: Any) -> Any:
-    """A NumPy array of any of them: the same memory if it is on the CPU."""
+    """An array of any of them as NumPy's, sharing memory if it is on the CPU."""
     if hasattr(array, "detach"):  # torch, whose tensors may have a gradient or lie on another device
         return array.detach().cpu().numpy()
     return np.asarray(array.get() if _of_cupy(array) else array)
 
 
 def speaking(library: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of NumPy arrays as one of the library's arrays: what it is told and what it answers."""
+    """A function of NumPy arrays as one that takes and returns the library's arrays."""
 
     def spoken(*given: Any, **settings: Any) -> Any:
         found = function(*(out(a) if hasattr(a, "detach") or _of_cupy(a) else a for a in given), **settings)

@@ -1,8 +1,7 @@
 r"""Data whose best prediction is known: a model for every law, with no network.
 
-A bed is ``bed(x, level, call) -> (x_0, eps)``, the two guesses at the level that the model was told; ``call`` counts
-its calls. They belong together, $x = \alpha \hat x_0 + \sigma \hat\epsilon$, in every space. What they are worth in a
-state's own dtype is worked out there: the numbers in front are Python's.
+A bed is ``bed(x, level, call) -> (x_0, eps)``, the two guesses at the level whose time the model was given; ``call``
+counts its calls. They satisfy $x = \alpha \hat x_0 + \sigma \hat\epsilon$ in every space, and have the dtype of ``x``.
 """
 
 import itertools
@@ -25,7 +24,7 @@ class Gaussian:
 
     $\hat x_0 = m + g (x - \alpha m)$, $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$;
     $\hat\epsilon = \sigma (x - \alpha m) / (\alpha^2 s^2 + \sigma^2)$: conditioning of two jointly Gaussian variables.
-    At a level without noise, one point is all there is.
+    For one point and a level without noise, the guesses are $m$ and 0.
     """
 
     mean: float = 0.7
@@ -43,7 +42,7 @@ class Gaussian:
 @dataclass(frozen=True)
 class FullGaussian:
     r"""$N(m, C)$ over items flattened to (d,): $\hat\epsilon = \sigma (\alpha^2 C + \sigma^2 I)^{-1} (x - \alpha m)$,
-    and $\hat x_0$ with $C$ in its place.
+    and $\hat x_0 = m + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x - \alpha m)$.
     """
 
     mean: Any
@@ -77,7 +76,7 @@ class Mixture:
         return level.alpha * means, np.sqrt(level.alpha**2 * stds**2 + level.sigma**2)
 
     def __call__(self, x: Any, level: Level, call: int) -> tuple[Any, Any]:
-        r"""Both guesses: the means of the components given $x$, in the shares of their posterior."""
+        r"""Both guesses: the means of the components given $x$, weighted by their posterior."""
         m, s = self.components(level)
         z = (x[..., None].astype(np.float64) - m) / s
         log = np.log(np.asarray(self.weights) / s) - z**2 / 2
@@ -112,7 +111,7 @@ def said(kind: str, x_0: Any, eps: Any, level: Level) -> Any:
 
 
 def pair(kind: str, output: Any, x: Any, level: Level) -> tuple[Any, Any]:
-    """`said` turned round: both guesses from a prediction of ``kind``."""
+    """The inverse of `said`: both guesses from a prediction of ``kind``."""
     alpha, sigma = level.alpha, level.sigma
     if kind == "eps":
         return (x - sigma * output) / alpha, output
@@ -125,9 +124,9 @@ def pair(kind: str, output: Any, x: Any, level: Level) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Scripted:
-    """No data at all: row k of the batch hears 1 at call k and 0 at all others, as a prediction of ``kind``.
+    """No data: in row k of the batch the prediction of ``kind`` is 1 at call k and 0 at all others.
 
-    The result of a sampler that combines predictions linearly is then, in row k, the weight of call k.
+    A sampler that combines predictions linearly then returns in row k the weight of call k.
     """
 
     kind: str = "x_0"
@@ -144,8 +143,8 @@ class Scripted:
 class Strings:
     r"""A table over all strings of a length, and the model that knows it: $\ln p(x_i \mid x_{<i})$, up to a constant.
 
-    The constants differ from prefix to prefix, for logits need not be normalised. Vocabulary 2 and length 9 are all
-    pictures of 3 x 3 pixels. With ``holes`` nothing begins with token 0, and of the rest about a third of the strings
+    The constant depends on the prefix, since logits need not be normalised. With vocabulary 2 and length 9 the strings
+    are all pictures of 3 x 3 pixels. With ``holes`` no string begins with token 0, and about a third of the others
     cannot occur.
     """
 
@@ -156,7 +155,7 @@ class Strings:
 
     @cached_property
     def table(self) -> Any:
-        """Probabilities (vocab, ..., vocab), one axis a token."""
+        """Probabilities (vocab, ..., vocab), one axis per token."""
         rng = np.random.default_rng((self.seed, self.vocab, self.length))
         p = np.exp(1.5 * rng.standard_normal((self.vocab,) * self.length))
         if self.holes:
@@ -167,12 +166,12 @@ class Strings:
 
     @cached_property
     def strings(self) -> Any:
-        """All strings (vocab^length, length), the last token fastest, as `table` has them when it is flattened."""
+        """All strings (vocab^length, length), the last token varying fastest: the order of the flattened `table`."""
         found = list(itertools.product(range(self.vocab), repeat=self.length))
         return np.array(found, np.int64).reshape(len(found), self.length)
 
     def __call__(self, tokens: Any) -> Any:
-        """Logits (n, vocab) of the token after ``tokens`` (n, k); after what cannot occur, all alike."""
+        """Logits (n, vocab) of the token after ``tokens`` (n, k); all equal after a prefix that cannot occur."""
         n, k = tokens.shape
         known = self.table.reshape(*(self.vocab,) * (k + 1), -1).sum(-1)
         joint = np.broadcast_to(known[tuple(tokens.T)], (n, self.vocab))

@@ -1,7 +1,7 @@
-r"""What of ours has laws beside the samplers of `adapters`: tokens and their filters, guidance, inpainting, latents.
+r"""What of ours has laws besides the samplers of `adapters`: tokens and their filters, guidance, inpainting, latents.
 
-Each function makes the thing that is asked, of the module that is given: the same with a bug planted in it, in the
-tests. Losses are in `loss_catalogue`.
+Each function makes the object to be checked from the module that it is given; tests pass modules with a planted bug.
+Losses are in `loss_catalogue`.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def every_prefix(model: Any) -> Any:
 
 
 class Tokens:
-    """`samplers.autoregressive`: the loop that computes everything anew, or that with a cache."""
+    """`samplers.autoregressive`: the loop that recomputes everything, or the one with a cache."""
 
     space = "discrete"
 
@@ -44,7 +44,7 @@ class Tokens:
         self.claims = {"settings": ("temperature", "top_k", "top_p"), "prefix": True, "uniforms": True, "log_p": True}
 
     def sample(self, model: Any, n: int, length: int, rng: Any, prefix: Any = None, **settings: Any) -> Any:
-        """One uniform number a token."""
+        """One uniform number per token."""
         u = self.module.uniforms(n, length, rng=rng)
         if not self.cached:
             return self.module.sample(every_prefix(model), u, prefix=prefix, **settings)
@@ -61,7 +61,7 @@ class Tokens:
 
 
 class Network:
-    """A network of ours with weights at random, far from the quiet ones that it starts with."""
+    """One of our networks, with random weights far larger than its initial ones."""
 
     space = "sequence"
 
@@ -121,7 +121,7 @@ def token_filter(module: Any = autoregressive) -> Transform:
 
 
 def classifier_free_guidance(module: Any = classifier_free, *, w: bool = False) -> Transform:
-    """Classifier-free guidance of a model whose condition is the number of a row, or its negative: the null."""
+    """Classifier-free guidance of a model whose condition is a row's number, or its negative for the null."""
 
     def apply(conditional: Any, unconditional: Any, scale: float) -> Any:
         rows = np.arange(1, len(conditional) + 1)
@@ -178,7 +178,7 @@ def _one(alpha_bar: float) -> Schedule:
 
 
 def rescaled_guidance(module: Any = classifier_free) -> Transform:
-    """The contrast of guidance taken back."""
+    """Guidance rescaled to the contrast of the conditional prediction."""
     return Transform("rescale", lambda guided, c, phi: ag.raw(module.rescaled(guided, c, phi)), "rescaled guidance")
 
 
@@ -230,7 +230,7 @@ class Replacement(_Walk):
 
 
 class Kept(_Walk):
-    """`samplers.inpaint.keep` under DDIM: the guess's known pixels put right."""
+    """`samplers.inpaint.keep` under DDIM: known pixels are corrected in the guess."""
 
     space, name = "inpainting", "known pixels of the guess"
 
@@ -270,7 +270,7 @@ class Inverted:
         return self.walk.levels(n)
 
     def on(self, sigmas: Any) -> "Inverted":
-        """The same on levels of these noises."""
+        """The same on levels with these noise-to-signal ratios."""
         return Inverted(self.module, sigmas)
 
     def encode(self, model: Any, x_0: Any, n: int) -> Any:
@@ -291,12 +291,12 @@ def arc(module: Any = interpolation) -> Transform:
 
 
 def nearest_code(module: Any = quantize) -> Transform:
-    """The kernel of the nearest code."""
+    """The nearest-code kernel."""
     return Transform("quantizer", lambda z, codes: module.nearest_code(z, codes), "nearest code", {"far": True})
 
 
 def vq_choice(module: Any = vq_vae) -> Transform:
-    """The VQ-VAE's choice."""
+    """The VQ-VAE's choice of codes."""
     return Transform("quantizer", lambda z, codes: module.nearest(z, codes), "vq-vae's choice", {"far": True})
 
 
@@ -308,7 +308,7 @@ def reparameterisation(module: Any = ag) -> Transform:
 
 
 class GanLatents:
-    """What a GAN's `sample` hands to its generator, for which a function stands in."""
+    """The latents that a GAN's `sample` gives its generator, here replaced by a function."""
 
     space, name = "prior", "gan's latents"
 
@@ -326,7 +326,7 @@ class GanLatents:
 
 
 def truncated(module: Any = gan) -> Transform:
-    """The truncation trick, told its bound."""
+    """The truncation trick, given its bound."""
     return Transform("truncation", lambda z, c: module.truncated(z, 2 * ndtr(c) - 1), "truncation", {"quantiles": True})
 
 
@@ -336,7 +336,7 @@ def reranking(module: Any = dalle) -> Transform:
 
 
 def everything() -> list[Any]:
-    """All of ours that is no sampler of `adapters` and no loss."""
+    """All of ours but the samplers of `adapters` and the losses."""
     return [
         Tokens(),
         Tokens(cached=True),

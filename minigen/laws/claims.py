@@ -1,4 +1,4 @@
-"""What the values of claims may be: one that no law reads would be kept by anything."""
+"""Which values claims may have: one that no law reads would hold for anything."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ YES_OR_NO = (  # claims
     *("point", "learned", "prefix", "uniforms", "log_p", "step", "greedy", "far", "quantiles", "logits", "exact"),
     *("noised", "prior", "weighted", "shared"),
 )
-WORDS = {  # that claims may be
+WORDS = {  # allowed as values of claims
     "score": ("mean", "x_t"),
     "sees": ("all", "near"),
     "ties": ("first",),
@@ -23,7 +23,7 @@ COUNTS = {"0": (0, 0), "n": (1, 0), "n-1": (1, -1), "2n-1": (2, -1), "2n": (2, 0
 
 
 def check_counts(claims: Mapping[str, Any]) -> None:
-    """Raise ValueError for ``calls`` or ``draws`` that say no number."""
+    """Raise ValueError for ``calls`` or ``draws`` that give no number."""
     for name in {"calls", "draws"} & set(claims):
         if not callable(claims[name]) and not (isinstance(claims[name], str) and claims[name] in COUNTS):
             allowed = ", ".join(map(repr, COUNTS))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def claims(sampler: "Diffusers") -> dict[str, Any]:
-    """What class and config document of a sampler, in the protocol's words."""
+    """What a scheduler's class and config document, as claims of the protocol."""
     said, known = sampler.said, sampler.known
     found = next((make(sampler) for name, make in CLAIMS.items() if name in known), None)
     if found is None:
@@ -66,13 +66,13 @@ def _ddim(s: "Diffusers") -> dict[str, Any]:
     found: dict[str, Any] = {"point": True, "eta": eta, "rule": "ddim", "weak_order" if eta else "order": 1}
     if s._jumps():
         return {"calls": None, "point": True, "draws": lambda n: _jumped(s, n)}
-    if eta or "RePaintScheduler" not in s.known:  # which draws also where eta = 0 throws it away: no claim
+    if eta or "RePaintScheduler" not in s.known:  # which draws at eta = 0 too, and does not use it: no claim
         found["draws"] = "n" if eta else "0"
     return found
 
 
 def _jumped(s: "Diffusers", n: int) -> int:
-    """Draws with jumps: one a step down, T // n a step up."""
+    """Draws with jumps: one per step down, T // n per step up."""
     told = s.listed(n)
     up = sum(b > a for a, b in zip(told, told[1:]))
     return len(told) - up + up * (s.T // n)

@@ -1,13 +1,13 @@
-r"""A sampler as the laws know it, walking down with a trained network: what passes the laws can draw.
+r"""Sampling with a trained network and any sampler in the protocol's form: what passes the laws can draw.
 
     mine = as_sampler(MySampler())
     pictures = minigen.load("out/ddpm/weights.safetensors").sample(16, rng=rng, sampler=mine, steps=20)
 
 and ``minigen sample ddpm --sampler mymodule:MySampler --steps 20``. The sampler keeps its own levels and times. Its
-state $x = \alpha x_0 + \sigma \epsilon$ is shown to the network as $x / \sqrt{\alpha^2 + \sigma^2}$, told the time at
-which $\sigma / \alpha$ is the noise of the network's own schedule, at the most and at the least that of its last and
-first level. The network's guess of $x_0$ is clipped as the model wants it (to [-1, 1] for pictures: without, a guess at
-the noisiest levels can be far out), and comes back as what the sampler asks for.
+state $x = \alpha x_0 + \sigma \epsilon$ is shown to the network as $x / \sqrt{\alpha^2 + \sigma^2}$, with the time at
+which the network's own schedule has the noise $\sigma / \alpha$, limited to the range of that schedule. The network's
+guess of $x_0$ is clipped as the model requires (to [-1, 1] for pictures: at the noisiest levels an unclipped guess can
+be far off), and returned as the kind of prediction that the sampler takes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ from .recorder import check_drawn, level_told, state_shown, walked
 
 @contextmanager
 def in_one_sentence(name: str, ours: Sequence[BaseException]) -> Iterator[None]:
-    """A sampler's fault as the ValueError that a mistake in an argument is; what ``ours`` holds was not its fault."""
+    """Raise a sampler's Fault as ValueError, as for a wrong argument; errors in ``ours`` are raised as they were."""
     try:
         yield
     except protocol.Fault as fault:
@@ -38,10 +38,10 @@ def in_one_sentence(name: str, ours: Sequence[BaseException]) -> Iterator[None]:
 
 
 def as_sampler(sampler: Any) -> Callable[..., Any]:
-    """What ``system.sample(n, rng=rng, sampler=..., steps=...)`` of a diffusion model takes.
+    """What ``system.sample(n, rng=rng, sampler=..., steps=...)`` of a diffusion model takes as ``sampler``.
 
-    Raises TypeError or ValueError for what is no sampler; when it draws, ValueError where it raises, has levels or
-    times that are none, or not ``steps`` levels, or leaves the shape or dtype of its states.
+    Raises TypeError or ValueError for what is no sampler; while sampling, ValueError if it raises, has invalid levels
+    or times or not ``steps`` levels, or changes the shape or dtype of its states.
     """
     protocol.check(sampler)
     if sampler.space not in protocol.SPACES:

@@ -24,7 +24,7 @@ CLIPPED = -0.3
 CHURN = 1.4143
 SHIFTS = (0.5, 100.0)  # the second beyond every range of pictures
 LOUD = 100.0
-ENDS = [0, -1]  # the numbers of an item that are turned
+ENDS = [0, -1]  # the entries of an item that are rotated
 
 
 def _states(trace: Trace) -> list[Any]:
@@ -41,7 +41,7 @@ def _names(trace: Trace, n: int) -> list[str]:
 def _on_tape(
     sampler: Any, n: int, bed: Gaussian, dtype: Any, mean: float, std: float, kind: str | None = None
 ) -> Trace:
-    """A run whose rows are the start, the start and a deviation, and one for every draw."""
+    """A run whose rows are the start's mean, a standard deviation more, and one for every draw."""
     return run(sampler, n, bed, _tape_batch(sampler, n, dtype, mean, std), noise=Tape(), kind=kind)
 
 
@@ -58,9 +58,9 @@ def _allowed(sampler: Any, n: int, dtype: Any) -> float:
 def _limits(sampler: Any, n: int, dtype: Any, trace: Trace) -> list[float]:
     r"""How far rounding may move every state that the model was shown, and the result.
 
-    It grows by the ratio of noises of a step that ended in a second slope (`rounding`): the next call is about the same
-    level again, with no noise drawn in between, or about one with at most $\sqrt 2$ times its noise, as after the churn
-    of Karras et al. 2022, algorithm 2.
+    It grows by the ratio of noises of a step that ended in a second slope (`rounding`): one after which the model is
+    called at the same level again, with no noise drawn in between, or at one with at most $\sqrt 2$ times its noise, as
+    after the churn of Karras et al. 2022, algorithm 2.
     """
     levels, kept, claims = protocol.levels(sampler, n), protocol.precision(sampler, dtype), sampler.claims
     told = [*(call.level for call in trace.calls), trace.levels[-1]]
@@ -78,7 +78,7 @@ def _seeded(sampler: Any, dtype: Any, level: Level, rows: int = 8) -> Any:
 
 
 def coherence(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""The noise-to-signal ratio of every state the model is shown is that of the level it is told.
+    r"""The noise-to-signal ratio of every state that the model is shown is that of the level it is told.
 
     Data of one point m, by the tape: $\mathrm{sd}\, m / \mathrm{mean} = \sigma / \alpha$, compared as shares $a, s$ of
     a unit vector. Limit: rounding. Catches: a previous time that is not the next one listed, Karras noise with its time
@@ -102,7 +102,7 @@ def point_mass(sampler: Any, dtype: Any) -> Iterator[Check]:
 
     There $\hat x_0 = m$ always and $\hat\epsilon$ is constant along a path, so no solver that is consistent can be
     wrong, at any number of steps on any grid. Not so for the large variance, which is exact for unit data instead.
-    Limit: rounding. Catches: most things; but look at every call, for the last step, to the guess of x_0, repairs the
+    Limit: rounding. Catches: most faults, since every call is checked: the last step, to the guess of x_0, repairs the
     result.
     """
     for n in protocol.steps(sampler):
@@ -158,8 +158,8 @@ def transition(top: Level, bottom: Level, std: float, eta: float | str) -> tuple
 def gaussian_recursion(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Data $N(m, s^2)$: mean and variance of every state, by the recursion of `transition`, at any stride and for any $\eta$.
 
-    A finite number of steps gets the variance wrong, and by exactly this much: so a sampler can be checked there to
-    rounding, where a sample of $10^6$ would see 0.3 %. Limit: 8 times rounding times the largest moment. Catches:
+    A finite number of steps gets the variance wrong by exactly this much, so it can be checked up to rounding, where
+    $10^6$ samples would resolve 0.3 %. Limit: 8 times rounding times the largest moment. Catches:
     $\eta$ for $\eta^2$ (at 0.4; 0 and 1 hide it), a missing root, noise of the wrong level.
     """
     eta = sampler.claims["eta"]
@@ -184,7 +184,7 @@ def gaussian_recursion(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def _followed(rule: Any, trace: Trace, bed: Bed, x: Any, noise: Any, **settings: Any) -> list[Any]:
-    """The states that a rule of `reference` asks about, and its result, for the start and the noise of a run."""
+    """The states at which a rule of `reference` calls the model, and its result, for the start and noise of a run."""
     levels, asked, number = trace.levels, [], count()
 
     def ask(i: int, state: Any) -> tuple[Any, Any]:
@@ -213,9 +213,9 @@ def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""$\eta = 1$ is DDPM with $\tilde\beta$: the same path from the same noise, on a mixture.
 
     The posterior (eq. 7 of 2006.11239) is written here as a product of two Gaussians, not as DDIM's eq. 12. Draws may be
-    used in another order, with another sign or several to a step: then the steps' noises are the posterior's for some
-    orthogonal mix of them. Limit: 8 times rounding. Catches: $\sigma$ of eq. 16 between the wrong two levels, noise at
-    the wrong place.
+    used in another order, with another sign or several per step: the steps' noises must then be the posterior's for
+    some orthogonal mix of the draws. Limit: 8 times rounding. Catches: $\sigma$ of eq. 16 between the wrong two levels,
+    noise in the wrong place.
     """
     for n in protocol.steps(sampler):
         x = _seeded(sampler, dtype, protocol.levels(sampler, n)[0])
@@ -233,7 +233,7 @@ def ddim_is_ancestral(sampler: Any, dtype: Any) -> Iterator[Check]:
 def _mixed_draws(sampler: Any, n: int, dtype: Any, draws: int, allowed: float) -> Iterator[Check]:
     r"""What each step adds to the posterior's mean is $W z$ of all draws $z$, $W W^\top$ diagonal with $\tilde\beta$.
 
-    Nothing where each step has its own draw, as it comes: the path says more.
+    Yields nothing if each step uses its own draw, in order: then the path says more.
     """
     bed, heard, rows = Mixture(), list[Any](), 8 + 2 * draws
     seeded = Seeded(2, rows)
@@ -271,10 +271,10 @@ def _mixed_draws(sampler: Any, n: int, dtype: Any, draws: int, allowed: float) -
 
 
 def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """Whatever kind of prediction says it, the same guess leads along the same path.
+    """The same guess leads along the same path, whatever kind of prediction expresses it.
 
-    One Gaussian told as eps, x_0, v, score or velocity. Limit: 64 times rounding, for what one kind divides by another
-    multiplies. Catches: a kind that is not passed on, a conversion at the wrong level, a sign.
+    One Gaussian, as eps, x_0, v, score or velocity. Limit: 64 times rounding, since one kind divides by what another
+    multiplies by. Catches: a kind that is not passed on, a conversion at the wrong level, a sign.
     """
     bed = Gaussian(POINT, 0.4)
     for n in protocol.steps(sampler):
@@ -287,12 +287,12 @@ def kinds_agree(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """Every state as a combination of what the model said, by a model whose answers depend on nothing but the number of the call.
+    """Every state is the published combination of predictions; these depend only on the number of the call.
 
-    Row k of the batch hears 1 at call k, so it carries the weight of call k; further rows carry seeded noise. Compared
-    with the published rule, written anew in `reference`, or with a rule that is given. Limit: 8 times rounding times
-    the largest weight. Catches: a step ratio turned round, which every test of the order lets pass because its error
-    telescopes; weights of the wrong order; stale history.
+    In row k of the batch the prediction is 1 at call k only, so it carries the weight of call k; all rows also carry
+    seeded noise. Compared with the published rule, reimplemented in `reference`, or with a rule that is given. Limit: 8
+    times rounding times the largest weight. Catches: an inverted step ratio, which every test of the order lets pass
+    because its error telescopes; weights of the wrong order; stale history.
     """
     rule, eta = sampler.claims["rule"], sampler.claims.get("eta") or 0.0
     follow = rule if callable(rule) else RULES[rule]
@@ -311,11 +311,11 @@ def weights(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def none_in_vain(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """Every answer of the model moves a later state or the result: row k of the batch hears 1 at call k, and the last
-    row 0 at all of them.
+    """Every prediction of the model moves a later state or the result: in row k of the batch it is 1 at call k, in the
+    last row 0 at all calls.
 
-    Exact: not by how much, but whether. What is said where no signal is left may be of no use, as eps is there.
-    Catches: a sampler that asks as often as it claims, and goes on with what it heard first.
+    Exact: whether, not by how much. A prediction where no signal is left may have no effect, as eps has none there.
+    Catches: a sampler that calls the model as often as it claims, but keeps using the first prediction.
     """
     kind = protocol.kinds(sampler)[0]
     for n in protocol.steps(sampler):
@@ -338,15 +338,15 @@ def none_in_vain(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def equivariance(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""A sample does not know its neighbours, its place, or the axes it is written in.
+    r"""A sample does not depend on its neighbours, on its place in the batch, or on the choice of axes.
 
     (1) A row is the same in reversed order and alone. (2) With data of independent dimensions, a change of one row
-    changes no other, and of one number of an item no other number. (3) $Q$ orthogonal, of the first and the last number
+    changes no other, and of one entry of an item no other entry. (3) $Q$ orthogonal, of the first and the last entry
     of an item: sampling $N(Qm, Q C Q^\top)$ from $Q x_T$ with noise $Q z$ gives $Q$ times the sample. (4) Data shifted by
     $\delta$, 0.5 or 100: the state at a level is shifted by $\alpha \delta$, if ``point`` or ``eta`` is claimed; a solver
-    that is exact for no data (Euler's of $dx / dt$) must only be homogeneous: data, start and noise 100 times as large,
-    and so is the state. Limit: 64 times rounding. Catches: noise shared by the batch, statistics of the batch, a wrong
-    axis, a draw's square or size in its place, states or guesses that are clipped though nobody asked.
+    that is exact for no data (Euler's of $dx / dt$) must only be homogeneous: with data, start and noise 100 times as
+    large, so is the state. Limit: 64 times rounding. Catches: noise shared by the batch, statistics of the batch, a
+    wrong axis, the square or absolute value of a draw in its place, states or guesses clipped without being asked to.
     """
     for n in protocol.steps(sampler)[1:4] or protocol.steps(sampler):
         first, allowed = protocol.levels(sampler, n)[0], 64 * _allowed(sampler, n, dtype)
@@ -389,7 +389,7 @@ def _times(factor: float, sampler: Any, dtype: Any, n: int, x: Any) -> Trace:
 
 
 class _Wide:
-    """A sampler whose items are of shape (2,), for a rotation to have room."""
+    """A sampler whose items have shape (2,), so that they can be rotated."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler, self.shape = sampler, (2,)
@@ -428,14 +428,14 @@ def _rotated(sampler: Any, dtype: Any, n: int, allowed: float) -> Iterator[Check
 
 
 def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""A clip that no guess reaches changes nothing, one of any width beyond is the same one, and a function is shown
+    r"""A clip that no guess reaches changes nothing, a still wider one gives the same result, and a function is shown
     every guess of $x_0$ itself.
 
-    One that makes any guess m makes any data one point: every state is then $N(a m, s^2)$, as in L6, if ``point`` is
-    claimed and $\hat\epsilon$ follows the clipped guess. And a bound c that guesses reach is the function that clips to
-    [-c, c]. Limit: rounding; the two wide ones bitwise. Catches: clipping eps or the state instead of $\hat x_0$, a
-    guess clipped before it is converted, one that is thrown away, a clipped guess with the $\hat\epsilon$ of another,
-    one side only.
+    A function that returns m for any guess makes any data one point: every state is then $N(a m, s^2)$, as in L6, if
+    ``point`` is claimed and $\hat\epsilon$ is recomputed from the clipped guess. A bound c that guesses reach acts as
+    the function that clips to [-c, c]. Limit: rounding; for the two wide clips bitwise. Catches: clipping eps or the
+    state instead of $\hat x_0$, a guess clipped before it is converted, a clipped guess that is not used, one with the
+    $\hat\epsilon$ of another, clipping on one side only.
     """
     bed = Gaussian(POINT, 0.4)
     for n in protocol.steps(sampler):
@@ -476,7 +476,7 @@ def clipping(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def _bounds(sampler: Any, dtype: Any, n: int, x: Any) -> Iterator[Check]:
-    """A number as a clip against the function that it stands for, where about half of the guesses are clipped, on both sides."""
+    """A number as a clip against the function that it stands for, where many guesses are clipped, on both sides."""
     wide = Gaussian(0.0, 1.0)
     free = run(sampler, n, wide, x, noise=Seeded(2))
     c = 0.5 * float(max(np.abs(call.x_0).max() for call in free.calls))
@@ -491,9 +491,9 @@ def _bounds(sampler: Any, dtype: Any, n: int, x: Any) -> Iterator[Check]:
 def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The same noise gives the same sample, bitwise; other noise another one if draws are claimed, and the same if none are.
 
-    Of an item of several numbers, noise in one of them alone moves that one alone, in data of independent dimensions:
-    rounding. Catches: noise from somewhere else than ``noise``, such as a global generator; a draw that is thrown away,
-    or used twice in the place of a later one; one draw for all pixels, or for one channel only.
+    With data of independent dimensions, noise in one entry of an item moves that entry alone, up to rounding. Catches:
+    noise from elsewhere than ``noise``, such as a global generator; a draw that is not used, or is used again in place
+    of a later one; one draw for all pixels, or for one channel only.
     """
     bed = Mixture()
     for n in protocol.steps(sampler):
@@ -518,7 +518,7 @@ def seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def _draw_by_draw(sampler: Any, n: int, x: Any, draws: int) -> Iterator[Check]:
-    """On a tape, where row k alone hears draw k: each draw before the last call moves a state that comes after it."""
+    """On a tape, where draw k is 1 in row k alone: each draw before the last call moves a state that comes after it."""
     tape = run(sampler, n, Mixture(), np.repeat(x, 1 + draws, 0), noise=Tape(1))
     states = np.stack(_states(tape))
     for k, before in enumerate(tape.draws):
@@ -528,8 +528,8 @@ def _draw_by_draw(sampler: Any, n: int, x: Any, draws: int) -> Iterator[Check]:
 
 
 def _number_by_number(sampler: Any, dtype: Any, n: int, what: str) -> Iterator[Check]:
-    """Row j of the batch hears 1 in the j-th of a few numbers of every draw, or of the start, and 0 in the others; the
-    last row nothing.
+    """In row j of the batch every draw, or the change of the start, is 1 in the j-th of a few entries and 0 in all
+    others; in the last row it is 0.
     """
     size = int(np.prod(protocol.shape(sampler)))
     if size == 1:

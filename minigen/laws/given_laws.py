@@ -1,6 +1,6 @@
-r"""Laws of walks with something given: known pixels, a picture to start from, and the way back from a picture to its noise.
+r"""Laws of sampling with something given: known pixels, a picture to start from, or a picture whose noise is sought.
 
-The known pixels of a state are as affine in the noise as the painted ones, so the tape shows the law of both exactly.
+Known pixels, like painted ones, are affine in the noise, so the tape shows the distribution of both exactly.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ KNOWN = -0.4
 
 
 class Given:
-    """A walk of the protocol: ``sample`` with what is given put in."""
+    """A sampler in the protocol's form: ``sample`` with what is given filled in."""
 
     def __init__(self, subject: Any, sample: Any, shape: tuple[int, ...] = (2,)) -> None:
         self.subject, self._sample, self.shape, self.space = subject, sample, shape, "vp"
@@ -53,12 +53,12 @@ def inpainting(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""Known pixels k are $N(a k, s^2)$ at every call (``noised``), and k at the end; painted pixels of data of one
     point m are $N(a m, s^2)$ and end at m (``point``).
 
-    A mask of ones returns the picture; with a mask of zeros what would be known is never read: NaN and 99 there give
-    the same. The mask is 1 where a pixel is known. By the tape, in one batch; ways up again (RePaint) must keep every
-    variance for that to hold. ``calls`` and ``draws`` as claimed, and nothing in the result of what is drawn after the
-    last call. Limit: rounding; at the end 0 if ``exact`` is claimed. Catches: a mask turned round, known pixels without
-    noise or with that of another level (the result shows neither), a last step that is not overwritten, a jump by
-    $\beta$ for $\sqrt\beta$.
+    The mask is 1 where a pixel is known. A mask of ones returns the picture; under a mask of zeros the picture is never
+    read: NaN and 99 there give the same result. By the tape, in one batch; RePaint's jumps back up must preserve every
+    variance for this to hold. ``calls`` and ``draws`` are as claimed, and no noise drawn after the last call is left in
+    the result. Limit: rounding; at the end 0 if ``exact`` is claimed. Catches: an inverted mask, known pixels without
+    noise or with that of another level (the result shows neither), known pixels not restored after the last step, a
+    jump by $\beta$ for $\sqrt\beta$.
     """
     for n in _steps(subject):
         levels = protocol.levels(subject, n)
@@ -111,12 +111,12 @@ def inpainting(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def editing(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""A picture $x_0$ noised to the level $\lceil \text{strength} \cdot N \rceil$ is $N(a x_0, s^2)$ when the model
-    first hears of it, and told as that level; the walk then ends like any other.
+    r"""A picture $x_0$ noised to the level $\lceil \text{strength} \cdot N \rceil$ is $N(a x_0, s^2)$ at the first
+    call, which is at that level; from there sampling ends as usual.
 
-    Strength 0 returns the picture, 1 walks all levels (Meng et al. 2021, 2108.01073). By the tape, on data of one
-    point. Limit: rounding. Catches: a level more or less than was noised to, a strength that is rounded down or turned
-    round, a picture that is not shrunk.
+    Strength 0 returns the picture, 1 visits all levels (Meng et al. 2021, 2108.01073). By the tape, on data of one
+    point. Limit: rounding. Catches: a start one level above or below the one noised to, a strength that is rounded down
+    or inverted, a picture that is not scaled by $a$.
     """
     for n in _steps(subject):
         levels = protocol.levels(subject, n)
@@ -148,9 +148,9 @@ def inversion(subject: Any, dtype: Any) -> Iterator[Check]:
     on the mixture, even steps in $\ln \sigma$.
 
     In one dimension the flow keeps quantiles, so both ends are known. Limits as for the order of a sampler; the round
-    trip with 320 levels misses by at most 0.06. It does not see which of the two levels of a step was asked about: both
-    are of order 1. Catches: a step that goes another way than down again, one that is taken twice, an $\epsilon$ of the
-    wrong level altogether.
+    trip with 320 levels misses by at most 0.06. It does not see at which of a step's two levels the model was called:
+    both are of order 1. Catches: a step up that is not the reverse of the step down, one that is taken twice, an
+    $\epsilon$ of the wrong level altogether.
     """
     bed, errors, trips = Mixture(), [], []
     for n in COUNTS:

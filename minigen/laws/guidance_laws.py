@@ -1,8 +1,8 @@
 r"""Laws of guidance: arithmetic on predictions whose answer is known on Gaussian data.
 
-Tilting a Gaussian by $e^{k x}$ moves its mean and keeps its variance; mixing the predictions of two Gaussians of one
-variance is the prediction of a third. So what guidance should do is known in closed form at every level, and all limits
-are rounding.
+Tilting a Gaussian by $e^{k x}$ moves its mean and keeps its variance; mixing the predictions of two Gaussians of equal
+variance gives the prediction of a third. So what guidance should do is known in closed form at every level, and all
+limits are rounding.
 """
 
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ def _limit(dtype: Any, size: float) -> float:
 
 def classifier_free(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$\tilde\epsilon = \epsilon_\varnothing + s\,(\epsilon_c - \epsilon_\varnothing)$: scale 1 is the first model and
-    0 the second, bitwise where ``exact`` is claimed; of two equal ones nothing changes; linear in $s$.
+    0 the second, bitwise where ``exact`` is claimed; if both are equal nothing changes; linear in $s$.
 
     With $N(m_c, d^2)$ for the first and $N(m_\varnothing, d^2)$ for the second, guidance at $s$ predicts
-    $N(m_\varnothing + s (m_c - m_\varnothing), d^2)$, so DDIM's steps along it end where that leads. ``scale`` "w"
-    claims $(1 + w)\,\epsilon_c - w\,\epsilon_\varnothing$, shifted by one. Logits, if claimed, give
+    $N(m_\varnothing + s (m_c - m_\varnothing), d^2)$, so guided DDIM ends where DDIM ends for that Gaussian. ``scale``
+    "w" claims $(1 + w)\,\epsilon_c - w\,\epsilon_\varnothing$, shifted by one. Logits, if claimed, give
     $p_c^s\, p_\varnothing^{1-s}$, and what either forbids stays forbidden. Limit: rounding, times the scale. Catches:
     one convention taken for the other, the two halves of a batch swapped, $-\infty - (-\infty)$.
     """
@@ -79,7 +79,7 @@ def _guided_logits(subject: Any, dtype: Any, rng: Any, shift: float) -> Iterator
     exact = bool(subject.claims.get("exact"))
     rows = (
         slice(None) if exact else ~closed.any(1)
-    )  # in the limit of scales what one forbids is forbidden, at 0 and 1 it may not be
+    )  # what one model forbids is forbidden at scales close to 0 and 1, but need not be at 0 and 1
     for scale, want in ((1.0, c), (0.0, u)):
         found = shaped(asked(subject, c, u, scale - shift), c.shape, dtype)
         off = distance(_softmax(found[rows]), _softmax(want[rows]))
@@ -108,10 +108,10 @@ def pull(subject: Any, dtype: Any) -> Iterator[Check]:
 
     $\hat\epsilon' = \hat\epsilon - \sqrt{1 - \bar\alpha}\, s k$ (Dhariwal & Nichol 2021, 2105.05233, algorithm 2). And
     with the true $\nabla \ln p(y \mid x_t)$ of an observation $y = x_0 + r z$ and $s = 1$ the guess of $x_0$ is
-    $E[x_0 \mid x_t, y]$, a mean weighted by precisions. Of a "guess pull" the gradient is one by $\hat x_0$, and
-    reaches $x_t$ through $\partial \hat x_0 / \partial x_t = a s^2 / V$. Scale 0 changes nothing, bitwise. Limit:
-    rounding. Catches: a factor $1 - \bar\alpha$ for its root, a sign, $\bar\alpha$ of another level, x_0 that is moved
-    as if it were eps.
+    $E[x_0 \mid x_t, y]$, a mean weighted by precisions. For a "guess pull" the gradient is with respect to $\hat x_0$,
+    and reaches $x_t$ through $\partial \hat x_0 / \partial x_t = a s^2 / V$. Scale 0 changes nothing; for a "pull",
+    bitwise. Limit: rounding. Catches: a factor $1 - \bar\alpha$ for its root, a sign, $\bar\alpha$ of another level,
+    x_0 moved as if it were eps.
     """
     for kind in subject.claims.get("kinds", ("eps",)):
         for alpha_bar in (0.95, 0.5, 0.02):
@@ -157,11 +157,11 @@ def classifier_score(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""$x_u \sim N(\mu + v\, g, v I)$ with $g$ the given score and $v$ the variance of the step (Dhariwal & Nichol
     2021, algorithm 1), by the tape on $N(m, s^2)$.
 
-    A constant $g = k$ adds $v k$ to each step's mean and nothing to its variance; $g = \kappa x$ tells where it was
-    asked: at the mean it multiplies the step by $1 + v\kappa$, at $x_t$ it adds $v \kappa\, x_t$. It is told the level
-    of its x: that below the step, or above it. The last step, whose variance is 0, is not moved. Limit: 8 times
-    rounding times the largest moment. Catches: the standard deviation for the variance, a score asked at the wrong
-    place or time, one that moves the noise.
+    A constant $g = k$ adds $v k$ to each step's mean and nothing to its variance; $g = \kappa x$ shows where it is
+    evaluated: at the mean it multiplies the step by $1 + v\kappa$, at $x_t$ it adds $v \kappa\, x_t$. It is given the
+    time of its x: that of the level below the step, or above it. The last step, whose variance is 0, is not moved.
+    Limit: 8 times rounding times the largest moment. Catches: the standard deviation for the variance, a score
+    evaluated at the wrong place or time, one that moves the noise.
     """
     eta, at_mean = sampler.claims["eta"], sampler.claims["score"] == "mean"
     for n in protocol.steps(sampler):
@@ -202,10 +202,9 @@ def classifier_score(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 def rescaled(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$\phi = 1$: every sample has the standard deviation of its conditional one; $\phi = 0$ changes nothing, bitwise;
-    a straight line in between; directions stay (Lin et al. 2023, 2305.08891, eqs. 14 to 16).
+    linear in between; directions stay (Lin et al. 2023, 2305.08891, eqs. 14 to 16).
 
-    Limit: rounding. Catches: one deviation for the batch, or for a channel, the ratio turned round, the shares of
-    $\phi$ swapped.
+    Limit: rounding. Catches: one deviation per batch or per channel, an inverted ratio, $\phi$ and $1 - \phi$ swapped.
     """
     rng = np.random.default_rng(0)
     conditional = (rng.standard_normal((3, 4, 4, 2)) * np.array([0.2, 1.0, 5.0]).reshape(3, 1, 1, 1)).astype(dtype)

@@ -1,7 +1,7 @@
-r"""Laws of what stands between noise, codes and pictures: slerp, nearest codes, latents, truncation, the best of many.
+r"""Laws of functions between noise, codes and pictures: slerp, nearest codes, latents, truncation, the best of many.
 
-Each is a function of arrays without a state, compared with its definition written out slowly. Limits: rounding of the
-dtype, $64\,\varepsilon$ of the largest number, unless a law says otherwise.
+Each is a stateless function of arrays, compared with a slow version of its definition. Limits: rounding of the dtype,
+$64\,\varepsilon$ of the largest number, unless a law says otherwise.
 """
 
 import math
@@ -16,7 +16,7 @@ from .protocol import Fault
 from .recorder import Tape, asked, shaped, whole
 from .verdict import Check, distance
 
-SURE, BINS = 1e-9, 20  # chance that a right truncation fails at a bound, by counts in so many bins
+SURE, BINS = 1e-9, 20  # probability that a correct truncation fails at a bound; bins of its counts
 FAR = {"float64": 3e8, "float32": 3e4}  # far enough that |z|^2 - 2 z c + |c|^2 loses the difference of two codes
 
 
@@ -25,13 +25,13 @@ def _limit(dtype: Any, size: float = 1.0) -> float:
 
 
 def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""At 0 and 1 the points, bitwise; in between the angle to the first grows evenly, and points of one norm stay on
-    their sphere; symmetric in both ends.
+    r"""At 0 and 1 the points, bitwise; in between the angle to the first grows linearly, points of equal norm stay on
+    their sphere, and all stay in the plane of both; symmetric in both ends.
 
-    Over directions at random, at right angles, equal, equal to rounding, and nearly opposite; in the plane of both.
-    Where ``norms`` "linear" is claimed, points of several norms, and the norm is $(1 - t)|a| + t|b|$. Limit: rounding;
-    an angle is compared by $\cos$ and $\sin$, and between nearly opposite points it is a million times coarser.
-    Catches: the straight line, a division by $\sin 0$, an angle in the wrong half, ends that are swapped.
+    For directions that are random, at right angles, equal, equal up to rounding, and nearly opposite. Where ``norms``
+    "linear" is claimed, norms differ, and the norm is $(1 - t)|a| + t|b|$. Limit: rounding; between nearly opposite
+    points a thousand times that. Angles are compared by $\cos$ and $\sin$. Catches: the straight line, a division by
+    $\sin 0$, an angle in the wrong half, ends that are swapped.
     """
     rng = np.random.default_rng(0)
     a = rng.standard_normal((6, 8))
@@ -41,7 +41,7 @@ def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
     b[3] = a[3] * (1 + 1e-12)
     b[4] = a[4] + 1e-9 * b[4]
     linear = subject.claims.get("norms") == "linear"
-    b[5] = -a[5] + (1e-3 if linear else 1e-2) * b[5]  # an arc cosine loses the square of that
+    b[5] = -a[5] + (1e-3 if linear else 1e-2) * b[5]  # the cosine shows only the square of that
     if not linear:
         b *= np.linalg.norm(a, axis=1, keepdims=True) / np.linalg.norm(b, axis=1, keepdims=True)
     a, b = a.astype(dtype), b.astype(dtype)
@@ -72,10 +72,10 @@ def slerp(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def nearest_codes(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""$\arg\min_k \sum_j (z_j - c_{kj})^2$ by differences in float64, the lowest number where two are equally near.
+    r"""$\arg\min_k \sum_j (z_j - c_{kj})^2$ by differences in float64, the lowest index where two are equally near.
 
     Codebooks of 1 to 33 codes, vectors that are codes, ties; where ``far`` is claimed, also 3e8 from the origin (3e4 in
-    float32), where $|z|^2 - 2 z c + |c|^2$ has lost the difference. Exact, but for what is nearer than rounding.
+    float32), where $|z|^2 - 2 z c + |c|^2$ has lost the difference. Exact, unless distances differ by rounding only.
     Catches: the expanded form, argmax, a sum over the wrong axis, a code that is never chosen.
     """
     rng = np.random.default_rng(1)
@@ -102,9 +102,8 @@ def latents(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$z = \mu + e^{\frac12 \ln \sigma^2} \epsilon$: by a tape of ones, mean $\mu$ and variance $e^{\ln\sigma^2}$ in
     every coordinate, and no other row's noise.
 
-    Of a prior: a decoder that does nothing shows the draws themselves, so the mean is 0, the variance 1, and a row is
-    that of its own noise. Limit: rounding. Catches: $e^{\ln \sigma^2}$ for its root, a mean that is scaled, one draw
-    for the whole batch.
+    For a prior, an identity decoder returns the draws themselves: mean 0, variance 1, and each row from its own noise.
+    Limit: rounding. Catches: $e^{\ln \sigma^2}$ for its root, a mean that is scaled, one draw for the whole batch.
     """
     if subject.space == "prior":
         n, d = 6, 3
@@ -132,14 +131,14 @@ def latents(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def truncation(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""$|z_j| \le c$ for every coordinate; what is drawn from $N(0, 1)$ becomes the truncated Gaussian; a $c$ beyond
+    r"""$|z_j| \le c$ for every coordinate; draws from $N(0, 1)$ become draws from the truncated Gaussian; a $c$ beyond
     all of them changes nothing.
 
     Where ``quantiles`` is claimed, quantile $q$ of $N(0, 1)$ becomes quantile $q$ of the truncated Gaussian,
-    $\Phi^{-1}(\Phi(-c) + q\,(2\Phi(c) - 1))$, so 1,001 of them are a test without chance. Else 20,000 draws are counted
-    in 20 bins of equal probability: $\chi^2$, wrong about a right one with probability 1e-9 a bound. Limit: rounding
-    there, 1e-5 in float32's tails. Catches: coordinates that are clipped and pile up at c, a share for a bound, one
-    side only, the uniform or the reflected Gaussian in place of the truncated one.
+    $\Phi^{-1}(\Phi(-c) + q\,(2\Phi(c) - 1))$, so 1,001 of them are a test without chance. Otherwise 20,000 draws are
+    counted in 20 bins of equal probability: a $\chi^2$ test, which fails a correct one with probability 1e-9 per bound.
+    Limit: rounding, for quantiles 16 times that (1e-4 in float32). Catches: coordinates that are clipped and pile up at
+    c, a share for a bound, one side only, the uniform or the reflected Gaussian in place of the truncated one.
     """
     q = (np.arange(1001) + 0.5) / 1001
     z = np.random.default_rng(4).permutation(ndtri(q)).reshape(-1, 7).astype(dtype)
@@ -170,11 +169,11 @@ def truncation(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def ranking(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""The k best of N candidates: no one twice, sorted, the first of equal ones; the same candidates in whatever order
-    they are handed over.
+    r"""The k best of N candidates: none twice, sorted, the first of equal ones; the same candidates in whatever order
+    they are given.
 
-    Against Python's sort, in every row by itself. Exact. Catches: the worst for the best, the winner of another row,
-    ties that depend on the order of a sort.
+    Compared with Python's sort, row by row. Exact. Catches: the worst for the best, the winner of another row, ties
+    that depend on the order of a sort.
     """
     rng = np.random.default_rng(6)
     scores = rng.standard_normal((7, 9)).astype(dtype)
@@ -198,8 +197,8 @@ def threshold(subject: Any, dtype: Any) -> Iterator[Check]:
     $\mathrm{clip}(x_0, \pm\tau) \cdot \text{bound} / \tau$ with $\tau$ the share-quantile of a sample's $|x_0|$, or the
     bound if that is more.
 
-    The quantile by sorting and a straight line between two of the values. Limit: rounding. Catches: one quantile for a
-    batch, or for a channel, a quantile of $x_0$ for one of $|x_0|$, a clip without the division.
+    The quantile by sorting and linear interpolation. Limit: rounding. Catches: one quantile per batch or per channel, a
+    quantile of $x_0$ for one of $|x_0|$, a clip without the division.
     """
     rng = np.random.default_rng(8)
     calm = rng.uniform(-1, 1, (3, 4, 4, 2)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Our losses as their laws ask for them: gradients beside values, and the random draws of a training step put in by hand."""
+"""Our losses in the form that their laws take: with gradients, and with the random draws of a training step given."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ LEVELS = 17
 
 
 class _Drawn:
-    """What a training step draws: these times and this noise; no condition is left out."""
+    """A random generator that draws these times and this noise; no condition is left out."""
 
     def __init__(self, t: Any, eps: Any) -> None:
         self.t, self.eps = t, eps
@@ -59,7 +59,7 @@ def simple_with_labels(module: Any = classifier_free) -> Transform:
 
 
 def training_times(module: Any = ddpm) -> Transform:
-    """The times that DDPM's training step tells the network."""
+    """The times that DDPM's training step gives the network."""
 
     def apply(n: int, T: int, rng: Any) -> Any:
         seen: list[Any] = []
@@ -108,7 +108,7 @@ def _remembering(seen: list[Any], which: int) -> Callable[..., Any]:
 
 
 class BoundTerm:
-    """DDPM's terms of the bound, of fixed variance; with the last level's."""
+    """DDPM's terms of the bound for a fixed variance, and the last level's."""
 
     space = "bound"
 
@@ -117,7 +117,7 @@ class BoundTerm:
         self.name, self.claims = f"ddpm's bound ({variance})", {"variance": variance, "prior": True}
 
     def apply(self, x_0: Any, x_t: Any, t: int, eps_theta: Any, v: Any, alpha_bar: Any) -> Any:
-        """One term in nats a sample."""
+        """One term in nats per sample."""
         return self.module.bound_term(x_0, x_t, t, eps_theta, Schedule(alpha_bar), LEVELS, self.variance, clip=None)
 
     def prior(self, x_0: Any, alpha_bar: Any) -> Any:
@@ -192,7 +192,7 @@ GAMES = {
 
 
 def game(name: str, module: Any = gan) -> Transform:
-    """Both losses of a game of the GAN's."""
+    """Both losses of one of the GAN's games."""
 
     def apply(real: Any, fake: Any) -> Any:
         chosen = module.GAMES[name]
@@ -213,7 +213,7 @@ def penalty(kind: str, module: Any = gan) -> Transform:
 
 
 def grey_levels(which: str, gaussians: Any = gaussian, others: Any = likelihood) -> Transform:
-    """A distribution over grey levels with parameters that are nothing special."""
+    """A distribution over grey levels with arbitrary parameters."""
 
     def apply(k: Any, levels: int) -> Any:
         x, even = 2 * k / (levels - 1) - 1, np.zeros(len(k))

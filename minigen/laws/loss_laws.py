@@ -1,8 +1,8 @@
-r"""Laws of losses, with networks that are the best there are: their expectations are closed forms.
+r"""Laws of losses, with the best possible networks: their expectations are known in closed form.
 
-Every loss here is at most quadratic in jointly Gaussian variables, so its expectation is an average over the $2d$
-points $\pm\sqrt d\, e_i$ of a standard Gaussian (`cubature`), exactly: no random numbers, and rounding for a limit. All
-in float64. $\bar\alpha$ is that of `ALPHA_BAR`, a chain of 12 levels; data are $N(m, \text{sd}^2)$, $m = 0.7$, at three
+Every loss here is at most quadratic in jointly Gaussian variables, so its expectation is exactly an average over the
+$2d$ points $\pm\sqrt d\, e_i$ of a standard Gaussian (`cubature`): no random numbers, and limits are rounding. All in
+float64. $\bar\alpha$ is that of `ALPHA_BAR`, a chain of 12 levels; data are $N(m, \text{sd}^2)$, $m = 0.7$, at three
 widths.
 """
 
@@ -39,7 +39,7 @@ def _number(found: Any) -> float:
 
 
 def _pairs(std: float) -> tuple[Any, Any]:
-    """x_0 and eps (4, 1), of which every quadratic has its mean over both Gaussians."""
+    """x_0 and eps (4, 1), over which the mean of any quadratic is that over both Gaussians."""
     points = cubature(2)
     return POINT + std * points[:, :1], points[:, 1:]
 
@@ -49,8 +49,8 @@ def simple_loss(subject: Any, dtype: Any) -> Iterator[Check]:
     for the best network on $N(m, \text{sd}^2)$: the variance of the noise given $x_t$.
 
     Every $t$ from 1 to T in one batch, and each alone, so that a $t$ that does not belong to its $x_t$ shows. A network
-    that says 0 has loss 1. Catches: $\bar\alpha$ for its root, a level too early, a sum for a mean, times that the
-    network is told otherwise than they were used.
+    that predicts 0 has loss 1. Catches: $\bar\alpha$ for its root, a level too early, a sum for a mean, a time given to
+    the network that is not the one used.
     """
     T = len(ALPHA_BAR) - 1
     for std in STDS:
@@ -82,9 +82,8 @@ def _coefficient(t: int) -> tuple[float, float, float]:
 
 
 def _best_terms(std: float, variance: str) -> list[float]:
-    r"""$\mathbb E\, \mathrm{KL}(q(x_u \mid x_t, x_0) \| p(x_u \mid x_t))$ for t = 2 ...
-
-    T, of the best mean and the variance that is named.
+    r"""$\mathbb E\, \mathrm{KL}(q(x_u \mid x_t, x_0) \| p(x_u \mid x_t))$ for t = 2 to T, of the best mean and the
+    variance that is named.
     """
     terms = []
     for t in range(2, len(ALPHA_BAR)):
@@ -104,8 +103,8 @@ def variational_bound(subject: Any, dtype: Any) -> Iterator[Check]:
     $v$ is $\tilde\beta$ ("small"), $\beta$ ("large") or, with the best share,
     $\tilde\beta + c^2 \mathrm{Var}(x_0 \mid x_t)$ itself, where the term is $\frac12 \ln (v / \tilde\beta)$: no other
     variance gives less. Terms t = 2 ... T, their sum, and where there is a ``prior`` the last level's,
-    $\mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$. Catches: a variance for a standard deviation, the KL turned round, $\mu$
-    of another level, bits for nats.
+    $\mathrm{KL}(q(x_T \mid x_0) \| N(0, I))$. Catches: a variance for a standard deviation, the reverse KL, $\mu$ of
+    another level, bits for nats.
     """
     variance = subject.claims.get("variance") or "small"
     for std in STDS:
@@ -133,8 +132,8 @@ def variational_bound(subject: Any, dtype: Any) -> Iterator[Check]:
 def grey_levels(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$\sum_k p(k) = 1$ over all grey levels of a distribution, for 2, 17 and 256 of them; each between 0 and 1.
 
-    Limit: a few roundings a level, and the floor under a probability that a loss may have ($10^{-300}$). Catches: bins
-    at the ends that do not reach to infinity, a half-width for 256 levels where there are 17.
+    Limit: a few roundings per level, and the floor that a loss may put under a probability ($10^{-300}$). Catches: bins
+    at the ends that do not reach to infinity, the half-width of 256 levels where there are 17.
     """
     for levels in (2, 17, 256):
         log_p = shaped(asked(subject, np.arange(levels), levels), (levels,))
@@ -155,8 +154,8 @@ def hybrid(subject: Any, dtype: Any) -> Iterator[Check]:
     $\lambda$ (Nichol & Dhariwal 2021, section 3.1).
 
     $\partial / \partial v = \lambda T \cdot \frac12 \ln \frac{\beta}{\tilde\beta} \big(1 - \frac{\tilde\beta + (\mu - \tilde\mu)^2}{\Sigma}\big) / n$,
-    whose mean at the best share and the best network is 0; and the value is the sum of both losses, the bound T times a
-    term. Catches: a bound without its stop, one that is not multiplied by T, a gradient to nobody.
+    whose mean at the best share and the best network is 0; and the value is the sum of both losses, the bound as T
+    times a term. Catches: a bound without its stop-gradient, one not multiplied by T, a gradient that reaches nothing.
     """
     T = len(ALPHA_BAR) - 1
     for std in STDS:
@@ -192,7 +191,7 @@ def hybrid(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def _histogram(counts: Any, p: Any, n: int, what: str) -> Check:
-    """The least likely count, by the exact two-sided tail of its binomial, times their number."""
+    """The least likely count: the exact two-sided tail of its binomial, times the number of counts."""
     tail = 2 * np.minimum(binom.cdf(counts, n, p), binom.sf(counts - 1, n, p)) * len(p)
     tail = np.clip(np.where((p == 0) & (counts > 0), 0.0, tail), 1e-300, 1.0)
     k = int(np.argmin(tail))
@@ -203,9 +202,9 @@ def times(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""Times of training are uniform over $1 \dots T$: each is drawn $\mathrm{Bin}(n, 1/T)$ times of $n$; its two-sided
     tail times T is above 1e-9. Seeds are fixed.
 
-    Times that are drawn by importance, from $p$ and uniform numbers on an even grid, are drawn $n p_t$ times to 1, with
-    weights $1 / (p_t T)$, so that $\frac1n \sum w\, [t = k] = \frac1T$: the weighted loss keeps its mean. Catches:
-    $t = 0$ that is drawn, a T that never is, weights that are not turned round, one time for a batch.
+    Times that are drawn by importance, from $p$ and uniform numbers on an even grid, are drawn $n p_t$ times, up to 1,
+    with weights $1 / (p_t T)$, so that $\frac1n \sum w\, [t = k] = \frac1T$: the weighted loss keeps its mean. Catches:
+    $t = 0$ that is drawn, a T that never is, weights that are not inverted, one time per batch.
     """
     if subject.space == "importance":
         n = 4000
@@ -225,10 +224,10 @@ def times(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def left_out(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""Of n conditions $\mathrm{Bin}(n, p)$ are left out in training, each by itself: none for $p = 0$, all for 1.
+    r"""Of n conditions $\mathrm{Bin}(n, p)$ are left out in training, independently: none for $p = 0$, all for 1.
 
     Two-sided tail above 1e-9, at p = 0.1 and 0.5 of 20,000, where a rate that is off by 0.013 (0.022) shows; neighbours
-    are both left out $p^2$ of the time. Catches: $1 - p$ for p, one draw for a batch, a null that is never used.
+    are both left out $p^2$ of the time. Catches: $1 - p$ for p, one draw per batch, a null that is never used.
     """
     n = 20_000
     for share in (0.0, 0.1, 0.5, 1.0):
@@ -246,7 +245,7 @@ def codebook(subject: Any, dtype: Any) -> Iterator[Check]:
     $z_q = e$ with the gradient of $z_e$ (van den Oord et al. 2017, 1711.00937, eq. 3).
 
     The straight-through gradient is the identity: with a decoder that does nothing
-    $\partial / \partial z_e = 2 (e - x) / n + 2 \beta (z_e - e) / n$, and the codes see $2 (e - z_e) / n$ of the
+    $\partial / \partial z_e = 2 (e - x) / n + 2 \beta (z_e - e) / n$, and the codes receive $2 (e - z_e) / n$ from the
     vectors that chose them, no $\beta$ and nothing of $x$. At $\beta$ of 0, 0.25 and 2. Catches: $\beta$ on the other
     term, a gradient of the reconstruction that reaches the codes, none that reaches the encoder, stops swapped.
     """
@@ -269,12 +268,12 @@ def codebook(subject: Any, dtype: Any) -> Iterator[Check]:
 
 def elbo(subject: Any, dtype: Any) -> Iterator[Check]:
     r"""$\mathrm{ELBO} = \ln p(x) - \mathrm{KL}(q(z \mid x) \| p(z \mid x))$: at most $\ln p(x)$, and equal to it at the
-    true posterior, where the importance-weighted bound is so for every single draw.
+    true posterior, where the importance-weighted bound equals it for every single draw.
 
     A decoder $x \sim N(w z + b, r^2)$ over $z \sim N(0, 1)$ has $p(x) = N(b, w^2 + r^2)$ and a Gaussian posterior, so
     all three are closed forms; the expectation over $\epsilon$ is cubature. The weighted bound of two draws is
-    $\ln \frac12 \sum_k w_k$ by hand. Catches: a KL with its ends swapped, a variance for its logarithm, a mean over
-    latents for a sum, $\ln K$ forgotten.
+    $\ln \frac12 \sum_k w_k$ by hand. Catches: the reverse KL, a variance for its logarithm, a mean over latents for a
+    sum, $\ln K$ forgotten.
     """
     w, b, r = 1.3, -0.2, 0.6
     x = np.array([[0.4], [-1.5], [2.0]])
@@ -303,8 +302,8 @@ def elbo(subject: Any, dtype: Any) -> Iterator[Check]:
             yield Check(distance(found, truth), LIMIT, "not ln p(x) at the true posterior")
 
 
-# at logits l = ln(p / q), D = p / (p + q), what the discriminator's loss is: over cells of probability p (data) and q
-# (fakes)
+# the discriminator's loss at logits 0, its best logits, and its loss there, over cells of probability p (data) and q
+# (fakes); of "minimax" these are l = ln(p / q), so D = p / (p + q)
 GAMES: dict[str, Any] = {
     "minimax": (
         np.log(4),
@@ -331,8 +330,8 @@ def game(subject: Any, dtype: Any) -> Iterator[Check]:
 
     Data and fakes over four cells, in tenths, so that expectations are sums. Least squares: $\frac12$ at logits 0,
     $\frac12 \sum \frac{pq}{p + q}$ at best; hinge: 2 and $2 \sum \min(p, q)$; Wasserstein, for critics within $\pm 1$:
-    0 and $-\sum |p - q|$. ``game`` is (discriminator's, generator's) name. Catches: real and fake swapped, a sign,
-    saturating for not, a mean of logarithms that is the logarithm of a mean.
+    0 and $-\sum |p - q|$. ``game`` names the losses of (discriminator, generator). Catches: real and fake swapped, a
+    sign, saturating for non-saturating, the logarithm of a mean for a mean of logarithms.
     """
     of_d, of_g = subject.claims.get("game") or ("minimax", "non-saturating")
     even, best, closed = GAMES[of_d]
@@ -361,11 +360,11 @@ def game(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def penalty(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""Of $f(x) = w \cdot x$, whose slope is $w$ everywhere: $\frac\gamma2 \|w\|^2$ for "r1" (Mescheder et al. 2018,
+    r"""For $f(x) = w \cdot x$, whose slope is $w$ everywhere: $\frac\gamma2 \|w\|^2$ for "r1" (Mescheder et al. 2018,
     1801.04406), $\lambda (\|w\| - 1)^2$ for "gradient" (Gulrajani et al. 2017, 1704.00028), with ``weight`` for
     $\gamma$ or $\lambda$.
 
-    However many samples there are. Catches: the half forgotten, a norm for its square, a slope summed over the batch.
+    For any number of samples. Catches: the half forgotten, a norm for its square, a slope summed over the batch.
     """
     weight = float(subject.claims.get("weight") or 1.0)
     for n in (1, 5):

@@ -1,13 +1,13 @@
 r"""Order of convergence, on a mixture whose probability flow is known without a solver.
 
-A grid matters as much as the sampler: over the times of a linear schedule even right solvers show slopes from 0.07 to
-4.7. Levels are therefore laid evenly in $\ln \sigma$ from 20 to 0.02, or with steps of unequal lengths, which shows
+A grid matters as much as the sampler: over the times of a linear schedule even correct solvers show slopes from 0.07 to
+4.7. Levels are therefore evenly spaced in $\ln \sigma$ from 20 to 0.02, or have steps of unequal lengths, which show
 what an even grid hides.
 
 A multistep method has no history at first, and begins with steps of lower order. One step of first order leaves an
 error of $O(h^2)$, however good the rest is (Hairer, Norsett and Wanner 1993, Solving ordinary differential equations I,
-section III.4). So from order 3 on a sampler is judged on what it does after the first quarter of its levels: from the
-state that it has there, wherever that lies, the exact flow leads to another end than the sampler by $O(h^p)$.
+section III.4). So from order 3 on a sampler is judged on what it does after the first quarter of its levels: from its
+state there, whatever that is, the exact flow and the sampler end $O(h^p)$ apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,21 +23,21 @@ from .verdict import Check
 
 QUANTILES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 COUNTS = (20, 40, 80, 160, 320)
-MORE = (640, 1280)  # where the slope is short; the last error may be of these
-UNEVEN = ((1.0, 2.0), (3.0, 1.0, 2.0, 5.0, 1.0))  # lengths of steps, over and over
-# 1.5 to 7 times what Adams and Bashforth's methods in ln sigma miss by with 320 levels, on the worst of these grids.
+MORE = (640, 1280)  # tried where the slope is short; the last error may then be of these
+UNEVEN = ((1.0, 2.0), (3.0, 1.0, 2.0, 5.0, 1.0))  # step lengths, repeated
+# 1.5 to 7 times the error of Adams-Bashforth methods in ln sigma with 320 levels, on the worst of these grids.
 LARGEST = {1: 8e-2, 2: 1.5e-3, 3: 1e-4, 4: 2e-6}
-LARGEST_MOMENT = {1: 4e-2, 2: 3e-3, 3: 3e-4, 4: 3e-5}  # of the first two, 3 to 6 times what right samplers miss by
+LARGEST_MOMENT = {1: 4e-2, 2: 3e-3, 3: 3e-4, 4: 3e-5}  # the first two are 3 to 6 times the errors of correct samplers
 CENTRE, WIDTH = 0.7, 0.5  # of the data that moments are measured on
 SLACK = {1: 0.15, 2: 0.2, 3: 0.5, 4: 0.5}
-ROUNDING = 1e-12  # errors below are no discretisation's
+ROUNDING = 1e-12  # errors below are not due to discretisation
 HIGH, LOW = 20.0, 0.02
-LATE = 3  # orders from this one on are those after the first quarter
-NEAR = 4  # levels, at one of which a step begins, even where a step takes as many
+LATE = 3  # orders from this one on are measured after the first quarter
+NEAR = 4  # consecutive levels, at one of which a step begins even if a step takes as many
 
 
 def log_sigmas(n: int, pattern: Sequence[float] = (1.0,)) -> Any:
-    r"""n noises from 20 down to 0.02, their steps in $\ln\sigma$ as long as the pattern says, over and over."""
+    r"""n noises from 20 down to 0.02; the lengths of their steps in $\ln\sigma$ repeat the pattern."""
     steps = np.resize(np.asarray(pattern, np.float64), n - 1)
     share = np.concatenate([[0.0], np.cumsum(steps)]) / steps.sum()
     return (LOW * (HIGH / LOW) ** share)[::-1]
@@ -53,14 +53,14 @@ def flow_errors(
 ) -> list[float]:
     """Largest error over the quantiles in the state shown at the last noisy level, for each number of levels.
 
-    Over the whole walk; if ``late``, from about the first quarter of the levels on. There the best of a few levels
-    counts: what the model is shown within a step of several levels is no state of the walk yet.
+    Over the whole run; if ``late``, from about the first quarter of the levels on. There the best of a few starting
+    levels counts: within a step of several levels the model is shown intermediate values, not states of the run.
     """
     return [_error(sampler, pattern, n)[late] for n in counts]
 
 
 def _error(sampler: Any, pattern: Sequence[float], n: int) -> tuple[float, float]:
-    """Of a walk of ``n`` levels: over all of it, and from the first quarter on."""
+    """Of a run of ``n`` levels: over all of it, and from the first quarter on."""
     bed, there = Mixture(), sampler.on(log_sigmas(n, pattern))
     levels, item = protocol.levels(there, n), protocol.shape(sampler)
     x = bed.quantile(np.array(QUANTILES), levels[0])
@@ -86,7 +86,7 @@ def _shown(trace: Trace, level: Level) -> Any:
 
 
 def slope(errors: Sequence[float]) -> float:
-    """The middle of the last two doublings that rounding does not reach; infinite where it reaches nearly all."""
+    """The mean over the last two doublings that rounding does not reach; infinite where it reaches nearly all."""
     with np.errstate(all="ignore"):
         e = np.asarray(errors)
         above = e[~(e < ROUNDING)]
@@ -100,7 +100,7 @@ def _checked(sampler: Any, pattern: Sequence[float], order: int) -> Iterator[Che
     late = order >= LATE
     found = [_error(sampler, pattern, n) for n in COUNTS]
     errors = [pair[late] for pair in found]
-    if late and order - slope(errors) > SLACK[order]:  # an error that falls too fast at first looks short afterwards
+    if late and order - slope(errors) > SLACK[order]:  # after an error falls too fast at first, its slope looks short
         more = [errors[-1], *flow_errors(sampler, pattern, MORE, late=True)]
         errors = more if slope(more) > slope(errors) else errors
     yield from of_order(errors, order, LARGEST[order], where, rounded=rounded)
@@ -112,7 +112,7 @@ def _checked(sampler: Any, pattern: Sequence[float], order: int) -> Iterator[Che
 def of_order(
     errors: Sequence[float], order: int, largest: float, what: str, *, rounded: bool = False
 ) -> Iterator[Check]:
-    """That errors fall as the order says, and that the last is small; ``rounded``: the last may be rounding's own."""
+    """That errors fall with the order, and that the last is small; ``rounded``: the last may be rounding alone."""
     listed, found = ", ".join(f"{e:.2e}" for e in errors), slope(errors)
     if rounded:
         found = max(found, slope(errors[:-1]))
@@ -128,13 +128,13 @@ def order(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""On even steps in $\ln\sigma$ the error falls as $N^{-p}$: the claimed order, measured over 20 to 320 levels.
 
     The exact state is $F_u^{-1}(F_t(x))$, for in one dimension the flow keeps quantiles. Orders 1 and 2 are those of
-    the whole walk. Orders 3 and 4 are those after the first quarter of the levels, lest a multistep method is blamed
-    for its first steps; the whole walk must then be as near as one of order 2. Limit: the slope may be 0.15 (p = 1),
-    0.2 (p = 2) or 0.5 short, by the next term of the error at these N (DPM-Solver++(3M) is 0.47 short on the worst of
-    the uneven grids); where it is shorter than that from order 3 on, 640 and 1280 levels are tried. The error must be
-    small, lest a slope towards somewhere else passes. Catches: a wrong coefficient that consistency does not see, a
-    point of the history that is lost. Does not see: what is of lower order within the first quarter alone, or in the
-    last steps, whose errors weigh little; and blames steps that take more than four levels.
+    the whole run. Orders 3 and 4 are measured after the first quarter of the levels, so that a multistep method is not
+    blamed for its first steps; the whole run must then be as accurate as one of order 2. Limit: the slope may fall
+    short by 0.15 (p = 1), 0.2 (p = 2) or 0.5, due to the next term of the error at these N (DPM-Solver++(3M) is 0.47
+    short on the worst of the uneven grids); if it is shorter from order 3 on, 640 and 1280 levels are tried. The error
+    must also be small, so that convergence to a wrong limit does not pass. Catches: a wrong coefficient that
+    consistency does not see, a lost point of the history. Misses: a lower order within the first quarter alone, or in
+    the last steps, whose errors weigh little. Wrongly fails: steps that take more than four levels.
     """
     yield from _checked(sampler, (1.0,), sampler.claims["order"])
 
@@ -142,25 +142,25 @@ def order(sampler: Any, dtype: Any) -> Iterator[Check]:
 def order_uneven(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The same where step lengths alternate as 1:2, and where they follow 3, 1, 2, 5, 1.
 
-    Catches: a multistep method that takes its steps as equally long.
+    Catches: a multistep method that assumes steps of equal length.
     """
     for pattern in UNEVEN:
         yield from _checked(sampler, pattern, uneven(sampler.claims))
 
 
 def uneven(claims: Any) -> int:
-    """The order that is claimed of uneven steps: that of even ones, if nothing is said of them."""
+    """The order that is claimed for uneven steps: that for even ones, if none is claimed."""
     found = claims.get("order_uneven")
     return int(claims["order"] if found is None else found)
 
 
 def weak_order(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""With noise: on data N(m, w^2) the state's mean and standard deviation at the last noisy level approach theirs as $N^{-p}$.
+    r"""With noise, on data N(m, w^2), mean and deviation of the last noisy state approach the exact ones as $N^{-p}$.
 
-    The best network is linear there, so a state is a sum of the start and of the draws with weights, which a tape shows:
-    the moments are exact, without samples. The start has those of the first level. Even and uneven steps in
-    $\ln\sigma$, limits of the slope as for orders; the draws of different calls must not depend on each other. Catches:
-    a step of higher order whose noise or whose weights are of a lower one, which data of one point do not show.
+    The best network is affine there, so a state is a weighted sum of the start and the draws; a tape shows the weights,
+    so the moments are exact, without sampling. The start has the moments of the first level. Even and uneven steps in
+    $\ln\sigma$, limits of the slope as for orders; draws of different calls must be independent. Catches: a step of
+    higher order whose noise or weights are of lower order, which data of one point do not show.
     """
     order = sampler.claims["weak_order"]
     rounded = protocol.precision(sampler, np.float64) != np.float64

@@ -1,7 +1,7 @@
-"""Scripts of at most 15 lines, without this project, that measure an order of convergence.
+"""Scripts of at most 15 lines that measure an order of convergence without this project.
 
-On data N(m, w^2), where the state's distance from its mean in standard deviations, z, stays along the flow. Levels lie
-as the law lays them, in the last three of its numbers. The last line says ``WRONG`` or ``right``.
+On data N(m, w^2), where z, the state's distance from its mean in standard deviations, is constant along the flow.
+Levels are the law's, for the last three of its numbers. The last line says ``WRONG`` or ``right``.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ DATA = "# the data are N(m, w^2): along the flow z stays"
 
 
 def stranger(case: Case, sampler: Any, imported: str, made: str) -> list[str] | None:
-    """Of a sampler of NumPy's arrays in the protocol, from a file of its user."""
+    """For a user's own sampler in the protocol's form, on NumPy's arrays."""
     from .protocol import kinds, shape
 
     if (pattern := _pattern(case)) is None or case.law == WEAK:
@@ -54,7 +54,7 @@ def stranger(case: Case, sampler: Any, imported: str, made: str) -> list[str] | 
 
 
 def diffusers(case: Case, sampler: Any, made: list[str]) -> list[str] | None:
-    """Of a scheduler that walks x_t itself, trained on a chain of just these levels; ``made`` has its import and its call."""
+    """For a scheduler whose state is x_t itself, on a chain of just these levels; ``made``: its import and its call."""
     pattern = _pattern(case)
     if pattern is None or sampler.family != "vp" or sampler.kinds[0] != "eps":
         return None
@@ -83,7 +83,7 @@ def diffusers(case: Case, sampler: Any, made: list[str]) -> list[str] | None:
 
 
 def _with_noise(sampler: Any, imported: str, settings: str, options: str, pattern: tuple[float, ...]) -> list[str]:
-    """Row 1 of the batch is one standard deviation of the start off row 0, and each further row is one of a draw."""
+    """Row 1 of the batch differs from row 0 by a standard deviation of the start, each further row by one of a draw."""
     order = int(sampler.claims["weak_order"])
     tape = "tape=iter(torch.eye(n + 2, dtype=torch.float64)[2:, :, None])"
     return [
@@ -106,7 +106,7 @@ def _with_noise(sampler: Any, imported: str, settings: str, options: str, patter
 
 
 def kdiffusion(case: Case, sampler: Any) -> list[str] | None:
-    """Of a function of ``k_diffusion.sampling``."""
+    """For a function of ``k_diffusion.sampling``."""
     if (pattern := _pattern(case)) is None or case.law == WEAK:
         return None
     order = _order(sampler, pattern)

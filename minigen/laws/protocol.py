@@ -86,7 +86,7 @@ CLAIMS = (
 )
 STEPS = (1, 2, 3, 7, 20)
 BELOW = 1e-12  # 0 that rounding may leave of a signal or a noise
-MOST = 20_000  # levels, after which a list has no end
+MOST = 20_000  # levels; a longer list is taken to have no end
 FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
 
 
@@ -107,8 +107,8 @@ FORMS: dict[str, Form] = {
         "sample(model, n, length, rng) -> tokens (n, length); model(tokens (n, k)) -> logits (n, vocab) of token k",
         {
             "settings": "the names of its keywords among temperature, top_k, top_p",
-            "prefix": "takes prefix (n, k), tokens that stand",
-            "uniforms": "asks once for u = rng.random((n, length)); u[:, i] draws token i, by the inverse of the cumulated probabilities",
+            "prefix": "takes prefix (n, k), tokens that are kept",
+            "uniforms": "draws once, u = rng.random((n, length)); token i is the inverse of the CDF at u[:, i]",
             "log_p": "has log_p(model, tokens) -> (n,)",
         },
     ),
@@ -118,15 +118,15 @@ FORMS: dict[str, Form] = {
         {
             "step": "has step(new (n, k), cache) -> (logits (n, vocab), cache)",
             "grid": "(rows, columns) of a picture whose pixels are the tokens, in raster order",
-            "sees": "'all' earlier tokens reach, or those that are 'near', within 2 rows and columns",
-            "roundings": "of the largest logit, which a change that must do nothing may do",
+            "sees": "which earlier tokens have an effect: 'all', or those 'near', within 2 rows and columns",
+            "roundings": "of the largest logit, by which logits may move that must not",
         },
     ),
     "filter": Form(
         ("apply",),
-        "apply(logits (n, vocab), temperature, top_k, top_p) -> logits, -inf where nothing is left; 1 and None do nothing",
+        "apply(logits (n, vocab), temperature, top_k, top_p) -> logits, -inf for what is left out; 1, None do nothing",
         {
-            "settings": "the names of those that it obeys",
+            "settings": "the names of the settings that it obeys",
             "ties": "'first': of equal tokens the first are kept",
             "greedy": "temperature 0 keeps the best alone",
         },
@@ -134,30 +134,30 @@ FORMS: dict[str, Form] = {
     # --- points, codes, candidates ---
     "slerp": Form(
         ("apply",),
-        "apply(a (n, d), b (n, d), t) -> (n, d); points of one norm",
-        {"norms": "'linear': of any norms, and (1 - t)|a| + t|b| in between"},
+        "apply(a (n, d), b (n, d), t) -> (n, d); points of equal norm",
+        {"norms": "'linear': norms may differ, and are (1 - t)|a| + t|b| in between"},
     ),
     "quantizer": Form(
-        ("apply",), "apply(z (n, d), codebook (k, d)) -> codes (n,)", {"far": "right also far from the origin"}
+        ("apply",), "apply(z (n, d), codebook (k, d)) -> codes (n,)", {"far": "correct also far from the origin"}
     ),
     "ranking": Form(
-        ("apply",), "apply(scores (n, N), k) -> the best k (n, k), best first", {"most": "the largest k, else N"}
+        ("apply",), "apply(scores (n, N), k) -> the best k (n, k), best first", {"most": "the largest k; N if left out"}
     ),
     "truncation": Form(
         ("apply",),
         "apply(z, c) -> like z, within -c and c",
-        {"quantiles": "takes quantiles to quantiles, drawing nothing"},
+        {"quantiles": "maps quantiles to quantiles, without drawing"},
     ),
     "latent": Form(("apply",), "apply(mean (n, d), log_var (n, d), noise (n, d)) -> z"),
     "prior": Form(("sample",), "sample(decode, n, d, noise) -> decode(z), z (n, d); noise(shape) -> normal draws"),
     # --- guidance, and what works on a guess ---
     "guidance": Form(
         ("apply",),
-        "apply(conditional, unconditional, scale) -> prediction: scale 0 the second, 1 the first",
+        "apply(conditional, unconditional, scale) -> prediction: the second at scale 0, the first at 1",
         {
-            "logits": "of logits (n, vocab), -inf among them",
-            "scale": "'w': at scale -1 the second, at 0 the first",
-            "exact": "at these scales bitwise, not but for rounding",
+            "logits": "on logits (n, vocab), -inf among them",
+            "scale": "'w': the second at scale -1, the first at 0",
+            "exact": "bitwise at these scales, not only up to rounding",
         },
     ),
     "pull": Form(
@@ -167,18 +167,18 @@ FORMS: dict[str, Form] = {
     ),
     "guess pull": Form(
         ("apply",),
-        "apply(x, mean, std, gradient, scale, alpha_bar, kind): of data N(mean, std^2), gradient by the guess of x_0",
+        "apply(x, mean, std, gradient, scale, alpha_bar, kind): data N(mean, std^2), gradient w.r.t. the guess of x_0",
         {"kinds": "of prediction, ('eps',) if left out"},
     ),
-    "rescale": Form(("apply",), "apply(guided, conditional, phi) -> guided with the spread of conditional"),
+    "rescale": Form(("apply",), "apply(guided, conditional, phi) -> guided at conditional's contrast"),
     "threshold": Form(("apply",), "apply(x_0, share, bound) -> x_0 within the bound"),
     # --- walks with something given ---
     "inpainting": Form(
         ("levels", "sample"),
         "levels(n); sample(model, x, known, mask, n, noise)",
         {
-            "calls": "how often the model is asked, as a sampler's",
-            "draws": "how often noise is drawn, as a sampler's",
+            "calls": "how often the model is called, as for a sampler",
+            "draws": "how often noise is drawn, as for a sampler",
             "noised": "known pixels have the noise of their level at every call",
             "exact": "known pixels are the picture's at the end, bitwise",
             "point": "painted pixels are exact at any number of steps where the data are one point",
@@ -200,16 +200,16 @@ FORMS: dict[str, Form] = {
             "prior": "has prior(x_0, alpha_bar) -> nats (n,) of the last level",
         },
     ),
-    "grey levels": Form(("apply",), "apply(k (levels,), levels) -> ln p(k), some distribution of all of them"),
+    "grey levels": Form(("apply",), "apply(k (levels,), levels) -> ln p(k) of a distribution over all levels"),
     "hybrid loss": Form(
         ("apply",),
-        "apply(x_0, x_t, t, eps, eps_theta, v, alpha_bar, lam) -> the mean, its gradients by eps_theta and by v",
+        "apply(x_0, x_t, t, eps, eps_theta, v, alpha_bar, lam) -> the mean, its gradients w.r.t. eps_theta and v",
     ),
     "times": Form(("apply",), "apply(n, T, rng) -> times (n,) of training, from 1 to T"),
     "importance": Form(("apply",), "apply(p (T,), u (n,)) -> times (n,), weights (n,)"),
     "codebook loss": Form(
         ("apply",),
-        "apply(z_e (n, d), codebook (k, d), x (n, d), beta) -> loss, its gradients by z_e and codebook; the decoder is the identity",
+        "apply(z_e (n, d), codebook (k, d), x (n, d), beta), identity decoder -> loss, gradients w.r.t. z_e, codebook",
     ),
     "elbo": Form(
         ("apply",),
@@ -218,7 +218,7 @@ FORMS: dict[str, Form] = {
     ),
     "game": Form(
         ("apply",),
-        "apply(real (n,), fake (n,)) -> losses of discriminator and generator, of logits",
+        "apply(real (n,), fake (n,)), of logits -> losses of discriminator and generator",
         {"game": "the names of both in loss_laws.GAMES and GENERATORS; ('minimax', 'non-saturating') if left out"},
     ),
     "penalty": Form(
@@ -227,7 +227,7 @@ FORMS: dict[str, Form] = {
         {"penalty": "'r1' or 'gradient'", "weight": "its factor"},
     ),
     "dropout": Form(
-        ("apply",), "apply(n, share, rng) -> which of n conditions are left out (n,), or where a null stands"
+        ("apply",), "apply(n, share, rng) -> (n,), which of n conditions are left out or replaced by the null"
     ),
 }
 
@@ -259,11 +259,11 @@ class Sampler(Protocol):
 
 
 class Fault(Exception):
-    """What a sampler did against the protocol, in words for a verdict."""
+    """A violation of the protocol, in words for a verdict."""
 
 
 class Level(NamedTuple):
-    r"""Where $x = \alpha x_0 + \sigma \epsilon$, and what the model is told there."""
+    r"""A level, at which $x = \alpha x_0 + \sigma \epsilon$; the model is given ``time``."""
 
     time: float
     alpha: float
@@ -286,9 +286,9 @@ class Level(NamedTuple):
 
 
 def check(sampler: Any) -> None:
-    """Raise TypeError or ValueError, in one sentence, for what is no sampler at all, and nothing else that has laws.
+    """Raise TypeError or ValueError, in one sentence, for what is neither a sampler nor anything else that has laws.
 
-    Also for one with a member that raises when it is looked at, as a property may.
+    Also if looking up a member raises, as a property may.
     """
     try:
         name(sampler)
@@ -334,7 +334,7 @@ def _check(sampler: Any) -> None:
 
 
 def _check_tuples(sampler: Any) -> None:
-    """Raise ValueError for kinds that are no tuple of names; a shape, steps or a sweep that are none of whole numbers."""
+    """Raise ValueError for kinds that are no tuple of names; a shape, steps or sweep that is none of whole numbers."""
     members = (("kinds", False, "('eps',)"), ("shape", True, "(3,)"), ("steps", False, "(1, 7)"))
     for member, empty, example in (*members, ("sweep", True, "(1, 7)")):
         value = getattr(sampler, member, None)
@@ -370,7 +370,7 @@ def _check_form(subject: Any) -> None:
 
 
 def name(sampler: Any) -> str:
-    """What reports call it."""
+    """Its name in reports."""
     return str(getattr(sampler, "name", "") or type(sampler).__name__)
 
 
@@ -402,7 +402,7 @@ def precision(sampler: Any, dtype: Any) -> Any:
 
 
 def count(sampler: Any, claim: str, n: int) -> int:
-    """What ``calls`` or ``draws`` claims for n levels. Fault where it is a function that raises."""
+    """What ``calls`` or ``draws`` claims for n levels. Fault if the claim is a function that raises."""
     said = sampler.claims[claim]
     if callable(said):
         try:
@@ -419,7 +419,7 @@ def draws(sampler: Any, n: int) -> int:
 
 
 def levels(sampler: Any, n: int) -> list[Level]:
-    """Its levels as `Level`; Fault where they are none, not even numbers, beyond noise or data, or without an end."""
+    """Its levels as `Level`; Fault if they cannot be listed, are not finite, lie beyond noise or data, or do not end."""
     try:
         listed = [[float(value) for value in level] for level in islice(sampler.levels(n), MOST + 1)]
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""One test a law: ``from minigen.laws.pytest import laws`` and ``test_mine = laws(MySampler())`` in a test file; or,
+"""One test per law: ``from minigen.laws.pytest import laws`` and ``test_mine = laws(MySampler())`` in a test file; or,
 inside a test, `obeys`.
 """
 
@@ -13,9 +13,9 @@ from .verdict import judge
 
 
 def laws(sampler: Any, names: Iterable[str] | str | None = None, dtype: str = "float64") -> Callable[..., None]:
-    """A test with a case a law; a law that is not claimed is skipped, with the reason.
+    """A test with one case per law; a law that is not claimed is skipped, with the reason.
 
-    Raises TypeError or ValueError, when the test file is read, for what is no sampler, law or dtype.
+    Raises TypeError or ValueError, when the test file is imported, for what is no sampler, law or dtype.
     """
     protocol.check(sampler)
     kind = sound_dtype(dtype)
@@ -36,7 +36,7 @@ def laws(sampler: Any, names: Iterable[str] | str | None = None, dtype: str = "f
 
 
 def obeys(subject: Any, names: Iterable[str] | str | None = None, dtypes: Sequence[str] | str = ("float64",)) -> None:
-    """Raise AssertionError, with the report, if one of the laws fails; or does not apply, where they are named.
+    """Raise AssertionError, with the report, if one of the laws fails or, where laws are named, does not apply.
 
     Not by ``pytest.fail``, which would drop the smallest case that hypothesis adds.
     """

@@ -2,8 +2,8 @@
 
 A law that looks only at the result misses most faults, because the last step, to the guess of x_0, repairs nearly
 anything: what counts is each state that the model is shown, with the time that it is told. And on Gaussian data a
-sampler is affine in its start and its draws, so a tape of ones and zeros shows mean and variance exactly, where random
-numbers would need millions.
+sampler is affine in its start and its draws, so a tape of ones and zeros shows mean and variance exactly, where
+sampling would take millions of draws.
 """
 
 import traceback
@@ -18,12 +18,12 @@ from . import arrays, protocol
 from .beds import Bed, said
 from .protocol import Fault, Level
 
-FEW = 8  # roundings by which a time that is told may miss that of its level
+FEW = 8  # roundings by which the time given to the model may differ from that of its level
 
 
 @dataclass(frozen=True)
 class Call:
-    """What the model was shown and told, and what it guessed; arrays in float64."""
+    """The level and state that the model was given, and what it guessed; arrays in float64."""
 
     level: Level
     x: Any
@@ -57,7 +57,7 @@ class Tape:
 
 
 class Seeded:
-    """Normal draws from a seed, for ``rows`` of a batch: a row hears the same whoever else is in its batch."""
+    """Normal draws from a seed, for ``rows`` of a batch: a row gets the same draws whatever else is in its batch."""
 
     def __init__(self, seed: int, size: int = 8, rows: Any = None) -> None:
         self.rng, self.size = np.random.default_rng(seed), size
@@ -76,13 +76,13 @@ def tape_start(sampler: Any, level: Level, mean: float, std: float, draws: int, 
 
 
 def moments(x: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation of a state on a tape, of every number of an item: two of shape (d,)."""
+    """Mean and standard deviation of a state on a tape, for every entry of an item: two of shape (d,)."""
     flat = x.reshape(len(x), -1)
     return flat[0], np.sqrt(np.sum((flat[1:] - flat[0]) ** 2, 0))
 
 
 def level_told(sampler: Any, by_time: dict[float, Level], time: Any, rows: int) -> Level:
-    """The level of a time that the model was told for a batch, one time or one a row. Fault for a time that no level has."""
+    """The level whose time the model was given, once or for each row. Fault for a time that no level has."""
     times = np.ravel(np.asarray(arrays.out(time), np.float64))
     if times.size not in (1, rows) or (times != times[:1]).any():
         raise Fault(f"the model was told {times.size} times for a batch of {rows}, or not the same for all rows")
@@ -111,11 +111,11 @@ def run(
     share: Callable[[Level], float] | None = None,
     score: Callable[..., Any] | None = None,
 ) -> Trace:
-    """Let the sampler walk n levels from ``x``. Fault, with a sentence, where it breaks the protocol or raises.
+    """Run the sampler on n levels from ``x``. Fault, with a sentence, if it breaks the protocol or raises.
 
     A budget of 20 n + 50 calls and as many draws, or twice the draws claimed, ends what would run forever. With
-    ``share`` the model says a pair, whose second half is that share of a learned variance everywhere; ``score`` goes to
-    the sampler.
+    ``share`` the model returns a pair, whose second half is everywhere that share of a learned variance; ``score`` is
+    passed to the sampler.
     """
     trace = Trace(protocol.levels(sampler, n))
     by_time = {level.time: level for level in trace.levels[:-1]}
@@ -155,17 +155,17 @@ def run(
 
 
 def state_shown(x_t: Any, x: Any) -> Any:
-    """What the model is shown, as an array; Fault for another shape or dtype than ``x`` has, where the run began."""
+    """The state that the model is given, as an array; Fault if it has not the shape and dtype of ``x``, the start."""
     shown = arrays.out(x_t)
     if shown.shape != x.shape:
         raise Fault(f"the model was shown {shown.dtype} {shown.shape} where the run began with {x.dtype} {x.shape}")
-    if shown.dtype != x.dtype:  # said alike for all batches, so that it is told once
+    if shown.dtype != x.dtype:  # in the same words for all batches, so that it is reported once
         raise Fault(f"the model was shown {shown.dtype} where the run began with {x.dtype}{_why(shown, x)}")
     return shown
 
 
 def _why(state: Any, x: Any) -> str:
-    """How states come to be wider than where the run began."""
+    """Why states are wider than at the start."""
     wider = state.dtype.kind == "f" and state.dtype.itemsize > x.dtype.itemsize
     return ": a coefficient that is an np.float64 widens them, a Python float does not" if wider else ""
 
@@ -177,8 +177,8 @@ def check_drawn(shape: Any, x: Any) -> None:
 
 
 def walked(sampler: Any, model: Callable[..., Any], x: Any, n: int, noise: Callable[..., Any], **settings: Any) -> Any:
-    """What ``sample`` returns for ``x``, as an array. Fault where it changes ``x``, returns another shape or dtype, or
-    raises; its cause is then what was raised.
+    """What ``sample`` returns for ``x``, as an array. Fault if it changes ``x``, returns another shape or dtype, or
+    raises; the exception is then its cause.
     """
     given = x.copy()
     try:
@@ -204,7 +204,7 @@ def walked(sampler: Any, model: Callable[..., Any], x: Any, n: int, noise: Calla
 
 
 def _place(error: BaseException) -> str:
-    """Where the author of a sampler finds what raised: the innermost line of a file that is neither ours nor installed."""
+    """Where it was raised, for the sampler's author: the innermost line in a file neither ours nor installed."""
     ours = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
@@ -214,9 +214,9 @@ def _place(error: BaseException) -> str:
 
 
 def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any) -> Any:
-    """What a method returns, as an array or a tuple of arrays. Fault where it raises, or changes an array that it was given.
+    """What a method returns, as an array or a tuple of arrays. Fault if it raises, or changes an array it was given.
 
-    It is given, and what it calls answers with, arrays of its own library.
+    Arrays that it is given, or gets from functions that it is given, are of its own library.
     """
     before = [np.array(a) if isinstance(a, np.ndarray) else None for a in arguments]
     library = getattr(subject, "arrays", "numpy")
@@ -243,7 +243,7 @@ def asked(subject: Any, *arguments: Any, method: str = "apply", **settings: Any)
 
 
 def whole(found: Any, shape: tuple[int, ...], low: int, high: int) -> Any:
-    """An answer of integers from low to high, of the shape; Fault otherwise."""
+    """A result that is integers from low to high, of this shape; Fault otherwise."""
     found = shaped(found, shape)
     if found.dtype.kind not in "iu" or (found.size and not low <= found.min() <= found.max() <= high):
         raise Fault(f"returned {found.dtype} from {found.min()} to {found.max()}, not integers from {low} to {high}")
@@ -251,7 +251,7 @@ def whole(found: Any, shape: tuple[int, ...], low: int, high: int) -> Any:
 
 
 def shaped(found: Any, shape: tuple[int, ...], dtype: Any = None) -> Any:
-    """An answer of the shape, and of the dtype if one is given, that a form asks for; Fault otherwise."""
+    """A result that has this shape, and this dtype if one is given; Fault otherwise."""
     if not isinstance(found, np.ndarray):
         raise Fault(f"returned {len(found)} arrays, not one")
     if found.shape != shape or (dtype is not None and found.dtype != dtype):

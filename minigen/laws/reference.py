@@ -1,9 +1,9 @@
-r"""The published ways to combine what a model said, written once more, slowly, in variance-preserving states.
+r"""The published rules for combining a model's predictions, reimplemented slowly, on variance-preserving states.
 
 Each rule is ``rule(levels, x, ask, noise) -> x_0``: ``ask(i, x)`` gives both guesses at ``levels[i]``, ``noise()`` a
-draw. They share no code with the samplers they are compared with: lines are read at the middle in
-$\lambda = \ln(a / s)$ by Lagrange's formula, Adams and Bashforth's weights are integrals of polynomials, the posterior
-is a product of two Gaussians. A rule of one's own is such a function, given as the claim ``rule``:
+draw. They share no code with the samplers they are compared with: lines are evaluated at the midpoint in
+$\lambda = \ln(a / s)$ by Lagrange's formula, Adams-Bashforth weights are integrals of polynomials, the posterior is a
+product of two Gaussians. Your own rule is such a function, given as the claim ``rule``:
 
     def euler(levels, x, ask, noise):  # in x / a and s / a
         for i, (top, bottom) in enumerate(pairwise(levels)):
@@ -26,7 +26,7 @@ Ask = Callable[[int, Any], tuple[Any, Any]]
 
 def ddim_variance(top: Level, bottom: Level, eta: float) -> float:
     r"""$\eta^2 \tilde\beta$, from $\tilde\beta = 1 / (1 / \beta' + 1 / (1 - \bar\alpha_u))$ with $\beta'$ the step's
-    noise over its gain squared: two precisions add.
+    noise variance over its squared gain: two precisions add.
     """
     if bottom.s == 0:
         return 0.0
@@ -37,7 +37,7 @@ def ddim_variance(top: Level, bottom: Level, eta: float) -> float:
 
 
 def ddim(levels: list[Level], x: Any, ask: Ask, noise: Callable[[], Any], eta: float = 0.0) -> Any:
-    """Song et al. 2020, 2010.02502, eq. 12: the guesses in the shares of the next level, less what noise will add."""
+    """Song et al. 2020, 2010.02502, eq. 12: the guesses weighted as at the next level, less the noise's variance."""
     for i, (top, bottom) in enumerate(zip(levels, levels[1:])):
         x_0, eps = ask(i, x)
         v = ddim_variance(top, bottom, eta)
@@ -63,7 +63,9 @@ def ancestral(levels: list[Level], x: Any, ask: Ask, noise: Callable[[], Any], l
 
 
 def adams_bashforth(k: int) -> list[float]:
-    """The weights of the last k values on equal steps, newest first: Lagrange's polynomials through 0, -1, ... from 0 to 1."""
+    """The weights of the last k values on equal steps, newest first: Lagrange's polynomials through 0, -1, ...,
+    integrated from 0 to 1.
+    """
     weights = []
     for i in range(k):
         basis = Polynomial.fromroots([-j for j in range(k) if j != i]) if k > 1 else Polynomial([1.0])
@@ -86,7 +88,7 @@ def plms(levels: list[Level], x: Any, ask: Ask, noise: Any) -> Any:
 
 
 def heun(levels: list[Level], x: Any, ask: Ask, noise: Any) -> Any:
-    """Karras et al. 2022, 2206.00364, algorithm 1 without churn: the mean of the slopes at both ends, in x / a and s / a."""
+    """Karras et al. 2022, 2206.00364, algorithm 1: the mean of the slopes at both ends, in x / a and s / a."""
     for i, (top, bottom) in enumerate(zip(levels, levels[1:])):
         _, eps = ask(i, x)
         h, y = bottom.s / bottom.a - top.s / top.a, x / top.a
@@ -102,12 +104,12 @@ def _lambda(level: Level) -> float:
 
 
 def _exponential(top: Level, bottom: Level, x: Any, D: Any) -> Any:
-    r"""$x_u = \frac{s_u}{s_t} x_t + s_u \int e^\lambda D\, d\lambda$ for a $D$ that stays."""
+    r"""$x_u = \frac{s_u}{s_t} x_t + s_u \int e^\lambda D\, d\lambda$ for a constant $D$."""
     return bottom.s / top.s * x + (bottom.a - bottom.s * top.a / top.s) * D
 
 
 def _line(top: Level, other: Level, bottom: Level, x_0: Any, x_0_other: Any) -> Any:
-    r"""Lagrange's line through two guesses, read at the middle of the step in $\lambda$."""
+    r"""Lagrange's line through two guesses, evaluated at the midpoint of the step in $\lambda$."""
     share = (_lambda(bottom) - _lambda(top)) / 2 / (_lambda(other) - _lambda(top))
     return (1 - share) * x_0 + share * x_0_other
 
@@ -125,9 +127,10 @@ def dpmpp_2m(levels: list[Level], x: Any, ask: Ask, noise: Any) -> Any:
 
 
 def dpmpp_2s(levels: list[Level], x: Any, ask: Ask, noise: Any) -> Any:
-    """The same, algorithm 1, with the next level for the one in between; a level left over is a step of first order, taken first.
+    """The same paper, algorithm 1, with the next level as the intermediate one; a level left over is a step of first
+    order, taken first.
 
-    The step to the data is of first order, and a pair of levels is a step only where the first has some signal.
+    The step to the data is of first order, and a pair of levels is a step only if the first has some signal.
     """
     i, last = 0, len(levels) - 1
     while i < last:
@@ -147,7 +150,7 @@ def dpmpp_2s(levels: list[Level], x: Any, ask: Ask, noise: Any) -> Any:
 def dpmpp_3m(levels: list[Level], x: Any, ask: Ask, noise: Any) -> Any:
     r"""The same with a parabola: $x_u = \frac{s_u}{s_t} x_t + s_u \int e^\lambda P(\lambda)\, d\lambda$ by Gauss's formula.
 
-    $P$ goes through this guess and the last two, as Lagrange has it; those of a level without signal do not count.
+    $P$ is Lagrange's polynomial through this guess and the last two, except those at a level without signal.
     """
     heard: list[tuple[float, Any]] = []
     for i, (top, bottom) in enumerate(zip(levels, levels[1:])):

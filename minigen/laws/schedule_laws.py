@@ -1,4 +1,4 @@
-"""Laws of levels and of bookkeeping: what is told, how often, and what is left of the last run."""
+"""Laws of levels and of bookkeeping: times, numbers of calls and draws, and what is left of other runs."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,10 +23,10 @@ def _sweep(sampler: Any) -> Iterable[int]:
 
 
 def runs(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """The protocol is kept: right shape and dtype, input unchanged, the model asked, no exception, all finite.
+    """The protocol is kept: right shape and dtype, input unchanged, the model called, no exception, all finite.
 
-    Catches: states in another dtype, a mutated x_T, NaN at some number of steps, a loop that never ends. Limit 0 on
-    what is not finite, on two beds, one point and a mixture.
+    Catches: states in another dtype, a mutated x_T, NaN at some number of steps, a loop that never ends. Limit: 0
+    values that are not finite, on two beds, one point and a mixture.
     """
     for n in protocol.steps(sampler):
         for bed in (Gaussian(0.7, 0.0), Mixture()):
@@ -40,10 +40,10 @@ def runs(sampler: Any, dtype: Any) -> Iterator[Check]:
 def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""Noise falls strictly, levels lie in the space, and are those of the chain: $\bar\alpha_t = \prod_{i \le t} (1 - \beta_i)$.
 
-    Any level may be any of the chain's; the one told as time t, where ``times`` is claimed too. Limit:
-    $64 T \varepsilon$ of float64, which is what a product of T numbers may lose; $2 T \varepsilon$ where the sampler's
-    own precision is coarser; $64\,\varepsilon$ of that for the space. Catches: a schedule that is off by one, a product
-    in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
+    A level may be any of the chain's; where ``times`` is claimed too, it must be that of its time t. Limit:
+    $64 T \varepsilon$ of float64, which is what a product of T numbers may lose; $2 T \varepsilon$ of the sampler's own
+    precision where that is coarser; $64\,\varepsilon$ of that for the space. Catches: a schedule that is off by one, a
+    product in float32 (1.7e-4 of $1 - \bar\alpha_0$), a wrong root.
     """
     eps, betas = float(np.finfo(np.float64).eps), sampler.claims.get("betas")
     chain = None if betas is None else np.cumprod(1 - np.asarray(betas, np.float64))
@@ -83,7 +83,7 @@ def schedule(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def times(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """n levels for n steps, times strictly falling or strictly rising, none twice; whole and within, if ``times`` is claimed.
+    """n levels for n steps, times strictly falling or strictly rising; whole and in range if ``times`` is claimed.
 
     Exact. Catches: a spacing whose rounding adds a level or repeats one (61 "trailing" levels of 1000 by a float step).
     """
@@ -108,7 +108,7 @@ def times(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def _has(sampler: Any, n: int, count: int) -> bool:
-    """Whether levels(n) are this many."""
+    """Whether levels(n) has this many noisy levels."""
     try:
         return len(protocol.levels(sampler, n)) - 1 == count
     except Fault:
@@ -118,8 +118,8 @@ def _has(sampler: Any, n: int, count: int) -> bool:
 def start(sampler: Any, dtype: Any) -> Iterator[Check]:
     r"""At the first level at most the share ``leak`` of the signal is left, $\sqrt{\bar\alpha} \le$ leak, for every n.
 
-    The state handed in is then, up to that share, the pure noise that it was drawn as. Catches: "leading" spacing,
-    which with 501 levels of 1000 starts at half the noise.
+    The start is then, up to that share, the pure noise that it was drawn as. Catches: "leading" spacing, which with 501
+    levels of 1000 starts in the middle of the chain.
     """
     for n in _sweep(sampler):
         first = protocol.levels(sampler, n)[0]
@@ -129,9 +129,9 @@ def start(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def counts(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """The model is asked as often as claimed, first about x_T at the first level, and later never about an earlier
-    level, unless noise drawn in between led up to it; noise is drawn as often as claimed, and none after the last call,
-    where it would stay in the result.
+    """The model is called as often as claimed, first with x_T at the first level, and never at an earlier level again
+    unless noise is drawn in between; noise is drawn as often as claimed, and none that stays in the result is drawn
+    after the last call.
 
     Exact, but for rounding in the first state. Catches: noise added at the end, a first level left out, calls out of
     order.
@@ -152,7 +152,7 @@ def counts(sampler: Any, dtype: Any) -> Iterator[Check]:
             yield Check(distance(trace.calls[0].x, x), limit, f"the first state is not x_T, {n} levels")
         listed = [
             (k, level) for k, level in enumerate(told) if level in trace.levels
-        ]  # what is asked between levels may lie below the next one
+        ]  # calls between levels may lie below the next one
         back = sum(
             low.s > high.s and not any(i < before <= j for before in trace.draws)
             for (i, high), (j, low) in zip(listed, listed[1:])
@@ -170,7 +170,7 @@ class _Stop(Exception):
 
 
 def reuse(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """A run after others, of another number of levels and one that was broken off, is the run it would have been: bitwise.
+    """A run after others, with other numbers of levels or broken off, equals the run without them, bitwise.
 
     Catches: history or a step counter that outlives a run.
     """
@@ -199,10 +199,10 @@ def reuse(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def shared(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """A run in whose every call of the model another begins and ends is the run it would have been: bitwise.
+    """A run in which every call of the model makes another whole run equals the run without these, bitwise.
 
-    Two threads that share a sampler interleave so. Catches: history, levels or a step counter on the object, though
-    every run begins by clearing them.
+    Two threads that share a sampler can interleave like this. Catches: history, levels or a step counter on the object,
+    even if every run begins by clearing them.
     """
     n = max(protocol.steps(sampler))
     x = Seeded(1, 5)((5, *protocol.shape(sampler))).astype(dtype)

@@ -1,10 +1,9 @@
-"""Scripts of at most 15 lines, without this project, that show how a law is broken: what an issue for somebody else's
-project needs.
+"""Scripts of at most 15 lines that show without this project how a law is broken, for an issue in somebody else's.
 
-Each walks the sampler on data of one point, m = 0.7, where the best prediction is known: then every state that the
-model is shown has mean a m and standard deviation s, for the level (a, s) of the time that it is told. Row 0 of the
-batch has no noise in it, row 1 one standard deviation of the first, and each further row, if noise is drawn, one of a
-draw. The last line says ``WRONG`` or ``right``.
+Each runs the sampler on data of one point, m = 0.7, where the best prediction is known: every state that the model is
+shown has mean a m and standard deviation s, for the level (a, s) of the time that it is given. Row 0 of the batch has
+no noise, row 1 a standard deviation of the start's, and each further row, if noise is drawn, one of a draw's. The last
+line says ``WRONG`` or ``right``.
 
 Orders of convergence have scripts of their own (`order_scripts`).
 """
@@ -23,17 +22,17 @@ from .shrink import OF_MANY, Case
 
 LIMIT = 15
 OF_LEVELS = ("L1", "L2", "L3")
-OF_ONE_POINT = ("L0", "L4", "L6")  # what a stranger's script can show
-SECONDS = 60.0  # for a stranger's script
+OF_ONE_POINT = ("L0", "L4", "L6")  # what a script for a user's sampler can show
+SECONDS = 60.0  # for a script for a user's sampler
 SHOWN = 'f"told {float(t):g}: mean {mean:.6g} should be {a * m:.6g}, sd {sd:.6g} should be {s:.6g}"'
 
 
 def script(case: Case, sampler: Any = None, named: str = "") -> str | None:
-    """The script for a shrunk case; None for what needs more than data of one point to show.
+    """The script for a shrunk case; None if no such script shows it.
 
-    ``named`` is module:Name, as a person gave it.
+    ``named`` is module:Name, as the user gave it.
 
-    A stranger's script is run, in a process of its own, and handed out only if it shows the fault.
+    A script for a user's sampler is run, in a process of its own, and returned only if it shows the fault.
     """
     sampler = case.sampler if sampler is None else sampler
     known = {"Diffusers": _diffusers, "KDiffusion": _kdiffusion}.get(type(sampler).__name__)
@@ -304,14 +303,14 @@ def _kdiffusion(case: Case, sampler: Any) -> list[str] | None:
 
 
 def _is_stranger(sampler: Any) -> bool:
-    """Whether it is a walk of NumPy's arrays from outside this project."""
+    """Whether it is a sampler on NumPy's arrays from outside this project."""
     if sampler.space not in ("vp", "sigma", "flow") or type(sampler).__module__.startswith("minigen."):
         return False
     return bool(getattr(sampler, "arrays", "numpy") == "numpy")
 
 
 def _made(case: Case, sampler: Any, named: str) -> tuple[str, str, str]:
-    """The module of a stranger's sampler, its name there, and how it is made."""
+    """The module of a user's sampler, its name there, and how it is made."""
     module, _, inside = (named or f"{type(sampler).__module__}:{type(sampler).__qualname__}").partition(":")
     found = attrgetter(inside)(importlib.import_module(module))
     return module, inside, inside if found is sampler else _call(inside, case.settings)

@@ -1,9 +1,9 @@
-"""The smallest case in which a law is still broken, of one law or of all that are.
+"""The smallest case in which a law is still broken, for one law or for all that are.
 
-A sampler is described, not given: a maker and its settings, so that settings can be left out and the chain made
-shorter. In order: settings that do not matter are dropped, then the shortest chain is looked for in which some number
-of steps still breaks the law, and for it the smallest number. What breaks must be alike: an exception stays one, a
-number that is not finite too.
+A sampler is given as a maker and its settings, so that settings can be left out and the chain made shorter. In order:
+settings that do not matter are dropped, then the shortest chain is sought on which some number of steps still breaks
+the law, and for it the smallest number. The fault must stay of the same kind: an exception, a number that is not
+finite, or a finite one.
 """
 
 import math
@@ -21,10 +21,10 @@ from .verdict import Law, Verdict, judge
 
 CHAIN = "num_train_timesteps"
 WHOLE = ("L3",)  # a short chain of the usual betas ends far from noise: not what this law is about
-OF_OTHER_RUNS = ("L5b", "L5c")  # look at a run beside others, which have other numbers of steps
-OF_MANY = ("L21", "L22", "L22b")  # look at several numbers of steps of their own, so none is the smallest
+OF_OTHER_RUNS = ("L5b", "L5c")  # compare a run with others, of other numbers of steps
+OF_MANY = ("L21", "L22", "L22b")  # use several numbers of steps of their own, so none is the smallest
 SHORT = 32  # every chain up to this length is tried
-FAR = 4  # times its limit: a law broken by more stays broken by more, or rounding would pass for the fault
+FAR = 4  # times its limit: a law broken by more must stay so, or rounding would pass for the fault
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ def with_steps(sampler: Any, sweep: tuple[int, ...], steps: tuple[int, ...]) -> 
 
 
 def one(sampler: Any, n: int, law: Law) -> Any:
-    """The sampler with n steps only; where the law is about other runs, beside runs of 2 and 3.
+    """The sampler with n steps only; for a law about other runs, also with 2 and 3.
 
     ValueError where they cannot be set.
     """
-    steps = (2, 3, max(n, 4)) if law.name in OF_OTHER_RUNS else (n, n)  # some leave the first out
+    steps = (2, 3, max(n, 4)) if law.name in OF_OTHER_RUNS else (n, n)  # some laws leave the first out
     return with_steps(sampler, (n,), steps)
 
 
 def broken(sampler: Any, names: Any = None, dtype: str = "float32") -> list[tuple[Law, Verdict]]:
-    """The laws that a sampler breaks, in the suite's order; one fault that stops all of them is L0's."""
+    """The laws that a sampler breaks, in the suite's order; a fault that stops all of them counts for L0 alone."""
     return [(suite.choose(v.law)[0], v) for v in suite.run_laws([sampler], names, dtype) if v.failed]
 
 
@@ -70,7 +70,7 @@ def failing(make: Callable[..., Any], settings: Mapping[str, Any], law: Law, num
 
 
 def _alike(a: Verdict, b: Verdict) -> bool:
-    """Whether ``a``, of a smaller case, is as ``b``."""
+    """Whether ``a``, of a smaller case, is a fault of the same kind as ``b``."""
 
     def sort(verdict: Verdict) -> str:
         if verdict.value is None:
@@ -93,9 +93,9 @@ def smallest(
     seconds: float = 60.0,
     known: Sequence[int] = (),
 ) -> Case:
-    """Shrink a broken law, within seconds of the processor.
+    """Shrink a broken law, within ``seconds`` of CPU time.
 
-    ``make(**settings)`` gives the sampler that broke it with this verdict, in ``known`` numbers of steps.
+    ``make(**settings)`` gives the sampler that broke it with this verdict, at the ``known`` numbers of steps.
     ValueError where no single number of steps breaks it, or where a sampler's numbers of steps cannot be set.
     """
     end, tried = time.process_time() + seconds, 0
@@ -107,7 +107,7 @@ def smallest(
             sampler = one(make(**settings), n, law)
             found = judge(law, sampler, np.dtype(dtype))
         except Exception:
-            return None  # a setting that cannot be: no smaller case
+            return None  # invalid settings: no smaller case
         return Case(law.name, n, dict(settings), found, sampler, tried) if _alike(found, verdict) else None
 
     def over(settings: Mapping[str, Any], numbers: Any) -> Case | None:
@@ -154,10 +154,10 @@ def smallest_of(
     dtype: str = "float32",
     seconds: float = 60.0,
 ) -> Case:
-    """The smallest of the smallest cases of several broken laws, which share the seconds.
+    """The smallest of the smallest cases of several broken laws, which share ``seconds`` of CPU time.
 
-    The one of the shortest chain, then of the fewest steps, then of the fewest settings; of equal ones that of the
-    first law. A law of several numbers of steps comes last. ValueError where no law can be shrunk.
+    The one with the shortest chain, then the fewest steps, then the fewest settings; of equal ones that of the first
+    law. A law of several numbers of steps comes last. ValueError if no law can be shrunk.
     """
     end, cases, errors = time.process_time() + seconds, [], []
     for k, (law, verdict) in enumerate(broken):

@@ -1,8 +1,8 @@
-r"""What property-based tests of samplers draw, with hypothesis: descriptions, from which arrays are built.
+r"""Hypothesis strategies for property-based tests of samplers: they draw descriptions, from which arrays are built.
 
-A description is a frozen dataclass of small integers. It prints as what it is, shrinks to the smallest case that fails
-(`Grid(T=17, n=7, spacing='even')`, not a matrix of 64 numbers), and builds its arrays when it is asked. Numbers with a
-fraction are hundredths or thousandths.
+A description is a frozen dataclass of small integers. It prints legibly, shrinks to the smallest case that fails
+(`Grid(T=17, n=7, spacing='even')`, not a matrix of 64 numbers), and builds its arrays on demand. Fractions are given in
+hundredths or thousandths.
 
     from itertools import pairwise
     from hypothesis import given
@@ -46,7 +46,7 @@ SPACINGS = ("even", "leading", "drawn")
 @dataclass(frozen=True)
 class Chain:
     r"""A noise schedule of T levels: "linear" and "cosine" as published, scaled to T; "drawn": $\bar\alpha$ is a
-    product of ``kept`` thousandths, over and over.
+    product of ``kept`` thousandths, repeated.
 
     No signal is left at the last level if ``flat`` (Lin et al. 2023, 2305.08891, algorithm 1).
     """
@@ -75,9 +75,8 @@ class Chain:
 
 @dataclass(frozen=True)
 class Grid:
-    """n of the times 1 ...
-
-    T: "even" ends at T, "leading" at 1 + (n - 1) (T // n), "drawn" are any with T among them, by ``seed``.
+    """n of the times 1 to T: "even" ends at T, "leading" at 1 + (n - 1) (T // n), "drawn" are any with T among them, by
+    ``seed``.
     """
 
     T: int = 10
@@ -214,13 +213,13 @@ def full_gaussians(draw: st.DrawFn, d: int = 2) -> FullGaussian:
 
 
 def beds() -> st.SearchStrategy[Bed]:
-    """All of one dimension."""
+    """All beds of one dimension."""
     return gaussians() | mixtures()
 
 
 @st.composite
 def strings(draw: st.DrawFn, *, most: int = 512) -> Strings:
-    """Tables over all strings of a vocabulary and a length, ``most`` of them."""
+    """Tables over all strings of a vocabulary and a length, at most ``most`` strings."""
     vocab = draw(st.integers(2, 5))
     longest = int(np.log(most) / np.log(vocab) + 1e-9)
     return Strings(vocab, draw(st.integers(1, longest)), draw(st.integers(0, 999)), draw(st.booleans()))

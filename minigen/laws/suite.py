@@ -61,7 +61,7 @@ def _on(sampler: Any, dtype: Any) -> str | None:
         first = protocol.levels(sampler, protocol.steps(sampler)[-1])[0]
     except Fault:
         return None  # the law will say what is wrong
-    return "starts without signal, which no sigma says" if first.alpha == 0 else None
+    return "starts without signal, which on(sigmas) cannot express" if first.alpha == 0 else None
 
 
 def _score(sampler: Any, dtype: Any) -> str | None:
@@ -173,7 +173,7 @@ def sound_dtype(dtype: Any) -> Any:
 def run_laws(
     samplers: Any, laws: Iterable[str] | str | None = None, dtypes: Sequence[str] | str = DTYPES
 ) -> Iterator[Verdict]:
-    """The verdicts of the laws on a sampler or on several, one by one: an iterator, to be walked once."""
+    """The verdicts of the laws on a sampler or on several, one by one: an iterator."""
     chosen = choose(laws)
     dtypes = [sound_dtype(dtype) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
     for sampler in samplers if isinstance(samplers, list | tuple) else [samplers]:
@@ -187,7 +187,7 @@ def run_laws(
                 if law.name == "L0" and verdict.failed and verdict.value is None:
                     first = verdict.detail
                 elif first is not None and verdict.failed and verdict.detail == first:
-                    verdict = replace(verdict, status="skip", detail="see L0")  # one fault, told once
+                    verdict = replace(verdict, status="skip", detail="see L0")  # one fault, reported once
                 yield verdict
 
 
@@ -205,8 +205,8 @@ def line(verdict: Verdict) -> str:
 
 
 def report(verdicts: Iterable[Verdict], *, whole: bool = True, every: bool = False) -> str:
-    """Text: a line a sampler, the failures below it and if ``whole`` what passed, what is skipped as one line, or if
-    ``every`` as a line each; at the end the counts.
+    """Text: a line per sampler, below it the failures and, if ``whole``, what passed; what is skipped in one line or,
+    if ``every``, in a line each; at the end the counts.
     """
     verdicts, out = list(verdicts), []
     titles = {law.name: law.title for law in LAWS}

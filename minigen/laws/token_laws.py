@@ -1,7 +1,7 @@
-r"""Laws of discrete samplers, of the networks that they ask, and of what is done to logits in between.
+r"""Laws of token samplers, of their networks, and of the filters of logits in between.
 
 The data are a table over all strings (`beds.Strings`), so every probability is known; where random numbers can be
-scripted nothing is left to chance, and where they cannot, a count is held against the exact tail of its binomial
+scripted nothing is left to chance, and where they cannot, a count is compared with the exact tail of its binomial
 distribution.
 """
 
@@ -18,7 +18,7 @@ from .protocol import Fault
 from .recorder import asked, shaped, whole
 from .verdict import Check, distance
 
-SURE = 1e-9  # chance that a right sampler fails a law of counts, for all its strings together; seeds are fixed besides
+SURE = 1e-9  # probability that a correct sampler fails a law of counts, over all its strings; and seeds are fixed
 DRAWS = 20_000
 BEDS = (Strings(3, 3, 1), Strings(4, 2, 2, holes=True), Strings(2, 9, 3))  # the last: all pictures of 3 x 3 pixels
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -35,7 +35,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 class Scripted:
-    """Random numbers from a table: ``random`` gives it whole, whatever is asked for must have its shape."""
+    """Random numbers from a table: ``random`` returns all of it, and must be asked for its shape."""
 
     def __init__(self, u: Any) -> None:
         self.u = u
@@ -48,7 +48,7 @@ class Scripted:
 
 
 def drawn(sampler: Any, bed: Strings, n: int, rng: Any, **settings: Any) -> Any:
-    """Tokens (n, length) from the sampler, int64. Fault where they are none, or the model was asked for something else."""
+    """Tokens (n, length) from the sampler, int64. Fault if they are invalid, or if what the model was shown is."""
     budget = 20 * bed.length + 50
     calls = 0
 
@@ -150,14 +150,14 @@ def chain_rule(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def filters(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""Temperature, then top-k, then top-p, as a loop over sorted tokens has them; what is left out is $-\infty$, in
-    the same dtype.
+    r"""Temperature, then top-k, then top-p, as a loop over sorted tokens applies them; what is left out is $-\infty$,
+    in the same dtype.
 
-    The token that crosses p is kept; p towards 0 keeps the best, and so does $\tau = 0$ where ``greedy`` is claimed;
-    logits as large as 1e4 stay finite and $-\infty$ stays out; where ``ties`` is claimed equal tokens count one by one,
-    the first first. Limit on probabilities: $64\,\varepsilon$ times spread and size of the logits over
-    $\tau$, on what is kept: none. Catches: the crossing token dropped, p of what is not normalised, top-p before the
-    temperature, one token too many.
+    The token that crosses p is kept; p towards 0 keeps the best alone, and so does $\tau = 0$ where ``greedy`` is
+    claimed; logits as large as 1e4 stay finite and $-\infty$ stays out; where ``ties`` is claimed equal tokens count
+    one by one, in their order. Limit: for probabilities $64\,\varepsilon$ times spread and size of the logits over
+    $\tau$; the set of tokens kept is exact. Catches: the crossing token dropped, p of unnormalised probabilities, top-p
+    before the temperature, one token too many.
     """
     rng = np.random.default_rng(5)
     tables = {
@@ -198,7 +198,7 @@ def filters(subject: Any, dtype: Any) -> Iterator[Check]:
             with np.errstate(over="ignore", under="ignore"):
                 heat = settings.get("temperature") or 1.0
                 matters = np.isneginf(rows) | (np.exp((rows - rows.max(-1, keepdims=True)) / heat) > 4 * EPS)
-            other = ((found > -np.inf) != (want > 0)) & matters  # where p is 0 but for rounding both are right
+            other = ((found > -np.inf) != (want > 0)) & matters  # where p is 0 up to rounding both are right
             yield Check(float(other.sum()), 0.0, f"another set of tokens is kept, {where}")
             e = np.exp(found.astype(np.float64) - found.max(-1, keepdims=True))
             largest = np.ptp(found[np.isfinite(found)]) + np.abs(rows[np.isfinite(rows)]).max()
@@ -213,7 +213,7 @@ def frequencies(sampler: Any, dtype: Any) -> Iterator[Check]:
 
     A string with $p_x = 0$ must not be seen. The smallest fault that shows: a probability of 0.1 that is off by 0.014.
     Limit 1, on $\ln(\text{tail} \cdot K) / \ln 10^{-9}$. Catches: a filter that is left out or applied in another
-    order, tokens drawn from a neighbour's distribution, one random number for several tokens, rows that share theirs.
+    order, tokens drawn from a neighbour's distribution, one random number for several tokens or rows.
     """
     for bed in BEDS:
         for settings in SETTINGS if bed.length < 9 else SETTINGS[:1]:
@@ -227,7 +227,7 @@ def frequencies(sampler: Any, dtype: Any) -> Iterator[Check]:
             known = min(2, bed.length - 1)
             prefix = np.repeat(bed.strings[-1:, :known], DRAWS, axis=0)
             tokens = drawn(sampler, bed, DRAWS, np.random.default_rng(8), prefix=prefix)
-            yield Check(float((tokens[:, :known] != prefix).sum()), 0.0, "a prefix that was given does not stand")
+            yield Check(float((tokens[:, :known] != prefix).sum()), 0.0, "a prefix that was given is not kept")
             rest = bed.table[(-1,) * known].reshape(-1)
             number = tokens[:, known:] @ bed.vocab ** np.arange(bed.length - known)[::-1]
             counts = np.bincount(number, minlength=len(rest))
@@ -244,8 +244,8 @@ def _tails(counts: Any, p: Any, n: int, bed: Strings, what: str) -> Iterator[Che
 
 
 def inverse(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""One uniform number a token: $u$ in $[c_{v-1}, c_v)$ draws token $v$, with $c$ the cumulated probabilities of the
-    tokens, each interval near both ends.
+    r"""One uniform number per token: $u$ in $[c_{v-1}, c_v)$ draws token $v$, with $c$ the cumulative probabilities of
+    the tokens; tried in the middle and near both ends of each interval.
 
     All strings of all beds, by scripted numbers: nothing is left to chance. Exact, $10^{-9}$ from the ends. Catches:
     tokens of probability 0 at $u = 0$, $\le$ for $<$, numbers read by column, a token's number given to its neighbour.
@@ -272,13 +272,13 @@ def inverse(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
-    """A change of token j leaves the logits of every token up to j as they are, bitwise, and reaches those after it;
-    steps say what the whole says.
+    """A change of token j leaves the logits of every token up to j as they are, bitwise, and affects those after it;
+    cached steps give the logits of the whole pass.
 
-    Every token of a few sequences, every other value. ``sees`` "all": token j reaches every later one; "near": those
-    within 2 rows and columns (a blind spot is one that is not reached). ``roundings`` of the largest logit may be
-    claimed in place of 0 where a kernel picks its way by a block's largest number. The cached steps: 1e4 roundings.
-    Catches: a mask of the wrong kind, a blind spot, a stale cache.
+    For every token of a few sequences, and up to three other values of it. ``sees`` "all": token j affects every later
+    one; "near": those within 2 rows and columns (a blind spot is one that is not affected). ``roundings`` of the
+    largest logit may be claimed in place of 0 where a kernel chooses its path by a block's largest number. Limit of the
+    cached steps: 1e4 roundings. Catches: a mask of the wrong kind, a blind spot, a stale cache.
     """
     rng = np.random.default_rng(3)
     n, t, vocab = 3, network.length, network.vocab
@@ -319,11 +319,11 @@ def no_peek(network: Any, dtype: Any) -> Iterator[Check]:
 
 
 def token_seeds(sampler: Any, dtype: Any) -> Iterator[Check]:
-    """The same seed gives the same tokens, another one others; rows of a batch are drawn anew, and streams of one root
-    are not one stream.
+    """The same seed gives the same tokens, another one others; rows of a batch are drawn independently, and so are
+    streams spawned from one seed.
 
-    Exact. Two of 64 strings of 6 bits may be equal by chance, all of them never. Catches: a global generator, a seed
-    that is not used, one draw for a whole batch.
+    Exact: two of 64 strings of 6 bits may be equal by chance, but never all. Catches: a global generator, a seed that
+    is not used, one draw for a whole batch.
     """
     bed = Strings(2, 6, 4)
 

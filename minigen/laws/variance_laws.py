@@ -1,4 +1,4 @@
-r"""Laws of the variance of a step: learned, or of a chain of which only some levels are walked."""
+r"""Laws of the variance of a step: learned, or on a chain of which only some levels are visited."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,12 +29,12 @@ def best_share(top: Level, bottom: Level, std: float) -> float:
 
 
 def learned_variance(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""Data $N(m, s^2)$, and the model says the best share $v^*$: then every state is $N(a m, a^2 s^2 + 1 - a^2)$, at any stride.
+    r"""Data $N(m, s^2)$ and the best share $v^*$: every state is $N(a m, a^2 s^2 + 1 - a^2)$, at any stride.
 
     The step is drawn from $x_u \mid x_t$ itself: its mean is $\tilde\mu$ with $E[x_0 \mid x_t]$, and $v^*$ makes its
     variance right (Nichol & Dhariwal 2021, 2102.09672, eq. 15). The result is the mean of $x_0$ given the last state.
-    Shares beyond 1 count too: data wider than unit need them. Limit: 8 times rounding. Catches: the ends of the range
-    turned round, the bounds of the full chain on a respaced one, half a logarithm forgotten.
+    Shares beyond 1 occur too: data of more than unit variance need them. Limit: 8 times rounding. Catches: the ends of
+    the range swapped, the bounds of the full chain on a respaced one, a factor 1/2 of the logarithm forgotten.
     """
     for n in protocol.steps(sampler):
         levels = protocol.levels(sampler, n)
@@ -60,12 +60,12 @@ def learned_variance(sampler: Any, dtype: Any) -> Iterator[Check]:
 
 
 def levels_alone(sampler: Any, dtype: Any) -> Iterator[Check]:
-    r"""A walk over some levels of a chain is the walk over the chain that has no others:
+    r"""A run over some levels of a chain equals the run over a chain of these levels alone:
     $\beta'_i = 1 - \bar\alpha_{\tau_i} / \bar\alpha_{\tau_{i - 1}}$.
 
-    The same noise, the same states, whether the levels are picked out of a thousand (``levels(n)``) or are all there is
-    (``on``). Limit: 8 times rounding, and the rounding of noise told as $\sigma$. Catches: $\beta$ or $\tilde\beta$ of
-    the full chain, looked up by the time that the model is told.
+    The same noise gives the same states, whether the levels are picked out of a thousand (``levels(n)``) or are all
+    there are (``on``). Limit: 8 times rounding. Catches: $\beta$ or $\tilde\beta$ of the full chain, looked up by the
+    time that the model is given.
     """
     for n in protocol.steps(sampler):
         levels = protocol.levels(sampler, n)
@@ -74,6 +74,6 @@ def levels_alone(sampler: Any, dtype: Any) -> Iterator[Check]:
         trace = run(sampler, n, Mixture(), x, noise=Seeded(2))
         other = run(alone, n, Mixture(), x, noise=Seeded(2))
         want = _states(other)
-        if protocol.levels(alone, n)[-1][1:] != levels[-1][1:]:  # a chain's end may be its own: then so is the result
+        if protocol.levels(alone, n)[-1][1:] != levels[-1][1:]:  # the chains may end differently, and then results do
             want[-1] = _states(trace)[-1]
         yield from _compared(trace, want, 8 * _allowed(sampler, n, dtype), n, "path on the levels alone")

@@ -12,7 +12,7 @@ from .protocol import Fault, Level
 
 class Check(NamedTuple):
     """One number against its limit, where it was measured, what it is if the law has several kinds, and a note that
-    reports give also where it holds.
+    reports give even if it holds.
     """
 
     value: float
@@ -39,7 +39,7 @@ class Verdict:
     limit: float | None = None
     detail: str = ""
     checks: int = 0
-    what: str = "found"  # the value is
+    what: str = "found"  # what the value is
     note: str = ""  # of all checks that held, with semicolons between
 
     @property
@@ -94,7 +94,7 @@ def judge(law: Law, sampler: Any, dtype: Any) -> Verdict:
                 worst = check
     except Fault as fault:
         return Verdict(**known, status="fail", detail=str(fault), checks=n)
-    except (Exception, SystemExit) as error:  # of what a sampler has besides, such as ``on`` or ``at``: a verdict too
+    except (Exception, SystemExit) as error:  # raised by other members, such as ``on`` or ``at``: a verdict too
         first = str(error).strip().splitlines()[:1]
         said = f"the law came upon {type(error).__name__}: {first[0] if first else ''}"
         return Verdict(**known, status="fail", detail=said, checks=n)
@@ -138,10 +138,11 @@ def of_noises(high: Level, low: Level) -> float:
 def rounding(levels: list[Level], dtype: Any, rule: Any = None, eta: Any = None, ratio: float = 1.0) -> float:
     r"""How far rounding may move a state of size 1: $64 \varepsilon \sum_i \max(1, 1/\sqrt{\bar\alpha_i})$ over the noisy levels.
 
-    At each a few operations, and x_0 is read off the state by dividing by $\sqrt{\bar\alpha_i}$. A second slope at the
-    end of a step also divides what rounding did by the noise there, and multiplies it by the step: ``ratio`` of the two
-    noises, the largest of all steps for the ``rule`` "heun". Where the first level has no signal, DDIM's share of eps
-    for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$ of float64.
+    Each level takes a few operations, and x_0 is found from the state by dividing by $\sqrt{\bar\alpha_i}$. A second
+    slope at the end of a step also divides the rounding error by the noise there and multiplies it by the step: a
+    factor ``ratio`` of the two noises, for the ``rule`` "heun" the largest of all steps. If the first level has no
+    signal, DDIM's coefficient of eps for ``eta`` 1 is the root of a difference of two equal numbers: $\sqrt\varepsilon$
+    of float64.
     """
     a = levels[0].a
     if rule == "heun":
