@@ -24,21 +24,21 @@ COMMANDS = {  # name -> (module, what it does); a module is imported when its co
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. Mistakes of the user are told in one sentence, with status 2."""
+    """Run one command; returns the exit status. Mistakes of the user are reported in one sentence, with status 2."""
     return command.run(lambda: _told(sys.argv[1:] if argv is None else argv), "minigen")
 
 
 def _told(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not every terminal has all letters of the equations,
-            stream.reconfigure(errors="replace")  # nor every path letters at all
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal can show all letters of the equations,
+            stream.reconfigure(errors="replace")  # and not every path can be decoded
     try:
         return _dispatch(args)
     except UserError as error:
         print(f"minigen: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
-        if error.filename is None:  # not of a path: command.run looks at stdout
+        if error.filename is None:  # not about a path: command.run looks at stdout
             raise
         print(f"minigen: cannot use a path that was given: {os_reason(error)}", file=sys.stderr)
         return UserError.status
@@ -70,7 +70,7 @@ def _dispatch(args: list[str]) -> int:
 def usage() -> str:
     """The help text of the command line as a whole."""
     lines = [f"  {name:8}{what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: minigen COMMAND ...", "", *lines, "", "'minigen COMMAND --help' tells more."])
+    return "\n".join(["usage: minigen COMMAND ...", "", *lines, "", "'minigen COMMAND --help' explains a command."])
 
 
 if __name__ == "__main__":

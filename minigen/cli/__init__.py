@@ -1,1 +1,1 @@
-"""The command line: one small file a command, found by `minigen.__main__`."""
+"""The command line: one small file per command, found by `minigen.__main__`."""

@@ -19,7 +19,7 @@ from minigen.cli import curriculum
 from minigen.errors import UserError, said_in_one_sentence
 
 T = TypeVar("T")
-NARROWEST = 20  # columns: in fewer than 6 tyro never comes to the end of a help text, and takes all memory on the way
+NARROWEST = 20  # columns: in fewer than 6 tyro never finishes a help text, and uses up all memory
 
 
 def no_arguments(command: str, args: list[str], usage: str) -> bool:
@@ -61,20 +61,18 @@ def parse(
 
 
 def check_names(flags: Any, prog: str) -> None:
-    """Raise UserError where two of the dataclasses that are ``flags`` together have a field of one name: a model's and ours."""
+    """Raise UserError if two dataclasses that make up ``flags``, a model's and ours, have a field of the same name."""
     seen = set()
     for part in dataclasses.fields(flags):
         kind = get_args(part.type)[0] if get_origin(part.type) is Annotated else part.type
         for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
             if field.name in seen:
-                raise UserError(
-                    f"'{prog}' would have two flags --{field.name.replace('_', '-')}: call the model's another name"
-                )
+                raise UserError(f"'{prog}' would have two flags --{field.name.replace('_', '-')}: rename the model's")
             seen.add(field.name)
 
 
 def left_out_or(flag: Any) -> Any:
-    """tyro's rule for a flag ``int | None``, and the like: the help calls it INT. None is what it is if it is left out."""
+    """tyro's rule for a flag ``int | None``, and the like: the help calls it INT; it is None if left out."""
     from tyro.constructors import PrimitiveConstructorSpec
 
     kinds = set(get_args(flag.type))
@@ -98,14 +96,14 @@ def left_out_or(flag: Any) -> Any:
 
 
 def first_sentence(box: str) -> str:
-    """The mistake in a box that tyro draws with lines or with dashes, and the flag that it thinks was meant."""
+    """The mistake, in a box that tyro draws with lines or with dashes, and the flag that tyro suggests."""
     plain = re.sub("\x1b\\[[0-9;]*m", "", box)
     rows = [row for line in plain.splitlines() if not line.startswith(("╭", "╰")) and (row := line.strip(" │"))]
     rules = [i for i, row in enumerate(rows) if not row.strip("-─")]
     if rules[:1] == [1] and rows[1].startswith("-"):  # drawn with dashes: the title is a row of its own
         rows, rules = rows[2:], [i - 2 for i in rules[1:]]
     sentence = " ".join(rows[: rules[0]] if rules else rows).rstrip(".").removeprefix("Error parsing config: ")
-    # of a flag that may be left out tyro also tells what it tried, with the names of Python's types
+    # for a flag that may be left out, tyro also says what it tried, with the names of Python's types
     sentence = re.sub(
         r"no type matching \{None\}\|\{?([^}]*?)\}? could be instantiated from \[(.*?)\]\. Got errors.*",
         r"it takes \1, got \2",
@@ -149,17 +147,17 @@ def check_device(device: str) -> Any:
 
 
 def default_weights(entry: curriculum.Entry) -> Path:
-    """Where 'minigen train' writes a system's weights if it is not told otherwise."""
+    """Where 'minigen train' writes a system's weights by default."""
     return Path("out") / entry.name / "weights.safetensors"
 
 
 def check_trained(entry: curriculum.Entry, weights: Path) -> None:
-    """Raise UserError, which says how to make them, where ``weights`` are the default ones and are not there; also for a folder."""
+    """Raise UserError, which says how to train them, if the default ``weights`` are missing; also for a folder."""
     if weights.is_dir():
         raise UserError(f"--weights must be a file, '{weights}' is a folder")
     if weights == default_weights(entry) and not weights.exists():
         raise UserError(
-            f"there are no weights in {weights}: train them by 'minigen train {entry.name}', or give --weights"
+            f"there are no weights in {weights}: train them with 'minigen train {entry.name}', or give --weights"
         )
 
 
@@ -174,8 +172,8 @@ def load_data(name: str, data_dir: str | None = None, size: int | None = None) -
 def load_data_of(about: Any, data_dir: str | None = None) -> Any:
     """The data set, with its items, that weights were trained on; ``about`` is what `load_weights` returned of it.
 
-    UserError, beside those of `load_data`, where what is found has another shape, other levels or classes or, if the
-    weights tell it, another checksum of the training split.
+    Besides the errors of `load_data`, UserError if what is found has another shape, other levels or classes or, if the
+    weights file holds it, another checksum of the training split.
     """
     from minigen.data.registry import SETS
     from minigen.train.run import data_checksum
@@ -196,7 +194,7 @@ def load_data_of(about: Any, data_dir: str | None = None) -> Any:
 
 
 def build(model: Any, config: Any, dataset: Any, *, seed: int, device: str = "cpu") -> Any:
-    """The system of a model file, on the device. Settings that do not fit become a UserError, and what is no system."""
+    """The system of a model file, on the device. UserError for settings that do not fit, and for what is no system."""
     xp = check_device(device)
     with said_in_one_sentence("cannot build the model"):
         system = model.build(config, dataset, seed=seed)
@@ -208,7 +206,7 @@ def build(model: Any, config: Any, dataset: Any, *, seed: int, device: str = "cp
 
 
 def check_system(model: Any, system: Any) -> None:
-    """Raise UserError for what a model's ``build`` made if it is no system that can be asked for what its file says."""
+    """Raise UserError if what a model's ``build`` returned is no system, or lacks what the model file promises."""
     from minigen.models.system import System
 
     if not isinstance(system, System):
@@ -227,7 +225,7 @@ def check_system(model: Any, system: Any) -> None:
 def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu", model: Any = None) -> tuple[Any, Any]:
     """(system, data set without items) of a weights file. Nothing of the file is used before all of it is checked.
 
-    ``model`` is the model file where that is not the entry's module.
+    ``model`` is the model file if that is not the entry's module.
     """
     from minigen.data import Dataset, Split
     from minigen.train import checkpoint
@@ -271,7 +269,7 @@ def say_unfinished(path: Path, system: Any) -> None:
 
 
 def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
-    """Put the trained CLIP of a weights file, whatever system's it is, into a system that has one like it.
+    """Put the trained CLIP of a weights file, of any system, into a system that has one like it.
 
     Raises UserError for a file without a CLIP, for one of another width or build, and for one that learnt from other
     data.

@@ -1,4 +1,4 @@
-"""`minigen book`: the sources as pages to read, equations set in type beside the code that they are about."""
+"""`minigen book`: the sources as web pages, with the equations typeset beside the code."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ROOMS = {  # folder -> what it is to a reader, in the order of the index
     "minigen/maths": "Schedules, chains, densities",
     "minigen/data": "Data sets, tokenizers, the captioned world and its oracle",
     "minigen/samplers": "Samplers and guidance",
-    "minigen/models": "Models, one paper a file",
+    "minigen/models": "Models, one paper per file",
     "minigen/train": "Training",
     "minigen/metrics": "Measuring",
     "minigen/claims": "The ledger of claims",
@@ -34,7 +34,7 @@ class BookFlags:
     """Flags of `minigen book`."""
 
     out: Path = Path("out/book")
-    """The folder for the pages; index.html is where to begin."""
+    """The folder for the pages; start at index.html."""
 
 
 def main(args: list[str]) -> int:
@@ -42,7 +42,7 @@ def main(args: list[str]) -> int:
     flags = arguments.parse(BookFlags, args, prog="minigen book", description=__doc__ or "")
     try:
         first = next(folder for folder in (flags.out, *flags.out.parents) if folder.exists())
-        if not (first.is_dir() and os.access(first, os.W_OK)):  # said before the pages are made, which takes a while
+        if not (first.is_dir() and os.access(first, os.W_OK)):  # before the pages are made, which takes a while
             raise UserError(f"cannot write the book to '{flags.out}': {first} is no folder that can be written to")
         with said_in_one_sentence("book"):
             pages = written(ROOT)
@@ -59,7 +59,7 @@ def main(args: list[str]) -> int:
 def written(root: Path) -> dict[str, str]:
     """Name of a page in the book's folder -> its HTML, of the sources below ``root``.
 
-    Raises ValueError for an equation that cannot be set, and for what is no Python, with its file.
+    Raises ValueError, with the file, for an equation that cannot be typeset and for invalid Python.
     """
     try:
         sources, style = Sources(root), book_page.css()
@@ -105,7 +105,7 @@ def _index(sources: Sources) -> str:
         _room(name, what, [x for x in files if room_of(x) == name], sources) for name, what in ROOMS.items()
     )
     return (
-        "<p>The sources of minigen: what each says of itself, with its equations set in type, beside the code that does it. "
+        "<p>The sources of minigen: the documentation of each, with its equations typeset, beside its code. "
         f"Made by <code>minigen book</code>.</p><h2>The curriculum</h2><table>{chapters}</table>{rooms}"
     )
 

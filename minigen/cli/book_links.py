@@ -1,4 +1,4 @@
-"""What names mean: to which page of the book they lead, in prose and in code."""
+"""What names in prose and in code mean, and to which page of the book they link."""
 
 import ast
 import functools
@@ -23,7 +23,7 @@ class Sources:
     """All source files below a folder, their pieces, and what a name means in each of them."""
 
     def __init__(self, root: Path):
-        """Reads and cuts them."""
+        """Reads and splits them."""
         found = [
             path
             for name in PACKAGES
@@ -42,7 +42,7 @@ class Sources:
 
     def in_prose(self, name: str, said: str, *, file: str, besides: Collection[str] = ()) -> str | None:
         """The address, from the page of ``file``, of what is called ``name`` there: a path, a module, a function or class,
-        of this file or of the one that is named with it. None for all else, such as the names ``besides``.
+        of this file or of the one that is named with it. None for anything else, and for the names ``besides``.
 
         ``said`` is the name with its quotes: a word alone means a package in `single` ones only.
         """
@@ -63,9 +63,9 @@ class Sources:
 
     def in_code(self, name: str, file: str) -> str | None:
         """The address of what a name, with its dots, means in the code of ``file``: something of ours that it defines or
-        imports. None for all else, and for what a variable is called, too.
+        imports. None for anything else, and for a name that is also a variable's.
         """
-        if not file.endswith(".py"):  # of CUDA and C++ what is included
+        if not file.endswith(".py"):  # in CUDA and C++: what is included
             return self.in_prose(name, name, file=file) if PurePosixPath(name).suffix in LANGUAGES else None
         first, *others = name.split(".")
         meaning = None if first in self._variables(file) else self._meaning(first, file)
@@ -79,7 +79,7 @@ class Sources:
         return None if found is None else self._address((found, ""), file)
 
     def _address(self, meaning: Meaning, near: str) -> str | None:
-        """None of the page from which it is seen itself."""
+        """None for the page itself from which it is linked."""
         file, name = meaning
         page = "" if file == near else address(file, near)
         return f"{page}#{name}" if name in self._defined[file] else page or None  # a constant has no place of its own
@@ -117,7 +117,7 @@ class Sources:
         part = self._module(f".{name}", file) if file.endswith("__init__.py") else None
         return (file, name) if part is None else (part, "")
 
-    @functools.cache  # noqa: B019 - as long as the book
+    @functools.cache  # noqa: B019 - lives as long as the book
     def _imports(self, file: str) -> dict[str, Meaning]:
         """Name -> the module that it is from, and its name there, "" for a module itself."""
         found: dict[str, Meaning] = {}
@@ -134,7 +134,7 @@ class Sources:
 
     @functools.cache  # noqa: B019
     def _variables(self, file: str) -> set[str]:
-        """What is called something by an argument or an assignment."""
+        """The names of arguments and of what is assigned to."""
         nodes = self._nodes[file]
         stored = {x.id for x in nodes if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)}
         return stored | {x.arg for x in nodes if isinstance(x, ast.arg)}

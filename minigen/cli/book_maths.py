@@ -1,4 +1,4 @@
-r"""LaTeX as MathML, by latex2mathml, with what that library does not know and what it leaves to browsers that they do not do."""
+r"""LaTeX as MathML, by latex2mathml, with what that library does not know or leaves to browsers that do not do it."""
 
 import functools
 import re
@@ -44,7 +44,7 @@ def mathml(latex: str, display: bool) -> str:
     if unknown:
         raise ValueError(f"cannot set ${latex}$: it has {unknown[0]}")
     if tree.find(".//mspace[@linebreak]") is not None:
-        raise ValueError(f"cannot set ${latex}$: it has a line break, of a backslash too many")
+        raise ValueError(f"cannot set ${latex}$: it has a line break: a backslash too many")
     return tostring(tree, encoding="unicode")
 
 

@@ -1,4 +1,4 @@
-r"""A page of the book: prose with its equations set in type, code beside it.
+r"""A page of the book: prose with its equations typeset, code beside it.
 
 Prose is Markdown in which $...$ and $$...$$ hold LaTeX. That becomes MathML, which browsers draw by themselves: a page
 needs no network and no script.
@@ -64,9 +64,9 @@ def css() -> str:
 
 
 def body(file: str, sources: Sources) -> str:
-    """The page of a file, without its frame: its prose, then each piece beside what is said of it.
+    """The page of a file, without its frame: its prose, then each piece of code beside its documentation.
 
-    Raises ValueError for LaTeX that cannot be set.
+    Raises ValueError for LaTeX that cannot be typeset.
     """
     head, pieces = sources.parts[file]
     written, link = markdown if file.endswith(".py") else plain, functools.partial(sources.in_prose, file=file)
@@ -84,7 +84,7 @@ def _row(piece: Piece, said: str, code: Callable[[str], str]) -> str:
 
 
 def coloured(code: str, file: str, sources: Sources) -> str:
-    """Code with the classes of Pygments around its words; what is ours leads to where it is defined."""
+    """Code with the classes of Pygments around its words; names of ours link to their definitions."""
     language = LANGUAGES[PurePosixPath(file).suffix]
 
     def linked(found: re.Match[str]) -> str:
@@ -102,7 +102,7 @@ def coloured(code: str, file: str, sources: Sources) -> str:
 
 
 def plain(comment: str, link: Link) -> str:
-    """A comment's lines: paragraphs; what is indented keeps its columns. Names of files lead to their page."""
+    """A comment's lines: paragraphs; what is indented keeps its columns. Names of files link to their page."""
 
     def linked(part: str) -> str:
         files = FILE.sub(lambda found: _anchor(link(found[0], found[0]), page.text(found[0])), page.text(part))
@@ -120,9 +120,9 @@ def _anchor(to: str | None, shown: str) -> str:
 
 
 def markdown(text: str, link: Link) -> str:
-    """Markdown with LaTeX as HTML; names in code that ``link`` knows lead to their page, numbers of papers to arXiv.
+    """Markdown with LaTeX as HTML; names in code that ``link`` knows link to their page, numbers of papers to arXiv.
 
-    Raises ValueError for LaTeX that cannot be set.
+    Raises ValueError for LaTeX that cannot be typeset.
     """
     kept: list[str] = []
 

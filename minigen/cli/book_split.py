@@ -1,8 +1,9 @@
-"""A source file cut into pieces for the book: what is said, beside the code that it is said of.
+"""A source file split into pieces for the book: documentation beside the code that it describes.
 
-Of Python: a function with its docstring, a class's head with its own, each of its methods; what stands between them has
-no prose. Of CUDA and C++: the comments that begin at the left margin, each beside the code below it. The file's own
-docstring, or the comment that it begins with, is told apart. Nothing is lost: docstrings aside, the pieces' code is the file's.
+In Python: a function with its docstring, a class's head with its own, each of its methods; code between them has no
+prose. In CUDA and C++: the comments that begin at the left margin, each beside the code below it. The file's own
+docstring, or the comment that it begins with, is kept apart. Nothing is lost: docstrings aside, the pieces' code is the
+file's.
 """
 
 import ast
@@ -17,8 +18,8 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Piece:
-    """``code``, and what is said of it: Markdown of a docstring, lines of a comment. ``name`` of a function or class, with
-    its class before it, ``arguments`` of a function; ``heading``, where a part of the file begins.
+    """``code`` and its documentation, ``prose``: Markdown of a docstring, lines of a comment. ``name`` of a function or
+    class, with its class before it; ``arguments`` of a function; ``heading``, where a part of the file begins.
     """
 
     code: str
@@ -29,7 +30,7 @@ class Piece:
 
 
 def python(source: str, filename: str = "<unknown>") -> tuple[str, list[Piece]]:
-    """The module's docstring, and the pieces of all else. Raises SyntaxError for what is no Python."""
+    """The module's docstring, and the pieces of all else. Raises SyntaxError for invalid Python."""
     tree, lines = ast.parse(source, filename), source.split("\n")
     said, first = ast.get_docstring(tree) or "", 0
     if said:

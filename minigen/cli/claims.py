@@ -1,4 +1,4 @@
-"""`minigen claims`: the sentences that everybody repeats, each as an experiment with a verdict, on one page."""
+"""`minigen claims`: common claims about the models, each as an experiment with a verdict, on one page."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from minigen.claims.ledger import SEEDS, UNDECIDED, Claim, Judgement, Setting, h
 from minigen.cli import arguments, curriculum, page
 from minigen.errors import Interrupted, UserError, said_in_one_sentence
 
-QUICK_SEEDS = 2  # the least that an interval can be made of
+QUICK_SEEDS = 2  # the fewest that give an interval
 Found = dict[str, dict[str, float]]  # seed -> label -> number
 
 
@@ -22,15 +22,15 @@ class ClaimFlags:
     """Flags of `minigen claims`."""
 
     only: Annotated[str | None, arg(metavar="NAMES")] = None
-    """Names of systems or of claims with commas between: gan,vae. All if left out."""
+    """Names of systems or claims, separated by commas: gan,vae. All if left out."""
     list: bool = False
     """Only print the claims."""
     quick: bool = False
-    """A tenth of the training and two seeds: to see how it works. The verdicts are not worth much; they are kept apart."""
+    """A tenth of the training and two seeds, to see how it works. The verdicts mean little, and are kept apart."""
     seeds: int | None = None
-    """Independent trainings behind each verdict, at least 5, or 2 with --quick; the least if left out."""
+    """Independent trainings behind each verdict, at least 5, or 2 with --quick; the minimum if left out."""
     out: Path = Path("out/claims")
-    """The folder for the page, index.html, the results and the trained systems; what is there is not done again."""
+    """The folder for the page, index.html, the results and the trained systems; what it holds is not computed again."""
 
 
 def main(args: list[str]) -> int:
@@ -56,7 +56,7 @@ def main(args: list[str]) -> int:
 
 
 def chosen(only: str | None) -> list[Claim]:
-    """The claims that were asked for, in the order of the ledger. UserError for a name that is neither system nor claim."""
+    """The claims asked for, in the order of the ledger. UserError for a name that is neither a system nor a claim."""
     from minigen.claims import CLAIMS
 
     if only is None:
@@ -78,14 +78,14 @@ def chosen(only: str | None) -> list[Claim]:
 
 
 def work(claims: list[Claim], seeds: int, out: Path, *, quick: bool) -> list[tuple[Claim, Found]]:
-    """The groups of all seeds of the claims, from the record or measured now: once for claims that share an experiment."""
+    """The figures of all seeds of the claims, from the record or measured now; claims may share an experiment."""
     from minigen.claims.record import Record
 
     with said_in_one_sentence(f"cannot write to the folder {out}"):
         out.mkdir(parents=True, exist_ok=True)
     record = Record(out)
     if record.stale:
-        print(f"the results in {out} are of other code and are not used", flush=True)
+        print(f"the results in {out} come from other code and are not used", flush=True)
     missing = [(c, seed) for c in claims for seed in range(seeds) if record.get(c.name, seed) is None]
     for number, (claim, seed) in enumerate(missing, start=1):
         print(f"[{number}/{len(missing)}] {claim.name}, seed {seed}: {claim.sentence}", flush=True)
@@ -111,7 +111,7 @@ def work(claims: list[Claim], seeds: int, out: Path, *, quick: bool) -> list[tup
 
 
 def gathered(claims: list[Claim], record: Any, seeds: int) -> list[tuple[Claim, Found]]:
-    """The claims of which every seed is done, with their groups."""
+    """The claims of which every seed is done, with their figures."""
     found = [(c, {str(s): record.get(c.name, s) for s in range(seeds)}) for c in claims]
     return [(c, groups) for c, groups in found if None not in groups.values()]
 
@@ -122,7 +122,7 @@ def judged(claim: Claim, found: Found) -> Judgement:
 
 
 def print_summary(found: list[tuple[Claim, Found]], *, quick: bool) -> None:
-    """One line a claim: sentence, verdict, effect with its confidence interval."""
+    """One line per claim: sentence, verdict, effect with its confidence interval."""
     from rich.console import Console
     from rich.table import Table
 
@@ -152,7 +152,7 @@ def write_page(out: Path, found: list[tuple[Claim, Found]], *, quick: bool) -> N
 
 
 def _chance(found: list[tuple[Claim, Found]]) -> str:
-    """How many are judged, so which verdicts not to trust by themselves; nothing where none is decided."""
+    """How many claims are judged, and so which verdicts not to trust; nothing if none is decided."""
     judgements = [judged(claim, groups) for claim, groups in found]
     decided = sum(j.verdict != UNDECIDED for j in judgements)
     if not decided:
@@ -163,22 +163,22 @@ def _chance(found: list[tuple[Claim, Found]]) -> str:
         if j.verdict != UNDECIDED and not stands
     ]
     return (
-        f"<p>{_together(len(found), decided, weak)} The seeds must be fixed beforehand: more of them until a verdict pleases "
-        "is no test.</p>"
+        f"<p>{_together(len(found), decided, weak)} The seeds must be fixed beforehand: adding seeds until a verdict "
+        "pleases is not a test.</p>"
     )
 
 
 def _together(judged: int, decided: int, weak: list[str]) -> str:
-    """How many verdicts stand although so many claims are judged, and which (``weak``) do not."""
+    """How many verdicts hold jointly, given how many claims are judged, and which (``weak``) do not."""
     if judged == 1:
         return "1 claim is judged, at 95 %."
     standing = decided - len(weak)
-    few = f"{standing or 'None'} of {decided} verdicts {'stand' if standing > 1 else 'stands'}"
-    few = few if decided > 1 else f"The one verdict that is decided {'stands' if standing else 'does not stand'}"
-    sure = ": with 95 % no such verdict is chance" if standing else ""
-    which = f" Not so: {page.text('; '.join(weak))}." if weak else ""
+    few = f"{standing or 'None'} of {decided} verdicts {'hold' if standing > 1 else 'holds'}"
+    few = few if decided > 1 else f"The one verdict that is decided {'holds' if standing else 'does not hold'}"
+    sure = ": with 95 % confidence none is due to chance" if standing else ""
+    which = f" To be doubted: {page.text('; '.join(weak))}." if weak else ""
     return (
-        f"{judged} claims are judged, each by itself at 95 %. {few} together with all of them{sure} (Holm 1979).{which}"
+        f"{judged} claims are judged, each on its own at 95 %. {few} jointly with the others{sure} (Holm 1979).{which}"
     )
 
 

@@ -14,7 +14,7 @@ from minigen.errors import UserError, in_words
 class Entry:
     """One line of the curriculum. ``name`` is what the command line calls it, ``module`` where Python finds it.
 
-    ``kind`` is "system" for a model that can be trained, "engine", "sampler" or "part" for what the models stand on.
+    ``kind`` is "system" for a model that can be trained, "engine", "sampler" or "part" for what the models build on.
     ``draws`` is False for a system whose samples are pictures that it found, not pictures that it made; ``edits`` says
     whether it changes pictures, and ``used`` by which command a sampler is used.
     """
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def file(self) -> str:
-        """Its file or folder from the root of the project."""
+        """The path of its file or folder from the root of the project."""
         stem = self.module.replace(".", "/")
         return stem if self.module.count(".") == 0 else f"{stem}.py"
 

@@ -27,21 +27,21 @@ class EditFlags:
     """Flags of `minigen edit`."""
 
     weights: Path
-    """The weights.safetensors that 'minigen train' wrote; that of the folder it uses if left out."""
+    """The weights.safetensors that 'minigen train' wrote; the one in its default folder if left out."""
     mask: Annotated[str | None, arg(metavar="FILE|ROWS,COLUMNS")] = None
-    """Where to paint, for systems that fill in: a picture, white where to paint and black what to keep, or rows and
+    """Where to paint, for systems that inpaint: a picture, white where to paint and black where to keep, or rows and
     columns as in 8:24,0:16.
     """
     n: int = 4
-    """How many edits."""
+    """Number of edits."""
     out: Path = Path("edit.png")
     """The PNG file to write: the pictures that were given, what was kept if there is a mask, and the edits."""
     seed: int = 0
-    """All draws follow from this number."""
+    """Seed of all random draws."""
     device: str = "cpu"
     """cpu or cuda."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
-    """Where the data set's files are, for pictures test:K: as for 'minigen train'."""
+    """Folder of the data set's files, for pictures test:K: as for 'minigen train'."""
 
 
 def main(args: list[str]) -> int:
@@ -134,9 +134,9 @@ def picture_fields(model: Any) -> dict[str, Any]:
 
 
 def with_names_for_pictures(editing: Any) -> Any:
-    """The dataclass ``Editing`` of a model with words for its help: what a flag that names pictures is followed by.
+    """The dataclass ``Editing`` of a model, with what the help shows as values of the flags that name pictures.
 
-    It goes by its parent's name, by which the texts below the fields are found in the source.
+    It has its parent's name, by which the texts below the fields are found in the source.
     """
     default = editing()
     fields = [

@@ -20,9 +20,9 @@ from minigen.errors import UserError, in_words, said_in_one_sentence
 
 PEERS = ("diffusers", "kdiffusion")
 MANY = 1_000_000
-ABOUT = """Try whether samplers obey their maths, and what else has laws: no trained network, seconds a sampler.
+ABOUT = """Check whether samplers, and what else has laws, obey their maths: no trained network, seconds per sampler.
 
-'minigen laws shrink SAMPLER' finds the smallest case in which one is broken."""
+'minigen laws shrink SAMPLER' finds the smallest case in which a law is broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Flags:
     """What `minigen laws` and `minigen laws shrink` share."""
 
     samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="[SAMPLER ...]")] = ()
-    """Of ours, such as ddim; module:Name of yours; diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m. All of ours if
-    left out."""
+    """One of ours, such as ddim; one of yours, module:Name; diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m. All of
+    ours if left out."""
     config: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """A setting of the sampler, as its class takes it; again for each."""
+    """A setting of the sampler, as its class takes it; repeat the flag for more."""
     law: Annotated[str | None, arg(metavar="NAMES")] = None
-    """Laws with commas between: L6,L8. All if left out; with --list, their maths."""
+    """Laws, separated by commas: L6,L8. All if left out; with --list, their maths is printed."""
     dtype: Annotated[str | None, arg(metavar="float64|float32")] = None
     """The dtype of the states. Both if left out."""
 
@@ -49,11 +49,11 @@ class LawFlags(Flags):
     sweep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUES")] = ()
     """Numbers of steps to try, N=1..100 or N=2,5,10; or a setting's values, timestep_spacing=leading,trailing."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
-    """A file for all verdicts as JSON."""
+    """A file for all verdicts, as JSON."""
     html: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file for the report: one page with tables and pictures."""
     all: bool = False
-    """Print every verdict, a line each: also what passed, of several samplers too, and what is skipped."""
+    """Print every verdict in a line of its own: also those passed, for several samplers too, and those skipped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +61,15 @@ class ShrinkFlags(Flags):
     """Flags of `minigen laws shrink`."""
 
     samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="SAMPLER")] = ()
-    """Of ours, such as ddim; module:Name of yours; diffusers:DDIMScheduler or kdiffusion:sample_dpmpp_2m."""
+    """One of ours, such as ddim; one of yours, module:Name; diffusers:DDIMScheduler or kdiffusion:sample_dpmpp_2m."""
     script: Annotated[Path | None, arg(metavar="FILE")] = None
-    """A file for the script that shows it, without this project."""
+    """A file for the script that shows the fault without this project."""
     seconds: float = 60.0
-    """How long to look for a smaller case."""
+    """CPU seconds to spend on finding a smaller case."""
 
 
 def main(args: list[str]) -> int:
-    """Try the laws; status 1 if one is broken."""
+    """Check the laws; status 1 if one is broken."""
     if args[:1] == ["shrink"]:
         return shrink(args[1:])
     from minigen import laws
@@ -112,7 +112,7 @@ def main(args: list[str]) -> int:
         for one in asked:
             for verdict in laws.run_laws([one[0]], names, dtypes):
                 found.append((one, verdict))
-    finally:  # of what was found before Ctrl-C too
+    finally:  # after Ctrl-C too: what was found before
         verdicts = [verdict for _, verdict in found]
         if verdicts:
             print(laws.report(verdicts, whole=flags.all or len(samplers) == 1, every=flags.all))
@@ -286,7 +286,7 @@ def _next(one: tuple[Any, str, dict[str, Any]], broken: Any, flags: LawFlags) ->
 def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
     """The samplers of a name: "ours", one of ours, a peer's, or module:Name, a sampler or what makes one when called.
 
-    Raises UserError, with the reason, for a name that leads to none.
+    Raises UserError, with the reason, for a name that gives none.
     """
     from minigen import laws
     from minigen.laws import protocol
@@ -299,7 +299,7 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
         return laws.everything() if name == "ours" else laws.ours(name)
     if name in laws.FORMS:
         if settings:
-            raise UserError(f"{next(iter(settings))!r} is no setting here: what of ours is a {name} has none")
+            raise UserError(f"{next(iter(settings))!r} is no setting here: our implementations of {name} have none")
         return [subject for subject in laws.everything() if subject.space == name]
     module, colon, inside = name.partition(":")
     if not colon or not module or not inside:
@@ -342,7 +342,7 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
 
 @contextmanager
 def _stopping(doing: str, hint: str = "") -> Iterator[None]:
-    """Whatever a stranger's file does that is no sampler of ours: one sentence."""
+    """Any exception in a user's file as a UserError of one sentence."""
     try:
         yield
     except UserError:
@@ -352,7 +352,7 @@ def _stopping(doing: str, hint: str = "") -> Iterator[None]:
 
 
 def _name(found: Any, settings: dict[str, Any]) -> None:
-    """Let reports tell one's own samplers apart by their settings, unless each has a name of its own."""
+    """Let reports tell a user's samplers apart by their settings, unless each has a name of its own."""
     if settings and not getattr(found, "__dict__", {}).get("name"):
         said = ", ".join(f"{key}={value}" for key, value in settings.items())
         with suppress(AttributeError, TypeError):  # a name that cannot be set

@@ -35,7 +35,7 @@ def render(samplers: Sequence[Any], verdicts: Iterable[Verdict]) -> str:
     total = Counter(verdict.status for verdict in verdicts)
     said = (
         f"<p>{len(samplers)} tried: {total['pass']} verdicts pass, {total['fail']} fail, {total['skip']} skipped because not "
-        "claimed or not applicable. Each number is the worst value that a law found as a share of what rounding allows: above 1 is broken.</p>"
+        "claimed or not applicable. Each number is a law's worst value over its limit: above 1 is broken.</p>"
     )
     failed = {verdict.sampler for verdict in verdicts if verdict.failed}
     first = sorted(samplers, key=lambda sampler: protocol.name(sampler) not in failed)
@@ -45,7 +45,7 @@ def render(samplers: Sequence[Any], verdicts: Iterable[Verdict]) -> str:
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
-    """Laws by configurations; with many of these, turned round."""
+    """Laws as rows, configurations as columns; transposed if there are many of these."""
     names = list(dict.fromkeys(verdict.sampler for verdict in verdicts))
     titles = {law.name: law.title for law in suite.LAWS}
     laws = [law for law in titles if any(v.law == law for v in verdicts)]
@@ -123,7 +123,7 @@ def _number(sampler: Any, verdicts: Sequence[Verdict]) -> int:
 
 
 def _levels(sampler: Any, n: int) -> str:
-    """Share of noise in every state, on data of one point, beside that of the level that the model is told."""
+    """Share of noise in every state, on data of one point, beside that of the level given to the model."""
     try:
         first = protocol.levels(sampler, n)[0]
         x = tape_start(sampler, first, first.a * POINT, first.s, protocol.draws(sampler, n) + 4, np.float64)
@@ -138,14 +138,14 @@ def _levels(sampler: Any, n: int) -> str:
 
     def draw(axes: Any) -> None:
         calls = np.arange(1, len(told) + 1)
-        axes.plot(calls, told, "o-", color=TOLD, ms=6, lw=1, mfc="none", label="told")
+        axes.plot(calls, told, "o-", color=TOLD, ms=6, lw=1, mfc="none", label="of the level")
         axes.plot(calls, state, "x", color=STATE, ms=5, mew=1.5, label="of the state")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("call")
         axes.set_ylabel("share of noise, σ / √(α² + σ²)")
         axes.legend(frameon=False, labelcolor=INK)
 
-    return f'<p class="small">Level told and level of the state, {suite.steps(n)}; data of one point.</p>{_svg(draw, name(sampler) + "levels")}'
+    return f'<p class="small">Level given to the model and that of the state, {suite.steps(n)}; data of one point.</p>{_svg(draw, name(sampler) + "levels")}'
 
 
 def _reason(error: Exception) -> str:
@@ -195,7 +195,7 @@ def _heat(sampler: Any, n: int) -> str:
         first = protocol.levels(sampler, n)[0]
         x = tape_start(sampler, first, 0.0, 1.0, protocol.draws(sampler, n) + 4, np.float64)
         trace = run(sampler, n, Gaussian(0.0, STD), x, noise=Tape())
-    except Exception:  # as above, where it is told
+    except Exception:  # as above, where it is reported
         return ""
     if not trace.draws:
         return ""
@@ -220,8 +220,8 @@ def _heat(sampler: Any, n: int) -> str:
         axes.grid(False)
 
     return (
-        f'<p class="small">Weight of the start and of each draw in every state, {suite.steps(n)}; Gaussian data, largest '
-        f"{np.abs(rows).max():.2g}, of the last draw in the result {abs(rows[-1, -1]):.1g}.</p>{_svg(draw, name(sampler) + 'heat')}"
+        f'<p class="small">Weight of the start and each draw in every state, {suite.steps(n)}; Gaussian data. Largest: '
+        f"{np.abs(rows).max():.2g}; of the last draw in the result: {abs(rows[-1, -1]):.1g}.</p>{_svg(draw, name(sampler) + 'heat')}"
     )
 
 

@@ -6,7 +6,7 @@ from minigen.cli.curriculum import CURRICULUM, Entry
 
 USAGE = "usage: minigen list\n\nThe curriculum as a table: chapter, system, paper, file, and what runs today."
 WIDE = 120  # columns of a terminal from which on titles and commands are shown
-WHOLE = 140  # and from which on files are told from the root of the project
+WHOLE = 140  # and from which on paths of files are given from the root of the project
 
 
 def main(args: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(args: list[str]) -> int:
         return 0
     console = Console(highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
-        console.width = 160  # a pipe has no width: keep one line an entry
+        console.width = 160  # a pipe has no width: keep one line per entry
     wide = console.width >= WIDE
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
     table.add_column("ch.", justify="right")

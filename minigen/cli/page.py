@@ -1,4 +1,4 @@
-"""What pages are made of: one HTML file with its pictures inside, for a browser without a network and for a phone."""
+"""Parts of the HTML pages: each is one file with its pictures inside, to be read offline and on a phone too."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ ul.failed { padding-left: 1.7rem; }
 
 
 def document(title: str, body: str, style: str = "") -> str:
-    """A whole page, which needs nothing but itself, around its body."""
+    """A whole, self-contained page around its body."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -45,5 +45,5 @@ def image(png: bytes, alt: str) -> str:
 
 
 def wide(table: str, what: str) -> str:
-    """A table that scrolls where the screen is narrower, by the keyboard too."""
+    """A table that scrolls if the screen is narrower, with the keyboard too."""
     return f'<div class="wide" role="region" tabindex="0" aria-label="{text(what)}">{table}</div>'

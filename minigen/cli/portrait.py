@@ -1,11 +1,11 @@
-r"""The family portrait: what every system of the tour is asked for, and the figures by which it stands beside the others.
+r"""The family portrait: what every system of the tour is asked for, and the figures that compare it with the others.
 
-Systems that take prompts get the same ones in the same order; the pictures that are shown are the first that were
-measured. Systems that can be asked for a class are asked for each; of the others' samples, the first that the ruler's
-classifier takes for a class is shown for it. All figures come from the functions behind `minigen sample --quality` and
-`--prompts`, with its flags' defaults, so that these commands print them again from the weights that the tour leaves.
+Systems that take prompts get the same ones in the same order; the pictures shown are the first that were measured.
+Systems that can be asked for a class are asked for each; of the others' samples, the first that the ruler's classifier
+takes for a class is shown for it. All figures come from the functions behind `minigen sample --quality` and
+`--prompts`, with its flags' defaults, so these commands reproduce them from the weights that the tour leaves.
 
-``sit`` measures once, and what it found is kept as numbers (tour.json). ``row`` reads the figures of one system from
+``sit`` measures once, and its results are kept as numbers (tour.json). ``row`` reads the figures of one system from
 there: a `Figure` with its error, or the reason why there is none.
 """
 
@@ -35,7 +35,7 @@ BLANK = 0.0  # the grey of a class that no sample was taken for
 
 
 class Sitting(NamedTuple):
-    """Samples for the tour, pictures for the portrait in the order in which they were asked for, and what is told of them."""
+    """Samples for the tour, pictures for the portrait in the order they were asked for in, and facts about them."""
 
     samples: Any
     shown: Any
@@ -45,10 +45,11 @@ class Sitting(NamedTuple):
 def sit(entry: curriculum.Entry, model: Any, system: Any, dataset: Any, *, seed: int) -> Sitting:
     """Draw what the portrait needs with the default settings of `minigen sample`, and measure it.
 
-    ``facts``: ``quality``, label -> figures; of ``fd_ratio`` its ``spread``, and by ``chance``; ``prompts``, the report
-    over prompts, or None; ``right``, the share of pictures of the asked class with their number, or the reason why
-    there is none; ``samples`` with the seconds that drawing them took; ``real``, how many real pictures they were set
-    against; ``shown``, what each shown picture was asked for and what came; ``sitting_seconds``, of all this.
+    ``facts``: ``quality``, label -> figures; ``spread`` of ``fd_ratio``, and ``chance``, that of training images;
+    ``prompts``, the report over prompts, or None; ``right``, the share of pictures of the asked class with their
+    number, or the reason why there is none; ``samples``, their number, and the seconds that drawing them took;
+    ``real``, how many real pictures they were compared with; ``shown``, what each shown picture was asked for and what
+    came; ``sitting_seconds``, of all this.
     """
     from minigen.metrics import report
 
@@ -125,7 +126,7 @@ def _classes(
     names = list(dataset.classes)
     try:
         in_turn = _in_turn(system, names, samples, settings, seed)
-    except ValueError as error:  # it is not told, or could be, and was trained without
+    except ValueError as error:  # it takes no class, or was trained without
         guess = quality.classes_of(dataset, samples)
         found = [int(np.flatnonzero(guess == k)[0]) if (guess == k).any() else None for k in range(len(names))]
         said = [f"none of {len(samples)}" if i is None else "" for i in found]
@@ -139,7 +140,7 @@ def _classes(
 
 
 def _in_turn(system: Any, names: list[str], samples: Any, settings: dict[str, Any], seed: int) -> Any:
-    """Pictures that were asked for, of all classes in turn. ValueError, which says why, where it cannot be asked."""
+    """Pictures asked for by class, all classes in turn. ValueError, with the reason, if it cannot be asked."""
     notes = [] if system.notes is None else system.notes(samples, **settings)
     if list(notes) == [names[i % len(names)] for i in range(len(samples))]:  # the samples are such pictures
         return samples
@@ -178,7 +179,7 @@ def timed(facts: dict[str, Any], what: str) -> Iterator[None]:
 
 
 def without_nan(value: Any) -> Any:
-    """Numbers that JSON does not have as None, in dicts and lists."""
+    """Numbers that JSON does not have replaced by None, in dicts and lists."""
     if isinstance(value, dict):
         return {name: without_nan(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -186,11 +187,13 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# --- what is said of it -----------------------------------------------------------------------------------------------
+# --- its figures ------------------------------------------------------------------------------------------------------
 
 
 class Column(NamedTuple):
-    """One figure of the portrait's table: its heading, its digits after the point (None: three that count), what it is."""
+    """One figure of the portrait's table: its heading, its digits after the point (None: two significant ones, and
+    whole from 100 on), what it is.
+    """
 
     heading: str
     digits: int | None
@@ -207,34 +210,34 @@ class Figure(NamedTuple):
 COLUMNS = {
     "fd_ratio": Column("FD x", 2, "Fréchet distance to the test split, over that of as many training images"),
     "accepted": Column(
-        "accepted", 2, "share of samples that are a digit by the classifier with a reject class, a scene by the oracle"
+        "accepted", 2, "share of samples taken for a digit by the classifier with a reject class, a scene by the oracle"
     ),
     "recall": Column(
-        "recall", 2, "share of the real pictures inside the samples' cloud, in pixels; scatter earns some"
+        "recall", 2, "share of the real pictures inside the samples' cloud, in pixels; scattered samples have some too"
     ),
     "coverage": Column(
         "coverage",
         2,
-        "share of the real pictures with a sample near them; blank pictures earn some, scatter none: read both",
+        "share of the real pictures with a sample near them; blank pictures have some, scattered ones none: read both",
     ),
     "one": Column(
         "one thing", 2, "share that shows what was asked for: a thing with all its attributes, or a digit of a class"
     ),
-    "two": Column("two things", 2, "the same of two things, their attributes and how they lie"),
-    "train": Column("train, s", None, "seconds of training, by the clock"),
-    "train_cpu": Column("train, CPU s", None, "seconds of training, by the processor, all threads together"),
-    "sample": Column("a sample, s", None, "seconds for a sample, by the clock, drawn many at once"),
-    "parameters": Column("parameters", 0, "numbers that are trained, of all its networks"),
+    "two": Column("two things", 2, "the same for two things, their attributes and how they lie"),
+    "train": Column("train, s", None, "wall-clock seconds of training"),
+    "train_cpu": Column("train, CPU s", None, "CPU seconds of training, all threads together"),
+    "sample": Column("a sample, s", None, "wall-clock seconds per sample, many drawn at once"),
+    "parameters": Column("parameters", 0, "trained numbers in all its networks"),
 }
 
 FAILED = "it did not get to the end of the tour"
-NOTHING_DRAWN = "it draws nothing, it finds pictures that are there"
+NOTHING_DRAWN = "it draws nothing, it finds existing pictures"
 NO_RULER = "its pictures have no classes, and the ruler is a classifier"
-NO_MEASURE = "nothing is known to measure samples of its data by"
-POINTS = "its samples are points: modes, near and mode KL stand in its own section"
-UNTOLD = "it is not told what to draw"
+NO_MEASURE = "there is no measure for samples of its data"
+POINTS = "its samples are points: modes, near and mode KL are in its own section"
+UNTOLD = "it cannot be told what to draw"
 ONE_CLASS = "it is asked for a class, which is one thing"
-NO_CPU = "a part of its training was done before CPU time was kept"
+NO_CPU = "a part of its training was done before CPU time was recorded"
 NOT_FINITE = "what was measured is not a finite number"
 
 
@@ -303,7 +306,7 @@ def in_words(value: Figure, digits: int | None) -> str:
 
 
 def astray(visited: list[dict[str, Any]], how: tuple[str, ...], asked: list[str]) -> list[dict[str, Any]]:
-    """Those of the systems that were shown ``how``, whose pictures are not of what was ``asked``, in this order."""
+    """The systems shown in one of the ways ``how`` whose pictures are not of what was ``asked``, in this order."""
     return [facts for facts in visited if facts["shown"]["how"] in how and facts["shown"]["asked"] != asked]
 
 

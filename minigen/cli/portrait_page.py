@@ -57,7 +57,7 @@ def render(visited: list[dict[str, Any]], out: Path) -> str:
 
 
 def _who(visited: list[dict[str, Any]]) -> str:
-    """A line a system: what is new in it, by its own file, whom it comes from, and the first figure that it says of itself."""
+    """A line per system: what its file says is new, the systems it builds on, and the first of its own figures."""
     titles = {name: entry.title for name, entry in curriculum.systems().items()}
     there = {facts["name"] for facts in visited}
     lines = []
@@ -66,7 +66,7 @@ def _who(visited: list[dict[str, Any]]) -> str:
         needs = [
             f'<a href="#{text(n)}">{text(titles[n])}</a>' if n in there else text(titles[n]) for n in facts["from"]
         ]
-        stands = f" Stands on {', '.join(needs)}." if needs else ""
+        stands = f" Builds on {', '.join(needs)}." if needs else ""
         own = next(iter(facts.get("own", {}).items()), None)
         says = "" if own is None or own[1] is None else f' <span class="small">{text(own[0])}: {own[1]:.4g}.</span>'
         lines.append(f'<li><a href="#{text(facts["name"])}">{text(facts["title"])}</a>{new}.{stands}{says}</li>')
@@ -107,8 +107,8 @@ def _strips(whole: list[dict[str, Any]], out: Path) -> str:
         parts.append(
             f"<h3>The same classes: {text(name)}</h3>"
             f'<p class="small">Systems that can be asked for a class were asked for each (◆). Of the others\' '
-            f"{quality.SAMPLES} samples, the first is shown that the ruler's classifier takes for the class; grey where it "
-            f'takes none for it.</p><div class="strips">{"".join(lines)}</div>{_left_out(wrong, "classes")}'
+            f"{quality.SAMPLES} samples, the first one that the ruler's classifier takes for the class is shown; grey "
+            f'if there is none.</p><div class="strips">{"".join(lines)}</div>{_left_out(wrong, "classes")}'
         )
     return "".join(parts)
 
@@ -147,7 +147,7 @@ def _link(facts: dict[str, Any]) -> str:
 
 
 def _prompts(whole: list[dict[str, Any]], out: Path) -> str:
-    """The systems that draw what a prompt says: a prompt a row, a system a column, the oracle's verdict below each picture."""
+    """The systems that draw what a prompt says: prompts as rows, systems as columns, the oracle's verdict below."""
     from minigen.metrics.prompts import GROUPS
 
     rows = [facts for facts in whole if facts["shown"]["how"] == "prompts"]
@@ -180,7 +180,7 @@ def _prompts(whole: list[dict[str, Any]], out: Path) -> str:
 
 
 def _prompts_of_a_kind(rows: list[dict[str, Any]]) -> str:
-    """How many, as it is kept: 64, or 32 and 64 where systems differ."""
+    """How many prompts per kind, as recorded: 64, or 32 and 64 if systems differ."""
     return " and ".join(f"{n:g}" for n in sorted({r["n"] for f in rows if f["prompts"] for r in f["prompts"].values()}))
 
 
@@ -195,7 +195,7 @@ def _cell(image: Any, alt: str) -> str:
 
 
 def _report(rows: list[dict[str, Any]]) -> str:
-    """All right of all prompts, by their kind, with the standard error."""
+    """The share of prompts met in every respect, by their kind, with the standard error."""
     if not rows:
         return ""
     groups = list(rows[0]["prompts"])
@@ -211,8 +211,8 @@ def _report(rows: list[dict[str, Any]]) -> str:
 
 def _left_out(wrong: list[dict[str, Any]], what: str) -> str:
     lines = [
-        f'<p class="failed">{text(facts["title"])} was shown other {what}, or in another order, and cannot stand beside the '
-        "others: visit it again.</p>"
+        f'<p class="failed">{text(facts["title"])} was shown other {what}, or in another order, and cannot be compared '
+        "with the others: visit it again.</p>"
         for facts in wrong
     ]
     return "".join(lines)
@@ -243,7 +243,7 @@ def _dataset(name: str, data_dir: str | None) -> Any:
 
 
 def _figures(visited: list[dict[str, Any]]) -> str:
-    """One row a system, by the data it learnt from, with the figures of what is known below."""
+    """One row per system, grouped by the data it learnt from, with the figures of references below."""
     reasons: dict[str, int] = {}
     columns = portrait.COLUMNS
 
@@ -277,7 +277,7 @@ def _figures(visited: list[dict[str, Any]]) -> str:
 
 
 def _known(rows: list[dict[str, Any]]) -> str:
-    """Real images, and what draws without a network, by the same measures."""
+    """Real images, and baselines without a network, by the same measures."""
     found: dict[str, dict[str, Any]] = {}
     for facts in rows:
         for label, figures in facts.get("quality", {}).items():
@@ -315,11 +315,11 @@ def _errors(visited: list[dict[str, Any]]) -> str:
     command = f"minigen sample NAME --weights NAME/weights.safetensors --seed {' or '.join(map(str, seeds)) or 'N'}"
     return (
         "± is the standard error of a share, √(p (1 − p) / n), as if pictures were independent "
-        f"({'; '.join(said)}; at 0 and 1 that of two more and two fewer of n + 4), and for FD x the spread over samples drawn "
-        "again from the samples. Each system is trained once, by its own budget: how much another training would differ is not "
-        f"in it. Seconds are those of this machine with what else it did.{_share(whole)} In this folder, <code>{command} --n "
-        f"{quality.SAMPLES} --quality</code> prints the first four figures of digits again, and <code>--prompts N</code> those of N "
-        "prompts of a kind."
+        f"({'; '.join(said)}; at 0 and 1 with two successes and two failures added), and for FD x the spread over "
+        "samples drawn again from the samples. Each system is trained once, by its own budget: how much another "
+        "training would differ is not included. Seconds are those of this machine, under its other load."
+        f"{_share(whole)} In this folder, <code>{command} --n {quality.SAMPLES} --quality</code> prints the first "
+        "four figures of digits again, and <code>--prompts N</code> those of N prompts of a kind."
     )
 
 

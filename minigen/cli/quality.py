@@ -10,7 +10,7 @@ import numpy as np
 from minigen.errors import UserError
 
 SAMPLES = 512  # figures of quality are over this many samples
-RINGS = "rings"  # the data set whose samples are points: they are set against its density, without a ruler
+RINGS = "rings"  # the data set whose samples are points: they are compared with its density, without a ruler
 OURS = "these samples"
 
 
@@ -20,7 +20,7 @@ def ruled(dataset: Any) -> bool:
 
 
 def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, float]]:
-    """label -> figures of the samples (first) and of what is known."""
+    """label -> figures of the samples (first) and of references."""
     from minigen.data.rings import Rings
     from minigen.metrics.report import quality, quality_of_points
 
@@ -32,7 +32,7 @@ def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, flo
 
 
 def of_itself(system: Any, dataset: Any, *, seed: int) -> dict[str, float]:
-    """What a system measures of itself on the test split; nothing if it does not. UserError for what are no figures."""
+    """What a system measures of itself on the test split, if anything. UserError for what are no figures."""
     if system.figures is None:
         return {}
     found = system.figures(dataset, rng=np.random.default_rng(seed))
@@ -46,7 +46,7 @@ def of_itself(system: Any, dataset: Any, *, seed: int) -> dict[str, float]:
 
 
 def known(dataset: Any) -> tuple[Any, dict[str, dict[str, float]]]:
-    """The ruler of a data set and the figures of real images and of simple baselines; worked out once a tour."""
+    """The ruler of a data set and the figures of real images and of simple baselines; computed once per process."""
     from minigen.metrics.report import reference_rows
     from minigen.metrics.ruler import load_ruler
 
@@ -72,7 +72,7 @@ _chance: dict[tuple[str, str], tuple[float, float]] = {}
 
 def errors(dataset: Any, samples: Any) -> tuple[float, tuple[float, float]]:
     """The spread of the samples' ``fd_ratio``; and its mean and spread for training images drawn with replacement
-    (worked out once a tour).
+    (computed once per process).
     """
     from minigen.metrics import report
 
@@ -91,7 +91,7 @@ def classes_of(dataset: Any, samples: Any) -> Any:
 def prompts(
     paint: Callable[..., Any], n: int, *, seed: int, settings: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """The report of `minigen.metrics.prompts` over ``n`` prompts a group, painted with these settings but for the prompt."""
+    """The report of `minigen.metrics.prompts` over ``n`` prompts per group, with these settings but for the prompt."""
     from minigen.metrics.prompts import prompt_report
 
     others = {name: value for name, value in settings.items() if name != "prompt"}
@@ -99,11 +99,11 @@ def prompts(
 
 
 def captioned(dataset: Any, samples: Any, real: Any, other: Any, what: str) -> dict[str, dict[str, float]]:
-    """label -> figures of captioned pictures, which have no ruler: the share that the oracle can read, and the clouds in pixels.
+    """label -> figures of captioned pictures, which have no ruler: the share the oracle can read, the clouds in pixels.
 
-    ``real`` are the pictures that all are set against, ``other`` (called ``what``) as many of the same kind, both grey
-    levels. Those stand beside the samples, and so do what is left of them without the things on them, and noise with
-    their levels.
+    ``real`` are the pictures that all are compared with, ``other`` (labelled ``what``) as many of the same kind, both
+    grey levels. Beside the samples are measured ``other``, their backgrounds without the things, and noise with their
+    levels.
     """
     from minigen.data.oracle import readings
     from minigen.metrics.baselines import pixel_noise
@@ -122,7 +122,7 @@ def captioned(dataset: Any, samples: Any, real: Any, other: Any, what: str) -> d
 
 
 def drawn_again(prompts: Sequence[str], *, seed: int) -> Any:
-    """A real picture for each prompt, grey levels: what it leaves open (places to the pixel, shades) is drawn from ``seed``."""
+    """A real picture for each prompt, grey levels: what it leaves open (exact places, shades) depends on ``seed``."""
     from minigen.data import shapes
     from minigen.data.captions import parse
 
@@ -148,7 +148,7 @@ def meanings() -> dict[str, str]:
 
 
 def legend(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What the headings of the rows' tables mean: a line a table."""
+    """What the headings of the rows' tables mean: a line per table."""
     found: dict[str, list[str]] = {}
     for key, column in columns().items():
         if any(key in row for row in rows.values()):

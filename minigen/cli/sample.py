@@ -1,4 +1,4 @@
-"""`minigen sample SYSTEM`: draw from trained weights into a picture."""
+"""`minigen sample SYSTEM`: draw samples from trained weights."""
 
 import dataclasses
 import glob
@@ -86,7 +86,7 @@ def main(args: list[str]) -> int:
     if flags.trajectory:
         path = file.with_name(f"{file.stem}-trajectory.png")
         pictures.save_png(path, pictures.strip(dataset, states))
-        print(f"trajectory, one sample a row: {path}")
+        print(f"trajectory, one sample per row: {path}")
         path = path.with_suffix(".gif")
         write_atomically(path, pictures.gif(dataset, states, samples=STATES))
         print(f"trajectory, animated: {path}")
@@ -150,7 +150,7 @@ def own_sampler(name: str) -> Any:
 def check(system: Any, about: Any, flags: SampleFlags, chosen: list[str]) -> None:
     """Raise UserError for what these weights cannot draw."""
     if flags.singles and len(about.shape) != 3:
-        raise UserError(f"--singles writes pictures, and samples of '{about.name}' are none")
+        raise UserError(f"--singles writes pictures, and samples of '{about.name}' are not pictures")
     if flags.prompts is not None:
         from minigen.metrics.prompts import most_prompts
 
@@ -205,7 +205,7 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
         if len(samples) < quality.SAMPLES:
             print(
                 f"the first row is of {len(samples)} samples, those below it of up to {quality.SAMPLES}: only FD x is "
-                f"corrected for that (take --n {quality.SAMPLES})"
+                f"corrected for that (use --n {quality.SAMPLES})"
             )
         m = compared(dataset, len(samples))
         print(f"FD x of {m} training images drawn with replacement: {drawn[0]:.2f} ± {drawn[1]:.2f}")
@@ -216,7 +216,7 @@ def print_quality(system: Any, dataset: Any, samples: Any, seed: int) -> None:
 
 
 def print_notes(notes: list[str], *, text: bool) -> None:
-    """A line a picture, of what was asked for and what came; labels alone are said once with their number, texts whole."""
+    """A line per picture with what was asked for and what came; labels alone once with their number, texts whole."""
     if text:
         lines = [f"--- {i} ---\n{note}" for i, note in enumerate(notes, start=1)]
     elif any("\n" in note for note in notes):
@@ -245,9 +245,9 @@ def print_prompts(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> 
 
 
 def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The samples (n, ...), and if they were asked for the states on the way, of the first 36 pictures, or of all points.
+    """The samples (n, ...), and if asked for the states on the way, of the first 36 pictures, or of all points.
 
-    NonFinite if a sample is NaN or infinite, UserError if they cannot be drawn, or what was drawn are none.
+    NonFinite if a sample is NaN or infinite, UserError if they cannot be drawn, or what was drawn is not samples.
     """
     from minigen.train.run import check_finite, check_samples
 
@@ -270,9 +270,9 @@ def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any
 
 
 def check_out(path: Path, ending: str = ".png") -> None:
-    """Make the folder of the file, before any time is spent; UserError if that cannot be, or it has another ending.
+    """Make the folder of the file, before any time is spent; UserError if that fails, or it has another ending.
 
-    What commands that were killed an hour ago or earlier left of the same file goes.
+    Leftovers of the same file, from commands killed at least an hour ago, are removed.
     """
     from minigen.train.checkpoint import remove_leftovers
 

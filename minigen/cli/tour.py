@@ -1,4 +1,4 @@
-"""`minigen tour`: every system trained for a short while, one after another, and all of them on one page: the family portrait."""
+"""`minigen tour`: every system trained briefly, one after another, and all of them on one page: the family portrait."""
 
 import dataclasses
 import datetime
@@ -25,25 +25,25 @@ class TourFlags:
     """Flags of `minigen tour`."""
 
     only: Annotated[str | None, arg(metavar="NAMES")] = None
-    """Names of systems with commas between: ddpm,gan. All that run today if left out."""
+    """Names of systems, separated by commas: ddpm,gan. All that run today if left out."""
     whole: bool = False
-    """Train each system with the defaults of 'minigen train', hours for all, instead of a short while: what the figures
-    of the README are about. Its page and trainings are in the folder's own folder "whole".
+    """Train each system with the defaults of 'minigen train' (hours for all) instead of briefly, as for the figures of
+    the README. Page and trainings are in the subfolder "whole".
     """
     data: Annotated[str | None, arg(metavar="NAME")] = None
     """Visit the systems that have a preset of this data set's name (mnist, binary-mnist, shapes), and train each with
-    that, as the figures of docs/figures.md are about. Page and trainings are in the folder's own folder of that name.
+    it, as for the figures of docs/figures.md. Page and trainings are in the subfolder of that name.
     """
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
-    """Where the files of --data are, if they are not the package's own: IDX files for mnist and binary-mnist."""
+    """Folder of the files of --data, if they are not the package's own: IDX files for mnist and binary-mnist."""
     out: Path = Path("out/tour")
     """The folder for the page, index.html, and everything it was made from."""
     device: str = "cpu"
     """cpu or cuda."""
     seed: int = 0
-    """Initial weights, batches and noise all follow from this number."""
+    """Seed of initial weights, batches and noise."""
     resume: bool = False
-    """Go on with a tour that was stopped: a system that was training goes on from its checkpoint."""
+    """Go on with a stopped tour: a system that was training goes on from its checkpoint."""
     fresh: bool = False
     """Train and measure everything anew. If left out, systems that are done with these settings and this seed are kept."""
 
@@ -54,7 +54,7 @@ def main(args: list[str]) -> int:
         TourFlags,
         args,
         prog="minigen tour",
-        description="Train every system for a short while and see them on one page.",
+        description="Train every system briefly, and show them all on one page.",
     )
     arguments.check_at_least(0, seed=flags.seed)
     if flags.resume and flags.fresh:
@@ -86,7 +86,7 @@ def main(args: list[str]) -> int:
             number = error.status - 128 if isinstance(error, Interrupted) else signal.SIGINT
             sentence = f"stopped; the tour so far is in {index}: the same command with --resume goes on"
             raise Interrupted(sentence, number) from error
-        except Exception as error:  # one broken system shall not take the others' pictures away
+        except Exception as error:  # one broken system must not cost the others' pictures
             if not isinstance(error, UserError):
                 traceback.print_exc()
             print(f"minigen: {entry.name}: {error}", file=sys.stderr)
@@ -120,7 +120,7 @@ def chosen(flags: TourFlags) -> list[curriculum.Entry]:
 
 
 def presets_or_why_not(entry: curriculum.Entry) -> set[str]:
-    """The data sets that a system has a preset for: none, and a sentence, if its file cannot be read."""
+    """The data sets that a system has a preset for; none, with a message, if its file cannot be read."""
     try:
         return set(presets_for_data(curriculum.load(entry)))
     except UserError as error:
@@ -155,8 +155,8 @@ def config_of(model: Any, flags: TourFlags) -> dict[str, Any]:
 
 
 def visit(entry: curriculum.Entry, flags: TourFlags, dataset: Any = None) -> dict[str, Any]:
-    """Train one system by its budget, on its own data set if none is given, sample from the file it left, measure, and
-    return what to tell about it.
+    """Train one system by its budget, on its own data set if none is given, sample from the weights file, measure, and
+    return the facts for the page.
     """
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically
@@ -300,7 +300,7 @@ def write_page(out: Path) -> None:
 def known(entry: curriculum.Entry) -> dict[str, Any]:
     """What the page says of a system by its source: where that is, what is new in it, and which systems it needs."""
     try:
-        model = curriculum.imported(entry.module)  # which need not be whole: the page tells of those that failed, too
+        model = curriculum.imported(entry.module)  # which need not be whole: the page also shows those that failed
         return {
             "source": str(curriculum.source_file(model)),
             "new": portrait.news(model.__doc__),

@@ -15,8 +15,8 @@ def render(visited: list[dict[str, Any]], out: Path) -> str:
     sections = "\n".join(_section(facts, out) for facts in visited)
     body = sections or "<p>The first system is training; this page grows with each one that is done.</p>"
     intro = (
-        "<p>Each model below was trained from random numbers on this machine, within the time that it says, by the code "
-        "that its link leads to.</p>"
+        "<p>Each model below was trained from random weights on this machine, in the time given with it, by the code "
+        "that it links to.</p>"
     )
     parts = (intro, portrait_page.render(visited, out), body)
     return page.document("minigen: the family portrait", "\n".join(parts), portrait_page.STYLE)
@@ -57,7 +57,7 @@ def _section(facts: dict[str, Any], out: Path) -> str:
 def _strip(facts: dict[str, Any], folder: Path) -> str:
     if not facts["trajectory"]:
         return ""
-    picture = _picture(folder / "trajectory.png", "the way from noise to samples, one sample a row")
+    picture = _picture(folder / "trajectory.png", "the way from noise to samples, one sample per row")
     return f'<p class="small">From noise to a sample, left to right:</p>{picture}'
 
 
@@ -101,7 +101,7 @@ def _quality(facts: dict[str, Any]) -> str:
         f"<dt>{text(name)}</dt><dd>{text(meanings[name])}</dd>" for names in found.values() for name in names
     )
     return (
-        '<p class="small">Quality of the samples, and of others by the same ruler:</p>'
+        '<p class="small">Quality of the samples, and of references by the same ruler:</p>'
         + "".join(tables)
         + f'<details class="small"><summary>What the columns are</summary><dl>{words}</dl></details>'
     )

@@ -1,4 +1,4 @@
-"""`minigen train SYSTEM`: train a model in front of you; stop it and go on whenever you like."""
+"""`minigen train SYSTEM`: train a model and watch it; stop and resume at any time."""
 
 import dataclasses
 from pathlib import Path
@@ -17,10 +17,10 @@ Trains a system and leaves its weights, samples and log in out/SYSTEM (or --out)
 
 @dataclasses.dataclass(frozen=True)
 class ClipFlags:
-    """For systems that stand on a CLIP."""
+    """For systems that build on a CLIP."""
 
     clip: Annotated[Path | None, arg(metavar="FILE")] = None
-    """A weights.safetensors with a trained CLIP, of whatever system, to begin with it instead of training one."""
+    """A weights.safetensors, of any system, with a trained CLIP to use instead of training one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class PresetFlags:
     """For systems that have presets, which are listed above."""
 
     preset: Annotated[str | None, arg(metavar="NAME")] = None
-    """A named set of the system's own settings, which other flags change further. One that is called after a data set
-    is for that one, and takes it if --data is left out.
+    """A named set of the system's own settings, which other flags override. One that is named after a data set is for
+    that data set, and uses it if --data is left out.
     """
 
 
@@ -42,15 +42,15 @@ class RunFlags:
     out: Path
     """The folder for the checkpoint, the weights, the log and the samples."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
-    """Where the data set's files are: IDX files for mnist and binary-mnist, pictures for folder."""
+    """Folder of the data set's files: IDX files for mnist and binary-mnist, pictures for folder."""
     size: Annotated[int | None, arg(metavar="PIXELS")] = None
-    """Pixels a side that the pictures of 'folder' are brought to and those of 'shapes' are drawn at."""
+    """Pixels per side to which the pictures of 'folder' are scaled, and at which those of 'shapes' are drawn."""
     seed: int = 0
-    """Initial weights, batches and noise all follow from this number."""
+    """Seed of initial weights, batches and noise."""
     device: str = "cpu"
     """cpu or cuda."""
     resume: bool = False
-    """Go on from the checkpoint in --out, which says data, size, seed and the system's settings where their flags are left out."""
+    """Go on from the checkpoint in --out, which gives data, size, seed and settings whose flags are left out."""
     samples_every: Annotated[int | None, arg(metavar="STEPS")] = None
     """Steps between two pictures of samples: a quarter of the run if left out, 0 for only one at the end."""
     save_seconds: float = 15.0
@@ -159,7 +159,7 @@ def goes_on(run: RunFlags) -> bool:
 
 
 def takes_clip(model: Any) -> bool:
-    """Whether a system trains a CLIP first, module "clip", and does without, ``clip_steps`` 0, if it is given one."""
+    """Whether a system first trains a CLIP, module "clip", and skips that, ``clip_steps`` 0, if it is given one."""
     return getattr(model, "REUSES_CLIP", False)
 
 
@@ -169,7 +169,7 @@ def presets_of(model: Any) -> dict[str, dict[str, Any]]:
 
 
 def presets_for_data(model: Any) -> list[str]:
-    """The names of a model's presets that are for a data set: those that are called after one."""
+    """The names of a model's presets that are for a data set: those that are named after one."""
     return [name for name in presets_of(model) if name in data_sets(model)]
 
 

@@ -119,12 +119,12 @@ def test_the_page_says_how_many_are_judged_and_which_do_not_stand_together(lab: 
     lab.claims[0] = dataclasses.replace(first, smallest=low - 1e-3)
     assert main(["claims"]) == 0
     page = Path("out/claims/index.html")
-    assert "2 claims are judged" in page.read_text(encoding="utf-8") and "Not so" not in page.read_text(
+    assert "2 claims are judged" in page.read_text(encoding="utf-8") and "doubted" not in page.read_text(
         encoding="utf-8"
     )
     lab.claims[1] = dataclasses.replace(second, smallest=1e-3 - low)
     assert main(["claims"]) == 0
-    said = "Not so: it is said that a-over-b &amp; more; it is said that b_over_a &amp; more. The seeds"
+    said = "To be doubted: it is said that a-over-b &amp; more; it is said that b_over_a &amp; more. The seeds"
     assert said in page.read_text(encoding="utf-8")
 
 
@@ -132,12 +132,12 @@ def paragraph(lab: Lab, *args: str) -> str:
     """What the page says of all verdicts together."""
     assert main(["claims", *args]) == 0
     text = Path("out/claims/index.html").read_text(encoding="utf-8")
-    return "".join(line for line in text.splitlines() if "judged, " in line or "together" in line)
+    return "".join(line for line in text.splitlines() if "judged, " in line or "jointly" in line)
 
 
 def test_of_one_claim_nothing_is_said_of_many(lab: Lab):
     said = paragraph(lab, "--only", "gan")
-    assert "<p>1 claim is judged, at 95 %. The seeds" in said and "together" not in said and "Holm" not in said
+    assert "<p>1 claim is judged, at 95 %. The seeds" in said and "jointly" not in said and "Holm" not in said
 
 
 def test_where_nothing_is_decided_nothing_is_said_of_verdicts(lab: Lab):
@@ -150,12 +150,12 @@ def test_where_nothing_is_decided_nothing_is_said_of_verdicts(lab: Lab):
 def test_how_many_verdicts_stand_is_counted(lab: Lab):
     low = judge([1.0, 1.1, 1.2, 1.3, 1.4]).low
     first, second = lab.claims
-    assert "2 claims are judged, each by itself at 95 %. 2 of 2 verdicts stand together" in paragraph(lab)
+    assert "2 claims are judged, each on its own at 95 %. 2 of 2 verdicts hold jointly" in paragraph(lab)
     lab.claims[0] = dataclasses.replace(first, smallest=1.2)
-    assert "The one verdict that is decided stands together with all of them: with 95 %" in paragraph(lab)
+    assert "The one verdict that is decided holds jointly with the others: with 95 % confidence" in paragraph(lab)
     lab.claims[1] = dataclasses.replace(second, smallest=1e-3 - low)
     said = paragraph(lab)
-    assert "The one verdict that is decided does not stand together with all of them (Holm 1979). Not so: " in said
+    assert "The one verdict that is decided does not hold jointly with the others (Holm 1979). To be doubted: " in said
 
 
 def test_list_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]):

@@ -674,7 +674,7 @@ def test_weights_that_are_not_there(toy_system: Any, inside: Path, refused: Refu
 
 
 def test_weights_that_were_never_trained(toy_system: Any, inside: Path, refused: Refused):
-    assert "there are no weights in out/toy/weights.safetensors: train them by 'minigen train toy'" in refused(
+    assert "there are no weights in out/toy/weights.safetensors: train them with 'minigen train toy'" in refused(
         "sample", "toy"
     )
 

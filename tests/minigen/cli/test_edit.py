@@ -93,7 +93,7 @@ def test_mistakes(trained: Path, refused: Any, args: list[str], said: str):
 
 
 def test_without_weights_it_says_how_to_make_them(toy_system: Any, inside: Path, refused: Any):
-    assert "train them by 'minigen train toy'" in refused("edit", "toy", "test:1")
+    assert "train them with 'minigen train toy'" in refused("edit", "toy", "test:1")
 
 
 def test_help_names_the_flags_of_the_system(toy_system: Any, capsys: Any):

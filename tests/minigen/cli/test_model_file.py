@@ -80,7 +80,7 @@ def test_a_setting_that_is_called_as_a_flag_of_every_system_is_told(
         )
         with monkeypatch.context() as m:
             m.setattr(toy_system, member, value)
-            said = f"'minigen {command} toy' would have two flags --{flag}: call the model's another name"
+            said = f"'minigen {command} toy' would have two flags --{flag}: rename the model's"
             assert refused(command, "toy") == f"minigen: {said}\n"
             assert refused("train", "toy") == f"minigen: {said}\n" and not Path("out").exists()
 

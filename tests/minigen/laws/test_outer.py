@@ -449,7 +449,7 @@ def test_the_page_needs_nothing_but_itself_and_says_where_it_is_wrong(stranger):
 def test_the_page_pictures_the_number_of_steps_that_failed_and_says_why_laws_are_skipped(stranger):
     sampler = command.find(stranger, {"factor": 1.2, "from_n": 20})[0]
     page = laws_page.render([sampler], [*run_laws(sampler, ["L3", "L6"], ["float64"])])
-    assert "Level told and level of the state, 20 steps" in page
+    assert "Level given to the model and that of the state, 20 steps" in page
     assert "Skipped: L3 (not claimed: leak)" in page and "[data of one point: every state exact]</li>" in page
 
 
