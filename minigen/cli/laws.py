@@ -30,8 +30,7 @@ class Flags:
     """What `minigen laws` and `minigen laws shrink` share."""
 
     samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="[SAMPLER ...]")] = ()
-    """One of ours, such as ddim; one of yours, module:Name; diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m. All of
-    ours if left out."""
+    """Ours (ddim), yours (module:Name), diffusers:DDIMScheduler, kdiffusion:sample_dpmpp_2m; all ours if left out."""
     config: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """A setting of the sampler, as its class takes it; repeat the flag for more."""
     law: Annotated[str | None, arg(metavar="NAMES")] = None
@@ -61,7 +60,7 @@ class ShrinkFlags(Flags):
     """Flags of `minigen laws shrink`."""
 
     samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="SAMPLER")] = ()
-    """One of ours, such as ddim; one of yours, module:Name; diffusers:DDIMScheduler or kdiffusion:sample_dpmpp_2m."""
+    """One of ours, such as ddim; yours, module:Name; diffusers:DDIMScheduler or kdiffusion:sample_dpmpp_2m."""
     script: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file for the script that shows the fault without this project."""
     seconds: float = 60.0

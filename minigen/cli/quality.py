@@ -32,7 +32,7 @@ def figures(dataset: Any, samples: Any, *, seed: int) -> dict[str, dict[str, flo
 
 
 def of_itself(system: Any, dataset: Any, *, seed: int) -> dict[str, float]:
-    """What a system measures of itself on the test split, if anything. UserError for what are no figures."""
+    """What a system measures of itself on the test split, if anything. UserError if these are no figures."""
     if system.figures is None:
         return {}
     found = system.figures(dataset, rng=np.random.default_rng(seed))

@@ -213,7 +213,7 @@ def full_gaussians(draw: st.DrawFn, d: int = 2) -> FullGaussian:
 
 
 def beds() -> st.SearchStrategy[Bed]:
-    """All beds of one dimension."""
+    """All one-dimensional beds."""
     return gaussians() | mixtures()
 
 
