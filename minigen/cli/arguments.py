@@ -255,7 +255,7 @@ def load_weights(path: Path, entry: curriculum.Entry, *, device: str = "cpu", mo
 
 
 def say_unfinished(path: Path, system: Any) -> None:
-    """Say on stderr that weights are those of a training that was stopped before its last step, if they are."""
+    """Say on stderr if weights are those of a training that was stopped before its last step."""
     from minigen.train import checkpoint
 
     with checkpoint.opened(path, kind="weights") as reader:

@@ -271,7 +271,7 @@ class Diffusers:
         return final**0.5, (1 - final) ** 0.5
 
     def at(self, time: float) -> tuple[float, float]:
-        """Signal and noise at a time, by the family's formula; between times of a table by the config's interpolation."""
+        """Signal and noise at a time, by the family's formula; between times of a table as the config interpolates."""
         if self.family == "flow":
             return 1 - time / self.T, time / self.T
         if self.family == "angle":

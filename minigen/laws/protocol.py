@@ -47,8 +47,9 @@ A law whose claim is not made is skipped, and the report says so. Optional membe
 if there are several, `sample` takes ``kind``); ``shape`` of one item, (1,) if left out; ``at(time) -> (alpha, sigma)``
 if the model is called between levels; ``on(sigmas)``, the same sampler on levels with the given noise-to-signal ratios
 (a falling array; ``.tolist()`` has Python's floats) and then the data; ``steps``, the numbers of levels it is run with,
-and ``sweep``, those that the laws of levels try; ``fresh()``, an equal sampler that has not run; ``arrays``, "torch" or "cupy" if `sample` works with those
-(sharing memory where possible); ``precision``, the dtype of its coefficients if that is coarser than the states'.
+and ``sweep``, those that the laws of levels try; ``fresh()``, an equal sampler that has not run; ``arrays``, "torch" or
+"cupy" if `sample` works with those (sharing memory where possible); ``precision``, the dtype of its coefficients if
+that is coarser than the states'.
 
 Anything else that has laws has another ``space``, its claims and the members that `FORMS` lists; for a function,
 `Transform` is all that is needed:
@@ -85,7 +86,7 @@ CLAIMS = (
     *("learned", "score", "published", "weak_order", "shared"),
 )
 STEPS = (1, 2, 3, 7, 20)
-BELOW = 1e-12  # 0 that rounding may leave of a signal or a noise
+BELOW = 1e-12  # by which rounding may take a signal or a noise below 0
 MOST = 20_000  # levels; a longer list is taken to have no end
 FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
 
@@ -419,11 +420,11 @@ def draws(sampler: Any, n: int) -> int:
 
 
 def levels(sampler: Any, n: int) -> list[Level]:
-    """Its levels as `Level`; Fault if they cannot be listed, are not finite, lie beyond noise or data, or do not end."""
+    """Its levels as `Level`; Fault if they cannot be listed, are negative or not finite, or do not end."""
     try:
         listed = [[float(value) for value in level] for level in islice(sampler.levels(n), MOST + 1)]
     except (Exception, SystemExit) as error:
-        slip = isinstance(error, TypeError | AttributeError | NameError)  # whatever n is
+        slip = isinstance(error, TypeError | AttributeError | NameError)  # a mistake at any n
         hint = "" if slip or type(sampler).__module__.startswith("minigen.") else FIXED
         raise Fault(f"levels({n}) raised {in_words(error)}{hint}") from error
     odd = [level for level in listed if len(level) != 3]
@@ -440,7 +441,7 @@ def levels(sampler: Any, n: int) -> list[Level]:
     beyond = next((level for level in found if min(level.alpha, level.sigma) < -BELOW), None)
     if beyond is not None:
         time, alpha, sigma = beyond
-        raise Fault(f"alpha and sigma are 0 at the least: levels({n}) have {alpha:g} and {sigma:g} at time {time:g}")
+        raise Fault(f"alpha and sigma must be at least 0: levels({n}) have {alpha:g} and {sigma:g} at time {time:g}")
     return found
 
 

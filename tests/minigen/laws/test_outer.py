@@ -282,11 +282,11 @@ def test_a_fault_is_named_in_a_verdict(sample, law, words):
     [
         (
             lambda n: [(k / n, 1 - k / n, k / n) for k in (*range(n + 1, 1, -1), 0)],
-            "alpha and sigma are 0 at the least: levels(1) have -1 and 2 at time 2",
+            "alpha and sigma must be at least 0: levels(1) have -1 and 2 at time 2",
         ),
         (
             lambda n: [(k / n, 1 - k / n, k / n) for k in range(n - 1, -2, -1)],
-            "alpha and sigma are 0 at the least: levels(1) have 2 and -1 at time -1",
+            "alpha and sigma must be at least 0: levels(1) have 2 and -1 at time -1",
         ),
         (
             lambda n: [(1 - k / n, k / n) for k in range(n, -1, -1)],
