@@ -119,6 +119,8 @@ def pair(kind: str, output: Any, x: Any, level: Level) -> tuple[Any, Any]:
         return output, (x - alpha * output) / sigma
     if kind == "velocity":
         return x - sigma * output, x + alpha * output
+    if kind == "score":
+        return (x + sigma**2 * output) / alpha, -sigma * output
     return alpha * x - sigma * output, sigma * x + alpha * output
 
 

@@ -144,7 +144,7 @@ def editing(subject: Any, dtype: Any) -> Iterator[Check]:
 
 
 def inversion(subject: Any, dtype: Any) -> Iterator[Check]:
-    r"""The way up from $x_0$ ends at $F_T(F_0^{-1}(x_0))$, and down again at $x_0$, with an error of the claimed order:
+    r"""The way up from $x_0$ ends at $F_T^{-1}(F_0(x_0))$, and down again at $x_0$, with an error of the claimed order:
     on the mixture, even steps in $\ln \sigma$.
 
     In one dimension the flow keeps quantiles, so both ends are known. Limits as for the order of a sampler; the round

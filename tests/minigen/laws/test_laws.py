@@ -444,7 +444,7 @@ def test_beds_know_what_they_say():
             np.testing.assert_allclose(level.alpha * x_0 + level.sigma * eps, x, atol=1e-12)
         np.testing.assert_allclose(one(x, level, 0), beds.Gaussian(0.3, 0.5)(x, level, 0), atol=1e-12)
         np.testing.assert_allclose(beds.FullGaussian([0.3], [[0.25]])(x, level, 0), one(x, level, 0), atol=1e-12)
-        for kind in ("eps", "x_0", "velocity") if level.alpha != 0.8 else ("eps", "x_0", "v"):
+        for kind in ("eps", "x_0", "score", "velocity") if level.alpha != 0.8 else ("eps", "x_0", "score", "v"):
             if kind == "velocity" and level.alpha + level.sigma != 1:
                 continue
             x_0, eps = beds.Mixture()(x, level, 0)
