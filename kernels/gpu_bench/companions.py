@@ -221,7 +221,7 @@ def codebook(n: int, codes: int, d: int, goal: float | None = None) -> Problem:
 
 
 def gather(m: int, codes: int, d: int) -> Problem:
-    """The vectors of the chosen codes, the squares of what is missed, and the codes' usage."""
+    """The vectors of the chosen codes, the squared errors, and the codes' usage."""
 
     def make(source: Source) -> Arrays:
         return {
@@ -383,7 +383,7 @@ def linear_int8(m: int, k: int, n: int) -> Problem:
 
 
 def linear_fp8(size: int) -> Problem:
-    """e4m3 times e4m3: no rung of ours yet, the peer's time is wanted all the same."""
+    """e4m3 times e4m3: no rung of ours yet, only the peer is timed."""
 
     def make(source: Source) -> Arrays:
         return {"a": source.normal(size, size), "b": source.normal(size, size)}

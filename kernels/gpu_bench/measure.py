@@ -1,9 +1,9 @@
-"""Times on a GPU: each rung is checked, then timed beside its peers, and placed under the limits that this card showed.
+"""Times on a GPU: each rung is checked, timed together with its peers, and compared with the card's measured limits.
 
 One sample of a contestant is, on one stream: a buffer larger than the second-level cache is overwritten, often enough
-that the card is busy until the host has handed in all that follows; an event; a run; an event; a run; an event. The
+that the card is busy until the host has enqueued all that follows; an event; a run; an event; a run; an event. The
 first run finds its inputs in memory only ("cold"), the second what the first left in the cache ("hot"), and neither
-waits for the host. How long the host takes to hand a run in is measured too: a program that does nothing between runs
+waits for the host. How long the host takes to enqueue a run is measured too: a program that does nothing between runs
 pays the larger of the two. Contestants take turns, sample by sample, so that whatever the card's clock does, it does to
 all.
 """
@@ -24,9 +24,9 @@ from . import peers, products, stamps
 from .problem import Problem, Run, Source, judge, rehearse, rungs_that_can
 
 ROUNDS, LEAST = 30, 3  # samples of each contestant, and how many a slow one has at least
-DISTURBED = 0.1  # of the median: then something else had the card, or the host
+DISTURBED = 0.1  # a larger spread, over the median: something else used the card, or the host
 SECONDS = 0.6  # that the samples of one contestant may take
-SLOW = 2.0  # seconds of a run that is timed once, by the wall: no cache and no host matters to it
+SLOW = 2.0  # a run of more seconds is timed once, by the wall clock: cache and host do not matter to it
 FLUSH = 256 << 20  # bytes that are overwritten, at least four times the second-level cache
 
 
@@ -195,7 +195,7 @@ def _version(number: int) -> str:
 
 
 def limits(clock: Clock, source: Source, torch: Any, size: int = 8192) -> dict[str, dict[str, Any]]:
-    """The fastest large product in each number format and the fastest large copy that this card has shown, and whose it was."""
+    """The fastest large product in each number format and the fastest large copy on this card, and whose they were."""
     xp = source.xp
     found: dict[str, dict[str, Any]] = {}
     for dtype in ("bf16", "tf32", "float32"):

@@ -1,17 +1,17 @@
-"""How full a launch makes a card: how many blocks a multiprocessor holds at once, and what it has no more of.
+"""The occupancy of a launch: how many blocks a multiprocessor holds at once, and which resource limits them.
 
-A multiprocessor takes a block if it has room for the whole of it. With w = ceil(threads / 32) warps a block, r registers
-a warp, rounded up to 256, and s bytes of shared memory a block, those of the driver among them, rounded up,
+A multiprocessor takes a block if it has room for the whole of it. With w = ceil(threads / 32) warps per block, r
+registers per warp, rounded up to 256, and s bytes of shared memory per block, those of the driver included, rounded up,
 
     warps           W // w
-    registers       4 (R / 4 // r) // w       each warp is at home in one of four parts, which have R / 4 registers each
+    registers       4 (R / 4 // r) // w       each warp belongs to one of four parts, which have R / 4 registers each
     shared memory   S // s
     blocks          B
 
 and the least of the four is what it holds. W, S and B are an architecture's (CUDA C++ Programming Guide, the table of
-technical specifications), R is 65,536; how things are rounded is from NVIDIA's own ``cuda_occupancy.h``, beside which
-the tests put this (``pytest -m peer``, with the wheel nvidia-cuda-runtime). Not looked at: that the blocks of a cluster
-need room in one group of multiprocessors.
+technical specifications), R is 65,536; how things are rounded is from NVIDIA's own ``cuda_occupancy.h``, against which
+the tests check this (``pytest -m peer``, with the wheel nvidia-cuda-runtime). Not considered: that the blocks of a
+cluster need room in one group of multiprocessors.
 """
 
 import math
@@ -47,7 +47,7 @@ MULTIPROCESSOR = {
 
 
 class Held(NamedTuple):
-    """The blocks that a multiprocessor holds at once, their warps, and what there is no more of for another."""
+    """The blocks that a multiprocessor holds at once, their warps, and the resource that limits them."""
 
     blocks: int
     warps: int
@@ -55,7 +55,7 @@ class Held(NamedTuple):
 
 
 def held(registers: int, threads: int, shared_bytes: int, architecture: str) -> Held:
-    """What a multiprocessor holds of blocks of so many ``threads``, ``registers`` a thread, ``shared_bytes`` a block.
+    """What a multiprocessor holds of blocks with this many ``threads``, ``registers`` per thread and ``shared_bytes``.
 
     ``shared_bytes`` are those of the kernel's own arrays and those that the launch asks for.
     """
@@ -80,7 +80,7 @@ def _up(number: int, unit: int) -> int:
 def launches(
     problems: Iterable[Problem], rungs: Collection[int]
 ) -> Iterator[tuple[Problem, int, Launch, launch.Resources]]:
-    """What those of each problem's rungs would launch on a Hopper, in its order, and what the compiler says it needs."""
+    """What each problem's ``rungs`` would launch on a Hopper, in order, and the resources that the compiler reports."""
     for problem in problems:
         for rung in (r for r in rungs_that_can(problem, ARCHITECTURE)[0] if r in rungs):
             for launched in rehearse(problem, rung, ARCHITECTURE):

@@ -1,7 +1,7 @@
-"""What is kept of the GPU benchmark: a file of results a card, tables in README files between markers, a plot a ladder.
+"""What is kept of the GPU benchmark: a results file per card, tables between markers in READMEs, a plot per ladder.
 
-A file holds runs, each with its conditions and limits, and each row stays with those that it was measured under: a new
-run replaces the rows that it has measured anew, and the others remain. A table stands between ``<!-- bench: NAME -->``
+A file holds runs, each with its conditions and limits, and each row stays with those under which it was measured: a new
+run replaces the rows that it has measured again, and the others remain. A table stands between ``<!-- bench: NAME -->``
 and ``<!-- bench end -->`` in any README of this project; NAME is an operation. Where nothing was measured, the table
 says so.
 """
@@ -22,7 +22,7 @@ from .problem import Problem
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- bench end -->)", re.DOTALL)
 NOT_YET = "Not yet run on hardware."
-CHANGED = "†"  # beside a rung whose time is not of the code that is here: see stamps
+CHANGED = "†"  # beside a rung whose time is not of the current code: see stamps
 INK, OURS, PEER = "#7a7f87", "#3b7dd8", "#b9bec6"  # readable on white and on black
 LADDERS = (
     "matmul", "conv2d", "conv2d-grad-x", "conv2d-grad-w", "attention", "attention-short", "attention-grad", "quantize",
@@ -45,7 +45,7 @@ def key(row: Row) -> tuple[str, str, str]:
 
 
 def without(rows: Sequence[Row], problems: Sequence[Problem]) -> list[Problem]:
-    """The problems that have no row, or none of one of their rungs as it is here now."""
+    """The problems that have no row, or none of the current code of one of their rungs."""
     known = {key(row): row for row in rows}
 
     def complete(p: Problem) -> bool:
@@ -59,7 +59,7 @@ def without(rows: Sequence[Row], problems: Sequence[Problem]) -> list[Problem]:
 
 
 def merged(before: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs with the new one: rows that it has measured anew leave the others, and an empty run goes."""
+    """The runs with the new one: rows that it has measured again leave the others, and empty runs are dropped."""
     fresh = {key(row) for row in run["rows"]}
     kept = [{**old, "rows": [row for row in old["rows"] if key(row) not in fresh]} for old in before]
     return [r for r in (*kept, dict(run)) if r["rows"]]
@@ -93,7 +93,7 @@ def all_rows() -> list[Row]:
 
 
 def bring_up(problems: Sequence[Problem]) -> list[Path]:
-    """New stamps for times whose code has changed in its text only; the files that have changed. Raises NoCuda without a compiler."""
+    """New stamps for times whose code has changed only in its text; returns the changed files. Raises NoCuda."""
     changed = []
     for file in _files():
         before = read(file)
@@ -114,7 +114,7 @@ def _files() -> list[Path]:
 def table(op: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
     """An operation's rungs, and what has been measured of them: a line for each problem and whoever ran it.
 
-    A file beside a rung that took the rung's place is named where it did, and stands with the rungs.
+    Where another file ran in a rung's place, its name stands in that line, and it is listed with the rungs.
     """
     lines = ["| rung | |", "|---|---|"]
     order = {(p.op, p.name, p.dtype): i for i, p in enumerate(problems)}
@@ -167,7 +167,7 @@ def _beside(c: Mapping[str, Any], problem: Problem | None) -> tuple[int, Path] |
 
 
 def _changed(row: Row, c: Mapping[str, Any], problem: Problem | None) -> bool:
-    """Whether a rung's time is not of the code that is here."""
+    """Whether a rung's time is not of the current code."""
     return "cold_ms" in c and not c.get("peer") and not stamps.is_here(c, problem, row["architecture"])
 
 
@@ -200,12 +200,12 @@ def readmes() -> list[Path]:
 
 
 def with_tables(text: str, problems: Sequence[Problem], rows: Sequence[Row], page: Path) -> str:
-    """The text of a page with every table between markers written anew."""
+    """The text of a page with every table between markers rewritten."""
     return MARKED.sub(lambda m: f"{m[1]}{table(m[2], problems, rows, page)}\n{m[3]}", text)
 
 
 def write_tables(problems: Sequence[Problem], rows: Sequence[Row]) -> list[Path]:
-    """Writes the tables into the README files; those that have changed."""
+    """Writes the tables into the README files; returns those that have changed."""
     changed = []
     for file in readmes():
         before = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Torch's side of the GPU benchmark: for each operation the ways to do it, each a name and what makes its run.
+"""Torch's side of the GPU benchmark: for each operation the ways to do it, each a name and a maker of its run.
 
 The tensors are the very memory of our arrays. Images stay as they are, channels last, and are handed over a second time
 with channels first where torch has another path for that. Gradients are timed without the forward pass before them.
@@ -14,7 +14,7 @@ Peer = tuple[str, Callable[[Any, Arrays], Run]]
 
 
 def tensors(torch: Any, x: Arrays) -> Arrays:
-    """The arrays among the inputs as torch's tensors of the same memory; bits of bfloat16 numbers as such numbers."""
+    """The arrays among the inputs as torch's tensors of the same memory; bits of bfloat16 numbers as bfloat16."""
 
     def tensor(value: Any) -> Any:
         if value.dtype.char != "H":

@@ -1,7 +1,7 @@
 """What a problem of the GPU benchmark is, where its data come from, and a device on which it can be tried without a GPU.
 
 The rungs of a problem are not listed here: they are those that the operation's folder declares (``cuda.RUNGS``), sorted
-by what their sources say of the numbers that they multiply. A new rung is on the list as soon as it is in its folder.
+by the number formats that their sources say they multiply. A new rung is on the list as soon as it is in its folder.
 """
 
 import mmap
@@ -38,10 +38,10 @@ class Problem:
     """One shape of an operation in one number format.
 
     ``make(source)`` gives the inputs. ``run(device, inputs, rung)`` is what is timed; what it returns goes to
-    ``check(inputs, result, rung)``, which yields sampled numbers beside the definition's in float64. ``peers`` are
-    pairs of a name and of what makes, from torch and tensors of the same inputs, torch's run. FLOP are those of the
-    definition, a multiply-add as two; bytes are those that must move, every input read and every result written once in
-    this format.
+    ``check(inputs, result, rung)``, which yields sampled numbers with the definition's in float64. ``peers`` are
+    pairs of a name and a function that makes torch's run from torch and tensors of the same inputs. FLOP are those of
+    the definition, a multiply-add as two; bytes are those that must move, every input read and every result written
+    once in this format.
     """
 
     op: str
@@ -54,11 +54,11 @@ class Problem:
     run: Callable[[Any, Arrays, int], Any]
     check: Callable[[Arrays, Any, int], Iterator[Expected]]
     peers: Sequence[tuple[str, Callable[[Any, Arrays], Run]]] = ()
-    goal: float | None = None  # our time over the best peer's that this project aims for
+    goal: float | None = None  # the ratio of our time to the best peer's that this project aims for
 
     @property
     def folder(self) -> Path:
-        """Of the operation: what is before the dash in its name."""
+        """That of the operation: what precedes the dash in its name."""
         return ROOT / self.op.partition("-")[0]
 
     @property
@@ -109,7 +109,7 @@ class Source:
         return bfloat16.to_bits(x)
 
     def numbers(self, bits: Array) -> Array:
-        """What bits of bfloat16 numbers are worth, float32."""
+        """The float32 values of bits of bfloat16 numbers."""
         return bfloat16.from_bits(bits)
 
     def below(self, end: int, *shape: int) -> Array:
@@ -121,7 +121,7 @@ class Source:
         return self.xp.zeros(shape, np.float32)
 
     def put(self, x: np.ndarray) -> Array:
-        """A small array of the host's."""
+        """A small array from the host."""
         return self.xp.asarray(x)
 
     def _cut(self, pool: Array, shape: tuple[int, ...]) -> Array:
@@ -182,14 +182,14 @@ class Launch(NamedTuple):
 
 
 class Rehearsal:
-    """In a GPU's place: checks what a launch would check, notes it in ``launches`` and runs nothing."""
+    """Stands in for a GPU: checks what a launch would check, notes it in ``launches`` and runs nothing."""
 
     def __init__(self, architecture: str = "90a") -> None:
         self.architecture = architecture
         self.launches: list[Launch] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Memory that takes none."""
+        """An array that takes no memory."""
         return reserved(shape, dtype)
 
     def result(self, array: Any, name: str = "the result") -> Any:
@@ -231,7 +231,8 @@ def rehearse(problem: Problem, rung: int, architecture: str = "90a") -> list[Lau
 def rungs_that_can(problem: Problem, architecture: str = "90a") -> tuple[dict[int, str], dict[int, str]]:
     """The rungs that can run a problem, each with the file that it takes, and for each of the others why not.
 
-    A rung may leave sizes to a file beside it. If it leaves them to another rung it is none of its own here.
+    A rung may leave some sizes to a file that is no rung. Where it leaves them to another rung, it cannot run the
+    problem.
     """
     able: dict[int, str] = {}
     unable: dict[int, str] = {}
@@ -262,7 +263,7 @@ def some(size: int, count: int = SEVERAL) -> np.ndarray:
 
 
 def take(x: Array, *index: Any) -> np.ndarray:
-    """``x[index]`` in float64 on the host; bits of bfloat16 numbers as what they are worth. Arrays in ``index`` are NumPy's."""
+    """``x[index]`` in float64 on the host; bits of bfloat16 as their values. Arrays in ``index`` are NumPy's."""
     xp = array_module(x)
     part = to_numpy(x[tuple(xp.asarray(i) if isinstance(i, np.ndarray) else i for i in index)])
     return (bfloat16.from_bits(np.ascontiguousarray(part)) if part.dtype == np.uint16 else part).astype(np.float64)

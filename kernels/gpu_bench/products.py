@@ -1,7 +1,7 @@
 """The problems of the four ladders: matrix products, convolution, attention, nearest codes.
 
 Where a whole result in float64 would take longer than the benchmark, some numbers of it are checked: the ends of each
-axis and others at random. What they may be off is that of the tests, from ``compare.bound``.
+axis and others at random. The allowed errors are those of the tests, from ``compare.bound``.
 """
 
 import itertools
@@ -116,7 +116,7 @@ def conv2d(
 
 
 def _convolved(x: Any, w: Any, y: Any, settings: dict[str, Any], dtype: str) -> tuple[Any, Any, Any]:
-    """At some pixels of y: the definition, what it adds up in absolute values, and y."""
+    """At some pixels of y: the definition, the sum of its terms' absolute values, and y."""
     (stride, _), (padding, _) = settings["stride"], settings["padding"]
     image, i, j = _pixels(y.shape[0], y.shape[1])
     want, magnitude = np.zeros((len(i), y.shape[3])), np.zeros((len(i), y.shape[3]))

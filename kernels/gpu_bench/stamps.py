@@ -1,10 +1,10 @@
-"""Is a measured time one of the code that is here now?
+"""Is a measured time one of the current code?
 
-With every time of a rung stands a stamp of what was launched for it: a digest of the sources, and one of the machine
-code with the compiler that made it. The time is of the code that is here if the sources are the same, or if the same
-compiler makes the same machine code of both and the launches are the same; so code may be moved and renamed, and the
-time stays. ``python -m kernels.bench --tables`` looks, writes the new digest where nothing has changed, and the tables
-mark the other times. `measure` makes the stamps, `pages` reads them.
+With every time of a rung is kept a stamp of what was launched for it: a digest of the sources, and one of the machine
+code with the compiler that made it. The time is of the current code if the sources are the same, or if the same
+compiler makes the same machine code from both and the launches are the same; so code may be moved and renamed, and the
+time stays. ``python -m kernels.bench --tables`` checks this, writes the new digest where nothing has changed, and marks
+the other times in the tables. `measure` makes the stamps, `pages` reads them.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ Stamp = dict[str, str]
 
 
 def stamp(problem: Problem, rung: int, architecture: str) -> Stamp:
-    """Of what a rung launches for a problem. Raises as ``rehearse`` and ``compile_for`` do."""
+    """The stamp of what a rung launches for a problem. Raises as ``rehearse`` and ``compile_for`` do."""
     launches = rehearse(problem, rung, architecture)
     return {"sources": sources(launches), "nvrtc": launch.nvrtc_version(), "machine": machine(launches, architecture)}
 
 
 def sources(launches: Iterable[Launch]) -> str:
-    """A digest of kernels, grids, settings and the texts behind them, comments and the breaking of lines apart."""
+    """A digest of kernels, grids, settings and the texts behind them, apart from comments and line breaks."""
     parts: list[Any] = []
     for at in launches:
         texts = parts_of(at.source.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def machine(launches: Iterable[Launch], architecture: str) -> str:
 
 
 def is_here(contestant: Mapping[str, Any], problem: Problem | None, architecture: str) -> bool:
-    """Whether what a contestant was measured with is what its problem launches now, as far as the sources tell."""
+    """Whether what a contestant was measured with is what its problem launches now, judged by the sources."""
     if problem is None or "code" not in contestant:
         return False
     try:
@@ -55,7 +55,7 @@ def is_here(contestant: Mapping[str, Any], problem: Problem | None, architecture
 
 
 def brought_up(runs: Sequence[Mapping[str, Any]], problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """The runs with new stamps on the times whose sources have changed, or the compiler, and whose machine code has not.
+    """The runs with new stamps on the times whose sources or compiler have changed and whose machine code has not.
 
     Raises NoCuda without a compiler.
     """
