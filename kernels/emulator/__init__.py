@@ -137,19 +137,19 @@ __all__ = [
 ]  # fmt: skip
 
 REGISTERS = 65_536  # of a multiprocessor
-MOST_TOGETHER = 8192  # threads of a cooperative launch, each with a number for each
+MOST_TOGETHER = 8192  # threads of a cooperative launch, each with a number for each of them
 OUTSIDE = 2**32 - 1  # instead of a place in a program: see runtime.cpp
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
     "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block", "undefined",
 )  # fmt: skip
-_ONE_AT_A_TIME = threading.Lock()  # of a process's threads: runtime.cpp has one grid
+_ONE_AT_A_TIME = threading.Lock()  # for a process's threads: runtime.cpp has one grid
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
 
 
 class BadArguments(TypeError):
-    """A launch's arguments are not the kernel's: a missing or unknown name, another kind or dtype."""
+    """A launch's arguments do not fit the kernel: a missing or unknown name, another kind or dtype."""
 
 
 class EmulatorError(AssertionError):
@@ -260,7 +260,7 @@ class Emulator:
         self.seed = seed
         self.banks = banks
         self.strict = strict
-        self.quiet = False  # printf says nothing
+        self.quiet = False  # printf prints nothing
         self.most_accesses = most_accesses
         self.findings: list[Finding] = []
         self.accesses = 0
@@ -280,10 +280,10 @@ class Emulator:
     def sparse(self, shape: tuple[int, ...], dtype: Any, parts: Iterable[range], *, fresh: bool = False) -> np.ndarray:
         """An array of any size of which only ``parts``, ranges of its flattened elements, are real; zeros at first.
 
-        It takes memory for these only, and kernels work on it itself, not on a copy. A touch of anything else, by a
-        kernel, is "out of range" up to a red zone beside a part and a "wild address" farther away. With ``fresh`` the
+        It takes memory for these only, and kernels work on it itself, not on a copy. An access to anything else, by
+        a kernel, is "out of range" up to a red zone beside a part and a "wild address" farther away. With ``fresh`` the
         parts are as from ``empty``. ``expect`` is for slices of it. Raises ValueError unless the parts are ranges that
-        are not empty, rise and do not touch each other.
+        are not empty, in rising order and apart from each other.
         """
         sparse = Sparse(shape, np.dtype(dtype), list(parts), fresh)
         self._sparse.append(sparse)
@@ -327,16 +327,16 @@ class Emulator:
     ) -> None:
         """Run a kernel of a library with arguments that have been checked: arrays, TensorMaps, None and ctypes values.
 
-        ``held`` are arrays that structures among them, which are arrays of characters, point to, and arrays of pointers
-        (by NumPy's addresses; those in arrays are followed with ``held`` only). The blocks of a ``cooperative`` launch
-        run together, so that they may wait for each other.
+        ``held`` are the arrays to which structures among them (arrays of characters) and arrays of pointers point, by
+        NumPy's addresses; pointers in arrays are followed only if there are any ``held``. The blocks of a
+        ``cooperative`` launch run together, so that they may wait for each other.
         """
         self.ran.append(library.source.name)
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
         if (count := block[0] * block[1] * block[2]) > most_threads:
-            raise WrongSource(f"kernel {kernel}: its launch bounds are {most_threads} threads a block, got {count}")
+            raise WrongSource(f"kernel {kernel}: its launch bounds are {most_threads} threads per block, got {count}")
         if cooperative and library.clusters.get(kernel, 1) > 1:
-            raise ValueError(f"kernel {kernel}: a cooperative launch of clusters is none that the emulator takes")
+            raise ValueError(f"kernel {kernel}: the emulator does not support cooperative launches of clusters")
         if cooperative and (count := count * blocks[0] * blocks[1] * blocks[2]) > MOST_TOGETHER:
             raise ValueError(
                 f"kernel {kernel}: a cooperative launch has at most {MOST_TOGETHER} threads here, got {count}"
@@ -400,7 +400,7 @@ class Emulator:
                 values[j][...] = laid[j].array
 
     def result(self, array: np.ndarray, name: str = "the result") -> np.ndarray:
-        """``array`` as it is; that an element of it, or of a part that is real, was never written is a finding."""
+        """``array`` as it is; an element of it (of a real part) that was never written is a finding."""
         found = [(0, f.writers) for f in [self._record(array)] if f is not None]
         found += [
             (p.start, p.writers) for s in self._sparse if s.array is array for p in s.parts if p.writers is not None
@@ -416,7 +416,7 @@ class Emulator:
     def expect(self, array: np.ndarray, want: Any, allowed: Any = 0.0, name: str = "the result") -> None:
         """A finding "wrong value" unless ``|array - want| <= allowed`` everywhere, with the line that wrote the worst.
 
-        It is known of the last file whose kernels wrote the array.
+        That line is known only for the last file whose kernels wrote the array.
         """
         got, want = array.astype(np.float64), np.broadcast_to(np.asarray(want, np.float64), array.shape)
         with np.errstate(invalid="ignore"):
@@ -531,7 +531,7 @@ class Emulator:
 
 @dataclass
 class _Fresh:
-    """An array from ``empty``, where in which program each byte of it was written, and that program."""
+    """An array from ``empty``, where in a program each byte of it was written, and that program."""
 
     array: np.ndarray
     writers: np.ndarray
@@ -560,7 +560,7 @@ def _held(own: int) -> int:
 
 
 def _registers(threads: int, blocks: int) -> int:
-    """Of each thread when a block begins, if its launch bounds say it, or else 0: see registers.hpp."""
+    """Of each thread when a block begins, or 0 if the launch bounds do not say: see registers.hpp."""
     return min(REGISTERS // (blocks * -(-threads // 128) * 128) // 8 * 8, 256) if blocks else 0
 
 

@@ -1,4 +1,4 @@
-// One access to memory, and whether it may be: part of runtime.cpp.
+// One access to memory, and whether it is allowed: part of runtime.cpp.
 
 static Event event(uint32_t where, Access kind) {  // what the current thread does now
     const int me = in_cluster(current());
@@ -6,7 +6,7 @@ static Event event(uint32_t where, Access kind) {  // what the current thread do
 }
 
 static bool before_now(const Event& e) { return e.clock <= fibers[current()].clock[e.thread]; }
-// Of two atomic operations either may come first; if one is `narrow`, for its block alone, so must be the other's block.
+// Of two atomic operations either may come first, unless this one is `narrow` (for its block alone) and blocks differ.
 static bool ordered(const Event& e, Access kind, bool narrow) {
     const bool atomic = kind == ATOMIC && e.kind == ATOMIC && (!narrow || e.thread / threads == block_rank);
     return before_now(e) || atomic || (e.kind == ATOMIC && told(cluster_number, e));
@@ -60,7 +60,7 @@ __attribute__((noinline, cold)) static void settle() {
 }
 
 // A plain read of what others change by atomic operations is a guess if its thread's next access is an atomicCAS there:
-// that finds out whether it was right. (Loops of CUDA's guide begin so.)
+// that finds out whether it was right. (Loops in CUDA's guide begin like this.)
 static struct {
     const char* address;
     unsigned thread;
@@ -232,7 +232,7 @@ static void lend_turn(const void* address, size_t bytes, const void* where) {
     if (me.asked != address) me.times = 0;
     me.asked = address;
     if (++me.times < 64 && ++me.asks % 64) {
-        // What several operations do is not done at once. But a guess is not one of them: see above.
+        // Others may come between several operations. But a guess is not one of them: see above.
         if (last_read != address && random_number() % 2) let_others_run();
         return;
     }

@@ -1,4 +1,4 @@
-"""How arrays lie when a kernel gets them: between red zones, and real in some parts only if they are too large to be real."""
+"""How arrays lie when a kernel gets them: between red zones and, if too large for memory, with only some parts real."""
 
 import math
 import mmap
@@ -34,9 +34,9 @@ def structure(content: bytes) -> np.ndarray:
 
 
 def led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """A structure whose pointers into one array of each pair, at multiples of 8 bytes, lead into the other one.
+    """A structure with its pointers (at multiples of 8 bytes) into the first array of a pair moved into the second one.
 
-    So does a pointer to the end of one, if it is not into another.
+    So are pointers to the end of an array, unless they point into another one.
     """
     found, arrays = bytearray(content), list(arrays)
     for at in range(0, len(content) - 7, 8):
@@ -50,12 +50,12 @@ def led(content: bytes, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> byte
 
 
 def lead(array: np.ndarray, arrays: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The same in place, of an array of pointers."""
+    """The same in place, for an array of pointers."""
     array.reshape(-1).view(np.uint8)[:] = np.frombuffer(led(array.tobytes(), arrays), np.uint8)
 
 
 def same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[int, int]:
-    """For each argument that is an array the first one that is the same memory, which may be itself.
+    """For each argument that is an array the first one with the same memory, which may be itself.
 
     Raises ValueError for two that overlap otherwise, if the kernel may write one of them.
     """
@@ -71,14 +71,14 @@ def same_memory(parameters: Sequence[Parameter], values: Sequence[Any]) -> dict[
                 break
             if np.may_share_memory(v, w) and not (p.const and q.const):
                 raise ValueError(
-                    f"{q.name} and {p.name} overlap, which is not emulated: pass apart, or the same array twice"
+                    f"{q.name} and {p.name} overlap, which is not emulated: pass separate arrays, or one array twice"
                 )
     return first
 
 
 @dataclass
 class Part:
-    """Bytes of an array that are real, and where in which program each was written, if it is known."""
+    """Bytes of an array that are real, and where in a program each was written, if it is known."""
 
     start: int
     bytes: int

@@ -1,5 +1,5 @@
-// The instructions of inline PTX as functions, which assembly.py calls: in front what an instruction writes, then what it
-// reads, but an address always first. Comes behind device.cuh where a kernel has some.
+// The instructions of inline PTX as functions, which assembly.py calls: first what an instruction writes, then what it
+// reads, but an address before both. Included after device.cuh if a kernel has any.
 #pragma once
 
 namespace emulator {
@@ -7,7 +7,7 @@ namespace ptx {
 
 #define EMULATOR_PTX EMULATOR_FUNCTION  // not inlined, so that a finding names the line that called
 
-// The same bits, or of whole numbers as many as there is room for.
+// The same bits, or for whole numbers of another size as many as there is room for.
 template <class T, class U>
 EMULATOR_QUIET T as(U x) {
     if constexpr (sizeof(T) == sizeof(U)) {
@@ -19,7 +19,7 @@ EMULATOR_QUIET T as(U x) {
     }
 }
 
-// What an operand is told: "r"(x) takes whole numbers of up to 32 bits.
+// The value of an operand: "r"(x) takes whole numbers of up to 32 bits.
 template <class T, class U>
 EMULATOR_QUIET T in(U x) {
     static_assert(sizeof(U) <= sizeof(T), "an operand of inline PTX that is wider than its register");
@@ -160,7 +160,7 @@ EMULATOR_QUIET auto mov(D& low, D& high, A x) -> decltype(void(sizeof(char[sizeo
     typedef decltype(bits(low)) W;
     low = as<D>(W(bits(x))), high = as<D>(W(bits(x) >> 8 * sizeof(D)));
 }
-template <class T, class D, class A>  // a shift by more bits than there are moves all out
+template <class T, class D, class A>  // a shift by more bits than there are shifts all out
 EMULATOR_QUIET void shl(D& d, A x, unsigned by) { d = D(by >= 8 * sizeof(T) ? T(0) : T(as<T>(x) << by)); }
 template <class T, class D, class A>
 EMULATOR_QUIET void shr(D& d, A x, unsigned by) {
@@ -377,7 +377,7 @@ typedef unsigned U;
 EMULATOR_PRODUCTS(bf16, mma_bf16)
 EMULATOR_PRODUCTS(f16, mma_fp16)
 
-// Sums of half precision: those of float32, rounded once an instruction.
+// Sums of half precision: those of float32, rounded once per instruction.
 EMULATOR_PTX void mma_m16n8k16_f16_f16_f16_f16(U& d0, U& d1, U a0, U a1, U a2, U a3, U b0, U b1, U c0, U c1) {
     const U a[4] = {a0, a1, a2, a3};
     float s[4] = {from_fp16(c0), from_fp16(c0 >> 16), from_fp16(c1), from_fp16(c1 >> 16)};

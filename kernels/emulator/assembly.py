@@ -1,7 +1,7 @@
 """Inline PTX as C++: ``asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));`` becomes a call of a function of assembly.cuh.
 
-What comes out is one expression, on the line where the asm began: its operands as variables of their own, a call for
-each instruction, and the outputs stored. What an instruction is called there its first words and its types decide.
+The result is one expression, on the line where the asm began: its operands as variables of their own, a call for
+each instruction, and the outputs stored. An instruction's first words and its types decide which function is called.
 """
 
 import re
@@ -29,7 +29,7 @@ _SPECIAL = {
     **{f"%{ptx}.{axis}": f"{cuda}.{axis}" for ptx, cuda in
        (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim")) for axis in "xyz"},
 }  # fmt: skip
-# Words of an instruction that say how fast or where it is cached, and nothing of its result.
+# Words of an instruction that concern speed and caches, not its result.
 _IDLE = re.compile(
     r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|no_allocate|noftz|evict_\w+|\d+B|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
 )
@@ -37,11 +37,11 @@ _WHOLE = re.compile(r"[us]\d+")
 
 
 class _Unknown(Exception):
-    """Inline PTX that the emulator does not take."""
+    """Inline PTX that the emulator does not support."""
 
 
 def translated(text: str) -> str:
-    """A kernel's text with C++ in place of its inline PTX; what is not known is a finding where a kernel comes to it."""
+    """A kernel's text with C++ in place of its inline PTX; what is unknown is a finding where a kernel reaches it."""
     out, at = [], 0
     while found := _TOKEN.search(text, at):
         end = found.end()
@@ -61,7 +61,7 @@ def translated(text: str) -> str:
 
 
 def _closed(text: str, at: int) -> int:
-    """Behind the bracket that closes the one before ``at``; the end if none does, which the compiler will say."""
+    """After the bracket that closes the one before ``at``; the end if none does, which the compiler will report."""
     depth = 1
     for token in re.compile(r'"(?:\\.|[^"\\\n])*"|[()]').finditer(text, at):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
@@ -75,7 +75,7 @@ class _Statement:
 
     def __init__(self, inside: str) -> None:
         inside = re.sub(r'("(?:\\.|[^"\\\n])*")|//[^\n]*|/\*.*?\*/', lambda m: m[1] or " ", inside, flags=re.DOTALL)
-        parts = [inside]  # the program, outputs, inputs, what it spoils
+        parts = [inside]  # the program, outputs, inputs, clobbers
         depth, begin = 0, 0
         for token in re.finditer(r'"(?:\\.|[^"\\\n])*"|[()]|:', inside):
             depth += {"(": 1, ")": -1}.get(token[0], 0)
@@ -138,7 +138,7 @@ class _Statement:
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
         said = f"emulator::ptx::{name}({', '.join(self._arguments(rest))}); "
         words = opcode.split(".")
-        if words[0] in ("atom", "red"):  # a release is a fence before, an acquire one behind
+        if words[0] in ("atom", "red"):  # a release is a fence before, an acquire one after
             fence = f"emulator::ptx::fence<{str('cta' not in words).lower()}>(); "
             if {"release", "acq_rel"} & set(words):
                 said = fence + said
@@ -150,7 +150,7 @@ class _Statement:
         return f"ptx_{register.lstrip('%')}"
 
     def _arguments(self, text: str) -> list[str]:
-        """All operands, those of groups and addresses one by one; an address comes first, as its function takes what follows."""
+        """All operands, those of groups and addresses one by one; an address comes first, whatever its place in PTX."""
         addresses = [self._value(a) for a in re.findall(r"\[([^\]]*)\]", text)]
         others = re.sub(r"\[[^\]]*\]|[{}]", "", text)
         return addresses + [self._value(v) for v in others.split(",") if v.strip()]
@@ -232,7 +232,7 @@ def _function(opcode: str) -> str | None:
 
 
 def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | None:
-    """Of cvt: two numbers in one register, tf32, a float to a whole number, which says how it is rounded, or any other."""
+    """Of a cvt: two numbers in one register, tf32, a float to a whole number, rounded as the word says, or any other."""
     if kinds[0] in ("f16x2", "bf16x2"):
         return None if how else f"cvt_{kinds[0]}"
     if kinds[0] == "tf32":

@@ -1,7 +1,7 @@
 """From a .cu file to a library that the emulator can enter, by g++ or clang++, kept under a key of all that went in.
 
-Tried with g++ 12 and 16, clang++ 14, 16 and 19. Where g++ and clang++ are installed the tests find with both what is
-planted, and with the fibers of other processors than x86-64 (``CXX="g++ -DEMULATOR_PORTABLE"``: CXX may have flags).
+Tried with g++ 12 and 16, clang++ 14, 16 and 19. Where g++ and clang++ are installed, the tests run the planted kernels
+with both, and with the fibers of processors other than x86-64 (``CXX="g++ -DEMULATOR_PORTABLE"``: CXX may have flags).
 """
 
 import ctypes
@@ -33,15 +33,15 @@ from ..source import (
 from . import assembly, foreign
 
 HERE = Path(__file__).parent
-CUDAS_HEADERS = HERE / "include"  # what we have of those that come with CUDA: <cuda_fp16.h>
-# Headers whose lines nobody wants to hear of.
+CUDAS_HEADERS = HERE / "include"  # what we have of the headers that come with CUDA: <cuda_fp16.h>
+# Headers that findings do not name: they name the line that uses them.
 WRAPPERS = (
     "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
     *sorted(f.name for f in CUDAS_HEADERS.rglob("*.*")),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
-COPYING = ("memcpy", "memmove", "memset")  # of these a kernel calls those of runtime.cpp, which watch
+COPYING = ("memcpy", "memmove", "memset")  # kernels call runtime.cpp's versions of these, which check
 HEAP = ("malloc", "free", "calloc", "_Znwm", "_Znam", "_ZdlPv", "_ZdlPvm", "_ZdaPv")  # the last five are new and delete
 OURS = {
     **{name: f"__tsan_{name}" for name in COPYING},  # as clang calls these from 15 on
@@ -50,11 +50,11 @@ OURS = {
 KERNEL_OPTIONS = (
     "-fsanitize=thread,shift-exponent,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow,return",
     "-fsanitize-recover=all",
-    "-ftrivial-auto-var-init=pattern",  # a sum that nobody has set to 0 shall not begin with one by chance
+    "-ftrivial-auto-var-init=pattern",  # so that a sum that nobody has set to 0 does not begin with 0 by chance
     *(f"-fno-builtin-{name}" for name in OURS if name[0] != "_"),
     "-fno-strict-aliasing",  # kernels look at one type through pointers to another: C++ forbids it, nvcc lets it pass
 )
-# Two barriers in two branches must stay two, and their order in the file that of the source.
+# Two barriers in two branches must stay two, and in the order of the source.
 GCC_OPTIONS = (
     "-fsanitize=bounds",
     "-fno-crossjumping",
@@ -62,8 +62,8 @@ GCC_OPTIONS = (
     "-fno-toplevel-reorder",
     "--param=tsan-distinguish-volatile=1",
 )
-# So it is for clang, which besides would make one wide access of several, and leave a read without a call where the
-# same number is written next.
+# The same for clang, which would also merge several accesses into a wide one, and leave a read without a call where
+# the same number is written next.
 _CLANG_PASSES = (
     "-simplifycfg-hoist-common=false",
     "-simplifycfg-sink-common=false",
@@ -85,15 +85,15 @@ ENDS = """
 LINKER_SAYS __ehdr_start[], _end[], __start_shared_memory[], __stop_shared_memory[];
 extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory, FENCES};
 """
-# What is linked behind it: the last shared array's guard. (Of the arrays of functions clang++ makes another order.)
+# What is linked behind it: the last shared array's guard. (clang++ puts the arrays of functions in another order.)
 LAST = """.section shared_memory,"aw"
 .zero 16384
 .section .note.GNU-stack,""
 """
-# What <cassert> would stop Python with.
+# That of <cassert> would stop Python.
 ASSERT = '#undef assert\n#define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))\n'
 INLINE = "#define inline\n#define __inline__\n"
-# Of the architectures those whose instructions the emulator takes from a text: the words for a Hopper are this project's.
+# The architecture whose inline PTX the emulator supports: for Hopper's there is lib/ptx90.cuh.
 NVCC = "#define __CUDA_ARCH__ 800\n#define __CUDACC_VER_MAJOR__ 13\n#define __CUDACC_VER_MINOR__ 0\n"
 # A kernel's own overload of one of these would hide ours.
 OVERLOADED = "".join(
@@ -104,7 +104,7 @@ OVERLOADED = "".join(
         "__shfl_xor_sync atomicAdd atomicSub atomicMin atomicMax atomicExch atomicCAS",
     )
 )
-DOOR = "door of "  # where Python enters a kernel, for the compiler
+DOOR = "door of "  # the compiler's name for the place where Python enters a kernel
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
 IN_A_TEMPLATE = (
     "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
@@ -120,7 +120,7 @@ class NoCompiler(RuntimeError):
 
 
 class DoesNotCompile(RuntimeError):
-    """A kernel is not what the emulator takes; the message is the compiler's."""
+    """A kernel that the emulator does not support; the message is the compiler's."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ class Variable:
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled .cu file; through ``handle`` are found the emulator's functions too, in the library that it is linked to."""
+    """A compiled .cu file; ``handle`` also has the emulator's functions, from the library that it is linked to."""
 
     file: Path
     source: Path
     handle: ctypes.CDLL
     kernels: dict[str, tuple[Parameter, ...]]
     clusters: dict[str, int]
-    bounds: dict[str, tuple[int, int]]  # what a kernel says: most threads of a block, blocks of a multiprocessor or 0
+    bounds: dict[str, tuple[int, int]]  # launch bounds: most threads of a block, blocks of a multiprocessor or 0
     shared: tuple[Variable, ...]
     globals: tuple[Variable, ...]
     own_bytes: int  # of shared arrays that a block surely has; 0 where other kernels of the text may have them
@@ -151,10 +151,10 @@ class Library:
         return ctypes.c_void_p.in_dll(self.handle, "emulator_program").value or 0
 
     def lines(self, places: list[int]) -> list[str]:
-        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known, or nobody knows it
-        any more because the program's file is gone.
+        """The ``file:line`` of places in the program, found by addr2line; "?" where it is not known, for example
+        because the program's file is gone.
 
-        For a place inside of an instruction's wrapper it is the line that uses the wrapper.
+        For a place inside an instruction's wrapper it is the line that uses the wrapper.
         """
         if not places:
             return []
@@ -191,16 +191,16 @@ def _version(command: str) -> str:
 
 
 def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
-    """Compile a .cu file for the emulator, or take what was compiled before from the same text by the same compiler."""
+    """Compile a .cu file for the emulator, or reuse an earlier compilation of the same text by the same compiler."""
     return _built(compiler(), source, source.read_text(encoding="utf-8"), defines)
 
 
 def build_kernels(
     source: Path, text: str, defines: tuple[tuple[str, str], ...], expressions: tuple[str, ...]
 ) -> Library:
-    """The same of a text, called ``source`` in what is found, for the kernels that C++ expressions name: ``scale<float, 4>``.
+    """The same for a text, called ``source`` in findings, and kernels named by C++ expressions: ``scale<float, 4>``.
 
-    Of their parameters the compiler says the types, so that they may have any.
+    The compiler tells the types of their parameters, so any type will do.
     """
     return _built(compiler(), source, text, defines, expressions)
 
@@ -253,11 +253,11 @@ def _built(
     ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
     said = "".join([words, *parts_of(text), *(value for _, value in defines)])
     fences = "__threadfence" in said or "emulator::ptx::fence<" in said
-    # Behind our own words, which they might change.
+    # After our own definitions, which they might change.
     macros = f'#line 1 "options"\n{_macros(defines)}'
-    # Without the words for inline, which __device__ says already: twice would be a mistake. In a namespace without a name, so
-    # that functions are this file's own: the shared arrays of others, which g++ could have found twice, may not lie in
-    # one section with those of kernels.
+    # Without `inline`, which __device__ implies: twice would be an error. In an unnamed namespace, so that functions
+    # are local to this file: the shared arrays of others, of which g++ might find a second copy, may not lie in one
+    # section with those of kernels.
     program = (
         f'#include "emulator/device.cuh"\n{ptx}{_headers_before(text, bool(expressions))}{INLINE}{NVCC if expressions else ""}{macros}'
         f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{words}\n}}\n"
@@ -271,7 +271,7 @@ def _built(
         hint = f"\n{NO_HEADER}" if _CSTDIO.search(without_comments(text)) else ""
         raise DoesNotCompile(why + hint) from None
     try:
-        ctypes.CDLL(str(_runtime(command)))  # which the next one knows by its name
+        ctypes.CDLL(str(_runtime(command)))  # which the next one finds by its name
         handle = ctypes.CDLL(str(file))
     except OSError as error:
         if "undefined symbol" in str(error):
@@ -293,7 +293,7 @@ def _built(
 
 
 def _complaint(said: str, name: str, text: str) -> str:
-    """What a compiler says of a text, without its words about what stands around the text here."""
+    """A compiler's messages about a text, without those about the code that is put around it here."""
     found = re.findall(r"^(\S.*?):(\d+):\d+: (error|note): (.*)$", said, re.MULTILINE)
     lines = [] if found else [said]
     words = _QUOTED.sub("", text)
@@ -315,9 +315,9 @@ def _complaint(said: str, name: str, text: str) -> str:
 def _headers_before(text: str, any_others: bool) -> str:
     """Includes of those of CUDA's headers that a text or its own headers include, to stand before the text's namespace.
 
-    In it their words would be others than ours of the same name, and the C++ library's no words of ``std``. Each begins
-    with ``#pragma once``, so that where the text includes it nothing more comes. With ``any_others`` so do those of the
-    C++ library, which nvcc has and NVRTC has not.
+    Inside it, their names would not be ours of the same name, and the C++ library's would not be in ``std``. Each has
+    ``#pragma once``, so where the text includes it nothing more comes. With ``any_others`` also those of the C++
+    library, which nvcc has and NVRTC has not.
     """
     names = {name for part in parts_of(text) for name in _INCLUDE.findall(without_comments(part))}
     found = [name for name in sorted(names) if (CUDAS_HEADERS / name).is_file()]
@@ -366,8 +366,8 @@ def _runtime(command: str) -> Path:
 
 
 def _read_before(command: str) -> list[str]:
-    """Options to take device.cuh as it was read once, which is half of compiling a small kernel."""
-    by_clang = _own_options(command) == CLANG_OPTIONS  # which wants the files that it has read to be there still
+    """Options to use device.cuh precompiled: reading it is half of compiling a small kernel."""
+    by_clang = _own_options(command) == CLANG_OPTIONS  # which needs the files that it has read to be there still
 
     def make(out: Path) -> None:
         options = [*KERNEL_OPTIONS, *_own_options(command)]
@@ -391,7 +391,7 @@ def _compile(command: str, program: str, out: Path) -> None:
     else:
         _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
     _said_by(["objcopy", *(f"--redefine-sym={name}={ours}" for name, ours in OURS.items()), str(object_file)])
-    # Without -fsanitize=thread here: the library that usually watches is not wanted, ours takes its place.
+    # Without -fsanitize=thread here: its library is not wanted, ours takes its place.
     linked = [str(object_file), str(last), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
 
@@ -399,7 +399,7 @@ def _compile(command: str, program: str, out: Path) -> None:
 def _in_one_section(assembly: str) -> str:
     """An assembly text with the __shared__ arrays of templates where all others are: g++ 12 forgets the section of these.
 
-    They are what stands in functions that have guards.
+    They are known by the guards in the same functions.
     """
     scopes = tuple(set(re.findall(r"^\t\.comm\t(\w+E)\d\demulator_guard_\d+,", assembly, re.M)))
 

@@ -124,7 +124,7 @@ struct ClusterBarrier {
 
 static ClusterBarrier cluster_barrier;
 
-// A grid's barrier is one of blocks, for each of which its first thread comes when those of it that are left are there.
+// A grid's barrier is one of blocks: the first thread of each comes for it when all that have not returned are there.
 static bool is_awaited(int member) { return fiber_of(member).state != DONE || (cooperative && member % threads == 0); }
 
 static void one_less_is_missing() {

@@ -1,6 +1,6 @@
-// CUDA's words for g++ and clang++: what a kernel needs to see so that it compiles unchanged for the emulator.
+// CUDA's vocabulary for g++ and clang++: what a kernel needs to see so that it compiles unchanged for the emulator.
 //
-// A kernel becomes an ordinary function that one fiber per CUDA thread runs. Loads and stores need no words of their
+// A kernel becomes an ordinary function that one fiber per CUDA thread runs. Loads and stores need nothing of their
 // own: -fsanitize=thread puts a call before each of them, and runtime.cpp answers these calls.
 #pragma once
 
@@ -132,7 +132,7 @@ typedef emulator::TensorMap TensorMap;
 
 #define __global__
 #define __grid_constant__
-#define __device__ __inline  // g++ watches no structure that a call takes by its value; inlined, it is no call
+#define __device__ __inline  // g++ checks no structure that a call takes by value; inlined, it is no call
 #define __host__
 #define EMULATOR_VARIABLE __attribute__((used)) __inline  // of the whole grid: `__device__ int count;`
 #define __constant__ __attribute__((used))
@@ -227,7 +227,7 @@ EMULATOR_FUNCTION unsigned __ballot_sync(unsigned mask, int vote) {
 #define __all_sync(mask, vote) (__ballot_sync(mask, !(vote)) == 0)  // of the lanes that there are
 
 // Atomic operations: `old = *address; *address = (new value); return old;` that no other thread comes between. The
-// address says the type.
+// address determines the type.
 namespace emulator {
 
 template <class T>
@@ -277,7 +277,7 @@ inline void __threadfence_system() { emulator::fence(true); }
 #include "emulator/vectors.cuh"
 #include "emulator/functions.cuh"
 
-// alignas, of a number or a type, where g++ takes no attribute of the standard's:
+// alignas, of a number or a type, where g++ does not accept the standard's attribute:
 // `__shared__ alignas(128) float tile[32];`
 namespace emulator {
 

@@ -1,11 +1,11 @@
-// Faults: part of runtime.cpp. What the processor itself refuses (an address that it does not have, a division of whole numbers by 0)
-// would end Python. While a grid runs, the signal goes back to where the run began instead, and becomes a finding. Ctrl-C goes the same
-// way, because a loop without loads and stores asks nobody whether it may go on; Python hears of it when the run is over.
+// Faults: part of runtime.cpp. What the processor itself traps (an invalid address, an integer division by 0) would end
+// Python. While a grid runs, a signal leads back to where the run began, and becomes a finding. Ctrl-C takes the same
+// way, because a loop without loads and stores never asks whether it may go on; Python gets it after the run.
 static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT};
 const int WATCHED = sizeof SIGNALS / sizeof SIGNALS[0];
-static struct sigaction before[WATCHED];  // who was asked before
+static struct sigaction before[WATCHED];  // the handlers before
 static stack_t stack_before;
-static char signal_stack[64 << 10];  // a thread's own may be what has run over
+static char signal_stack[64 << 10];  // a thread's own stack may be what has overflowed
 static sigjmp_buf back;
 static pthread_t runner;
 static bool in_grid;
@@ -15,7 +15,7 @@ static const char BY_ZERO[] = "a division of whole numbers by 0, whose result a 
 static const char* stray;  // what is at the address that was refused
 
 static void on_signal(int signal, siginfo_t* info, void* context) {
-    if (!in_grid || !pthread_equal(pthread_self(), runner)) {  // of another thread: as if we were not there
+    if (!in_grid || !pthread_equal(pthread_self(), runner)) {  // from another thread: as if we were not there
         for (int i = 0; i < WATCHED; i++)
             if (SIGNALS[i] == signal) sigaction(signal, &before[i], nullptr);
         raise(signal);

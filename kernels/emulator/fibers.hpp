@@ -1,6 +1,6 @@
 // Fibers: part of runtime.cpp. A fiber is a function with a stack of its own that can be left in the middle and entered
 // again. What has to be kept meanwhile is its stack and the registers that a function must give back unchanged.
-// -DEMULATOR_PORTABLE takes what all other processors take, to try it on this one.
+// -DEMULATOR_PORTABLE uses what all other processors use, to test it on this one.
 #if defined(__x86_64__) && !defined(EMULATOR_PORTABLE)
 #define EMULATOR_X86_64
 #endif

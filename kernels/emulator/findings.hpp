@@ -1,4 +1,4 @@
-// Findings: part of runtime.cpp. One of a kind for each pair of lines, however often it happens.
+// Findings: part of runtime.cpp. One per kind and pair of lines, however often it happens.
 
 static Finding* report(Kind kind, uint32_t where, uint32_t other_where, const std::string& array) {
     for (const Finding& f : findings)

@@ -14,8 +14,8 @@
 // So a clock has, where a kernel has fences, two more parts for each scope: what came before fences that were before now,
 // which is what an atomic operation gives, and what atomic operations have shown, which is what a fence learns. Barriers
 // pass them on with the rest. A clock has no room for the threads of other clusters, which have all run before: what those
-// gave is written down, and each part says behind its threads, for each of FLAGS flags, how often it knows that flag to
-// have been set. (Where there are more flags some share a number, and more counts as known than is.)
+// gave is recorded, and each part says after its threads, for each of FLAGS flags, how often it knows that flag to have
+// been set. (Where there are more flags some share a number, and more counts as known than is.)
 
 enum Part { NOW, ASYNC, FENCED_HERE, SEEN_HERE, FENCED, SEEN, PARTS };  // the last four with fences only
 

@@ -1,4 +1,4 @@
-"""Kernels that were written for nvcc or CuPy: their words in ours, and which of a template's kernels are meant."""
+"""Kernels written for nvcc or CuPy: their declarations in our form, and which of a template's kernels are meant."""
 
 import ctypes
 import re
@@ -7,7 +7,7 @@ from ..source import Parameter, without_comments
 
 _ALIGNED = r"(?:__align__|alignas)\s*\((?:[^()]|\([^()]*\))*\)"
 _SHARED = re.compile(rf"(?:\b(?:extern|__shared__)\s+|{_ALIGNED}\s*)+(?:[\w:<>,\s*]|{_ALIGNED})+?\b\w+\s*\[\s*\]\s*;")
-# Names as C has them would be those of the C library's functions, if it has such: "step", "index", "remove".
+# With C linkage, names such as "step", "index" or "remove" would be those of the C library's functions, if it has them.
 _C = re.compile(r'\bextern\s+"C"')
 _STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
 _INSIDE = r"(?:[^;{}()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*"  # with whole pairs of brackets
@@ -16,16 +16,16 @@ _KERNEL = re.compile(
     rf"\b(?P<name>\w+)\s*\((?P<parameters>{_INSIDE})\)\s*\{{"
 )
 _VARIABLE = re.compile(r"\b__device__\b(?=(?![^;{}()=\[]*\boperator\b)[^;{}()=\[]*[;=\[])")
-# It has come before, and undoes our assert.
+# Included before; here it would undo our assert.
 _CASSERT = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE)
 _BOUNDS = re.compile(r"__launch_bounds__\s*\(")
 MOST_ARGUMENTS = 64  # as in device.cuh
 
 
 def in_our_words(text: str) -> str:
-    """A text in which variables are said as they are here.
+    """A text with variables declared as they are here.
 
-    ``extern __shared__ float name[];`` is in a function a pointer, and elsewhere something that becomes one.
+    ``extern __shared__ float name[];`` becomes a pointer in a function, and elsewhere something that converts to one.
     """
 
     def in_ours(found: re.Match[str]) -> str:
@@ -56,7 +56,7 @@ def apart(text: str) -> list[str]:
 
 
 def kernel_names(text: str) -> list[str]:
-    """The kernels of a text that are extern "C", or all that are no templates if a part of it is: by these a GPU knows them."""
+    """The kernels of a text that are extern "C", or all but templates if part of it is: their names on a GPU."""
     text = without_comments(text)
     part = re.search(r'\bextern\s+"C"\s*\{', text)
     return [
@@ -89,8 +89,8 @@ class _Passed(ctypes.Structure):
 def parameters(text: str, expression: str, handle: ctypes.CDLL, number: int) -> tuple[Parameter, ...]:
     """The parameters of a library's kernel with that number, whose types are NumPy's for what is passed or pointed to.
 
-    "f4" is a float, "V12" a structure of 12 bytes, "V0" anything at all. They have numbers for names where the text does
-    not show them.
+    "f4" is a float, "V12" a structure of 12 bytes, "V0" anything at all. Where the text does not show their
+    names, they are numbers.
     """
     passed = _Passed.in_dll(handle, f"emulator_passed_{number}")
     names = _parameter_names(text, expression)

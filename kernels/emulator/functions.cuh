@@ -1,7 +1,7 @@
 // CUDA's functions that g++ and clang++ do not know, but for barriers, shuffles and atomics: part of device.cuh.
 #pragma once
 
-// --- min and max: of floats the one that is a number -----------------------------------------------------------------
+// --- min and max: of floats the one that is not NaN -----------------------------------------------------------------
 
 #define EMULATOR_MIN_MAX(type, a_type, b_type)                                             \
     inline type min(a_type a, b_type b) { return type(b) < type(a) ? type(b) : type(a); }  \
@@ -146,7 +146,7 @@ inline double __dsqrt_rn(double x) { return sqrt(x); }
 
 namespace emulator {
 
-// A whole number of the nearest that fits; of NaN 0, with 64 bits on either side the highest bit alone.
+// The nearest whole number that fits; NaN gives 0 or, with 64 bits on either side, the highest bit alone.
 template <class T, class FROM = float>
 inline T whole(double x) {
     const bool has_sign = T(-1) < T(0);

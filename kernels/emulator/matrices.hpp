@@ -151,8 +151,8 @@ struct Multiply {
 
 // Sums of floats as Hopper has them, as far as is known (Khattak & Mikaitis 2025, arXiv 2512.07004; of cards before,
 // Fasi et al. 2021, PeerJ Computer Science 7:e330). The products of one instruction, which are exact, and the sum that
-// they are added to are cut off, towards 0, 25 bits below the leading bit of the largest of them: to 1, -2^-26 is
-// nothing. What is left is added exactly, and the result cut off to float32, towards 0 again. So what is lost of terms
+// they are added to are cut off, towards 0, 25 bits below the leading bit of the largest of them: added to 1, -2^-26
+// is lost. What is left is added exactly, and the result cut off to float32, towards 0 again. So what is lost of terms
 // of one sign is lost to one side. An A100 loses more: it cuts 24 bits below, and has 16 products as two sums of 8.
 #define KEPT 25  // bits below the leading one; an int holds the sum of 31 such numbers
 

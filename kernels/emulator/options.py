@@ -46,11 +46,12 @@ def macros_and_folders(options: Sequence[str]) -> tuple[tuple[tuple[str, str], .
 
 
 def with_headers(text: str, name: str, folders: Sequence[Path], own: Path | None = None) -> str:
-    """A text, called ``name``, in which headers that lie in ``folders`` stand where they are included, and so theirs.
+    """A text, called ``name``, with the headers in ``folders``, and those they include, in place of their includes.
 
-    In quotation marks those of the folder ``own`` come first. Headers of CUDA and of the C++ library are left as they are.
+    For names in quotation marks, the folder ``own`` comes first. Headers of CUDA and of the C++ library are left as
+    they are.
     """
-    # A toolkit's are for its own compilers: what the emulator has of them is in CUDAS_HEADERS.
+    # A toolkit's headers are for its own compilers: what the emulator has of them is in CUDAS_HEADERS.
     others = [f for f in folders if not ((f / "cuda_runtime.h").is_file() or (f / "cub").is_dir())]
     return _expanded(text, name, own, others, ())
 

@@ -411,7 +411,7 @@ extern "C" __global__ void half_a_warp_loads(const float* x, float* y, int n) {
     y[i + t] = __int_as_float(number[0]);
 }
 
-// y as a matrix product: the 64 numbers are a matrix X of 8 rows, J has ones from corner to corner and zeros elsewhere,
+// y as a matrix product: the 64 numbers are a matrix X of 8 rows, J has ones on the antidiagonal and zeros elsewhere,
 // and J X are X's rows in reverse. x goes in as three numbers of 11 bits each, which lose none of its 24.
 __device__ void multiply_by_j(const float* x, float (&d)[4], int lane) {
     unsigned a[4] = {0, 0, 0, 0};

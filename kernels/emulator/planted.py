@@ -1,6 +1,6 @@
 """The planted kernels: each does one small thing, most with one mistake, and a comment at its line names what must be found.
 
-Every kernel of a file is meant to turn the rows of an array around or, for windows, to copy it; ``atomic_sum`` adds.
+Every kernel of a file is meant to reverse the rows of an array or, for windows, to copy it; ``atomic_sum`` adds.
 """
 
 import re
@@ -85,7 +85,7 @@ def run(device: Any, file: Path, kernel: str, x: Array) -> Array:
 
 
 def judge(device: Emulator, file: Path, kernel: str) -> np.ndarray:
-    """``run`` on this file's problem; if no rule was broken also the values are compared. Findings are the device's."""
+    """``run`` on this file's problem; without findings, the values are compared too. Findings are in the device."""
     x, want = problem(file.name)
     y = run(device, file, kernel, x)
     if not device.findings:

@@ -1,5 +1,5 @@
 // Mistakes with products of a warp group, wgmma. As in planted.cu the kernels are meant to reverse rows of 64 numbers, here
-// as a product: X J, where J has ones from corner to corner. Numbers are bf16; a block has 128 threads for 64 rows.
+// as a product: X J, where J has ones on the antidiagonal. Numbers are bf16; a block has 128 threads for 64 rows.
 //
 // Needs sm_90a.
 #include "lib/ptx90.cuh"

@@ -26,7 +26,7 @@ from .build import Library, build_kernels, preprocessed
 from .foreign import kernel_names, space_and_name
 from .options import macros_and_folders, with_headers
 
-UNASKED = 48 << 10  # bytes of shared memory that a launch may have of a kernel that has not been promised more
+UNASKED = 48 << 10  # bytes of shared memory that a launch may have unless its kernel was allowed more
 
 
 class RawModule:
@@ -160,7 +160,7 @@ class RawKernel:
         before = [a.copy() for a in arrays]
         device = Emulator(strict=self.module.strict)
         for device.seed in range(self.module.seeds):
-            device.quiet = device.seed > 0  # printf says it once
+            device.quiet = device.seed > 0  # printf prints it once
             for array, was in zip(arrays, before) if device.seed else ():
                 array[...] = was
             device.launch(library, self.name, blocks, threads, values, shared_mem, held, self.module.cooperative)
@@ -178,7 +178,7 @@ def _sizes(what: str, given: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _passed(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[Any]:
-    """The arguments as the emulator takes them. Raises BadArguments for what a kernel would take for something else."""
+    """The arguments as the emulator takes them. Raises BadArguments for what a kernel would misread."""
     if not isinstance(args, tuple | list):
         raise BadArguments(f"kernel {kernel}: args must be a tuple, (x,) of a single one, got {type(args).__name__}")
     if len(args) != len(parameters):

@@ -139,7 +139,7 @@ def test_tensor_maps_that_cannot_be():
         ("1 to 256 elements along each axis", x, (257, 64), 0),
         ("multiples of 16 bytes", x, (1, 63), 0),
         ("multiples of 16 bytes", x.reshape(-1)[:252].reshape(4, 63), (1, 32), 0),
-        ("a swizzle of 128 bytes needs a box that is so wide, got 256", x, (1, 64), 128),
+        ("a swizzle of 128 bytes needs a box of that width, got 256", x, (1, 64), 128),
     ]:
         with pytest.raises(ValueError, match=message):
             TensorMap(array, box, swizzle)
@@ -379,7 +379,7 @@ def test_bad_calls_are_named(tmp_path):
         run_(PLANTED, "clean", 1, 1025, good)
     with pytest.raises(ValueError, match=r"the grid must be at most \(2147483647, 65535, 65535\) blocks"):
         run_(PLANTED, "clean", (1, 65536), 64, good)
-    with pytest.raises(ValueError, match="kernel moved: its launch bounds are 256 threads a block, got 288"):
+    with pytest.raises(ValueError, match="kernel moved: its launch bounds are 256 threads per block, got 288"):
         run_(planted.file_of("planted_registers.cu"), "moved", 1, (96, 3), {"x": x, "y": x.copy()})
     with pytest.raises(ValueError, match=r"planted.cu has no kernel 'nothing', it has clean, "):
         run_(PLANTED, "nothing", 1, 64, good)

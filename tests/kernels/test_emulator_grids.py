@@ -83,7 +83,7 @@ def test_a_grid_of_more_threads_than_there_are_clocks_for():
     with pytest.raises(ValueError, match="kernel k: a cooperative launch has at most 8192 threads here, got 8224"):
         kernel((257,), (32,), (np.zeros(1, np.int32),))
     code = 'extern "C" __global__ void __cluster_dims__(2, 1, 1) k(int* y) { y[0] = 1; }'
-    with pytest.raises(ValueError, match="kernel k: a cooperative launch of clusters is none that the emulator takes"):
+    with pytest.raises(ValueError, match="kernel k: the emulator does not support cooperative launches of clusters"):
         RawKernel(code, "k", enable_cooperative_groups=True)((2,), (32,), (np.zeros(1, np.int32),))
 
 

@@ -46,7 +46,7 @@ def test_templates_structures_and_vectors(name, dtype, n, each_compiler):
     kernel((1,), (n,), (x, y, pair, wide), shared_mem=x.nbytes)
     np.testing.assert_array_equal(y, 2 * x[::-1] + 3 + 1)
     np.testing.assert_array_equal(wide, [1, 2, 3, 4])
-    with pytest.raises(ValueError, match=f"launch bounds are {n} threads a block, got {n + 1}"):
+    with pytest.raises(ValueError, match=f"launch bounds are {n} threads per block, got {n + 1}"):
         kernel((1,), (n + 1,), (x, y, pair, wide), shared_mem=x.nbytes)
     with pytest.raises(BadArguments, match="p must be a structure of 8 bytes, got float32"):
         kernel((1,), (n,), (x, y, np.float32(1), wide))

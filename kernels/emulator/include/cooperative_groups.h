@@ -1,5 +1,5 @@
 // CUDA's <cooperative_groups.h>: the threads of a block, tiles of 1 to 32 lanes, and the parts that a predicate or a
-// label makes of them. Lanes meet by the words of device.cuh, so that a group that is not together is found.
+// label makes of them. Lanes meet by the functions of device.cuh, so that a group that is not together is found.
 //
 // A grid meets in a cooperative launch: otherwise blocks run one after the other. Clusters and tiles of several warps are
 // not here. As __activemask does, coalesced_threads() knows only the thread that asks.

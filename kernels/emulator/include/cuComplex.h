@@ -1,4 +1,4 @@
-// CUDA's <cuComplex.h>: complex numbers as float2 and double2. Quotients and sizes are the textbook's: CUDA's scale before.
+// CUDA's <cuComplex.h>: complex numbers as float2 and double2. Quotients and sizes by the textbook; CUDA scales first.
 #pragma once
 #include "emulator/device.cuh"
 

@@ -1,3 +1,3 @@
-// Of this a kernel needs nothing that device.cuh has not.
+// A kernel needs nothing from this that device.cuh does not have.
 #pragma once
 #define CUDART_VERSION 13000

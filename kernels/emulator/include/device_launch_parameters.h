@@ -1,2 +1,2 @@
-// Of this a kernel needs nothing that device.cuh has not.
+// A kernel needs nothing from this that device.cuh does not have.
 #pragma once

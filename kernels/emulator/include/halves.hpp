@@ -1,12 +1,12 @@
 // A number of 16 bits, a pair of them, and CUDA's functions of both. It is included by cuda_fp16.h and again by
-// cuda_bf16.h, each of which says before
+// cuda_bf16.h, each of which defines before
 //     HALF, PAIR           the two types, and HALF_RAW, PAIR_RAW their bits
 //     TO_BITS, FROM_BITS   float to HALF's bits, and back
 //     OTHER                the other header's HALF
 //     NAMED(a, b)          a word with the type's name between a and b: NAMED(__float2, _rn) is __float2half_rn
 //     HALF_TO_PAIR         __half2half2
 // Every result is rounded once, to the nearest unless its name says otherwise: sums, products, quotients and roots are
-// a GPU's to the last bit; functions as hexp, of which CUDA's are approximate, may differ there.
+// a GPU's to the last bit; functions such as hexp, of which CUDA's are approximate, may differ there.
 
 #ifndef EMULATOR_HALVES
 #define EMULATOR_HALVES
@@ -81,7 +81,7 @@ struct EMULATOR_ALIGNED(2) HALF {
     unsigned short bits;
 
     HALF() = default;
-    EMULATOR_HERE constexpr HALF(const HALF& other) : bits(other.bits) {}  // or g++ would not watch what a call takes
+    EMULATOR_HERE constexpr HALF(const HALF& other) : bits(other.bits) {}  // or g++ would not check what a call takes
     EMULATOR_HERE HALF& operator=(const HALF& other) { bits = other.bits; return *this; }
     EMULATOR_HERE constexpr HALF(const HALF_RAW& raw) : bits(raw.x) {}
     EMULATOR_HERE volatile HALF& operator=(const HALF_RAW& raw) volatile { bits = raw.x; return *this; }

@@ -1,4 +1,4 @@
-// CUDA's <math_constants.h>: what CuPy's has of it, and a few of its numbers.
+// CUDA's <math_constants.h>: what CuPy's version has of it, and a few more numbers.
 #pragma once
 
 #include "cupy/math_constants.h"

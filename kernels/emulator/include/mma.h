@@ -1,8 +1,8 @@
 // CUDA's <mma.h>: products of matrices that the lanes of a warp have in fragments, nvcuda::wmma.
 //
 // Which elements a lane has is nobody's business: here numbers lane, lane + 32, ... of the matrix, row by row. (Of half
-// it has each twice, as many as on a GPU.) It loads and stores them like any others, one by one. What a fragment holds
-// before it is loaded or filled is no number. Matrices of 1 and of 4 bits are not here.
+// it has each twice, so as many as on a GPU.) It loads and stores them like any others, one by one. What a fragment
+// holds before it is loaded or filled is no number. Matrices of 1 and of 4 bits are not here.
 #pragma once
 #include "emulator/device.cuh"
 

@@ -6,7 +6,7 @@ namespace cooperative_groups {
 
 namespace details {
 
-// Of the values of the lanes before this one, and of its own if it is inclusive, or nothing.
+// Over the values of the lanes before this one, and its own if inclusive; nothing if there are none.
 template <class T, class Op>
 EMULATOR_FUNCTION T scanned(unsigned mask, const T& mine, Op& op, bool inclusive) {
     const int lane = emulator::self->lane;

@@ -1,5 +1,5 @@
-// CuPy's <cupy/complex.cuh>: complex<float> and complex<double>, and their functions but for the trigonometric ones of arcs.
-// The formulas are the textbook's: where they overflow, CuPy's, which scale, do not.
+// CuPy's <cupy/complex.cuh>: complex<float> and complex<double>, and their functions, except the inverse trigonometric
+// ones. The formulas are the textbook's: where they overflow, CuPy's, which scale, do not.
 #pragma once
 #include "emulator/device.cuh"
 
