@@ -1,4 +1,4 @@
-"""How fast is each kernel, beside a peer and beside the machine's own limits?
+"""How fast is each kernel, compared with a peer and with the machine's own limits?
 
     python -m kernels.bench [op ...] [--device cpu|cuda] [--peer torch|none] [--rounds N] [--json FILE] [--list]
                             [--threads N] [--fresh-memory]                on a CPU
@@ -34,7 +34,7 @@ MINIMUM = 0.1  # seconds that one round of one contestant takes at least, so tha
 
 
 def time_paired(contestants: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds a call of each, measured in turn after two untimed calls each (the second tells how often to repeat)."""
+    """Median seconds per call of each, taken in turn after two untimed calls (the second tells how often to repeat)."""
     repeats = []
     for run in contestants:
         run()
@@ -64,7 +64,7 @@ def measured_limits() -> dict[str, float]:
 
 
 def conditions() -> dict[str, Any]:
-    """What was in force: versions, threads, and the BLAS kernels that NumPy really runs."""
+    """The conditions of a run: versions, threads, and the BLAS kernels that NumPy really runs."""
     from threadpoolctl import threadpool_info
 
     blas = [
@@ -249,7 +249,7 @@ def list_problems(on_cpu: list[Problem], on_gpu: list[Any]) -> None:
 
 
 def run_on_cpu(chosen: list[Problem], options: argparse.Namespace) -> int:
-    """The NumPy paths beside torch on the CPU."""
+    """The NumPy paths against torch on the CPU."""
     if options.threads:
         threads.set_threads(options.threads)
     kept = not options.fresh_memory and memory.keep_freed_memory()  # for both sides
@@ -388,7 +388,7 @@ def print_row(row: dict[str, Any]) -> int:
 
 
 def bring_up() -> int:
-    """Times whose code has changed in its text only stay those of the code that is here; 2 if the compiler is missing."""
+    """Renew the stamps of times whose code has changed only in its text; 2 if the compiler is missing."""
     from .gpu_bench import pages
 
     try:

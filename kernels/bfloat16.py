@@ -9,11 +9,11 @@ import numpy as np
 
 from .backend import Array, array_module
 
-UNIT_ROUNDOFF = 2.0**-8  # of bfloat16: what rounding to it changes a number by at most, relative to the number
+UNIT_ROUNDOFF = 2.0**-8  # of bfloat16: the largest relative error of rounding to it
 
 
 def to_bits(x: Array) -> Array:
-    """float32 numbers rounded to the nearest bfloat16, to the even one of two that are equally near, as uint16 bits."""
+    """float32 numbers rounded to the nearest bfloat16, ties to even, as uint16 bits."""
     if x.dtype != np.float32:
         raise TypeError(f"x must be float32, got {x.dtype}")
     xp = array_module(x)
@@ -35,6 +35,6 @@ def rounded(x: Any) -> Array:
 
 
 def rounded_to_tf32(x: np.ndarray) -> np.ndarray:
-    """float32 ``x`` with the 10 bits of mantissa that tensor cores keep of it as tf32, halves away from 0 (PTX's ``cvt.rna``)."""
+    """float32 ``x`` rounded to tf32, which has 10 bits of mantissa; ties away from 0 (PTX's ``cvt.rna``)."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)

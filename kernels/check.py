@@ -1,15 +1,15 @@
-"""``python -m kernels.check [attention/3_mma ...]``: compile kernels for every card, compare what each needs with a table.
+"""``python -m kernels.check [attention/3_mma ...]``: compile kernels for all cards, check their resources by a table.
 
-No GPU is needed. For each .cu file and each architecture that it is for, NVRTC's assembler says how many registers a
-thread has, how much shared memory a block, and whether registers found no place (spills) or arrays went to local
-memory, which is memory off the chip. A change that costs registers is seen in ``results/resources.json``, which
-``--update`` writes anew, so it happens on purpose. Names of files, or what names begin with, choose some of them. Exit
-status: 0 all is as the table says, 1 something differs, spills, uses local memory without a stated reason or is
-serialised by the compiler or kept from moving registers, 2 the request makes no sense or NVRTC is missing.
+No GPU is needed. For each .cu file and each architecture that it is for, NVRTC's assembler reports the registers per
+thread, the shared memory per block, and whether registers were spilled or arrays placed in local memory, which is off
+the chip. A change that costs registers shows as a difference from ``results/resources.json``, which only ``--update``
+rewrites, so it happens on purpose. File names, or beginnings of them, select files. Exit status: 0 if all agrees with
+the table; 1 if something differs, spills, uses local memory without a stated reason, or has its wgmma serialised or
+its setmaxnreg ignored by the compiler; 2 if the request makes no sense or NVRTC is missing.
 
-A table is right for the version of NVRTC that made it. With another one, registers are shown but not compared.
+A table holds for the version of NVRTC that made it. With another one, registers are shown but not compared.
 
-``python -m kernels.check mine.cu`` says of a file of your own what its kernels need (those that are ``extern "C"``).
+``python -m kernels.check mine.cu`` shows what the kernels in a file of your own need (those that are ``extern "C"``).
 """
 
 import argparse
@@ -89,7 +89,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "quantize/3_mma.cu": ({"D": 64, "CODES": 64}, {"D": 256, "CODES": 32}),
     "quantize/4_wgmma.cu": ({"D": 64}, {"D": 256}),
 }
-# (file, kernel) -> why it may use local memory or spill. Empty is how it should be.
+# (file, kernel) -> why it may use local memory or spill. Should be empty.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 Table = dict[
@@ -104,7 +104,7 @@ def sources() -> dict[str, Path]:
 
 
 def choose(files: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
-    """Those ``files`` that begin with one of ``names``, all if there are none. Raises ValueError for a name of none."""
+    """The ``files`` that begin with one of ``names``, all without any. Raises ValueError for a name that fits none."""
     for name in names:
         if not any(file.startswith(name) for file in files):
             raise ValueError(f"no kernel file begins with {name!r}; there are {', '.join(files)}")
@@ -144,7 +144,7 @@ def measure(files: Mapping[str, Path], wanted: Sequence[str]) -> tuple[Table, li
 
 
 def measure_own(files: Sequence[Path], wanted: Sequence[str]) -> tuple[Table, list[str]]:
-    """What the kernels of files need that are not the project's, and what does not compile."""
+    """What the kernels in files outside the project need, and what does not compile."""
     table: Table = {}
     wrong: list[str] = []
     for file in files:
@@ -170,7 +170,7 @@ def _faults(name: str, where: str, kernel: str, r: Resources) -> list[str]:
 
 
 def differences(found: Table, table: Table, wanted: Iterable[str]) -> list[str]:
-    """Where ``found`` is not what ``table`` says of the ``wanted`` architectures; of a new kernel one line."""
+    """Where ``found`` differs from ``table`` on the ``wanted`` architectures; one line for a new kernel."""
     said = []
     for kernel in sorted(found.keys() | table.keys()):
         if kernel not in table:
@@ -203,7 +203,7 @@ def read(file: Path) -> tuple[str, Table]:
 
 
 def write(file: Path, version: str, table: Table) -> None:
-    """One line a kernel, so that a change is a line in a comparison of two versions."""
+    """One line per kernel, so that a changed kernel is one line of a diff."""
     rows = [
         f"  {json.dumps(kernel)}: {json.dumps({a: list(astuple(r)) for a, r in row.items()})}"
         for kernel, row in sorted(table.items())
@@ -233,7 +233,7 @@ def show(table: Table, wanted: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.check", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="FILE", help="as attention/3_mma or norm, default all; or mine.cu")
+    parser.add_argument("names", nargs="*", metavar="FILE", help="as attention/3_mma or norm (default all); or mine.cu")
     parser.add_argument("--update", action="store_true", help="write the table instead of comparing with it")
     parser.add_argument(
         "--architecture", nargs="+", metavar="SM", help=f"some of {' '.join(ARCHITECTURES)}; default all"
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = [Path(name).resolve() for name in given.names]
     own = [path for path in paths if path.suffix == ".cu" and path.is_file() and ROOT not in path.parents]
     if own and (given.update or len(own) < len(paths)):
-        parser.error("files of your own go without --update and without the project's")
+        parser.error("files of your own cannot be combined with --update or with the project's")
     names = [path.relative_to(ROOT).as_posix() if ROOT in path.parents else n for n, path in zip(given.names, paths)]
     try:
         files = {} if own else choose(sources(), names)

@@ -13,17 +13,17 @@ _WHOLE, _REAL, _FLAG = (int, np.integer), (float, int, np.floating, np.integer),
 
 
 def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a whole number, Python's or NumPy's; True and False are none."""
+    """Whether ``value`` is a whole number, Python's or NumPy's; True and False do not count."""
     return isinstance(value, _WHOLE) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number, Python's or NumPy's; True, False and arrays are none."""
+    """Whether ``value`` is a real number, Python's or NumPy's; True, False and arrays do not count."""
     return isinstance(value, _REAL) and not isinstance(value, bool)
 
 
 def whole(name: str, value: Any, lowest: int) -> int:
-    """``value`` as Python's number. Raises ValueError unless it is whole, at least ``lowest`` and below 2^63."""
+    """``value`` as a Python int. Raises ValueError unless it is whole, at least ``lowest`` and below 2^63."""
     if not (is_whole(value) and value >= lowest):
         raise ValueError(f"{name} must be a whole number of at least {lowest}, got {value!r}")
     if value >= 2**63:
@@ -47,7 +47,7 @@ def check_array(name: str, x: Any) -> None:
     """Raise TypeError unless ``x`` is an array, ValueError if it lies on a GPU where the GPU cannot read it.
 
     A GPU reads numbers of k bytes from multiples of k. (NumPy reads them from anywhere.) NumPy's masked arrays and
-    matrices are none, because they compute otherwise.
+    matrices do not count as arrays, because they compute differently.
     """
     if type(x) is np.ndarray:
         return
@@ -106,9 +106,9 @@ def check_shape(name: str, x: Any, shape: tuple[int, ...], why: str) -> None:
 
 
 def check_saved(forward: str, saved: Any, kind: Any, shape: tuple[int, ...], parts: int | None = None) -> None:
-    """Raise TypeError unless ``saved`` is a ``kind``, as ``forward`` returns it, ValueError for one of other shapes.
+    """Raise TypeError unless ``saved`` is a ``kind``, as ``forward`` returns it, ValueError for other shapes.
 
-    It is one array of ``shape`` or a tuple of them, of ``parts`` unless the kind says how many.
+    It is one array of ``shape``, or a tuple of them: ``parts`` of them, unless the kind fixes their number.
     """
     if not isinstance(saved, kind) or (parts is not None and len(saved) != parts):
         raise TypeError(f"saved must be what {forward} returned on the same device, got {type(saved).__name__}")

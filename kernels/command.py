@@ -1,6 +1,6 @@
-"""How a command ends: a status, and a sentence instead of a traceback for what is no mistake of the program.
+"""How a command ends: a status, and a sentence instead of a traceback for what is not the program's fault.
 
-That is a reader that has seen enough (``| head``), Ctrl-C, a stdout that is closed or full, and too little memory.
+That is: a reader that has seen enough (``| head``), Ctrl-C, a stdout that is closed or full, and too little memory.
 """
 
 import os
@@ -39,7 +39,7 @@ def run(main: Callable[[], int], name: str) -> int:
 
 
 def _let_go_of_stdout() -> None:
-    """Python writes what is left when it ends: nowhere."""
+    """What Python still writes when it ends goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,6 +1,6 @@
-"""The memory-bound operations as problems for ``python -m kernels.emulate``: inputs from sizes, the definition, what may be off.
+"""The memory-bound operations as problems for ``python -m kernels.emulate``: inputs, expected results, allowed errors.
 
-Each function takes the sizes and returns what runs one rung on a device and tells it what to expect.
+Each function takes the sizes and returns a function that runs one rung on a device and tells it what to expect.
 """
 
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def _layer_norm(rows: int, c: int) -> Run:
 def norm_expected(
     g: Any, x: Any, gamma: Any, beta: Any, groups: int, silu: bool, eps: float = 1e-5
 ) -> tuple[Any, Any, Any, Any]:
-    """y, dx and what each may be off: x_hat and every sum are rounded relative to the absolute values in them."""
+    """y, dx and their allowed errors: x_hat and every sum are rounded relative to the absolute values in them."""
     n, pixels, c = x.shape
     grouped = (n, pixels, groups, c // groups)
     g, x, gamma, beta = (_wide(a) for a in (g, x, gamma, beta))
@@ -104,7 +104,7 @@ def _cross_entropy(rows: int, classes: int) -> Run:
     x *= 3
     want = cross_entropy.reference.cross_entropy(_wide(x), targets)
     want_dx = cross_entropy.reference.cross_entropy_backward(_wide(g), _wide(x), targets)
-    depth = float(x.max() - x.min()) + 3  # exp(x - largest) is off by as many units
+    depth = float(x.max() - x.min()) + 3  # the relative error of exp(x - largest), in units
     allowed = bound(2 * classes, depth + np.log(classes), np.float32)
 
     def run(device: Any, rung: int) -> None:
@@ -142,7 +142,7 @@ def _activation(n: int) -> Run:
     x, g = _normal((n,), (n,))
     x *= 2
     ours, theirs = activation.reference, activation_cuda
-    size = 2 + 2 * np.abs(x)  # what a rounded step is relative to
+    size = 2 + 2 * np.abs(x)  # what rounding errors are relative to
 
     def run(device: Any, rung: int) -> None:
         for name in ("silu", "gelu", "softplus"):

@@ -2,7 +2,7 @@
 
 A floating-point sum of n products, in whatever order, has a rounding error of at most n u sum|a_i b_i| (Higham 2002,
 eq. 3.4) and, for rounding errors that behave like independent noise, about sqrt(n) u sum|a_i b_i| (Higham & Mary 2019,
-arXiv 10.1137/18M1226312, theorem 2.4), where u is half the machine epsilon. ``bound`` uses a constant times the second.
+doi 10.1137/18M1226312, theorem 2.4), where u is half the machine epsilon. ``bound`` uses a constant times the second.
 """
 
 from typing import Any

@@ -6,8 +6,8 @@ on the emulator, so that whole models run on the very same kernels where there i
 An operation asks ``device_of`` after its checks and imports its ``cuda.py`` only if there is a device: without one
 nothing of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it;
 the rungs that round to bfloat16 or tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for
-tensor cores round, and know it: they are exact. The layers on eight-bit numbers lose nothing on tensor cores: int8 and
-parts of a float are multiplied there as they are.)
+tensor cores round too, but bound the error and decide close cases exactly. The layers on eight-bit numbers lose nothing
+on tensor cores, where int8 and the parts of a float are multiplied exactly.)
 """
 
 import functools
@@ -62,14 +62,14 @@ def _gpu(number: int) -> Any:
 
 
 def in_order(x: Any) -> bool:
-    """Whether the numbers of ``x`` lie as kernels take them: one after the other, from a multiple of their size on.
+    """Whether ``x`` lies in memory as kernels need it: contiguous, from a multiple of its item size on.
 
-    (Where an array on a GPU begins ``checks.check_array`` has looked at.) A number of NumPy's is no array.
+    (Where an array on a GPU begins, ``checks.check_array`` has checked.) A NumPy scalar is not an array.
     """
     flags = x.flags
     return bool(flags.c_contiguous and getattr(flags, "aligned", True)) and not isinstance(x, np.generic)
 
 
 def contiguous(x: Any) -> Any:
-    """``x`` as kernels take it, a copy if it does not lie like that; None stays None."""
+    """``x`` as kernels need it, a copy if it does not lie like that; None stays None."""
     return x if x is None or in_order(x) else array_module(x).asarray(x).copy()

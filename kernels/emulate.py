@@ -1,13 +1,13 @@
 """``python -m kernels.emulate attention --rung 2 --shape 2,4,77,64``: run a kernel's CUDA source on the CPU and check it.
 
 Each rung runs under several schedules; its values are compared with the definition's in float64 and everything that
-would be wrong on a GPU is reported with file and line (``kernels.emulator``), once for each line and kind, and a race
-once for its two lines. So are results whose bits are others than under the first schedule. After a schedule in which a
-kernel does not end there is no other. ``--planted`` shows what that looks like for kernels with one mistake each,
-``--banks`` counts bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their values are
-checked: all else is for NVIDIA's compute-sanitizer. Exit status: 0 nothing was found (of what is planted: all of it), 1
-something was, or a rung does not compile, lacks its kernel or gets other arguments or more threads than it takes, 2 the
-request makes no sense or no rung could be run.
+would be wrong on a GPU is reported with file and line (``kernels.emulator``), once per line and kind, and a race once
+per pair of lines. So are results whose bits differ from those under the first schedule. After a schedule in which a
+kernel does not end, no further one is run. ``--planted`` runs kernels with one planted mistake each, ``--banks`` counts
+bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their values are checked: for the rest
+there is NVIDIA's compute-sanitizer. Exit status: 0 without findings (with ``--planted``: exactly the planted ones), 1
+with findings, or if a rung does not compile, lacks its kernel or is given wrong arguments or more threads than it
+takes, 2 if the request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def _ladder(
 
 
 def _noted(device: Any) -> list[tuple[str, bytes]]:
-    """The names and the bits of the results that the device is told what to expect of, as it is told."""
+    """The names and bits of the results for which the device is told what to expect, collected as it is told."""
     results: list[tuple[str, bytes]] = []
     expect = device.expect
 
@@ -177,7 +177,7 @@ def _noted(device: Any) -> list[tuple[str, bytes]]:
 
 
 def _first_told(f: Finding, earlier: Iterable[Finding]) -> Finding:
-    """A finding, or of a race what was found before of the same two lines, seen from the other one."""
+    """A finding, or for a race an earlier finding of the same two lines in the other order."""
     if f.kind != "race":
         return f
     return next((g for g in earlier if (g.kind, g.where, g.other_where) == (f.kind, f.other_where, f.where)), f)
@@ -202,7 +202,7 @@ def _print_banks(device: Emulator) -> None:
 
 
 def _planted() -> int:
-    """Whether what is planted is found, and nothing else: 0 if so, or 1."""
+    """Whether what is planted is found, and nothing else: 0 if so, else 1."""
     bugs, clean, found, false = 0, 0, 0, 0
     for name in planted.LAUNCHES:
         file = planted.file_of(name)
@@ -217,8 +217,8 @@ def _planted() -> int:
             bugs, clean = bugs + bool(marks), clean + (not marks)
             found, false = found + bool(here & marks), false + bool(here - marks)
     print(
-        f"found: {found} of {bugs} planted bugs, each at its line, and something that is none in {false} kernels, of which "
-        f"{clean} are clean on purpose"
+        f"found: {found} of {bugs} planted bugs, each at its line, and false findings in {false} kernels ("
+        f"{clean} are clean on purpose)"
     )
     return int(found < bugs or false > 0)
 
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.planted:
             if given != parser.parse_args(["--planted"]):
-                parser.error("--planted has kernels of its own: it goes with no operation and no other flag")
+                parser.error("--planted has kernels of its own: it takes no operation and no other flag")
             return _planted()
         if given.op is None:
             parser.error("name an operation, or give --planted")
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _gpu() -> Callable[[], Any]:
-    """What makes a device on the card, without a pool of memory: a tool should see each array by itself."""
+    """A function that makes a device on the GPU, without a memory pool, so that a tool sees each array by itself."""
     from .gpu_bench.through_host import ThroughHost
 
     gpu = launch.Device()

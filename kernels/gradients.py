@@ -1,6 +1,6 @@
-"""Products and gradients as problems for ``python -m kernels.emulate``: inputs from sizes, the definition, what may be off.
+"""Products and gradients as problems for ``python -m kernels.emulate``: inputs, expected results, allowed errors.
 
-Each function takes the sizes and returns what runs one rung on a device and tells it what to expect.
+Each function takes the sizes and returns a function that runs one rung on a device and tells it what to expect.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def _near(*arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def _product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> dict[bool, tuple[np.ndarray, Any]]:
-    """(a b + bias, the allowed error) of rungs 3 and 4, True, and of the others, False."""
+    """(a b + bias, the allowed error) for rungs 3 and 4 (True) and for the others (False)."""
     found = {}
     for near in (False, True):
         a64, b64 = _near(a, b) if near else _wide(a, b)

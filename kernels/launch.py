@@ -56,7 +56,7 @@ class CompileError(RuntimeError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel needs on the chip. ``local_bytes`` is stack, ``spill_bytes`` registers that found no place."""
+    """What one kernel needs on the chip. ``local_bytes`` is stack, ``spill_bytes`` spilled registers."""
 
     registers: int
     shared_bytes: int
@@ -68,7 +68,7 @@ class Resources:
 class Binary:
     """A .cu file compiled for one architecture: the binary for the driver and the compiler's messages.
 
-    ``names`` are those in the binary of the kernels that were asked for by C++ expressions.
+    ``names``: the C++ expressions by which kernels were asked for -> their names in the binary.
     """
 
     code: bytes
@@ -137,7 +137,7 @@ def architectures(text: str) -> tuple[str, ...]:
 
 
 def compile_for(source: Path, architecture: str, defines: Mapping[str, Any] | None = None) -> Binary:
-    """Compile a .cu file for ``architecture`` ("75" to "121", "90a"), or take what was compiled before from the same.
+    """Compile a .cu file for ``architecture`` ("75" to "121", "90a"), or reuse an earlier compilation of the same.
 
     No GPU is needed. Raises NoCuda where NVRTC is missing or the source needs a newer card, ValueError for another
     architecture and CompileError.
@@ -190,8 +190,8 @@ def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Pr
 def compile_ahead(wanted: Iterable[tuple[Path, str, Mapping[str, Any]]]) -> None:
     """Compile files, each for an architecture with its settings, on all cores, so that ``compile_for`` finds them.
 
-    A process a core, as NVRTC compiles one program at a time in each; none where all is compiled. What does not compile
-    is left for ``compile_for`` to say. Raises as ``compile_for`` does, but for CompileError.
+    One process per core, as NVRTC compiles one program at a time in each; none where all is compiled. What does not
+    compile is left for ``compile_for`` to report. Raises what ``compile_for`` raises, except CompileError.
     """
     jobs = [(file, on, dict(defines)) for file, on, defines in wanted if not _program(file, on, defines).is_kept()]
     workers = min(len(jobs), os.cpu_count() or 1)
@@ -209,9 +209,9 @@ def _try_to_compile(job: tuple[Path, str, Mapping[str, Any]]) -> None:
 def resources_of(
     name: str, text: str, architecture: str, options: Sequence[str], expressions: Sequence[str]
 ) -> dict[str, Resources]:
-    """What each kernel of a program needs that C++ expressions name, as ``scale<float, 4>``, by the options of its owner.
+    """What the kernels of a program need that C++ expressions (``scale<float, 4>``) name, compiled with these options.
 
-    Raises NoCuda where NVRTC is missing, ValueError for an architecture that is none and CompileError.
+    Raises NoCuda where NVRTC is missing, ValueError for an unknown architecture, and CompileError.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
@@ -223,7 +223,7 @@ def resources_of(
 
 
 def _loud() -> list[str]:
-    """The options by which the assembler says what kernels need."""
+    """The options that make the assembler report what kernels need."""
     # NVRTC's own cache, which it has where there is a driver, hands out binaries without the assembler's messages.
     return ["-Xptxas=-v", *(["-no-cache"] if nvrtc_version() >= "13" else [])]
 
@@ -294,7 +294,7 @@ class Device:
         self.architecture = architecture_of(self.xp.cuda.Device().compute_capability)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory for a result, with anything in it."""
+        """Uninitialised memory for a result."""
         return self.xp.empty(shape, dtype)
 
     def result(self, array: Any, name: str = "the result") -> Any:
@@ -332,10 +332,10 @@ class Device:
 def _loaded(
     cuda: Any, device: int, architecture: str, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]
 ) -> Any:
-    """One kernel in the driver's hands: modules belong to a device, so it is part of the key.
+    """One kernel, loaded by the driver: modules belong to a device, so it is part of the key.
 
-    It may have all the shared memory of a block: without being allowed to, its own arrays and what a launch asks for
-    may not be more than 48 KiB together.
+    It is allowed all the shared memory of a block: by default, its own arrays and what a launch asks for may not exceed
+    48 KiB together.
     """
     binary = compile_for(source, architecture, dict(defines))
     module = cuda.function.Module()
@@ -347,7 +347,7 @@ def _loaded(
 
 
 def _shared_bytes(architecture: str) -> int:
-    """That a block may have."""
+    """The most that a block may have."""
     return SHARED_KILOBYTES.get(architecture, 99) << 10
 
 
@@ -370,7 +370,7 @@ def architecture_of(capability: str) -> str:
 
 
 def fits_on_chip(device: Any, shared_bytes: int) -> bool:
-    """Whether a block on ``device`` may have so much dynamic shared memory beside 1 KiB of its own. The emulator has Hopper's."""
+    """Whether a block may have that much dynamic shared memory beside 1 KiB of its own. The emulator has Hopper's."""
     return shared_bytes + 1024 <= _shared_bytes(device.architecture)
 
 

@@ -1,8 +1,8 @@
-"""Keep the memory that arrays give back, instead of handing it to the system and asking again.
+"""Keep the memory that arrays free, instead of returning it to the system and asking for it again.
 
 NumPy frees a large array as soon as nobody holds it. The C library then returns its pages, and the next array of that
-size pays for every page anew: the system clears it on first touch, which costs as much as several passes of arithmetic.
-A training step frees and asks for the same sizes over and over.
+size pays for every page again: the system clears it on first touch, which costs as much as several passes of
+arithmetic. A training step frees and asks for the same sizes over and over.
 """
 
 import ctypes

@@ -277,7 +277,7 @@ def _resample(n: int, size: int, c: int) -> Problem:
             torch.autograd.grad(f.interpolate(small, scale_factor=2, mode="nearest"), small, to_large),
         )
 
-    elements = n * size * size * c  # each of the four reads or writes so many, and a quarter of them
+    elements = n * size * size * c  # each of the four reads or writes this many, and a quarter as many
     name = f"mean of 2x2 and nearest, {c} at {size}x{size}, n {n}, with gradients"
     return Problem("resample", name, 4 * elements, 4 * 5 * elements, ours, peer)
 

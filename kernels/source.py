@@ -37,7 +37,7 @@ _TYPES: dict[
     "bf16": (ctypes.c_uint16, np.dtype(np.uint16)),  # the bits: see lib/ptx.cuh and bfloat16.py
     "fp16": (ctypes.c_uint16, np.dtype(np.uint16)),
     "bool": (ctypes.c_bool, np.dtype(np.bool_)),
-    # CUDA's own: one that is passed itself is passed as its bits, a pair's lower half first.
+    # CUDA's own types: passed by value they are passed as their bits, a pair's lower half first.
     **dict.fromkeys(("half", "__half"), (ctypes.c_uint16, np.dtype(np.float16))),
     **dict.fromkeys(("half2", "__half2"), (ctypes.c_uint32, np.dtype(np.float16))),
     **dict.fromkeys(("nv_bfloat16", "__nv_bfloat16"), (ctypes.c_uint16, np.dtype(np.uint16))),
@@ -66,10 +66,10 @@ class Parameter:
 
 
 class WrongSource(ValueError):
-    """A .cu file is not what its host code takes it for.
+    """A .cu file is not what its host code expects.
 
-    It has no kernel of that name, or none at all, takes fewer threads a block by its launch bounds, or declares shared
-    memory in CUDA's words instead of ours.
+    It has no kernel of that name, or none at all, takes fewer threads per block by its launch bounds, or declares
+    shared memory in CUDA's way instead of ours.
     """
 
 
@@ -96,7 +96,7 @@ def _heads(text: str) -> list[tuple[str, str, str]]:
 
 
 def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """How many blocks are a cluster of each kernel that says so, by ``__cluster_dims__(4, 1, 1)`` before its name.
+    """How many blocks form a cluster, for each kernel that says so by ``__cluster_dims__(4, 1, 1)`` before its name.
 
     The number may be a macro, of ``defines`` or else of the text. Raises WrongSource for what is no number of 1 to 8
     and for clusters along other axes than x.
@@ -119,14 +119,14 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
 
 
 def launch_bounds_of(text: str) -> dict[str, str]:
-    """The words in ``__launch_bounds__(...)`` of each kernel that has them."""
+    """The text inside ``__launch_bounds__(...)`` for each kernel that has it."""
     found = {kernel: _BOUNDS.search(attributes) for attributes, kernel, _ in _heads(text)}
     return {kernel: match[1] for kernel, match in found.items() if match}
 
 
 @functools.cache
 def file_in(folder: Path, name: str) -> Path:
-    """``folder / name``: the same object each time, which is found faster in the tables that files are looked up in."""
+    """``folder / name``: the same object each time, so that caches keyed by files find it faster."""
     return folder / name
 
 
@@ -147,7 +147,7 @@ def _parameter(kernel: str, text: str) -> Parameter:
     name, pointer, const = words[-1], "*" in words, "const" in words
     type_ = " ".join(w for w in words[:-1] if w not in ("*", "const"))
     if type_ == "TensorMap" and not pointer:
-        if not const or "__grid_constant__" not in text:  # TMA would be given the address of a thread's own copy
+        if not const or "__grid_constant__" not in text:  # else TMA would get the address of a thread's own copy
             raise ValueError(f"kernel {kernel}: parameter {name} must be a const __grid_constant__ TensorMap")
         return Parameter(name, type_, pointer, const)
     if type_ not in _TYPES:
@@ -194,7 +194,7 @@ def cache_directory() -> Path:
 
 
 def not_kept(directory: Path, error: OSError) -> ValueError:
-    """What to raise where ``directory`` cannot be made, or nothing be written into it."""
+    """What to raise where ``directory`` cannot be made, or cannot be written to."""
     return ValueError(
         f"compiled kernels cannot be kept in {directory}: {error.strerror or error} (MINIGEN_CACHE says where)"
     )

@@ -1,6 +1,6 @@
 """Descriptions of arrays for TMA: what a copy brings of which array (``TensorMap`` in lib/ptx90.cuh).
 
-``TensorMap`` is of boxes, ``Im2colMap`` of windows of images. What the hardware asks for is taken from the
+``TensorMap`` describes boxes, ``Im2colMap`` windows of images. What the hardware requires is taken from the
 documentation of ``cuTensorMapEncodeTiled`` and ``cuTensorMapEncodeIm2col`` (CUDA 13.0) and from sections 5.5.3 and
 5.5.4 of the PTX manual.
 """
@@ -17,7 +17,7 @@ from .backend import Array, address
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
 _SWIZZLES = {0: 0, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _128B
-MOST = 2**31 - 2**10  # that a kernel has in an int: where a tile or a step that begins below it ends must fit too
+MOST = 2**31 - 2**10  # in a kernel's int: the end of a tile or step that begins below it must fit too
 Pair = tuple[int, int]
 
 
@@ -55,9 +55,7 @@ class TensorMap:
                 f"rows of a TensorMap and its box must be multiples of 16 bytes, got {shape} and {self.box}"
             )
         if self.swizzle not in _SWIZZLES or (self.swizzle and self.box[-1] * item != self.swizzle):
-            raise ValueError(
-                f"a swizzle of {self.swizzle} bytes needs a box that is so wide, got {self.box[-1] * item}"
-            )
+            raise ValueError(f"a swizzle of {self.swizzle} bytes needs a box of that width, got {self.box[-1] * item}")
 
     def axes(self) -> tuple[list[int], list[int], list[int]]:
         """Sizes, strides in bytes and the box, the fastest axis first."""
@@ -76,18 +74,18 @@ class TensorMap:
 
 @dataclass(frozen=True)
 class Im2colMap(TensorMap):
-    """The pixels of NHWC images (n, height, width, channels) that windows begin at, and those ``offset`` from there.
+    """The pixels of NHWC images (n, height, width, channels) at which windows begin, and those at an offset from there.
 
     Windows begin at row ``start[0] + stride[0] * i`` and column ``start[1] + stride[1] * j`` of every image, for i and
-    j below ``windows``. A copy brings ``box = (pixels, channels)``: from a window that the kernel names on, as many
-    windows, along the row, then the next row, then the next image; of each the pixel at an offset (the same for all,
-    also given by the kernel: the place within the window), of which as many channels. So the tile that an implicit GEMM
-    multiplies by the weights of one place comes in one instruction. Whatever is outside of the image (the padding),
-    beyond the last channel or beyond the last image is 0.
+    j below ``windows``. A copy brings ``box = (pixels, channels)``: starting with a window that the kernel names, it
+    visits that many windows, along the row, then the next row, then the next image, and takes of each the pixel at one
+    offset (also given by the kernel: the place within the window), and of that pixel that many channels. So the tile
+    that an implicit GEMM multiplies by the weights of one place comes in one instruction. Whatever is outside of the
+    image (the padding), beyond the last channel or beyond the last image is 0.
 
     The driver calls ``start`` the lower corner of the box and the last window's start, counted from the image's last
     pixel, the upper one; both have to be -128 to 127. That the box ends with the last window (inclusively), that rows
-    and images are gone through in this order also with strides, and that the offset comes on top of it all, is from the
+    and images are visited in this order also with strides, and that the offset comes on top of it all, is from the
     PTX manual and agrees with what programs that have run on hardware do (CUTLASS's convolutions, Triton's tutorial on
     im2col).
     """
@@ -139,7 +137,7 @@ def _encoded(
     box: tuple[Any, ...],
     steps: Pair | None = None,
 ) -> Any:
-    """The driver's bytes; with ``steps``, of windows. Kept, because a model asks for the same at every step."""
+    """The driver's bytes; with ``steps``, for windows. Cached, because a model asks for the same at every step."""
     (address, item, swizzle), rank = of_array, len(sizes)
     kind = ctypes.c_int32 if steps else ctypes.c_uint32
     memory = np.zeros(256, np.uint8)

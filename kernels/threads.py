@@ -99,7 +99,8 @@ def blas_at_one_thread() -> Iterator[None]:
 class _Scratch:
     """The scratch arrays of one thread. All operations' lie in the same memory, since those of a tile end with it.
 
-    The memory grows between tiles, to the most that a tile has asked for; what does not fit yet is allocated apart.
+    The memory grows between tiles, to the most that a tile has asked for; what does not fit yet is allocated
+    separately.
     """
 
     def __init__(self) -> None:
@@ -119,7 +120,7 @@ class _Scratch:
             (self.places, self.top), self.depth = before, self.depth - 1
 
     def new(self, size: int) -> tuple[int, np.ndarray, int]:
-        """The next ``size`` bytes of the memory that nobody has, or others."""
+        """The next free ``size`` bytes of the memory, or separate ones."""
         if self.depth == 0:
             return size, _aligned(size), 0
         start, end = self.top, self.top + size
@@ -214,7 +215,7 @@ class _Pool:
             self.queue, self.started, self.threads = SimpleQueue(), 0, n
 
     def _start(self, n: int) -> None:
-        with suppress(RuntimeError):  # no more threads can be had: those that there are get there too
+        with suppress(RuntimeError):  # no more threads can be started: those that there are do all the work
             while self.started < n:
                 name = f"kernels-{self.started + 1}"
                 threading.Thread(target=_serve, args=(self.queue,), name=name, daemon=True).start()
@@ -283,7 +284,7 @@ class _Blas:
                 put(n)
 
     def hold_for_thread(self) -> None:
-        """Libraries that count per thread (OpenMP): one thread for ever in a thread that is ours."""
+        """Libraries that count per thread (OpenMP): permanently one thread in each of our threads."""
         for _, put, per_thread in self._libraries():
             if per_thread:
                 put(1)

@@ -240,4 +240,4 @@ def test_files_of_ones_own(monkeypatch, tmp_path, capsys):
     for more in ("--update", "norm"):
         with pytest.raises(SystemExit):
             check.main(["mine.cu", more])
-        assert "files of your own go without --update and without the project's" in capsys.readouterr().err
+        assert "files of your own cannot be combined with --update or with the project's" in capsys.readouterr().err

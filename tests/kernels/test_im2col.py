@@ -118,7 +118,7 @@ def test_maps_of_windows_that_cannot_be():
         ("a contiguous array that is not empty", x[:, ::2], (4, 4), size),
         ("begin at a multiple of 16 bytes", odd, (4, 4), size),
         ("multiples of 16 bytes", x, (4, 3), size),
-        ("a swizzle of 128 bytes needs a box that is so wide, got 16", x, (4, 4), {**size, "swizzle": 128}),
+        ("a swizzle of 128 bytes needs a box of that width, got 16", x, (4, 4), {**size, "swizzle": 128}),
         ("begin and end at most 128 pixels beside the image", x, (4, 4), {**size, "start": (-129, 0)}),
         ("begin and end at most 128 pixels beside the image", x, (4, 4), {"windows": (9, 137)}),
     ]:

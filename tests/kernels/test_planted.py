@@ -168,9 +168,9 @@ def test_the_command_says_that_all_of_what_is_planted_was_found(capsys, monkeypa
     assert all(f"{kernel} ({name})" in said for name, kernel in KERNELS)
     where = MARKS["planted.cu"]["dropped_barrier"]
     for marks, counts in (
-        ({"clean": set(), "dropped_barrier": where}, "found: 1 of 1 planted bugs, each at its line, and something that is none in 0"),
-        ({"clean": where, "dropped_barrier": where}, "found: 1 of 2 planted bugs, each at its line, and something that is none in 0"),
-        ({"clean": set(), "dropped_barrier": set()}, "found: 0 of 0 planted bugs, each at its line, and something that is none in 1"),
+        ({"clean": set(), "dropped_barrier": where}, "found: 1 of 1 planted bugs, each at its line, and false findings in 0"),
+        ({"clean": where, "dropped_barrier": where}, "found: 1 of 2 planted bugs, each at its line, and false findings in 0"),
+        ({"clean": set(), "dropped_barrier": set()}, "found: 0 of 0 planted bugs, each at its line, and false findings in 1"),
     ):  # fmt: skip
         monkeypatch.setattr(planted, "LAUNCHES", {"planted.cu": planted.LAUNCHES["planted.cu"]})
         monkeypatch.setattr(planted, "marks", lambda file, marks=marks: marks)
