@@ -8,8 +8,8 @@
 // With `causal`, query i sees the keys j <= i + t_k - t_q; key_mask (n, t_k), if it is not null, says which keys exist.
 // Keys and values that are hidden are never touched, so a NaN in them does not matter. A query that sees nothing gets 0.
 //
-// Who will want the gradients asks for log_sum (n, heads, t_q), L[i] = log sum_j exp(s[i, j]), -inf for a query that sees
-// nothing: with it p[i, j] = exp(s[i, j] - L[i]) can be had again. Null otherwise.
+// Whoever needs gradients asks for log_sum (n, heads, t_q), L[i] = log sum_j exp(s[i, j]), -inf for a query that sees
+// nothing: with it p[i, j] = exp(s[i, j] - L[i]) can be computed again. Null otherwise.
 //
 // s and p are one matrix of t_q * t_k numbers for each pair, which goes to memory and back between the steps: with 4096
 // queries and keys that is 64 MB written and read for each of them. The next rung needs no such matrix.

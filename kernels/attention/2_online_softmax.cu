@@ -10,8 +10,8 @@
 //
 // A block has QUERIES threads, one query each, whose q and o lie in registers: D and D_V are compile-time sizes. The
 // block's threads carry tiles of KEYS keys and values into shared memory, where all of them read the same number at the
-// same time. A thread has at most 255, so heads of 128 numbers, q and o together 256, overflow into local memory: right, and
-// slower. Rung 3, whose sums are spread over a warp, has room.
+// same time. A thread has at most 255 registers, so heads of 128 numbers, q and o together 256, spill to local memory:
+// correct, but slower. Rung 3, whose sums are spread over a warp, has room.
 #include "lib/cuda.cuh"
 
 #define QUERIES 64

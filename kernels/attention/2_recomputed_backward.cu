@@ -138,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     const long long row = pair * t_k + j;
     const bool seen = j < t_k && (!key_mask || key_mask[pair / heads * t_k + j]);
     const int earliest = causal ? j - (t_k - t_q) : 0;  // the first query that may see this key
-    const int begin = causal ? max(0, first_j - (t_k - t_q)) / STEP * STEP : 0;  // and in or before that of all keys here
+    const int begin = causal ? max(0, first_j - (t_k - t_q)) / STEP * STEP : 0;  // no later than that of any key here
 
     Four key[RUNS(D)], value[RUNS(D_V)], sum_k[RUNS(D)], sum_v[RUNS(D_V)];
     load(key, k + row * D, j < t_k, D);

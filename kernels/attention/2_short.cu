@@ -4,10 +4,10 @@
 // New here: the keys and values of a head lie in shared memory for the whole life of a block, which goes along the queries. All
 // scores of a query are there at once, so the softmax is not online: nothing is corrected.
 //
-// New too: a warp's 16 queries are multiplied together. Its lanes stand as 2 x 16: a lane makes the scores of 8 queries, every
-// other one, with every 16th key, and later 8 x 4 numbers of the result, so each number that it reads from shared memory takes part in 8 or
-// more multiply-adds. In between the weights go through shared memory, to the place where the queries were. After the block's
-// only barrier no warp waits for another.
+// New too: a warp's 16 queries are multiplied together. Its lanes form a 2 x 16 grid: a lane makes the scores of 8
+// queries, every other one, with every 16th key, and later 8 x 4 numbers of the result, so each number that it reads
+// from shared memory takes part in 8 or more multiply-adds. In between the weights go through shared memory, to the
+// place where the queries were. After the block's only barrier no warp waits for another.
 //
 // KEYS is t_k, rounded up to a multiple of 16; D, D_V any.
 #include "lib/cuda.cuh"
@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         }
         __syncwarp();  // all are done with the queries
 
-        float share[8];  // of a weight of 1
+        float share[8];  // 1 / the sum of the weights
         EACH(r, 8) {
             float largest = -INFINITY;
             EACH(j, KEYS / 16) {

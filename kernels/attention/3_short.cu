@@ -7,17 +7,17 @@
 // barrier no warp waits for another. Since all weights are known, the result is made 32 columns at a time and written: no
 // sums are kept, so there are registers for many warps.
 //
-// What moves is q and o, once, and it moves in pieces of 16 bytes. mma.sync wants of a lane two columns here and two there;
-// but which column of q and k is called which is free, if both call it the same. So lane t of the four that share a row takes
-// the columns 8 t to 8 t + 7 of each 32, and the keys lie in shared memory as if those were the ones that it is asked for:
-// the 16 pairs of 32 columns are a 4 x 4 table, turned over. The values lie so too: then a lane has 8 neighbours of the result.
+// What moves is q and o, once, in pieces of 16 bytes. mma.sync wants two columns here and two there from a lane; but
+// the columns of q and k may be permuted, if both are permuted alike. So lane t of the four that share a row takes the
+// columns 8 t to 8 t + 7 of each 32, and the keys lie in shared memory in an order that makes these the right ones: the
+// 16 pairs of 32 columns as a 4 x 4 table, transposed. So do the values: then a lane has 8 neighbours of the result.
 //
 // KEYS is t_k, rounded up to a multiple of 16. D, D_V: multiples of 8 up to 256.
 #include "attention/rows.cuh"
 
 #define WARPS 8
 #define THREADS (32 * WARPS)
-#define AHEAD (D <= 128)                   // larger queries find no registers to wait in
+#define AHEAD (D <= 128)                   // for larger queries there are no registers to wait in
 
 #define DEPTH ((D + 31) / 32 * 32)         // of the first product: D, filled up with 0
 #define PITCH (DEPTH + 8)                  // numbers from row to row in shared memory: an odd number of 16-byte pieces

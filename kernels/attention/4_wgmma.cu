@@ -13,16 +13,16 @@
 //     group 0     start s_1, p_0 v | softmax of s_1    | start s_2, p_1 v | softmax of s_2
 //     group 1                      | start s_1, p_0 v  | softmax of s_1   | start s_2, p_1 v | ...
 //
-// A softmax goes on under its own group's p v besides: only then is that sum corrected, and p overwritten.
+// A softmax also overlaps with its own group's p v: only after that is the sum corrected, and p overwritten.
 //
-// Hidden keys. p is 0 there, but 0 * NaN is NaN. A row of v that key_mask hides the producer fills with 0 before it lets
-// anyone have the tile. The tiles at the diagonal, of which `causal` hides a part from some of a group's queries, are searched
-// for NaN and Inf; if there are any, the group adds up all of its values one by one in the end.
+// Hidden keys. p is 0 there, but 0 * NaN is NaN. The producer fills rows of v that key_mask hides with 0 before it lets
+// anyone have the tile. The tiles at the diagonal, of which `causal` hides a part from some of a group's queries, are
+// searched for NaN and Inf; if there are any, the group adds up all of its values one by one in the end.
 //
 // Costs: registers change hands between whole groups, so the producer has a group of its own, of which three warps return at
 // once; a thread of it keeps 24 and one of a consumer has 240. Shared memory holds q and two tiles each of k and v, 160 KiB
-// for heads of 128. So one block to a multiprocessor. Tiles are 64, 128 ... numbers wide; those past D are 0 and cost space,
-// those past D_V time too. D, D_V: multiples of 8 up to 256; KEYS is 128, or 64 for more than 128 numbers.
+// for heads of 128. So one block per multiprocessor. Tiles are 64, 128 ... numbers wide; those past D are 0 and cost
+// space, those past D_V time too. D, D_V: multiples of 8 up to 256; KEYS is 128, or 64 for more than 128 numbers.
 //
 // Needs sm_90a.
 #include "attention/rows.cuh"

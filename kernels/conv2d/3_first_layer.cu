@@ -2,7 +2,7 @@
 // and epilogue are those of rung 1.
 //
 // Tensor cores are of no use here: with 3 x 3 places and 3 channels there are 27 products for each number that is stored, and
-// storing takes longer. And pieces of 16 bytes there are none: a pixel has 6 bytes. (Rung 3 takes such layers, number by number
+// storing takes longer. And there are no pieces of 16 bytes: a pixel has 6. (Rung 3 takes such layers, number by number
 // into tiles of 64 places of which 27 are used.)
 //
 // New here: the weights stay, the pixels pass. The whole inner axis, DEPTH places, is so short that a thread keeps the weights

@@ -4,7 +4,7 @@
 // New here: the tiles, copies and products of matmul/mma.cuh. A piece of 16 bytes of the patches is a piece of one pixel,
 // if a pixel has a whole number of them: then cp.async copies it from where it is found, and what lies outside of the
 // image becomes 0 without being read. For other numbers of channels (ALIGNED_X or ALIGNED_W is false; the first layer,
-// which has 3) the block brings numbers one by one: right, and far from the speed that such a layer could have.
+// which has 3) the block brings numbers one by one: correct, but far from the speed that such a layer could have.
 #include "conv2d/epilogue.cuh"
 #include "conv2d/pixel.cuh"
 #include "matmul/mma.cuh"

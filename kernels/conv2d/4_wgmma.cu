@@ -6,7 +6,7 @@
 // that is inside of the image, for every step. TMA has that in hardware (im2col). The host describes the image once: where
 // windows begin (at -padding, each `stride` further) and how many there are. Then one instruction of one thread names the first
 // of 128 windows and the place (u, v) within all of them, and brings 64 channels of the 128 pixels there: across the ends of
-// rows and of images, with zeros for the padding, with zeros beyond the last channel. No address is computed by us at all.
+// rows and of images, with zeros for the padding, with zeros beyond the last channel. The kernel computes no address.
 //
 // The weights come as they lie, (u, v, c, o) with o the fastest: rows along the inner axis, which wgmma takes ACROSS. Their map
 // has the axes (place, c, o), so what is beyond the last channel is 0 too, not the next place's weights: 0 times 0 adds

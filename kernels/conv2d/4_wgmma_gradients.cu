@@ -15,8 +15,8 @@
 #include "conv2d/pixel.cuh"
 #include "matmul/wgmma.cuh"
 
-// One phase (pixel.cuh); windows of its first pixels begin at `top` and `left`. g and w are given as maps, and as numbers for
-// what is said about NaN. c_in may be any number, c_out a multiple of 8.
+// One phase (pixel.cuh); windows of its first pixels begin at `top` and `left`. g and w are given as maps, and as plain
+// numbers for working out NaN again. c_in may be any number, c_out a multiple of 8.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     conv2d_grad_x_bf16(const __grid_constant__ TensorMap g, const __grid_constant__ TensorMap w, const bf16* g_numbers,
                        const bf16* w_numbers, float* dx, int phase_h, int phase_w, int first_row, int first_column,

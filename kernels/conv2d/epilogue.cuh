@@ -3,7 +3,7 @@
 //     y[n, i, j, o] = f(sum + b[o] + time[n, o] + residual[n, i, j, o])        f(x) = x, or SiLU: x / (1 + exp(-x))
 //
 // Residual blocks of a diffusion model end their first convolution with the embedding of the time and their second with
-// the residual. b is any rung's business; of the rest, compiled is only what is asked for: TIME, RESIDUAL, SILU.
+// the residual. Every rung adds b itself; of the rest only what is asked for is compiled: TIME, RESIDUAL, SILU.
 #pragma once
 
 #ifndef TIME

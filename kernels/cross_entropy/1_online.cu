@@ -2,12 +2,12 @@
 //
 //     loss = ln sum_j exp(x_j - largest) - (x_c - largest),      dx_j = g (exp(x_j - largest) / total - [j = c])
 //
-// Written so it takes a pass for the largest and one for the sum. The online softmax (Milakov & Gimelshein 2018, arXiv
-// 1805.02867) takes one: a thread keeps the largest number so far and the sum relative to it, and two such pairs become
-// one by bringing the sum with the smaller largest down to the other. One block for each row; its threads' pairs are
-// merged lane by lane and then warp by warp, always in the same order.
+// Written like this it takes a pass for the largest and one for the sum. The online softmax (Milakov & Gimelshein 2018,
+// arXiv 1805.02867) takes one: a thread keeps the largest number so far and the sum relative to it, and two such pairs
+// become one by bringing the sum with the smaller largest down to the other. One block for each row; its threads' pairs
+// are merged lane by lane and then warp by warp, always in the same order.
 //
-// Kept for the way back: largest and total, two numbers a row. The way back reads x once and writes dx once.
+// Kept for the backward pass: largest and total, two numbers per row. Backward reads x once and writes dx once.
 #include "lib/cuda.cuh"
 #include "cross_entropy/larger.cuh"
 

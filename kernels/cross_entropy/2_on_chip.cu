@@ -1,11 +1,11 @@
 // Loss and gradient of the cross-entropy together, with one read of the logits and one write of the gradient.
 //
 // In training the gradient of the loss with respect to each row's value is known before the loss is: 1 / m for a mean. So
-// the way there and the way back can share a read, if the row stays on the chip between them. New here: the row lies in
+// forward and backward pass can share a read, if the row stays on the chip between them. New here: the row lies in
 // dynamic shared memory (50257 classes are 196 KiB, of the 227 that a block may have on sm_90) and three passes go over it:
 // largest, exp and sum, gradient. Longer rows take rung 1.
 //
-// Where the way there foresaw another gradient than the one that came back, `rescale` multiplies the rows concerned.
+// Where the forward pass foresaw another gradient than the one that came, `rescale` multiplies the rows concerned.
 #include "lib/cuda.cuh"
 #include "cross_entropy/larger.cuh"
 

@@ -1,10 +1,10 @@
 // Loss and gradient with one read of the logits, for rows that are too long for one block: 128000 classes are 500 KiB.
 //
 // New here: a row lies in the shared memory of a cluster of blocks, BLOCKS parts of it, and they exchange what concerns
-// the whole row over that memory (distributed shared memory). Each block leaves its largest logit, and later its sum,
-// where the others read it. All blocks read them in the same order, so all have the same bits. So they wait for each
-// other twice, and a third time before they return, because another one may still be reading. They arrive for that one
-// before they write the gradient, so it hardly costs anything.
+// the whole row through that memory (distributed shared memory). Each block leaves its largest logit, and later its
+// sum, where the others read it. All blocks read them in the same order, so all have the same bits. So they wait for
+// each other twice, and a third time before they return, because another one may still be reading. They arrive for that
+// one before they write the gradient, so it hardly costs anything.
 //
 // Not yet run on hardware.
 #include "lib/ptx90.cuh"

@@ -2,12 +2,12 @@
 //
 // A block of 16 x 16 threads has a square of SIDE x SIDE of the result, and each thread 4 x 4 numbers of it, 16 apart. Tiles
 // of x and of the weights, DEPTH of the k terms at a time, pass through shared memory; 4 numbers of each are read for 16
-// products. Weights are turned into floats as they are put down.
+// products. Weights are turned into floats as they are stored.
 //
 // New here: four products at a time. Four int8 numbers that follow each other along k are one word, and dp4a multiplies
 // two such words number by number and adds the four products to a sum of 32 bits, in one instruction. Rows of p are in
 // that order already (`words` of them, if k is a multiple of 4 and they lie at a multiple of 4 bytes; else byte by byte).
-// The weights are not, they go across, so they too are turned as they are put down: a thread collects four of a column.
+// The weights are not, they lie across, so they are transposed as they are stored: a thread collects four of a column.
 // Missing terms are 0 and add nothing, which is why the last tile needs no care.
 #include "eight_bit/bytes.cuh"
 

@@ -2,8 +2,8 @@
 //
 // New here: mma.sync of int8, 16 x 8 sums of 32 products in one instruction. In bytes its fragments are those of bf16, so the
 // tiles, the swizzle and the pipeline of copies are the matrix product's (matmul/mma.cuh); only a number is half as wide and the
-// sums are whole. The weights come turned (turn.cu), rows of both with zeros up to k, a multiple of 16 bytes, so every
-// piece can be copied.
+// sums are whole. The weights come transposed (turn.cu), rows of both with zeros up to k, a multiple of 16 bytes, so
+// every piece can be copied.
 #include "eight_bit/bytes.cuh"
 #include "matmul/mma.cuh"
 

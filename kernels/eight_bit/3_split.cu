@@ -8,7 +8,7 @@
 // times as many on an A100 or H100 (on a GeForce only twice as many: there it is a loss). Tiles, swizzle and copies are
 // the matrix product's (matmul/mma.cuh). The smallest terms come first.
 //
-// The tensor cores' sums are float, but what they add at a time is cut off some bits below the largest of it, always
+// The tensor cores' sums are float, but what they add at a time is truncated some bits below the largest of it, always
 // towards 0, so long sums drift, most where terms of one sign differ widely in size. What a step of 64 terms has added
 // up is therefore added to a second set of sums, as float. Copies for the next steps go on meanwhile.
 #include "matmul/mma.cuh"

@@ -2,7 +2,7 @@
 //
 // New here: nothing but the numbers. Who copies, who multiplies, who waits for whom and in which order tiles come is
 // matmul/wgmma.cuh's, as for bf16; a step of 128 bytes is 128 places of the inner axis instead of 64, and wgmma adds up whole
-// numbers. As in rung 3 the weights come turned, because wgmma too takes bytes along the inner axis only.
+// numbers. As in rung 3 the weights come transposed, because wgmma too takes bytes along the inner axis only.
 //
 // Needs sm_90a.
 #define FACTOR signed char

@@ -12,7 +12,7 @@ __device__ int word_of(const signed char* x, long long step, int count) {
     return word;
 }
 
-// A sum of whole numbers in the unit that it has, rounded as rung 1 rounds.
+// A sum of whole numbers times its two scales, plus the bias, rounded as rung 1 rounds.
 __device__ float scaled(int sum, float x_scale, float scale, const float* bias, int column) {
     const float value = times_32(times_32(sum, x_scale), scale);
     return bias ? plus_32(value, bias[column]) : value;

@@ -1,8 +1,9 @@
-// Turns a matrix of bytes q (k, n) round: turned (n, pitch), with zeros behind each row, which begins at a multiple of 16 bytes.
+// Transposes a matrix of bytes q (k, n): turned (n, pitch), with zeros behind each row, which begins at a multiple of
+// 16 bytes.
 //
-// Up to Hopper tensor cores take int8 factors only with neighbours along the inner axis: what turns 16-bit numbers on
-// their way (ldmatrix, wgmma) does not turn bytes. A block has a square of SIDE x SIDE. Each thread turns 4 x 4 numbers
-// in four words, one of each row, and shared memory turns the words.
+// Up to Hopper tensor cores take int8 factors only with neighbours along the inner axis: what transposes 16-bit numbers
+// on their way (ldmatrix, wgmma) does not transpose bytes. A block has a square of SIDE x SIDE. Each thread transposes
+// 4 x 4 numbers in four words, one of each row, and shared memory transposes the words.
 #include "eight_bit/bytes.cuh"
 
 #define SIDE 64

@@ -2,7 +2,7 @@
 //
 // g (m, d), y (rows, d). One thread for each number of y looks at all m indices and adds what is its own, in their order.
 // Nobody writes where another one does, so there is nothing to synchronise and the result is always the same; but the
-// indices are read rows * d times, though each of them matters to one row only. The next rung brings them in order first.
+// indices are read rows * d times, though each of them matters to one row only. The next rung sorts them first.
 #include "lib/cuda.cuh"
 
 extern "C" __global__ void scatter_add(const float* g, const int* indices, float* y, long long m, long long count,

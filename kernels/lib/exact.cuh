@@ -1,5 +1,5 @@
-// A product and a sum, each rounded for itself. Left to itself the compiler makes of a * b + c one fused operation, which
-// is rounded once and so gives other bits than a device, or a NumPy, that has none.
+// A product and a sum, each rounded separately. By default the compiler fuses a * b + c into one operation, which is
+// rounded once and so gives other bits than a device, or a NumPy, that has none.
 #pragma once
 
 #ifdef __CUDACC__

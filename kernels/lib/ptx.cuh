@@ -46,7 +46,7 @@ __device__ __forceinline__ fp16 to_fp16(float x) {
     return y;
 }
 
-// Two numbers in one register, each rounded to the nearest, to the even one of two that are equally near.
+// Two numbers in one register, each rounded to the nearest, ties to even.
 __device__ __forceinline__ unsigned pack_bf16(float left, float right) {
     unsigned both;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(right), "f"(left));
@@ -59,7 +59,7 @@ __device__ __forceinline__ unsigned pack_fp16(float left, float right) {
     return both;
 }
 
-// A float with 10 bits of mantissa, in the place of the upper 19 bits of a float; halves are rounded away from 0.
+// A float with 10 bits of mantissa, in the place of the upper 19 bits of a float; ties are rounded away from 0.
 __device__ __forceinline__ unsigned to_tf32(float x) {
     unsigned y;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
@@ -91,7 +91,7 @@ __device__ __forceinline__ bf16 to_bf16(float x) { return {(unsigned short)pack_
 #define PTX EMULATOR_FUNCTION  // not inlined, so that a finding names the line that called
 #endif
 
-// 2^x within 2^-22 of itself; what would be less than 2^-126 is 0.
+// 2^x with a relative error of up to 2^-22; what would be less than 2^-126 is 0.
 #ifdef __CUDACC__
 PTX float exp2_approx(float x) {
     float y;
@@ -102,7 +102,7 @@ PTX float exp2_approx(float x) {
 inline float exp2_approx(float x) { return x < -126 ? 0.0f : exp2f(x); }
 #endif
 
-// --- cp.async: from global to shared memory, past the registers ------------------------------------------------------
+// --- cp.async: from global to shared memory, bypassing the registers -------------------------------------------------
 //
 // A thread's copies since the last commit are a group, and it can wait until at most N of its newest groups are under
 // way. Then it sees what its own copies brought; for the others' it needs a barrier after their wait.
@@ -118,7 +118,7 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 template <int BYTES>
 PTX void cp_async(void* shared, const void* global, int valid = BYTES) {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
-    if constexpr (BYTES == 16)  // only this size passes by the first-level cache
+    if constexpr (BYTES == 16)  // only this size bypasses the first-level cache
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                      :: "r"(shared_address(shared)), "l"(global), "r"(valid) : "memory");
     else

@@ -72,8 +72,9 @@ PTX void tma_load(void* shared, const TensorMap* map, mbarrier* b, int x, int y,
                  : "memory");
 }
 
-// The same by windows of images (Im2colMap in tensor_map.py): from the window on that begins at `row` and `column` of image
-// n, which must be one of the map's, the pixels `down` rows and `right` columns further (0 to 255), from channel c on.
+// The same for windows of images (Im2colMap in tensor_map.py): starting with the window that begins at `row` and
+// `column` of image n, which must be one of the map's, the pixels `down` rows and `right` columns further (0 to 255),
+// from channel c on.
 
 PTX void tma_load_windows(void* shared, const TensorMap* map, mbarrier* b, int c, int column, int row, int n, int right,
                           int down) {
@@ -102,12 +103,12 @@ PTX void stmatrix(void* row, const unsigned (&r)[N]) {
 
 // --- clusters: blocks that run at the same time and reach each other's shared memory ---------------------------------
 //
-// A kernel says how many blocks along x are a cluster, at most 8, and its grid is a multiple of that:
+// A kernel says how many blocks along x form a cluster, at most 8, and its grid is a multiple of that:
 //
 //     extern "C" __global__ void __cluster_dims__(4, 1, 1) name(...)
 //
-// All threads of the cluster arrive at its barrier and wait there, once each in turns; between the two a thread may do
-// what concerns nobody else. What a thread did before it arrived, whoever has waited sees. Shared memory of a block
+// All threads of the cluster arrive at its barrier and wait there, alternately; between the two a thread may do what
+// concerns nobody else. Whoever has waited sees what the others did before they arrived. Shared memory of a block
 // exists as long as the block does, so a cluster needs its barrier before the first access to another block's and after
 // the last one.
 
@@ -151,7 +152,7 @@ PTX_OF_CLUSTER(int, "s32", "r")
 PTX_OF_CLUSTER(unsigned, "u32", "r")
 
 // Arrive at the mbarrier that the block of that rank has where this one has b. Threads of that block, and no others, wait
-// there, by mbarrier_wait_cluster, or they need not see what was done before the arrival.
+// there, with mbarrier_wait_cluster: after another wait they need not see what was done before the arrival.
 
 PTX void mbarrier_arrive_at(mbarrier* b, int rank) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];"
@@ -261,10 +262,10 @@ PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int
 
 // --- wgmma: D += A B^T by a warp group, sm_90a only --------------------------------------------------------------------
 //
-// Four warps, the first of them a multiple of 4, multiply 64 rows of A by N rows of B, 16 numbers of each. B, and A if it is
-// no registers, lie in dynamic shared memory as TMA brings them with the swizzle of 128 bytes: rows of 64 bf16 numbers, the
-// tile at a multiple of 1024 bytes. The next 16 numbers begin 32 bytes further on. d[4 j + i] of lane 4 g + t of warp w is
-// D[16 w + g + i / 2 * 8][8 j + 2 t + i % 2]; registers of A as those of mma_bf16.
+// Four warps, the first of them a multiple of 4, multiply 64 rows of A by N rows of B, 16 numbers of each. B, and A
+// unless it is in registers, lie in dynamic shared memory as TMA brings them with the swizzle of 128 bytes: rows of 64
+// bf16 numbers, the tile at a multiple of 1024 bytes. The next 16 numbers begin 32 bytes further on. d[4 j + i] of lane
+// 4 g + t of warp w is D[16 w + g + i / 2 * 8][8 j + 2 t + i % 2]; registers of A as those of mma_bf16.
 //
 // wgmma_s8 is the same with bytes: rows of 128 int8 numbers, of which a product takes 32, and exact sums of 32 bits.
 //
@@ -274,7 +275,7 @@ PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int
 //
 // The products run on their own: wgmma_fence() first, then products, wgmma_commit(), wgmma_wait<N>() until at most N
 // groups are under way. Meanwhile neither their sums nor their operands may be touched. Given the sums, the fence and the
-// wait besides keep the compiler from moving work on these registers over them.
+// wait also keep the compiler from moving work on these registers across them.
 
 #ifdef __CUDACC__
 

@@ -2,9 +2,9 @@
 #pragma once
 #include "lib/exact.cuh"
 
-// Each lane adds what the lane has whose number differs in one bit, then in the next: after five steps all have all, and
-// the same bits, because a + b is b + a. That is why the addition must be one: fused with a product that made `x`, it
-// would round one lane's share and not the other's.
+// Each lane adds the value of the lane whose number differs in one bit, then in the next: after five steps all have the
+// sum, with the same bits, because a + b is b + a. That is why the addition must not be fused with a product that made
+// `x`: it would round one lane's share and not the other's.
 __device__ float warp_sum(float x) {
 #pragma unroll
     for (int bit = 16; bit; bit /= 2) x = plus_32(x, __shfl_xor_sync(0xffffffffu, x, bit));
@@ -18,6 +18,6 @@ __device__ float block_sum(float x, float* scratch) {
     __syncthreads();
     float sum = 0;
     for (int warp = 0; warp < (int)blockDim.x / 32; warp++) sum += scratch[warp];
-    __syncthreads();  // nobody writes the scratch anew before all have read it
+    __syncthreads();  // nobody overwrites the scratch before all have read it
     return sum;
 }

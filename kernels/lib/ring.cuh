@@ -34,8 +34,8 @@ template <int PLACES, int BLOCKS = 1>
 struct Ring {
     mbarrier full[PLACES], empty[PLACES];
 
-    // One thread does this, then fence_mbarrier_init(), then all meet. To fill a place takes `arrivals`; `warps` read it,
-    // those of all blocks.
+    // One thread does this, then fence_mbarrier_init(), then all meet. A place is filled after `arrivals`, and read by
+    // so many `warps`, those of all blocks.
     __device__ __forceinline__ void init(int arrivals, int warps) {
 #pragma unroll
         for (int place = 0; place < PLACES; place++) {
@@ -52,7 +52,7 @@ struct Ring {
         }
     }
     __device__ __forceinline__ void release(Turn<PLACES> turn) {
-        __syncwarp();  // all lanes are done with the place, and one speaks for them, or one to each block
+        __syncwarp();  // all lanes are done with the place, and one arrives for them, or one at each block's
         if constexpr (BLOCKS > 1) {
             if (threadIdx.x % 32 < BLOCKS) mbarrier_arrive_at(&empty[turn.place], threadIdx.x % 32);
         } else if (threadIdx.x % 32 == 0) {

@@ -5,7 +5,7 @@
 // ldmatrix has brought from swizzled tiles; and a pipeline of copies that run while others multiply (matmul/mma.cuh).
 //
 // Rows whose numbers do not begin at multiples of 16 bytes cannot be copied by cp.async. For such a factor (ALIGNED_A or
-// ALIGNED_B is false) the block brings numbers one by one, which is slow and right.
+// ALIGNED_B is false) the block brings numbers one by one, which is slow but correct.
 #include "matmul/mma.cuh"
 
 #ifndef TRANSPOSE_A  // given at compile time, as in rung 2

@@ -11,8 +11,8 @@
 // Transposed factors cost nothing: wgmma takes an operand either way (ACROSS), and TMA brings it as it lies.
 //
 // What it costs: TMA takes only rows that are multiples of 16 bytes (else the host makes a copy with zeros behind each row);
-// a tile of 128 x 256 numbers has 128 sums in each thread of a consumer, so there is one such block to a multiprocessor, two
-// of narrower tiles.
+// a tile of 128 x 256 numbers has 128 sums in each thread of a consumer, so there is one such block per multiprocessor,
+// two of narrower tiles.
 //
 // Needs sm_90a.
 #include "matmul/product.cuh"

@@ -7,9 +7,9 @@
 //
 // What it costs: both blocks fill both rings. So a place is empty only when the consumers of both have given it back, a
 // warp says so to both (lib/ring.cuh), and the slower block delays the other one. No block may return before the other
-// one has given back its last place. An arrival that another block is to see the assembler precedes by a fence of the
-// whole card's memory (MEMBAR.ALL.GPU). Rows of tiles come in pairs: beside the last of an odd number one is computed of
-// which nothing is stored. And half a tile is whole panels, so tiles have 128 or 256 columns.
+// one has given back its last place. Before an arrival that another block is to see, the assembler puts a fence of the
+// whole card's memory (MEMBAR.ALL.GPU). Rows of tiles come in pairs: if their number is odd, one more is computed, of
+// which nothing is stored. And half a tile must be whole panels, so tiles have 128 or 256 columns.
 //
 // Not yet run on hardware.
 //

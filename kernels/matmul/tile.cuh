@@ -3,16 +3,16 @@
 // A block computes TILE_M x TILE_N numbers of the result and each of its THREADS an 8 x 8 square of them (register
 // blocking; Volkov & Demmel 2008, doi 10.1109/SC.2008.5214359). For one step along the inner axis a thread reads 8 numbers
 // of each tile and makes 64 products of these 16: shared memory, which gives an SM 32 numbers a cycle while it could
-// multiply 128 pairs, is no longer what everybody waits for.
+// multiply 128 pairs, is no longer the bottleneck.
 //
 // Both tiles have the inner axis first, so that the 8 numbers lie in two runs of 4 that one instruction each can read. The
 // two runs are half a tile apart: threads next to each other then read runs next to each other, and their banks differ.
 // The rows of a tile are 4 numbers longer than they need be: threads that write 4 rows of the matrix, 8 numbers of each,
 // meet in no bank either.
 //
-// There are two of each tile. What a thread brings for the next step it first has in registers (Brought), asks memory for it
-// before it multiplies and puts it into the other tile afterwards, so nobody waits for memory, and one barrier a step will do:
-// who is past it knows that all are done with the step before, whose tile comes next.
+// There are two of each tile. A thread asks memory for its part of the next step before it multiplies, has it in
+// registers meanwhile (Brought) and puts it into the other tile afterwards, so nobody waits for memory, and one barrier
+// per step will do: whoever is past it knows that all are done with the step before, whose tile comes next.
 #pragma once
 #include "lib/fours.cuh"
 

@@ -10,15 +10,15 @@
 //
 // Between them is a ring (lib/ring.cuh) of STAGES places for a step's two tiles. The producer waits for an empty place and
 // fills it, a consumer waits for a full one and multiplies: nobody ever waits for all. Both go round and round: a block that
-// computes one tile after the other hands the turn after one to the next.
+// computes several tiles begins the next with the turn after the last one's.
 //
 // Tiles. A row of a tile is 64 numbers of bf16, 128 bytes, in the swizzle. A tile that lies along the inner axis has a row for each
 // row of the left factor (column of the right one); one that lies ACROSS has 64 rows, a place on the inner axis each, in
 // panels of 64 numbers. Either way what a consumer needs of the left factor begins 64 rows after what the one before needs.
 // With int8 for a FACTOR a row is 128 numbers, both tiles lie along, and the sums are whole numbers.
 //
-// The order of tiles. Blocks work on neighbouring tiles at the same time, and those are to need few rows and few columns, which
-// then are found in the second-level cache: a band of BAND rows of tiles is gone through column by column.
+// The order of tiles. Blocks work on neighbouring tiles at the same time; those should need few rows and columns, which
+// are then in the second-level cache: a band of BAND rows of tiles is visited column by column.
 //
 // The sums. d[4 j + i] of a thread is at row_of(i) and column_of(j, i) of the block's tile: lib/ptx90.cuh.
 #pragma once
@@ -89,8 +89,8 @@ __device__ __forceinline__ void add_products(int (&d)[SUMS], unsigned long long 
 
 // A consumer: adds the products of all steps, and returns the turn after. The products of a step run while those of the next
 // are begun; when they have ended, their place is given back. (The first step stands before the loop: with products under way
-// from one turn of the loop to the next, the assembler wants only products to have written the sums, or it makes each wait for
-// the one before.)
+// from one iteration to the next, the assembler requires that only products have written the sums, or makes each wait
+// for the one before.)
 template <bool ACROSS_LEFT, bool ACROSS_RIGHT>
 __device__ __forceinline__ Turn<STAGES> consume(SUM (&d)[TILE_N / 2], Ring<STAGES, CLUSTER>& ring, const FACTOR* tiles,
                                                 int steps, Turn<STAGES> turn = {}) {

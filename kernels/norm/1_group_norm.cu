@@ -5,7 +5,7 @@
 //
 // x (n, pixels, c), c split into `groups`. gamma and beta are (c,), or (n, c) where a sample has its own (adaptive group
 // norm). One block for each group of each sample reads its numbers once for the statistics (again if they are far from
-// zero) and once for the result. The statistics are kept for the way back: (n, groups, 3) = shift, mean, r.
+// zero) and once for the result. The statistics are kept for the backward pass: (n, groups, 3) = shift, mean, r.
 //
 // Backward, with dz = g, or g silu'(z), and means over a group's `count` numbers:
 //

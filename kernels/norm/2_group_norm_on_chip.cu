@@ -5,9 +5,9 @@
 // what no kernel can do without, one read of x and one write of y. A group of 16 x 16 pixels and 40 channels is 40 KiB; how
 // much a block may have depends on the card, from 64 KiB (sm_75) over 99 (sm_86, sm_89, sm_12x) to 227 (sm_90, sm_10x).
 //
-// The statistics walk over the slab in its own order, without a thought of channels. The way back keeps two slabs, x_hat and
-// dz, and so reads x and g once: each warp sums channels of its own, which gives dgamma and dbeta of the sample, and from
-// these the two means of dx.
+// The statistics walk over the slab in its own order, whatever the channels. The backward pass keeps two slabs, x_hat
+// and dz, and so reads x and g once: each warp sums channels of its own, which gives dgamma and dbeta of the sample,
+// and from these the two means of dx.
 #include "lib/cuda.cuh"
 #include "lib/reduce.cuh"
 #include "norm/norm.cuh"

@@ -3,7 +3,7 @@
 //
 // The row is in registers: a thread holds PER of its numbers, WARPS warps hold the row, and a row of at most 32 PER numbers
 // is one warp's own affair, without shared memory or a barrier. x is read once. Statistics (rows, 3) = shift, mean, r are
-// kept for the way back, which reads x and g once for dx,
+// kept for the backward pass, which reads x and g once for dx,
 //
 //     dx = r (gamma g - mean(gamma g) - x_hat mean(gamma g x_hat))
 //

@@ -17,14 +17,14 @@ __device__ Slab slab_of(long long sample, int group, long long pixels, int c, in
 }
 
 // f(place in x, place in a slab on the chip, channel of the group) for all numbers of a slab, by all threads of a block.
-// Threads next to each other take neighbouring channels, then the next pixel's, and no thread has to divide in the loop, of
-// which TURNS turns are one, so that as many numbers are on their way from memory at a time.
+// Threads next to each other take neighbouring channels, then the next pixel's, and no thread has to divide in the
+// loop, which is unrolled TURNS times, so that as many numbers are on their way from memory at a time.
 template <int TURNS = 4, class F>
 __device__ void each(const Slab& s, F f) {
     const int across = min(s.width, THREADS), rows = THREADS / across;
     const int channel = threadIdx.x % across, row = threadIdx.x / across;
     if (row >= rows) return;
-#pragma unroll 1  // one turn, but for groups of more channels than there are threads
+#pragma unroll 1  // one iteration, except for groups of more channels than there are threads
     for (int k = channel; k < s.width; k += across)
 #pragma unroll TURNS
         for (long long pixel = row; pixel < s.pixels; pixel += rows)

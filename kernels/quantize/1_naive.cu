@@ -5,7 +5,7 @@
 // One thread for each row of z reads the whole codebook. Differences are taken and summed in double precision, from
 // left to right; the lowest index wins a tie, and the first distance that is NaN wins against everything (as argmin has
 // it). Every thread of a warp reads the same code at the same time, which is one read for all of them, but each block
-// reads the codebook anew: m / blockDim.x times codes * d numbers come from memory. That is what the next rung mends.
+// reads the codebook anew: m / blockDim.x times codes * d numbers come from memory. The next rung avoids that.
 #include "lib/cuda.cuh"
 
 extern "C" __global__ void nearest_code(const float* z, const float* codebook, long long* indices, long long m,

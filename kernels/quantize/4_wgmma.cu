@@ -4,12 +4,13 @@
 // codes with their bounds into a ring of STAGES places, ahead of those who need them. Two warp groups, the consumers, have
 // 64 rows of z each, which stay in shared memory, and go through the codebook on their own: wgmma computes 64 x CODES
 // scores, ordinary arithmetic compares them. While one group compares, the other's products run; neither waits for the other
-// (but to be STAGES tiles ahead), so they may find that rhythm by themselves.
+// (unless it is STAGES tiles ahead), so they may find that rhythm by themselves.
 //
 // A thread's scores begin with -|c|^2 / 2 and the products are added to that, so what comes out needs one multiplication and
 // one comparison. The rows of z are rounded and swizzled by ordinary stores, which wgmma sees after fence_proxy_async.
 //
-// What it costs: rows of 64, 128, 192 or 256 rounded numbers in shared memory, whatever D is; one block to a multiprocessor.
+// What it costs: rows of 64, 128, 192 or 256 rounded numbers in shared memory, whatever D is; one block per
+// multiprocessor.
 //
 // Needs sm_90a.
 #define CODES 128

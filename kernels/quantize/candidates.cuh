@@ -25,8 +25,8 @@ __device__ __forceinline__ void prepare_code(const float* codebook, bf16* rounde
     for (int distance = 16; distance > 0; distance /= 2) square += __shfl_xor_sync(ALL, square, distance);
     if (lane > 0) return;
     const double u = 0x1p-8, g = 0x1p-22 * (DEPTH + 16), up = 1 + 0x1p-20;  // `up` for the rounding of these numbers
-    // Below 2^-126 a number may count as 0: by the root of D times 2^-118 a code is longer than it is, and u times that
-    // pays for its numbers; D times 2^-125 pays for the products.
+    // Below 2^-126 a number may count as 0: a code's length is raised by the root of D times 2^-118, and u times that
+    // covers its numbers; D times 2^-125 covers the products.
     const double length = sqrt(square) + sqrt((double)D) * 0x1p-118;
     const double rest = g * square / 2 + (D + 16) * 0x1p-125;
     float* const bound = bounds + 4 * (long long)code;
@@ -38,7 +38,7 @@ __device__ __forceinline__ void prepare_code(const float* codebook, bf16* rounde
 
 // --- exact distances ---------------------------------------------------------------------------------------------------
 
-// Every lane of a team gets it, or 0 if its code is not wanted. The warp together.
+// Every lane of a team gets it, or 0 if its code is not wanted. All lanes of the warp must call.
 __device__ __forceinline__ double squared_distance(const float* z, const float* code, bool wanted) {
     double distance = 0;
     if (wanted)
@@ -130,7 +130,7 @@ __device__ __forceinline__ Rows begin_rows(const Lists& lists, const float* z, l
     for (int h = 0; h < 2; h++) {
         const int row = first + g + 8 * h;
         rows.length[h] = (float)(1.001 * sqrt(squares[h]) + 0x1p-110);  // above |z| + 2^-118 sqrt(d)
-        rows.slack[h] = (float)(0x1p-40 * squares[h]);                  // what exact distances may be off: they are doubles
+        rows.slack[h] = (float)(0x1p-40 * squares[h]);                  // the error of exact distances, in double
         const bool bounded = rows.length[h] < LONGEST;
         rows.best[h] = row < m && bounded ? -INFINITY : INFINITY;
         if (t == 0) lists.count[row] = bounded ? 0 : LIST + 1;
@@ -148,7 +148,7 @@ __device__ __forceinline__ void begin_scores(Scores& s, const float* bound) {
         for (int e = 0; e < 4; e++) score(s, n, e) = bound[4 * (8 * n + threadIdx.x % 4 * 2 + e % 2) + 1];
 }
 
-// Drops what the bounds so far exclude from the warp's lists, a lane for each row. The warp together.
+// Drops what the bounds so far exclude from the warp's lists, a lane for each row. All lanes must call.
 __device__ __forceinline__ void sweep(const Lists& lists, Rows& rows, int first) {
     const int lane = threadIdx.x % 32, g = lane / 4;
     __syncwarp();  // others have read the counts
@@ -170,7 +170,8 @@ __device__ __forceinline__ void sweep(const Lists& lists, Rows& rows, int first)
         if (lists.count[first + g + 8 * h] > LIST) rows.best[h] = INFINITY;
 }
 
-// The scores of the tile that begins at code `begins` become U, and what they bring goes into the lists. The warp together.
+// The scores of the tile that begins at code `begins` become U, and the candidates go into the lists. All lanes must
+// call.
 template <class Scores>
 __device__ __forceinline__ void list_candidates(const Lists& lists, Rows& rows, Scores& s, const float* bound, int begins,
                                                 int codes, int first) {

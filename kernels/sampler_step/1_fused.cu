@@ -10,7 +10,7 @@
 //
 // A factor of 0 stands for "plays no part", so that 0 times infinity is not NaN. The noise z is an array, or, with `draws`,
 // the random stream's, drawn right here: the same bits as random.normal gives, because which number belongs to which
-// sample and place is no matter of who draws it.
+// sample and place does not depend on who draws it.
 //
 // One thread for four neighbouring numbers of a sample, which is what one block of the stream is.
 #include "lib/cuda.cuh"
