@@ -34,7 +34,7 @@ def _run(function: Callable[[Any, Any], Any], arrays: Any, outputs: int) -> list
     def tile(s: slice) -> None:
         function([a[s] for a in flat], [out[s] for out in outs])
 
-    with np.errstate(all="ignore"):  # infinity minus infinity and zero times infinity are NaN here without a word
+    with np.errstate(all="ignore"):  # infinity minus infinity and zero times infinity are NaN here without a warning
         map_tiles(tile, split(flat[0].size, TILE_BYTES // dtype.itemsize, TILE_BYTES // dtype.itemsize // 2))
     return [out.reshape(shape) for out in outs]
 

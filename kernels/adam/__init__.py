@@ -68,7 +68,7 @@ def adam_step(
 
 
 def _check_apart(arrays: dict[str, Any]) -> None:
-    """Raise ValueError if two of the buffers share memory, or two numbers of one that is written."""
+    """Raise ValueError if two of the buffers share memory, or two elements of one that is written."""
     xp = array_module(arrays["p"])
     for (a, x), (b, y) in itertools.combinations(arrays.items(), 2):
         if xp.may_share_memory(x, y) and xp.shares_memory(x, y):  # the second is slow with CuPy: it sorts addresses

@@ -1,7 +1,7 @@
-r"""Adam in pieces: as few passes as there are, each over a piece that is in the cache.
+r"""Adam in pieces: as few passes as possible, each over a piece that is in the cache.
 
-The update has three sums of the form $y \leftarrow a x + b y$. A ufunc does one multiplication or one addition a pass,
-so each of them takes three; OpenBLAS, which NumPy brings along in most builds, has the whole sum as one function
+The update has three sums of the form $y \leftarrow a x + b y$. A ufunc does one multiplication or one addition per
+pass, so each of them takes three; OpenBLAS, which NumPy brings along in most builds, has the whole sum as one function
 (axpby). With it a step is seven passes, without it thirteen. Both paths are tested against the same definition.
 """
 
@@ -18,7 +18,7 @@ Axpby = Callable[[float, Any, float, Any], None]
 
 
 def run(p: Any, g: Any, m: Any, v: Any, settings: tuple[float, float, float, float, float]) -> None:
-    """One step in place; ``settings`` = beta1, beta2, rate, floor, what the decay leaves of p."""
+    """One step in place; ``settings`` = beta1, beta2, rate, floor, the factor that decay leaves of p."""
     axpby = find_axpby(p.dtype.char) if all(x.flags.c_contiguous and x.flags.aligned for x in (p, g, m, v)) else None
     with np.errstate(all="ignore"):  # a gradient of infinity becomes NaN here; the caller looks at the loss
         map_tiles(

@@ -1,4 +1,4 @@
-r"""Adam by definition, any float dtype, NumPy or CuPy, with the equations' steps one a line."""
+r"""Adam by definition, any float dtype, NumPy or CuPy, with one step of the equations per line."""
 
 from ..backend import Array, array_module
 

@@ -13,7 +13,7 @@ from . import numpy_tiles, reference
 
 __all__ = ["attention", "attention_backward", "attention_forward"]
 
-LARGEST_HEAD = 256  # numbers of a head, from which on the rungs' registers and shared memory do not suffice
+LARGEST_HEAD = 256  # numbers of a head: for more, the rungs' registers and shared memory do not suffice
 
 
 def attention(

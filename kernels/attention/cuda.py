@@ -1,4 +1,4 @@
-"""The rungs of attention in CUDA: which file, which grid, and which of them a product takes.
+"""The rungs of attention in CUDA: which file, which grid, and which rung a problem takes.
 
 ``device`` is a GPU or the emulator.
 """
@@ -17,9 +17,9 @@ from ..tensor_map import TensorMap
 from .cuda_backward import bits, check_heads, check_lengths, log_sums
 
 RUNGS = {1: "1_naive.cu", 2: "2_online_softmax.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
-SHORT = {2: "2_short.cu", 3: "3_short.cu"}  # beside these rungs, for FEW keys that every query may see
+SHORT = {2: "2_short.cu", 3: "3_short.cu"}  # beside these rungs, for up to FEW keys that every query may see
 FEW = 128
-BUSY = 512  # blocks from which on a block of SHORT rather goes along more queries
+BUSY = 512  # with more blocks than this, a block of SHORT takes more queries instead
 WARPS = {2: 4, 3: 8}  # of a block of SHORT
 THREADS = 128  # of a block of rung 1
 QUERIES = 64  # of a block of rung 2, one thread each, and of rung 3, 16 to a warp
@@ -40,10 +40,10 @@ def best(
     keep: bool = True,
     precision: str = "float32",
 ) -> tuple[Array, Array | None]:
-    """As ``attention_forward`` by the rung that is meant for this problem, exact ("float32") or with products of "bf16".
+    """As ``attention_forward``, by the best rung for this problem: exact ("float32") or with products of "bf16".
 
     Few keys, if none is hidden by ``causal`` and the chip has room for them and their values, have a path of their own.
-    Others take rung 2, or with "bf16" rung 4 on Hopper and rung 3 elsewhere.
+    Otherwise it is rung 2, or with "bf16" rung 4 on Hopper and rung 3 elsewhere.
     """
     n_keys, d_v = v.shape[2:]
     how: dict[str, Any] = {"key_mask": key_mask, "scale": scale, "keep": keep}
@@ -56,7 +56,7 @@ def best(
 
 
 def attention(device: Any, q: Array, k: Array, v: Array, **settings: Any) -> Array:
-    """``attention_forward`` for those who want no gradients."""
+    """``attention_forward`` without what gradients need."""
     return attention_forward(device, q, k, v, **settings, keep=False)[0]
 
 
@@ -74,7 +74,7 @@ def attention_forward(
 ) -> tuple[Array, Array | None]:
     """As ``attention.attention_forward``, for contiguous float32 arrays on the device: the output, and L if ``keep``.
 
-    L (n, heads, t_q) is the logarithm of each query's sum of exp(score), which ``cuda_backward`` wants.
+    L (n, heads, t_q) is the logarithm of each query's sum of exp(score), which ``cuda_backward`` needs.
     Rungs 3 and 4 round q, k and v to bfloat16, unless they are that already (uint16 arrays of the bits, see
     ``bfloat16``), and take heads whose sizes are multiples of 8 up to 256; they raise ValueError for others.
     """
@@ -97,8 +97,8 @@ def attention_forward(
         run("weighted_sum", pairs * t_q * d_v, p=s, v=v, o=o, d_v=d_v)
     elif rung >= 3:
         check_heads(rung, d, d_v)
-        # What rung 4 cannot take rung 3 does: TMA has no map of an empty array, and a hidden score is -inf, times
-        # scale.
+        # Rung 3 does what rung 4 cannot: TMA has no map of an empty array, and a hidden score is -inf times scale,
+        # NaN where scale is 0.
         launch = _wgmma if rung == 4 and o.size and t_k and scale else _mma
         launch(device, q, k, v, {"o": o, "log_sum": log_sum, "scale": scale, **common})
     elif d_v:
@@ -179,7 +179,7 @@ def _wgmma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any])
     panels, panels_v = -(-d // 64), -(-d_v // 64)
     numbers = 64 * (panels * WGMMA_QUERIES + WGMMA_STAGES * keys * (panels + panels_v))
     arrays = {"q": bits(q), "k": bits(k), "v": bits(v)}
-    if arguments["scale"] < 0:  # the kernel's is positive
+    if arguments["scale"] < 0:  # the kernel's must be positive
         arrays["q"], arguments["scale"] = arrays["q"] ^ np.uint16(0x8000), -arguments["scale"]
     for (name, x), rows in zip(tuple(arrays.items()), (WGMMA_QUERIES, keys, keys), strict=True):
         arrays[f"{name}_map"] = TensorMap(x.reshape(-1, *x.shape[2:]), (1, rows, 64), swizzle=128)

@@ -29,7 +29,7 @@ def check_heads(rung: int, d: int, d_v: int) -> None:
 
 
 def check_lengths(t_q: int, t_k: int) -> None:
-    """Raise ValueError for so many queries and keys that a kernel's int would not hold the sum."""
+    """Raise ValueError if a kernel's int would not hold the number of queries and keys together."""
     if t_q + t_k > MOST:
         raise ValueError(f"t_q + t_k must be at most {MOST}, got t_q = {t_q} and t_k = {t_k}")
 
@@ -68,7 +68,7 @@ def attention_backward(
     """(dq, dk, dv) as ``attention.attention_backward``, for contiguous float32 arrays on the device.
 
     ``o`` and ``log_sum``, L (n, heads, t_q), are what the forward pass has kept. Keys that are hidden never matter.
-    Rungs 3 and 4 round g, q, k and v to bfloat16, or take their bits; their head sizes are those of the forward pass'.
+    Rungs 3 and 4 round g, q, k and v to bfloat16, or take their bits; their head sizes are those of the forward pass.
     """
     check_rung(rung, RUNGS)
     n, heads, t_q, d = q.shape

@@ -18,7 +18,7 @@ BLOCK_BYTES = TILE_BYTES  # the scores of a block in all heads of a tile: long c
 FEW_ROWS, ROWS = 64, 256  # fewer queries in a block waste a product's set-up, more of them waste cache
 ROUND = 16  # the numbers of queries that make a product's rows fit into a register
 GEMM_WORK = 1_000_000  # OpenBLAS has kernels without set-up for products of up to this many multiplications
-TILE_WORK = 2_500_000  # multiplications (25 microseconds and more a product) below which a tile is not worth a thread
+TILE_WORK = 2_500_000  # multiplications (25 microseconds and more per product) below which a tile is not worth a thread
 
 
 class Block(NamedTuple):
@@ -56,7 +56,7 @@ class Tile(NamedTuple):
 def make_tiles(
     n: int, heads: int, t_q: int, t_k: int, d: int, itemsize: int, causal: bool, key_mask: np.ndarray | None
 ) -> list[Tile]:
-    """The tiles of an attention of these sizes; samples, heads and queries for which nothing is to do are in none."""
+    """The tiles of an attention of these sizes; samples, heads and queries with nothing to do are in none."""
     if key_mask is None or key_mask.all():
         return _tiles_without_mask(n, heads, t_q, t_k, d, itemsize, causal)
     tiles: list[Tile] = []
@@ -69,7 +69,7 @@ def make_tiles(
 @lru_cache(maxsize=64)
 def _tiles_without_mask(
     n: int, heads: int, t_q: int, t_k: int, d: int, itemsize: int, causal: bool
-) -> list[Tile]:  # not to be changed by who gets it
+) -> list[Tile]:  # not to be changed by callers
     tiles: list[Tile] = []
     blocks = _blocks(t_q, t_k, d, itemsize, causal, None)
     _add_tiles(tiles, slice(0, n), heads, blocks, None, 1, d, itemsize)
@@ -86,7 +86,7 @@ def _add_tiles(
     d: int,
     itemsize: int,
 ) -> None:
-    """Append the tiles of these samples, one of so many groups of samples: as many heads together as fit in cache."""
+    """Append the tiles of these samples, one of ``groups`` groups: as many heads together as fit in cache."""
     n = samples.stop - samples.start
     if n * heads * len(blocks) == 0:
         return

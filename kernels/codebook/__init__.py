@@ -34,7 +34,7 @@ def codebook_ema(
     check_index("codes", codes, 1)
     array_module(z, codes)
     k, d = e.shape
-    check_shape("N", N, (k,), "one count a code of e")
+    check_shape("N", N, (k,), "one count per code of e")
     check_shape("m", m, (k, d), "the shape of e")
     check_shape("z", z, (len(codes), d), "a row for each of codes, as long as those of e")
     if not (is_number(gamma) and 0 <= gamma < 1):

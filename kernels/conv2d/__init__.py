@@ -70,7 +70,7 @@ def conv2d_grad_x(
     stride: int | Pair = 1,
     padding: int | Pair = 0,
 ) -> Float[Array, "n h w c_in"]:
-    r"""$dx[i] = \sum_u g[(i + p - u) / s]\, w[u]^T$ over the $u$ that divide: the gradient of $\langle y, g \rangle$.
+    r"""$dx[i] = \sum_u g[(i + p - u) / s]\, w[u]^T$ over integer indices: the gradient of $\langle y, g \rangle$.
 
     ``x_shape`` is the shape of ``x``, which a stride does not leave determined. Raises as ``conv2d`` does.
     """
@@ -121,7 +121,7 @@ def conv_transpose2d(
     padding: int | Pair = 0,
     output_padding: int | Pair = 0,
 ) -> Float[Array, "n h_out w_out c_out"]:
-    r"""$y[i] = b + \sum_u x[(i + p - u) / s]\, w[u]$ over the $u$ that divide: every pixel adds its multiple of the kernel.
+    r"""$y[i] = b + \sum_u x[(i + p - u) / s]\, w[u]$ over integer indices: every pixel adds its multiple of the kernel.
 
     The transpose of the convolution that has $w$'s channels exchanged. The output has
     $(h - 1) s - 2 p + k + \text{output\_padding}$ rows, and columns likewise; ``output_padding`` must be less than the

@@ -52,8 +52,8 @@ def conv2d(
     That is f(conv2d + time[n, o] + residual[n, i, j, o]) with ``time`` (n, c_out), ``residual`` of y's shape and f the
     SiLU if ``silu``. ``tile`` is chosen by the shapes unless given. Rung 3 rounds x and w to bfloat16, unless they are
     that already (uint16 arrays of the bits, see ``bfloat16``), or to tf32 if ``precision`` says so; all else is
-    float32. Rung 4 is for bfloat16, of ``tile`` it takes only the columns (64, 128 or 256), and what TMA cannot take
-    (channels that are no multiple of 8, strides of more than 8) it leaves to rung 3, or to a kernel for 1 to 4
+    float32. Rung 4 is for bfloat16, of ``tile`` it takes only the columns (64, 128, 160 or 256), and what TMA cannot
+    take (channels that are no multiple of 8, strides of more than 8) it leaves to rung 3, or to a kernel for 1 to 4
     channels.
     """
     check_rung(rung, RUNGS)
@@ -96,7 +96,7 @@ def conv2d_grad_x(
     precision: str = "bf16",
     tile: Tile | None = None,
 ) -> Array:
-    """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. Of rung 3: see ``conv2d``."""
+    """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. On rounding see ``conv2d``."""
     check_rung(rung, GRADIENT_RUNGS)
     dx = device.empty(x_shape, "float32")
     arguments = {"g": g, "w": w, "dx": dx, **_sizes(x_shape, w.shape, stride, padding)}
@@ -137,8 +137,8 @@ def conv2d_grad_w(
 ) -> Array:
     """As ``conv2d.conv2d_grad_w``, for contiguous float32 arrays on the device; the same bits every time.
 
-    ``tile`` and the number of ``parts`` that the pixels are cut into are chosen by the shapes alone unless given. Of
-    rung 3: see ``conv2d``.
+    ``tile`` and the number of ``parts`` that the pixels are cut into are chosen by the shapes alone unless given. On
+    rounding see ``conv2d``.
     """
     check_rung(rung, GRADIENT_RUNGS)
     dw = device.empty(w_shape, "float32")

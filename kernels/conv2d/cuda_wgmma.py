@@ -1,4 +1,4 @@
-"""Rung 4 of the convolution and its gradients: what TMA is told of the arrays, which grid, and what it cannot take.
+"""Rung 4 of the convolution and its gradients: how arrays are described to TMA, which grid, and what it cannot take.
 
 Each function gets a kernel's ``arguments`` (arrays, and the sizes by their names in the kernels) and says whether it
 has computed the result; if not, nothing was launched, and it is another rung's.
@@ -88,9 +88,9 @@ def conv2d_grad_w(device: Any, arguments: dict[str, Any], parts: int | None, col
 
 
 def tile_columns(rows: int, columns: int, times: dict[int, float], *, cut: bool = False) -> int:
-    """The columns of a block's tile: of those that leave the fewest empty, what takes the least time.
+    """The columns of a block's tile: of the widths that leave the fewest columns empty, the fastest.
 
-    That is the time of a step (``ACROSS`` or ``ALONG``, as the right factor lies) for each round of blocks, or each
+    The time is that of a step (``ACROSS`` or ``ALONG``, as the right factor lies) for each round of blocks, or each
     part of a round if the inner axis is cut so that rounds are full.
     """
 
@@ -108,7 +108,7 @@ def tile_columns(rows: int, columns: int, times: dict[int, float], *, cut: bool 
 def _run(
     device: Any, file: str, kernel: str, blocks: int, columns: int, arguments: dict[str, Any], defines: dict[str, Any]
 ) -> None:
-    """Launch a kernel that is made of ``wgmma.cuh`` with those of the arguments that it has."""
+    """Launch a kernel built on ``wgmma.cuh`` with those of the arguments that it takes."""
     parameters = kernels_in(file_in(HERE, file))[kernel]
     run_ring(
         device, file_in(HERE, file), kernel, blocks, columns, {p.name: arguments[p.name] for p in parameters}, defines
@@ -144,7 +144,7 @@ def _pairs(arguments: dict[str, Any]) -> tuple[Pair, Pair]:
 
 
 def _windows(x: Array, windows: Pair, stride: Pair, start: Pair, pixels: int = ROWS) -> Im2colMap | None:
-    """What brings pixels of the windows that begin at ``start`` by TMA, or None if TMA cannot."""
+    """The map for pixels of the windows that begin at ``start``, or None if TMA cannot bring them."""
     try:
         return Im2colMap(x, (pixels, 64), 128, start=start, windows=windows, stride=stride)
     except ValueError:

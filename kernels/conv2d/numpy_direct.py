@@ -68,7 +68,7 @@ def correlate_grad_w(x: np.ndarray, g: np.ndarray, kernel: Pair, stride: Pair, s
 
 
 def add_in_order(partials: list[np.ndarray]) -> np.ndarray | None:
-    """The sum, in the first array's memory; None of nothing."""
+    """The sum, in the first array's memory; None if there are no arrays."""
     for other in partials[1:]:
         partials[0] += other
     return partials[0] if partials else None

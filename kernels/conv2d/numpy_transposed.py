@@ -1,7 +1,7 @@
 r"""The transpose of a strided convolution, made of small stride-1 ones: no scatter (``col2im``), and Winograd can help.
 
-The transpose of a stride-$s$ convolution, $y[i] = \sum_u x[(i + p - u) / s]\, w[u]$ over the $u$ that divide, falls
-into $s$ independent phases $a = (i + p) \bmod s$: with $u = a + s t$ it is
+The transpose of a stride-$s$ convolution, $y[i] = \sum_u x[(i + p - u) / s]\, w[u]$ over the $u$ with an integer
+index, falls into $s$ independent phases $a = (i + p) \bmod s$: with $u = a + s t$ it is
 $y[a - p + s l] = \sum_t x[l - t]\, w[a + s t]$, an ordinary convolution with the mirrored taps $a, a + s, \dots$ (Shi
 et al. 2016, arXiv 1609.05158: sub-pixel convolution). The same holds for both axes at once, so $s_h s_w$ small
 convolutions write to the interleaved pixels of the output.

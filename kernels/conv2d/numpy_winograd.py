@@ -102,7 +102,7 @@ def correlate(
     def tile(block: Block) -> None:
         samples, rows = block
         v = _points(bt, x, block, wide, stride, start, m, "v")
-        products = scratch("gathered", (n, n, v.shape[1] * c_out), x.dtype)  # what `_points` gathered is done with
+        products = scratch("gathered", (n, n, v.shape[1] * c_out), x.dtype)  # what `_points` gathered is not needed now
         np.matmul(v, weights, out=products.reshape(n * n, -1, c_out))
         half = scratch("half", (m, n, v.shape[1] * c_out), x.dtype)
         np.matmul(at, products.transpose(1, 0, 2), out=half.transpose(1, 0, 2))

@@ -2,8 +2,8 @@
 
 For AVX-512 processors OpenBLAS has kernels that read both operands where they lie, used while
 rows x depth x columns <= 10^6. On the machine where this was written (Zen 4, OpenBLAS 0.3.31) they reach 110-115
-GFLOP/s a core where a larger product reaches 90-100, because it first copies both operands into its own layout. A
-batched ``np.matmul`` over blocks of rows stays below the limit at the cost of one library call a block. Other
+GFLOP/s per core where a larger product reaches 90-100, because it first copies both operands into its own layout. A
+batched ``np.matmul`` over blocks of rows stays below the limit at the cost of one library call per block. Other
 processors have no such kernels and small blocks would be slower there: then the whole product is one call.
 """
 

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..threads import PIECES, scratch
 
-SMALL_BYTES = 1 << 17  # that memory is zeroed in about the time of a few calls
+SMALL_BYTES = 1 << 17  # memory of this size is zeroed in about the time of a few calls
 Pair = tuple[int, int]
 Block = tuple[slice, slice]  # samples, output rows (of pixels, or of Winograd tiles)
 

@@ -1,4 +1,4 @@
-r"""Softmax cross-entropy with integer targets, one value a row, forward and backward.
+r"""Softmax cross-entropy with integer targets, one value per row, forward and backward.
 
 $$\ell_i = -\ln \frac{e^{x_{i c_i}}}{\sum_j e^{x_{ij}}} = \ln \sum_j e^{x_{ij} - \mu_i} - (x_{i c_i} - \mu_i), \quad \mu_i = \max_j x_{ij},
 \qquad \bar x_{ij} = g_i \left( \frac{e^{x_{ij} - \mu_i}}{\sum_k e^{x_{ik} - \mu_i}} - [j = c_i] \right).$$
@@ -24,7 +24,8 @@ def cross_entropy_forward(
     r"""$\ell_i = \ln \sum_j e^{x_{ij}} - x_{i c_i}$, not averaged. Returns (loss, saved); ``saved`` is two numbers a row.
 
     With ``backward_follows``, on a GPU whose chip can hold a row, the gradient of $\frac1m \sum_i \ell_i$ is computed
-    with the same read of the logits. Then that is ``saved``, (m, k), and for one call of ``cross_entropy_backward``.
+    with the same read of the logits. Then ``saved`` is that gradient, (m, k), for one call of
+    ``cross_entropy_backward``.
 
     Raises TypeError for dtypes, ValueError for shapes and for a target outside of 0..k-1 (negative ones too).
     """
@@ -46,12 +47,12 @@ def cross_entropy_backward(
 ) -> Float[Array, "m k"]:
     r"""$\bar x_{ij} = g_i\,(\mathrm{softmax}(x_i)_j - [j = c_i])$; the softmax is computed again from ``logits``.
 
-    Or, if ``saved`` is the gradient of the mean, it is multiplied in place by $m g_i$: that costs nothing where
-    $g_i = 1/m$, and no memory.
+    Or, if ``saved`` is the gradient of the mean, it is multiplied in place by $m g_i$: that needs no memory, and
+    no time where $g_i = 1/m$.
     """
     _check(logits, targets)
     check_same("g, logits", g, logits)
-    check_shape("g", g, logits.shape[:1], "one value a row of logits")
+    check_shape("g", g, logits.shape[:1], "one value per row of logits")
     if (device := device_of(logits)) is not None and logits.size:
         from . import cuda
 
@@ -78,7 +79,7 @@ def _check(logits: Any, targets: Any) -> None:
     check_float("logits", logits, 2)
     check_index("targets", targets, 1)
     array_module(logits, targets)
-    check_shape("targets", targets, logits.shape[:1], "one class a row of logits")
+    check_shape("targets", targets, logits.shape[:1], "one class per row of logits")
     m, k = logits.shape
     if m and k == 0:
         raise ValueError(f"logits must have at least one class, got shape {(m, k)}")

@@ -9,7 +9,7 @@ from ..launch import fits_on_chip
 from ..source import file_in
 
 RUNGS = {1: "1_online.cu", 2: "2_on_chip.cu", 3: "3_cluster.cu"}
-PER_THREAD = 8  # numbers of a row, from which on a row gets a warp more
+PER_THREAD = 8  # numbers of a row per thread, so a row gets a warp for each 32 times as many
 CLUSTERS = (2, 4, 8)  # blocks that share a row
 MOST_THREADS = 1024  # a long row is alone on its multiprocessor
 
@@ -71,7 +71,7 @@ def loss_and_gradient(device: Any, g: Array, logits: Array, targets: Array, *, r
 
 
 def _blocks_of_a_row(device: Any, k: int, rung: int) -> int:
-    """How many blocks keep a row in their shared memory, the least that the rung can take; 0 if none can."""
+    """How many blocks keep a row in their shared memory, the fewest that the rung can take; 0 if none can."""
     clusters = CLUSTERS if int(device.architecture.rstrip("a")) >= 90 else ()
     return next((n for n in {1: (), 2: (1,), 3: clusters}[rung] if fits_on_chip(device, 4 * -(-k // n))), 0)
 

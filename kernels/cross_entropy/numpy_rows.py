@@ -1,8 +1,8 @@
 r"""Cross-entropy in tiles of rows: maximum, difference, exp and sum while a tile is in the cache.
 
-Kept are the maximum and $s_i = \sum_j e^{x_{ij} - \mu_i}$, not the probabilities: these would be another array of the
-logits' size, and $e^{x - \mu} \cdot (g_i / s_i)$ gives them again in three passes. Neither is folded into the other
-($\mu + \ln s$), so the result is as accurate for logits around 1e4 as around 0.
+The maximum and $s_i = \sum_j e^{x_{ij} - \mu_i}$ are kept, not the probabilities: these would be another array of the
+logits' size, and $e^{x - \mu} \cdot (g_i / s_i)$ gives them again in three passes. The two are not combined
+into $\mu + \ln s$, so the result is as accurate for logits around 1e4 as around 0.
 """
 
 from typing import Any

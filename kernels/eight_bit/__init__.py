@@ -1,4 +1,4 @@
-r"""Numbers in eight bits with one scale a channel: int8 and the two fp8 formats, and linear layers on them.
+r"""Numbers in eight bits with one scale per channel: int8 and the two fp8 formats, and linear layers on them.
 
 A channel, a row or a column of a matrix, gets the scale that maps its largest absolute value to the largest of the
 format,
@@ -12,19 +12,19 @@ $$s = \max_i |x_i| / L, \qquad q_i = \mathrm{round}(x_i / s), \qquad x_i \approx
 | ``"e5m2"`` | 1 sign, 5 exponent, 2 mantissa bits | 57344 | $2^{-3}$ of the number, and $2^{-17} s$ below $2^{-14} s$ |
 
 (Micikevicius et al. 2022, arXiv 2209.05433, for fp8.) All rounding is to the nearest, ties to even, and a number beyond
-the largest becomes the largest. A channel of zeros has the scale 1. A channel with NaN or infinity has that for a scale
-and comes back as NaN.
+the largest becomes the largest. A channel of zeros has the scale 1. A channel with NaN or infinity has that as its
+scale and comes back as NaN.
 
 The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only``
-has x in float32; that saves memory, which is what a layer with few rows waits for. ``linear_int8`` has x as int8 too,
-with a scale a row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same bits
-everywhere. On tensor cores x in float32 is three bf16 numbers that add up to it exactly (but for the last bits of
-numbers below 1e-33). Where float32 rounds a tensor core cuts off, always towards 0, so after every 64 terms its sums
-are added to others in float32: with the number of terms the error grows less than float32's own. For terms of like
-sizes ``linear_weight_only`` is no less exact than in float32, but for sums of a few terms, which are off by a rounding
-or two more. For terms of one sign whose sizes differ by powers of ten it is so, by simulation, from some 250 terms on
-with Hopper's tensor cores and some 1000 with an A100's, which keep fewer bits; for fewer terms the error is up to 2.5
-times float32's on Hopper and 4.5 times on an A100.
+has x in float32; that saves memory traffic, on which a layer with few rows waits. ``linear_int8`` has x as int8 too,
+with a scale per row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same
+bits everywhere. On tensor cores x in float32 is three bf16 numbers that add up to it exactly (except for the last bits
+of numbers below 1e-33). Where float32 rounds, a tensor core truncates towards 0, so after every 64 terms its sums are
+added to others in float32: the error grows more slowly with the number of terms than float32's own. For terms of
+similar size ``linear_weight_only`` is no less exact than float32, except for sums of a few terms, which are off by a
+rounding or two more. For terms of one sign whose sizes differ by powers of ten this holds, by simulation, from about
+250 terms on with Hopper's tensor cores and about 1000 with an A100's, which keep fewer bits; for fewer terms the error
+is up to 2.5 times float32's on Hopper and 4.5 times on an A100.
 """
 
 from typing import Any
@@ -107,7 +107,7 @@ def linear_int8(
     """
     _check_codes("x_codes", x_codes, "int8")
     _check_weights(x_codes, codes, scale, bias)
-    _check_scale("x_scale", x_scale, x_codes.shape[0], "one scale a row of x_codes")
+    _check_scale("x_scale", x_scale, x_codes.shape[0], "one scale per row of x_codes")
     array_module(x_codes, x_scale)
     if codes.shape[0] > MOST_TERMS:
         raise ValueError(f"a sum of int8 products has at most {MOST_TERMS} terms in 32 bits, got k = {codes.shape[0]}")
@@ -144,7 +144,7 @@ def _check_weights(x: Any, codes: Any, scale: Any, bias: Any) -> None:
     _check_codes("codes", codes, "int8")
     if codes.shape[0] != x.shape[1]:
         raise ValueError(f"codes must have {x.shape[1]} rows as x has columns, got shape {tuple(codes.shape)}")
-    _check_scale("scale", scale, codes.shape[1], "one scale a column of codes")
+    _check_scale("scale", scale, codes.shape[1], "one scale per column of codes")
     if bias is not None:
-        _check_scale("bias", bias, codes.shape[1], "one number a column of codes")
+        _check_scale("bias", bias, codes.shape[1], "one number per column of codes")
     array_module(*(a for a in (x, codes, scale, bias) if a is not None))

@@ -19,11 +19,11 @@ SPLIT = "split.cu"  # prepares the last two
 SPLIT_TILE, SPLIT_STAGES = (128, 128), 6  # of 4_split.cu
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
-PART = 128  # of the k terms, at least, for a block of FEW_ROWS
-ROWS = 64  # at least, for a block that looks for its columns' largest values
+PART = 128  # at least so many of the k terms for a block of FEW_ROWS
+ROWS = 64  # at least so many for a block that looks for its columns' largest values
 BUSY = 264  # blocks, two for each multiprocessor of an H100
 THREADS = 128
-SIDE = 64  # of the square that a block of 256 threads computes in rung 2, or turns
+SIDE = 64  # of the square that a block of 256 threads computes in rung 2, or transposes
 TWICE = ("86", "89", "120", "121")  # GeForce: bf16 tensor cores with float sums do twice what float32 units do
 FP8 = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}  # bits of the mantissa, the exponent's bias, the largest pattern
 
@@ -31,9 +31,9 @@ HERE = Path(__file__).parent
 
 
 def best_rung(device: Any, *, weight_only: bool) -> int:
-    """The last rung of a linear layer that gains on this device; all are exact, or about as exact as float32.
+    """The last rung of a linear layer that pays on this device; all are exact, or about as exact as float32.
 
-    Weights alone in int8 gain by tensor cores that do over three times what float32 units do: x is in three parts.
+    With only the weights in int8, x is in three parts, so tensor cores must do over three times what float32 units do.
     """
     architecture = device.architecture
     if int(architecture.rstrip("a")) < 80 or (weight_only and architecture in TWICE):
@@ -76,7 +76,7 @@ def dequantize(device: Any, codes: Array, scale: Array, *, axis: int, form: str 
 def linear_weight_only(
     device: Any, x: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
-    """y (m, n), float32. From rung 2 on few rows are left to ``FEW_ROWS``; rung 4 leaves to rung 3 what TMA cannot bring."""
+    """y (m, n), float32. From rung 2 on, few rows go to ``FEW_ROWS``; rung 4 leaves to 3 what TMA cannot bring."""
     check_rung(rung, WEIGHT_ONLY_RUNGS)
     if rung >= 2 and 0 < len(x) <= FEW and codes.size:
         return _few_rows(device, x, codes, scale, bias)
@@ -162,7 +162,7 @@ def _tensor_cores(device: Any, codes: Array, arguments: dict[str, Any], rung: in
 
 
 def _turned(device: Any, codes: Array, pitch: int) -> Array:
-    """Codes (k, n) as (n, pitch), a row for each column, zeros behind it."""
+    """Codes (k, n) transposed to (n, pitch), with zeros behind each row."""
     k, n = codes.shape
     turned = device.empty((n, pitch), "int8")
     words = _in_words(codes)
@@ -192,7 +192,7 @@ def _elementwise(device: Any, way: str, form: str, axis: int, arguments: dict[st
 
 
 def _in_words(codes: Array) -> bool:
-    """Whether every four numbers of a row are one word."""
+    """Whether every four numbers of a row are one aligned word."""
     return codes.shape[1] % 4 == 0 and address(codes) % 4 == 0
 
 

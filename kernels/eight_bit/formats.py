@@ -51,7 +51,7 @@ def decode(codes: Array, form: str) -> Array:
 
 
 def encode(x: Array, form: str) -> Array:
-    """The nearest pattern to each float32 number: of two as near the even one, the largest for what is beyond it, 0x7f for NaN."""
+    """The nearest pattern to each float32 number, ties to even; the largest for numbers beyond it, 0x7f for NaN."""
     check_form(form, FORMS[1:])
     check_float("x", x)
     xp = array_module(x)

@@ -36,7 +36,7 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
 
 
 def _plain(a: Array, b: Array) -> bool:
-    """Whether the arrays need no further check but that of their shapes; cheap, because small products are many."""
+    """Whether the arrays need no further check except of their shapes; cheap, because small products are many."""
     return (
         type(a) is np.ndarray
         and type(b) is np.ndarray

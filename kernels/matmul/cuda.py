@@ -20,7 +20,7 @@ RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu", 5: "5
 THREADS = 128  # of a block of rung 1 and of add_parts
 DEPTH = 8  # steps along the inner axis in a tile of rung 2
 STAGES = 3  # tiles of each factor that a block of rung 3 has in shared memory
-BLOCKS = 264  # two for each of the 132 multiprocessors of an H100: fewer, and a long inner axis is cut
+BLOCKS = 264  # two for each of the 132 multiprocessors of an H100: with fewer, a long inner axis is cut
 PART = 512  # of the inner axis: a part is not cut finer
 MULTIPROCESSORS = 132  # of an H100; rungs 4 and 5 have no more blocks than run at a time
 CLUSTER = 2  # blocks of rung 5 with tiles one below the other
@@ -46,8 +46,9 @@ def matmul(
 
     Leading axes are those of both, or of one if the other is a matrix. ``tile`` and ``parts`` are chosen by the shapes
     alone unless given. Rungs from 3 on round the factors to bfloat16, unless they are that already (uint16 arrays of the
-    bits, see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. Without a ``rung`` it is the
-    last one that the device has but 5, which is not yet measured. Rungs 4 and 5 leave tf32 and empty factors to rung 3.
+    bits, see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. The default rung is the
+    last one that the device has, except 5, which is not yet measured. Rungs 4 and 5 leave tf32 and empty factors to
+    rung 3.
     """
     rung = last_rung(device) if rung is None else rung
     check_rung(rung, RUNGS)
@@ -132,7 +133,7 @@ def mma_tile_for(m: int, n: int) -> Tile:
 
 
 def wgmma_tile_for(m: int, n: int, widths: tuple[int, ...] = (256, 128, 64)) -> Tile:
-    """The same for rung 4: with which width the last multiprocessor is done first, if a step takes the time of its columns."""
+    """The same for rung 4: the width with which a GPU is done first, if a step takes time by its columns."""
 
     def time(columns: int) -> int:
         tiles = -(-m // 128) * -(-n // columns)
@@ -189,7 +190,7 @@ def add_parts(device: Any, parts: Array, y: Array, bias: Array | None = None) ->
 def run_mma(
     device: Any, source: Path, kernel: str, blocks: int, tile: Tile, arguments: dict[str, Any], defines: dict[str, Any]
 ) -> None:
-    """Launch a kernel that is made of ``mma.cuh``: 16 columns of the tile to a warp, STAGES tiles with rows of 128 bytes."""
+    """Launch a kernel built on ``mma.cuh``: 16 columns of the tile per warp, STAGES tiles with rows of 128 bytes."""
     shared_bytes, threads = STAGES * sum(tile) * 128, 2 * tile[1]
     device.run(source, kernel, blocks, threads, arguments, shared_bytes=shared_bytes, defines=defines)
 
@@ -223,7 +224,7 @@ def run_wgmma(
 
 
 def rows_of_16_bytes(x: Array) -> Array:
-    """An array as TMA takes it: each row begins at a multiple of 16 bytes. A copy, zeros behind, if need be."""
+    """An array as TMA takes it: each row begins at a multiple of 16 bytes. If need be a copy, with zeros behind rows."""
     if aligned(x):
         return x
     piece = 16 // x.itemsize
@@ -242,14 +243,14 @@ def run_ring(
     defines: dict[str, Any],
     stages: int | None = None,
 ) -> None:
-    """Launch a kernel that is made of ``wgmma.cuh``: two warp groups that multiply, a warp that copies, a ring of tiles."""
+    """Launch a kernel built on ``wgmma.cuh``: two warp groups that multiply, a warp that copies, a ring of tiles."""
     shared_bytes = (stages or ring_stages(columns)) * (128 + -(-columns // 64) * 64) * 128
     defines = {"TILE_N": columns, **defines}
     device.run(source, kernel, blocks, 2 * 128 + 32, arguments, shared_bytes=shared_bytes, defines=defines)
 
 
 def blocks_at_a_time(columns: int) -> int:
-    """Of a kernel that is made of ``wgmma.cuh``: two of narrow tiles to a multiprocessor (BLOCKS_OF_AN_SM there)."""
+    """For a kernel built on ``wgmma.cuh``: with narrow tiles two per multiprocessor (BLOCKS_OF_AN_SM there)."""
     return MULTIPROCESSORS * (1 if columns > 128 else 2)
 
 

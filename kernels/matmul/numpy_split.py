@@ -43,7 +43,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def direct(m: int, k: int, n: int) -> bool:
-    """Whether BLAS takes one thread for a matrix product of this size without being told."""
+    """Whether BLAS takes one thread for a matrix product of this size by itself."""
     return m * k * n <= (DIRECT if m > 1 and n > 1 else DIRECT_VECTOR)
 
 

@@ -36,7 +36,7 @@ def group_norm_forward(
     r"""$y = z$, or $y = z\,\sigma(z)$ with ``silu``, where $z = \gamma (x - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta$.
 
     ``x`` is (n, ..., c), channels last, with any number of axes between; ``groups`` divides c and group j holds the
-    channels j c / groups and following. ``gamma`` and ``beta`` are (c,), or (n, c) for one pair a sample (adaptive
+    channels j c / groups and following. ``gamma`` and ``beta`` are (c,), or (n, c) for one pair per sample (adaptive
     group norm, Dhariwal & Nichol 2021, arXiv 2105.05233, section 3.1). Returns (y, saved).
 
     Raises TypeError for dtypes other than float32 or float64 and for a mix, ValueError for shapes, ``groups`` or

@@ -14,7 +14,7 @@ from ..source import file_in
 
 RUNGS = {1: "1_group_norm.cu", 2: "2_group_norm_on_chip.cu"}
 THREADS = 256
-MANY = 1024  # for a group of which a multiprocessor has room for few
+MANY = 1024  # for groups so large that a multiprocessor has room for few
 LARGE = 48 << 10  # bytes of such a group
 SLICE = 256  # pixels, or rows, that one block adds up before the slices are added in their order
 PER = 8  # numbers of a row in a thread's registers; layer norm

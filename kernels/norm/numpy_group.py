@@ -21,7 +21,7 @@ out k times and the tile is seen as rows of k c elements.
 
 **NaN and infinity** go where the definition sends them. In $a x + b$ an infinite $\gamma$ or $\beta$ meets itself with
 the other sign, and so does an infinite $\bar z$ in the sums. So the definition computes again what such numbers have
-reached: channels whose $\gamma$ or $\beta$ is not finite, and in backward groups whose $c_1$ or $c_2$ is not.
+affected: channels whose $\gamma$ or $\beta$ is not finite, and in backward groups whose $c_1$ or $c_2$ is not.
 """
 
 import functools
@@ -75,7 +75,7 @@ def forward(x: Any, gamma: Any, beta: Any, groups: int, eps: float, silu: bool) 
             xb, yb = _shifted(x[s, block], shift), y[s, block]
             _affine(xb, a, b, yb) if not silu else _affine_silu(xb, a, b, yb)
 
-    with np.errstate(all="ignore"):  # NaN and Inf propagate without a word
+    with np.errstate(all="ignore"):  # NaN and Inf propagate without a warning
         map_tiles(tile, plan.samples)
         if not (finite(scales) and finite(offsets)):
             bad = ~(np.isfinite(gamma) & np.isfinite(beta)).reshape(-1, 1, c)
@@ -89,7 +89,7 @@ def backward(
     """``g`` and ``x`` (n, pixels, c), contiguous -> dx, dgamma and dbeta as float64 sums for each sample (n, c).
 
     Or for all samples (1, c), if the parameter is shared and some are not finite: infinities of both signs add up to
-    NaN, and in here that is silent.
+    NaN, and inside this function that gives no warning.
     """
     n, pixels, c = x.shape
     dx = np.empty_like(x)
@@ -276,7 +276,7 @@ def _long_rows(blocks: Sequence[Any], coefficients: Any) -> tuple[list[Any], Any
 
 @functools.cache
 def repeats(pixels: int, c: int) -> tuple[int, int]:
-    """How often to write coefficients out, as two factors: a divisor of ``pixels``, not too few and not too dear."""
+    """How often to write coefficients out, as two factors: a divisor of ``pixels``, not too few and not too costly."""
     divisors = [k for k in range(1, min(pixels, ROW // c + 64) + 1) if pixels % k == 0]
     long = [k for k in divisors if ROW <= k * c <= pixels * c // 4]
     k = long[0] if long else [k for k in divisors if k == 1 or k * c <= min(1024, pixels * c // 8)][-1]

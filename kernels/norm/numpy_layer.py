@@ -12,7 +12,7 @@ $c_1 = \bar y \gamma / d$, $c_2 = r (p \gamma - \mu\, \bar y \gamma) / d$, $\bar
 $\bar\beta = 1^T \bar y$.
 
 A row with $\mu^2 > 16\,\sigma^2$ is first shifted by its mean, as in ``numpy_group``. As there, the definition
-computes again what NaN and infinity have reached: columns whose $\gamma$ or $\beta$ is not finite, in backward rows
+computes again what NaN and infinity have affected: columns whose $\gamma$ or $\beta$ is not finite, in backward rows
 whose $c_1$ or $c_2$ is not, with the sums over the rows of their tile.
 """
 

@@ -54,7 +54,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
 
 
 def layer_norm_backward(g: Array, x: Array, gamma: Array, eps: float) -> tuple[Array, Array, Array]:
-    """The formulas above with one group a row."""
+    """The formulas above with one group per row."""
     x_hat, r = _rows(x, eps)
     rows = tuple(range(x.ndim - 1))
     dgamma, dbeta = (g * x_hat).sum(axis=rows), g.sum(axis=rows)

@@ -1,7 +1,7 @@
 r"""The nearest code by one matrix product, and by exact distances only where that cannot decide.
 
-Seen from the codebook's middle, $|z - c|^2 - |z|^2 = |c|^2 - 2 z \cdot c =: s$ is one product with $|c|^2$ as an extra
-column. A sum of n products in working precision is off by at most $n u$ times the sum of their absolute values
+With the codebook's middle as the origin, $|z - c|^2 - |z|^2 = |c|^2 - 2 z \cdot c =: s$ is one product with $|c|^2$ as
+an extra column. A sum of n products in working precision is off by at most $n u$ times the sum of their absolute values
 (Higham 2002, eq. 3.4), here by less than $\Gamma (|c|^2 + 2 |z| |c|)$ with $\Gamma$ about $(d + 8) u$. That error is a
 product too, so the columns are chosen such that the result is a *lower bound* of s:
 
@@ -25,7 +25,7 @@ GROUP = 32  # codes of which only the smallest bound is looked at first
 BLOCK, CODES = 1 << 17, 256  # bounds computed at once, 512 KiB in float32, and of how many codes at least
 KEPT = 1 << 20  # bounds of a tile
 ROWS = 512  # rows of z in a tile at most
-TILE_WORK = 20_000_000  # multiplications (200 microseconds) below which work is not cut: a tile costs as much besides
+TILE_WORK = 20_000_000  # multiplications (200 microseconds) below which work is not cut: a tile's overhead is as large
 SAMPLE = 64  # codes whose median is taken for the codebook's middle; a mean would follow a few that lie far out
 MANY = 16  # candidates from which a row is left to the definition
 
@@ -33,9 +33,7 @@ MANY = 16  # candidates from which a row is left to the definition
 class Codes(NamedTuple):
     """The codebook as the product wants it: in blocks; in a block, code ``member * groups + group``."""
 
-    columns: (
-        np.ndarray
-    )  # (blocks, GROUP * groups, d + 2), the left factor of L; where there is no code, so that L is huge
+    columns: np.ndarray  # (blocks, GROUP * groups, d + 2), the left factor of L; where there is no code, L is made huge
     length: np.ndarray  # (blocks * GROUP * groups,): |c| in float64
     centre: np.ndarray  # (d,) float64
     codebook: np.ndarray
@@ -149,7 +147,7 @@ def _codes_of(group: np.ndarray, member: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _width(z: np.ndarray, c: np.ndarray, d: int, dtype: np.dtype) -> np.ndarray:
-    r"""What must be added to L such that no code above is nearer: $U - L$, what the float64 distances are off, underflow."""
+    r"""What must be added to L such that no code above is nearer: $U - L$, the float64 distances' error, underflow."""
     error = 2 * _gamma(d, dtype) * (c * c + 2 * z * c)
     definition = 8 * (d + 2) * unit_roundoff(np.float64) * (z * z + c * c)
     return error + definition + 8 * (d + 2) * float(np.finfo(dtype).tiny)

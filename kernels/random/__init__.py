@@ -94,7 +94,7 @@ class Stream:
         return self._next(uniform, size, dtype)
 
     def integers(self, low: int, high: int, size: int | tuple[int, ...]) -> Int64[Array, "n *rest"]:
-        r"""Whole numbers from ``low`` to ``high`` - 1, all alike: $l + \lfloor (h - l)\, u \rfloor$ of a float64
+        r"""Whole numbers from ``low`` to ``high`` - 1, equally likely: $l + \lfloor (h - l)\, u \rfloor$ of a float64
         ``uniform`` u at this step; then the next step.
         """
         if not (is_whole(low) and is_whole(high) and 0 < int(high) - int(low) <= 2**53):

@@ -14,7 +14,7 @@ def block_sum(x: Any, factor: int) -> Any:
     """(n, h f, w f, c) -> (n, h, w, c): the f rows of a block first (long runs), then the f columns."""
     n, h, w, c = x.shape
     rows = x.reshape(n, h // factor, factor, w, c)
-    with np.errstate(all="ignore"):  # infinity minus infinity is NaN here without a word
+    with np.errstate(all="ignore"):  # infinity minus infinity is NaN here without a warning
         total = _add([rows[:, :, i] for i in range(factor)])
         columns = total.reshape(n, h // factor, w // factor, factor, c)
         return _add([columns[:, :, :, i] for i in range(factor)])

@@ -1,4 +1,4 @@
-r"""One step of DDIM with classifier-free guidance, from what the network said to the next state, as one operation.
+r"""One step of DDIM with classifier-free guidance, from the network's output to the next state, as one operation.
 
 With $a = \bar\alpha_t$ of the level that the state $x_t$ is at and $a' = \bar\alpha_u$ of the level that it goes to,
 
@@ -20,8 +20,8 @@ With ``clip`` = c, $\hat x_0$ is cut to $[-c, c]$ and $\hat\epsilon$ is computed
 sample, $o_\varnothing$ (or $o_c$) plays no part in it, whatever it holds.
 
 Each of these lines is a pass over memory when it is an array operation. In the CUDA rung they are one: 12 bytes read
-and 4 written for each number, and the noise does not come from memory at all but from the random stream, which needs
-none.
+and 4 written for each number (8 with $\hat x_0$), and the noise does not come from memory at all but from the random
+stream, which needs none.
 """
 
 import math
@@ -95,11 +95,11 @@ def ddim_step(
     clip: float | None = None,
     noise: Float[Array, "n *axes"] | Stream | None = None,
 ) -> tuple[Float[Array, "n *axes"], Float[Array, "n *axes"]]:
-    r"""$(x_u, \hat x_0)$: the state after the step, and the guess that it went by.
+    r"""$(x_u, \hat x_0)$: the state after the step, and the guess that the step used.
 
     ``conditional`` and ``unconditional`` are the network's outputs; without the second there is no guidance and
-    ``scale`` must be 1. ``scale`` is a number or one a sample. ``noise`` is $z$, or a ``Stream`` that draws it and
-    moves on; it is needed where $\sigma > 0$ and not looked at elsewhere. Raises TypeError for dtypes, ValueError for
+    ``scale`` must be 1. ``scale`` is a number or one per sample. ``noise`` is $z$, or a ``Stream`` that draws it and
+    moves on; it is needed where $\sigma > 0$ and ignored elsewhere. Raises TypeError for dtypes, ValueError for
     shapes and settings.
     """
     steps, scales = check(x_t, conditional, unconditional, a_t, a_u, scale, kind, eta, clip, noise)
@@ -146,10 +146,10 @@ def check(
     xp, n = array_module(x_t), x_t.shape[0]
     scales = xp.asarray(scale)
     if scales.dtype.kind not in "fiu":
-        raise TypeError(f"scale must be a number or one a sample, got {scale!r}")
+        raise TypeError(f"scale must be a number or one per sample, got {scale!r}")
     scales = scales.astype(x_t.dtype)
     if scales.shape not in ((), (n,)):
-        raise ValueError(f"scale must be a number or one a sample ({n},), got shape {tuple(scales.shape)}")
+        raise ValueError(f"scale must be a number or one per sample ({n},), got shape {tuple(scales.shape)}")
     if unconditional is None and not bool((scales == 1).all()):
         raise ValueError(f"a scale other than 1 needs unconditional, got scale {scale!r} and no unconditional")
     return steps, xp.ascontiguousarray(xp.broadcast_to(scales, (n,)))

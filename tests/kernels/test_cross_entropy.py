@@ -120,7 +120,7 @@ def test_bad_input_is_named():
             forward(x, np.array(bad))
     with pytest.raises(ValueError, match="logits must have at least one class"):
         forward(x[:, :0], t)
-    with pytest.raises(ValueError, match=r"targets must have shape \(3,\) \(one class a row of logits\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"targets must have shape \(3,\) \(one class per row of logits\), got \(2,\)"):
         forward(x, t[:2])
     with pytest.raises(TypeError, match="targets must be an integer array, got float64"):
         forward(x, t.astype(float))

@@ -106,7 +106,7 @@ def test_bad_input_is_named():
         ({"eta": 0.5}, ValueError, "eta = 0.5 adds noise, so noise must be an array or a Stream, got None"),
         ({"eta": 0.5, "a_t": 0.7, "a_u": 0.3, "noise": z}, ValueError, "must not go up to more noise"),
         ({"scale": 2.0}, ValueError, "a scale other than 1 needs unconditional"),
-        ({"scale": np.ones(4), "unconditional": u}, ValueError, r"scale must be a number or one a sample \(3,\)"),
+        ({"scale": np.ones(4), "unconditional": u}, ValueError, r"scale must be a number or one per sample \(3,\)"),
         ({"clip": 0.0}, ValueError, "clip must be above 0 or None, got 0.0"),
         ({"unconditional": u[:2]}, ValueError, r"unconditional must have shape \(3, 7\)"),
         ({"noise": z.astype(float)}, TypeError, "x_t, noise must share one dtype"),
