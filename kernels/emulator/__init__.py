@@ -92,7 +92,7 @@ What it cannot find, and how it differs from a GPU:
 * Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, and the grid of a
   cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a GPU promises
   no more. CUDA leaves open in which order a reduction takes its values; here it is another.
-* Stacks are 128 KiB per thread.
+* Stacks are 576 KiB per thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++. Both are tested (g++ 12 and clang++ 14; by hand
 also g++ 16, clang++ 16 and 19), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).

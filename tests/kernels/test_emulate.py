@@ -39,7 +39,7 @@ SHAPE = ["--shape", "40,20,5"]
         (
             "__launch_bounds__(ROWS)",
             "__launch_bounds__(32)",
-            "kernel nearest_code: its launch bounds are 32 threads a block, got ",
+            "kernel nearest_code: its launch bounds are 32 threads per block, got ",
         ),
         ("__global__", "", f'{TILED} has no kernel, which would be extern "C" __global__ void name(...)'),
     ],
