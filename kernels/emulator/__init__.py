@@ -129,7 +129,19 @@ import numpy as np
 from ..launch import SHARED_KILOBYTES
 from ..source import Parameter, WrongSource, check_launch
 from ..tensor_map import Im2colMap, TensorMap
-from .arrays import NOBODY, POISON, RED_ZONE, Laid, Part, Sparse, guarded, lead, led, same_memory, structure
+from .arrays import (
+    NOBODY,
+    RED_ZONE,
+    Fresh,
+    Laid,
+    Part,
+    Sparse,
+    guarded,
+    lead,
+    led,
+    same_memory,
+    structure,
+)  # fmt: skip
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
 
 __all__ = [
@@ -138,7 +150,6 @@ __all__ = [
 
 REGISTERS = 65_536  # of a multiprocessor
 MOST_TOGETHER = 8192  # threads of a cooperative launch, each with a number for each of them
-OUTSIDE = 2**32 - 1  # instead of a place in a program: see runtime.cpp
 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
@@ -267,15 +278,13 @@ class Emulator:
         self.ran: list[str] = []  # the file of each launch
         self.bank_conflicts: dict[str, tuple[int, int]] = {}  # line -> (reads of 8 rows, passes more than one for each)
         self.bank_uses: dict[str, BankUse] = {}  # all lines, if `banks`
-        self._fresh: list[_Fresh] = []
+        self._fresh: list[Fresh] = []
         self._sparse: list[Sparse] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Memory for a result. Reading it before it is written is a finding."""
-        array = np.empty(shape, dtype)
-        array.reshape(-1).view(np.uint8)[:] = POISON
-        self._fresh.append(_Fresh(array, np.full(array.nbytes, NOBODY, np.uint32)))
-        return array
+        self._fresh.append(Fresh.made(shape, dtype))
+        return self._fresh[-1].array
 
     def sparse(self, shape: tuple[int, ...], dtype: Any, parts: Iterable[range], *, fresh: bool = False) -> np.ndarray:
         """An array of any size of which only ``parts``, ranges of its flattened elements, are real; zeros at first.
@@ -355,9 +364,7 @@ class Emulator:
             return
         for p, v in zip(parameters, values):
             if p.pointer and not p.const and (fresh := self._record(v)) is not None:
-                if fresh.library not in (None, library):
-                    fresh.writers[fresh.writers != NOBODY] = OUTSIDE  # places in another program
-                fresh.library = library
+                fresh.go_to(library)
         first = same_memory(parameters, values)
         written = {j for i, j in first.items() if parameters[i].pointer and not parameters[i].const}
         laid = {j: self._laid_out(values[j]) for j in first.values()}
@@ -427,10 +434,8 @@ class Emulator:
         if not ratio.any():
             return
         worst = int(ratio.argmax())
-        where, fresh = name, self._record(array)
-        if fresh is not None and fresh.library is not None:
-            place = int(fresh.writers[worst * array.itemsize])
-            where = name if place in (NOBODY, OUTSIDE) else fresh.library.lines([place])[0]
+        fresh = self._record(array)
+        where = (fresh.line_of(worst * array.itemsize) if fresh else "") or name
         text = (
             f"{(ratio > 0).sum()} of {array.size} elements of {name} are off; the worst is {float(got.flat[worst])!r} at "
             f"{_index(worst, array.shape)}, expected {float(want.flat[worst])!r}"
@@ -442,7 +447,7 @@ class Emulator:
         if self.findings:
             raise EmulatorError("\n".join(map(str, self.findings)))
 
-    def _record(self, value: Any) -> "_Fresh | None":
+    def _record(self, value: Any) -> Fresh | None:
         return next((f.see() for f in self._fresh if f.array is value), None)
 
     def _laid_out(self, array: np.ndarray) -> "Laid":
@@ -529,23 +534,6 @@ class Emulator:
                     self.bank_uses[line] = BankUse(least + use.reads, passes + use.passes, max(worst, use.worst))
 
 
-@dataclass
-class _Fresh:
-    """An array from ``empty``, where in a program each byte of it was written, and that program."""
-
-    array: np.ndarray
-    writers: np.ndarray
-    library: Library | None = None
-
-    def see(self) -> "_Fresh":
-        """Itself, after it was looked at: a number of which the host has changed a bit, and no kernel a byte, is written."""
-        size = self.array.itemsize
-        content, writers = (a.reshape(-1, size) for a in (self.array.reshape(-1).view(np.uint8), self.writers))
-        by_host = (content != POISON).any(axis=1) & (writers == NOBODY).all(axis=1)
-        writers[by_host] = OUTSIDE
-        return self
-
-
 class _Named(NamedTuple):
     """What a part of an array is called, the array, and the byte of it that the part begins with."""
 
@@ -599,11 +587,11 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
         lanes = f.other_block == -1 and f.thread // 32 == f.other_thread // 32
         text = (
             f"{access} at {place} by {me}, and {'an' if theirs[0] == 'a' else 'a'} {theirs} by {who} at {other}, "
-            f"with nothing that orders the two{' (their warp does not, nor a shuffle)' if lanes else ''}"
+            f"and nothing orders the two{' (their warp does not, nor a shuffle)' if lanes else ''}"
         )
     elif kind == "deadlock":
         missing = f"thread {f.other_thread} " + (f"waits at {other}" if other else "has returned")
-        text = f"{me} waits for threads that never come ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
+        text = f"{me} waits for threads that never arrive ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}{' ' + note if note else ''}"
     elif note and kind != "wild address":  # whose note is the address
@@ -616,7 +604,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
     elif kind == "missing wait":
         text = f"{access} at {place} by {me}, where a copy begun at {other} is not waited for"
     elif kind == "endless":
-        text = f"{me} goes on and on"
+        text = f"{me} does not end"
     elif kind == "wild address":
         text = f"{access} at {note.replace('(nil)', 'a null pointer')} by {me}, near no array"
     else:

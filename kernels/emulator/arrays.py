@@ -12,6 +12,7 @@ from ..source import Parameter
 
 RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
 NOBODY = 0  # has written it: instead of a place in a program
+OUTSIDE = 2**32 - 1  # somebody outside of it has: see runtime.cpp
 POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it is NaN
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: pages count as used when they are written
 
@@ -119,3 +120,38 @@ class Sparse:
             self.parts.append(Part(p.start * item, len(p) * item, writers))
         for p in [] if fresh else parts:
             self.array.reshape(-1)[p.start : p.stop] = 0
+
+
+@dataclass
+class Fresh:
+    """An array from ``empty``, where in a program each byte of it was written, and that program."""
+
+    array: np.ndarray
+    writers: np.ndarray
+    library: Any = None  # a build.Library
+
+    @classmethod
+    def made(cls, shape: tuple[int, ...], dtype: Any) -> "Fresh":
+        """One of that shape, of which nothing is written."""
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[:] = POISON
+        return cls(array, np.full(array.nbytes, NOBODY, np.uint32))
+
+    def go_to(self, library: Any) -> None:
+        """Be written from now on by that program; what another one has written keeps no line."""
+        if self.library not in (None, library):
+            self.writers[self.writers != NOBODY] = OUTSIDE
+        self.library = library
+
+    def line_of(self, byte: int) -> str:
+        """The line that wrote a byte; "" if no line of the program did."""
+        place = int(self.writers[byte])
+        return "" if place in (NOBODY, OUTSIDE) else self.library.lines([place])[0]
+
+    def see(self) -> "Fresh":
+        """Itself, after it was looked at: a number of which the host has changed a bit, and no kernel a byte, is written."""
+        size = self.array.itemsize
+        content, writers = (a.reshape(-1, size) for a in (self.array.reshape(-1).view(np.uint8), self.writers))
+        by_host = (content != POISON).any(axis=1) & (writers == NOBODY).all(axis=1)
+        writers[by_host] = OUTSIDE
+        return self

@@ -367,14 +367,15 @@ def _runtime(command: str) -> Path:
 
 def _read_before(command: str) -> list[str]:
     """Options to use device.cuh precompiled: reading it is half of compiling a small kernel."""
-    by_clang = _own_options(command) == CLANG_OPTIONS  # which needs the files that it has read to be there still
+    by_clang = _own_options(command) == CLANG_OPTIONS  # which needs the files that it has read to be there, untouched
 
     def make(out: Path) -> None:
         options = [*KERNEL_OPTIONS, *_own_options(command)]
         _run_compiler(command, *options, "-x", "c++-header", str(HERE / "device.cuh"), "-o", str(out))
 
     if by_clang:
-        kept = _cached(command, "device", [*_own_files(), str(HERE)], make, ".pch")
+        times = (str(f.stat().st_mtime_ns) for f in sorted(HERE.glob("*.cuh")))
+        kept = _cached(command, "device", [*_own_files(), str(HERE), *times], make, ".pch")
         return ["-Xclang", "-fno-validate-pch", "-include-pch", str(kept)]
     return ["-include", str(_cached(command, "device", _own_files(), make, ".cuh.gch").with_suffix(""))]
 

@@ -50,7 +50,7 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* re
     if (reinterpret_cast<uintptr_t>(target) % bytes) start_of_copy_is_bad(where, "target", target, bytes);
     if (reinterpret_cast<uintptr_t>(source) % bytes) start_of_copy_is_bad(where, "source", source, bytes);
     if (valid < 0 || valid > bytes) {
-        report_note(BAD_OPERAND, where, "cp.async of %d bytes is told to read %d", bytes, valid);
+        report_note(BAD_OPERAND, where, "cp.async of %d bytes is asked to read %d", bytes, valid);
         abandon();
     }
     if (in_shared(source)) report_note(BAD_OPERAND, where, "the source of cp.async is in shared memory");

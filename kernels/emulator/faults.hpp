@@ -52,11 +52,11 @@ static void stop_listening() {
 static void report_fault(int signal) {
     if (signal == SIGINT) return;
     if (signal == SIGFPE) report_note(FAULT, fault_where, BY_ZERO);
-    else if (signal == SIGILL) report_note(FAULT, fault_where, "what the compiler has found to be undefined, and made a stop of");
-    else report_note(FAULT, fault_where, "an address that this process does not have%s", stray);
+    else if (signal == SIGILL) report_note(FAULT, fault_where, "undefined behaviour that the compiler turned into a trap");
+    else report_note(FAULT, fault_where, "an invalid address%s", stray);
 }
 
-void untrue(const char* what, const void* where) { report_note(UNDEFINED, place(where), "%s, which is not so", what); }
+void untrue(const char* what, const void* where) { report_note(UNDEFINED, place(where), "%s, which is false", what); }
 
 void failed(const char* why, const void* where) {
     report_note(FAULT, place(where), "%s has stopped the kernel", why);

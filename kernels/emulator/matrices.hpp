@@ -249,7 +249,7 @@ static void multiply_tf32(void* const* handed_in) {
             lost |= lane[l]->b[e] & 0x1fff;
         }
     }
-    if (lost) report_note(BAD_OPERAND, lane[0]->where, "an operand is no tf32 number: the GPU would cut off its last 13 bits");
+    if (lost) report_note(BAD_OPERAND, lane[0]->where, "an operand is not a tf32 number: the GPU would cut off its last 13 bits");
     multiply_for_all<float>(lane, a, b, 8);
 }
 

@@ -44,6 +44,6 @@ void __ubsan_handle_missing_return(const void*) {
 }
 void __ubsan_handle_negate_overflow(const Operation* o, uintptr_t a) { does_not_fit(o, 0, "-", a, HERE); }
 void __ubsan_handle_float_cast_overflow(const void*, uintptr_t) {
-    report_note(UNDEFINED, place(HERE), "a float that fits no whole number of this type (a GPU takes the nearest, for NaN 0)");
+    report_note(UNDEFINED, place(HERE), "a float out of range of this integer type (a GPU takes the nearest, for NaN 0)");
 }
 }

@@ -11,7 +11,7 @@ static void same_for_all(void* const* handed_in) {
     for (int i = 1; i < 32; i++) {
         const Placed& other = *static_cast<Placed*>(handed_in[i]);
         if (other.first == first.first && other.stride == first.stride) continue;
-        report_note(BAD_OPERAND, other.where, "lane %d means another matrix than lane 0", i);
+        report_note(BAD_OPERAND, other.where, "lane %d names another matrix than lane 0", i);
         abandon();
     }
 }
@@ -28,7 +28,7 @@ void matrix_in_memory(const void* first, size_t stride, size_t fragment_bytes, c
         abandon();
     }
     if (stride % apart) {
-        report_note(BAD_OPERAND, mine.where, "rows or columns must be a multiple of %d bytes apart, and are %ld",
+        report_note(BAD_OPERAND, mine.where, "rows or columns must be a multiple of %d bytes apart, not %ld",
                     int(apart), long(stride));
         abandon();
     }
@@ -62,7 +62,7 @@ static void multiply_fragments_for_all(void* const* handed_in) {
         for (int i = 0; i < o.m * o.k; i++) lost |= bits_of(float(a[i / o.k][i % o.k]));
         for (int i = 0; i < o.k * o.n; i++) lost |= bits_of(float(b[i / o.n][i % o.n]));
         if (lost & 0x1fff)
-            report_note(BAD_OPERAND, o.where, "an operand is no tf32 number: it must come from __float_to_tf32");
+            report_note(BAD_OPERAND, o.where, "an operand is not a tf32 number: it must come from __float_to_tf32");
     }
     for (int i = 0; i < o.m * o.n; i += 8) {  // eight neighbours of a row
         const auto c = [&](int j) { return number(lane[(i + j) % 32]->c, (i + j) / 32, o.before); };

@@ -165,7 +165,7 @@ extern "C" __global__ void k(float* y) { y[0] = max(max(Half{1}, Half{2}).value,
 def test_a_promise_that_is_not_kept(each_compiler):
     code = 'extern "C" __global__ void k(int* y) { __builtin_assume(threadIdx.x < 2); y[threadIdx.x] = 1; }'
     with pytest.raises(
-        EmulatorError, match=r"undefined: __builtin_assume\(threadIdx.x < 2\), which is not so \(thread 2"
+        EmulatorError, match=r"undefined: __builtin_assume\(threadIdx.x < 2\), which is false \(thread 2"
     ):
         RawKernel(code, "k")((1,), (3,), (np.zeros(3, np.int32),))
 
