@@ -4,7 +4,7 @@ Each rung runs under several schedules; its values are compared with the definit
 would be wrong on a GPU is reported with file and line (``kernels.emulator``), once per line and kind, and a race once
 per pair of lines. So are results whose bits differ from those under the first schedule. After a schedule in which a
 kernel does not end, no further one is run. ``--planted`` runs kernels with one planted mistake each, ``--banks`` counts
-bank conflicts. With ``--device cuda`` the same problems run on a GPU, where only their values are checked: for the rest
+bank conflicts and sectors of global memory. With ``--device cuda`` the same problems run on a GPU, where only their values are checked: for the rest
 there is NVIDIA's compute-sanitizer. Exit status: 0 without findings (with ``--planted``: exactly the planted ones), 1
 with findings, or if a rung does not compile, lacks its kernel or is given wrong arguments or more threads than it
 takes, 2 if the request makes no sense or no rung could be run.
@@ -158,7 +158,7 @@ def _ladder(
         for found in here.values():
             print(f"  {found[0][1]}{_again(found, seed + 1)}")
         if banks:
-            _print_banks(device)
+            _print_memory(device)
         wrong += bool(here)
     return done, wrong
 
@@ -192,13 +192,17 @@ def _again(found: Sequence[tuple[int, Finding]], schedules: int) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _print_banks(device: Emulator) -> None:
-    """How often each line asked for shared memory in the last schedule, the worst first."""
+def _print_memory(device: Emulator) -> None:
+    """What each line took of memory in the last schedule, the worst first."""
     if not device.bank_uses:
-        print("  no shared memory was asked for")
-    for line, use in sorted(device.bank_uses.items(), key=lambda item: (item[1].least - item[1].passes, item[0])):
-        at_once = f", at worst {use.worst} for one" if use.passes > use.least else ""
-        print(f"  {line}: {use.passes} passes, without bank conflicts {use.least}{at_once}")
+        print("  no shared memory was used")
+    for uses, unit, least in (
+        (device.bank_uses, "passes through shared memory", "without bank conflicts"),
+        (device.sector_uses, "sectors of global memory", "side by side"),
+    ):
+        for line, use in sorted(uses.items(), key=lambda item: (item[1].least - item[1].taken, item[0])):
+            at_once = f", at worst {use.worst} for one" if use.taken > use.least else ""
+            print(f"  {line}: {use.taken} {unit}, {least} {use.least}{at_once}")
 
 
 def _planted() -> int:
@@ -235,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", help=f"comma-separated sizes ({shapes})")
     parser.add_argument("--seeds", type=int, default=3, help="number of schedules (default 3)")
     parser.add_argument(
-        "--banks", action="store_true", help="count passes through shared memory (bank conflicts) for each line"
+        "--banks", action="store_true", help="count, for each line, bank conflicts and sectors of global memory"
     )
     parser.add_argument(
         "--device", choices=["emulator", "cuda"], default="emulator", help="cuda: run on a GPU, check only values"

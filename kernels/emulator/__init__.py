@@ -56,10 +56,11 @@ What it cannot find, and how it differs from a GPU:
   seen, and is a ``race``), nor does ``atomicAdd_block`` for other blocks. Of the accesses of earlier clusters to a
   location, only the last of each kind is remembered.
 * A compiler may assume that a loop that waits for an ordinary variable (neither atomic nor ``volatile``) ends.
-* Bits within a byte, coalescing, caches, registers and time are not modelled. Bank conflicts are counted: those of
-  ``ldmatrix`` and ``stmatrix`` always (``bank_conflicts``), those of loads, stores and ``cp.async`` on request
-  (``banks``). There, it is guessed which accesses of the lanes form one access of the warp (see ``banks.hpp``), atomics
-  are left out, and g++ may merge or remove loads that a GPU's compiler would not.
+* Bits within a byte, caches, registers and time are not modelled. Bank conflicts are counted: those of ``ldmatrix`` and
+  ``stmatrix`` always (``bank_conflicts``), those of loads, stores and ``cp.async`` on request (``banks``), and so are the
+  sectors of global memory that these take, which show what is not coalesced. There, it is guessed which accesses of the
+  lanes form one access of the warp (see ``banks.hpp``), atomics are left out, and g++ may merge or remove loads that a
+  GPU's compiler would not.
 * A compiler may merge accesses to one location in two branches: g++ then names the line of one of them, clang++ may
   name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes (not
   CUDA's ``float4``) are checked, except for their alignment. Reading a structure in memory to pass it to a function by
@@ -143,9 +144,17 @@ from .arrays import (
     structure,
 )  # fmt: skip
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
+from .uses import BANKS, MATRICES, SECTORS, Use, uses
 
 __all__ = [
-    "BadArguments", "BankUse", "DoesNotCompile", "Emulator", "EmulatorError", "Finding", "NoCompiler", "compiler",
+    "BadArguments",
+    "DoesNotCompile",
+    "Emulator",
+    "EmulatorError",
+    "Finding",
+    "NoCompiler",
+    "Use",
+    "compiler",
 ]  # fmt: skip
 
 REGISTERS = 65_536  # of a multiprocessor
@@ -240,23 +249,6 @@ class _TensorMap(ctypes.Structure):
         return made
 
 
-class _BankUse(ctypes.Structure):
-    _fields_ = (
-        ("where", ctypes.c_uint32),
-        ("reads", ctypes.c_int64),
-        ("passes", ctypes.c_int64),
-        ("worst", ctypes.c_int64),
-    )
-
-
-class BankUse(NamedTuple):
-    """How often a line asked for shared memory: passes without conflicts, passes that it took, and the most at once."""
-
-    least: int
-    passes: int
-    worst: int
-
-
 class Emulator:
     """Runs kernels under one seed and collects what is wrong with them in ``findings``.
 
@@ -277,7 +269,8 @@ class Emulator:
         self.accesses = 0
         self.ran: list[str] = []  # the file of each launch
         self.bank_conflicts: dict[str, tuple[int, int]] = {}  # line -> (reads of 8 rows, passes more than one for each)
-        self.bank_uses: dict[str, BankUse] = {}  # all lines, if `banks`
+        self.bank_uses: dict[str, Use] = {}  # passes through shared memory of all lines, if `banks`
+        self.sector_uses: dict[str, Use] = {}  # and sectors of global memory
         self._fresh: list[Fresh] = []
         self._sparse: list[Sparse] = []
 
@@ -486,7 +479,7 @@ class Emulator:
     ) -> None:
         handle = library.handle
         shared = [_SharedArray(s.offset, s.bytes, s.name.encode()) for s in library.shared]
-        handle.emulator_count_plain_banks(int(self.banks))
+        handle.emulator_count_memory(int(self.banks))
         handle.emulator_be_strict(int(self.strict))
         handle.emulator_be_quiet(int(self.quiet))
         count = handle.emulator_run(
@@ -507,7 +500,7 @@ class Emulator:
         )
         handle.emulator_accesses.restype = ctypes.c_long
         self.accesses += handle.emulator_accesses()
-        self._count_banks(library)
+        self._count_memory(library)
         if not count:
             return
         handle.emulator_findings.restype = ctypes.POINTER(_Finding)
@@ -519,19 +512,15 @@ class Emulator:
                 continue  # one line of the source, of which the compiler made two copies
             self._add(_describe(f, where, other if f.other_where else "", arrays, "grid" if cooperative else "cluster"))
 
-    def _count_banks(self, library: Library) -> None:
-        for kind in ("bank_use", "plain_bank_use"):
-            count, uses = ctypes.c_int(), getattr(library.handle, f"emulator_{kind}")
-            uses.restype = ctypes.POINTER(_BankUse)
-            found = uses(ctypes.byref(count))[: count.value]
-            found = found if self.banks else [u for u in found if u.passes > u.reads]
-            for use, line in zip(found, library.lines([u.where for u in found])):
-                if kind == "bank_use" and use.passes > use.reads:
+    def _count_memory(self, library: Library) -> None:
+        for kind in (MATRICES, BANKS, SECTORS):
+            lines = self.sector_uses if kind == SECTORS else self.bank_uses
+            for line, use in uses(library, kind, self.banks):
+                if kind == MATRICES and use.taken > use.least:
                     reads, more = self.bank_conflicts.get(line, (0, 0))
-                    self.bank_conflicts[line] = (reads + use.reads, more + use.passes - use.reads)
+                    self.bank_conflicts[line] = (reads + use.least, more + use.taken - use.least)
                 if self.banks:
-                    least, passes, worst = self.bank_uses.get(line, (0, 0, 0))
-                    self.bank_uses[line] = BankUse(least + use.reads, passes + use.passes, max(worst, use.worst))
+                    lines[line] = use.plus(lines.get(line, Use(0, 0, 0)))
 
 
 class _Named(NamedTuple):

@@ -213,7 +213,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
 
 static const Region* plain_access(const char* address, size_t bytes, Access kind, uint32_t where) {
     const Region* region = touch(address, bytes, kind, where);
-    if (count_plain_banks && region && region->shared && kind != ATOMIC) note_plain_access(address, int(bytes), where);
+    if (count_memory && region && kind != ATOMIC) note_access(address, int(bytes), where, region->shared);
     return region;
 }
 

@@ -1,29 +1,32 @@
-// Bank conflicts: part of runtime.cpp.
+// Bank conflicts, and sectors of global memory: part of runtime.cpp.
 //
 // Shared memory is 32 banks, each of which hands out one word of 4 bytes at a time: word w is in bank w % 32. A warp's access
 // takes as many passes as the bank with the most different words needs; lanes that want the same word share it. 32 lanes
 // with 8 bytes each are served by halves of the warp, with 16 bytes by quarters, so these take 2 and 4 passes at least.
 //
+// Global memory comes in sectors of 32 bytes: a warp's access takes those that its lanes' bytes lie in, and at least as many as
+// these bytes would fill side by side.
+//
 // Lanes run one after another here, so which accesses are one instruction of the warp must be found out: the n-th time that a
 // lane comes to a place since the warp was last together belongs to the n-th time of the others. That is how a warp
 // runs as long as its lanes go through loops together, and it is a guess where they do not.
 
-struct BankUse {  // of one line
+struct MemoryUse {  // of one line
     uint32_t where;
-    int64_t reads, passes;  // passes that it takes at least, and those that it takes
-    int64_t worst;          // passes of one half, quarter, ... at once
+    int64_t least, taken;  // passes or sectors that it takes at least, and those that it takes
+    int64_t worst;         // of one access (of shared memory: one half, quarter, ... of a warp's)
 };
 
-static vector<BankUse> bank_use;         // matrices
-static vector<BankUse> plain_bank_use;   // loads, stores and copies of single lanes, if they are counted
-static bool count_plain_banks;
+static vector<MemoryUse> matrix_use;               // of shared memory
+static vector<MemoryUse> bank_use, sector_use;     // loads, stores and copies of single lanes, if they are counted
+static bool count_memory;
 
-static void add_bank_use(vector<BankUse>& uses, uint32_t where, int passes) {
-    auto place = std::find_if(uses.begin(), uses.end(), [&](const BankUse& u) { return u.where == where; });
-    if (place == uses.end()) place = uses.insert(place, BankUse{where, 0, 0, 0});
-    place->reads++;
-    place->passes += passes;
-    place->worst = std::max<int64_t>(place->worst, passes);
+static void add_use(vector<MemoryUse>& uses, uint32_t where, int least, int taken) {
+    auto place = std::find_if(uses.begin(), uses.end(), [&](const MemoryUse& u) { return u.where == where; });
+    if (place == uses.end()) place = uses.insert(place, MemoryUse{where, 0, 0, 0});
+    place->least += least;
+    place->taken += taken;
+    place->worst = std::max<int64_t>(place->worst, taken);
 }
 
 // Passes for some lanes' addresses, which together cover at most 32 words if all are different.
@@ -43,7 +46,7 @@ static int passes_of(char* const* addresses, int count, int bytes) {
 }
 
 static void count_banks(uint32_t where, char* const* rows) {  // of a matrix: 8 rows of 16 bytes
-    add_bank_use(bank_use, where, passes_of(rows, 8, 16));
+    add_use(matrix_use, where, 1, passes_of(rows, 8, 16));
 }
 
 // --- loads and stores of single lanes ------------------------------------------------------------------------------------
@@ -51,6 +54,7 @@ static void count_banks(uint32_t where, char* const* rows) {  // of a matrix: 8 
 struct WarpAccess {
     unsigned lanes = 0;
     int bytes = 0;
+    bool shared = false;
     char* address[32];
 };
 
@@ -60,28 +64,51 @@ struct Site {  // a place in the program, as one warp comes to it
     std::deque<WarpAccess> open;
 };
 
-static vector<std::unordered_map<uint32_t, Site>> sites;  // of each warp
+typedef std::unordered_map<uint64_t, Site> Sites;  // of a place, times 2, plus 1 for shared memory
+static vector<Sites> sites;                        // of each warp
 
-static void count_access(uint32_t where, const WarpAccess& a) {
+static void count_banks_of(uint32_t where, const WarpAccess& a) {
     const int together = a.bytes <= 4 ? 32 : 128 / a.bytes;
     for (int first = 0; first < 32; first += together) {
         char* addresses[32];
         int count = 0;
         for (int lane = first; lane < first + together; lane++)
             if (a.lanes >> lane & 1) addresses[count++] = a.address[lane];
-        if (count) add_bank_use(plain_bank_use, where, passes_of(addresses, count, a.bytes));
+        if (count) add_use(bank_use, where, 1, passes_of(addresses, count, a.bytes));
     }
 }
 
-static void note_plain_access(const char* address, int bytes, uint32_t where) {
+static void count_sectors_of(uint32_t where, const WarpAccess& a) {
+    uintptr_t starts[32], covered = 0, last = 0;  // behind the last byte, and the last sector's number plus 1
+    int count = 0, sectors = 0;
+    for (int lane = 0; lane < 32; lane++)
+        if (a.lanes >> lane & 1) starts[count++] = reinterpret_cast<uintptr_t>(a.address[lane]);
+    std::sort(starts, starts + count);
+    int64_t bytes = 0;
+    for (int i = 0; i < count; i++) {
+        const uintptr_t end = starts[i] + a.bytes;
+        bytes += end - std::max(starts[i], covered);
+        covered = end;
+        sectors += (end - 1) / 32 + 1 - std::max(starts[i] / 32, last);
+        last = (end - 1) / 32 + 1;
+    }
+    add_use(sector_use, where, int((bytes + 31) / 32), sectors);
+}
+
+static void count_access(uint32_t where, const WarpAccess& a) {
+    a.shared ? count_banks_of(where, a) : count_sectors_of(where, a);
+}
+
+static void note_access(const char* address, int bytes, uint32_t where, bool shared) {
     if (bytes > 16) return;
     const int warp = current() / 32, lane = current() % 32, here = std::min(32, threads - warp * 32);
-    Site& site = sites[warp][where];
+    Site& site = sites[warp][uint64_t(where) * 2 + shared];
     const uint32_t number = site.times[lane]++ - site.done;
     while (site.open.size() <= number) site.open.emplace_back();
     WarpAccess& a = site.open[number];
     a.lanes |= 1u << lane;
     a.bytes = bytes;
+    a.shared = shared;
     a.address[lane] = const_cast<char*>(address);
     while (!site.open.empty() && site.open.front().lanes == (here == 32 ? ~0u : (1u << here) - 1)) {
         count_access(where, site.open.front());
@@ -91,8 +118,8 @@ static void note_plain_access(const char* address, int bytes, uint32_t where) {
 }
 
 static void the_warp_is_together(int warp) {
-    if (!count_plain_banks) return;
+    if (!count_memory) return;
     for (auto& [where, site] : sites[warp])
-        for (const WarpAccess& a : site.open) count_access(where, a);
+        for (const WarpAccess& a : site.open) count_access(uint32_t(where / 2), a);
     sites[warp].clear();
 }

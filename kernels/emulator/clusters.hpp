@@ -23,7 +23,7 @@ struct Parked {  // what is the block's of that name; see runtime.cpp
     std::deque<Barrier> barriers;
     vector<Warpgroup> warpgroups;
     Registers registers;
-    vector<std::unordered_map<uint32_t, Site>> sites;
+    vector<Sites> sites;
     vector<Region> shared;  // with its dynamic memory
     char* dynamic_begin = nullptr;
     vector<char> bytes;     // of its shared arrays, one after the other

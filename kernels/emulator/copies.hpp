@@ -61,7 +61,8 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* re
         report_note(BAD_OPERAND, where, "the target of cp.async is not in shared memory");
         return;
     }
-    if (count_plain_banks) note_plain_access(target, bytes, where);
+    if (count_memory) note_access(target, bytes, where, true);
+    if (count_memory && valid) note_access(source, valid, where, false);
     const uint32_t number = new_copy();
     Copy& c = copies[number];
     c = {target, source, bytes, valid, event(where, COPY), region, {}};

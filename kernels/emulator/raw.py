@@ -21,7 +21,7 @@ import numpy as np
 
 from ..launch import Resources, resources_of
 from ..source import Parameter, WrongSource, check_grid, three
-from . import BadArguments, Emulator
+from . import BadArguments, Emulator, Use
 from .build import Library, build_kernels, preprocessed
 from .foreign import kernel_names, space_and_name
 from .options import macros_and_folders, with_headers
@@ -36,7 +36,8 @@ class RawModule:
     name (``"scale<float, 4>"``). A launch runs under ``seeds`` schedules, each on the original arguments. ``strict``
     also reports what is wrong by the manual but shows on no current GPU: two threads that write the same value to one
     location, and a flag that is read without a fence after it. With ``enable_cooperative_groups``, launches are
-    cooperative, and ``grid.sync()`` waits for all blocks. CuPy's other arguments, such as ``backend``, have no effect.
+    cooperative, and ``grid.sync()`` waits for all blocks. ``banks`` counts what each line takes of memory: see
+    ``RawKernel.bank_uses``. CuPy's other arguments, such as ``backend``, have no effect.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RawModule:
         name_expressions: Sequence[str] | None = None,
         seeds: int = 3,
         strict: bool = False,
+        banks: bool = False,
         backend: str = "nvrtc",
         translate_cucomplex: bool = False,
         enable_cooperative_groups: bool = False,
@@ -68,6 +70,7 @@ class RawModule:
         self.names = tuple(name_expressions or kernel_names(looks))
         self.seeds = seeds
         self.strict = strict
+        self.banks = banks
         self.cooperative = enable_cooperative_groups
         if not self.names:
             raise WrongSource(
@@ -120,6 +123,8 @@ class RawKernel:
         self.module = code if isinstance(code, RawModule) else RawModule(code, options=options, backend=backend, **more)
         self.name = name
         self.max_dynamic_shared_size_bytes = UNASKED
+        self.bank_uses: dict[str, Use] = {}  # by line, if `banks`: the last launch's passes through shared memory
+        self.sector_uses: dict[str, Use] = {}  # and sectors of global memory
         if name not in self.module.names:
             raise WrongSource(f"{self.module.file.name} has no kernel {name!r}, it has {', '.join(self.module.names)}")
 
@@ -159,8 +164,10 @@ class RawKernel:
         arrays += [self.module.get_global(g.name) for g in library.globals]
         before = [a.copy() for a in arrays]
         device = Emulator(strict=self.module.strict)
+        self.bank_uses, self.sector_uses = device.bank_uses, device.sector_uses
         for device.seed in range(self.module.seeds):
             device.quiet = device.seed > 0  # printf prints it once
+            device.banks = self.module.banks and device.seed == 0
             for array, was in zip(arrays, before) if device.seed else ():
                 array[...] = was
             device.launch(library, self.name, blocks, threads, values, shared_mem, held, self.module.cooperative)

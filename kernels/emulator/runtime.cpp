@@ -16,7 +16,8 @@
 // Flags.     But for fences around an atomic operation that one did and another saw. See flags.hpp.
 // Copies.    What runs on its own (cp.async) has an effect only when it is waited for: the last moment that the rules
 //            allow. From its start until then nobody may touch its target. See copies.hpp.
-// Banks.     Which words of shared memory a warp wants at once, and how many passes that takes. See banks.hpp.
+// Banks.     Which words of shared memory a warp wants at once, and how many passes that takes; and which sectors of global
+//            memory. See banks.hpp.
 // Together.  What the lanes of a warp do in one instruction (mma.sync, ldmatrix) the last lane to come does for all of
 //            them. See meetings.hpp, matrices.hpp.
 // Registers. How many a warp has counts only where a kernel moves them from warp to warp. See registers.hpp.
@@ -330,8 +331,7 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     findings.clear();
     findings.reserve(MOST_FINDINGS);
     accesses = switches = 0;
-    bank_use.clear();
-    plain_bank_use.clear();
+    for (auto* uses : {&matrix_use, &bank_use, &sector_use}) uses->clear();
     sites.assign((threads + 31) / 32, {});
     most_accesses = limit;
     cluster_number = 0;
@@ -399,17 +399,14 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
 extern "C" const Finding* emulator_findings() { return findings.data(); }
 extern "C" long emulator_accesses() { return accesses; }
 extern "C" long emulator_switches() { return switches; }
-extern "C" const BankUse* emulator_bank_use(int* count) {
-    *count = int(bank_use.size());
-    return bank_use.data();
+extern "C" const MemoryUse* emulator_memory_use(int kind, int* count) {
+    const vector<MemoryUse>& uses = kind == 0 ? matrix_use : kind == 1 ? bank_use : sector_use;
+    *count = int(uses.size());
+    return uses.data();
 }
-extern "C" void emulator_count_plain_banks(int yes) { count_plain_banks = yes; }
+extern "C" void emulator_count_memory(int yes) { count_memory = yes; }
 extern "C" void emulator_be_strict(int yes) { strict = yes; }
 extern "C" void emulator_be_quiet(int yes) { quiet = yes; }
-extern "C" const BankUse* emulator_plain_bank_use(int* count) {
-    *count = int(plain_bank_use.size());
-    return plain_bank_use.data();
-}
 
 #include "calls.hpp"
 #include "undefined.hpp"

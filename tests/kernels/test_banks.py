@@ -1,4 +1,4 @@
-"""Bank conflicts as the emulator counts them: known answers, a planted conflict, and what the rungs are to have none of."""
+"""Bank conflicts and sectors as the emulator counts them: known answers, planted ones, and what the rungs are to have none of."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from rungs import needs_compiler
 
 from kernels import emulate
 from kernels.attention import cuda as attention_cuda
-from kernels.emulator import BankUse, Emulator
+from kernels.emulator import Emulator, Use
+from kernels.emulator.raw import RawKernel
 from kernels.matmul import cuda as matmul_cuda
 from kernels.quantize import cuda as quantize_cuda
 
@@ -81,7 +82,7 @@ KNOWN = [  # what a warp does, the passes that it takes at least, and those that
 def test_known_answers(tmp_path):
     bodies = [body.replace("y[i] =", "*(volatile float*)&y[1023 - t] =") for body, _, _ in KNOWN]
     for (body, least, passes), (found, filled) in zip(KNOWN, counted(tmp_path, bodies), strict=True):
-        assert filled == BankUse(128, 128, 1)
+        assert filled == Use(128, 128, 1)
         assert found[:2] == (least, passes), body
         assert found.worst <= passes and (found.worst > 1) == (passes > least), body
 
@@ -152,13 +153,13 @@ def test_a_conflict_planted_in_a_rung():
     a, b = (np.ones((64, 64), np.float32) for _ in range(2))
     right = Emulator(banks=True)
     matmul_cuda.matmul(right, a, b, transpose_b=True, rung=2)
-    assert right.bank_uses and all(use.passes == use.least for use in right.bank_uses.values())
+    assert right.bank_uses and all(use.taken == use.least for use in right.bank_uses.values())
     source = matmul_cuda.HERE / matmul_cuda.RUNGS[2]
     wrong = Mistaken(source, "float at[DEPTH][SIZE + 4];", "float at[DEPTH][SIZE];", header="matmul/tile.cuh")
     wrong.banks = True
     matmul_cuda.matmul(wrong, a, b, transpose_b=True, rung=2)
     wrong.check()
-    assert any(use.passes >= 4 * use.least for use in wrong.bank_uses.values()), wrong.bank_uses
+    assert any(use.taken >= 4 * use.least for use in wrong.bank_uses.values()), wrong.bank_uses
 
 
 def test_the_inner_loops_of_rung_2_have_none():
@@ -168,7 +169,7 @@ def test_the_inner_loops_of_rung_2_have_none():
     device = Emulator(banks=True)
     quantize_cuda.nearest_code(device, z, codebook, rung=2)
     attention_cuda.attention(device, q, k, v, causal=False, key_mask=None, scale=0.25, rung=2)
-    assert len(device.bank_uses) >= 4 and all(use.passes == use.least for use in device.bank_uses.values())
+    assert len(device.bank_uses) >= 4 and all(use.taken == use.least for use in device.bank_uses.values())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
@@ -177,14 +178,76 @@ def test_rung_3_of_the_matrix_product_has_none(precision, transposed):
     a, device = np.ones((64, 64), np.float32), Emulator(banks=True)
     how = dict(zip(("transpose_a", "transpose_b"), transposed))
     matmul_cuda.matmul(device, a, a, **how, rung=3, precision=precision)
-    assert len(device.bank_uses) == 3 and all(use.passes == use.least for use in device.bank_uses.values())
+    assert len(device.bank_uses) == 3 and all(use.taken == use.least for use in device.bank_uses.values())
+
+
+SECTORS = [  # what a warp does, the sectors of global memory that it takes at least, and those that it takes
+    ("y[t] = 1;", 4, 4),
+    ("y[t + 1] = 1;", 4, 5),
+    ("y[2 * t] = 1;", 4, 8),
+    ("y[8 * t] = 1;", 4, 32),
+    ("y[31 - t] = 1;", 4, 4),
+    ("y[t / 8 * 8] = 1;", 1, 4),  # 4 numbers
+    ("if (t < 3) y[t] = 1;", 1, 1),
+    ("if (t % 2) y[t] = 1;", 2, 4),  # half of each
+    ("reinterpret_cast<char*>(y)[t] = 1;", 1, 1),
+    ("reinterpret_cast<char*>(y)[32 * t] = 1;", 1, 32),
+    ("reinterpret_cast<float2*>(y)[t] = float2{1, 2};", 8, 8),
+    ("reinterpret_cast<float4*>(y)[t] = float4{1, 2, 3, 4};", 16, 16),
+    ("reinterpret_cast<float4*>(y)[2 * t] = float4{1, 2, 3, 4};", 16, 32),
+    ("if (t == 0) { y[3] = 1; }", 1, 1),
+    ("for (int i = 0; i < 4; i++) y[t * 4 + i] = 1;", 16, 64),
+    ("cp_async<16>(shared + 16 * t, y + 8 * t); cp_async_commit(); cp_async_wait<0>();", 16, 32),
+]
+
+
+def test_known_sectors(tmp_path):
+    text = '#include "lib/ptx.cuh"\n'
+    for i, (body, _, _) in enumerate(SECTORS):
+        text += f'extern "C" __global__ void k{i}(float* y) {{ DYNAMIC_SHARED(char, shared); const int t = threadIdx.x; {body} }}\n'
+    (tmp_path / "k.cu").write_text(text)
+    for i, (body, least, taken) in enumerate(SECTORS):
+        device = Emulator(1, banks=True)
+        device.run(tmp_path / "k.cu", f"k{i}", 2, 32, {"y": np.ones(1024, np.float32)}, shared_bytes=1024)
+        lines = device.sector_uses.values()
+        assert [(use.least, use.taken) for use in lines] == [(2 * least, 2 * taken)], (body, device.sector_uses)
+
+
+TURN = """
+extern "C" __global__ void turn(const float* x, float* y) {
+    __shared__ float tile[32][PITCH];
+    tile[threadIdx.y][threadIdx.x] = x[threadIdx.y * 32 + threadIdx.x];
+    __syncthreads();
+    y[threadIdx.y * 32 + threadIdx.x] = tile[threadIdx.x][threadIdx.y];
+    y[1024 + threadIdx.x * 32 + threadIdx.y] = tile[threadIdx.y][threadIdx.x];
+}
+"""
+
+
+def test_a_kernel_of_ones_own_is_counted_once_whatever_its_schedules(each_compiler):
+    x, y = np.ones(1024, np.float32), np.ones(2048, np.float32)
+    for pitch, passes in ((32, 1024), (33, 32)):
+        kernel = RawKernel(TURN, "turn", (f"-DPITCH={pitch}",), banks=True)
+        kernel((1,), (32, 32), (x, y))
+        assert kernel.bank_uses == {
+            "kernel.cu:4": (32, 32, 1), "kernel.cu:6": (32, passes, passes // 32), "kernel.cu:7": (32, 32, 1)
+        }  # fmt: skip
+        assert kernel.sector_uses == {
+            "kernel.cu:4": (128, 128, 4), "kernel.cu:6": (128, 128, 4), "kernel.cu:7": (128, 1024, 32)
+        }  # fmt: skip
+    kernel = RawKernel(TURN, "turn", ("-DPITCH=33",))
+    kernel((1,), (32, 32), (x, y))
+    assert not kernel.bank_uses and not kernel.sector_uses
 
 
 def test_the_command_reports_line_by_line(capsys):
     assert emulate.main(["quantize", "--rung", "all", "--banks", "--seeds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "1_naive.cu: right, nothing found" in out and "  no shared memory was asked for\n" in out
-    lines = [line for line in out.splitlines() if line.startswith("  2_tiled.cu:")]
-    assert len(lines) >= 2 and all("passes, without bank conflicts " in line for line in lines)
+    assert "1_naive.cu: right, nothing found" in out and "  no shared memory was used\n" in out
+    lines = [line for line in out.splitlines() if line.startswith("  2_tiled.cu:") and "sectors" not in line]
+    assert len(lines) >= 2 and all("passes through shared memory, without bank conflicts " in line for line in lines)
+    lines = [line for line in out.splitlines() if line.startswith("  1_naive.cu:")]
+    assert len(lines) >= 2 and all("sectors of global memory, side by side " in line for line in lines)
     assert emulate.main(["quantize", "--rung", "2", "--seeds", "1"]) == 0
-    assert "passes" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "passes" not in out and "sectors" not in out

@@ -433,7 +433,9 @@ def test_a_division_by_0_that_the_compiler_can_prove(divide, each_compiler):
 
 def test_what_the_compiler_makes_a_stop_of_does_not_stop_python(each_compiler):
     code = 'extern "C" __global__ void k(int* y) { y[0] = 1; __builtin_trap(); }'
-    with pytest.raises(EmulatorError, match=r"^(kernel\.cu:1|\?): fault: what the compiler has found to be"):
+    with pytest.raises(
+        EmulatorError, match=r"^(kernel\.cu:1|\?): fault: undefined behaviour that the compiler turned into a trap"
+    ):
         RawKernel(code, "k")((1,), (1,), (np.zeros(1, np.int32),))
 
 
