@@ -59,7 +59,7 @@ What it cannot find, and how it differs from a GPU:
 * Bits within a byte, caches, registers and time are not modelled. Bank conflicts are counted: those of ``ldmatrix`` and
   ``stmatrix`` always (``bank_conflicts``), those of loads, stores and ``cp.async`` on request (``banks``), and so are the
   sectors of global memory that these take, which show what is not coalesced. There, it is guessed which accesses of the
-  lanes form one access of the warp (see ``banks.hpp``), atomics are left out, and g++ may merge or remove loads that a
+  lanes form one access of the warp (see ``banks.hpp``), atomics are left out, and g++ may merge, split or remove loads that a
   GPU's compiler would not.
 * A compiler may merge accesses to one location in two branches: g++ then names the line of one of them, clang++ may
   name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes (not
