@@ -26,6 +26,8 @@ def without_ruler(toy_system: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "SAMPLES", 64)
     monkeypatch.setattr(quality, "figures", lambda dataset, samples, *, seed: FIGURES)
     monkeypatch.setattr(quality, "errors", lambda dataset, samples: (0.125, (1.5, 0.25)))
+    monkeypatch.setattr(quality, "known", lambda dataset: (None, {}))
+    monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler, **how: (1.0, 0.25))
     classes = [0, 1, 2, 4, 4, 5, 6, 7, 8, 9]
     monkeypatch.setattr(quality, "classes_of", lambda dataset, samples: np.resize(classes, len(samples)))
 

@@ -20,7 +20,7 @@ import systems
 
 from minigen.cli import curriculum
 from minigen.maths import schedules
-from minigen.models import latent_codec
+from minigen.models import dalle2_edits, latent_codec
 from minigen.samplers import ddim
 from minigen.train.loop import Trainer
 
@@ -28,6 +28,7 @@ from minigen.train.loop import Trainer
 @pytest.fixture(autouse=True)
 def few_pictures_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_codec, "MEASURED", 64)
+    monkeypatch.setattr(dalle2_edits, "LEVELS", 7)
 
 
 def test_every_system_has_a_small_configuration():
