@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.random import default_rng  # loaded now: while it loads, Ctrl-C can be lost
 
 from . import activation, adam, codebook, cross_entropy, eight_bit, embedding, norm, quantize, random, sampler_step
 from .activation import cuda as activation_cuda
@@ -25,9 +26,9 @@ Run = Callable[[Any, int], None]  # of a device and a rung
 EPS = 0.1  # of a norm: large enough to be seen beside a variance of 1
 
 
-def _normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+def normals(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     """Arrays of normal numbers, no two of them alike: a kernel may have taken one for the other."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
@@ -53,7 +54,7 @@ def _random(n: int, per_sample: int) -> Run:
 
 def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
     c = groups * width
-    g, x, gamma, beta = _normal((n, pixels, c), (n, pixels, c), (c,), (n, c))
+    g, x, gamma, beta = normals((n, pixels, c), (n, pixels, c), (c,), (n, c))
     gamma += 1
     want, want_dx, allowed, allowed_dx = norm_expected(g, x, gamma, beta, groups, True, EPS)
 
@@ -67,7 +68,7 @@ def _group_norm(n: int, pixels: int, groups: int, width: int) -> Run:
 
 
 def _layer_norm(rows: int, c: int) -> Run:
-    g, x, gamma, beta = _normal((rows, c), (rows, c), (c,), (c + 1,))
+    g, x, gamma, beta = normals((rows, c), (rows, c), (c,), (c + 1,))
     gamma, beta = 1 + gamma, beta[1:]  # which begins beside a multiple of 16 bytes
     expected = norm_expected(g[:, None], x[:, None], gamma, beta, 1, False, EPS)
     want, want_dx, allowed, allowed_dx = (a.reshape(rows, c) for a in expected)
@@ -100,7 +101,7 @@ def norm_expected(
 
 
 def _cross_entropy(rows: int, classes: int) -> Run:
-    (g, x), targets = _normal((rows,), (rows, classes)), np.arange(rows) % classes
+    (g, x), targets = normals((rows,), (rows, classes)), np.arange(rows) % classes
     x *= 3
     want = cross_entropy.reference.cross_entropy(_wide(x), targets)
     want_dx = cross_entropy.reference.cross_entropy_backward(_wide(g), _wide(x), targets)
@@ -122,7 +123,7 @@ def _cross_entropy(rows: int, classes: int) -> Run:
 
 
 def _adam(n: int) -> Run:
-    *state, v = _normal(*[(n,)] * 4)
+    *state, v = normals(*[(n,)] * 4)
     state.append(np.abs(v))
     settings: dict[str, Any] = {"step": 3, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
     want = [_wide(a) for a in state]
@@ -139,7 +140,7 @@ def _adam(n: int) -> Run:
 
 
 def _activation(n: int) -> Run:
-    x, g = _normal((n,), (n,))
+    x, g = normals((n,), (n,))
     x *= 2
     ours, theirs = activation.reference, activation_cuda
     size = 2 + 2 * np.abs(x)  # what rounding errors are relative to
@@ -157,7 +158,7 @@ def _activation(n: int) -> Run:
 
 def _sampler_step(n: int, per_sample: int) -> Run:
     shape = (n, per_sample)
-    x, c, u = _normal(shape, shape, shape)
+    x, c, u = normals(shape, shape, shape)
     plan, scales = sampler_step.plan(0.3, 0.7, eta=0.5), np.linspace(0, 7.5, n).astype(np.float32)
     noise = random.normal(shape, seed=9, step=2)
     wide = [_wide(a) for a in (x, c, u, scales)]
@@ -174,7 +175,7 @@ def _sampler_step(n: int, per_sample: int) -> Run:
 
 
 def _embedding(m: int, rows: int, d: int) -> Run:
-    (g,), indices = _normal((m, d)), (np.arange(m) * 7919 % (m + 1) % rows).astype(np.int32)
+    (g,), indices = normals((m, d)), (np.arange(m) * 7919 % (m + 1) % rows).astype(np.int32)
     want = embedding.reference.scatter_add(_wide(g), indices, rows)
     allowed = bound(m, embedding.reference.scatter_add(_wide(np.abs(g)), indices, rows), np.float32)
 
@@ -185,7 +186,7 @@ def _embedding(m: int, rows: int, d: int) -> Run:
 
 
 def _codebook(n: int, codes: int, d: int) -> Run:
-    z, m, e, N = _normal((n, d), (codes, d), (codes, d), (codes,))
+    z, m, e, N = normals((n, d), (codes, d), (codes, d), (codes,))
     N = 1 + np.abs(N)
     chosen = (np.arange(n) * 7919 % (n + 1) % codes).astype(np.int32)
     want = codebook.reference.codebook_ema(_wide(N), _wide(m), _wide(e), _wide(z), chosen, 0.9)
@@ -201,7 +202,7 @@ def _codebook(n: int, codes: int, d: int) -> Run:
 
 
 def _gather(m: int, codes: int, d: int) -> Run:
-    (z, e), chosen = _normal((m, d), (codes, d)), np.arange(m) * 7919 % (m + 1) % codes
+    (z, e), chosen = normals((m, d), (codes, d)), np.arange(m) * 7919 % (m + 1) % codes
     want, (_, errors, counts) = e[chosen], quantize.reference.gather(_wide(z), _wide(e), chosen)
 
     def run(device: Any, rung: int) -> None:
@@ -214,7 +215,7 @@ def _gather(m: int, codes: int, d: int) -> Run:
 
 
 def _eight_bit(m: int, k: int, n: int) -> Run:
-    x, w = _normal((m, k), (k, n))
+    x, w = normals((m, k), (k, n))
     (p, t), (q, s) = eight_bit.quantize(x, axis=0), eight_bit.quantize(w, axis=1)
     want = eight_bit.reference.linear_weight_only(_wide(x), q, _wide(s), None)
     allowed = bound(k + 1, (np.abs(x) @ np.abs(q.astype(np.float32))) * s, np.float32)

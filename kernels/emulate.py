@@ -18,11 +18,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.random import default_rng  # loaded now: while it loads, Ctrl-C can be lost
 
 from . import attention, bfloat16, command, conv2d, launch, quantize
 from .attention import cuda as attention_cuda
-from .companions import COMPANIONS
+from .companions import COMPANIONS, normals
 from .compare import bound
 from .conv2d import cuda as conv2d_cuda
 from .emulator import BadArguments, DoesNotCompile, Emulator, Finding, NoCompiler, planted
@@ -36,14 +35,8 @@ OTHER_BITS = "not the bits of the first schedule: what is added up has no order,
 MISTAKES = (DoesNotCompile, CompileError, BadArguments, WrongSource)  # in a rung; other errors are of sizes and cards
 
 
-def _normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """Arrays of normal numbers, no two of them alike: a kernel may have taken one for the other."""
-    rng = default_rng(0)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
 def _quantize(m: int, codes: int, d: int) -> Run:
-    z, codebook = _normal((m, d), (codes, d))
+    z, codebook = normals((m, d), (codes, d))
     want = quantize.reference.nearest_code(z, codebook)
 
     def run(device: Emulator, rung: int) -> None:
@@ -61,7 +54,7 @@ def _attention_short(n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
 
 
 def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
-    q, k, v = _normal(*((n, heads, t, d) for t in (t_q, t_k, t_k)))
+    q, k, v = normals(*((n, heads, t, d) for t in (t_q, t_k, t_k)))
     settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
     want = attention.reference.forward(*(x.astype(np.float64) for x in (q, k, v)), **settings)
     near = [bfloat16.rounded(x).astype(np.float64) for x in (q, k, v)]  # what rung 3 multiplies
@@ -81,7 +74,7 @@ def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int,
 
 
 def _conv2d(n: int, size: int, c_in: int, c_out: int) -> Run:
-    x, w = _normal((n, size, size, c_in), (3, 3, c_in, c_out))
+    x, w = normals((n, size, size, c_in), (3, 3, c_in, c_out))
     settings: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1)}
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
     want = conv2d.reference.conv2d(x64, w64, None, **settings)

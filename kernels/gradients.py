@@ -11,6 +11,7 @@ import numpy as np
 from . import bfloat16
 from .attention import cuda_backward as attention_cuda
 from .attention import reference as attention_reference
+from .companions import normals
 from .compare import bound
 from .conv2d import cuda as conv2d_cuda
 from .conv2d import reference as conv2d_reference
@@ -18,12 +19,6 @@ from .matmul import cuda as matmul_cuda
 from .matmul import reference as matmul_reference
 
 Run = Callable[[Any, int], None]  # of a device and a rung
-
-
-def _normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """Arrays of normal numbers, no two of them alike: a kernel may have taken one for the other."""
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
 def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -46,7 +41,7 @@ def _product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> di
 
 
 def _matmul(m: int, k: int, n: int) -> Run:
-    x, w, b, g = _normal((m, k), (k, n), (n,), (m, n))
+    x, w, b, g = normals((m, k), (k, n), (n,), (m, n))
     y, dx, dw = _product(x, w, b), _product(g, w.T), _product(x.T, g)
 
     def run(device: Any, rung: int) -> None:
@@ -60,7 +55,7 @@ def _matmul(m: int, k: int, n: int) -> Run:
 def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int) -> Run:
     settings: dict[str, Any] = {"stride": (stride, stride), "padding": (1, 1)}
     out = (size - 1) // stride + 1
-    x, w, g = _normal((n, size, size, c_in), (3, 3, c_in, c_out), (n, out, out, c_out))
+    x, w, g = normals((n, size, size, c_in), (3, 3, c_in, c_out), (n, out, out, c_out))
 
     def expected(near: bool) -> tuple[tuple[np.ndarray, Any], tuple[np.ndarray, Any]]:
         x64, w64, g64 = _near(x, w, g) if near else _wide(x, w, g)
@@ -84,7 +79,7 @@ def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int) -> Run:
 
 
 def _attention_grad(n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
-    q, k, v, g = _normal(*((n, heads, t, d) for t in (t_q, t_k, t_k, t_q)))
+    q, k, v, g = normals(*((n, heads, t, d) for t in (t_q, t_k, t_k, t_q)))
     k, g = k[:, :, ::-1].copy(), g[..., ::-1].copy()
     settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
     both = {near: _attention_grad_expected(near, q, k, v, g, settings) for near in (False, True)}
