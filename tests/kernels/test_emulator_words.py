@@ -199,9 +199,11 @@ def test_headers_of_cudas_lie_outside_a_kernels_namespace(include, tmp_path, mon
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "own.cuh").write_text("#include <cuda_aside.h>\n")
     (tmp_path / "cuda_aside.h").write_text(ASIDE)
+    own = module._own_files()  # without which the emulator itself would be compiled again
+    monkeypatch.setattr(module, "_own_files", lambda: own)
     monkeypatch.setattr(module, "CUDAS_HEADERS", tmp_path)
     monkeypatch.setattr(source, "ROOT", tmp_path)
-    file = write(tmp_path, "y[0] = emulator::threads();", before=include)
+    file = write(tmp_path, f"y[0] = emulator::threads();  // {ASIDE!r}", before=include)
     monkeypatch.setenv("CPLUS_INCLUDE_PATH", str(tmp_path))
     y, device = np.zeros(1, np.float32), Emulator()
     device.run(file, "k", 1, 1, {"y": y})

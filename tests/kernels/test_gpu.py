@@ -88,7 +88,7 @@ def heard(device, run, rung):
 @pytest.mark.parametrize(("op", "rung"), [(op, r) for op, r in EVERY if op in EXACT], ids=lambda x: str(x))
 def test_the_bits_are_the_emulators(op, rung, card, monkeypatch):
     for module in (emulate, companions, gradients):
-        monkeypatch.setattr(module, "_normal", whole)
+        monkeypatch.setattr(module, "normals", whole)
     make, _, sizes, _ = OPERATIONS[op]
     run = make(*sizes)
     ours, theirs = heard(Emulator(), run, rung), heard(card, run, rung)
