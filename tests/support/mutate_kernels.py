@@ -185,6 +185,11 @@ def main(argv: list[str] | None = None) -> int:
         copies: SimpleQueue[Path] = SimpleQueue()
         for i in range(given.jobs):
             copies.put(shutil.copytree(ROOT, Path(work, f"copy{i}"), ignore=LEFT_OUT))
+        compiled = Path(work, "compiled", "kernels")  # see noticed
+        compiled.mkdir(parents=True)
+        for file in importlib.import_module("kernels.source").cache_directory().iterdir():
+            if file.name.startswith(("runtime-", "device-")):  # of the emulator itself, which is not changed
+                (compiled / file.name).symlink_to(file)
         try:
             tests = tests_by_file(Path(work, "copy0"), given.tests)
         except RuntimeError as error:
