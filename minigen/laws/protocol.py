@@ -86,7 +86,7 @@ CLAIMS = (
     *("learned", "score", "published", "weak_order", "shared"),
 )
 STEPS = (1, 2, 3, 7, 20)
-BELOW = 1e-12  # by which rounding may take a signal or a noise below 0
+BELOW = 1e-4  # 0 that a rounded time may leave of a signal or a noise: cos(1.5708) is -4e-6
 MOST = 20_000  # levels; a longer list is taken to have no end
 FIXED = "; a sampler that has only some numbers of levels names them in `steps` and `sweep`"
 

@@ -304,6 +304,26 @@ def test_levels_that_are_none_are_told_once_and_nothing_else_is_blamed(levels, w
     assert {law: verdict.detail for law, verdict in broken.items() if "levels(" not in verdict.detail} == {}
 
 
+def test_a_first_time_that_is_rounded_up_is_no_level_beyond_noise():
+    """Half a turn as 1.5708 has a signal of -4e-6 (the default of diffusers' SCMScheduler)."""
+
+    class Turning:
+        space: ClassVar = "vp"
+        kinds: ClassVar = ("v",)
+        claims: ClassVar = {"calls": "n", "draws": "0", "point": True}
+
+        def levels(self, n):
+            return [(t, float(np.cos(t)), float(np.sin(t))) for t in np.linspace(1.5708, 0, n + 1).tolist()]
+
+        def sample(self, model, x, n, noise):
+            levels = self.levels(n)
+            for (t, _, _), (u, _, _) in zip(levels, levels[1:]):
+                x = float(np.cos(t - u)) * x - float(np.sin(t - u)) * model(x, t)
+            return x
+
+    assert Turning().levels(1)[0][1] < 0 and not failed(Turning())
+
+
 @pytest.mark.parametrize("share, broken", [(1.0, False), (1.1, True)])
 def test_a_second_slope_is_granted_what_it_makes_of_rounding(share, broken):
     """Heun's step from much noise to little, without a claim of that rule: its second slope divides float32's rounding
