@@ -4,10 +4,10 @@ Each rung runs under several schedules; its values are compared with the definit
 would be wrong on a GPU is reported with file and line (``kernels.emulator``), once per line and kind, and a race once
 per pair of lines. So are results whose bits differ from those under the first schedule. After a schedule in which a
 kernel does not end, no further one is run. ``--planted`` runs kernels with one planted mistake each, ``--banks`` counts
-bank conflicts and sectors of global memory. With ``--device cuda`` the same problems run on a GPU, where only their values are checked: for the rest
-there is NVIDIA's compute-sanitizer. Exit status: 0 without findings (with ``--planted``: exactly the planted ones), 1
-with findings, or if a rung does not compile, lacks its kernel or is given wrong arguments or more threads than it
-takes, 2 if the request makes no sense or no rung could be run.
+bank conflicts and sectors of global memory. With ``--device cuda`` the same problems run on a GPU, where only their
+values are checked: for the rest there is NVIDIA's compute-sanitizer. Exit status: 0 without findings (with
+``--planted``: exactly the planted ones), 1 with findings, or if a rung does not compile, lacks its kernel or is given
+wrong arguments or more threads than it takes, 2 if the request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -121,15 +121,15 @@ def _ladder(
         try:
             for seed in range(seeds):
                 device = on_gpu() if on_gpu else Emulator(seed, banks=banks)
-                results = _noted(device)
+                results = [] if on_gpu else _noted(device)
                 run(device, rung)
                 first = first or results
-                if not (on_gpu or device.findings):  # which say why
-                    device.findings += [
+                if not device.findings:  # which say why
+                    device.findings.extend(
                         Finding("other bits", now[0], "", OTHER_BITS)
                         for now, before in zip(results, first)
                         if now != before
-                    ]
+                    )
                 accesses += device.accesses
                 ran = device.ran or ran
                 for f in device.findings:

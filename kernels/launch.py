@@ -171,9 +171,13 @@ class _Program:
         return written and self.code.stat().st_size > 0  # a power cut may leave it empty
 
 
-def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:
+def _check(architecture: str) -> None:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
+
+
+def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:
+    _check(architecture)
     text = source.read_text(encoding="utf-8")
     if architecture not in architectures(text):
         raise NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{architecture}")
@@ -213,8 +217,7 @@ def resources_of(
 
     Raises NoCuda where NVRTC is missing, ValueError for an unknown architecture, and CompileError.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
+    _check(architecture)
     folders = [*_include_folders(), *(str(w / "_core" / "include") for w in _packages("cupy"))]
     includes = [f"--include-path={folder}" for folder in folders]
     binary = _compile(name, text, {}, [f"-arch=sm_{architecture}", *_loud(), *options, *includes], expressions)

@@ -54,7 +54,6 @@ static void count_banks(uint32_t where, char* const* rows) {  // of a matrix: 8 
 struct WarpAccess {
     unsigned lanes = 0;
     int bytes = 0;
-    bool shared = false;
     char* address[32];
 };
 
@@ -64,7 +63,7 @@ struct Site {  // a place in the program, as one warp comes to it
     std::deque<WarpAccess> open;
 };
 
-typedef std::unordered_map<uint64_t, Site> Sites;  // of a place, times 2, plus 1 for shared memory
+typedef std::unordered_map<uint64_t, Site> Sites;  // by key: the place times 2, plus 1 for shared memory
 static vector<Sites> sites;                        // of each warp
 
 static void count_banks_of(uint32_t where, const WarpAccess& a) {
@@ -95,23 +94,23 @@ static void count_sectors_of(uint32_t where, const WarpAccess& a) {
     add_use(sector_use, where, int((bytes + 31) / 32), sectors);
 }
 
-static void count_access(uint32_t where, const WarpAccess& a) {
-    a.shared ? count_banks_of(where, a) : count_sectors_of(where, a);
+static void count_access(uint64_t key, const WarpAccess& a) {
+    key % 2 ? count_banks_of(uint32_t(key / 2), a) : count_sectors_of(uint32_t(key / 2), a);
 }
 
 static void note_access(const char* address, int bytes, uint32_t where, bool shared) {
     if (bytes > 16) return;
     const int warp = current() / 32, lane = current() % 32, here = std::min(32, threads - warp * 32);
-    Site& site = sites[warp][uint64_t(where) * 2 + shared];
+    const uint64_t key = uint64_t(where) * 2 + shared;
+    Site& site = sites[warp][key];
     const uint32_t number = site.times[lane]++ - site.done;
     while (site.open.size() <= number) site.open.emplace_back();
     WarpAccess& a = site.open[number];
     a.lanes |= 1u << lane;
     a.bytes = bytes;
-    a.shared = shared;
     a.address[lane] = const_cast<char*>(address);
     while (!site.open.empty() && site.open.front().lanes == (here == 32 ? ~0u : (1u << here) - 1)) {
-        count_access(where, site.open.front());
+        count_access(key, site.open.front());
         site.open.pop_front();
         site.done++;
     }
@@ -119,7 +118,7 @@ static void note_access(const char* address, int bytes, uint32_t where, bool sha
 
 static void the_warp_is_together(int warp) {
     if (!count_memory) return;
-    for (auto& [where, site] : sites[warp])
-        for (const WarpAccess& a : site.open) count_access(uint32_t(where / 2), a);
+    for (auto& [key, site] : sites[warp])
+        for (const WarpAccess& a : site.open) count_access(key, a);
     sites[warp].clear();
 }

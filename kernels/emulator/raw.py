@@ -91,9 +91,9 @@ class RawModule:
     def resources(self, architecture: str = "90") -> dict[str, Resources]:
         """What each kernel needs on a card of that architecture, by NVRTC: registers, shared memory, spilled bytes.
 
-        NVRTC also refuses what nvcc or a C++ compiler accepts: a function without ``__device__``, ``INFINITY``, ``uint``,
-        ``<stdint.h>``. It needs no GPU:
-        ``pip install nvidia-cuda-nvrtc nvidia-cuda-runtime``. Raises NoCuda without it, CompileError and ValueError.
+        NVRTC also refuses what nvcc or a C++ compiler accepts: a function without ``__device__``, ``INFINITY``,
+        ``uint``, ``<stdint.h>``. It needs no GPU: ``pip install nvidia-cuda-nvrtc nvidia-cuda-runtime``. Raises NoCuda
+        without it, CompileError and ValueError.
         """
         return resources_of(str(self.file), self.text, architecture, self.options, self.names)
 

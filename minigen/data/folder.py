@@ -26,10 +26,8 @@ GREY_MODES = ("1", "L", "LA", "La")
 NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them: measurements, pages, films
 LARGEST = 16_384  # pixels per side; far above, Pillow takes minutes or runs out of memory and blames the picture
 SIXTEEN_BITS = ("PNG", "PPM")  # their mode I is 0..65535; Pillow 10.1 opens every 16-bit PNG in it
-BITS, PHOTOMETRIC = (
-    258,
-    262,
-)  # tags of a TIFF: Pillow widens 12 bits to 16 without scaling, and leaves a 0 that is white
+# Tags of a TIFF: Pillow widens 12 bits to 16 without scaling, and leaves a 0 that is white.
+BITS, PHOTOMETRIC = 258, 262
 
 
 def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool | None = None) -> Dataset:
