@@ -108,14 +108,20 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
     }
     for attributes, kernel, _ in _heads(text):
         if match := _CLUSTER.search(attributes):
-            blocks, *others = (macros.get(word, word) for word in re.findall(r"\w+", match[0])[1:])
-            if not blocks.isdecimal() or not 1 <= int(blocks) <= MOST_BLOCKS_OF_A_CLUSTER or set(others) - {"1"}:
-                raise WrongSource(
-                    f"kernel {kernel}: a cluster is 1 to {MOST_BLOCKS_OF_A_CLUSTER} blocks along x, as in "
-                    f"__cluster_dims__(4, 1, 1), got {match[0]}"
-                )
-            found[kernel] = int(blocks)
+            words = [macros.get(word, word) for word in re.findall(r"\w+", match[0])[1:]]
+            blocks, *others = (int(w) if w.isdecimal() else 0 for w in words)
+            found[kernel] = check_cluster(kernel, blocks, others, match[0])
     return found
+
+
+def check_cluster(kernel: str, x: int, others: Sequence[int], said: str = "") -> int:
+    """The blocks of a cluster of the size ``x`` and ``others`` (0 stands for 1). Raises WrongSource as ``clusters_of`` does."""
+    if not 1 <= x <= MOST_BLOCKS_OF_A_CLUSTER or max(others, default=0) > 1 or (said and min(others, default=1) < 1):
+        raise WrongSource(
+            f"kernel {kernel}: a cluster is 1 to {MOST_BLOCKS_OF_A_CLUSTER} blocks along x, as in "
+            f"__cluster_dims__(4, 1, 1), got {said or (x, *others)}"
+        )
+    return x
 
 
 def launch_bounds_of(text: str) -> dict[str, str]:
@@ -280,12 +286,17 @@ def check_launch(
         raise WrongSource(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
     blocks, block = three(grid), three(threads)
     check_grid(kernel, blocks, block)
+    check_whole_clusters(kernel, blocks, clusters)
+    return blocks, block, check_arguments(kernel, kernels[kernel], arguments)
+
+
+def check_whole_clusters(kernel: str, blocks: tuple[int, int, int], clusters: Mapping[str, int]) -> None:
+    """Raise ValueError unless the grid is a multiple of the kernel's cluster."""
     if blocks[0] % clusters.get(kernel, 1):
         raise ValueError(
             f"kernel {kernel}: the grid must be a multiple of the cluster of {clusters[kernel]} blocks along x, "
             f"got {blocks}"
         )
-    return blocks, block, check_arguments(kernel, kernels[kernel], arguments)
 
 
 def check_grid(kernel: str, grid: tuple[int, int, int], threads: tuple[int, int, int]) -> None:

@@ -16,41 +16,55 @@ import numpy as np
 from .backend import Array, address
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
-_SWIZZLES = {0: 0, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _128B
+_SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _32B, _64B, _128B
 MOST = 2**31 - 2**10  # in a kernel's int: the end of a tile or step that begins below it must fit too
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class TensorMap:
-    """A contiguous array of 2 to 5 axes and the ``box`` of it that one copy brings, both with the last axis fastest.
+    """A contiguous array of 1 to 5 axes and the ``box`` of it that one copy brings, both with the last axis fastest.
 
-    With ``swizzle=128`` the box's last axis must be 128 bytes, and its 16-byte pieces are exchanged in shared memory:
-    piece p of row r goes to piece p ^ r % 8. Raises ValueError for what TMA cannot copy.
+    With a ``swizzle`` of 32, 64 or 128 bytes, the box's last axis must be that long, and its 16-byte pieces are
+    exchanged in shared memory. For 128: piece p of row r goes to piece p ^ r % 8. ``shape`` and ``strides`` (in bytes,
+    the last one an element's) are for copies that see the array's memory otherwise: of a matrix whose tiles are wider
+    than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). Raises ValueError for what TMA
+    cannot copy.
     """
 
     array: Array
     box: tuple[int, ...]
     swizzle: int = 0
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what the hardware asks for."""
-        shape, item = self.array.shape, self.array.dtype.itemsize
-        if not 2 <= len(shape) <= 5 or len(self.box) != len(shape):
-            raise ValueError(f"a TensorMap has 2 to 5 axes and a box of as many, got {shape} and {self.box}")
+        item = self.array.dtype.itemsize
+        if bool(self.shape) != bool(self.strides) or len(self.shape) != len(self.strides):
+            raise ValueError(f"a TensorMap has a shape and as many strides, got {self.shape} and {self.strides}")
+        shape = self.shape or self.array.shape
+        if not 1 <= len(shape) <= 5 or len(self.box) != len(shape):
+            raise ValueError(f"a TensorMap has 1 to 5 axes and a box of as many, got {shape} and {self.box}")
         if any(not 1 <= b <= 256 for b in self.box):
             raise ValueError(f"a TensorMap's box has 1 to 256 elements along each axis, got {self.box}")
+        if self.strides and (self.strides[-1] != item or any(s % 16 or s < 0 for s in self.strides[:-1])):
+            raise ValueError(f"a TensorMap's strides are multiples of 16 bytes but for the last, got {self.strides}")
         self._check(item)
+        if sum((n - 1) * s for n, s in zip(shape, self.strides)) + item > self.array.nbytes:
+            raise ValueError(
+                f"{shape} with the strides {self.strides} is more than the array's {self.array.nbytes} bytes"
+            )
 
     def _check(self, item: int) -> None:
-        shape = self.array.shape
+        shape = self.shape or self.array.shape
         if not self.array.flags.c_contiguous or 0 in shape:
             raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
-        if max(shape) > MOST or math.prod(shape[1:]) * item >= 2**40:
+        if max(shape) > MOST or max(self.strides or (math.prod(shape[1:]) * item,)) >= 2**40:
             raise ValueError(f"a TensorMap has axes of at most {MOST} and strides below 2^40 bytes, got shape {shape}")
         if address(self.array) % 16:
             raise ValueError("a TensorMap's array must begin at a multiple of 16 bytes, and this one does not")
-        if shape[-1] * item % 16 or self.box[-1] * item % 16:
+        if (len(shape) > 1 and not self.strides and shape[-1] * item % 16) or self.box[-1] * item % 16:
             raise ValueError(
                 f"rows of a TensorMap and its box must be multiples of 16 bytes, got {shape} and {self.box}"
             )
@@ -59,9 +73,9 @@ class TensorMap:
 
     def axes(self) -> tuple[list[int], list[int], list[int]]:
         """Sizes, strides in bytes and the box, the fastest axis first."""
-        shape = self.array.shape
+        shape = self.shape or self.array.shape
         strides = [math.prod(shape[a + 1 :]) * self.array.dtype.itemsize for a in range(len(shape))]
-        return list(shape[::-1]), strides[::-1], list(self.box[::-1])
+        return list(shape[::-1]), list(self.strides or strides)[::-1], list(self.box[::-1])
 
     def encoded(self) -> Any:
         """For a GPU: the driver's 128 bytes, as an array of size one, which CuPy passes by value."""

@@ -240,8 +240,9 @@ class _TensorMap(ctypes.Structure):
 
     @classmethod
     def of(cls, given: TensorMap, address: int) -> "_TensorMap":
-        made = cls(address, given.array.ndim, given.array.dtype.itemsize, given.swizzle)
-        for field, values in zip((made.sizes, made.strides, made.box), given.axes()):
+        axes = given.axes()
+        made = cls(address, len(axes[0]), given.array.dtype.itemsize, given.swizzle)
+        for field, values in zip((made.sizes, made.strides, made.box), axes):
             field[: len(values)] = values
         if isinstance(given, Im2colMap):
             made.lower[:], made.upper[:], made.step[:] = given.start[::-1], given.upper[::-1], given.stride[::-1]
@@ -344,7 +345,7 @@ class Emulator:
                 f"kernel {kernel}: a cooperative launch has at most {MOST_TOGETHER} threads here, got {count}"
             )
         parameters = library.kernels[kernel]
-        maps = [v for v in values if isinstance(v, TensorMap)]
+        maps = {i: v for i, v in enumerate(values) if isinstance(v, TensorMap)}
         values = [*(v.array if isinstance(v, TensorMap) else v for v in values), *held]
         parameters += tuple(Parameter(f"held[{i}]", "V0", True, False) for i in range(len(held)))
         own, most = _held(library.own_bytes), SHARED_KILOBYTES.get(self.architecture, 99) << 10
@@ -360,6 +361,7 @@ class Emulator:
                 fresh.go_to(library)
         first = same_memory(parameters, values)
         written = {j for i, j in first.items() if parameters[i].pointer and not parameters[i].const}
+        written |= {first[i] for i in maps if parameters[i].type != "TensorMap" and values[i].flags.writeable}
         laid = {j: self._laid_out(values[j]) for j in first.values()}
         moved = [(values[j], found.array) for j, found in laid.items()]
         copies = [found.array for found in laid.values()] if held else []
@@ -381,10 +383,16 @@ class Emulator:
         for g in library.globals:
             buffers.append(_Buffer(library.begin() + g.offset, g.bytes, 0, None, False, g.name.encode()))
         cells: list[Any] = []
+        kept: list[np.ndarray] = []  # maps in memory
         for i, (p, v) in enumerate(zip(parameters, values)):
             address = laid[first[i]].array.ctypes.data if i in first else 0
-            if p.type == "TensorMap":
-                cells.append(_TensorMap.of(maps.pop(0), address))
+            if i in maps and p.pointer:
+                copy = guarded(structure(bytes(_TensorMap.of(maps[i], address))))
+                buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
+                cells.append(ctypes.c_void_p(copy.ctypes.data))
+                kept.append(copy)
+            elif i in maps:
+                cells.append(_TensorMap.of(maps[i], address))
             elif p.type[0] == "V" and not p.pointer:
                 copy = guarded(structure(led(bytes(v), moved)))
                 buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))

@@ -81,6 +81,7 @@ static void report_race(uint32_t where, const Region& region, Access kind, const
     if (findings.size() > known && kind == READ && other.kind == ATOMIC && guess.address != address)
         guess = {address, unsigned(current()), known};
     if (findings.size() == known || kind != WRITE || other.kind != WRITE || bytes > sizeof doubted.before) return;
+    if (visited >= 0) return;  // the bytes at this address are those of the block in place
     doubted.address = address;
     doubted.bytes = bytes;
     memcpy(doubted.before, address, bytes);
@@ -100,7 +101,7 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
 
     if (cell.readers && kind != READ) {
         if (Finding* f = report(MISSING_WAIT, where, 0, region.name))
-            snprintf(f->note, sizeof f->note, "a write to byte %ld of %s, which a product may still be reading",
+            snprintf(f->note, sizeof f->note, "a write to byte %ld of %s, which a product or a copy may still be reading",
                      long(address - region.begin), region.name.c_str());
     }
     if (async_proxy && cell.write && before_now(cell.write) && !visible_to_async_proxy(cell.write))

@@ -220,7 +220,7 @@ EMULATOR_QUIET void cvt_tf32(unsigned& d, float x) { d = to_tf32(x); }
 // --- memory --------------------------------------------------------------------------------------------------------------
 
 template <class D, class A>
-EMULATOR_QUIET void cvta_shared(D& d, A pointer) { d = unsigned(pointer); }
+EMULATOR_QUIET void cvta_shared(D& d, A pointer) { d = shared_address(reinterpret_cast<const void*>(pointer)); }
 
 template <bool SHARED>
 EMULATOR_QUIET char* at(unsigned long long address) {
@@ -312,20 +312,6 @@ EMULATOR_PTX void bar_sync(int number, int threads = 0) {
 }
 EMULATOR_PTX void bar_arrive(int number, int threads) { named_barrier_arrive(number, threads, EMULATOR_WHERE); }
 
-EMULATOR_PTX void mbarrier_init(unsigned long long barrier, int count) { emulator::mbarrier_init(at<true>(barrier), count, EMULATOR_WHERE); }
-EMULATOR_QUIET void mbarrier_inval(unsigned long long) {}
-template <class D>
-EMULATOR_PTX void mbarrier_arrive(unsigned long long barrier, D&) { emulator::mbarrier_arrive(at<true>(barrier), 0, EMULATOR_WHERE); }
-template <class D>
-EMULATOR_PTX void mbarrier_arrive_expect_tx(unsigned long long barrier, D&, int bytes) {
-    emulator::mbarrier_arrive(at<true>(barrier), bytes, EMULATOR_WHERE);
-}
-template <class D>  // waits until it is true
-EMULATOR_PTX void mbarrier_wait_parity(unsigned long long barrier, D& over, unsigned parity) {
-    emulator::mbarrier_wait(at<true>(barrier), parity, false, EMULATOR_WHERE);
-    over = true;
-}
-
 // --- shuffles ------------------------------------------------------------------------------------------------------------
 
 // In `c` are the bits of a lane's number that are its group's (5 bits from the 8th on), and the last lane of a group, or
@@ -354,9 +340,9 @@ EMULATOR_PTX void ldmatrix(unsigned long long row, D&... d) {
 }
 template <int N, bool TRANS, class... A>
 EMULATOR_PTX void stmatrix(unsigned long long row, A... values) {
-    static_assert(N == sizeof...(A) && !TRANS, "as many registers as matrices, which are not turned");
+    static_assert(N == sizeof...(A), "as many registers as matrices");
     const unsigned numbers[N] = {as<unsigned>(values)...};
-    store_matrices(at<true>(row), numbers, N, EMULATOR_WHERE);
+    store_matrices(at<true>(row), numbers, N, TRANS, EMULATOR_WHERE);
 }
 
 typedef unsigned U;
@@ -398,3 +384,6 @@ EMULATOR_PTX void mma_m16n8k32_s32_s8_s8_s32(U& d0, U& d1, U& d2, U& d3, U a0, U
 
 }  // namespace ptx
 }  // namespace emulator
+
+#include "emulator/assembly90.cuh"
+

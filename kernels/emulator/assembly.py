@@ -25,6 +25,10 @@ _SPECIAL = {
     "%laneid": "emulator::self->lane", "%lanemask_lt": "emulator::ptx::lanes_below()",
     "%lanemask_le": "(2 * emulator::ptx::lanes_below() + 1)", "%lanemask_gt": "~(2 * emulator::ptx::lanes_below() + 1)",
     "%lanemask_ge": "~emulator::ptx::lanes_below()", "%lanemask_eq": "(1u << emulator::self->lane)", "%smid": "0u",
+    "%cluster_ctarank": "unsigned(emulator::block_rank)", "%cluster_nctarank": "unsigned(emulator::cluster_blocks)",
+    "%cluster_ctaid.x": "unsigned(emulator::block_rank)", "%cluster_nctaid.x": "unsigned(emulator::cluster_blocks)",
+    "%clusterid.x": "(blockIdx.x / emulator::cluster_blocks)", "%nclusterid.x": "(gridDim.x / emulator::cluster_blocks)",
+    **{f"%{ptx}.{axis}": one for ptx, one in (("cluster_ctaid", "0u"), ("cluster_nctaid", "1u")) for axis in "yz"},
     "%clock": "0u", "%clock64": "0ull", "%globaltimer": "0ull", "%warpid": "emulator::ptx::warp()",
     **{f"%{ptx}.{axis}": f"{cuda}.{axis}" for ptx, cuda in
        (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim")) for axis in "xyz"},
@@ -95,18 +99,21 @@ class _Statement:
         self.program = program.replace("\\n", "\n").replace("\\t", "\t").replace("%%", "%")
         self.registers: set[str] = set()
         self.labels: list[str] = []
+        self.in_place: set[int] = set()  # operands that change after the statement: the sums of wgmma
 
     def as_cpp(self) -> str:
+        said = re.sub(r"//.*|/\*[\s\S]*?\*/|\s", " ", self.program)
+        body = "".join(self._statement(s.strip()) for s in said.split(";"))
         before, after = "", ""
         for k, (how, letter, expression) in enumerate(self.operands):
+            if k in self.in_place:
+                continue
             type_ = "const auto" if letter in "ni" else _TYPE.get(letter)
             if type_ is None:
                 raise _Unknown(f"inline PTX with an operand of the kind {letter}")
             given = expression if letter in "ni" else f"emulator::ptx::in<{type_}>({expression})"
             before += f"{type_} emulator_{k} = {given if how != '=' else '{}'}; "
             after += f"emulator::ptx::out({expression}, emulator_{k}); " if how else ""
-        said = re.sub(r"//.*|/\*[\s\S]*?\*/|\s", " ", self.program)
-        body = "".join(self._statement(s.strip()) for s in said.split(";"))
         labels = f"__label__ {', '.join(self.labels)}; " if self.labels else ""
         return f"({{ {labels}{before}{body}{after}}})"
 
@@ -133,6 +140,10 @@ class _Statement:
         opcode, _, rest = said.partition(" ")
         if opcode in ("bra", "bra.uni"):
             return f"goto {rest.strip()}; "
+        if opcode.startswith("cp.async.bulk."):
+            return self._bulk(opcode, _apart(rest))
+        if opcode.startswith("wgmma.mma_async."):
+            return self._product(opcode, _apart(rest))
         name = _function(opcode)
         if name is None:
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
@@ -146,13 +157,58 @@ class _Statement:
                 said += fence
         return said
 
+    def _bulk(self, opcode: str, operands: list[str]) -> str:
+        """A copy by TMA: of a box, whose coordinates are within the map's brackets, or of bytes, or a wait for stores."""
+        words = re.split(r"\.|::", opcode)
+        if "prefetch" in words:
+            return ""
+        if words[3:] in (["commit_group"], ["wait_group"], ["wait_group", "read"]):
+            return f"emulator::ptx::bulk_{words[3].partition('_')[0]}({', '.join(map(self._value, operands))}); "
+        spaces = [w for w in words if w in ("shared", "global")]
+        box = [list(map(self._value, _apart(o.strip("[]{} ")))) for o in operands]
+        loads = spaces == ["shared", "global"] and "mbarrier" in words
+        tiles = not {"im2col_no_offs", "gather4", "scatter4"} & set(words) and "add" not in words
+        if "tensor" in words and loads and tiles:
+            (to,), (map_, *at), (barrier,), *more = box
+            if "im2col" in words and len(at) == 4 and "multicast" not in words:
+                return f"emulator::ptx::tma_load_windows({', '.join([to, map_, barrier, *at, *more[0]])}); "
+            if "im2col" not in words:
+                ranks = more[0][0] if "multicast" in words else "1u << emulator::block_rank"
+                return f"emulator::ptx::tma_load({', '.join([to, map_, barrier, ranks, *at])}); "
+        elif "tensor" in words and spaces == ["global", "shared"] and tiles and "im2col" not in words:
+            return f"emulator::ptx::tma_store({', '.join([box[0][0], box[1][0], *box[0][1:]])}); "
+        elif "tensor" not in words and loads and "multicast" not in words:
+            return f"emulator::ptx::bulk_load_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}); "
+        elif "tensor" not in words and spaces == ["global", "shared"]:
+            return f"emulator::ptx::bulk_store_bytes({box[0][0]}, {box[1][0]}, {box[2][0]}); "
+        raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
+
+    def _product(self, opcode: str, operands: list[str]) -> str:
+        """A wgmma, whose sums change where they are, since they do later."""
+        shape, *types = opcode.split(".")[4:7] + [w for w in opcode.split(".")[7:] if w != "satfinite"]
+        columns, kinds = re.fullmatch(r"m64n(\d+)k\d+", shape), [_FACTORS.get(t) for t in types]
+        if not columns or len(kinds) != 3 or None in kinds:
+            raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
+        sums = [int(v.strip(" %")) for v in operands[0].strip("{} ").split(",")]
+        self.in_place |= set(sums)
+        places = ", ".join(f"emulator::ptx::sum({self.operands[k][2]})" for k in sums)
+        of_a = [self._value(v) for v in operands[1].strip("{} ").split(",")]
+        b, add, *more = map(self._value, operands[2:])
+        in_registers = len(of_a) == 4
+        a = f"const unsigned emulator_a[] = {{{', '.join(f'emulator::ptx::as<unsigned>({v})' for v in of_a)}}}; "
+        across = more[2:] if len(more) > 2 else ["0", "0"]
+        said = ["emulator_sums", *(("emulator_a", "0") if in_registers else ("nullptr", of_a[0])), b, f"bool({add})"]
+        said += [*(more[:2] or ["1", "1"]), *(["0"] if len(across) == 1 else []), *across]
+        name = f"wgmma<{', '.join(f'emulator::{k}' for k in kinds)}, {columns[1]}>"
+        return f"{{ unsigned* const emulator_sums[] = {{{places}}}; {a * in_registers}emulator::ptx::{name}({', '.join(said)}); }} "
+
     def _name(self, register: str) -> str:
         return f"ptx_{register.lstrip('%')}"
 
     def _arguments(self, text: str) -> list[str]:
         """All operands, those of groups and addresses one by one; an address comes first, whatever its place in PTX."""
         addresses = [self._value(a) for a in re.findall(r"\[([^\]]*)\]", text)]
-        others = re.sub(r"\[[^\]]*\]|[{}]", "", text)
+        others = re.sub(r"\[[^\]]*\]|[{}]", "", text.replace("|", ","))  # of a register and a predicate: %r|%p
         return addresses + [self._value(v) for v in others.split(",") if v.strip()]
 
     def _value(self, said: str) -> str:
@@ -172,6 +228,11 @@ class _Statement:
         if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+U?|\d+(\.\d*)?)", said):
             return said
         raise _Unknown(f"inline PTX with the operand {said}")
+
+
+def _apart(text: str) -> list[str]:
+    """What commas divide, outside of braces and brackets."""
+    return [p.strip() for p in re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|[^,\[{])+", text) if p.strip()]
 
 
 def _function(opcode: str) -> str | None:
@@ -194,6 +255,8 @@ def _function(opcode: str) -> str | None:
             return f"mma_{name}" if others[1:] == ["row", "col"] and name in _PRODUCTS else None
         case "cp":
             return _COPIES.get(".".join(others))
+        case "ld" | "st" if "shared::cluster" in opcode:
+            return f"{base}_cluster<{first}>" if count == "1" and others == ["shared", "cluster"] else None
         case "ld" | "st":
             return (
                 None
@@ -215,16 +278,33 @@ def _function(opcode: str) -> str | None:
                 if name in ("eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs")
                 else None
             )
+        case "barrier" if "cluster" in others:
+            arrives = f"cluster_arrive<{str('relaxed' in words).lower()}>"
+            return {"arrive": arrives, "wait": "cluster_wait"}.get(others[1])
         case "bar" | "barrier":
             return {"": "bar_sync", "arrive": "bar_arrive"}.get(".".join(others))
         case "membar" | "fence":
             if "proxy" in others:
                 return "fence_proxy" if "async" in others else None
+            if "mbarrier_init" in others:
+                return "fence_mbarrier_init"
             return f"fence<{str('cta' not in words).lower()}>"
         case "mbarrier":
-            return _OF_BARRIERS.get(".".join(w for w in others if w not in ("shared", "release", "acquire")))
-        case "prefetch" | "griddepcontrol" | "nanosleep" | "discard":
+            function = _OF_BARRIERS.get(
+                ".".join(w for w in others if w not in ("shared", "cluster", "release", "acquire"))
+            )
+            of_cluster = "cluster" in opcode.split(".")  # and not shared::cluster
+            return f"{function}<{str(of_cluster).lower()}>" if function == "mbarrier_wait" else function
+        case "prefetch" | "griddepcontrol" | "nanosleep" | "discard" | "createpolicy":
             return "nothing"
+        case "mapa":
+            return "mapa" if "shared" in others and kinds == ["u32"] else None
+        case "elect":
+            return "elect"
+        case "setmaxnreg":
+            return f"setmaxnreg<{str(others == ['inc']).lower()}>"
+        case "wgmma":
+            return f"wgmma_{others[0]}"
         case "trap":
             return "trap"
     name = ".".join([base, *(w for w in others if w not in ("approx", "full"))])
@@ -247,9 +327,15 @@ _COPIES = {
     "async.wait_all": "cp_async_wait_all",
 }  # fmt: skip
 _OF_BARRIERS = {
-    "init": "mbarrier_init", "inval": "mbarrier_inval", "arrive": "mbarrier_arrive",
-    "arrive.expect_tx": "mbarrier_arrive_expect_tx", "try_wait.parity": "mbarrier_wait_parity",
-    "test_wait.parity": "mbarrier_wait_parity",
+    "init": "mbarrier_init",
+    "inval": "mbarrier_inval",
+    "arrive": "mbarrier_arrive",
+    "expect_tx": "mbarrier_expect_tx",
+    "arrive.expect_tx": "mbarrier_arrive_expect_tx",
+    **{f"{how}_wait{of}": "mbarrier_wait" for how in ("try", "test") for of in ("", ".parity")},
+}
+_FACTORS = {
+    "f32": "F32", "f16": "FP16", "bf16": "BF16", "tf32": "TF32", "e4m3": "E4M3", "e5m2": "E5M2", "s8": "S8", "u8": "U8", "s32": "S32",
 }  # fmt: skip
 _TYPES = {
     "pred": "bool", "b8": "unsigned char", "u8": "unsigned char", "s8": "signed char", "b16": "unsigned short",

@@ -122,24 +122,26 @@ static void end_phase_if_complete(Barrier& b) {
     b.waiting.clear();
 }
 
-static void arrive_at(Barrier& b, Clock& gathering, int bytes, uint32_t where) {
+static void arrive_at(Barrier& b, Clock& gathering, int bytes, int count, uint32_t where) {
     Clock& mine = fibers[current()].clock;
-    if (!b.pending) {
+    if (b.pending < count) {
         report_note(BAD_OPERAND, where, "more arrivals at an mbarrier than the %d that it was made for", b.count);
         abandon();
     }
     join(gathering, mine);
     mine[in_cluster(current())]++;
     b.bytes += bytes;
-    b.pending--;
+    b.pending -= count;
     end_phase_if_complete(b);
 }
 
-void mbarrier_arrive(void* address, int bytes, const void* return_address) {
+void mbarrier_arrive(void* address, int bytes, const void* return_address, int count) {
     const uint32_t where = place(return_address);
     Barrier& b = barrier_at(address, where);
-    arrive_at(b, b.gathering, bytes, where);
+    arrive_at(b, b.gathering, bytes, count, where);
 }
+
+bool mbarrier_phase(void* address, const void* return_address) { return barrier_at(address, place(return_address)).phase & 1; }
 
 void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* return_address) {
     const uint32_t where = place(return_address);
@@ -151,7 +153,7 @@ void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* 
             abandon();
         }
         if ((b.phase & 1) != parity) {
-            if (of_cluster) join(me.clock, b.released_afar);
+            if (of_cluster || !strict) join(me.clock, b.released_afar);
             learn(current(), b.released);
             return;
         }
@@ -172,4 +174,6 @@ void fence_mbarrier_init() {
 void fence_proxy_async() {
     Clock& c = fibers[current()].clock;
     std::copy_n(c.begin(), part_size, c.begin() + part_size);
+    for (Barrier& b : barriers)  // as in CUDA's guide; the PTX manual has an instruction of its own for them
+        if (!strict && before_now(b.made)) b.fenced = true;
 }

@@ -22,6 +22,7 @@ from ..source import (
     Parameter,
     WrongSource,
     cache_directory,
+    check_cluster,
     clusters_of,
     headers_of,
     kernels_of,
@@ -36,7 +37,7 @@ HERE = Path(__file__).parent
 CUDAS_HEADERS = HERE / "include"  # what we have of the headers that come with CUDA: <cuda_fp16.h>
 # Headers that findings do not name: they name the line that uses them.
 WRAPPERS = (
-    "assembly.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
+    "assembly.cuh", "assembly90.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
     *sorted(f.name for f in CUDAS_HEADERS.rglob("*.*")),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
@@ -93,8 +94,8 @@ LAST = """.section shared_memory,"aw"
 # That of <cassert> would stop Python.
 ASSERT = '#undef assert\n#define assert(true_) ((true_) ? (void)0 : emulator_assert("assert(" #true_ ")"))\n'
 INLINE = "#define inline\n#define __inline__\n"
-# The architecture whose inline PTX the emulator supports: for Hopper's there is lib/ptx90.cuh.
-NVCC = "#define __CUDA_ARCH__ 800\n#define __CUDACC_VER_MAJOR__ 13\n#define __CUDACC_VER_MINOR__ 0\n"
+# For a Hopper.
+NVCC = "#define __CUDA_ARCH__ 900\n#define __CUDA_ARCH_FEAT_SM90_ALL\n#define __CUDACC_VER_MAJOR__ 13\n#define __CUDACC_VER_MINOR__ 0\n"
 # A kernel's own overload of one of these would hide ours.
 OVERLOADED = "".join(
     f"using ::{name};\n"
@@ -231,22 +232,25 @@ def _built(
         raise WrongSource(f'{source.name} has no kernel, which would be extern "C" __global__ void name(...)')
     if not expressions and not re.search(r'\bextern\s+"C"', without_comments(text)):
         raise WrongSource(f'{source.name}: kernels must be extern "C", or a GPU does not know them by their names')
-    clusters = clusters_of(text, dict(defines))
     if expressions:
         looks = preprocessed(text, defines)
-        bounds = {k: said for k in expressions if (said := foreign.launch_bounds_of(looks, k))}
+        bounds = {k: said for k in expressions if (said := foreign.attribute_of(foreign.BOUNDS, looks, k))}
+        dims = {k: said for k in expressions if (said := foreign.attribute_of(foreign.CLUSTER, looks, k))}
+        clusters = {}
     else:
         bounds = {k: f"static constexpr int words[3] = {{{words}}};" for k, words in launch_bounds_of(text).items()}
+        clusters, dims = clusters_of(text, dict(defines)), {}
     doors = ""
     for i, k in enumerate(expressions or kernels):
         doors += f'#line 1 "{DOOR}{k}"\n'
         doors += f'extern "C" __attribute__((no_sanitize("thread"))) void emulator_enter_{i}(void** emulator_values) '
         doors += f"{{ emulator::call({k}, emulator_values); }}\n"
-        if k in bounds:
-            space, _ = foreign.space_and_name(k)
-            using = f"using namespace {space}; " if space else ""
-            doors += f"namespace {{ {using}struct EmulatorBounds{i} {{ {bounds[k]} }}; }}\n"
-            doors += f'extern "C" const int* const emulator_bounds_{i} = EmulatorBounds{i}::words;\n'
+        for what, given in (("bounds", bounds), ("cluster", dims)):
+            if k in given:
+                space, _ = foreign.space_and_name(k)
+                using = f"using namespace {space}; " if space else ""
+                doors += f"namespace {{ {using}struct Emulator_{what}_{i} {{ {given[k]} }}; }}\n"
+                doors += f'extern "C" const int* const emulator_{what}_{i} = Emulator_{what}_{i}::words;\n'
         if expressions:
             doors += f'extern "C" const emulator::Passed emulator_passed_{i} = emulator::passed({k});\n'
     words = assembly.translated(foreign.in_our_words(text))
@@ -287,6 +291,9 @@ def _built(
         if k in bounds:
             threads, blocks = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_bounds_{i}")[:2]
             most[k] = (threads, blocks)
+        if k in dims:
+            x, *others = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_cluster_{i}")[:3]
+            clusters[k] = check_cluster(k, x, others)
     shared, variables = _variables(file)
     own_bytes = 0 if expressions else sum(s.bytes for s in shared)
     return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes)

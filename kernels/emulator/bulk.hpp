@@ -3,7 +3,8 @@
 // One thread starts the copy of a box out of an array whose shape, strides and box a TensorMap describes; an engine of its
 // own (the "async proxy") carries it out and then tells an mbarrier how many bytes have come. Here that happens as late as it
 // can: when no thread can go on without it. What lies outside of the array is 0. With the swizzle of 128 bytes, the 16-byte
-// pieces of a row of 128 bytes are exchanged: piece p of row r goes to piece p ^ r % 8.
+// pieces of a row of 128 bytes are exchanged: piece p of row r goes to piece p ^ r % 8. With 64 bytes, of which two rows
+// make 128, it is p ^ r / 2 % 4, and with 32 p ^ r / 4 % 2: bits 7 to 9 of the address decide, wherever the tile begins.
 //
 // What ordinary stores have written, the engine need not see before a fence.proxy.async of a thread that knows of them.
 //
@@ -21,9 +22,9 @@ struct Bulk {
 
 static vector<Bulk> bulks;  // on their way
 
-static char* swizzled(char* address, unsigned swizzle) {  // in a tile that begins at a multiple of 1024
+static char* swizzled(char* address, unsigned swizzle) {
     const uintptr_t a = reinterpret_cast<uintptr_t>(address);
-    return reinterpret_cast<char*>(swizzle == 128 ? a ^ (a >> 7 & 7) << 4 : a);
+    return reinterpret_cast<char*>(a ^ (a >> 7 & (swizzle ? swizzle / 16 - 1 : 0)) << 4);
 }
 
 // Windows of images begin at every step[]-th column and row between two corners. A copy of them goes through the windows of
@@ -84,7 +85,8 @@ static void report_absence(const Event& visit, int rank, const char* what);
 static void start_bulk(void* shared, const TensorMap* map, void* barrier, unsigned ranks, const int* at, const int* offset,
                        uint32_t where) {
     char* const target = static_cast<char*>(shared);
-    const unsigned align = map->swizzle == 128 ? 1024 : 128;
+    // Hardware takes any multiple of 128, but then rows of the tile begin in the middle of the pattern.
+    const unsigned align = map->swizzle && strict ? 8 * map->swizzle : map->of_bytes ? 16 : 128;
     if (reinterpret_cast<uintptr_t>(target) % align) {
         report_note(MISALIGNED, where, "the target of this copy must be a multiple of %u bytes in shared memory", align);
         abandon();
@@ -165,6 +167,23 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
         abandon();
     }
     start_bulk(shared, map, barrier, 1 << block_rank, at, offset, where);
+}
+
+// A copy of so many bytes, without a map: 16 of them are an item here.
+static TensorMap map_of_bytes(const void* global, const void* shared, int bytes, uint32_t where) {
+    if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(shared) | bytes) % 16 || bytes <= 0) {
+        report_note(MISALIGNED, where, "a bulk copy is of a multiple of 16 bytes, from and to multiples of 16");
+        abandon();
+    }
+    TensorMap map = {const_cast<void*>(global), 1, 16, 0, {unsigned(bytes / 16)}, {unsigned(bytes / 16)}, {16}, {}, {}, {}, 0, 1};
+    return map;
+}
+
+void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, const void* return_address) {
+    const uint32_t where = place(return_address);
+    const TensorMap map = map_of_bytes(global, shared, bytes, where);
+    const int begin[] = {0, 0};
+    start_bulk(shared, &map, barrier, 1 << block_rank, begin, begin, where);
 }
 
 static void finish_a_bulk() {  // any of them

@@ -139,7 +139,7 @@ static void one_less_is_missing() {
     for (int member : waiting) wake_in_cluster(member);
 }
 
-void cluster_arrive(const void* return_address) {
+void cluster_arrive(const void* return_address, bool relaxed) {
     Fiber& me = fibers[current()];
     if (me.came) {
         report_note(BAD_OPERAND, place(return_address), "a second cluster_arrive with no cluster_wait after the first");
@@ -147,7 +147,7 @@ void cluster_arrive(const void* return_address) {
     }
     me.came = true;
     me.came_in = cluster_barrier.phase;
-    join(cluster_barrier.gathering, me.clock);
+    if (!relaxed) join(cluster_barrier.gathering, me.clock);
     me.clock[in_cluster(current())]++;
     one_less_is_missing();
 }
@@ -282,11 +282,11 @@ static const char* where_it_lies(const void* here, int rank) {
     return address + (in_shared_section(address) ? 0 : ptrdiff_t(dynamic_stride) * (rank - block_rank));
 }
 
-void mbarrier_arrive_at(void* here, int rank, const void* return_address) {
+void mbarrier_arrive_at(void* here, int rank, const void* return_address, int bytes, int count) {
     const uint32_t where = place(return_address);
     const Event now = event(where, ATOMIC);
     visit(rank, now);
     if (rank != block_rank) remember_visit(rank, now.thread, now);
     Barrier& b = barrier_at(here, where, rank);
-    arrive_at(b, rank == block_rank ? b.gathering : b.gathering_afar, 0, where);
+    arrive_at(b, rank == block_rank ? b.gathering : b.gathering_afar, bytes, count, where);
 }

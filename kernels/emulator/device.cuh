@@ -46,7 +46,11 @@ void bad_operand(const char* why, int number, const void* where, bool stops = tr
 void untrue(const char* what, const void* where);       // that a kernel promised
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();
-void* shared_pointer(unsigned address);  // of which the lowest 32 bits are known
+// Addresses in shared memory have 32 bits, also of other blocks of the cluster, whose rank is in them: runtime.cpp.
+unsigned shared_address(const void* pointer);
+void* shared_pointer(unsigned address, bool of_any_rank = false);  // what this block has there, if it is its own
+int rank_of(unsigned address);
+unsigned address_in_block(unsigned address, int rank, const void* where);
 
 // All lanes of the mask hand in `bytes` bytes; returns everybody's, 16 bytes for each lane.
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* where);
@@ -57,13 +61,13 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* wh
 void commit_copies();
 void wait_for_copies(int groups);
 void load_matrices(unsigned* result, int count, bool trans, const void* row, const void* where);
-void store_matrices(void* row, const unsigned* values, int count, const void* where);
+void store_matrices(void* row, const unsigned* values, int count, bool trans, const void* where);
 void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 // And include/mma.h: wmma.hpp.
-enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32, NONE };
+enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32, E4M3, E5M2, NONE };
 struct WarpProduct {  // D = A B + C. Element i of a matrix, row by row, is number i / 32 of lane i % 32.
     int m, n, k;                    // m x k times k x n
     Number factors, before, after;  // of A and B, of C, of D
@@ -73,13 +77,14 @@ struct WarpProduct {  // D = A B + C. Element i of a matrix, row by row, is numb
 };
 void multiply_fragments(const WarpProduct& product, const void* where);
 void matrix_in_memory(const void* first, size_t stride, size_t fragment_bytes, const void* where);  // in bytes
-// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, warpgroups.hpp, registers.hpp, clusters.hpp.
+// And lib/ptx90.cuh: barriers.hpp, bulk.hpp, stores.hpp, warpgroups.hpp, registers.hpp, clusters.hpp.
 struct TensorMap;
 void named_barrier_sync(int number, int count, const void* where);
 void named_barrier_arrive(int number, int count, const void* where);
 void mbarrier_init(void* address, int count, const void* where);
-void mbarrier_arrive(void* address, int bytes, const void* where);
-void mbarrier_arrive_at(void* here, int rank, const void* where);
+void mbarrier_arrive(void* address, int bytes, const void* where, int count = 1);
+void mbarrier_arrive_at(void* here, int rank, const void* where, int bytes = 0, int count = 1);
+bool mbarrier_phase(void* address, const void* where);  // the parity of the phase that goes on
 void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* where);
 void fence_mbarrier_init();
 void fence_proxy_async();
@@ -87,7 +92,12 @@ void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks
                const void* where);
 void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
                        const void* where);
-void cluster_arrive(const void* where);
+void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, const void* where);
+void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* where);
+void bulk_store_bytes(void* global, const void* shared, int bytes, const void* where);
+void commit_stores();
+void wait_for_stores(int groups);
+void cluster_arrive(const void* where, bool relaxed = false);
 void cluster_wait(const void* where);
 void grid_arrive(const void* where);
 long long ticks();
@@ -98,6 +108,15 @@ unsigned long long wgmma_descriptor(const void* tile, int panel, const void* whe
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where);
 void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where);
+struct GroupProduct {  // as inline PTX has it: sums = sign A B^T + (add ? sums : 0)
+    Number a_type, b_type, sum_type;
+    int columns;
+    unsigned* const* sums;  // registers, with two numbers of FP16 in each
+    const unsigned* a;      // four registers, or null
+    unsigned long long a_tile, b_tile;
+    bool across_a, across_b, add, minus;
+};
+void wgmma(const GroupProduct& product, const void* where);
 void wgmma_fence(const void* sums = nullptr, int count = 0);
 void wgmma_commit();
 void wgmma_wait(int groups, const void* where);
@@ -119,7 +138,7 @@ struct alignas(64) emulator::TensorMap {  // what a GPU keeps in 128 bytes of it
     unsigned box[5];
     unsigned long long sizes[5], strides[5];  // the first axis is the one whose elements lie next to each other
     signed char lower[2], upper[2];           // of windows, columns and rows: see Im2colMap in tensor_map.py
-    unsigned char step[2], of_windows;
+    unsigned char step[2], of_windows, of_bytes;          // or of a copy that has no map
 };
 static_assert(sizeof(emulator::TensorMap) == 128, "as large as a GPU's");
 typedef emulator::TensorMap TensorMap;

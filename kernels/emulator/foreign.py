@@ -18,7 +18,7 @@ _KERNEL = re.compile(
 _VARIABLE = re.compile(r"\b__device__\b(?=(?![^;{}()=\[]*\boperator\b)[^;{}()=\[]*[;=\[])")
 # Included before; here it would undo our assert.
 _CASSERT = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", re.MULTILINE)
-_BOUNDS = re.compile(r"__launch_bounds__\s*\(")
+BOUNDS, CLUSTER = "__launch_bounds__", "__cluster_dims__"
 MOST_ARGUMENTS = 64  # as in device.cuh
 
 
@@ -111,10 +111,20 @@ def _parameter_names(text: str, expression: str) -> list[str]:
     return [w[-1] for w in words if w]
 
 
-def launch_bounds_of(text: str, expression: str) -> str:
-    """The body of a C++ structure with the launch bounds of a kernel as ``words``, in terms of its template's arguments; or ""."""
+def by_own_copy(text: str, expression: str, number: int) -> bool:
+    """Whether a kernel's parameter is passed by value and not ``__grid_constant__``: its address is that of a thread's own copy."""
     found = _definition(text, expression)
-    said = _BOUNDS.search(found["head"]) if found else None
+    parts = apart(found["parameters"]) if found else []
+    return number < len(parts) and "__grid_constant__" not in parts[number] and "*" not in parts[number]
+
+
+def attribute_of(attribute: str, text: str, expression: str) -> str:
+    """The body of a C++ structure with the numbers of a kernel's attribute as ``words``, in terms of its template's arguments; or "".
+
+    They are the launch bounds, or the sizes of its cluster.
+    """
+    found = _definition(text, expression)
+    said = re.search(rf"{attribute}\s*\(", found["head"]) if found else None
     if found is None or said is None:
         return ""
     words = found["head"][said.end() :]

@@ -205,7 +205,7 @@ inline double __int2double_rn(int x) { return x; }
 inline double __uint2double_rn(unsigned x) { return x; }
 
 // The address in shared memory, of 32 bits.
-inline size_t __cvta_generic_to_shared(const void* pointer) { return unsigned(reinterpret_cast<size_t>(pointer)); }
+inline size_t __cvta_generic_to_shared(const void* pointer) { return emulator::shared_address(pointer); }
 inline void* __cvta_shared_to_generic(size_t address) { return emulator::shared_pointer(unsigned(address)); }
 
 // --- loads and stores that say what to do with the caches ------------------------------------------------------------

@@ -86,17 +86,23 @@ static void store_for_all(void* const* handed_in) {
                 abandon();
             }
             touch(row + i % 4 * 4, 4, WRITE, lane[i]->where);
-            memcpy(row + i % 4 * 4, &lane[i]->result[m], 4);
+            unsigned pair = lane[i]->result[m];
+            if (lane[0]->trans)  // numbers i / 4 of the rows that two lanes would have stored
+                for (int half = 0; half < 2; half++) {
+                    const unsigned from = lane[i % 4 * 8 + half * 4 + i / 8]->result[m];
+                    memcpy(reinterpret_cast<char*>(&pair) + 2 * half, reinterpret_cast<const char*>(&from) + i / 4 % 2 * 2, 2);
+                }
+            memcpy(row + i % 4 * 4, &pair, 4);
         }
     }
 }
 
-void store_matrices(void* row, const unsigned* values, int count, const void* where) {
-    Load mine{const_cast<unsigned*>(values), count, false, static_cast<char*>(row), place(where)};
+void store_matrices(void* row, const unsigned* values, int count, bool trans, const void* where) {
+    Load mine{const_cast<unsigned*>(values), count, trans, static_cast<char*>(row), place(where)};
     together(&mine, store_for_all, mine.where);
 }
 
-// --- numbers of 16 and 19 bits -----------------------------------------------------------------------------------------
+// --- numbers of 8, 16 and 19 bits -----------------------------------------------------------------------------------------
 
 static uint32_t bits_of(float x) {
     uint32_t bits;
@@ -115,6 +121,12 @@ float from_bf16(unsigned short bits) { return float_of(uint32_t(bits) << 16); }
 unsigned short to_bf16(float x) {
     const uint32_t bits = bits_of(x);
     return x != x ? 0x7fff : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static float from_e4m3(unsigned bits) {  // 8 bits: no Inf, and NaN is all ones
+    const unsigned exponent = bits >> 3 & 15, mantissa = bits & 7;
+    const float size = (bits & 127) == 127 ? float_of(0x7fc00000) : exponent ? ldexpf(8 + mantissa, int(exponent) - 10) : mantissa * 0x1p-9f;
+    return bits & 128 ? -size : size;
 }
 
 float from_fp16(unsigned short bits) {

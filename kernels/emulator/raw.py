@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from ..launch import Resources, resources_of
-from ..source import Parameter, WrongSource, check_grid, three
+from ..source import Parameter, WrongSource, check_grid, check_whole_clusters, three
+from ..tensor_map import TensorMap
 from . import BadArguments, Emulator, Use
 from .build import Library, build_kernels, preprocessed
-from .foreign import kernel_names, space_and_name
+from .foreign import by_own_copy, kernel_names, space_and_name
 from .options import macros_and_folders, with_headers
 
 UNASKED = 48 << 10  # bytes of shared memory that a launch may have unless its kernel was allowed more
@@ -67,6 +68,7 @@ class RawModule:
         self.text, own = (code.read_text(encoding="utf-8"), code.parent) if isinstance(code, Path) else (code, None)
         self.code = with_headers(self.text, self.file.name, folders, own)
         looks = preprocessed(self.code, self.defines)
+        self.looks = looks
         self.names = tuple(name_expressions or kernel_names(looks))
         self.seeds = seeds
         self.strict = strict
@@ -155,13 +157,21 @@ class RawKernel:
         parameters = library.kernels[self.name]
         blocks, threads = _sizes("grid", grid), _sizes("block", block)
         check_grid(self.name, blocks, threads)
+        check_whole_clusters(self.name, blocks, library.clusters)
         values = _passed(self.name, parameters, args)
+        for i, v in enumerate(values):
+            if isinstance(v, TensorMap) and not parameters[i].pointer and by_own_copy(self.module.looks, self.name, i):
+                raise WrongSource(
+                    f"kernel {self.name}: parameter {parameters[i].name} must be const __grid_constant__, or TMA gets "
+                    "the address of a thread's own copy"
+                )
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise ValueError(
                 f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, "
                 f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
             )
-        arrays = [v for v in (*values, *held) if isinstance(v, np.ndarray) and v.flags.writeable]
+        arrays = [v.array if isinstance(v, TensorMap) else v for v in (*values, *held)]
+        arrays = [a for a in arrays if isinstance(a, np.ndarray) and a.flags.writeable]
         arrays += [self.module.get_global(g.name) for g in library.globals]
         before = [a.copy() for a in arrays]
         device = Emulator(strict=self.module.strict)
@@ -198,9 +208,11 @@ def _passed(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -
         raise BadArguments(f"kernel {kernel}: {error}") from None
 
 
-def _array(p: Parameter, value: Any) -> np.ndarray | None:
+def _array(p: Parameter, value: Any) -> np.ndarray | TensorMap | None:
     if value is None or (isinstance(value, int | np.integer) and value == 0):
         return None
+    if isinstance(value, TensorMap) and p.type in ("V0", "V128"):
+        return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{p.name} must be an array, got {type(value).__name__}")
     if not value.flags.c_contiguous:
@@ -229,6 +241,8 @@ def _array(p: Parameter, value: Any) -> np.ndarray | None:
 def _scalar(p: Parameter, value: Any) -> Any:
     kind, size = p.type[0], int(p.type[1:])
     said = f"{p.name} must be {_words(p.type)}"
+    if isinstance(value, TensorMap) and p.type == "V128":
+        return value
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError(f"{said}, got an array")
     if not isinstance(value, int | float | complex | np.generic | np.ndarray):

@@ -287,10 +287,39 @@ static vector<uint32_t> free_copies;  // places in it
 
 void* dynamic_shared() { return dynamic_begin; }
 
-void* shared_pointer(unsigned address) {
-    const auto from = [&](char* base) { return base + int(address - unsigned(reinterpret_cast<uintptr_t>(base))); };
-    char* const in_section = from(program.shared_begin);
-    return in_shared_section(in_section) ? in_section : from(dynamic_begin);  // or beside it
+// Addresses in shared memory, of 32 bits: a block's dynamic memory begins at WINDOW, its own arrays end at most at 2^18 (if
+// both fit), for a descriptor of wgmma has 18 bits. In the 8 bits above 24 is whose memory it is: 0 for the block's that
+// asks, or a rank in the cluster plus 1. Lower bits are the host's, so that what is aligned here is aligned there.
+const unsigned WINDOW = DYNAMIC_ZONE, OF_A_BLOCK = 1u << 24, NOWHERE = OF_A_BLOCK - 16;
+static unsigned own_arrays;  // where they begin
+
+static void lay_window(size_t dynamic_bytes) {
+    const size_t own = program.shared_end - program.shared_begin, low = reinterpret_cast<uintptr_t>(program.shared_begin) % 1024;
+    const size_t free = (WINDOW + dynamic_bytes + DYNAMIC_ZONE) / 1024 * 1024 + 1024;
+    own_arrays = unsigned(std::max(free, own < 1 << 17 ? (1 << 18) / 1024 * 1024 - (own + 2047) / 1024 * 1024 : 0) + low);
+}
+
+unsigned shared_address(const void* pointer) {
+    const char* const p = static_cast<const char*>(pointer);
+    if (in_shared_section(p)) return own_arrays + unsigned(p - program.shared_begin);
+    const ptrdiff_t offset = p - dynamic_begin;
+    return offset >= -ptrdiff_t(DYNAMIC_ZONE) && offset < 1 << 20 ? WINDOW + unsigned(offset) : NOWHERE;
+}
+
+int rank_of(unsigned address) { return address / OF_A_BLOCK ? int(address / OF_A_BLOCK) - 1 : block_rank; }
+
+void* shared_pointer(unsigned address, bool of_any_rank) {
+    if (of_any_rank || rank_of(address) == block_rank) address %= OF_A_BLOCK;
+    char* const in_section = program.shared_begin + (ptrdiff_t(address) - own_arrays);
+    return in_shared_section(in_section) ? in_section : dynamic_begin + (ptrdiff_t(address) - WINDOW);  // or beside it
+}
+
+unsigned address_in_block(unsigned address, int rank, const void* where) {
+    if (rank < 0 || rank >= cluster_blocks) {
+        report_note(BAD_OPERAND, place(where), "block %d of a cluster of %d blocks", rank, cluster_blocks);
+        abandon();
+    }
+    return address % OF_A_BLOCK + (rank + 1) * OF_A_BLOCK;
 }
 
 #include "copies.hpp"
@@ -299,6 +328,7 @@ void* shared_pointer(unsigned address) {
 #include "barriers.hpp"
 #include "bulk.hpp"
 #include "warpgroups.hpp"
+#include "stores.hpp"
 #include "registers.hpp"
 #include "clusters.hpp"
 #include "faults.hpp"
@@ -368,6 +398,7 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     char* const dynamic_end = dynamic_begin + dynamic_bytes;
     const char* const called = dynamic_bytes ? "dynamic shared memory" : "dynamic shared memory, of which the launch has none,";
     regions.push_back({dynamic_begin, dynamic_end, DYNAMIC_ZONE, called, true, false});
+    lay_window(dynamic_bytes);
     prepare_cluster();
 
     const size_t clusters = size_t(grid[0]) * grid[1] * grid[2] / cluster_blocks;

@@ -3,6 +3,7 @@
 static void run_fiber() {
     entry(values);
     check_copies_at_exit();
+    check_stores_at_exit();
     check_products_at_exit();
     check_registers_at_exit();
     fibers[current()].state = DONE;
@@ -56,6 +57,7 @@ static void start_cluster(unsigned first) {  // its first block's number
     copies.clear();
     free_copies.clear();
     bulks.clear();
+    stores.clear();
     cluster_barrier.restart();
     for (int rank = 0; rank < cluster_blocks; rank++) {
         bring_in(rank);

@@ -4,20 +4,35 @@
 // may write to the operands (`readers` in a cell) or change the sums (`Sums` remembers them). It reads by the async proxy, so
 // what ordinary stores have written must be made visible by fence_proxy_async.
 //
-// An operand is rows of 64 bf16 numbers, 128 bytes, in the swizzle of TMA; 8 rows follow each other, and the descriptor says
-// where the next 8 are. One product takes 16 numbers of each row, 32 bytes from where the descriptor points to. If the
-// operand lies across it takes 16 rows, with a number for each of 64 rows of the matrix, and the descriptor says where the
-// next 64 are. Rows of int8 numbers are 128 of them, of which a product takes 32, the same bytes; they cannot lie across.
+// One product takes 32 bytes of each row of the operands' matrices, two pieces of 16: 16 numbers of 16 bits, 32 of 8, 8 of
+// tf32. The descriptor says where the rows lie (in units of 16 bytes; bits 0-13: the first one) and how they are swizzled.
+// With rows of W = 128, 64 or 32 bytes in the swizzle of that name (bits 62-63: 1, 2, 3), 8 rows follow each other, and the
+// stride (bits 32-45) leads to the next 8. Without a swizzle (0) the two pieces are apart: W is 16, 8 rows are the first
+// pieces, and the other number (bits 16-29, "leading") leads to the second ones.
+//
+// Numbers of 16 bits may also lie across: a row of W bytes has, for one place on the inner axis, the numbers for W / 2 rows of
+// the matrix. The stride leads from 8 places to the next 8, "leading" to the next W / 2 rows; without a swizzle, the other
+// way round.
 
-struct Product {
-    void* sums;
-    bool int8;  // factors of 8 bits and sums of whole numbers, else bf16 and float
-    int columns;
-    bool from_registers;
-    unsigned a[4];
-    unsigned long long a_tile, b_tile;
-    bool across_a, across_b;
+struct Product : GroupProduct {
+    unsigned* first;            // of the sums, if these are neighbours in memory, as in one array
+    vector<unsigned*> apart;    // or else all of them
+    unsigned from_registers[4];
     uint32_t where;
+
+    int count() const { return columns / (sum_type == FP16 ? 4 : 2); }  // of sums, in registers
+    unsigned* sum(int i) const { return first ? first + i : apart[i]; }
+    const void* name() const { return sum(0); }
+    void copy_sums(uint32_t* to) const {
+        if (first) memcpy(to, first, count() * sizeof *to);
+        for (int i = 0; i < count() && !first; i++) to[i] = *apart[i];
+    }
+    bool has_sums(const uint32_t* values) const {
+        if (first) return !memcmp(values, first, count() * sizeof *values);
+        for (int i = 0; i < count(); i++)
+            if (*apart[i] != values[i]) return false;
+        return true;
+    }
 };
 
 struct Sums {  // of a thread, with products that are still to be added
@@ -25,15 +40,15 @@ struct Sums {  // of a thread, with products that are still to be added
     vector<uint32_t> values;  // that they must have until the next product is added
 
     void remember(const Product& p) {
-        const uint32_t* const bits = static_cast<const uint32_t*>(p.sums);
-        values.assign(bits, bits + p.columns / 2);
+        values.resize(p.count());
+        p.copy_sums(values.data());
     }
 };
 
 struct Warpgroup {  // what a thread has begun
     vector<Product> open;
     std::deque<vector<Product>> groups;
-    std::unordered_map<void*, Sums> sums;
+    std::unordered_map<const void*, Sums> sums;  // by the address of the first
     bool fenced = false;
     size_t held = 0;  // how many sums a fence was for, and what was in them
     vector<std::pair<const void*, vector<uint32_t>>> at_fence;
@@ -43,38 +58,53 @@ struct Warpgroup {  // what a thread has begun
 static vector<Warpgroup> warpgroups;  // of each thread
 
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where) {
-    const long long offset = static_cast<const char*>(tile) - dynamic_begin;
-    if (offset < 0 || offset >= 1 << 18 || offset % 16 || panel < 0 || panel >= 1 << 18 || panel % 16) {
-        report_note(BAD_OPERAND, place(where), "an operand of wgmma must be aligned dynamic shared memory");
+    if (!in_shared(static_cast<const char*>(tile)) || reinterpret_cast<uintptr_t>(tile) % 16 || panel < 0 || panel >= 1 << 18 || panel % 16) {
+        report_note(BAD_OPERAND, place(where), "an operand of wgmma must be shared memory at a multiple of 16 bytes");
         abandon();
     }
-    if (offset & 0x380) {  // its base offset would not be 0
-        report_note(BAD_OPERAND, place(where), "eight rows of an operand of wgmma must begin at a multiple of 1024 bytes");
-        abandon();
-    }
-    return offset >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
+    return shared_address(tile) >> 4 | (unsigned long long)(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
-// 16 bytes: of a row of the matrix, the first or second half of its numbers; if it lies across, of a place on the inner
-// axis those for rows 8 i to 8 i + 7.
-static char* piece(unsigned long long tile, bool across, int row, int i) {
-    const long long panels = (tile >> 16 & 0x3fff) << 4, eights = (tile >> 32 & 0x3fff) << 4;
-    const long long at = row / 8 * eights + row % 8 * 128 + (across ? i / 8 * panels + i % 8 * 16 : i * 16);
-    return swizzled(dynamic_begin + ((tile & 0x3fff) << 4) + at, 128);
-}
+struct Tile {  // what a descriptor says
+    char* first;
+    unsigned width, leading, stride;
+    unsigned shift;  // a row of the tile has 1 << shift pieces
+    bool across;
+
+    Tile(unsigned long long bits, bool lies_across) : first(static_cast<char*>(shared_pointer((bits & 0x3fff) << 4))), across(lies_across) {
+        leading = unsigned(bits >> 16 & 0x3fff) << 4;
+        stride = unsigned(bits >> 32 & 0x3fff) << 4;
+        shift = bits >> 62 ? 4 - unsigned(bits >> 62) : 0;
+        width = 16 << shift;
+        if (across && !shift) std::swap(leading, stride);
+    }
+
+    // 16 bytes: of a row of the matrix the first or second piece; if it lies across, of a place on the inner axis the numbers
+    // for rows 8 i to 8 i + 7.
+    char* piece(unsigned row, unsigned i) const {
+        const unsigned beyond = across || !shift ? i >> shift : 0;  // of pieces that lie together
+        return swizzled(first + row / 8 * stride + row % 8 * width + beyond * leading + (i - (beyond << shift)) * 16, shift ? width : 0);
+    }
+};
 
 // Calls act(piece) for what a product reads of the operand's rows from `first` on.
 template <class Act>
-static void each_piece(unsigned long long tile, bool across, int first, int rows, Act act) {
-    for (int row = across ? 0 : first; row < (across ? 16 : first + rows); row++)
-        for (int i = across ? first / 8 : 0; i < (across ? (first + rows) / 8 : 2); i++) act(piece(tile, across, row, i));
+static void each_piece(const Tile& tile, int first, int rows, Act act) {
+    for (int row = tile.across ? 0 : first; row < (tile.across ? 16 : first + rows); row++)
+        for (int i = tile.across ? first / 8 : 0; i < (tile.across ? (first + rows) / 8 : 2); i++) act(tile.piece(row, i));
 }
 
 // The pieces that the warp of the current thread reads for a product.
 template <class Act>
 static void each_piece(const Product& p, Act act) {
-    if (!p.from_registers) each_piece(p.a_tile, p.across_a, current() / 32 % 4 * 16, 16, act);
-    each_piece(p.b_tile, p.across_b, 0, p.columns, act);
+    if (!p.a) each_piece(Tile(p.a_tile, p.across_a), current() / 32 % 4 * 16, 16, act);
+    each_piece(Tile(p.b_tile, p.across_b), 0, p.columns, act);
+}
+
+static void check_descriptor(unsigned long long bits, uint32_t where) {
+    const unsigned width = bits >> 62 ? 256u >> (bits >> 62) : 16, inside = (bits << 4) % (8 * width) & ~127u;
+    if (inside || bits >> 49 & 7)  // rows would begin there in the middle of the swizzle
+        report_note(BAD_OPERAND, where, "eight rows of an operand of wgmma must begin at a multiple of %u bytes, with the base offset 0", 8 * width);
 }
 
 static void each_cell(char* address, int change) {
@@ -85,7 +115,7 @@ static void each_cell(char* address, int change) {
 }
 
 static void check_sums(const Sums& sums, const Product& p) {
-    if (memcmp(sums.values.data(), p.sums, p.columns / 2 * sizeof(uint32_t)))
+    if (!p.has_sums(sums.values.data()))
         report_note(MISSING_WAIT, p.where, "the sums of this product were changed before the wait for it");
 }
 
@@ -96,6 +126,8 @@ static void begin_for_all(void* const* handed_in) {  // the warp's lanes are tog
         if (other.b_tile != p.b_tile || other.a_tile != p.a_tile)
             report_note(BAD_OPERAND, p.where, "lanes of a warp name different operands for one wgmma");
     }
+    if (!p.a) check_descriptor(p.a_tile, p.where);
+    check_descriptor(p.b_tile, p.where);
     async_proxy = true;
     each_piece(p, [&](char* address) {
         touch(address, 16, READ, p.where);
@@ -113,11 +145,11 @@ static std::pair<const void*, vector<uint32_t>>& held_at_fence(Warpgroup& me, co
     return me.at_fence[me.held];
 }
 
-static void begin_product(Product p) {
+static void begin_product(Product& p) {
     Warpgroup& me = warpgroups[current()];
     if (!me.fenced) report_note(MISSING_FENCE, p.where, "wgmma with no wgmma_fence since its sums were last touched");
-    const auto& held = held_at_fence(me, p.sums);
-    if (held.first && memcmp(held.second.data(), p.sums, p.columns / 2 * sizeof(uint32_t)))
+    const auto& held = held_at_fence(me, p.name());
+    if (held.first && !p.has_sums(held.second.data()))
         report_note(MISSING_FENCE, p.where, "the sums of this product were changed after the wgmma_fence for them");
     if (threads < current() / 128 * 128 + 128) {
         report_note(BAD_OPERAND, p.where, "wgmma is for four warps, and this group has only %d threads", threads % 128);
@@ -125,22 +157,38 @@ static void begin_product(Product p) {
     }
     me.operands = (me.operands * 31 + uint32_t(p.a_tile)) * 31 + uint32_t(p.b_tile);
     me.last = p.where;
-    Sums& mine = me.sums[p.sums];
+    Sums& mine = me.sums[p.name()];
     if (mine.products++) check_sums(mine, p);
     mine.remember(p);
     me.open.push_back(p);
     together(&p, begin_for_all, p.where);
 }
 
-void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
-           bool across_a, bool across_b, const void* where) {
-    Product p{sums, false, columns, a != nullptr, {}, a_tile, b_tile, across_a, across_b, place(where)};
-    if (a) std::copy(a, a + 4, p.a);
+// The products of lib/ptx90.cuh, with sums in one array; `a` is null if its tile is in memory.
+static void begin_product(void* sums, int columns, Number factors, Number sum, const unsigned* a, unsigned long long a_tile,
+                          unsigned long long b_tile, bool across_a, bool across_b, const void* where) {
+    Product p{{factors, factors, sum, columns, nullptr, a, a_tile, b_tile, across_a, across_b, true, false},
+              static_cast<unsigned*>(sums), {}, {}, place(where)};
+    if (a) std::copy(a, a + 4, p.from_registers);
     begin_product(p);
 }
 
+void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
+           bool across_a, bool across_b, const void* where) {
+    begin_product(sums, columns, BF16, F32, a, a_tile, b_tile, across_a, across_b, where);
+}
+
 void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where) {
-    begin_product({sums, true, columns, false, {}, a_tile, b_tile, false, false, place(where)});
+    begin_product(sums, columns, S8, S32, nullptr, a_tile, b_tile, false, false, where);
+}
+
+void wgmma(const GroupProduct& product, const void* where) {
+    Product p{product, product.sums[0], {}, {}, place(where)};
+    for (int i = 1; i < p.count(); i++)
+        if (product.sums[i] != p.first + i) p.apart.assign(product.sums, product.sums + p.count());
+    if (!p.apart.empty()) p.first = nullptr;
+    if (p.a) std::copy(p.a, p.a + 4, p.from_registers);
+    begin_product(p);
 }
 
 void wgmma_fence(const void* sums, int count) {  // or of no sums in particular
@@ -159,39 +207,95 @@ void wgmma_commit() {
     me.open.clear();
 }
 
+static int bytes_of(Number n) { return n == TF32 ? 4 : n == FP16 || n == BF16 ? 2 : 1; }
+
+template <Number TYPE>
+static double number_at(const void* at) {
+    if (TYPE == U8 || TYPE == S8) return TYPE == U8 ? *static_cast<const unsigned char*>(at) : *static_cast<const signed char*>(at);
+    unsigned bits = 0;
+    memcpy(&bits, at, bytes_of(TYPE));
+    if (TYPE == TF32) return float_of(bits & ~0x1fffu);  // the lower bits are not looked at
+    if (TYPE == E4M3) return from_e4m3(bits);
+    return TYPE == BF16 ? from_bf16(bits) : from_fp16(TYPE == E5M2 ? bits << 8 : bits);
+}
+
 // The operand's rows from `first` on as out[place on the inner axis][row].
-static void read_operand(unsigned long long tile, bool across, int first, int rows, double out[32][256]) {
+template <Number TYPE>
+static void read_tile(const Tile& tile, int first, int rows, double out[32][256]) {
+    const int bytes = bytes_of(TYPE), numbers = 16 / bytes;
     for (int i = 0; i < 2 * rows; i++) {
-        const int row = across ? i % 16 : first + i / 2, eight = across ? first / 8 + i / 16 : i % 2;
-        unsigned short bits[8];
-        memcpy(bits, piece(tile, across, row, eight), sizeof bits);
-        for (int e = 0; e < 8; e++)
-            (across ? out[row][i / 16 * 8 + e] : out[eight * 8 + e][i / 2]) = from_bf16(bits[e]);
+        const int row = tile.across ? i % 16 : first + i / 2, piece = tile.across ? first / 8 + i / 16 : i % 2;
+        const char* const from = tile.piece(row, piece);
+        for (int e = 0; e < numbers; e++)
+            (tile.across ? out[row][i / 16 * 8 + e] : out[piece * numbers + e][i / 2]) = number_at<TYPE>(from + e * bytes);
     }
 }
 
-static void read_bytes(unsigned long long tile, int first, int rows, double out[32][256]) {
-    for (int row = 0; row < rows; row++)
-        for (int half = 0; half < 2; half++) {
-            const char* const from = piece(tile, false, first + row, half);
-            for (int e = 0; e < 16; e++) out[16 * half + e][row] = (signed char)from[e];
+// The same of A in registers: those of mma.sync.
+template <Number TYPE>
+static void read_registers(Product* const* lane, double out[32][256]) {
+    const int bytes = bytes_of(TYPE), numbers = 4 / bytes;  // of a register
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 32 / bytes; k++) {
+            const Product& p = *lane[row % 8 * 4 + k / numbers % 4];
+            const unsigned& r = p.from_registers[row / 8 + k / (4 * numbers) * 2];
+            out[k][row] = number_at<TYPE>(reinterpret_cast<const char*>(&r) + k % numbers * bytes);
         }
 }
 
-// The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
+template <Number TYPE>
+static void read_operand(Product* const* lane, bool is_a, double out[32][256]) {
+    const Product& p = *lane[0];
+    if (!is_a) read_tile<TYPE>(Tile(p.b_tile, p.across_b), 0, p.columns, out);
+    else if (p.a) read_registers<TYPE>(lane, out);
+    else read_tile<TYPE>(Tile(p.a_tile, p.across_a), current() / 32 % 4 * 16, 16, out);
+}
+
+static void read_operand(Product* const* lane, bool is_a, double out[32][256]) {
+    switch (is_a ? lane[0]->a_type : lane[0]->b_type) {
+        case FP16: return read_operand<FP16>(lane, is_a, out);
+        case BF16: return read_operand<BF16>(lane, is_a, out);
+        case TF32: return read_operand<TF32>(lane, is_a, out);
+        case E4M3: return read_operand<E4M3>(lane, is_a, out);
+        case E5M2: return read_operand<E5M2>(lane, is_a, out);
+        case U8: return read_operand<U8>(lane, is_a, out);
+        default: return read_operand<S8>(lane, is_a, out);
+    }
+}
+
+// A lane's sum number i, and with `next` the one beside it, which are its numbers in 8 columns: of 32 bits each, or 16.
 template <class Sum>
+struct SumsOf32 {
+    typedef Sum Number;
+    static Sum get(const Product& p, int i, int next) {
+        Sum x;
+        memcpy(&x, p.sum(2 * i + next), 4);
+        return x;
+    }
+    static void put(const Product& p, int i, int next, Sum x) { memcpy(p.sum(2 * i + next), &x, 4); }
+};
+struct SumsOf16 {
+    typedef float Number;
+    static float get(const Product& p, int i, int next) { return from_fp16(*p.sum(i) >> 16 * next); }
+    static void put(const Product& p, int i, int next, float x) {
+        const unsigned short bits = to_fp16(x);
+        memcpy(reinterpret_cast<char*>(p.sum(i)) + 2 * next, &bits, 2);
+    }
+};
+
+// The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
+template <class Sums>
 static void add_products(Product* const* lane, const double a[32][256], const double b[32][256], int depth) {
+    const Product& p = *lane[0];
     for (int row = 0; row < 16; row++) {
         double left[32];
-        for (int k = 0; k < depth; k++) left[k] = a[k][row];
-        for (int j = 0; j < lane[0]->columns / 8; j++) {
-            Sum sum[8];
-            auto d = [&](int column) -> Sum& {
-                return static_cast<Sum*>(lane[row % 8 * 4 + column / 2]->sums)[j * 4 + row / 8 * 2 + column % 2];
-            };
-            for (int column = 0; column < 8; column++) sum[column] = d(column);
+        for (int k = 0; k < depth; k++) left[k] = p.minus ? -a[k][row] : a[k][row];
+        for (int j = 0; j < p.columns / 8; j++) {
+            typename Sums::Number sum[8] = {};
+            const auto owner = [&](int column) -> const Product& { return *lane[row % 8 * 4 + column / 2]; };
+            for (int column = 0; column < 8 && p.add; column++) sum[column] = Sums::get(owner(column), j * 2 + row / 8, column % 2);
             add_eight<256>(sum, left, b[0] + 8 * j, depth);
-            for (int column = 0; column < 8; column++) d(column) = sum[column];
+            for (int column = 0; column < 8; column++) Sums::put(owner(column), j * 2 + row / 8, column % 2, sum[column]);
         }
     }
 }
@@ -200,21 +304,17 @@ static void finish_for_all(void* const* handed_in) {
     Product* lane[32];
     for (int l = 0; l < 32; l++) lane[l] = static_cast<Product*>(handed_in[l]);
     const Product& p = *lane[0];
+    const int depth = 32 / bytes_of(p.a_type);
     static double a[32][256], b[32][256];
-    if (p.int8) read_bytes(p.a_tile, current() / 32 % 4 * 16, 16, a);
-    else if (!p.from_registers) read_operand(p.a_tile, p.across_a, current() / 32 % 4 * 16, 16, a);
-    else
-        for (int row = 0; row < 16; row++)
-            for (int k = 0; k < 16; k++)
-                a[k][row] = from_bf16((unsigned short)(lane[row % 8 * 4 + k % 8 / 2]->a[row / 8 + k / 8 * 2] >> 16 * (k % 2)));
-    if (p.int8) read_bytes(p.b_tile, 0, p.columns, b);
-    else read_operand(p.b_tile, p.across_b, 0, p.columns, b);
+    read_operand(lane, true, a);
+    read_operand(lane, false, b);
     Warpgroup* const warp = &warpgroups[current() / 32 * 32];
-    for (int l = 0; l < 32; l++) check_sums(warp[l].sums[lane[l]->sums], *lane[l]);
-    if (p.int8) add_products<int>(lane, a, b, 32);
-    else add_products<float>(lane, a, b, 16);
+    for (int l = 0; l < 32; l++) check_sums(warp[l].sums[lane[l]->name()], *lane[l]);
+    if (p.sum_type == S32) add_products<SumsOf32<int>>(lane, a, b, depth);
+    else if (p.sum_type == FP16) add_products<SumsOf16>(lane, a, b, depth);
+    else add_products<SumsOf32<float>>(lane, a, b, depth);
     for (int l = 0; l < 32; l++) {
-        Sums& sums = warp[l].sums[lane[l]->sums];
+        Sums& sums = warp[l].sums[lane[l]->name()];
         sums.remember(*lane[l]);
         sums.products--;
     }

@@ -218,7 +218,7 @@ PTX void tma_load_windows(void* shared, const TensorMap* map, mbarrier* b, int c
 template <int N>
 PTX void stmatrix(void* row, const unsigned (&r)[N]) {
     static_assert(N == 1 || N == 2 || N == 4, "stmatrix stores 1, 2 or 4 matrices");
-    emulator::store_matrices(row, r, N, EMULATOR_WHERE);
+    emulator::store_matrices(row, r, N, false, EMULATOR_WHERE);
 }
 
 inline int cluster_rank() { return emulator::block_rank; }

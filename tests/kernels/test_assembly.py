@@ -138,16 +138,25 @@ def test_instructions_and_their_answers(each_compiler):
     "said, why",
     [
         (
-            '("wgmma.fence.sync.aligned;")',
-            r"wgmma\.fence\.sync\.aligned is not among the inline PTX that the emulator has",
+            '("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], 16;" :: "l"(y), "r"(0))',
+            r"cp\.reduce\.async\S+ is not among the inline PTX that the emulator has",
+        ),
+        (
+            '("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%0], 16, [%0];" :: "r"(0))',
+            r"cp\.async\.bulk\.shared::cluster\.shared\S+ is not among",
+        ),
+        (
+            '("wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.bf16.bf16 {%0, %0, %0, %0}, %1, %1, %0, 0, 1, 1, 1, 0, 0;" '
+            ':: "r"(r), "l"(0ull))',
+            r"wgmma\.mma_async\.sp\S+ is not among",
         ),
         ('("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0}, {%1}, {%2}, {%3};")', r"mma.sync\S+f64 is not among"),
         ('("mov.u32 %0, %%clock_hi;" : "=r"(r))', "inline PTX with the operand clock_hi"),
         ('("mov.u32 " WHAT ", %0;" :: "r"(1))', "inline PTX that is not a string as it stands: mov.u32  WHAT"),
         ('("ld.acquire.gpu.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.acquire\.gpu\.u32 is not among"),
         ('("add.cc.u32 %0, %1, %1;" : "=r"(r) : "r"(1))', r"add\.cc\.u32 is not among"),
-        ('("mbarrier.expect_tx.shared.b64 [%0], 16;" :: "r"(0))', r"mbarrier\.expect_tx\S+ is not among"),
-        ('("mov.b128 %0, %1;" : "=q"(r) : "r"(1))', "inline PTX with an operand of the kind q"),
+        ('("mbarrier.complete_tx.shared.b64 [%0], 16;" :: "r"(0))', r"mbarrier\.complete_tx\S+ is not among"),
+        ('("mov.u32 %0, %1;" : "=q"(r) : "r"(1))', "inline PTX with an operand of the kind q"),
         ('("st.release.gpu.u32 [%0], %1;" :: "l"(y), "r"(1))', r"st\.release\.gpu\.u32 is not among"),
         ('("ld.param.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.param\.u32 is not among"),
         (

@@ -130,10 +130,10 @@ def test_tiles_with_zeros_around_and_a_swizzle(swizzle, at, axes, tmp_path):
 def test_tensor_maps_that_cannot_be():
     x = np.zeros((4, 64), np.float32)
     for message, array, box, swizzle in [
-        (r"2 to 5 axes and a box of as many, got \(4, 64\) and \(64,\)", x, (64,), 0),
-        (r"2 to 5 axes and a box of as many, got \(4, 64\) and \(1, 1, 64\)", x, (1, 1, 64), 0),
-        ("2 to 5 axes and a box of as many", x[0], (64,), 0),
-        ("2 to 5 axes and a box of as many", x[None, None, None, None], (1, 1, 1, 1, 1, 64), 0),
+        (r"1 to 5 axes and a box of as many, got \(4, 64\) and \(64,\)", x, (64,), 0),
+        (r"1 to 5 axes and a box of as many, got \(4, 64\) and \(1, 1, 64\)", x, (1, 1, 64), 0),
+        ("1 to 5 axes and a box of as many", x[0, 0], (), 0),
+        ("1 to 5 axes and a box of as many", x[None, None, None, None], (1, 1, 1, 1, 1, 64), 0),
         (r"a contiguous array that is not empty, got shape \(64, 4\)", x.T, (1, 4), 0),
         ("1 to 256 elements along each axis", x, (0, 64), 0),
         ("1 to 256 elements along each axis", x, (257, 64), 0),

@@ -1,3 +1,4 @@
-// A kernel needs nothing from this that device.cuh does not have.
+// Of the driver's header a kernel needs the maps of TMA alone.
 #pragma once
 #define CUDA_VERSION 13000
+typedef emulator::TensorMap CUtensorMap;

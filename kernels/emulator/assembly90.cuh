@@ -1,0 +1,112 @@
+// The same for what came with Hopper: mbarriers, clusters, TMA, wgmma. Part of assembly.cuh.
+#pragma once
+
+namespace emulator {
+namespace ptx {
+
+EMULATOR_QUIET void* here(unsigned long long address) { return shared_pointer(unsigned(address), true); }
+EMULATOR_QUIET bool is_own(unsigned long long address) { return rank_of(unsigned(address)) == block_rank; }
+
+// --- mbarrier ------------------------------------------------------------------------------------------------------------
+
+EMULATOR_PTX void mbarrier_init(unsigned long long barrier, int count) { emulator::mbarrier_init(at<true>(barrier), count, EMULATOR_WHERE); }
+EMULATOR_QUIET void mbarrier_inval(unsigned long long) {}
+
+template <class D>  // a phase's state is its parity
+EMULATOR_QUIET void arrive(unsigned long long barrier, D& state, int bytes, int count, const void* where) {
+    if (is_own(barrier)) {
+        state = (unsigned long long)mbarrier_phase(here(barrier), where);
+        emulator::mbarrier_arrive(here(barrier), bytes, where, count);
+    } else {
+        mbarrier_arrive_at(here(barrier), rank_of(unsigned(barrier)), where, bytes, count);
+    }
+}
+template <class D>
+EMULATOR_PTX void mbarrier_arrive(unsigned long long barrier, D& state, int count = 1) { arrive(barrier, state, 0, count, EMULATOR_WHERE); }
+template <class D>
+EMULATOR_PTX void mbarrier_arrive_expect_tx(unsigned long long barrier, D& state, int bytes) { arrive(barrier, state, bytes, 1, EMULATOR_WHERE); }
+EMULATOR_PTX void mbarrier_expect_tx(unsigned long long barrier, int bytes) { arrive(barrier, nowhere, bytes, 0, EMULATOR_WHERE); }
+
+// Waits until it is true. How long it may take comes last, and is not looked at.
+template <bool OF_CLUSTER, class D, class A, class... Time>
+EMULATOR_PTX void mbarrier_wait(unsigned long long barrier, D& over, A parity_or_state, Time...) {
+    emulator::mbarrier_wait(at<true>(barrier), unsigned(parity_or_state), OF_CLUSTER, EMULATOR_WHERE);
+    over = true;
+}
+
+EMULATOR_QUIET void fence_mbarrier_init() { emulator::fence_mbarrier_init(); }
+
+// --- clusters ------------------------------------------------------------------------------------------------------------
+
+template <bool RELAXED>
+EMULATOR_PTX void cluster_arrive() { emulator::cluster_arrive(EMULATOR_WHERE, RELAXED); }
+EMULATOR_PTX void cluster_wait() { emulator::cluster_wait(EMULATOR_WHERE); }
+template <class D>
+EMULATOR_PTX void mapa(D& d, unsigned address, int rank) { d = address_in_block(address, rank, EMULATOR_WHERE); }
+template <class T, class D>
+EMULATOR_PTX void ld_cluster(unsigned long long address, D& d) {
+    T x;
+    __builtin_memcpy(&x, in_block(rank_of(unsigned(address)), here(address), sizeof x, READ, EMULATOR_WHERE), sizeof x);
+    d = as<D>(x);
+}
+template <class T, class A>
+EMULATOR_PTX void st_cluster(unsigned long long address, A value) {
+    const T x = as<T>(value);
+    __builtin_memcpy(in_block(rank_of(unsigned(address)), here(address), sizeof x, WRITE, EMULATOR_WHERE), &x, sizeof x);
+}
+
+template <class D, class P>  // one lane of those that take part: here the first
+EMULATOR_PTX void elect(D& leader, P& is_leader, unsigned mask) {
+    const int first = __builtin_ctz(mask | 1u << 31);
+    warp_exchange(mask, &first, sizeof first, EMULATOR_WHERE);
+    leader = unsigned(first);
+    is_leader = self->lane == first;
+}
+
+// --- TMA -----------------------------------------------------------------------------------------------------------------
+
+template <class... At>
+EMULATOR_PTX void tma_load(unsigned long long shared, unsigned long long map, unsigned long long barrier, unsigned ranks, At... axes) {
+    const int at[] = {int(axes)...};
+    bulk_load(here(shared), reinterpret_cast<const TensorMap*>(map), here(barrier), ranks, sizeof...(At), at, EMULATOR_WHERE);
+}
+EMULATOR_PTX void tma_load_windows(unsigned long long shared, unsigned long long map, unsigned long long barrier, int c, int column,
+                                   int row, int n, int right, int down) {
+    const int at[] = {c, column, row, n}, offset[] = {right, down};
+    bulk_load_windows(here(shared), reinterpret_cast<const TensorMap*>(map), here(barrier), at, offset, EMULATOR_WHERE);
+}
+template <class... At>
+EMULATOR_PTX void tma_store(unsigned long long map, unsigned long long shared, At... axes) {
+    const int at[] = {int(axes)...};
+    bulk_store(reinterpret_cast<const TensorMap*>(map), emulator::ptx::at<true>(shared), sizeof...(At), at, EMULATOR_WHERE);
+}
+EMULATOR_PTX void bulk_load_bytes(unsigned long long shared, unsigned long long global, unsigned long long barrier, int bytes) {
+    emulator::bulk_load_bytes(here(shared), at<false>(global), bytes, here(barrier), EMULATOR_WHERE);
+}
+EMULATOR_PTX void bulk_store_bytes(unsigned long long global, unsigned long long shared, int bytes) {
+    emulator::bulk_store_bytes(at<false>(global), at<true>(shared), bytes, EMULATOR_WHERE);
+}
+EMULATOR_QUIET void bulk_commit() { commit_stores(); }
+EMULATOR_QUIET void bulk_wait(int groups) { wait_for_stores(groups); }
+
+// --- wgmma ---------------------------------------------------------------------------------------------------------------
+
+template <class T>
+EMULATOR_QUIET unsigned* sum(T& x) {
+    static_assert(sizeof(T) == 4, "a sum of wgmma is a register of 32 bits");
+    return reinterpret_cast<unsigned*>(&x);
+}
+template <Number SUM, Number A, Number B, int COLUMNS, int SUMS>
+EMULATOR_PTX void wgmma(unsigned* const (&sums)[SUMS], const unsigned* a, unsigned long long a_tile, unsigned long long b_tile, bool add,
+                        int sign_a, int sign_b, bool across_a, bool across_b) {
+    static_assert(SUMS == COLUMNS / (SUM == FP16 ? 4 : 2), "as many sums as the columns ask for");
+    emulator::wgmma({A, B, SUM, COLUMNS, sums, a, a_tile, b_tile, across_a, across_b, add, sign_a * sign_b < 0}, EMULATOR_WHERE);
+}
+EMULATOR_QUIET void wgmma_fence() { emulator::wgmma_fence(); }
+EMULATOR_QUIET void wgmma_commit_group() { wgmma_commit(); }
+EMULATOR_PTX void wgmma_wait_group(int groups) { wgmma_wait(groups, EMULATOR_WHERE); }
+template <bool UP>
+EMULATOR_PTX void setmaxnreg(int count) { change_registers(count, UP, EMULATOR_WHERE); }
+
+}  // namespace ptx
+}  // namespace emulator
