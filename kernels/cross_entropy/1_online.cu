@@ -9,7 +9,7 @@
 //
 // Kept for the backward pass: largest and total, two numbers per row. Backward reads x once and writes dx once.
 #include "lib/cuda.cuh"
-#include "cross_entropy/larger.cuh"
+#include "cross_entropy/row.cuh"
 
 struct Softmax {
     float largest, total;  // total = sum exp(x - largest)
@@ -28,7 +28,8 @@ extern "C" __global__ void cross_entropy(const float* x, const long long* target
     const long long row = blockIdx.x;
     x += row * k;
     Softmax s = {-INFINITY, 0};
-    for (int j = threadIdx.x; j < k; j += blockDim.x) s = merged(s, {x[j], 1});
+    const int step = blockDim.x;
+    for (int j = threadIdx.x; j < k; j += step) s = merged(s, {x[j], 1});
 #pragma unroll
     for (int lanes = 16; lanes; lanes /= 2) {
         const Softmax other = {__shfl_down_sync(0xffffffffu, s.largest, lanes),
@@ -46,11 +47,12 @@ extern "C" __global__ void cross_entropy(const float* x, const long long* target
 }
 
 extern "C" __global__ void cross_entropy_backward(const float* g, const float* x, const long long* targets,
-                                                  const float* largest, const float* total, float* dx, int k) {
+                                                  const float* largest, const float* total,
+                                                  float* __restrict__ dx, int k) {
     const long long row = blockIdx.x;
-    const int target = targets[row];
+    const int target = targets[row], step = blockDim.x;
     const float m = largest[row], slope = g[row] / total[row], own = g[row];
-    for (int j = threadIdx.x; j < k; j += blockDim.x) {
+    for (int j = threadIdx.x; j < k; j += step) {
         const float p = expf(x[row * k + j] - m) * slope;
         dx[row * k + j] = j == target ? p - own : p;
     }

@@ -7,34 +7,32 @@
 //
 // Where the forward pass foresaw another gradient than the one that came, `rescale` multiplies the rows concerned.
 #include "lib/cuda.cuh"
-#include "cross_entropy/larger.cuh"
+#include "cross_entropy/row.cuh"
 
 extern "C" __global__ void __launch_bounds__(1024)
     loss_and_gradient(const float* g, const float* x, const long long* targets, float* loss, float* dx, int k) {
     __shared__ float warps[32];
     DYNAMIC_SHARED(float, kept);
     const long long row = blockIdx.x;
-    const int thread = threadIdx.x, count = blockDim.x / 32;
+    const int thread = threadIdx.x, step = blockDim.x, count = step / 32, target = targets[row];
+    const float upper = g[row];
 
     float largest = -INFINITY;
-#pragma unroll 8  // so many numbers are on their way from memory at a time
-    for (int j = thread; j < k; j += blockDim.x) {
-        const float logit = x[row * k + j];
+    each(x + row * k, k, [&](int j, float logit) {
         kept[j] = logit;
         largest = larger(largest, logit);
-    }
+    });
 #pragma unroll
     for (int bit = 16; bit; bit /= 2) largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, bit));
     if (thread % 32 == 0) warps[thread / 32] = largest;
     __syncthreads();
     for (int w = 0; w < count; w++) largest = larger(largest, warps[w]);
 
-    const int target = targets[row];
     const float own = kept[target] - largest;
     __syncthreads();  // all have read the warps' largest and the target's logit
     float sum = 0;
 #pragma unroll 4
-    for (int j = thread; j < k; j += blockDim.x) {
+    for (int j = thread; j < k; j += step) {
         const float e = expf(kept[j] - largest);
         kept[j] = e;
         sum += e;
@@ -47,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(1024)
     for (int w = 0; w < count; w++) total += warps[w];
 
     if (thread == 0) loss[row] = logf(total) - own;
-    const float upper = g[row], slope = upper / total;
+    const float slope = upper / total;
 #pragma unroll 4
-    for (int j = thread; j < k; j += blockDim.x) {
+    for (int j = thread; j < k; j += step) {
         const float p = kept[j] * slope;
         dx[row * k + j] = j == target ? p - upper : p;
     }
@@ -59,5 +57,5 @@ extern "C" __global__ void rescale(const float* g, float foreseen, float* dx, in
     const long long row = blockIdx.x;
     if (g[row] == foreseen) return;
     const float factor = g[row] / foreseen;
-    for (int j = threadIdx.x; j < k; j += blockDim.x) dx[row * k + j] *= factor;
+    each(dx + row * k, k, [&](int j, float slope) { dx[row * k + j] = slope * factor; });
 }

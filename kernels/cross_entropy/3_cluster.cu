@@ -8,7 +8,7 @@
 //
 // Not yet run on hardware.
 #include "lib/ptx90.cuh"
-#include "cross_entropy/larger.cuh"
+#include "cross_entropy/row.cuh"
 #include "lib/reduce.cuh"
 
 extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(1024)
@@ -16,18 +16,18 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(1024
     __shared__ float warps[32], of_block[2];  // what the other blocks read: the largest logit and the sum
     DYNAMIC_SHARED(float, kept);
     const long long row = blockIdx.x / BLOCKS;
-    const int thread = threadIdx.x, count = blockDim.x / 32;
+    const int thread = threadIdx.x, step = blockDim.x, count = step / 32;
     const int part = (k + BLOCKS - 1) / BLOCKS, first = cluster_rank() * part, mine = min(part, k - first);
+    const int target = int(targets[row]) - first;  // in this block's part, or not
+    const float upper = g[row];
     x += row * k + first;
     dx += row * k + first;
 
     float largest = -INFINITY;
-#pragma unroll 8  // so many numbers are on their way from memory at a time
-    for (int j = thread; j < mine; j += blockDim.x) {
-        const float logit = x[j];
+    each(x, mine, [&](int j, float logit) {
         kept[j] = logit;
         largest = larger(largest, logit);
-    }
+    });
 #pragma unroll
     for (int bit = 16; bit; bit /= 2) largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, bit));
     if (thread % 32 == 0) warps[thread / 32] = largest;
@@ -40,12 +40,11 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(1024
 #pragma unroll
     for (int rank = 0; rank < BLOCKS; rank++) largest = larger(largest, cluster_load(&of_block[0], rank));
 
-    const int target = int(targets[row]) - first;  // in this block's part, or not
-    const bool has_target = target >= 0 && target < mine && thread == target % (int)blockDim.x;
+    const bool has_target = target >= 0 && target < mine && thread == target % step;
     const float own = has_target ? kept[target] - largest : 0;
     float sum = 0;
 #pragma unroll 4
-    for (int j = thread; j < mine; j += blockDim.x) {
+    for (int j = thread; j < mine; j += step) {
         const float e = expf(kept[j] - largest);
         kept[j] = e;
         sum += e;
@@ -59,9 +58,9 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(1024
     cluster_arrive();  // this block has read what it needs of the others
 
     if (has_target) loss[row] = logf(total) - own;
-    const float upper = g[row], slope = upper / total;
+    const float slope = upper / total;
 #pragma unroll 4
-    for (int j = thread; j < mine; j += blockDim.x) {
+    for (int j = thread; j < mine; j += step) {
         const float p = kept[j] * slope;
         dx[j] = j == target ? p - upper : p;
     }

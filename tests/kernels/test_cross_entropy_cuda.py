@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import emulated, kinds, needs_compiler, plant
+from rungs import emulated, kinds, needs_compiler, needs_nvrtc, plant
 
 from kernels.compare import assert_close, bound
 from kernels.cross_entropy import cross_entropy_backward, cross_entropy_forward, cuda, reference
 from kernels.device import running_on
 from kernels.emulator import Emulator
+from kernels.gpu_bench import stamps
+from kernels.launch import compile_for
 
 pytestmark = needs_compiler
 rungs = pytest.mark.parametrize("rung", cuda.RUNGS)
@@ -166,7 +168,8 @@ def test_a_vocabulary_that_one_block_cannot_keep():
     [
         ("1_online.cu", "    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = s;\n    __syncthreads();\n", "    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = s;\n", "race"),
         ("1_online.cu", "a.total * share(a.largest, largest)", "a.total", "wrong value"),
-        ("1_online.cu", "j < k; j += blockDim.x) s =", "j <= k; j += blockDim.x) s =", "wrong value"),
+        ("1_online.cu", "j < k; j += step) s =", "j <= k; j += step) s =", "wrong value"),
+        ("2_on_chip.cu", "each(dx + row * k, k, [&]", "each(dx + row * k, k - 1, [&]", "wrong value"),
         ("2_on_chip.cu", "    __syncthreads();  // all have read the warps' largest and the target's logit\n", "", "race"),
         ("2_on_chip.cu", "j == target ? p - upper : p;", "p - upper;", "wrong value"),
         ("2_on_chip.cu", "factor = g[row] / foreseen", "factor = g[row]", "wrong value"),
@@ -190,3 +193,29 @@ def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path)
         device.expect(both(device, g, x, targets)[1], want, 1e-4)
 
     assert kind in kinds(run)
+
+
+# --- for a GPU --------------------------------------------------------------------------------------------------------
+
+# The lowest 12 of an instruction's 128 bits, on sm_80 to sm_90: LDG; BRA, STG, STS.
+LOAD, OTHERS = 0x981, (0x947, 0x986, 0x388)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("file", "kernel", "loads"),
+    [
+        ("1_online.cu", "cross_entropy", 4),
+        ("1_online.cu", "cross_entropy_backward", 4),
+        ("2_on_chip.cu", "loss_and_gradient", 8),
+        ("2_on_chip.cu", "rescale", 8),
+        ("3_cluster.cu", "loss_and_gradient", 8),
+    ],
+)
+def test_a_thread_has_many_numbers_on_their_way_from_memory(file, kernel, loads):
+    """Loads of memory that the compiler has placed one after the other, without a branch or a store between them."""
+    binary = compile_for(cuda.HERE / file, "90", {"BLOCKS": 4} if file[0] == "3" else None)
+    code = dict(stamps.sections(binary.code))[f".text.{kernel}"]
+    kinds_of = [int.from_bytes(code[at : at + 2], "little") & 0xFFF for at in range(0, len(code), 16)]
+    runs = "".join("L" if kind == LOAD else " " if kind in OTHERS else "" for kind in kinds_of).split()
+    assert max(map(len, runs)) >= loads
