@@ -39,11 +39,12 @@ bench:
 # What only a GPU can show, in the order that tells the most first. Needs CuPy; torch is the peer; compute-sanitizer comes
 # with CUDA's toolkit. Each step ends by itself, in the minutes beside it at the latest. A step that
 # fails does not stop the others. A part of them: make gpu-rungs gpu-bench; to go on with a benchmark that was cut off: make
-# gpu-bench MISSING=--missing.
+# gpu-bench MISSING=--missing. A test that does not end, as with a kernel that waits forever, is given up after 100 seconds and
+# named (by pytest from 9 on), and the others go on.
 GPU_STEPS = gpu-rungs gpu-bench gpu-models gpu-beside gpu-sanitize
 SANITIZERS = memcheck racecheck synccheck initcheck
 WITHIN = timeout --kill-after=20
-ON_GPU = $(PYTHON) -m pytest -q -rs -W default
+ON_GPU = $(PYTHON) -m pytest -q -rs -W default -o faulthandler_timeout=100 -o faulthandler_exit_on_timeout=true
 
 .PHONY: $(GPU_STEPS) $(SANITIZERS)
 

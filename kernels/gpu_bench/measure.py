@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import launch
+from ..matmul.cuda import last_rung
 from . import peers, products, stamps
 from .problem import Problem, Run, Source, judge, rehearse, rungs_that_can
 
@@ -195,12 +196,16 @@ def _version(number: int) -> str:
 
 
 def limits(clock: Clock, source: Source, torch: Any, size: int = 8192) -> dict[str, dict[str, Any]]:
-    """The fastest large product in each number format and the fastest large copy on this card, and whose they were."""
-    xp = source.xp
+    """The fastest large product in each number format and the fastest large copy on this card, and whose they were.
+
+    A rung that was never measured takes no part: one that failed, or never ended, would leave nothing to measure by.
+    """
+    xp, last = source.xp, last_rung(source.device)
     found: dict[str, dict[str, Any]] = {}
     for dtype in ("bf16", "tf32", "float32"):
         problem = products.matmul(size, size, size, dtype)
-        times = measure(problem, clock, source, torch, rungs=sorted(problem.rungs)[-1:], rounds=10)["contestants"]
+        rung = max(r for r in problem.rungs if r <= last)
+        times = measure(problem, clock, source, torch, rungs=[rung], rounds=10)["contestants"]
         best = min((t for t in times if "cold_ms" in t), key=lambda t: t["cold_ms"], default=None)
         if best is not None:
             found[dtype] = {"tflop_per_s": problem.flop / best["cold_ms"] / 1e9, "by": best["name"]}

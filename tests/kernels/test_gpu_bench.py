@@ -458,7 +458,7 @@ def test_the_limits_are_the_fastest_products_and_a_copy_there_and_back(monkeypat
         measure, "race", lambda clock, contestants, rounds: {name: {"cold_ms": 0.5} for name in contestants}
     )
     found = measure.limits(None, Nothing(), None, size=64)
-    assert asked == {dtype: [max(products.MATMUL[dtype])] for dtype in ("bf16", "tf32", "float32")}
+    assert asked == {"bf16": [4], "tf32": [3], "float32": [2]}  # rung 5 is not yet measured
     for dtype in asked:
         assert found[dtype] == {"tflop_per_s": pytest.approx(2 * 64**3 / 2e-3 / 1e12), "by": "torch.matmul"}
     assert found["copy"]["gb_per_s"] == pytest.approx(2 * 4 * (32 * 64 * 64 // 8) / 0.5e-3 / 1e9)
