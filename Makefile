@@ -39,21 +39,21 @@ bench:
 # What only a GPU can show, in the order that tells the most first. Needs CuPy; torch is the peer; compute-sanitizer comes
 # with CUDA's toolkit. Each step ends by itself, in the minutes beside it at the latest. A step that
 # fails does not stop the others. A part of them: make gpu-rungs gpu-bench; to go on with a benchmark that was cut off: make
-# gpu-bench MISSING=--missing. A test that does not end, as with a kernel that waits forever, is given up after 100 seconds and
-# named (by pytest from 9 on), and the others go on.
+# gpu-bench MISSING=--missing.
 GPU_STEPS = gpu-rungs gpu-bench gpu-models gpu-beside gpu-sanitize
 SANITIZERS = memcheck racecheck synccheck initcheck
 WITHIN = timeout --kill-after=20
-ON_GPU = $(PYTHON) -m pytest -q -rs -W default -o faulthandler_timeout=100 -o faulthandler_exit_on_timeout=true
+ON_GPU = $(PYTHON) -m pytest -q -rs -W default
 
 .PHONY: $(GPU_STEPS) $(SANITIZERS)
 
 gpu:
 	$(MAKE) --keep-going $(GPU_STEPS)
 
-# 4 minutes: does every rung run, is it right, are its bits the emulator's.
+# 4 minutes: does every rung run, is it right, are its bits the emulator's. A test that does not end, as where a kernel waits
+# forever, is given up after 100 seconds and named (by pytest from 9 on), and the others go on.
 gpu-rungs:
-	$(WITHIN) 240 $(ON_GPU) -n 8 -m gpu tests/kernels -k "not model and not ddpm"
+	$(WITHIN) 240 $(ON_GPU) -o faulthandler_timeout=100 -o faulthandler_exit_on_timeout=true -n 8 -m gpu tests/kernels -k "not model and not ddpm"
 
 # 8 minutes: every rung beside its peers, all shapes; results, tables and plots are written as it goes.
 gpu-bench:
