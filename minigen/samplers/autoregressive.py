@@ -97,8 +97,8 @@ def guided(
 
     $s = 0$ is the unconditional and $s = 1$ the conditional model, bit for bit; $s > 1$ exaggerates the condition.
     Papers that write $(1 + w)\,\ell(c) - w\,\ell()$ (Ho & Salimans 2022, 2207.12598, eq. 6) mean $s = 1 + w$. The
-    result is the distribution proportional to $p(x_i \mid c)^s\, p(x_i)^{1 - s}$. A token that either forbids
-    ($-\infty$) stays forbidden.
+    result is the distribution proportional to $p(x_i \mid c)^s\, p(x_i)^{1 - s}$. At any other scale a token that
+    either forbids ($-\infty$) stays forbidden.
     """
     if not np.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")

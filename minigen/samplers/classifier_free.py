@@ -99,7 +99,9 @@ def rescaled(guided: Any, conditional: Any, phi: float) -> Any:
     numbers are all equal has no contrast to change and stays as it is.
     """
     own, theirs = _std(guided), _std(conditional)
-    flat = ag.raw(own) == 0
+    numbers = ag.raw(guided).reshape(guided.shape[0], -1)
+    equal = (numbers == numbers[:, :1]).all(1).reshape(own.shape)  # a rounded mean makes _std above 0
+    flat = equal | (ag.raw(own) == 0)
     ratio = ag.where(flat, 1.0, theirs) / ag.where(flat, 1.0, own)
     return guided * (phi * ratio + (1 - phi))
 

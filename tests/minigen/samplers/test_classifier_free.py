@@ -109,6 +109,10 @@ def contrast(g):
     close(g.classifier_free_w(model, 5.0, 0, rescale=0.7)(X, T3, Y), 0.7 * full + 0.3 * plain)
     close(g.rescaled(0 * c, c, 1.0), 0 * c)
     close(g.rescaled(0 * c + 3, c, 0.7), 0 * c + 3)
+    for constant in (0.1, -0.7, 1 / 3):  # whose mean is rounded
+        for dtype in (np.float32, np.float64):
+            same = np.full((2, 3, 5, 7), constant, dtype)
+            np.testing.assert_array_equal(g.rescaled(same, np.arange(210, dtype=dtype).reshape(same.shape), 0.7), same)
     close(g.rescaled(c[..., :1, :1, :1], 2 * c[..., :1, :1, :1], 0.7), c[..., :1, :1, :1])  # one number has no contrast
     u = model(X, T3, 0.3 * Y)
     close(g.classifier_free(model, 0.0, 0.3 * Y, rescale=1.0)(X, T3, Y), u * std(c) / std(u))
