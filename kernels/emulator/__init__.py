@@ -70,14 +70,18 @@ What it cannot find, and how it differs from a GPU:
   much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree.
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
 * At a ``wgmma``, the lanes of each warp must arrive together; whether all four warps of a warpgroup came is checked at
-  the end. Reading its sums before the wait shows only in their values. Operands are tiles of bf16 or int8 with the
-  128-byte swizzle.
-* TMA copies tiles and windows from global to shared memory (no stores), tiles also to several blocks of a cluster; an
-  array that a TensorMap describes is only read.
+  the end. Whoever has waited for a group knows that all four have read their operands. Reading its sums before the wait
+  shows only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in
+  inline PTX, they are of all types and layouts, but not sparse.
+* TMA copies tiles, windows and bytes from global to shared memory, tiles also to several blocks of a cluster, and tiles
+  and bytes the other way, without additions. A wait for the reading of such a store (``.read``) completes it here.
 * Registers are counted where warps give and take them (``setmaxnreg``), against what the launch bounds leave room for;
-  what the compiler needs, only ``kernels.check`` knows.
-* Clusters extend along x and have at most 8 blocks, which reach each other's shared memory only by ``cluster_load``,
-  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``: no atomics. Their barrier does not wait for
+  what the compiler needs, only ``kernels.check`` knows. Without ``strict``, a kernel whose launch bounds do not say it
+  gives and takes none, as the compiler decides, too.
+* Clusters extend along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
+  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``, by ``map_shared_rank`` and then as their own, and
+  in PTX by ``mapa`` with ``ld``, ``st`` and ``mbarrier.arrive``. Without ``strict``, every wait at an mbarrier, whatever its scope, is
+  also for other blocks' arrivals. Their barrier does not wait for
   threads that have returned, as the manual says. Whether a GPU has room for all blocks of a cluster at once is not
   checked. A thread keeps two numbers for each thread of its cluster, or six if there are fences: 8 blocks of 1024
   threads take half a gigabyte, or 1.6.
@@ -90,8 +94,8 @@ What it cannot find, and how it differs from a GPU:
   with such numbers, or with CUDA's vectors, cannot be copied: write ``u.all = v.all;``.
 * With ``<mma.h>``, a lane has other elements of a matrix than on a GPU, and accesses them one by one: the bank
   conflicts of its loads and stores are not a GPU's.
-* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, and the grid of a
-  cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a GPU promises
+* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, clusters, and the grid
+  of a cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a GPU promises
   no more. CUDA leaves open in which order a reduction takes its values; here it is another.
 * Stacks are 576 KiB per thread.
 
@@ -100,7 +104,7 @@ also g++ 16, clang++ 16 and 19), on x86-64 and with the fibers of other processo
 
 Supported is C++17 with what ``device.cuh`` defines (CUDA's vectors, atomics, votes and most of its functions), the CUDA
 headers in ``emulator/include``, this project's own (``#include "lib/cuda.cuh"``), and inline PTX with the instructions
-of ``assembly.cuh``: no TMA and no ``wgmma``, for which there is ``lib/ptx90.cuh``. Not supported are textures,
+of ``assembly.cuh`` and, of Hopper, ``assembly90.cuh``. Not supported are textures,
 ``malloc`` and ``new``, kernels that launch kernels, and host code. Some C++ is accepted that NVRTC rejects
 (``<stdint.h>``, ``NAN``, functions without ``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` tells.
 
@@ -579,11 +583,11 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
     me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
     access = f"{_ACCESSES[f.access]} of {f.bytes} bytes"
     if kind == "race":
-        who = f"thread {f.other_thread}{_other_block(f.other_block, together)}"
+        who = f"by thread {f.other_thread}{_other_block(f.other_block, together)}" if f.other_thread >= 0 else "begun"
         theirs = _ACCESSES[f.other_access]
         lanes = f.other_block == -1 and f.thread // 32 == f.other_thread // 32
         text = (
-            f"{access} at {place} by {me}, and {'an' if theirs[0] == 'a' else 'a'} {theirs} by {who} at {other}, "
+            f"{access} at {place} by {me}, and {'an' if theirs[0] == 'a' else 'a'} {theirs} {who} at {other}, "
             f"and nothing orders the two{' (their warp does not, nor a shuffle)' if lanes else ''}"
         )
     elif kind == "deadlock":
@@ -599,7 +603,8 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
             f"{other} that no fence_proxy_async has made visible to it"
         )
     elif kind == "missing wait":
-        text = f"{access} at {place} by {me}, where a copy begun at {other} is not waited for"
+        what = "product" if _ACCESSES[f.other_access] == "read" else "copy"
+        text = f"{access} at {place} by {me}, where a {what} begun at {other} is not waited for"
     elif kind == "endless":
         text = f"{me} does not end"
     elif kind == "wild address":

@@ -1,7 +1,8 @@
 // One access to memory, and whether it is allowed: part of runtime.cpp.
 
 static Event event(uint32_t where, Access kind) {  // what the current thread does now
-    const int me = in_cluster(current());
+    const int me = in_cluster(current()), engine = engine_of_warp(current() / 32);
+    if (by_product) return {engine_clock[engine], where, members + engine, kind};
     return {fibers[current()].clock[me], where, me, kind};
 }
 
@@ -121,7 +122,8 @@ static void watch(Region& region, Cell& cell, Access kind, const char* address, 
     const bool plain_only = kind == ATOMIC && !narrow;  // plain reads are behind the last atomic operation
     if (kind != READ)
         for (auto read = cell.reads.rbegin(); read != cell.reads.rend() && !(plain_only && read->kind == ATOMIC); read++)
-            if (!ordered(*read, kind, narrow)) report_access(RACE, where, region, kind, address, bytes, &*read);
+            if (!ordered(*read, kind, narrow) && !(cell.readers && read->thread >= members))
+                report_access(read->thread < members ? RACE : MISSING_WAIT, where, region, kind, address, bytes, &*read);
 
     // Other clusters are before this one only where a flag says so.
     if (untold(cell.plain)) report_race(where, region, kind, address, bytes, cell.plain, true);
@@ -184,6 +186,8 @@ __attribute__((always_inline)) static inline Region* touch_in(Region& region, co
     return &region;
 }
 
+static Region* touch_other_block(const char* address, size_t bytes, Access kind, uint32_t where);  // in clusters.hpp
+
 // Checks an access and returns its region, or null if nothing is to be done there.
 static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
     const char* const own = self ? stack_of(in_cluster(current())) : nullptr;
@@ -196,6 +200,8 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
         Region* found = find(address, false);
         if (!found) {
             if (kind == READ && is_constant(address)) return nullptr;
+            if (cluster_blocks > 1 && self)
+                if (Region* const theirs = touch_other_block(address, bytes, kind, where)) return theirs;
             found = find(address, true);
             if (found) report_access(OUT_OF_RANGE, where, *found, kind, address, bytes);
             else if (Finding* f = report(WILD, where, 0, "")) {

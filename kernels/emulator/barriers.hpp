@@ -107,7 +107,7 @@ void mbarrier_init(void* address, int count, const void* return_address) {
                    barriers.end());
     const Clock nothing(clock_size, 0);
     barriers.push_back({address, count, count, 0, 0, nothing, nothing, nothing, nothing, event(where, WRITE), false,
-                        int(barriers.size()) % ENGINES, {}});
+                        int(barriers.size()) % COPYING, {}});
 }
 
 static void end_phase_if_complete(Barrier& b) {

@@ -206,7 +206,7 @@ static void finish_a_bulk() {  // any of them
     });
     for (Barrier& b : barriers) {
         if (b.address != bulk.barrier) continue;
-        const int engine = block_rank * ENGINES + b.engine, slot = members + engine;
+        const int engine = block_rank * engines + b.engine, slot = members + engine;
         engine_clock[engine]++;
         arrive_as(copies[bulk.copy], Event{engine_clock[engine], start.where, slot, BULK});
         free_copies.push_back(bulk.copy);

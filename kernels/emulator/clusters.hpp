@@ -3,7 +3,8 @@
 // All that the other files call a block's (fibers, barriers, shared memory, its shadow) is that of the block "in
 // place". The others of its cluster are parked: before one of their fibers runs, their block and the one in place are
 // exchanged. Shared arrays lie at one address for all blocks, so their bytes are copied out and in; dynamic shared
-// memory is elsewhere for each block. An access to another block's memory finds it where it is parked.
+// memory is elsewhere for each block. An access to another block's memory finds it where it is parked, and there is what a
+// generic address of it (map_shared_rank) points to.
 //
 // The blocks' threads are numbered through and share one kind of clock, so barrier.cluster orders accesses to global
 // and to shared memory as other barriers do. It waits for all threads that have not returned, as the manual says.
@@ -26,7 +27,8 @@ struct Parked {  // what is the block's of that name; see runtime.cpp
     vector<Sites> sites;
     vector<Region> shared;  // with its dynamic memory
     char* dynamic_begin = nullptr;
-    vector<char> bytes;     // of its shared arrays, one after the other
+    vector<char> bytes;     // of its shared arrays, in
+    char* image = nullptr;  // a copy of the section of the program in which they lie
 };
 
 struct Visits {  // of other blocks' threads to a block's shared memory
@@ -58,12 +60,8 @@ static void exchange(Parked& p) {
 
 template <class Act>
 static void each_shared_array(Parked& p, Act act) {  // act(the array that is in place, the bytes of the parked one)
-    char* at = p.bytes.data();
     for (size_t i = global_regions; i < regions.size(); i++)
-        if (in_shared_section(regions[i].begin)) {
-            act(regions[i], at);
-            at += regions[i].end - regions[i].begin;
-        }
+        if (in_shared_section(regions[i].begin)) act(regions[i], p.image + (regions[i].begin - program.shared_begin));
 }
 
 static void bring_in(int rank) {
@@ -88,12 +86,11 @@ static void prepare_cluster() {
         p.sites.resize(sites.size());
         p.shared.assign(regions.begin() + global_regions, regions.end());
         p.dynamic_begin = dynamic_begin + dynamic_stride * rank;
-        size_t bytes = 0;
-        for (Region& r : p.shared) {
-            if (in_shared_section(r.begin)) bytes += r.end - r.begin;
-            else r.begin += dynamic_stride * rank, r.end += dynamic_stride * rank;
-        }
-        p.bytes.resize(bytes);
+        for (Region& r : p.shared)
+            if (!in_shared_section(r.begin)) r.begin += dynamic_stride * rank, r.end += dynamic_stride * rank;
+        p.bytes.resize(program.shared_end - program.shared_begin + 1024);
+        p.image = p.bytes.data() + (program.shared_begin - p.bytes.data()) % 1024;
+        if (p.image < p.bytes.data()) p.image += 1024;
     }
 }
 
@@ -270,6 +267,56 @@ void* in_block(int rank, const void* pointer, size_t bytes, Access kind, const v
         if (&r == mine) there = at + (here - r.begin);
     });
     return there;
+}
+
+// A generic address of what this block has at `here` in the block of that rank.
+void* map_shared_rank(const void* pointer, int rank, const void* return_address) {
+    char* const here = static_cast<char*>(const_cast<void*>(pointer));
+    if (rank < 0 || rank >= cluster_blocks) {
+        report_note(BAD_OPERAND, place(return_address), "block %d of a cluster of %d blocks", rank, cluster_blocks);
+        abandon();
+    }
+    if (!in_shared(here)) {
+        report_note(BAD_OPERAND, place(return_address), "an address that is not in this block's shared memory");
+        abandon();
+    }
+    if (rank == block_rank) return here;
+    if (in_shared_section(here)) return parked[rank].image + (here - program.shared_begin);
+    return here + ptrdiff_t(dynamic_stride) * (rank - block_rank);
+}
+
+// The other way: the rank, and what this block has there; null for any other address.
+static const char* of_other_block(const char* address, int& rank) {
+    if (cooperative) return nullptr;
+    for (rank = 0; rank < cluster_blocks; rank++) {
+        if (rank == block_rank) continue;
+        const char* here = program.shared_begin + (address - parked[rank].image);
+        if (in_shared_section(here)) return here;
+        here = address - ptrdiff_t(dynamic_stride) * (rank - block_rank);
+        if (here >= dynamic_begin - DYNAMIC_ZONE && here < dynamic_begin - DYNAMIC_ZONE + dynamic_stride) return here;
+    }
+    return nullptr;
+}
+
+int query_shared_rank(const void* pointer) {
+    int rank;
+    return of_other_block(static_cast<const char*>(pointer), rank) ? rank : block_rank;
+}
+
+static Region* touch_other_block(const char* address, size_t bytes, Access kind, uint32_t where) {
+    int rank;
+    const char* const here = of_other_block(address, rank);
+    Region* const mine = here ? find(here, true) : nullptr;
+    if (!mine) return nullptr;
+    if (here < mine->begin || here >= mine->end) {
+        visited = rank;
+        report_access(OUT_OF_RANGE, where, *mine, kind, here, bytes);
+        visited = -1;
+        abandon();
+    }
+    Region& theirs = touch_in_block(rank, *mine, here, bytes, kind, where);
+    remember_visit(rank, in_cluster(current()), event(where, kind));
+    return &theirs;
 }
 
 // --- and their mbarriers ---------------------------------------------------------------------------------------------

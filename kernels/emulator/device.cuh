@@ -104,6 +104,8 @@ long long ticks();
 void sleep(const void* where);
 // Where the block of that rank has what this one has at `here`, after the access to it has been checked.
 void* in_block(int rank, const void* here, size_t bytes, Access kind, const void* where);
+void* map_shared_rank(const void* here, int rank, const void* where);
+int query_shared_rank(const void* address);
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where);
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where);

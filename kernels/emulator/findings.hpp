@@ -28,10 +28,10 @@ static void report_access(Kind kind, uint32_t where, const Region& region, Acces
     if (!other) return;
     f->other_thread = other->thread;
     f->other_access = other->kind;
-    if (other->thread < members) {
-        f->other_thread = other->thread % threads;
-        if (other->thread / threads != block_rank) f->other_block = other->thread / threads;
-    }
+    const int engine = other->thread - members, rank = engine < 0 ? other->thread / threads : engine / engines;
+    if (engine < 0) f->other_thread = other->thread % threads;
+    else f->other_thread = engine % engines < COPYING ? -1 : 32 * (engine % engines - COPYING);  // the warp's first
+    if (rank != block_rank && f->other_thread >= 0) f->other_block = rank;
     if (of_other_cluster) f->other_block = OTHER_CLUSTER;
 }
 

@@ -210,6 +210,15 @@ inline void* __cvta_shared_to_generic(size_t address) { return emulator::shared_
 
 // --- loads and stores that say what to do with the caches ------------------------------------------------------------
 
+namespace emulator {
+
+template <class T>
+struct Itself {
+    typedef T Type;
+};
+
+}  // namespace emulator
+
 // Inlined, they are loads and stores of the line that calls them.
 #define EMULATOR_INLINE template <class T> __attribute__((always_inline)) inline
 EMULATOR_INLINE T __ldg(const T* from) { return *from; }
@@ -218,10 +227,10 @@ EMULATOR_INLINE T __ldcg(const T* from) { return *from; }
 EMULATOR_INLINE T __ldcs(const T* from) { return *from; }
 EMULATOR_INLINE T __ldlu(const T* from) { return *from; }
 EMULATOR_INLINE T __ldcv(const T* from) { return *from; }
-EMULATOR_INLINE void __stwb(T* to, T value) { *to = value; }
-EMULATOR_INLINE void __stcg(T* to, T value) { *to = value; }
-EMULATOR_INLINE void __stcs(T* to, T value) { *to = value; }
-EMULATOR_INLINE void __stwt(T* to, T value) { *to = value; }
+EMULATOR_INLINE void __stwb(T* to, typename emulator::Itself<T>::Type value) { *to = value; }
+EMULATOR_INLINE void __stcg(T* to, typename emulator::Itself<T>::Type value) { *to = value; }
+EMULATOR_INLINE void __stcs(T* to, typename emulator::Itself<T>::Type value) { *to = value; }
+EMULATOR_INLINE void __stwt(T* to, typename emulator::Itself<T>::Type value) { *to = value; }
 
 // --- a block's and a warp's ------------------------------------------------------------------------------------------
 

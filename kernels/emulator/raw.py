@@ -5,7 +5,8 @@
     axpy((blocks,), (threads,), (np.float32(2), x, y, np.int32(n)))
 
 runs ``axpy`` under several schedules on NumPy arrays, which change in place as CuPy's would, and raises EmulatorError
-with all findings. Arguments are checked too: CuPy passes on the bytes of what it is given, so a ``float`` parameter
+with all findings. Where a kernel takes a map of TMA, a CUtensorMap or the address of one, pass a ``TensorMap`` of
+kernels/tensor_map.py (and to CuPy its ``encoded()``). Arguments are checked too: CuPy passes on the bytes of what it is given, so a ``float`` parameter
 would take the first 4 of a Python float's 8 bytes. A kernel's local variable that was never set holds -1.7e38 (g++) or
 NaN (clang++), so that a sum without a beginning shows in the values.
 """

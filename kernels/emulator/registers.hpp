@@ -74,6 +74,7 @@ static void change_for_all(void* const* handed_in) {  // the warp's lanes are to
 
 void change_registers(int count, bool up, const void* return_address) {
     Change change{count, up, place(return_address)};
+    if (!registers_at_start && !strict) return;
     if (!registers_at_start) {
         report_note(BAD_OPERAND, change.where, "the compiler leaves this out of a kernel without __launch_bounds__(threads, "
                     "blocks), of which it does not know how many registers it begins with");

@@ -150,12 +150,14 @@ struct Region {
 
 // A clock has two parts. clock[t]: all that thread t of the cluster did up to this step of its happened before now.
 // The second part is the same of what besides is visible to the async proxy, the engines that copy tiles and multiply
-// them. Behind the threads come the engines' own steps. With fences there are more parts: see flags.hpp.
+// them. Behind the threads come the engines' own steps: those of copies, and one for each warp. With fences there are
+// more parts: see flags.hpp.
 typedef vector<uint32_t> Clock;
-const int ENGINES = 8;  // of a block
+const int COPYING = 8;      // engines of a block that copy
+static int engines;         // of a block, with those that multiply
 const int FLAGS = 16;
 
-enum State { READY, ASKING, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_REGISTERS, AT_WARP, DONE };
+enum State { READY, ASKING, AT_BLOCK_BARRIER, AT_NAMED_BARRIER, AT_MBARRIER, AT_CLUSTER_BARRIER, AT_REGISTERS, AT_PRODUCT, AT_WARP, DONE };
 
 struct Fiber {
     Context context;
@@ -240,6 +242,7 @@ static char* dynamic_begin;
 
 static vector<uint32_t> engine_clock;   // of the cluster's engines
 static bool async_proxy;                // who touches memory now
+static bool by_product;                 // what reads it is the warp's engine
 static bool strict;                     // what shows on no card is found, too
 static bool quiet;                      // printf says nothing
 static bool within_block;               // the atomic operation of now is for its block alone
@@ -248,6 +251,7 @@ static Program program;                 // the kernel's, which runs now
 
 static int current() { return int(self - lanes); }
 static int in_cluster(int thread) { return first_member + thread; }  // its number there
+static int engine_of_warp(int warp) { return block_rank * engines + COPYING + warp; }
 static void join(Clock& a, const Clock& b) {
     for (size_t i = 0; i < a.size(); i++) a[i] = std::max(a[i], b[i]);
 }
@@ -353,9 +357,10 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     cluster_blocks = cooperative ? int(grid[0] * grid[1] * grid[2]) : blocks_of_cluster;
     registers_at_start = registers_of_thread;
     members = threads * cluster_blocks;
-    part_size = members + size_t(ENGINES) * cluster_blocks + (program.fences ? FLAGS : 0);
+    engines = COPYING + (threads + 31) / 32;
+    part_size = members + size_t(engines) * cluster_blocks + (program.fences ? FLAGS : 0);
     clock_size = (program.fences ? PARTS : 2) * part_size;
-    engine_clock.assign(size_t(ENGINES) * cluster_blocks, 0);
+    engine_clock.assign(size_t(engines) * cluster_blocks, 0);
     block_rank = first_member = 0;
     random_number.seed(seed);
     findings.clear();

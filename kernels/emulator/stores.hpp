@@ -45,8 +45,11 @@ static void start_store(const Store& s) {
         abandon();
     }
     async_proxy = true;
-    touch(s.source, box_bytes(s.map), READ, s.where);
-    each_part(s, [&](size_t, char* to, size_t bytes) { touch(to, bytes, WRITE, s.where); });
+    each_part(s, [&](size_t offset, char* to, size_t bytes) {
+        for (size_t i = 0, step = s.map.swizzle ? s.map.item_bytes : bytes; i < bytes; i += step)
+            touch(swizzled(s.source + offset + i, s.map.swizzle), step, READ, s.where);
+        touch(to, bytes, WRITE, s.where);
+    });
     async_proxy = false;
     each_piece(s, 1);
     stores[in_cluster(current())].open.push_back(s);

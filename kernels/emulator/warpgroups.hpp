@@ -1,5 +1,9 @@
 // wgmma: products of a warp group, four warps, that read shared memory by themselves: part of runtime.cpp.
 //
+// A group of products is the warp group's: whoever waits for it waits until all four warps have begun it, and then knows that
+// none of them reads its operands any more. (So one thread may tell a producer that a stage is free.) The reads are those of
+// an engine of the warp, whose steps are its products; the first warp to wait carries the group out for all.
+//
 // Like a copy, a product has its effect at the wait: only then are its operands read and its sums changed. Until then nobody
 // may write to the operands (`readers` in a cell) or change the sums (`Sums` remembers them). It reads by the async proxy, so
 // what ordinary stores have written must be made visible by fence_proxy_async.
@@ -27,6 +31,10 @@ struct Product : GroupProduct {
         if (first) memcpy(to, first, count() * sizeof *to);
         for (int i = 0; i < count() && !first; i++) to[i] = *apart[i];
     }
+    void set_sums(const uint32_t* from) const {
+        if (first) memcpy(first, from, count() * sizeof *from);
+        for (int i = 0; i < count() && !first; i++) *apart[i] = from[i];
+    }
     bool has_sums(const uint32_t* values) const {
         if (first) return !memcmp(values, first, count() * sizeof *values);
         for (int i = 0; i < count(); i++)
@@ -37,17 +45,31 @@ struct Product : GroupProduct {
 
 struct Sums {  // of a thread, with products that are still to be added
     int products = 0;
-    vector<uint32_t> values;  // that they must have until the next product is added
+    vector<uint32_t> values;  // that they must have until the thread waits
+    vector<uint32_t> next;    // that they will have then, by products that were carried out; or none
 
     void remember(const Product& p) {
         values.resize(p.count());
         p.copy_sums(values.data());
+    }
+    uint32_t* after() {
+        if (next.empty()) next = values;
+        return next.data();
+    }
+    void take(const Product& p) {
+        products--;
+        if (next.empty()) return;
+        p.set_sums(next.data());
+        values.swap(next);
+        next.clear();
     }
 };
 
 struct Warpgroup {  // what a thread has begun
     vector<Product> open;
     std::deque<vector<Product>> groups;
+    vector<uint32_t> ends;  // of each group that was committed: the last step of the warp's engine
+    size_t finished = 0, waited = 0;  // groups that were carried out, and for which this thread has waited
     std::unordered_map<const void*, Sums> sums;  // by the address of the first
     bool fenced = false;
     size_t held = 0;  // how many sums a fence was for, and what was in them
@@ -58,7 +80,8 @@ struct Warpgroup {  // what a thread has begun
 static vector<Warpgroup> warpgroups;  // of each thread
 
 unsigned long long wgmma_descriptor(const void* tile, int panel, const void* where) {
-    if (!in_shared(static_cast<const char*>(tile)) || reinterpret_cast<uintptr_t>(tile) % 16 || panel < 0 || panel >= 1 << 18 || panel % 16) {
+    const bool aligned = reinterpret_cast<uintptr_t>(tile) % 16 == 0 && panel % 16 == 0;
+    if (!in_shared(static_cast<const char*>(tile)) || !aligned || panel < 0 || panel >= 1 << 18) {
         report_note(BAD_OPERAND, place(where), "an operand of wgmma must be shared memory at a multiple of 16 bytes");
         abandon();
     }
@@ -71,7 +94,8 @@ struct Tile {  // what a descriptor says
     unsigned shift;  // a row of the tile has 1 << shift pieces
     bool across;
 
-    Tile(unsigned long long bits, bool lies_across) : first(static_cast<char*>(shared_pointer((bits & 0x3fff) << 4))), across(lies_across) {
+    Tile(unsigned long long bits, bool lies_across) : across(lies_across) {
+        first = static_cast<char*>(shared_pointer(unsigned(bits & 0x3fff) << 4));
         leading = unsigned(bits >> 16 & 0x3fff) << 4;
         stride = unsigned(bits >> 32 & 0x3fff) << 4;
         shift = bits >> 62 ? 4 - unsigned(bits >> 62) : 0;
@@ -83,7 +107,8 @@ struct Tile {  // what a descriptor says
     // for rows 8 i to 8 i + 7.
     char* piece(unsigned row, unsigned i) const {
         const unsigned beyond = across || !shift ? i >> shift : 0;  // of pieces that lie together
-        return swizzled(first + row / 8 * stride + row % 8 * width + beyond * leading + (i - (beyond << shift)) * 16, shift ? width : 0);
+        const unsigned in_row = (i - (beyond << shift)) * 16;
+        return swizzled(first + row / 8 * stride + row % 8 * width + beyond * leading + in_row, shift ? width : 0);
     }
 };
 
@@ -104,7 +129,8 @@ static void each_piece(const Product& p, Act act) {
 static void check_descriptor(unsigned long long bits, uint32_t where) {
     const unsigned width = bits >> 62 ? 256u >> (bits >> 62) : 16, inside = (bits << 4) % (8 * width) & ~127u;
     if (inside || bits >> 49 & 7)  // rows would begin there in the middle of the swizzle
-        report_note(BAD_OPERAND, where, "eight rows of an operand of wgmma must begin at a multiple of %u bytes, with the base offset 0", 8 * width);
+        report_note(BAD_OPERAND, where, "eight rows of an operand of wgmma must begin at a multiple of %u bytes, with the base "
+                    "offset 0", 8 * width);
 }
 
 static void each_cell(char* address, int change) {
@@ -128,12 +154,13 @@ static void begin_for_all(void* const* handed_in) {  // the warp's lanes are tog
     }
     if (!p.a) check_descriptor(p.a_tile, p.where);
     check_descriptor(p.b_tile, p.where);
-    async_proxy = true;
+    async_proxy = by_product = true;
+    engine_clock[engine_of_warp(current() / 32)]++;
     each_piece(p, [&](char* address) {
         touch(address, 16, READ, p.where);
         each_cell(address, 1);
     });
-    async_proxy = false;
+    async_proxy = by_product = false;
 }
 
 // What the fence for these sums has seen, or a place for that.
@@ -201,10 +228,33 @@ void wgmma_fence(const void* sums, int count) {  // or of no sums in particular
     held.second.assign(static_cast<const uint32_t*>(sums), static_cast<const uint32_t*>(sums) + count);
 }
 
+static void wake_waiting_warps() {  // this thread's part of their groups is there, or never will be
+    for (int other = current() / 128 * 128 + current() % 32; other < threads && other / 128 == current() / 128; other += 32)
+        if (fibers[other].state == AT_PRODUCT) wake(other);
+}
+
 void wgmma_commit() {
     Warpgroup& me = warpgroups[current()];
     me.groups.push_back(std::move(me.open));
     me.open.clear();
+    me.ends.push_back(engine_clock[engine_of_warp(current() / 32)]);
+    wake_waiting_warps();
+}
+
+// Until the other warps have begun the group, too, after which the thread knows that their products have read.
+static void wait_for_other_warps(size_t group, uint32_t where) {
+    Clock& clock = fibers[current()].clock;
+    const int first = current() / 128 * 128;
+    for (int other = first + current() % 32; other < std::min(threads, first + 128); other += 32) {
+        while (warpgroups[other].ends.size() <= group && fibers[other].state != DONE) {
+            fibers[current()].state = AT_PRODUCT;
+            fibers[current()].where = where;
+            wait_for_scheduler();
+        }
+        if (warpgroups[other].ends.size() <= group) continue;
+        uint32_t& known = clock[members + engine_of_warp(other / 32)];
+        known = std::max(known, warpgroups[other].ends[group]);
+    }
 }
 
 static int bytes_of(Number n) { return n == TF32 ? 4 : n == FP16 || n == BF16 ? 2 : 1; }
@@ -263,36 +313,35 @@ static void read_operand(Product* const* lane, bool is_a, double out[32][256]) {
     }
 }
 
-// A lane's sum number i, and with `next` the one beside it, which are its numbers in 8 columns: of 32 bits each, or 16.
+// Of a lane's sums those number i and, with `next`, the one beside it: its numbers in 8 columns, of 32 bits each, or 16.
 template <class Sum>
 struct SumsOf32 {
     typedef Sum Number;
-    static Sum get(const Product& p, int i, int next) {
+    static Sum get(const uint32_t* sums, int i, int next) {
         Sum x;
-        memcpy(&x, p.sum(2 * i + next), 4);
+        memcpy(&x, &sums[2 * i + next], 4);
         return x;
     }
-    static void put(const Product& p, int i, int next, Sum x) { memcpy(p.sum(2 * i + next), &x, 4); }
+    static void put(uint32_t* sums, int i, int next, Sum x) { memcpy(&sums[2 * i + next], &x, 4); }
 };
 struct SumsOf16 {
     typedef float Number;
-    static float get(const Product& p, int i, int next) { return from_fp16(*p.sum(i) >> 16 * next); }
-    static void put(const Product& p, int i, int next, float x) {
+    static float get(const uint32_t* sums, int i, int next) { return from_fp16(sums[i] >> 16 * next); }
+    static void put(uint32_t* sums, int i, int next, float x) {
         const unsigned short bits = to_fp16(x);
-        memcpy(reinterpret_cast<char*>(p.sum(i)) + 2 * next, &bits, 2);
+        memcpy(reinterpret_cast<char*>(&sums[i]) + 2 * next, &bits, 2);
     }
 };
 
 // The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
 template <class Sums>
-static void add_products(Product* const* lane, const double a[32][256], const double b[32][256], int depth) {
-    const Product& p = *lane[0];
+static void add_products(const Product& p, uint32_t* const* sums, const double a[32][256], const double b[32][256], int depth) {
     for (int row = 0; row < 16; row++) {
         double left[32];
         for (int k = 0; k < depth; k++) left[k] = p.minus ? -a[k][row] : a[k][row];
         for (int j = 0; j < p.columns / 8; j++) {
             typename Sums::Number sum[8] = {};
-            const auto owner = [&](int column) -> const Product& { return *lane[row % 8 * 4 + column / 2]; };
+            const auto owner = [&](int column) { return sums[row % 8 * 4 + column / 2]; };
             for (int column = 0; column < 8 && p.add; column++) sum[column] = Sums::get(owner(column), j * 2 + row / 8, column % 2);
             add_eight<256>(sum, left, b[0] + 8 * j, depth);
             for (int column = 0; column < 8; column++) Sums::put(owner(column), j * 2 + row / 8, column % 2, sum[column]);
@@ -300,39 +349,59 @@ static void add_products(Product* const* lane, const double a[32][256], const do
     }
 }
 
-static void finish_for_all(void* const* handed_in) {
-    Product* lane[32];
-    for (int l = 0; l < 32; l++) lane[l] = static_cast<Product*>(handed_in[l]);
+static void finish_product(Product* const* lane) {  // of a warp, whose thread is the current one
     const Product& p = *lane[0];
     const int depth = 32 / bytes_of(p.a_type);
     static double a[32][256], b[32][256];
     read_operand(lane, true, a);
     read_operand(lane, false, b);
-    Warpgroup* const warp = &warpgroups[current() / 32 * 32];
-    for (int l = 0; l < 32; l++) check_sums(warp[l].sums[lane[l]->name()], *lane[l]);
-    if (p.sum_type == S32) add_products<SumsOf32<int>>(lane, a, b, depth);
-    else if (p.sum_type == FP16) add_products<SumsOf16>(lane, a, b, depth);
-    else add_products<SumsOf32<float>>(lane, a, b, depth);
-    for (int l = 0; l < 32; l++) {
-        Sums& sums = warp[l].sums[lane[l]->name()];
-        sums.remember(*lane[l]);
-        sums.products--;
-    }
+    uint32_t* sums[32];
+    for (int l = 0; l < 32; l++) sums[l] = warpgroups[current() / 32 * 32 + l].sums[lane[l]->name()].after();
+    if (p.sum_type == S32) add_products<SumsOf32<int>>(p, sums, a, b, depth);
+    else if (p.sum_type == FP16) add_products<SumsOf16>(p, sums, a, b, depth);
+    else add_products<SumsOf32<float>>(p, sums, a, b, depth);
     each_piece(p, [](char* address) { each_cell(address, -1); });
 }
 
-void wgmma_wait(int groups, const void* where) {
+static void finish_group(void* const* handed_in) {  // the lanes of a warp are together, and hand in its number
+    const size_t group = *static_cast<const size_t*>(handed_in[0]);
+    Lane* const me = self;
+    for (int first = current() / 128 * 128, t = first; t < std::min(threads, first + 128); t += 32) {
+        Warpgroup* const warp = &warpgroups[t];
+        self = &lanes[t];
+        if (warp->finished > group || warp->ends.size() <= group) continue;
+        for (size_t i = 0; i < warp->groups[group - warp->waited].size(); i++) {
+            Product* lane[32];
+            for (int l = 0; l < 32; l++) lane[l] = &warp[l].groups[group - warp[l].waited][i];
+            finish_product(lane);
+        }
+        for (int l = 0; l < 32; l++) warp[l].finished = group + 1;
+    }
+    self = me;
+}
+
+void wgmma_wait(int groups, const void* return_address) {
+    const uint32_t where = place(return_address);
     Warpgroup& me = warpgroups[current()];
     me.fenced = false;
     me.held = 0;
     while (me.groups.size() > size_t(groups)) {
-        for (Product& p : me.groups.front()) together(&p, finish_for_all, place(where));
+        size_t group = me.waited;
+        wait_for_other_warps(group, where);
+        together(&group, finish_group, where);
+        for (const Product& p : me.groups.front()) {
+            Sums& sums = me.sums[p.name()];
+            check_sums(sums, p);
+            sums.take(p);
+        }
         me.groups.pop_front();
+        me.waited++;
     }
 }
 
 static void check_products_at_exit() {
     Warpgroup& me = warpgroups[current()];
+    wake_waiting_warps();
     me.groups.push_back(me.open);
     for (const vector<Product>& group : me.groups)
         for (const Product& p : group)

@@ -298,6 +298,13 @@ def test_a_product_by_tma_and_wgmma(each_compiler, rng):
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
 
 
+def test_who_has_waited_for_a_product_knows_that_all_four_warps_have_read(each_compiler, rng):
+    code = PRODUCT.replace("        __syncthreads();\n    }\n", "    }\n")  # thread 0 alone brings the next tiles
+    assert code != PRODUCT
+    got, want = product(code, rng, seeds=10)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+
+
 @needs_nvrtc
 def test_a_gpu_takes_this_product(tmp_path):
     on_a_gpu(tmp_path, PRODUCT.replace("WGMMA_FENCE", WGMMA_FENCE))
@@ -311,7 +318,7 @@ def line_of(words, code):
     "old, new, at, why",
     [
         ("WGMMA_FENCE", "", "setp.ne", "missing fence: wgmma with no wgmma_fence since"),
-        ("    fence();\n", "", "bulk.tensor.2d.global", "missing fence: read of 16384 bytes at byte 16384 of dynamic shared memory by the async"),
+        ("    fence();\n", "", "bulk.tensor.2d.global", "missing fence: read of 256 bytes at byte 16384 of dynamic shared memory by the async"),
         ("wait(&full, step & 1);", "", "setp.ne", "race: read of 16 bytes"),
         ("wait(&full, step & 1);", "wait(&full, 0);", "setp.ne", "race: read of 16 bytes"),
         (
@@ -477,6 +484,67 @@ def test_a_cluster_that_cannot_be():
         )
     with pytest.raises(WrongSource, match="a cluster is 1 to 8 blocks along x"):
         RawModule(HEAD + CLUSTER.replace("READ", READ), name_expressions=("gather<16>",)).compile()
+
+
+OF_CUDA = """
+#include <cuda.h>
+#include <cuda/barrier>
+using barrier = cuda::barrier<cuda::thread_scope_block>;
+namespace cde = cuda::device::experimental;
+extern "C" __global__ void twice(const __grid_constant__ CUtensorMap map, const int* more, int* sums, int column, int row) {
+    __shared__ alignas(128) int tile[8][16], other[128];
+    #pragma nv_diag_suppress static_var_with_dynamic_init
+    __shared__ barrier full, bytes;
+    if (threadIdx.x == 0) {
+        init(&full, blockDim.x);
+        init(&bytes, blockDim.x);
+        cde::fence_proxy_async_shared_cta();
+    }
+    __syncthreads();
+    barrier::arrival_token token;
+    if (threadIdx.x == 0) {
+        cde::cp_async_bulk_tensor_2d_global_to_shared(&tile, &map, column, row, full);
+        token = cuda::device::barrier_arrive_tx(full, 1, sizeof(tile));
+        cuda::memcpy_async(other, more, cuda::aligned_size_t<16>(sizeof(other)), bytes);
+    } else {
+        token = full.arrive();
+    }
+    full.wait(std::move(token));
+    bytes.arrive_and_wait();
+    tile[threadIdx.x / 16][threadIdx.x % 16] *= 2;
+    sums[threadIdx.x] = other[127 - threadIdx.x];
+    cde::fence_proxy_async_shared_cta();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        cde::cp_async_bulk_tensor_2d_shared_to_global(&map, column, row, &tile);
+        cde::cp_async_bulk_commit_group();
+        cde::cp_async_bulk_wait_group_read<0>();
+        (&full)->~barrier();
+    }
+}
+"""
+
+
+def test_barriers_of_cuda(each_compiler):
+    def twice(code):
+        x, more, sums = (
+            np.arange(40 * 64, dtype=np.int32).reshape(40, 64),
+            np.arange(128, dtype=np.int32),
+            np.zeros(128, np.int32),
+        )
+        want = x.copy()
+        want[36:40, 32:48] *= 2  # the box reaches beyond the last row
+        RawKernel(code, "twice")((1,), (128,), (TensorMap(x, (8, 16)), more, sums, np.int32(32), np.int32(36)))
+        np.testing.assert_array_equal(x, want)
+        np.testing.assert_array_equal(sums, more[::-1])
+
+    twice(OF_CUDA)
+    with pytest.raises(
+        EmulatorError, match=r"missing wait: read of 4 bytes at byte .* of tile by .* where a copy begun at"
+    ):
+        twice(OF_CUDA.replace("    full.wait(std::move(token));\n", ""))
+    with pytest.raises(EmulatorError, match="missing fence: an mbarrier that was made without"):
+        twice(OF_CUDA.replace("        cde::fence_proxy_async_shared_cta();\n", ""))
 
 
 TURNED = """

@@ -15,7 +15,7 @@ PLANTED = [  # what is computed, what is changed into what, what must be found
         "y",
         "turn = consume<false, true>(d, ring, tiles, steps, turn)",
         "consume<false, true>(d, ring, tiles, steps)",
-        "race",
+        "deadlock",
     ),
     ("y", "c, u * kernel_w + v", "c, u + v", "wrong value"),
     ("y", "first_o + panel * 64, c", "first_o, c", "wrong value"),

@@ -1,8 +1,7 @@
 // CUDA's <cooperative_groups.h>: the threads of a block, tiles of 1 to 32 lanes, and the parts that a predicate or a
 // label makes of them. Lanes meet by the functions of device.cuh, so that a group that is not together is found.
 //
-// A grid meets in a cooperative launch: otherwise blocks run one after the other. Clusters and tiles of several warps are
-// not here. As __activemask does, coalesced_threads() knows only the thread that asks.
+// A grid meets in a cooperative launch: otherwise blocks run one after the other. Tiles of several warps are not here. As __activemask does, coalesced_threads() knows only the thread that asks.
 #pragma once
 #include "emulator/device.cuh"
 
@@ -79,7 +78,9 @@ EMULATOR_FUNCTION void check_tiles_of_block(unsigned size) {
     if (left) bad_operand("a block must be whole tiles, and %d of its threads are left", int(left), EMULATOR_WHERE, false);
 }
 EMULATOR_FUNCTION void come_in_grid() { grid_arrive(EMULATOR_WHERE); }
-EMULATOR_FUNCTION void wait_in_grid() { cluster_wait(EMULATOR_WHERE); }
+EMULATOR_FUNCTION void come_in_cluster() { cluster_arrive(EMULATOR_WHERE); }
+EMULATOR_FUNCTION void wait_in_cluster() { cluster_wait(EMULATOR_WHERE); }  // or grid
+EMULATOR_FUNCTION void* of_rank(const void* here, int rank) { return map_shared_rank(here, rank, EMULATOR_WHERE); }
 
 }  // namespace emulator
 
@@ -87,7 +88,7 @@ namespace cooperative_groups {
 
 class thread_group {  // any group, by its kind
 protected:
-    enum Kind : char { GRID, BLOCK, LANES };
+    enum Kind : char { GRID, CLUSTER, BLOCK, LANES };
     Kind kind;
     unsigned lanes = 0, rank_among = 0, groups = 1;  // of a warp; which of how many groups of its parent it is
     EMULATOR_HERE explicit thread_group(Kind kind) : kind(kind) {}
@@ -99,16 +100,20 @@ public:
     EMULATOR_HERE void sync() const {
         if (kind == LANES) __syncwarp(lanes);
         else if (kind == BLOCK) __syncthreads();
-        else emulator::come_in_grid(), emulator::wait_in_grid();
+        else {
+            if (kind == GRID) emulator::come_in_grid();
+            else emulator::come_in_cluster();
+            emulator::wait_in_cluster();
+        }
     }
     EMULATOR_HERE unsigned long long num_threads() const {
         if (kind == LANES) return __builtin_popcount(lanes);
-        return emulator::block_threads() * (kind == GRID ? 1ull * emulator::blocks() : 1);
+        return emulator::block_threads() * (kind == GRID ? 1ull * emulator::blocks() : kind == CLUSTER ? emulator::cluster_blocks : 1);
     }
     EMULATOR_HERE unsigned long long size() const { return num_threads(); }
     EMULATOR_HERE unsigned long long thread_rank() const {
         if (kind == LANES) return emulator::rank_in(lanes);
-        const unsigned long long before = kind == GRID ? emulator::block_in_grid() : 0;
+        const unsigned long long before = kind == GRID ? emulator::block_in_grid() : kind == CLUSTER ? emulator::block_rank : 0;
         return before * emulator::block_threads() + emulator::thread_in_block();
     }
 };
@@ -130,9 +135,36 @@ public:
     static unsigned long long num_blocks() { return emulator::blocks(); }
     struct arrival_token {};
     static EMULATOR_HERE arrival_token barrier_arrive() { return emulator::come_in_grid(), arrival_token(); }
-    static EMULATOR_HERE void barrier_wait(arrival_token&&) { emulator::wait_in_grid(); }
+    static EMULATOR_HERE void barrier_wait(arrival_token&&) { emulator::wait_in_cluster(); }
 };
 EMULATOR_HERE grid_group this_grid() { return {}; }
+
+class cluster_group : public thread_group {  // along x
+    cluster_group() : thread_group(CLUSTER) {}
+    friend EMULATOR_HERE cluster_group this_cluster();
+
+public:
+    static EMULATOR_HERE void sync() { emulator::come_in_cluster(), emulator::wait_in_cluster(); }
+    static dim3 dim_blocks() { return {unsigned(emulator::cluster_blocks), 1, 1}; }
+    static dim3 dim_threads() {
+        return {emulator::cluster_blocks * emulator::block_size.x, emulator::block_size.y, emulator::block_size.z};
+    }
+    static dim3 block_index() { return {unsigned(emulator::block_rank), 0, 0}; }
+    static dim3 thread_index() {
+        const emulator::Index& t = emulator::self->thread;
+        return {emulator::block_rank * emulator::block_size.x + t.x, t.y, t.z};
+    }
+    static unsigned block_rank() { return emulator::block_rank; }
+    static unsigned num_blocks() { return emulator::cluster_blocks; }
+    struct arrival_token {};
+    static EMULATOR_HERE arrival_token barrier_arrive() { return emulator::come_in_cluster(), arrival_token(); }
+    static EMULATOR_HERE void barrier_wait(arrival_token&&) { emulator::wait_in_cluster(); }
+    static EMULATOR_HERE void barrier_wait() { emulator::wait_in_cluster(); }
+    static unsigned query_shared_rank(const void* address) { return emulator::query_shared_rank(address); }
+    template <class T>
+    static EMULATOR_HERE T* map_shared_rank(T* here, int rank) { return static_cast<T*>(emulator::of_rank(here, rank)); }
+};
+EMULATOR_HERE cluster_group this_cluster() { return {}; }
 
 class thread_block : public thread_group {
     EMULATOR_HERE thread_block() : thread_group(BLOCK) {}
