@@ -81,6 +81,22 @@ def test_only_takes_claims_and_systems(lab: Lab):
     assert set(json.loads(Path("out/claims/results.json").read_text())["results"]) == {"a-over-b", "b_over_a"}
 
 
+def test_the_page_keeps_the_claims_that_were_not_asked_for(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    assert main(["claims", "--only", "b_over_a", "--seeds", "6"]) == 0
+    capsys.readouterr()
+    lab.end_at = 8
+    assert main(["claims", "--only", "gan"]) == 128 + signal.SIGINT
+    page = Path("out/claims/index.html")
+    links = [attrs["href"] for attrs in Page(page.read_text(encoding="utf-8")).all("a")]
+    assert links == ["#b_over_a"], "of a-over-b two seeds are done"
+    lab.end_at = -1
+    assert main(["claims", "--only", "gan"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert [attrs["href"] for attrs in Page(text).all("a")] == ["#a-over-b", "#b_over_a"]
+    assert "(95 %, 5 seeds)" in text and "(95 %, 6 seeds)" in text
+    assert "b_over_a" not in capsys.readouterr().out, "only what was asked for is printed"
+
+
 def test_quick_results_are_kept_apart(lab: Lab):
     assert main(["claims", "--quick", "--only", "gan"]) == 0 and all(quick for _, _, quick in lab.runs)
     assert [seed for _, seed, _ in lab.runs] == [0, 1]
