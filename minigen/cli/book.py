@@ -38,7 +38,9 @@ class BookFlags:
 
 
 def main(args: list[str]) -> int:
-    """Write a page for every source file, and the index."""
+    """Write a page for every source file, and the index; a page that is there is replaced whole."""
+    from minigen.train.checkpoint import write_atomically
+
     flags = arguments.parse(BookFlags, args, prog="minigen book", description=__doc__ or "")
     try:
         first = next(folder for folder in (flags.out, *flags.out.parents) if folder.exists())
@@ -49,7 +51,7 @@ def main(args: list[str]) -> int:
         for name, content in pages.items():
             path = flags.out / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+            write_atomically(path, content.encode())
     except OSError as error:
         raise UserError(f"cannot write the book to '{flags.out}': {os_reason(error)}") from None
     print(f"{len(pages)} pages: {flags.out / 'index.html'}")

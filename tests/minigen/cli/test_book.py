@@ -1,8 +1,10 @@
 """`minigen book`: nothing of a source is lost, every equation can be set, every link leads somewhere."""
 
 import ast
+import os
 import posixpath
 import re
+import signal
 from html import unescape
 from pathlib import Path
 
@@ -383,4 +385,13 @@ def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path, capsys, monkeyp
     monkeypatch.setattr(book, "written", lambda root: {"index.html": "ä"})
     (tmp_path / "index.html").mkdir()
     assert main(["book", "--out", str(tmp_path)]) == 2
-    assert "cannot write the book to" in capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'index.html'}" in capsys.readouterr().err
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "written", lambda root: {"index.html": "new"})
+    monkeypatch.setattr(os, "fsync", lambda file: signal.raise_signal(signal.SIGINT))
+    (tmp_path / "index.html").write_text("old")
+    assert main(["book", "--out", str(tmp_path)]) == 128 + signal.SIGINT
+    assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "old"
