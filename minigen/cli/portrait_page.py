@@ -287,7 +287,7 @@ def _known(rows: list[dict[str, Any]]) -> str:
     for label, figures in found.items():
         lines.append(_plain(label, {**figures, "accepted": figures.get("valid", figures.get("accepted"))}))
     chance = next((facts["chance"] for facts in rows if facts.get("chance")), None)
-    if chance is not None:
+    if chance is not None and chance[0] is not None:  # it is infinite where the images have no distance
         lines.append(_plain("train, drawn with replacement", {"fd_ratio": portrait.Figure(*chance)}))
     return "".join(lines)
 

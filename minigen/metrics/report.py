@@ -193,24 +193,29 @@ def chance(dataset: Dataset, ruler: Ruler, *, n: int = SAMPLES, draws: int = 40)
     """Mean and spread of ``fd_ratio`` for `compared` (of ``n``) training images drawn with replacement (fixed seed).
 
     What a perfect sampler of the training set would measure, draw by draw: a difference between two models that is
-    smaller than this spread may be chance.
+    smaller than this spread may be chance. Infinite and NaN where the ratio is infinite: these images have no distance.
     """
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
-    ratios = _redrawn(of_train, compared(dataset, n), of_train, of_test, draws)
-    return float(np.mean(ratios)), float(np.std(ratios, ddof=1))
+    return _redrawn(of_train, compared(dataset, n), of_train, of_test, draws)
 
 
 def spread(dataset: Dataset, images: Float[Array, "n h w c"], ruler: Ruler, *, draws: int = 40) -> float:
-    """The error of ``fd_ratio`` of some image samples: its spread over `compared` of them drawn with replacement (fixed seed)."""
+    """The error of ``fd_ratio`` of some image samples: its spread over `compared` of them drawn with replacement (fixed seed).
+
+    NaN where the ratio is infinite.
+    """
     of_train, of_test = (ruler.features(x) for x in _references(dataset))
     ours = ruler.features(dataset.scale(dataset.unscale(images)))
-    return float(np.std(_redrawn(ours, compared(dataset, len(ours)), of_train, of_test, draws), ddof=1))
+    return _redrawn(ours, compared(dataset, len(ours)), of_train, of_test, draws)[1]
 
 
-def _redrawn(features: Array, m: int, of_train: Array, of_test: Array, draws: int) -> list[float]:
-    """``fd_ratio`` of ``m`` rows of features drawn with replacement, so many times."""
+def _redrawn(features: Array, m: int, of_train: Array, of_test: Array, draws: int) -> tuple[float, float]:
+    """Mean and spread of ``fd_ratio`` of ``m`` rows of features drawn with replacement, so many times."""
     unit, rng = frechet_distance(of_train[:m], of_test), np.random.default_rng(0)
-    return [frechet_distance(features[rng.choice(len(features), m)], of_test) / unit for _ in range(draws)]
+    if unit == 0:
+        return float("inf"), float("nan")
+    ratios = [frechet_distance(features[rng.choice(len(features), m)], of_test) / unit for _ in range(draws)]
+    return float(np.mean(ratios)), float(np.std(ratios, ddof=1))
 
 
 def format_tables(rows: dict[str, dict[str, float]]) -> list[Table]:

@@ -330,6 +330,12 @@ def test_real_pictures_and_pixel_noise_stand_in_the_table_too(seen: Seen):
     assert rows["their backgrounds alone"][2:4] == ["0.00", "0.00"]  # nothing to read, and nothing is recalled
 
 
+def test_of_real_images_without_a_distance_nothing_is_said_of_chance(seen: Seen):
+    none = {name: {"chance": [None, None]} for name, facts in seen.facts.items() if facts.get("chance")}
+    text, _ = again(seen, **none)
+    assert none and "train, drawn with replacement" not in text
+
+
 def test_captioned_pictures_are_set_against_real_ones_of_the_same_prompts(seen: Seen):
     shapes = load("shapes")
     asked = [text for split, things in GROUPS.values() for text in prompts_of(split, things, 16)]

@@ -173,6 +173,15 @@ def test_the_chance_of_the_distance_is_around_one(few, tiny_ruler):
     assert chance(few, tiny_ruler, draws=6) == (mean, spread), "the seed is fixed"
 
 
+def test_where_real_images_have_no_distance_chance_and_the_error_say_so(few, tiny_ruler):
+    """As the ratio itself does, which is infinite: here every image is the same."""
+    blank = {name: few.train.take(np.zeros(20, int)) for name in ("train", "test")}
+    same = replace(few, **blank)
+    assert quality(same, few.scale(few.val.images), tiny_ruler, rng=np.random.default_rng(0))["fd_ratio"] == np.inf
+    mean, around = chance(same, tiny_ruler, draws=3)
+    assert mean == np.inf and np.isnan(around) and np.isnan(spread(same, few.scale(few.val.images), tiny_ruler))
+
+
 def test_the_error_of_the_distance_is_the_spread_over_samples_drawn_again(few, tiny_ruler):
     train = few.scale(few.train.images)
     assert spread(few, np.repeat(train[:1], 20, axis=0), tiny_ruler, draws=3) < 1e-6, "nothing to draw but one picture"
