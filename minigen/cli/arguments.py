@@ -19,6 +19,10 @@ from minigen.cli import curriculum
 from minigen.errors import UserError, said_in_one_sentence
 
 T = TypeVar("T")
+GUIDED: dict[str, dict[str, Any]] = {  # scale of guidance -> what acts only through it, and its value without effect
+    "guidance": {"negative": ""},
+    "scale": {"away_from": None, "rescale": 0.0},
+}
 NARROWEST = 20  # columns: in fewer than 6 tyro never finishes a help text, and uses up all memory
 
 
@@ -266,6 +270,15 @@ def say_unfinished(path: Path, system: Any) -> None:
             f"'minigen train {reader.about['system']} --out {path.parent} --resume' goes on",
             file=sys.stderr,
         )
+
+
+def say_unguided(settings: dict[str, Any]) -> None:
+    """Say on stderr which of a model's settings change nothing because they act through guidance, and there is none."""
+    for scale, through in GUIDED.items():
+        for name, off in through.items():
+            if settings.get(scale) == 1 and settings.get(name, off) != off:
+                flag = name.replace("_", "-")
+                print(f"note: --{flag} changes nothing with --{scale} 1, which is no guidance", file=sys.stderr)
 
 
 def reuse_clip(path: Path, system: Any, dataset: Any) -> None:

@@ -57,6 +57,7 @@ def main(args: list[str]) -> int:
     check_out(flags.out)
     system, about = arguments.load_weights(flags.weights, entry, device=flags.device)
     arguments.say_unfinished(flags.weights, system)
+    arguments.say_unguided(settings)
     given: list[Any] = []
 
     def read(name: str) -> Any:

@@ -59,6 +59,7 @@ def main(args: list[str]) -> int:
     arguments.check_at_least(0, seed=flags.seed)
     system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
     arguments.say_unfinished(flags.weights, system)
+    arguments.say_unguided(settings)
 
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically

@@ -144,6 +144,37 @@ def test_every_system_that_has_samplers_takes_ones_own(
     assert "module:Name" in capsys.readouterr().out
 
 
+# --- settings that change nothing -------------------------------------------------------------------------------------
+
+SHORT = ("--T", "20", "--base", "8", "--steps", "2", "--batch-size", "4", "--sample-steps", "3")
+MORE = ("--text-layers", "1", "--clip-steps", "2", "--paint-steps", "2", "--upsample-steps", "2")
+
+
+@pytest.mark.parametrize(
+    ("system", "scale", "flags", "said"),
+    [
+        ("classifier_free", "scale", ("--rescale", "0.7"), ["--rescale"]),
+        ("classifier_free", "scale", ("--away-from", "0", "--rescale", "0.7"), ["--away-from", "--rescale"]),
+        ("glide", "guidance", ("--negative", "a ring"), ["--negative"]),
+    ],
+)
+def test_what_acts_through_guidance_changes_nothing_without_it_and_that_is_said(
+    system: str, scale: str, flags: Any, said: list[str], inside: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", system, *SHORT, *(MORE if system == "glide" else ())]) == 0
+    commands = [["sample", system], ["edit", system, "test:2", "--mask", "0:18,0:18"]][: 1 + (system == "glide")]
+    for command in commands:
+        seen = []
+        for how in ((), flags):
+            capsys.readouterr()
+            assert main([*command, "--n", "2", f"--{scale}", "1", *how, "--out", "a.png"]) == 0
+            seen.append((Path("a.png").read_bytes(), capsys.readouterr().err))
+        notes = [f"note: {flag} changes nothing with --{scale} 1, which is no guidance\n" for flag in said]
+        assert seen == [(seen[0][0], ""), (seen[0][0], "".join(notes))]
+        assert main([*command, "--n", "2", f"--{scale}", "2", *flags, "--out", "a.png"]) == 0
+        assert not capsys.readouterr().err
+
+
 # --- what is printed of notes -----------------------------------------------------------------------------------------
 
 
