@@ -42,7 +42,7 @@ PREVIEW = 16  # samples in a picture during training; the one at the end has as 
 class Run:
     """A run's settings. Only ``system``, its config, ``seed``, ``data_dir`` and ``size`` decide its result."""
 
-    out: Path
+    out: str | Path
     system: str
     seed: int = 0
     data_dir: str | None = None
@@ -51,6 +51,11 @@ class Run:
     samples_every: int | None = None  # None: after each quarter of the steps, 0: only at the end
     save_seconds: float = 15.0
     overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """``out`` as a path."""
+        return Path(self.out)
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,12 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     check_memory(trainer.stages, dataset.shape)
     keeper = Keeper(trainer, dataset, run)
     if not resume:
-        keeper.make(run.out)
+        keeper.make(run.folder)
     # NaN and infinity are found by checks of the loss, the gradient, the state and the samples, not by NumPy's warnings
-    with alone_in(run.out) as sure, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with alone_in(run.folder) as sure, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if sure:  # or another run may be writing them
-            checkpoint.remove_leftovers(run.out, "*.safetensors")
-            checkpoint.remove_leftovers(run.out / SAMPLES)
+            checkpoint.remove_leftovers(run.folder, "*.safetensors")
+            checkpoint.remove_leftovers(run.folder / SAMPLES)
         if resume:
             keeper.restore()
         else:
@@ -119,7 +124,7 @@ def check_memory(stages: Sequence[Any], shape: tuple[int, ...]) -> None:
 def _train(trainer: Trainer, keeper: "Keeper") -> Result:
     """Train from the trainer's current step to the end."""
     run, dataset = keeper.run, keeper.dataset
-    log = Log(run.out / LOG, keep_until=trainer.done)
+    log = Log(run.folder / LOG, keep_until=trainer.done)
     try:
         with Stop() as stop, Progress(run.system, trainer.total, trainer.done) as progress:
             if trainer.done:
@@ -136,7 +141,7 @@ def _train(trainer: Trainer, keeper: "Keeper") -> Result:
         if trainer.done == trainer.total:
             so = "no picture was made" if keeper.saved_step == trainer.total else "the end of the run was not saved"
         raise NonFinite(
-            f"{error}, so {so}; the checkpoint of step {keeper.saved_step} in {run.out} is kept: "
+            f"{error}, so {so}; the checkpoint of step {keeper.saved_step} in {run.folder} is kept: "
             f"start again{elsewhere} with a lower --lr"
         ) from error
     finally:
@@ -144,7 +149,7 @@ def _train(trainer: Trainer, keeper: "Keeper") -> Result:
         log.close()
     trainer.finish()
     parameters = sum(module.flat.size for module in trainer.system.modules.values())
-    return Result(run.out, trainer.done, seconds, parameters, picture, cpu_seconds)
+    return Result(run.folder, trainer.done, seconds, parameters, picture, cpu_seconds)
 
 
 def _steps(trainer: Trainer, keeper: "Keeper", log: Log, progress: Progress, stop: "Stop", dataset: Any) -> None:
@@ -177,7 +182,7 @@ def obey(stop: "Stop", trainer: Trainer, keeper: "Keeper") -> None:
     if stop.signal:
         raise Interrupted(
             f"stopped at step {trainer.done} of {trainer.total}, everything is saved: go on with "
-            f"'minigen train {keeper.run.system} --out {keeper.run.out} --resume'",
+            f"'minigen train {keeper.run.system} --out {keeper.run.folder} --resume'",
             stop.signal,
         )
 
@@ -211,12 +216,12 @@ class Keeper:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            out = self.run.out
+            out = self.run.folder
             raise UserError(f"cannot write to the folder {out}: {os_reason(error, out)}") from error
 
     def begin(self) -> None:
         """Write the first checkpoint. A run that is already there and has done a step is not touched."""
-        path = self.run.out
+        path = self.run.folder
         if not self.run.overwrite and holds_run(path):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
         self.make(path / SAMPLES)
@@ -239,12 +244,12 @@ class Keeper:
         spent = {"seconds": round(self.seconds(), 3), "cpu_seconds": None if cpu is None else round(cpu, 3)}
         about = {"kind": "checkpoint", **self.identity, **trainer.position, **spent}
         try:
-            checkpoint.save(self.run.out / CHECKPOINT, arrays, about)
+            checkpoint.save(self.run.folder / CHECKPOINT, arrays, about)
             self.saved_step = trainer.done
             with trainer.averaged():
-                checkpoint.save(self.run.out / WEIGHTS, trainer.weights(), self.about_weights())
+                checkpoint.save(self.run.folder / WEIGHTS, trainer.weights(), self.about_weights())
         except UserError as error:
-            if not (self.run.out / CHECKPOINT).exists():
+            if not (self.run.folder / CHECKPOINT).exists():
                 raise
             raise UserError(f"{error}; put that right and go on from step {self.saved_step} with --resume") from error
         self.saved = time.monotonic()
@@ -259,10 +264,10 @@ class Keeper:
 
     def restore(self) -> None:
         """Go to where the checkpoint says, or raise UserError if it is missing, broken, or of another run."""
-        path = self.run.out / CHECKPOINT
+        path = self.run.folder / CHECKPOINT
         if not path.exists():
             raise UserError(
-                f"there is no checkpoint to go on from in {self.run.out}: leave --resume out to start a run"
+                f"there is no checkpoint to go on from in {self.run.folder}: leave --resume out to start a run"
             )
         with checkpoint.opened(path, kind="checkpoint", system=self.run.system) as reader:
             about = reader.about
@@ -272,7 +277,7 @@ class Keeper:
         self.earlier = seconds_told(about.get("seconds")) or 0.0
         self.earlier_cpu = seconds_told(about.get("cpu_seconds"))
         self.saved_step = self.trainer.done
-        self.make(self.run.out / SAMPLES)
+        self.make(self.run.folder / SAMPLES)
 
     def draw(self, most: int | None = None) -> Path:
         """A grid of samples (at most ``most``) from the averaged weights, always from the same draws.
@@ -285,7 +290,7 @@ class Keeper:
             samples = system.sample(n, rng=rng)
         check_samples(samples, n, system.image_shape)
         check_finite(samples, f"after step {self.trainer.done}")
-        path = self.run.out / SAMPLES / f"{self.trainer.done:06}.png"
+        path = self.run.folder / SAMPLES / f"{self.trainer.done:06}.png"
         notes = system.notes(samples) if pictures.is_text(self.dataset) else []
         return pictures.save_samples(path, self.dataset, samples, notes)
 

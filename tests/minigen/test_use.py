@@ -62,7 +62,7 @@ def test_a_loaded_system_draws_what_the_command_draws(trained: Path):
 def test_what_training_leaves_in_memory_is_what_it_wrote(tmp_path: Path):
     digits = data.load("digits")
     system = autoencoder.build(autoencoder.Config(steps=20), digits, seed=0)
-    result = run.train(system, digits, run.Run(out=tmp_path, system="mine"))
+    result = run.train(system, digits, run.Run(out=os.fspath(tmp_path), system="mine"))
     loaded = minigen.load(result.weights, model=autoencoder)
     for name, module in system.modules.items():
         assert not any(part.training for _, part in module.named_modules())
