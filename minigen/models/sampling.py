@@ -106,14 +106,16 @@ def draw(
     cond: Any = None,
     kind: str = "eps",
     callback: Callable[[float, Any], None] | None = None,
+    start: Any = None,
     strength: float | None = None,
 ) -> Any:
     r"""$x_0$ from ``x_T`` (n, ...) over ``steps`` levels of the training schedule, by the settings of `Sampling`.
 
     ``own`` is the default ``variance``. If ``clip`` is a number, the result is clipped as $\hat x_0$ is.
     ``callback(t, x_t)`` is given the network's time, which is fractional with the spacing "karras". Raises ValueError,
-    before the first network call, for settings that do not exist or do not go together. With a ``strength``, above 0
-    and at most 1, ``x_T`` is a picture, which is noised that far up the levels and denoised from there (SDEdit).
+    before the first network call, for settings that do not exist or do not go together. ``start``, of pictures (n, ...),
+    takes the place of ``x_T``: they are noised up the levels as far as ``strength``, above 0 and at most 1, and denoised
+    from there (SDEdit).
 
     A function as ``sampler``, such as `minigen.laws.as_sampler` returns, chooses its own levels:
     ``sampler(model, x_T, schedule, steps=, rng=, clip=, cond=, kind=, callback=)``.
@@ -122,7 +124,7 @@ def draw(
         made = f"{sampler.__name__}()" if isinstance(sampler, type) else f"your {type(sampler).__name__}"
         raise ValueError(f"sampler must be a name or a function: hand over minigen.laws.as_sampler({made})")
     if callable(sampler):
-        if strength is not None:
+        if not (start is None and strength is None):
             raise ValueError("a sampler of your own begins with noise: to begin with a picture name one of ours")
         settings = {"spacing": spacing, "eta": eta, "variance": variance}
         check_belong("a sampler of your own", settings, dict.fromkeys(settings))
@@ -132,10 +134,11 @@ def draw(
         grid = levels(schedule, steps, sampler, spacing)
         see = None if callback is None else (lambda t, x_t, x_0: callback(grid.times[t].item(), x_t))
         how: dict[str, Any] = {"rng": rng, "eta": eta, "clip": clip, "cond": cond, "kind": kind, "callback": see}
-        if strength is None:
+        if start is None:
+            check_belong("drawing from noise", {"strength": strength}, {"strength": None})
             x_0 = choose.draw(name, model, x_T, grid, **how)
-        elif 0 < strength <= 1:
-            x_0 = inpaint.img2img(model, x_T, grid, strength, sampler=partial(choose.draw, name), **how)
+        elif strength is not None and 0 < strength <= 1:
+            x_0 = inpaint.img2img(model, start, grid, strength, sampler=partial(choose.draw, name), **how)
         else:
             raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
     return np.clip(x_0, -clip, clip) if isinstance(clip, float | int) else x_0
@@ -164,7 +167,8 @@ def edit(
     xp = array_module(image)
     x_0 = xp.repeat(image[None], n, 0)
     if keep is None:
-        return draw(model, x_0, schedule, steps=steps, rng=rng, sampler="ddim", eta=1.0, strength=strength)
+        how: dict[str, Any] = {"sampler": "ddim", "eta": 1.0, "start": x_0, "strength": strength}
+        return draw(model, None, schedule, steps=steps, rng=rng, **how)
     grid = levels(schedule, steps)
     x_T = xp.asarray(rng.standard_normal(x_0.shape), x_0.dtype)
     return inpaint.replace(model, x_T, x_0, xp.asarray(keep), grid, rng=rng, resample=resample, clip=1.0)

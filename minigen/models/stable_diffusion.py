@@ -286,10 +286,12 @@ def walk(
 
     clip_z = codec.bound if limit is None else (lambda z_0: limit(bounded(z_0)))
     how: dict[str, Any] = {"sampler": sampler, "spacing": spacing, "eta": eta, "variance": variance, "callback": see}
+    z_T = None
     if start is None:
+        sampling.check_belong("drawing from noise", {"strength": strength}, {"strength": 1.0})
         z_T = xp.asarray(rng.standard_normal((shape[0], *codec.shape(shape[1:]))), np.float32)
     elif 0 < strength <= 1:
-        z_T, how["strength"] = codec.encode(start), strength
+        how |= {"start": codec.encode(start), "strength": strength}
     else:
         raise ValueError(f"strength must be above 0, which is the picture itself, and at most 1, got {strength}")
     z = sampling.draw(model, z_T, schedule, steps=steps, rng=rng, clip=clip_z, cond=cond, kind=kind, **how)

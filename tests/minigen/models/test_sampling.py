@@ -94,6 +94,8 @@ def test_what_does_not_go_together_is_named_before_the_network_is_asked():
         ({"variance": "big"}, "variance must be one of 'small', 'large', 'learned', got 'big'"),
         ({"variance": "learned"}, "'learned' needs a model that has learnt one, and this one has not"),
         ({"variance": "learned", "steps": 1}, "'learned' needs a model that has learnt one"),
+        ({"strength": 0.5}, "drawing from noise has no strength: leave it out, got 0.5"),
+        ({"start": np.zeros((1, 2))}, "strength must be above 0 and at most 1, got None"),
     ):
         with pytest.raises(ValueError, match=what):
             draw(model=never, **how)

@@ -413,6 +413,8 @@ def test_sdedit_strength_is_above_0_and_at_most_1(system, data, strength):
 
 
 def test_settings_that_a_use_does_not_have_are_refused(system, data):
+    with pytest.raises(ValueError, match=r"drawing from noise has no strength: leave it out, got 0\.5"):
+        system.sample(1, rng=np.random.default_rng(0), prompt="", strength=0.5)
     x, keep = data.scale(data.test.images[:1])[0], np.ones((32, 32, 1), bool)
     for image, mask, settings, said in (
         (x, keep, {"strength": 9.0}, "painting has no strength: leave it out, got 9.0"),
