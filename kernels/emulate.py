@@ -11,6 +11,7 @@ wrong arguments or more threads than it takes, 2 if the request makes no sense o
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -260,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _, names, shape, files = OPERATIONS[op]
             if given.shape is not None:
                 parts = given.shape.split(",")
-                if len(parts) != len(shape) or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+                if len(parts) != len(shape) or not all(
+                    re.fullmatch(r"\d{1,999}", p.strip()) and int(p) > 0 for p in parts
+                ):
                     parser.error(f"--shape must be {len(shape)} sizes of at least 1 ({names}), got {given.shape!r}")
                 shape = tuple(map(int, parts))
             rungs = [r for r in files if given.rung in ("all", str(r))]

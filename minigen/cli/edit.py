@@ -1,6 +1,7 @@
 """`minigen edit SYSTEM IMAGE`: change a picture with a trained model."""
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from minigen.cli.sample import check_out, with_own_sampler
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 from minigen.models.system import Picture
 
+WHOLE = r"\d{1,18}"  # a number, of fewer digits than `int` refuses to read
 USAGE = """usage: minigen edit SYSTEM IMAGE [--mask FILE | ROWS,COLUMNS] [--weights FILE] [--n 4] [--out edit.png] [--seed N]
            [flags of the system]
 
@@ -187,7 +189,7 @@ def read_picture(name: str, about: Any, data_dir: str | None) -> Any:
     if name.startswith("test:"):
         dataset = arguments.load_data_of(about, data_dir)
         number = name.removeprefix("test:")
-        if not number.isdecimal() or int(number) >= len(dataset.test.images):
+        if not re.fullmatch(WHOLE, number) or int(number) >= len(dataset.test.images):
             raise UserError(f"test:K needs a K from 0 to {len(dataset.test.images) - 1}, got '{name}'")
         return dataset.scale(dataset.test.take(np.array([int(number)])).images)[0]
     levels = about.levels or 256
@@ -209,7 +211,7 @@ def read_mask(text: str, size: tuple[int, int]) -> Any:
     parts = text.split(",")
     if len(parts) == 2 and all(part.count(":") == 1 for part in parts):
         bounds = [end.strip() for part in parts for end in part.split(":")]
-        if not all(end.isdecimal() for end in bounds):
+        if not all(re.fullmatch(WHOLE, end) for end in bounds):
             raise UserError(f"--mask needs rows and columns as in 8:24,0:16, got '{text}'")
         top, bottom, left, right = map(int, bounds)
         if not (top < bottom <= h and left < right <= w):

@@ -232,7 +232,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _sweep(text: str) -> tuple[str, list[Any]]:
     key, _, values = text.partition("=")
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", values)
+    span = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", values)
     if span:
         first, last = int(span[1]), int(span[2])
         found = [*range(first, min(last, first + MANY) + 1)]  # one more than MANY is refused as any more are

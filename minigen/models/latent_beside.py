@@ -20,6 +20,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_st
 - shares, not yes or no: a box smaller than a place of the map still counts.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def parse_layout(text: str, side: int) -> Boxes:
     for part in text.split(";"):
         name, _, where = part.strip().partition(" ")
         bounds = [end.strip() for axis in where.split(",") for end in axis.split(":")]
-        if name not in SHAPES or len(bounds) != 4 or not all(end.isdecimal() for end in bounds):
+        if name not in SHAPES or len(bounds) != 4 or not all(re.fullmatch(r"\d{1,18}", end) for end in bounds):
             raise ValueError(
                 f"layout must be like 'circle 4:20,4:20; ring 18:30,16:28', of {', '.join(SHAPES)}, got {text!r}"
             )

@@ -264,6 +264,10 @@ def test_the_command_reports_and_refuses(capsys, monkeypatch):
     assert race in (ROOT.parent / "README.md").read_text(encoding="utf-8"), "what the README shows"
     for arguments, message in [
         ([], "name an operation"),
+        (
+            ["quantize", "--shape", f"1,2,{'9' * 5000}"],
+            r"--shape must be 3 sizes of at least 1 (m,codes,d), got '1,2,999",
+        ),
         (["quantize", "--shape", "1,2"], r"--shape must be 3 sizes of at least 1 (m,codes,d), got '1,2'"),
         (["quantize", "--shape", "1,2,0"], "--shape must be"),
         (["quantize", "--rung", "9"], "--rung must be all or one of 1, 2, 3, 4, got '9'"),

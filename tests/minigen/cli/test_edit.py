@@ -62,6 +62,9 @@ def test_white_is_painted_and_black_is_kept(inside: Path):
     np.testing.assert_array_equal(edit.read_mask("1:3,2:5", (4, 6)), keep)
 
 
+MANY_DIGITS = "9" * 5000  # more than Python reads as a number
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
@@ -70,6 +73,7 @@ def test_white_is_painted_and_black_is_kept(inside: Path):
         (["toy", "nowhere.png"], "cannot read the picture 'nowhere.png': No such file or directory\n"),
         (["toy", "test:1000000"], "test:K needs a K from 0 to 446"),
         (["toy", "test:x"], "test:K needs a K"),
+        (["toy", f"test:{MANY_DIGITS}"], "test:K needs a K from 0 to 446"),
         (["toy", "wide.png"], "wide.png has 9 x 8 pixels, the model draws 8 x 8"),
         (["toy", "test:1", "--mask", "wide.png"], "the mask wide.png has 9 x 8 pixels, the picture 8 x 8"),
         (["toy", "test:1", "--mask", "2:4,0:9"], "rows within 0:8 and columns within 0:8, got '2:4,0:9'"),
@@ -79,6 +83,7 @@ def test_white_is_painted_and_black_is_kept(inside: Path):
             "--mask must be a picture, or rows and columns as in 8:24,0:16: there is no file",
         ),
         (["toy", "test:1", "--mask", "a:4,0:8"], "rows and columns as in 8:24,0:16"),
+        (["toy", "test:1", "--mask", f"0:{MANY_DIGITS},0:8"], "rows and columns as in 8:24,0:16"),
         (["toy", "test:1", "--shade", "7"], "cannot edit: shade must be from -1 to 1, got 7.0"),
         (["toy", "test:1", "--n", "0"], "--n must be at least 1"),
         (["toy", "test:1", "--seed", "-1"], "--seed must be at least 0"),

@@ -64,6 +64,7 @@ def test_one_law_on_one_of_ours_and_the_list(capsys):
         (["slerp", "--config", "foo=1"], "'foo' is no setting here"),
         (["slerp", "--config", "foo={[]: 1}"], "'foo' is no setting here"),
         (["slerp", "--sweep", "N=2,3"], "--sweep N=... is for samplers that walk levels"),
+        (["slerp", "--sweep", f"N=1..{'9' * 5000}"], "--sweep must be N=1..100"),
         (["slerp", "--law", "L6"], "nothing was checked: L6 (a law of vp, sigma, flow, not of slerp)"),
         (["no_such_module_here:X"], "cannot import 'no_such_module_here'"),
         (["json:Nothing"], "'json' has no 'Nothing'"),

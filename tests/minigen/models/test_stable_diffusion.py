@@ -531,6 +531,7 @@ def test_layout_in_words():
         ("blob 4:20,4:20", "layout must be like 'circle 4:20,4:20; ring 18:30,16:28', of circle, square"),
         ("circle 4:20", "layout must be like"),
         ("circle a:20,4:20", "layout must be like"),
+        (f"circle {'9' * 5000}:20,4:20", "layout must be like"),
         ("circle 4:20,4:20;", "layout must be like"),
         ("circle 20:4,4:20", "rows and columns that rise within 0:32, got 'circle 20:4,4:20'"),
         ("ring 4:20,4:33", "rows and columns that rise within 0:32"),
