@@ -12,6 +12,10 @@ _NUMPY = {np.ndarray}
 _WHOLE, _REAL, _FLAG = (int, np.integer), (float, int, np.floating, np.integer), (bool, np.bool_)
 
 
+class WrongSize(ValueError):
+    """Arrays of sizes that a rung does not take, or that are too large for a kernel's numbers or for any launch."""
+
+
 def is_whole(value: Any) -> bool:
     """Whether ``value`` is a whole number, Python's or NumPy's; True and False do not count."""
     return isinstance(value, _WHOLE) and not isinstance(value, bool)

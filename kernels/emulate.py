@@ -6,8 +6,8 @@ per pair of lines. So are results whose bits differ from those under the first s
 kernel does not end, no further one is run. ``--planted`` runs kernels with one planted mistake each, ``--banks`` counts
 bank conflicts and sectors of global memory. With ``--device cuda`` the same problems run on a GPU, where only their
 values are checked: for the rest there is NVIDIA's compute-sanitizer. Exit status: 0 without findings (with
-``--planted``: exactly the planted ones), 1 with findings, or if a rung does not compile, lacks its kernel or is given
-wrong arguments or more threads than it takes, 2 if the request makes no sense or no rung could be run.
+``--planted``: exactly the planted ones), 1 with findings, or if a rung does not compile, lacks its kernel, or is given
+wrong arguments or a launch that no GPU can make (a rung may refuse sizes, by ``checks.WrongSize``), 2 if the request makes no sense or no rung could be run.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 
 from . import attention, bfloat16, command, conv2d, launch, quantize
 from .attention import cuda as attention_cuda
+from .checks import WrongSize
 from .companions import COMPANIONS, normals
 from .compare import bound
 from .conv2d import cuda as conv2d_cuda
@@ -29,11 +30,10 @@ from .emulator import BadArguments, DoesNotCompile, Emulator, Finding, NoCompile
 from .gradients import GRADIENTS
 from .launch import CompileError, NoCuda
 from .quantize import cuda as quantize_cuda
-from .source import WrongSource
 
 Run = Callable[[Emulator, int], None]
 OTHER_BITS = "not the bits of the first schedule: what is added up has no order, as by atomics of floats"
-MISTAKES = (DoesNotCompile, CompileError, BadArguments, WrongSource)  # in a rung; other errors are of sizes and cards
+MISTAKES = (ValueError, DoesNotCompile, CompileError, BadArguments)  # in a rung, but for a WrongSize
 
 
 def _quantize(m: int, codes: int, d: int) -> Run:
@@ -138,9 +138,9 @@ def _ladder(
                     here.setdefault((f.kind, f.where), []).append((seed, f))
                 if any(f.kind == "endless" for f in device.findings):
                     break  # the others would take as long
-        except (ValueError, NoCuda, *MISTAKES) as error:  # not every rung takes every size, nor every card
+        except (NoCuda, *MISTAKES) as error:
             print(f"{op} {files[rung]}: not run: {error}", flush=True)
-            wrong += isinstance(error, MISTAKES)
+            wrong += not isinstance(error, WrongSize | NoCuda)  # not every rung takes every size, nor every card
             continue
         done += 1
         seconds = time.process_time() - start

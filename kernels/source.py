@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import WrongSize
 from .tensor_map import MOST, TensorMap
 
 ROOT = Path(__file__).parent  # what #include "lib/cuda.cuh" is relative to
@@ -209,8 +210,8 @@ def not_kept(directory: Path, error: OSError) -> ValueError:
 def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> list[Any]:
     """The arguments in the parameters' order: arrays as they are, scalars as ctypes values of exactly the right type.
 
-    Raises TypeError for a missing or unknown name, another kind or dtype than the parameter's and ValueError for an
-    array that is not contiguous and a whole number that does not fit, or above ``MOST`` as an int.
+    Raises TypeError for a missing or unknown name, another kind or dtype than the parameter's, ValueError for an array
+    that is not contiguous, and WrongSize for a whole number that does not fit, or above ``MOST`` as an int.
     """
     if len(parameters) != len(arguments) or any(p.name not in arguments for p in parameters):
         wrong = sorted({p.name for p in parameters} ^ set(arguments))
@@ -251,9 +252,9 @@ def _argument(p: Parameter, value: Any) -> Any:
         raise TypeError(f"{p.name} must be a whole number, got {value!r}")
     passed = scalar(int(value))
     if passed.value != int(value):
-        raise ValueError(f"{p.name} must fit into {p.type}, got {value}")
+        raise WrongSize(f"{p.name} must fit into {p.type}, got {value}")
     if p.type == "int" and value > MOST:
-        raise ValueError(f"{p.name} must be at most {MOST}, got {value}")
+        raise WrongSize(f"{p.name} must be at most {MOST}, got {value}")
     return passed
 
 
@@ -300,9 +301,9 @@ def check_whole_clusters(kernel: str, blocks: tuple[int, int, int], clusters: Ma
 
 
 def check_grid(kernel: str, grid: tuple[int, int, int], threads: tuple[int, int, int]) -> None:
-    """Raise ValueError unless a GPU can launch so many blocks of so many threads."""
+    """Raise WrongSize for more blocks than a GPU can launch, and ValueError for a block of other threads than it has."""
     limits = (2**31 - 1, 65535, 65535)
     if len(grid) != 3 or any(not 0 <= g <= limit for g, limit in zip(grid, limits)):
-        raise ValueError(f"kernel {kernel}: the grid must be at most {limits} blocks, got {grid}")
+        raise WrongSize(f"kernel {kernel}: the grid must be at most {limits} blocks, got {grid}")
     if len(threads) != 3 or min(threads) < 1 or threads[2] > 64 or threads[0] * threads[1] * threads[2] > 1024:
         raise ValueError(f"kernel {kernel}: a block has 1 to 1024 threads, at most 64 deep, got {threads}")

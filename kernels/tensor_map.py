@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .backend import Array, address
+from .checks import WrongSize
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _32B, _64B, _128B
@@ -29,7 +30,7 @@ class TensorMap:
     exchanged in shared memory. For 128: piece p of row r goes to piece p ^ r % 8. ``shape`` and ``strides`` (in bytes,
     the last one an element's) are for copies that see the array's memory otherwise: of a matrix whose tiles are wider
     than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). Raises ValueError for what TMA
-    cannot copy.
+    cannot copy, WrongSize where only the size is in the way.
     """
 
     array: Array
@@ -61,7 +62,7 @@ class TensorMap:
         if not self.array.flags.c_contiguous or 0 in shape:
             raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
         if max(shape) > MOST or max(self.strides or (math.prod(shape[1:]) * item,)) >= 2**40:
-            raise ValueError(f"a TensorMap has axes of at most {MOST} and strides below 2^40 bytes, got shape {shape}")
+            raise WrongSize(f"a TensorMap has axes of at most {MOST} and strides below 2^40 bytes, got shape {shape}")
         if address(self.array) % 16:
             raise ValueError("a TensorMap's array must begin at a multiple of 16 bytes, and this one does not")
         if (len(shape) > 1 and not self.strides and shape[-1] * item % 16) or self.box[-1] * item % 16:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..checks import check_rung
+from ..checks import WrongSize, check_rung
 from ..launch import fits_on_chip
 from ..matmul.cuda import last_rung
 from ..source import file_in
@@ -130,7 +130,7 @@ def short_forward(
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     if not 0 < t_k <= FEW:
-        raise ValueError(f"{SHORT[rung]} takes 1 to {FEW} keys, got {t_k}")
+        raise WrongSize(f"{SHORT[rung]} takes 1 to {FEW} keys, got {t_k}")
     check_lengths(t_q, t_k)
     if rung == 3:
         check_heads(rung, d, d_v)

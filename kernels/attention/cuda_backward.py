@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array, is_cuda
-from ..checks import check_rung
+from ..checks import WrongSize, check_rung
 from ..matmul.cuda import as_bf16
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
@@ -23,15 +23,15 @@ LARGEST = 256  # head size of the rungs in bfloat16
 
 
 def check_heads(rung: int, d: int, d_v: int) -> None:
-    """Raise ValueError for head sizes that the rungs in bfloat16 do not take."""
+    """Raise WrongSize for head sizes that the rungs in bfloat16 do not take."""
     if d % 8 or d_v % 8 or not 8 <= d <= LARGEST or not 8 <= d_v <= LARGEST:
-        raise ValueError(f"rung {rung} takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
+        raise WrongSize(f"rung {rung} takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
 
 
 def check_lengths(t_q: int, t_k: int) -> None:
-    """Raise ValueError if a kernel's int would not hold the number of queries and keys together."""
+    """Raise WrongSize if a kernel's int would not hold the number of queries and keys together."""
     if t_q + t_k > MOST:
-        raise ValueError(f"t_q + t_k must be at most {MOST}, got t_q = {t_q} and t_k = {t_k}")
+        raise WrongSize(f"t_q + t_k must be at most {MOST}, got t_q = {t_q} and t_k = {t_k}")
 
 
 def bits(x: Array) -> Array:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Array
-from ..checks import check_rung
+from ..checks import WrongSize, check_rung
 from ..matmul.cuda import (
     BLOCKS,
     Tile,
@@ -189,7 +189,7 @@ def _sizes(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, pad
         ("width + 2 * padding + kernel_w", width + 2 * padding[1] + kernel_w),
     ):
         if size > MOST:
-            raise ValueError(f"{name} of a convolution must be at most {MOST}, got {size}")
+            raise WrongSize(f"{name} of a convolution must be at most {MOST}, got {size}")
     return {
         "height": height,
         "width": width,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..backend import Array
-from ..checks import check_rung
+from ..checks import WrongSize, check_rung
 from ..source import file_in
 
 RUNGS = {1: "1_gather.cu", 2: "2_sorted.cu"}
@@ -36,10 +36,10 @@ def scatter_add(device: Any, g: Array, indices: Array, rows: int, *, rung: int) 
 
 
 def sort(device: Any, keys: Array, rows: int) -> Segments:
-    """The segments of int32 ``keys`` (m,), which lie in 0..rows-1. Raises ValueError for an m that int32 does not hold."""
+    """The segments of int32 ``keys`` (m,), which lie in 0..rows-1. Raises WrongSize for an m that int32 does not hold."""
     m, chunks = len(keys), -(-len(keys) // CHUNK)
     if m >= 2**31:
-        raise ValueError(f"positions are int32, so there must be fewer than 2^31 keys, got {m}")
+        raise WrongSize(f"positions are int32, so there must be fewer than 2^31 keys, got {m}")
     counts, order = device.empty((256 * chunks,), "int32"), None
     for shift in range(0, max(1, (rows - 1).bit_length()), 8):
         digits = {"keys": keys, "counts": counts, "m": m, "shift": shift, "chunks": chunks}

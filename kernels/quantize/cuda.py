@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..checks import check_rung
+from ..checks import WrongSize, check_rung
 from ..source import file_in
 from ..tensor_map import TensorMap
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     """As ``quantize.nearest_code``, for contiguous float32 arrays on the device.
 
-    All rungs give the same indices. Rungs 3 and 4 raise ValueError for rows of more than 256 numbers.
+    All rungs give the same indices. Rungs 3 and 4 raise WrongSize for rows of more than 256 numbers.
     """
     check_rung(rung, RUNGS)
     m, d = z.shape
@@ -34,7 +34,7 @@ def nearest_code(device: Any, z: Array, codebook: Array, *, rung: int) -> Array:
     if rung < 3:
         device.run(source, "nearest_code", -(-m // ROWS), ROWS, {**arguments, "d": d})
     elif d > LARGEST:
-        raise ValueError(f"rung {rung} takes rows of at most {LARGEST} numbers, got d = {d}")
+        raise WrongSize(f"rung {rung} takes rows of at most {LARGEST} numbers, got d = {d}")
     else:
         (_mma if rung == 3 else _wgmma)(device, source, arguments, d)
     return device.result(indices, "indices")

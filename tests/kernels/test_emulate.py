@@ -61,6 +61,14 @@ def test_a_size_that_a_rung_does_not_take_is_no_mistake(capsys):
     assert ": not run: rung 3 takes rows of at most " in capsys.readouterr().out
 
 
+def test_a_launch_that_no_gpu_can_make_is_a_mistake(monkeypatch, capsys):
+    monkeypatch.setattr(cuda, "ROWS", 2048)  # of the host code of rungs 1 and 2
+    assert emulate.main(["quantize", "--seeds", "1", *SHAPE]) == 1
+    out = capsys.readouterr().out
+    said = "not run: kernel nearest_code: a block has 1 to 1024 threads, at most 64 deep, got (2048, 1, 1)"
+    assert out.count(said) == 2 and out.count(": right, nothing found") == len(cuda.RUNGS) - 2
+
+
 def test_what_does_not_compile_for_a_card_is_a_mistake_too(monkeypatch, capsys):
     class Card(Emulator):
         def run(self, source, *_, **__):
