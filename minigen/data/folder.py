@@ -34,7 +34,8 @@ def folder(data_dir: str | Path | None, size: int | None = None, *, grey: bool |
     """The data set ``folder``: images (n, size, size, 1 or 3), 256 levels.
 
     ``size`` is the side in pixels (32 when not given). ``grey`` asks for one channel (True) or three; by default it is
-    one if all files are grey, else three. Transparent pixels become white.
+    one if all files are of grey modes, else three (also of a palette, whatever its colours). Transparent pixels become
+    white.
 
     Raises ValueError for a missing directory, fewer than three pictures, a bad size, a picture that cannot be read (or
     has 32-bit values, whose range is unknown), and a link that leads nowhere.
