@@ -115,6 +115,7 @@ class KDiffusion:
             else {}
         )
         if short == "dpm_fast":
+            self.claims["rest"] = LOW  # it takes sigma_min, and ends there
             self.precision = "float32"  # of the sigmas that it computes
 
     def _sigmas(self, n: int) -> Any:

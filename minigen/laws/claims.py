@@ -72,6 +72,7 @@ def check_values(claims: Mapping[str, Any]) -> None:
         ),
         "times": (pair, "a pair (lowest, highest)"),
         "leak": (at_least_0, "a share of at least 0"),
+        "rest": (at_least_0, "a share of at least 0"),
         "betas": (lambda v: np.ndim(v) == 1 and np.asarray(v).dtype.kind == "f", "an array (T,) of floats"),
         "published": (callable, "a function of n"),
     }

@@ -16,6 +16,8 @@ def claims(sampler: "Diffusers") -> dict[str, Any]:
     if found is None:
         return {}
     found = {key: value for key, value in {"leak": 0.1, "calls": "n", **found}.items() if value is not None}
+    if said.get("final_sigmas_type") == "sigma_min" or said.get("set_alpha_to_one") is False:
+        found["rest"] = _lowest(sampler)
     if said.get("clip_sample") or said.get("thresholding") or said.get("clip_denoised"):
         for name in ("eta", "rule", "order", "weak_order"):
             found.pop(name, None)
@@ -35,6 +37,16 @@ def claims(sampler: "Diffusers") -> dict[str, Any]:
     if "shift" in said and sampler.family == "flow" and not bent and not any(said.get(name) for name in others):
         found["published"] = lambda n: _shifted(n, sampler.T, float(said["shift"]))
     return found
+
+
+def _lowest(sampler: "Diffusers") -> float:
+    """The share of noise of the lowest level that is trained on, and a thousandth of it, for rounding."""
+    if sampler.family == "flow":
+        return 1.0  # of its own levels, so it depends on their number
+    if sampler.family == "edm":
+        sigma = float(sampler.said["sigma_min"])
+        return 1.001 * sigma / float(np.hypot(1, sigma))
+    return 1.001 * sampler.at(0)[1]
 
 
 def _betas(said: Any) -> Any:
@@ -155,7 +167,7 @@ CLAIMS: dict[str, Callable[["Diffusers"], dict[str, Any]]] = {
     "DPMSolverSDEScheduler": _fixed(calls="2n-1", draws=lambda n: 2 * (n - 1), point=True),
     "LCMScheduler": _fixed(draws="n-1", point=True),
     "TCDScheduler": _fixed(draws="n-1", point=True),
-    "CMStochasticIterativeScheduler": _fixed(point=True),
+    "CMStochasticIterativeScheduler": lambda s: {"point": True, "rest": _lowest(s)},  # Song et al. 2023, algorithm 1
     "IPNDMScheduler": _fixed(draws="0", point=True),
     "SCMScheduler": _fixed(point=True),
     "CosineDPMSolverMultistepScheduler": _fixed(draws="n", point=True),

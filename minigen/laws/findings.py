@@ -203,7 +203,7 @@ def _joined(rows: Sequence[str], sections: Sequence[str], held: Sequence[str], c
         lines += [
             "## Obeyed",
             "",
-            "Laws that a class obeys with 2, 3 and 7 steps (L1 to L3: 2 to 20), and those that it breaks. A law is tried only where the class claims what it is about.",
+            "Laws that a class obeys with 2, 3 and 7 steps (L1 to L3b: 2 to 20), and those that it breaks. A law is tried only where the class claims what it is about.",
             "",
             "| class | spacing | obeyed | broken |",
             "|---|---|---|---|",

@@ -398,4 +398,15 @@ FINDINGS = (
         dtype="float64",
         minimal={"eta": 0.0},
     ),
+    Finding(
+        "DEIS and SA-Solver: the lowest noise of the schedule stays in the result",
+        "The last of `sigmas` is not 0 but the noise of timestep 0, and no setting changes that: a hundredth of what is returned is noise. DPM-Solver and UniPC did the same, and have got "
+        "`final_sigmas_type`, whose default 'zero' ends at the data.",
+        "DEISMultistepScheduler",
+        {},
+        "L3b",
+        range(1, 31),
+        ("SASolverScheduler",),
+        known="diffusers #5689; PR 6477 (DPM-Solver); PR 7517 (UniPC)",
+    ),
 )

@@ -29,6 +29,7 @@ np.float64 would widen float32 states.
 | ``calls`` | "n", "2n-1", ... or a function of n | how often the model is called on n levels |
 | ``draws`` | "0", "n-1", ... or a function of n | how often noise is drawn, each time in the state's shape |
 | ``leak`` | a number | the first level keeps at most this share of the signal, for every n |
+| ``rest`` | a number | the last level keeps at most this share of the noise, for every n; the data, with none, if left out |
 | ``times`` | (lowest, highest) | times of noisy levels are whole numbers in this range; the first is the highest |
 | ``betas`` | array (T,) | the levels are a subset of those of this chain |
 | ``published`` | function of n | the signal and noise (n, 2) that a published formula gives the noisy levels |
@@ -82,7 +83,7 @@ from .claims import COUNTS, check_counts, check_values
 
 SPACES = {"vp": ("eps", "x_0", "v", "score"), "sigma": ("eps", "x_0", "score"), "flow": ("velocity", "eps", "x_0")}
 CLAIMS = (
-    *("calls", "draws", "leak", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip"),
+    *("calls", "draws", "leak", "rest", "times", "betas", "point", "eta", "rule", "order", "order_uneven", "clip"),
     *("learned", "score", "published", "weak_order", "shared"),
 )
 STEPS = (1, 2, 3, 7, 20)

@@ -128,6 +128,19 @@ def start(sampler: Any, dtype: Any) -> Iterator[Check]:
         )
 
 
+def end(sampler: Any, dtype: Any) -> Iterator[Check]:
+    r"""The last level is the data, without noise; or with at most the share ``rest`` of it,
+    $\sqrt{1 - \bar\alpha} \le$ rest, for every n.
+
+    That the state is then at this level is L6's. Limit: 1e-4, which a rounded time may leave. Catches: a list of noises
+    without the 0 at its end, which leaves the lowest of them in the result.
+    """
+    allowed = max(float(sampler.claims.get("rest") or 0.0), protocol.BELOW)
+    for n in _sweep(sampler):
+        last = protocol.levels(sampler, n)[-1]
+        yield Check(last.s, allowed, f"noise left at the last of {n} levels")
+
+
 def counts(sampler: Any, dtype: Any) -> Iterator[Check]:
     """The model is called as often as claimed, first with x_T at the first level, and never at an earlier level again
     unless noise is drawn in between; noise is drawn as often as claimed, and none that stays in the result is drawn

@@ -21,7 +21,7 @@ from . import order_scripts
 from .shrink import OF_MANY, Case
 
 LIMIT = 15
-OF_LEVELS = ("L1", "L2", "L3")
+OF_LEVELS = ("L1", "L2", "L3", "L3b")
 OF_ONE_POINT = ("L0", "L4", "L6")  # what a script for a user's sampler can show
 SECONDS = 60.0  # for a script for a user's sampler
 SHOWN = 'f"told {float(t):g}: mean {mean:.6g} should be {a * m:.6g}, sd {sd:.6g} should be {s:.6g}"'
@@ -157,6 +157,16 @@ def _listed(case: Case, sampler: Any) -> list[str]:
             f"a = {level}",
             'print("share of signal at the first:", a)',
             f"wrong = a > {case.verdict.limit}",
+            _said(),
+        ]
+    if case.law == "L3b":
+        left = "float(scheduler.sigmas[-1])"
+        if not hasattr(sampler.scheduler(), "sigmas"):
+            left = "(1 - float(scheduler.final_alpha_cumprod)) ** 0.5"
+        return [
+            f"s = {left}",
+            'print("noise left in the result:", s)',
+            f"wrong = s > {case.verdict.limit}",
             _said(),
         ]
     wrong = f"len(t) != {case.n} or any(a <= b for a, b in zip(t, t[1:])) or t[-1] < 0"

@@ -81,6 +81,7 @@ LAWS: tuple[Law, ...] = (
     Law("L1", "levels lie on the schedule, noise falls", schedule_laws.schedule, nothing, of_levels=True),
     Law("L2", "one distinct time per step", schedule_laws.times, nothing, of_levels=True),
     Law("L3", "starts at pure noise", schedule_laws.start, claimed("leak"), of_levels=True),
+    Law("L3b", "ends at the data", schedule_laws.end, nothing, of_levels=True),
     Law("L4", "the model is given the state's level", exact_laws.coherence, claimed("point")),
     Law("L5", "calls and draws as claimed, in order", schedule_laws.counts, _counts),
     Law("L5b", "no memory of other runs", schedule_laws.reuse, nothing),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mutants import mutant
 
 import autograd.estimators
-from minigen.laws import Ours, run_laws
+from minigen.laws import FromStep, Ours, run_laws
 from minigen.laws import catalogue as cat
 from minigen.laws import loss_catalogue as losses
 from minigen.maths import gaussian, interpolation, likelihood, schedules
@@ -130,6 +130,19 @@ class FromLessNoise(OnLevelsOf):
             return Ours._schedule(self, n)
         found = self.module.spaced(self.module.linear(1000), n, "karras")
         return schedules.Schedule(found.alpha_bar, found.times)
+
+
+def on_noises(module: Any) -> FromStep:
+    """Euler's steps down the noises of a module of schedules, which claim to be exact for one point."""
+
+    def levels(n: int) -> Any:
+        found = module.spaced(module.linear(1000), n, "uniform")
+        return [(float(t), 1.0, float(sigma)) for t, sigma in zip(found.times, found.sigma)][::-1]
+
+    def step(x: Any, eps: Any, top: Any, bottom: Any, z: Any) -> Any:
+        return x + (bottom.sigma - top.sigma) * eps
+
+    return FromStep(step, levels, space="sigma", kind="eps", name="euler on noises", claims={"point": True})
 
 
 class Pictures(Modest):
@@ -265,6 +278,13 @@ MODEST = {
         "karras_sigmas(schedule.sigma[1], schedule.sigma[-1], steps)",
         "karras_sigmas(schedule.sigma[1], schedule.sigma[-1] / 100, steps)",
         "L3",
+    ),
+    "levels: a little noise at the end": Planted(
+        on_noises,
+        schedules,
+        "return ((1 - self.alpha_bar) / self.alpha_bar) ** 0.5",
+        "return ((1 - self.alpha_bar) / self.alpha_bar + 1e-4) ** 0.5",
+        "L3b",
     ),
     "autoregressive, nothing: a seed of its own": Planted(
         PlainTokens,

@@ -78,6 +78,7 @@ BROKEN = [
         "L6",
         3,
     ),
+    ("22 DEIS ends above the data", "DEISMultistepScheduler", {}, "L3b", 5),
 ]
 
 
@@ -97,6 +98,9 @@ NEIGHBOURS = [  # the same settings where they are right: the law is about the f
     ("DDPMScheduler", {"variance_type": "fixed_large"}, "L7", 5),
     ("FlowMatchEulerDiscreteScheduler", {"shift": 1.0}, "L1", 10),
     ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "L0", 2),
+    ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, "L3b", 5),
+    ("EDMEulerScheduler", {"final_sigmas_type": "sigma_min"}, "L3b", 5),
+    ("DDIMScheduler", {"set_alpha_to_one": False}, "L3b", 5),
 ]
 
 
@@ -143,7 +147,8 @@ def test_no_false_alarm(torch, name, settings):
         law.name for law in suite.LAWS if sampler.space in law.spaces and law.name not in ("L3", "L21", "L22", "L22b")
     ]
     verdicts = [*run_laws(sampler, names, ["float32"])]
-    assert not [v for v in verdicts if v.failed], report(verdicts)
+    known = ["L3b"] if name in ("DEISMultistepScheduler", "SASolverScheduler") else []
+    assert [v.law for v in verdicts if v.failed] == known, report(verdicts)
     assert sum(v.status == "pass" for v in verdicts) >= 7, report(verdicts)
 
 

@@ -136,7 +136,7 @@ class Beforehand(Ancestral):
 class Unfinished(Ancestral):
     """Down to a level that has noise still: what is drawn in the last step belongs there."""
 
-    claims: ClassVar = {**Ancestral.claims, "draws": "n"}
+    claims: ClassVar = {**Ancestral.claims, "draws": "n", "rest": 0.02}
 
     def levels(self, n):
         return super().levels(n + 1)[:-1]
@@ -168,6 +168,14 @@ class PlainEuler(Stranger):
 def test_a_sound_sampler_of_another_build_is_passed(sampler):
     verdicts = [*run_laws(sampler())]
     assert not [v for v in verdicts if v.failed], report(verdicts)
+
+
+def test_a_walk_that_does_not_say_that_it_ends_above_the_data_is_told_so():
+    sampler = Unfinished()
+    for claim, allowed in (({}, 1e-4), ({"rest": 0.01}, 0.01)):
+        sampler.claims = {name: v for name, v in Unfinished.claims.items() if name != "rest"} | claim
+        (verdict,) = [v for v in run_laws(sampler) if v.failed]
+        assert verdict.law == "L3b" and verdict.limit == allowed and "noise left at the last of" in verdict.detail
 
 
 class Cut(PlainEuler):
