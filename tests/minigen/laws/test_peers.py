@@ -215,7 +215,7 @@ def test_deis_of_third_order_loses_its_digits(torch):
     sampler = Diffusers("DEISMultistepScheduler", solver_order=3)
     found = next(run_laws(sampler, ["L21"], ["float64"]))
     errors = [float(e) for e in found.detail.rpartition("errors ")[2].split(", ")]
-    assert found.failed and errors[-1] > 10 * min(errors), found
+    assert found.failed and errors[-1] > 2 * min(errors), found  # 6 or 57 times, as the processor rounds
     assert findings.ran(scripts.script(shrink.Case("L21", 320, {}, found, sampler))).startswith("WRONG slope ")
     assert not next(run_laws(Diffusers("DEISMultistepScheduler"), ["L21"], ["float64"])).failed
 
