@@ -16,6 +16,8 @@
 //   join           adds the parts of the segments that cross tiles, from left to right, and puts 0 into rows that nobody
 //                  named
 #include "lib/cuda.cuh"
+#include "lib/ahead.cuh"
+#include "lib/fours.cuh"
 
 #define CHUNK 256
 #define TILE 64
@@ -95,38 +97,52 @@ extern "C" __global__ void starts(const int* keys, int* start, long long m, int 
     start[row] = low;
 }
 
-// One thread for each tile and column.
-extern "C" __global__ void tile_sums(const float* g, const int* keys, const int* order, const int* start, float* y,
-                                     float* head, float* tail, long long m, long long tiles, int d) {
+// One thread for each tile and column. What it adds depends on `order` alone, so it need not know yet where a segment ends.
+extern "C" __global__ void tile_sums(const float* g, const int* keys, const int* order, float* y, float* head,
+                                     float* tail, long long m, long long tiles, int d) {
     const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (at >= tiles * d) return;
-    const int j = at % d;
-    const long long begin = at / d * TILE, end = min(begin + TILE, m);
-    for (long long i = begin; i < end;) {
-        const int row = keys[i];
-        const long long from = i, until = min((long long)start[row + 1], end);
-        float sum = 0;
-        for (; i < until; i++) sum += g[(long long)order[i] * d + j];
-        if (start[row] >= begin && start[row + 1] <= end) {
-            y[(long long)row * d + j] = sum;
-        } else {
-            if (from == begin) head[at] = sum;
-            if (until == end) tail[at] = sum;
-        }
-    }
+    const long long begin = at / d * TILE;
+    const int count = min((long long)TILE, m - begin);
+    g += at % d, y += at % d, keys += begin, order += begin;
+    const int before = begin > 0 ? keys[-1] : -1, after = begin + count < m ? keys[count] : -1;
+    struct Number {
+        int row;
+        float value;
+    };
+    int row = keys[0];
+    float sum = 0;
+    ahead<AHEAD>(
+        0, count, 1, [&](int i) { return Number{keys[i], g[(long long)order[i] * d]}; },
+        [&](int, Number number) {
+            if (number.row != row) {  // the segment of `row` has ended
+                (row == before ? head[at] : y[(long long)row * d]) = sum;
+                row = number.row;
+                sum = 0;
+            }
+            sum += number.value;
+        });
+    if (row == before) head[at] = sum;
+    if (row == after) tail[at] = sum;
+    if (row != before && row != after) y[(long long)row * d] = sum;
 }
 
-// One thread for each number of y.
-extern "C" __global__ void join(const int* start, const float* head, const float* tail, float* y, long long count,
-                                int d) {
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at >= count) return;
-    const int j = at % d;
-    const int begin = start[at / d], end = start[at / d + 1];
-    if (begin == end) y[at] = 0;
+// One thread for four neighbouring numbers of a row of y.
+extern "C" __global__ void join(const int* start, const float* head, const float* tail, float* y, int rows, int d) {
+    const long long fours = (d + 3) / 4, thread = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (thread >= rows * fours) return;
+    const long long row = thread / fours;
+    const int j = 4 * (thread % fours), left = d - j;
+    const int begin = start[row], end = start[row + 1];
+    if (begin == end) store_four(y, row * d + j, left, {{0, 0, 0, 0}});
     const int first = begin / TILE, last = (end - 1) / TILE;
     if (begin == end || first == last) return;
-    float sum = tail[(long long)first * d + j];
-    for (int tile = first + 1; tile <= last; tile++) sum += head[(long long)tile * d + j];
-    y[at] = sum;
+    Four sum = load_four(tail, (long long)first * d + j, left);
+    ahead<4>(
+        first + 1, last + 1, 1, [&](int tile) { return load_four(head, (long long)tile * d + j, left); },
+        [&](int, const Four& part) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) sum.v[i] += part.v[i];
+        });
+    store_four(y, row * d + j, left, sum);
 }

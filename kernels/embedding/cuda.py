@@ -60,10 +60,10 @@ def sums(device: Any, g: Array, segments: Segments) -> Array:
     m, d = g.shape
     rows, tiles = len(segments.start) - 1, -(-m // TILE)
     y, head, tail = (device.empty((n, d), "float32") for n in (rows, tiles, tiles))
-    common = {"start": segments.start, "head": head, "tail": tail, "y": y, "d": d}
+    common = {"head": head, "tail": tail, "y": y, "d": d}
     arguments = {**common, "g": g, "keys": segments.keys, "order": segments.order, "m": m, "tiles": tiles}
     _run(device, 2, "tile_sums", tiles * d, arguments)
-    _run(device, 2, "join", y.size, {**common, "count": y.size})
+    _run(device, 2, "join", rows * -(-d // 4), {**common, "start": segments.start, "rows": rows})
     return device.result(y, "y")
 
 

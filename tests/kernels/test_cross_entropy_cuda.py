@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import emulated, kinds, needs_compiler, needs_nvrtc, plant
+from rungs import emulated, instructions, kinds, loads_at_once, needs_compiler, needs_nvrtc, plant
 
 from kernels.compare import assert_close, bound
 from kernels.cross_entropy import cross_entropy_backward, cross_entropy_forward, cuda, reference
 from kernels.device import running_on
 from kernels.emulator import Emulator
-from kernels.gpu_bench import stamps
-from kernels.launch import compile_for
 
 pytestmark = needs_compiler
 rungs = pytest.mark.parametrize("rung", cuda.RUNGS)
@@ -197,9 +195,6 @@ def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path)
 
 # --- for a GPU --------------------------------------------------------------------------------------------------------
 
-# The lowest 12 of an instruction's 128 bits, on sm_80 to sm_90: LDG; BRA, STG, STS.
-LOAD, OTHERS = 0x981, (0x947, 0x986, 0x388)
-
 
 @needs_nvrtc
 @pytest.mark.parametrize(
@@ -214,8 +209,5 @@ LOAD, OTHERS = 0x981, (0x947, 0x986, 0x388)
 )
 def test_a_thread_has_many_numbers_on_their_way_from_memory(file, kernel, loads):
     """Loads of memory that the compiler has placed one after the other, without a branch or a store between them."""
-    binary = compile_for(cuda.HERE / file, "90", {"BLOCKS": 4} if file[0] == "3" else None)
-    code = dict(stamps.sections(binary.code))[f".text.{kernel}"]
-    kinds_of = [int.from_bytes(code[at : at + 2], "little") & 0xFFF for at in range(0, len(code), 16)]
-    runs = "".join("L" if kind == LOAD else " " if kind in OTHERS else "" for kind in kinds_of).split()
-    assert max(map(len, runs)) >= loads
+    code = instructions(cuda.HERE / file, kernel, {"BLOCKS": 4} if file[0] == "3" else None)
+    assert max(loads_at_once(code)) >= loads

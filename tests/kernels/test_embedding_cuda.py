@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import emulated, kinds, needs_compiler, normal, plant
+from rungs import emulated, instructions, kinds, loads_at_once, needs_compiler, needs_nvrtc, normal, plant
 
 from kernels.codebook import cuda as codebook_cuda
 from kernels.codebook import reference as codebook_reference
@@ -120,8 +120,11 @@ def test_van_den_oord_2017_eq_6_to_8(n, k, d, seed):
         ("2_sorted.cu", "    digits[thread] = digit;\n    __syncthreads();\n", "    digits[thread] = digit;\n", "race"),
         ("2_sorted.cu", "    if (lane == 0) sums[warp] = sum;\n    __syncthreads();", "    if (lane == 0) sums[warp] = sum;", "race"),
         ("2_sorted.cu", "t < thread; t++) before", "t <= thread; t++) before", "unwritten"),
-        ("2_sorted.cu", "tail[(long long)first * d + j];", "head[(long long)first * d + j];", "wrong value"),
-        ("2_sorted.cu", "    if (begin == end) y[at] = 0;\n", "", "unwritten"),
+        ("2_sorted.cu", "load_four(tail, ", "load_four(head, ", "wrong value"),
+        ("2_sorted.cu", "    if (begin == end) store_four(y, row * d + j, left, {{0, 0, 0, 0}});\n", "", "unwritten"),
+        ("2_sorted.cu", "begin > 0 ? keys[-1] : -1", "-1", "wrong value"),
+        ("2_sorted.cu", "begin + count < m ? keys[count] : -1", "keys[count]", "out of range"),
+        ("2_sorted.cu", "                sum = 0;\n", "", "wrong value"),
     ],
 )  # fmt: skip
 def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path):
@@ -134,3 +137,18 @@ def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path)
         device.expect(got, reference.scatter_add(g.astype("f8"), indices, 3), 1e-4)
 
     assert kind in kinds(run)
+
+
+# --- for a GPU --------------------------------------------------------------------------------------------------------
+
+
+@needs_nvrtc
+def test_a_thread_asks_for_eight_numbers_before_it_looks_where_a_segment_ends():
+    """Each of them takes three loads: its key, its place, itself."""
+    code = instructions(cuda.HERE / "2_sorted.cu", "tile_sums")
+    assert loads_at_once(code.split("S")[0])[-1] >= 3 * 8
+
+
+@needs_nvrtc
+def test_rows_that_nobody_named_are_cleared_by_16_bytes():
+    assert "X" in instructions(cuda.HERE / "2_sorted.cu", "join")

@@ -1,10 +1,13 @@
 """Running CUDA kernels in the emulator: two schedules, no findings, the same bits; and kernels with a planted mistake."""
 
+import re
+
 import numpy as np
 import pytest
 
 from kernels import emulator, launch
 from kernels.emulator import Emulator, NoCompiler
+from kernels.gpu_bench import stamps
 from kernels.launch import NoCuda, compile_for
 from kernels.source import kernels_of
 
@@ -60,6 +63,32 @@ def assert_lean(file, architecture, defines=None):
     assert set(resources) == set(kernels_of(file.read_text()))
     for kernel, r in resources.items():
         assert 0 < r.registers <= 255 and r.local_bytes == r.spill_bytes == 0, (kernel, architecture, r)
+
+
+# The lowest 12 of an instruction's 128 bits on sm_90.
+_OPCODES = {0x981: "L", 0x986: "S", 0x388: "S", 0x947: "B", 0x223: "F", 0x308: "M"}  # LDG; STG, STS; BRA; FFMA; MUFU
+
+
+def instructions(file, kernel, defines=None):
+    """What a kernel compiled for sm_90 does, a letter for an instruction, in the order of the machine code.
+
+    L, W: loads from global memory, W 16 bytes; S, X: stores to it or to shared memory, X 16 bytes; B: a branch; F: a
+    product with a sum; E: an exponential.
+    """
+    code = dict(stamps.sections(compile_for(file, "90", defines).code))[f".text.{kernel}"]
+    letters = []
+    for at in range(0, len(code), 16):
+        word = int.from_bytes(code[at : at + 16], "little")
+        letter, width, function = _OPCODES.get(word & 0xFFF, ""), word >> 73 & 7, word >> 74 & 15
+        if letter == "M":
+            letter = "E" if function == 2 else ""
+        letters.append({"L": "W", "S": "X"}[letter] if letter in ("L", "S") and width == 6 else letter)
+    return "".join(letters)
+
+
+def loads_at_once(code):
+    """How many loads the compiler has placed one after the other, each time, without a branch or a store between them."""
+    return [n for part in re.split("[SXB]", code) if (n := part.count("L") + part.count("W"))]
 
 
 def normal(seed, *shapes):
