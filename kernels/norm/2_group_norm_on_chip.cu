@@ -62,11 +62,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     gamma += (own_gamma ? sample * c : 0) + group * slab.width;
     beta += (own_beta ? sample * c : 0) + group * slab.width;
     sums += sample * 2 * c + group * slab.width;
-    each(slab, [&](long long at, int place, int k) {
-        const float hat = x_hat(x[at], s);
-        hats[place] = hat;
-        slopes[place] = with_silu ? g[at] * silu_slope(gamma[k] * hat + beta[k]) : g[at];
-    });
+    each<4>(
+        slab, [&](long long at) { return Pair{x[at], g[at]}; },
+        [&](long long, int place, int k, Pair of) {
+            const float hat = x_hat(of.x, s);
+            hats[place] = hat;
+            slopes[place] = with_silu ? of.g * silu_slope(gamma[k] * hat + beta[k]) : of.g;
+        });
     __syncthreads();  // both slabs are there
 
     float pull = 0, turn = 0;  // of this warp's channels: the sums of gamma dz and of gamma dz x_hat

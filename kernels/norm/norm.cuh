@@ -1,5 +1,6 @@
 // What the kernels of the norms share: the numbers of a group, its statistics, SiLU.
 #pragma once
+#include "lib/ahead.cuh"
 
 #ifndef THREADS
 #define THREADS 256  // or more, for a large group
@@ -30,6 +31,25 @@ __device__ void each(const Slab& s, F f) {
         for (long long pixel = row; pixel < s.pixels; pixel += rows)
             f(s.first + pixel * s.c + k, int(pixel) * s.width + k, k);
 }
+
+// The same as use(..., load(place in x)), where `use` has branches, as the division in a SiLU has: see lib/ahead.cuh.
+template <int TURNS, class Load, class Use>
+__device__ void each(const Slab& s, Load load, Use use) {
+    const int across = min(s.width, THREADS), rows = THREADS / across;
+    const int channel = threadIdx.x % across, row = threadIdx.x / across;
+    if (row >= rows) return;
+#pragma unroll 1
+    for (int k = channel; k < s.width; k += across)
+        ahead<TURNS>(
+            (long long)row, s.pixels, (long long)rows, [&](long long pixel) { return load(s.first + pixel * s.c + k); },
+            [&](long long pixel, const auto& loaded) {
+                use(s.first + pixel * s.c + k, int(pixel) * s.width + k, k, loaded);
+            });
+}
+
+struct Pair {
+    float x, g;
+};
 
 // A group's statistics: its mean is shift + mean, and r = 1 / sqrt(variance + eps).
 struct Statistics {

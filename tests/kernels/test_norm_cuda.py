@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import assert_lean, emulated, kinds, needs_compiler, needs_nvrtc, normal, plant
+from rungs import assert_lean, emulated, instructions, kinds, loads_at_once, needs_compiler, needs_nvrtc, normal, plant
 
 from kernels.compare import assert_close, bound
 from kernels.norm import cuda, reference
@@ -209,3 +209,18 @@ def test_layer_norm_compiles_for_short_and_long_rows(sizes):
     file = cuda._file("layer_norm.cu")
     for architecture in ("75", "90a", "120"):
         assert_lean(file, architecture, dict(zip(("PER", "WARPS"), sizes)))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("file", "kernel", "loads"),
+    [
+        ("1_group_norm.cu", "group_norm", 8),
+        ("1_group_norm.cu", "channel_sums", 8),
+        ("1_group_norm.cu", "group_norm_backward", 4),
+        ("2_group_norm_on_chip.cu", "group_norm_backward", 8),
+    ],
+)
+def test_a_thread_has_many_numbers_on_their_way_from_memory_when_it_takes_the_first_silu(file, kernel, loads):
+    code = instructions(cuda.HERE / file, kernel)
+    assert loads_at_once(code.split("E")[0])[-1] >= loads
