@@ -61,15 +61,14 @@ def quantize(device: Any, x: Array, *, axis: int, form: str = "int8") -> tuple[A
         arguments |= {"sizes": sizes, "parts": len(sizes)}
         device.run(source, "column_scales", -(-n // THREADS), THREADS, arguments)
     device.result(scale, "scale")
-    _elementwise(device, "to", form, axis, {"x": x, "scale": scale, "codes": codes, "n": n, "count": x.size})
+    _elementwise(device, "to", form, axis, codes, {"x": x, "scale": scale})
     return device.result(codes, "codes"), scale
 
 
 def dequantize(device: Any, codes: Array, scale: Array, *, axis: int, form: str = "int8") -> Array:
     """The values, float32."""
     x = device.empty(codes.shape, "float32")
-    arguments = {"codes": codes, "scale": scale, "x": x, "n": codes.shape[1], "count": x.size}
-    _elementwise(device, "from", form, axis, arguments)
+    _elementwise(device, "from", form, axis, codes, {"scale": scale, "x": x})
     return device.result(x, "x")
 
 
@@ -183,12 +182,13 @@ def _linear(device: Any, kernel: str, rung: int, x: Array, codes: Array, argumen
     return device.result(y, "y")
 
 
-def _elementwise(device: Any, way: str, form: str, axis: int, arguments: dict[str, Any]) -> None:
-    arguments["rows"] = axis == 0
+def _elementwise(device: Any, way: str, form: str, axis: int, codes: Array, arguments: dict[str, Any]) -> None:
+    m, n = codes.shape
+    arguments |= {"codes": codes, "m": m, "n": n, "rows": axis == 0, "words": _in_words(codes)}
     kernel = f"{way}_int8" if form == "int8" else f"{way}_fp8"
     if form != "int8":
         arguments |= dict(zip(("mantissa", "bias", "most"), FP8[form]))
-    device.run(_file("quantize.cu"), kernel, -(-arguments["count"] // THREADS), THREADS, arguments)
+    device.run(_file("quantize.cu"), kernel, -(-m * -(-n // 4) // THREADS), THREADS, arguments)
 
 
 def _in_words(codes: Array) -> bool:

@@ -7,7 +7,10 @@
 // fp8 is done by hand, on the bits of the float, because it then runs everywhere (sm_89 and later have an instruction for
 // it): add to the mantissa what rounds its last kept bit to even, cut off the rest, move the exponent's bias. Below the
 // smallest normal number the code is simply a count of the smallest steps.
-#include "lib/cuda.cuh"
+//
+// All of it waits for memory, so the passes that go from number to number move four neighbours by one instruction.
+#include "eight_bit/bytes.cuh"
+#include "lib/fours.cuh"
 
 __device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
 
@@ -83,31 +86,81 @@ __device__ float decode(unsigned char code, int mantissa, int bias, unsigned mos
     return code & 0x80 ? -x : x;
 }
 
-__device__ float scale_at(const float* scale, long long at, int n, bool rows) { return scale[rows ? at / n : at % n]; }
+// What a thread has: four neighbouring numbers of a row, or the `left` ones at its end.
+struct Fours {
+    long long row, at;
+    int column, left;
+};
 
-extern "C" __global__ void to_int8(const float* x, const float* scale, signed char* codes, long long count, int n,
-                                   bool rows) {
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at >= count) return;
-    const float whole = rintf(x[at] / scale_at(scale, at, n, rows));
-    codes[at] = whole != whole ? 0 : int(fminf(fmaxf(whole, -127), 127));
+__device__ bool fours_of(long long m, int n, Fours* f) {
+    const long long across = (n + 3ll) / 4, thread = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (thread >= m * across) return false;
+    f->row = thread / across;
+    f->column = 4 * int(thread % across);
+    f->left = n - f->column;
+    f->at = f->row * n + f->column;
+    return true;
 }
 
-extern "C" __global__ void from_int8(const signed char* codes, const float* scale, float* x, long long count, int n,
-                                     bool rows) {
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at < count) x[at] = codes[at] * scale_at(scale, at, n, rows);
+__device__ Four scales_of(const float* scale, const Fours& f, bool rows) {
+    if (!rows) return load_four(scale, f.column, f.left);
+    const float own = scale[f.row];
+    return {{own, own, own, own}};
+}
+
+// codes = code(x / scale). `words`: every four codes of a row are an aligned word.
+template <class F>
+__device__ void encode_all(const float* x, const float* scale, signed char* codes, long long m, int n, bool rows,
+                           bool words, F code) {
+    Fours f;
+    if (!fours_of(m, n, &f)) return;
+    const Four numbers = load_four(x, f.at, f.left), scales = scales_of(scale, f, rows);
+    unsigned word = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) word |= unsigned((unsigned char)code(numbers.v[i] / scales.v[i])) << 8 * i;
+    if (words) *reinterpret_cast<unsigned*>(codes + f.at) = word;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (!words && i < f.left) codes[f.at + i] = word >> 8 * i;
+}
+
+// x = value(codes) scale.
+template <class F>
+__device__ void decode_all(const signed char* codes, const float* scale, float* x, long long m, int n, bool rows,
+                           bool words, F value) {
+    Fours f;
+    if (!fours_of(m, n, &f)) return;
+    const Four scales = scales_of(scale, f, rows);
+    const signed char* const from = codes + f.at;
+    const unsigned word = words ? *reinterpret_cast<const unsigned*>(from) : word_of(from, 1, f.left);
+    Four numbers;
+#pragma unroll
+    for (int i = 0; i < 4; i++) numbers.v[i] = value((signed char)(word >> 8 * i)) * scales.v[i];
+    store_four(x, f.at, f.left, numbers);
+}
+
+extern "C" __global__ void to_int8(const float* x, const float* scale, signed char* codes, long long m, int n,
+                                   bool rows, bool words) {
+    encode_all(x, scale, codes, m, n, rows, words, [](float quotient) {
+        const float whole = rintf(quotient);
+        return whole != whole ? 0 : int(fminf(fmaxf(whole, -127), 127));
+    });
+}
+
+extern "C" __global__ void from_int8(const signed char* codes, const float* scale, float* x, long long m, int n,
+                                     bool rows, bool words) {
+    decode_all(codes, scale, x, m, n, rows, words, [](signed char code) { return code; });
 }
 
 // mantissa, bias and most are 3, 7, 0x7e for e4m3 and 2, 15, 0x7b for e5m2.
-extern "C" __global__ void to_fp8(const float* x, const float* scale, unsigned char* codes, long long count, int n,
-                                  bool rows, int mantissa, int bias, unsigned most) {
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at < count) codes[at] = encode(x[at] / scale_at(scale, at, n, rows), mantissa, bias, most);
+extern "C" __global__ void to_fp8(const float* x, const float* scale, unsigned char* codes, long long m, int n,
+                                  bool rows, bool words, int mantissa, int bias, unsigned most) {
+    encode_all(x, scale, reinterpret_cast<signed char*>(codes), m, n, rows, words,
+               [=](float quotient) { return encode(quotient, mantissa, bias, most); });
 }
 
-extern "C" __global__ void from_fp8(const unsigned char* codes, const float* scale, float* x, long long count, int n,
-                                    bool rows, int mantissa, int bias, unsigned most) {
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at < count) x[at] = decode(codes[at], mantissa, bias, most) * scale_at(scale, at, n, rows);
+extern "C" __global__ void from_fp8(const unsigned char* codes, const float* scale, float* x, long long m, int n,
+                                    bool rows, bool words, int mantissa, int bias, unsigned most) {
+    decode_all(reinterpret_cast<const signed char*>(codes), scale, x, m, n, rows, words,
+               [=](signed char code) { return decode(code, mantissa, bias, most); });
 }

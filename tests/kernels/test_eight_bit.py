@@ -8,7 +8,7 @@ import pytest
 from emulation import Mistaken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import emulated, kinds, needs_compiler, needs_nvrtc, normal, plant
+from rungs import emulated, instructions, kinds, needs_compiler, needs_nvrtc, normal, plant
 
 from kernels import bfloat16
 from kernels.compare import assert_close, bound
@@ -248,13 +248,12 @@ def test_quantize_in_cuda_gives_the_same_bits(m, n, axis, form, kind, seed):
 @pytest.mark.parametrize("form", FP8)
 def test_every_pattern_in_cuda(form):
     x = hard_numbers(form)[None]
-    arguments = {"scale": np.ones(1, "f"), "n": x.size, "count": x.size}
-    every = np.arange(256, dtype=np.uint8)[None]
+    scale, every = np.ones(1, "f"), np.arange(256, dtype=np.uint8)[None]
 
     def run(device):
         codes, back = device.empty(x.shape, "uint8"), device.empty(every.shape, "float32")
-        cuda._elementwise(device, "to", form, 0, {**arguments, "x": x, "codes": codes})
-        cuda._elementwise(device, "from", form, 0, {**arguments, "n": 256, "count": 256, "x": back, "codes": every})
+        cuda._elementwise(device, "to", form, 0, codes, {"scale": scale, "x": x})
+        cuda._elementwise(device, "from", form, 0, every, {"scale": scale, "x": back})
         return codes, back
 
     codes, back = emulated(run)
@@ -497,8 +496,9 @@ PLANTED = [
     ("quantize.cu", "min(m, begin + part)", "begin + part", "out of range"),
     ("quantize.cu", "part = 0; part < parts", "part = 1; part < parts", "wrong value"),
     ("quantize.cu", "    tile[line][column] = largest;\n    __syncthreads();", "    tile[line][column] = largest;", "race"),
-    ("quantize.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
-    ("quantize.cu", "rintf(x[at]", "truncf(x[at]", "wrong value"),
+    ("quantize.cu", "if (thread >= m * across)", "if (thread > m * across)", "out of range"),
+    ("quantize.cu", "!words && i < f.left", "!words", "race"),
+    ("quantize.cu", "rintf(quotient)", "truncf(quotient)", "wrong value"),
     ("2_tiled.cu", "        __syncthreads();  // all are done with them\n", "\n", "race"),
     ("2_few_rows.cu", "    __syncthreads();  // all warps' sums are there\n", "\n", "race"),
     ("2_few_rows.cu", "if (first + column < n) sums", "sums", "race"),
@@ -584,6 +584,22 @@ def test_a_mistake_in_a_header_is_found(rung, header, old, new, kind, monkeypatc
 
 
 # --- for a GPU --------------------------------------------------------------------------------------------------------
+
+
+@needs_nvrtc
+def test_a_thread_of_few_rows_asks_for_all_weights_of_an_unrolled_loop_before_it_multiplies_one():
+    """Eight words, or 32 bytes, and as many numbers of x."""
+    code = instructions(cuda.HERE / cuda.FEW_ROWS, "weight_only", {"ROWS": 1})
+    unrolled = [part for part in code.split("B") if part.count("F") == 4 * 8]
+    assert unrolled and all(part.split("F")[0].count("L") >= 2 * 8 for part in unrolled)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("kernel", "letter"), [("to_int8", "W"), ("to_fp8", "W"), ("from_int8", "X"), ("from_fp8", "X")]
+)
+def test_floats_go_to_and_from_codes_by_16_bytes(kernel, letter):
+    assert letter in instructions(cuda.HERE / "quantize.cu", kernel)
 
 
 @needs_nvrtc
