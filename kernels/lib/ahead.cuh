@@ -5,17 +5,17 @@
 // on its way at a time, unrolled or not, where there is time for many.
 #pragma once
 
-// use(i, load(i)) for i = first, first + step, ... below `end`, in this order; AHEAD loads come before the first use.
-// end + AHEAD * step must be an Index.
-template <int AHEAD, class Index, class Load, class Use>
+// use(i, load(i)) for i = first, first + step, ... below `end`, in this order; BATCH loads come before the first use.
+// end + BATCH * step must be an Index.
+template <int BATCH, class Index, class Load, class Use>
 __device__ __forceinline__ void ahead(Index first, Index end, Index step, Load load, Use use) {
     Index i = first;
-    for (; i + (AHEAD - 1) * step < end; i += AHEAD * step) {
-        decltype(load(i)) loaded[AHEAD];
+    for (; i + (BATCH - 1) * step < end; i += BATCH * step) {
+        decltype(load(i)) loaded[BATCH];
 #pragma unroll
-        for (int e = 0; e < AHEAD; e++) loaded[e] = load(i + e * step);
+        for (int e = 0; e < BATCH; e++) loaded[e] = load(i + e * step);
 #pragma unroll
-        for (int e = 0; e < AHEAD; e++) use(i + e * step, loaded[e]);
+        for (int e = 0; e < BATCH; e++) use(i + e * step, loaded[e]);
     }
 #pragma unroll 1
     for (; i < end; i += step) use(i, load(i));
