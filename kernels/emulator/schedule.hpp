@@ -47,7 +47,7 @@ static void start_block(Index index) {
 
 static void start_cluster(unsigned first) {  // its first block's number
     cluster_number++;
-    abandoned = async_proxy = within_block = false;
+    abandoned = async_proxy = by_product = within_block = false;
     latest = nullptr;
     visited = -1;
     ready.clear();

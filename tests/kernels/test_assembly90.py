@@ -4,46 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+from hopper import HEAD, on_a_gpu
 from rungs import needs_compiler, needs_nvrtc
 
-from kernels import bfloat16, launch
+from kernels import bfloat16
 from kernels.emulator import EmulatorError
 from kernels.emulator.raw import RawKernel, RawModule
 from kernels.source import WrongSource
 from kernels.tensor_map import TensorMap
 
 pytestmark = needs_compiler
-
-HEAD = """
-#include <cuda.h>
-#include <cstdint>
-__device__ uint32_t address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-__device__ void init(uint64_t* b, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(address(b)), "r"(count));
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-__device__ void expect(uint64_t* b, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(address(b)), "r"(bytes) : "memory");
-}
-__device__ void wait(uint64_t* b, int parity) {
-    asm volatile("{\\n.reg .pred P1;\\nLAB_WAIT:\\nmbarrier.try_wait.parity.shared::cta.b64 P1, [%0], %1;\\n"
-                 "@P1 bra.uni DONE;\\nbra.uni LAB_WAIT;\\nDONE:\\n}" :: "r"(address(b)), "r"(parity) : "memory");
-}
-__device__ void fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-"""
-# For NVRTC, which has neither header.
-FOR_A_GPU = HEAD.replace("#include <cuda.h>", "struct alignas(64) CUtensorMap { char bytes[128]; };").replace(
-    "#include <cstdint>",
-    "typedef unsigned uint32_t; typedef unsigned long long uint64_t; typedef unsigned char uint8_t;",
-)
-
-
-def on_a_gpu(tmp_path, *kernels):
-    """Compile the kernels for a Hopper, so that it is PTX what the emulator takes."""
-    for kernel in kernels:
-        (tmp_path / "k.cu").write_text(FOR_A_GPU + kernel)
-        launch.compile_for(tmp_path / "k.cu", "90a")
-
 
 def listed(count, form):
     return ", ".join(form.format(i) for i in range(count))
@@ -563,3 +533,11 @@ def test_matrices_stored_turned(each_compiler):
     y = np.zeros((4, 8, 8), np.uint16)
     RawKernel(HEAD + TURNED, "k")((1,), (32,), (x.view(np.uint32), y))
     np.testing.assert_array_equal(y, x.reshape(4, 8, 8).transpose(0, 2, 1))
+
+
+def test_a_launch_that_was_given_up_leaves_nothing_behind(rng):
+    wrong = PRODUCT.replace("0x4000004000000000ull | (address(b", "0x40003ff000000000ull | (address(b")
+    assert wrong != PRODUCT
+    with pytest.raises(EmulatorError, match="wild address: read of 16 bytes"):
+        product(wrong, rng, seeds=1)
+    product(PRODUCT, rng, seeds=1)
