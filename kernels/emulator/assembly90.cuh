@@ -27,11 +27,10 @@ template <class D>
 EMULATOR_PTX void mbarrier_arrive_expect_tx(unsigned long long barrier, D& state, int bytes) { arrive(barrier, state, bytes, 1, EMULATOR_WHERE); }
 EMULATOR_PTX void mbarrier_expect_tx(unsigned long long barrier, int bytes) { arrive(barrier, nowhere, bytes, 0, EMULATOR_WHERE); }
 
-// Waits until it is true. How long it may take comes last, and is not looked at.
+// How long it may take comes last, and is not looked at.
 template <bool OF_CLUSTER, class D, class A, class... Time>
 EMULATOR_PTX void mbarrier_wait(unsigned long long barrier, D& over, A parity_or_state, Time...) {
-    emulator::mbarrier_wait(at<true>(barrier), unsigned(parity_or_state), OF_CLUSTER, EMULATOR_WHERE);
-    over = true;
+    over = emulator::mbarrier_try_wait(at<true>(barrier), unsigned(parity_or_state), OF_CLUSTER, EMULATOR_WHERE);
 }
 
 EMULATOR_QUIET void fence_mbarrier_init() { emulator::fence_mbarrier_init(); }

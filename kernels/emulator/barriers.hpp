@@ -143,7 +143,8 @@ void mbarrier_arrive(void* address, int bytes, const void* return_address, int c
 
 bool mbarrier_phase(void* address, const void* return_address) { return barrier_at(address, place(return_address)).phase & 1; }
 
-void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* return_address) {
+// Waits, or may `give_up` before the end of the phase: half of the time. Whether the phase has ended.
+static bool wait_at(void* address, unsigned parity, bool of_cluster, bool give_up, const void* return_address) {
     const uint32_t where = place(return_address);
     Fiber& me = fibers[current()];
     for (;;) {
@@ -155,8 +156,9 @@ void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* 
         if ((b.phase & 1) != parity) {
             if (of_cluster || !strict) join(me.clock, b.released_afar);
             learn(current(), b.released);
-            return;
+            return true;
         }
+        if (give_up && random_number() % 2) return false;
         b.waiting.push_back(in_cluster(current()));
         me.state = AT_MBARRIER;
         me.where = where;
@@ -164,6 +166,9 @@ void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* 
         wait_for_scheduler();
     }
 }
+
+void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* where) { wait_at(address, parity, of_cluster, false, where); }
+bool mbarrier_try_wait(void* address, unsigned parity, bool of_cluster, const void* where) { return wait_at(address, parity, of_cluster, true, where); }
 
 void fence_mbarrier_init() {
     for (Barrier& b : barriers)

@@ -86,6 +86,7 @@ void mbarrier_arrive(void* address, int bytes, const void* where, int count = 1)
 void mbarrier_arrive_at(void* here, int rank, const void* where, int bytes = 0, int count = 1);
 bool mbarrier_phase(void* address, const void* where);  // the parity of the phase that goes on
 void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* where);
+bool mbarrier_try_wait(void* address, unsigned parity, bool of_cluster, const void* where);
 void fence_mbarrier_init();
 void fence_proxy_async();
 void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks, int axes, const int* at,

@@ -15,6 +15,7 @@ from kernels.tensor_map import TensorMap
 
 pytestmark = needs_compiler
 
+
 def listed(count, form):
     return ", ".join(form.format(i) for i in range(count))
 
