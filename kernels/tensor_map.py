@@ -8,7 +8,7 @@ documentation of ``cuTensorMapEncodeTiled`` and ``cuTensorMapEncodeIm2col`` (CUD
 import ctypes
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from .backend import Array, address
 from .checks import WrongSize
 
 _ITEMS = {1: 0, 2: 1, 4: 2, 8: 4}  # bytes of an element -> CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32, 64
+_NUMBERS = {  # what numbers are -> CU_TENSOR_MAP_DATA_TYPE_...
+    "uint32": 2, "int32": 3, "uint64": 4, "int64": 5, "float16": 6, "float32": 7, "float64": 8, "bf16": 9,
+}  # fmt: skip
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_NONE, _32B, _64B, _128B
 MOST = 2**31 - 2**10  # in a kernel's int: the end of a tile or step that begins below it must fit too
 Pair = tuple[int, int]
@@ -29,8 +32,9 @@ class TensorMap:
     With a ``swizzle`` of 32, 64 or 128 bytes, the box's last axis must be that long, and its 16-byte pieces are
     exchanged in shared memory. For 128: piece p of row r goes to piece p ^ r % 8. ``shape`` and ``strides`` (in bytes,
     the last one an element's) are for copies that see the array's memory otherwise: of a matrix whose tiles are wider
-    than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). Raises ValueError for what TMA
-    cannot copy, WrongSize where only the size is in the way.
+    than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). ``numbers`` says what the elements are to
+    a reduction (``cp.reduce.async.bulk.tensor``): "bf16", or else the array's dtype. Raises ValueError for what TMA cannot
+    copy, WrongSize where only the size is in the way.
     """
 
     array: Array
@@ -38,6 +42,7 @@ class TensorMap:
     swizzle: int = 0
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
+    numbers: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         """Check what the hardware asks for."""
@@ -58,6 +63,10 @@ class TensorMap:
             )
 
     def _check(self, item: int) -> None:
+        if self.numbers not in ("", "bf16") or (self.numbers and item != 2):
+            raise ValueError(
+                f'a TensorMap\'s numbers are "", its array\'s, or "bf16", got {self.numbers!r} for {self.array.dtype}'
+            )
         shape = self.shape or self.array.shape
         if not self.array.flags.c_contiguous or 0 in shape:
             raise ValueError(f"a TensorMap needs a contiguous array that is not empty, got shape {shape}")
@@ -78,13 +87,19 @@ class TensorMap:
         strides = [math.prod(shape[a + 1 :]) * self.array.dtype.itemsize for a in range(len(shape))]
         return list(shape[::-1]), list(self.strides or strides)[::-1], list(self.box[::-1])
 
+    @property
+    def number(self) -> str:
+        """What an element is: "bf16", or the name of the array's dtype."""
+        return self.numbers or self.array.dtype.name
+
     def encoded(self) -> Any:
         """For a GPU: the driver's 128 bytes, as an array of size one, which CuPy passes by value."""
         sizes, strides, box = self.axes()
         return _encoded(self._of_array(), tuple(sizes), tuple(strides), (tuple(box),))
 
     def _of_array(self) -> tuple[int, int, int]:
-        return address(self.array), self.array.dtype.itemsize, self.swizzle
+        number = _NUMBERS.get(self.number)
+        return address(self.array), _ITEMS[self.array.dtype.itemsize] if number is None else number, self.swizzle
 
 
 @dataclass(frozen=True)
@@ -153,14 +168,14 @@ def _encoded(
     steps: Pair | None = None,
 ) -> Any:
     """The driver's bytes; with ``steps``, for windows. Cached, because a model asks for the same at every step."""
-    (address, item, swizzle), rank = of_array, len(sizes)
+    (address, number, swizzle), rank = of_array, len(sizes)
     kind = ctypes.c_int32 if steps else ctypes.c_uint32
     memory = np.zeros(256, np.uint8)
     start = -memory.ctypes.data % 64
     function = "cuTensorMapEncodeIm2col" if steps else "cuTensorMapEncodeTiled"
     code = getattr(ctypes.CDLL("libcuda.so.1"), function)(
         ctypes.c_void_p(memory.ctypes.data + start),
-        _ITEMS[item],
+        number,
         ctypes.c_uint32(rank),
         ctypes.c_void_p(address),
         (ctypes.c_uint64 * rank)(*sizes),

@@ -75,7 +75,7 @@ What it cannot find, and how it differs from a GPU:
   shows only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in
   inline PTX, they are of all types and layouts, but not sparse.
 * TMA copies tiles, windows and bytes from global to shared memory, tiles also to several blocks of a cluster, and tiles
-  and bytes the other way, without additions. A wait for the reading of such a store (``.read``) completes it here.
+  and bytes the other way, also as reductions (without ``inc`` and ``dec``). A wait for the reading of such a store (``.read``) completes it here.
 * Registers are counted where warps give and take them (``setmaxnreg``), against what the launch bounds leave room for;
   what the compiler needs, only ``kernels.check`` knows. Without ``strict``, a kernel whose launch bounds do not say it
   gives and takes none, as the compiler decides, too.
@@ -169,6 +169,9 @@ _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
     "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block", "undefined",
 )  # fmt: skip
+_NUMBERS = (  # Number in device.cuh
+    "float16", "bf16", "tf32", "float32", "float64", "int8", "uint8", "int32", "e4m3", "e5m2", "", "uint32", "int64", "uint64",
+)  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()  # for a process's threads: runtime.cpp has one grid
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
 
@@ -231,7 +234,8 @@ class _TensorMap(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("rank", ctypes.c_uint),
-        ("item_bytes", ctypes.c_uint),
+        ("item_bytes", ctypes.c_uint16),
+        ("number", ctypes.c_uint16),
         ("swizzle", ctypes.c_uint),
         ("box", ctypes.c_uint * 5),
         ("sizes", ctypes.c_uint64 * 5),
@@ -246,7 +250,8 @@ class _TensorMap(ctypes.Structure):
     @classmethod
     def of(cls, given: TensorMap, address: int) -> "_TensorMap":
         axes = given.axes()
-        made = cls(address, len(axes[0]), given.array.dtype.itemsize, given.swizzle)
+        number = _NUMBERS.index(given.number) if given.number in _NUMBERS else _NUMBERS.index("")
+        made = cls(address, len(axes[0]), given.array.dtype.itemsize, number, given.swizzle)
         for field, values in zip((made.sizes, made.strides, made.box), axes):
             field[: len(values)] = values
         if isinstance(given, Im2colMap):

@@ -140,7 +140,7 @@ class _Statement:
         opcode, _, rest = said.partition(" ")
         if opcode in ("bra", "bra.uni"):
             return f"goto {rest.strip()}; "
-        if opcode.startswith("cp.async.bulk."):
+        if opcode.startswith(("cp.async.bulk.", "cp.reduce.async.bulk.")):
             return self._bulk(opcode, _apart(rest))
         if opcode.startswith("wgmma.mma_async."):
             return self._product(opcode, _apart(rest))
@@ -167,7 +167,10 @@ class _Statement:
         spaces = [w for w in words if w in ("shared", "global")]
         box = [list(map(self._value, _apart(o.strip("[]{} ")))) for o in operands]
         loads = spaces == ["shared", "global"] and "mbarrier" in words
-        tiles = not {"im2col_no_offs", "gather4", "scatter4"} & set(words) and "add" not in words
+        tiles = not {"im2col_no_offs", "gather4", "scatter4"} & set(words)
+        how = next((w.upper() for w in words if w in ("add", "min", "max", "and", "or", "xor")), "COPIED")
+        if {"inc", "dec"} & set(words) or (how == "COPIED") != (words[1] == "async"):
+            raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
         if "tensor" in words and loads and tiles:
             (to,), (map_, *at), (barrier,), *more = box
             if "im2col" in words and len(at) == 4 and "multicast" not in words:
@@ -176,11 +179,12 @@ class _Statement:
                 ranks = more[0][0] if "multicast" in words else "1u << emulator::block_rank"
                 return f"emulator::ptx::tma_load({', '.join([to, map_, barrier, ranks, *at])}); "
         elif "tensor" in words and spaces == ["global", "shared"] and tiles and "im2col" not in words:
-            return f"emulator::ptx::tma_store({', '.join([box[0][0], box[1][0], *box[0][1:]])}); "
+            return f"emulator::ptx::tma_store<emulator::{how}>({', '.join([box[0][0], box[1][0], *box[0][1:]])}); "
         elif "tensor" not in words and loads and "multicast" not in words:
             return f"emulator::ptx::bulk_load_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}); "
         elif "tensor" not in words and spaces == ["global", "shared"]:
-            return f"emulator::ptx::bulk_store_bytes({box[0][0]}, {box[1][0]}, {box[2][0]}); "
+            number = "NONE" if how == "COPIED" else _REDUCED.get(words[-1], "NONE")
+            return f"emulator::ptx::bulk_store_bytes<emulator::{how}, emulator::{number}>({box[0][0]}, {box[1][0]}, {box[2][0]}); "
         raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
 
     def _product(self, opcode: str, operands: list[str]) -> str:
@@ -336,6 +340,10 @@ _OF_BARRIERS = {
 }
 _FACTORS = {
     "f32": "F32", "f16": "FP16", "bf16": "BF16", "tf32": "TF32", "e4m3": "E4M3", "e5m2": "E5M2", "s8": "S8", "u8": "U8", "s32": "S32",
+}  # fmt: skip
+_REDUCED = {
+    "f16": "FP16", "bf16": "BF16", "f32": "F32", "f64": "F64", "s32": "S32", "u32": "U32", "b32": "U32", "s64": "S64", "u64": "U64",
+    "b64": "U64",
 }  # fmt: skip
 _TYPES = {
     "pred": "bool", "b8": "unsigned char", "u8": "unsigned char", "s8": "signed char", "b16": "unsigned short",

@@ -74,16 +74,17 @@ EMULATOR_PTX void tma_load_windows(unsigned long long shared, unsigned long long
     const int at[] = {c, column, row, n}, offset[] = {right, down};
     bulk_load_windows(here(shared), reinterpret_cast<const TensorMap*>(map), here(barrier), at, offset, EMULATOR_WHERE);
 }
-template <class... At>
+template <Reduction HOW, class... At>
 EMULATOR_PTX void tma_store(unsigned long long map, unsigned long long shared, At... axes) {
     const int at[] = {int(axes)...};
-    bulk_store(reinterpret_cast<const TensorMap*>(map), emulator::ptx::at<true>(shared), sizeof...(At), at, EMULATOR_WHERE);
+    bulk_store(reinterpret_cast<const TensorMap*>(map), emulator::ptx::at<true>(shared), sizeof...(At), at, EMULATOR_WHERE, HOW);
 }
 EMULATOR_PTX void bulk_load_bytes(unsigned long long shared, unsigned long long global, unsigned long long barrier, int bytes) {
     emulator::bulk_load_bytes(here(shared), at<false>(global), bytes, here(barrier), EMULATOR_WHERE);
 }
+template <Reduction HOW, Number OF>
 EMULATOR_PTX void bulk_store_bytes(unsigned long long global, unsigned long long shared, int bytes) {
-    emulator::bulk_store_bytes(at<false>(global), at<true>(shared), bytes, EMULATOR_WHERE);
+    emulator::bulk_store_bytes(at<false>(global), at<true>(shared), bytes, EMULATOR_WHERE, HOW, OF);
 }
 EMULATOR_QUIET void bulk_commit() { commit_stores(); }
 EMULATOR_QUIET void bulk_wait(int groups) { wait_for_stores(groups); }

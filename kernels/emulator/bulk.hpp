@@ -175,7 +175,7 @@ static TensorMap map_of_bytes(const void* global, const void* shared, int bytes,
         report_note(MISALIGNED, where, "a bulk copy is of a multiple of 16 bytes, from and to multiples of 16");
         abandon();
     }
-    TensorMap map = {const_cast<void*>(global), 1, 16, 0, {unsigned(bytes / 16)}, {unsigned(bytes / 16)}, {16}, {}, {}, {}, 0, 1};
+    TensorMap map = {const_cast<void*>(global), 1, 16, NONE, 0, {unsigned(bytes / 16)}, {unsigned(bytes / 16)}, {16}, {}, {}, {}, 0, 1};
     return map;
 }
 

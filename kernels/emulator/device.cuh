@@ -67,7 +67,8 @@ void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void*
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 // And include/mma.h: wmma.hpp.
-enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32, E4M3, E5M2, NONE };
+enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32, E4M3, E5M2, NONE, U32, S64, U64 };
+enum Reduction { COPIED, ADD, MIN, MAX, AND, OR, XOR };  // what a copy to global memory does with what is there
 struct WarpProduct {  // D = A B + C. Element i of a matrix, row by row, is number i / 32 of lane i % 32.
     int m, n, k;                    // m x k times k x n
     Number factors, before, after;  // of A and B, of C, of D
@@ -94,8 +95,8 @@ void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks
 void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
                        const void* where);
 void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, const void* where);
-void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* where);
-void bulk_store_bytes(void* global, const void* shared, int bytes, const void* where);
+void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* where, Reduction how = COPIED);
+void bulk_store_bytes(void* global, const void* shared, int bytes, const void* where, Reduction how = COPIED, Number of = NONE);
 void commit_stores();
 void wait_for_stores(int groups);
 void cluster_arrive(const void* where, bool relaxed = false);
@@ -137,7 +138,9 @@ inline void* operator new(size_t, T* where) noexcept { return where; }
 
 struct alignas(64) emulator::TensorMap {  // what a GPU keeps in 128 bytes of its own format
     void* data;
-    unsigned rank, item_bytes, swizzle;
+    unsigned rank;
+    unsigned short item_bytes, number;        // the emulator's Number, which reductions need
+    unsigned swizzle;
     unsigned box[5];
     unsigned long long sizes[5], strides[5];  // the first axis is the one whose elements lie next to each other
     signed char lower[2], upper[2];           // of windows, columns and rows: see Im2colMap in tensor_map.py

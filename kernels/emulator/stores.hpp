@@ -5,6 +5,8 @@
 // read by the async proxy: what ordinary stores have written needs a fence_proxy_async first. A thread must have waited before
 // it returns, since its block's shared memory may then be another's.
 //
+// A reduction (cp.reduce.async.bulk) is such a copy that adds to what is there, or the like: number by number, an atomic operation.
+//
 // After a wait for the reading alone (".read") all has been copied here, so that a read of the result is found only by its
 // values, if at all.
 
@@ -13,6 +15,8 @@ struct Store {
     char* source;
     int at[5];
     uint32_t where;
+    Reduction how;
+    Number number;  // of a reduction
 };
 
 struct Stores {  // of a thread
@@ -37,6 +41,15 @@ static void each_piece(const Store& s, int change) {
     for (size_t i = 0; i < box_bytes(s.map); i += 16) each_cell(s.source + i, change);
 }
 
+static void check_reduction(const Store& s) {
+    const bool whole = s.number == S32 || s.number == U32 || s.number == S64 || s.number == U64;
+    const bool half = s.number == FP16 || s.number == BF16, real = half || s.number == F32 || s.number == F64;
+    if (s.how == COPIED || whole || (real && s.how == ADD) || (half && s.how < AND)) return;
+    report_note(BAD_OPERAND, s.where, real ? "a reduction that there is not for these numbers" :
+                "a reduction, and the map does not say of which numbers: as in TensorMap(..., numbers=\"bf16\")");
+    abandon();
+}
+
 static void start_store(const Store& s) {
     const unsigned align = s.map.swizzle && strict ? 8 * s.map.swizzle : s.map.of_bytes ? 16 : 128;
     if (!in_shared(s.source) || reinterpret_cast<uintptr_t>(s.source) % align) {
@@ -44,27 +57,76 @@ static void start_store(const Store& s) {
                     "the source of this copy must be shared memory at a multiple of %u bytes", align);
         abandon();
     }
+    check_reduction(s);
     async_proxy = true;
     each_part(s, [&](size_t offset, char* to, size_t bytes) {
         for (size_t i = 0, step = s.map.swizzle ? s.map.item_bytes : bytes; i < bytes; i += step)
             touch(swizzled(s.source + offset + i, s.map.swizzle), step, READ, s.where);
-        touch(to, bytes, WRITE, s.where);
+        touch(to, bytes, s.how == COPIED ? WRITE : ATOMIC, s.where);
     });
     async_proxy = false;
     each_piece(s, 1);
     stores[in_cluster(current())].open.push_back(s);
 }
 
+template <class T>
+static T reduced(T a, T b, Reduction how) {
+    switch (how) {
+        case ADD: return a + b;
+        case MIN: return b < a ? b : a;
+        case MAX: return a < b ? b : a;
+        default: break;
+    }
+    if constexpr (std::is_unsigned<T>::value) return how == AND ? a & b : how == OR ? a | b : a ^ b;
+    return b;  // never reached: check_reduction
+}
+
+template <class T>
+static void reduce_at(char* to, const char* from, Reduction how) {
+    T a, b;
+    memcpy(&a, to, sizeof a);
+    memcpy(&b, from, sizeof b);
+    a = reduced(a, b, how);
+    memcpy(to, &a, sizeof a);
+}
+
+static void reduce_half(char* to, const char* from, const Store& s) {
+    unsigned short a, b;
+    memcpy(&a, to, 2);
+    memcpy(&b, from, 2);
+    if (s.number == BF16) a = to_bf16(reduced(from_bf16(a), from_bf16(b), s.how));
+    else a = to_fp16(reduced(from_fp16(a), from_fp16(b), s.how));
+    memcpy(to, &a, 2);
+}
+
+// Bits and sums of whole numbers do not depend on the sign.
+static void reduce_number(char* to, const char* from, const Store& s) {
+    const bool order = s.how == MIN || s.how == MAX;
+    switch (s.number) {
+        case F32: return reduce_at<float>(to, from, s.how);
+        case F64: return reduce_at<double>(to, from, s.how);
+        case S32: return order ? reduce_at<int>(to, from, s.how) : reduce_at<unsigned>(to, from, s.how);
+        case U32: return reduce_at<unsigned>(to, from, s.how);
+        case S64: return order ? reduce_at<long long>(to, from, s.how) : reduce_at<unsigned long long>(to, from, s.how);
+        case U64: return reduce_at<unsigned long long>(to, from, s.how);
+        default: return reduce_half(to, from, s);
+    }
+}
+
 static void finish_store(const Store& s) {
     each_part(s, [&](size_t offset, char* to, size_t bytes) {
-        for (size_t i = 0; i < bytes; i += s.map.item_bytes)
-            memcpy(to + i, swizzled(s.source + offset + i, s.map.swizzle), s.map.item_bytes);
+        const size_t step = s.how == COPIED ? s.map.item_bytes : bytes_of(s.number);
+        for (size_t i = 0; i < bytes; i += step) {
+            const char* const from = swizzled(s.source + offset + i, s.map.swizzle);
+            if (s.how == COPIED) memcpy(to + i, from, step);
+            else reduce_number(to + i, from, s);
+        }
     });
     each_piece(s, -1);
 }
 
-void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* return_address) {
-    Store s{*map, static_cast<char*>(const_cast<void*>(shared)), {}, place(return_address)};
+void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* return_address, Reduction how) {
+    Store s{*map, static_cast<char*>(const_cast<void*>(shared)), {}, place(return_address), how, Number(map->number)};
     if (int(map->rank) != axes || map->of_windows) {
         report_note(BAD_OPERAND, s.where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
                     map->of_windows ? "a map of windows" : "an array", map->rank);
@@ -74,9 +136,9 @@ void bulk_store(const TensorMap* map, const void* shared, int axes, const int* a
     start_store(s);
 }
 
-void bulk_store_bytes(void* global, const void* shared, int bytes, const void* return_address) {
+void bulk_store_bytes(void* global, const void* shared, int bytes, const void* return_address, Reduction how, Number of) {
     const uint32_t where = place(return_address);
-    start_store({map_of_bytes(global, shared, bytes, where), static_cast<char*>(const_cast<void*>(shared)), {}, where});
+    start_store({map_of_bytes(global, shared, bytes, where), static_cast<char*>(const_cast<void*>(shared)), {}, where, how, of});
 }
 
 void commit_stores() {

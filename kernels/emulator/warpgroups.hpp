@@ -257,7 +257,11 @@ static void wait_for_other_warps(size_t group, uint32_t where) {
     }
 }
 
-static int bytes_of(Number n) { return n == TF32 ? 4 : n == FP16 || n == BF16 ? 2 : 1; }
+static int bytes_of(Number n) {
+    if (n == F64 || n == S64 || n == U64) return 8;
+    if (n == TF32 || n == F32 || n == S32 || n == U32) return 4;
+    return n == FP16 || n == BF16 ? 2 : 1;
+}
 
 template <Number TYPE>
 static double number_at(const void* at) {

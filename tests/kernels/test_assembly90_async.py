@@ -5,8 +5,10 @@ import pytest
 from hopper import HEAD, on_a_gpu
 from rungs import needs_compiler, needs_nvrtc
 
+from kernels import bfloat16
 from kernels.emulator import EmulatorError
 from kernels.emulator.raw import RawKernel
+from kernels.tensor_map import TensorMap
 
 pytestmark = needs_compiler
 
@@ -42,3 +44,88 @@ def test_a_wait_may_answer_no(wait, each_compiler):
 @needs_nvrtc
 def test_a_gpu_takes_these(tmp_path):
     on_a_gpu(tmp_path, TOKENS.replace("WAIT", "try_wait").replace("LOOP", "!over"))
+
+
+# --- additions and the like by TMA ---------------------------------------------------------------------------------------
+
+# Each block has a row of 32 numbers, which it combines with what is in y.
+REDUCE = """
+extern "C" __global__ void k(const NUMBER* x, const __grid_constant__ CUtensorMap map, NUMBER* y) {
+    __shared__ alignas(128) NUMBER row[32];
+    row[threadIdx.x] = x[blockIdx.x * 32 + threadIdx.x];
+    fence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        asm volatile("cp.reduce.async.bulk.TENSOR" :: "l"(PLACE), "r"(address(row)), "r"(TIMES) : "memory");
+        asm volatile("cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+}
+"""
+
+
+def reduction(how, of, number, of_tensor):
+    tensor = f"tensor.1d.global.shared::cta.{how}.tile.bulk_group [%0, {{%2}}], [%1];"
+    plain = f"global.shared::cta.bulk_group.{how}.{of} [%0], [%1], %2;"
+    code = REDUCE.replace("TENSOR", tensor if of_tensor else plain).replace("PLACE", "&map" if of_tensor else "y")
+    return code.replace("TIMES", "0" if of_tensor else "(int)sizeof row").replace("NUMBER", number)
+
+
+KINDS = [
+    ("add", "f32", "float", np.float32, np.add), ("add", "noftz.f16", "unsigned short", np.float16, np.add), ("add", "f64", "double", np.float64, np.add),
+    ("min", "s32", "int", np.int32, np.minimum), ("max", "u32", "unsigned", np.uint32, np.maximum), ("xor", "b32", "unsigned", np.uint32, np.bitwise_xor),
+    ("add", "u64", "unsigned long long", np.uint64, np.add), ("max", "s64", "long long", np.int64, np.maximum),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how, of, number, dtype, function", KINDS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_reductions_by_tma(how, of, number, dtype, function, rng):
+    low = 0 if dtype in (np.uint32, np.uint64) else -50
+    x, y = (rng.integers(low, 50, shape).astype(dtype) for shape in ((3, 32), (32,)))
+    for of_tensor in (False, True):
+        got = y.copy()
+        seen, place = (x.view(np.uint16), got.view(np.uint16)) if dtype == np.float16 else (x, got)
+        RawKernel(HEAD + reduction(how, of, number, of_tensor), "k")((3,), (32,), (seen, TensorMap(got, (32,)), place))
+        np.testing.assert_array_equal(got, function(y, function.reduce(x)))
+
+
+def test_reductions_of_bf16(each_compiler):
+    x = bfloat16.to_bits(np.arange(96, dtype=np.float32).reshape(3, 32))
+    for of_tensor in (False, True):
+        y = bfloat16.to_bits(np.ones(32, np.float32))
+        code = HEAD + reduction("add", "noftz.bf16", "unsigned short", of_tensor)
+        RawKernel(code, "k")((3,), (32,), (x, TensorMap(y, (32,), numbers="bf16"), y))
+        np.testing.assert_array_equal(bfloat16.from_bits(y), 97 + 3 * np.arange(32))
+    with pytest.raises(EmulatorError, match="bad operand: a reduction, and the map does not say of which numbers"):
+        RawKernel(code, "k")((3,), (32,), (x, TensorMap(y, (32,)), y))
+    with pytest.raises(ValueError, match='numbers are "", its array\'s, or "bf16", got \'bf16\' for float32'):
+        TensorMap(np.zeros(32, np.float32), (32,), numbers="bf16")
+
+
+def test_mistakes_with_reductions():
+    x, y = np.ones((3, 32), np.float32), np.ones(32, np.float32)
+    right = HEAD + reduction("add", "f32", "float", of_tensor=False)
+    for old, new, why in (
+        ("    fence();\n", "", "missing fence: read of 128 bytes"),
+        (" cp.async.bulk.wait_group 0;", "", "missing wait: nobody waits for this copy"),
+        ("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32", "cp.async.bulk.global.shared::cta.bulk_group", "race: write of 128 bytes"),
+        ("if (threadIdx.x == 0) {", "y[threadIdx.x] = 0; if (threadIdx.x == 0) {", "race: write of 4 bytes .* and an atomic operation"),
+    ):  # fmt: skip
+        assert old in right
+        with pytest.raises(EmulatorError, match=why):
+            RawKernel(right.replace(old, new), "k")((3,), (32,), (x, TensorMap(y, (32,)), y))
+    with pytest.raises(EmulatorError, match="bad operand: a reduction that there is not for these numbers"):
+        code = HEAD + reduction("min", "", "float", of_tensor=True)
+        RawKernel(code, "k")((3,), (32,), (x, TensorMap(y, (32,)), y))
+
+
+@needs_nvrtc
+def test_a_gpu_takes_these_reductions(tmp_path):
+    for how, of, number, _, _ in KINDS:
+        on_a_gpu(tmp_path, reduction(how, of, number, of_tensor=False))
+    on_a_gpu(
+        tmp_path,
+        reduction("add", "noftz.bf16", "unsigned short", of_tensor=False),
+    )
+    on_a_gpu(tmp_path, reduction("add", "", "float", of_tensor=True))
