@@ -81,7 +81,8 @@ What it cannot find, and how it differs from a GPU:
   gives and takes none, as the compiler decides, too.
 * Clusters extend along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
   ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``, by ``map_shared_rank`` and then as their own, and
-  in PTX by ``mapa`` with ``ld``, ``st`` and ``mbarrier.arrive``. Without ``strict``, every wait at an mbarrier, whatever its scope, is
+  in PTX by ``mapa`` with ``ld``, ``st``, ``mbarrier.arrive``, ``st.async`` and ``red.async`` (done at once here, as by an
+  ordinary store before an arrival). Without ``strict``, every wait at an mbarrier, whatever its scope, is
   also for other blocks' arrivals. Their barrier does not wait for
   threads that have returned, as the manual says. Whether a GPU has room for all blocks of a cluster at once is not
   checked. A thread keeps two numbers for each thread of its cluster, or six if there are fences: 8 blocks of 1024

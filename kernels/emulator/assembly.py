@@ -259,14 +259,19 @@ def _function(opcode: str) -> str | None:
             return f"mma_{name}" if others[1:] == ["row", "col"] and name in _PRODUCTS else None
         case "cp":
             return _COPIES.get(".".join(others))
+        case "st" if "async" in others:
+            return f"st_async<{first}>" if "shared::cluster" in opcode and "complete_tx" in others else None
         case "ld" | "st" if "shared::cluster" in opcode:
-            return f"{base}_cluster<{first}>" if count == "1" and others == ["shared", "cluster"] else None
+            return f"{base}_cluster<{first}>" if {"shared", "cluster", f"v{count}"} >= set(others) else None
         case "ld" | "st":
             return (
                 None
                 if {"acquire", "release", "param", "cache_hint"} & set(others)
                 else f"{base}<{first}, {count}, {shared}>"
             )
+        case "red" if "async" in others:
+            how = others[-1] if others[-1] in ("add", "min", "max", "and", "or", "xor") else ""
+            return f"red_async<{first}, emulator::{how.upper()}>" if how and "complete_tx" in others else None
         case "red" | "atom":
             name, everywhere = others[-1], str("cta" not in words).lower()
             known = ("add", "min", "max", "or", "and", "xor", "exch", *["cas"] * (base == "atom"))
@@ -328,7 +333,8 @@ def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | Non
 
 _COPIES = {
     "async.shared.global": "cp_async", "async.commit_group": "cp_async_commit", "async.wait_group": "cp_async_wait",
-    "async.wait_all": "cp_async_wait_all",
+    "async.wait_all": "cp_async_wait_all", "async.mbarrier.arrive.shared": "cp_async_arrive<false>",
+    "async.mbarrier.arrive.noinc.shared": "cp_async_arrive<true>",
 }  # fmt: skip
 _OF_BARRIERS = {
     "init": "mbarrier_init",

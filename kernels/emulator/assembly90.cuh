@@ -42,16 +42,40 @@ EMULATOR_PTX void cluster_arrive() { emulator::cluster_arrive(EMULATOR_WHERE, RE
 EMULATOR_PTX void cluster_wait() { emulator::cluster_wait(EMULATOR_WHERE); }
 template <class D>
 EMULATOR_PTX void mapa(D& d, unsigned address, int rank) { d = address_in_block(address, rank, EMULATOR_WHERE); }
-template <class T, class D>
-EMULATOR_PTX void ld_cluster(unsigned long long address, D& d) {
-    T x;
-    __builtin_memcpy(&x, in_block(rank_of(unsigned(address)), here(address), sizeof x, READ, EMULATOR_WHERE), sizeof x);
-    d = as<D>(x);
+template <class T, class... D>
+EMULATOR_PTX void ld_cluster(unsigned long long address, D&... d) {
+    T x[sizeof...(D)];
+    __builtin_memcpy(x, in_block(rank_of(unsigned(address)), here(address), sizeof x, READ, EMULATOR_WHERE), sizeof x);
+    int i = 0;
+    ((d = as<D>(x[i++])), ...);
 }
-template <class T, class A>
-EMULATOR_PTX void st_cluster(unsigned long long address, A value) {
-    const T x = as<T>(value);
-    __builtin_memcpy(in_block(rank_of(unsigned(address)), here(address), sizeof x, WRITE, EMULATOR_WHERE), &x, sizeof x);
+template <class T, class... A>
+EMULATOR_PTX void st_cluster(unsigned long long address, A... values) {
+    const T x[] = {as<T>(values)...};
+    __builtin_memcpy(in_block(rank_of(unsigned(address)), here(address), sizeof x, WRITE, EMULATOR_WHERE), x, sizeof x);
+}
+
+// Stores and reductions that arrive at an mbarrier by their bytes. Here they are done at once, by the thread.
+EMULATOR_QUIET int rank_of_both(unsigned long long address, unsigned long long barrier, const void* where) {
+    const int rank = rank_of(unsigned(address));
+    if (rank_of(unsigned(barrier)) != rank)
+        bad_operand("an mbarrier of another block than the target's, %d", rank, where);
+    return rank;
+}
+template <class T, class... A>
+EMULATOR_PTX void st_async(unsigned long long address, unsigned long long barrier, A... values) {
+    const T x[] = {as<T>(values)...};
+    const int rank = rank_of_both(address, barrier, EMULATOR_WHERE);
+    __builtin_memcpy(in_block(rank, here(address), sizeof x, WRITE, EMULATOR_WHERE), x, sizeof x);
+    mbarrier_arrive_at(here(barrier), rank, EMULATOR_WHERE, -int(sizeof x), 0);
+}
+template <class T, Reduction HOW, class A>
+EMULATOR_PTX void red_async(unsigned long long address, unsigned long long barrier, A value) {
+    const T b = as<T>(value);
+    const int rank = rank_of_both(address, barrier, EMULATOR_WHERE);
+    T& a = *static_cast<T*>(in_block(rank, here(address), sizeof a, ATOMIC, EMULATOR_WHERE));
+    a = HOW == ADD ? T(a + 0ull + b) : HOW == MIN ? (b < a ? b : a) : HOW == MAX ? (a < b ? b : a) : HOW == AND ? a & b : HOW == OR ? a | b : a ^ b;
+    mbarrier_arrive_at(here(barrier), rank, EMULATOR_WHERE, -int(sizeof b), 0);
 }
 
 template <class D, class P>  // one lane of those that take part: here the first
@@ -61,6 +85,9 @@ EMULATOR_PTX void elect(D& leader, P& is_leader, unsigned mask) {
     leader = unsigned(first);
     is_leader = self->lane == first;
 }
+
+template <bool COUNTED>
+EMULATOR_PTX void cp_async_arrive(unsigned long long barrier) { arrive_with_copies(at<true>(barrier), COUNTED, EMULATOR_WHERE); }
 
 // --- TMA -----------------------------------------------------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ static bool wait_at(void* address, unsigned parity, bool of_cluster, bool give_u
         b.waiting.push_back(in_cluster(current()));
         me.state = AT_MBARRIER;
         me.where = where;
-        me.missing = b.pending;
+        me.barrier = b.address;
         wait_for_scheduler();
     }
 }

@@ -186,8 +186,71 @@ void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier,
     start_bulk(shared, &map, barrier, 1 << block_rank, begin, begin, where);
 }
 
+// --- cp.async.mbarrier.arrive: a thread's copies (copies.hpp) that arrive, as those by TMA do, at an mbarrier ----------------
+
+struct Arrival {
+    vector<uint32_t> copies;
+    const void* barrier;
+    Clock known;  // to the thread
+    int member;
+};
+
+static vector<Arrival> arrivals;  // to come
+
+void arrive_with_copies(void* barrier, bool counted, const void* return_address) {
+    Fiber& me = fibers[current()];
+    Barrier& b = barrier_at(barrier, place(return_address));
+    Arrival a{std::move(me.open), b.address, me.clock, in_cluster(current())};
+    me.open.clear();
+    for (const vector<uint32_t>& group : me.groups) a.copies.insert(a.copies.end(), group.begin(), group.end());
+    me.groups.clear();
+    if (!counted) b.pending++;
+    if (b.pending < 1) report_note(BAD_OPERAND, place(return_address), "more arrivals at an mbarrier than the %d that it was made for", b.count);
+    arrivals.push_back(std::move(a));
+    me.clock[in_cluster(current())]++;
+}
+
+static void finish(const Arrival& a) {
+    bring_in(a.member / threads);
+    for (Barrier& b : barriers) {
+        if (b.address != a.barrier) continue;
+        const int engine = block_rank * engines + b.engine, slot = members + engine;
+        engine_clock[engine]++;
+        for (uint32_t number : a.copies) {
+            const uint32_t where = copies[number].start.where;
+            if (!alive) report_note(MISSING_WAIT, where, "nobody waits for this copy");
+            arrive(number, {engine_clock[engine], where, slot, COPY});
+        }
+        join(b.gathering, a.known);
+        b.gathering[slot] = std::max(b.gathering[slot], engine_clock[engine]);
+        b.pending--;
+        end_phase_if_complete(b);
+        return;
+    }
+}
+
+static void finish_arrivals_of(int member) {
+    for (size_t i = 0; i < arrivals.size();) {
+        if (arrivals[i].member != member) {
+            i++;
+            continue;
+        }
+        const Arrival a = std::move(arrivals[i]);
+        arrivals.erase(arrivals.begin() + i);
+        finish(a);
+    }
+}
+
+static bool on_their_way() { return !bulks.empty() || !arrivals.empty(); }
+
 static void finish_a_bulk() {  // any of them
-    std::swap(bulks[random_number() % bulks.size()], bulks.back());
+    const size_t i = random_number() % (bulks.size() + arrivals.size());
+    if (i >= bulks.size()) {
+        const Arrival a = std::move(arrivals[i - bulks.size()]);
+        arrivals.erase(arrivals.begin() + (i - bulks.size()));
+        return finish(a);
+    }
+    std::swap(bulks[i], bulks.back());
     const Bulk bulk = bulks.back();
     bulks.pop_back();
     bring_in(bulk.block_rank);

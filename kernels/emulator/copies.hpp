@@ -71,13 +71,13 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* re
     fibers[current()].open.push_back(number);
 }
 
-static void arrive(uint32_t number) {
+static void arrive(uint32_t number, const Event& write) {
     const Copy& c = copies[number];
     if (memcmp(c.seen, c.source, c.valid))
         report_note(MISSING_WAIT, c.start.where, "the source of this copy changed before the copy was waited for");
     memcpy(c.target, c.source, c.valid);
     memset(c.target + c.valid, 0, c.bytes - c.valid);
-    arrive_as(c, event(c.start.where, COPY));
+    arrive_as(c, write);
     free_copies.push_back(number);
 }
 
@@ -87,10 +87,13 @@ void commit_copies() {
     me.open.clear();
 }
 
+static void finish_arrivals_of(int member);  // in bulk.hpp
+
 void wait_for_copies(int groups) {
     Fiber& me = fibers[current()];
+    finish_arrivals_of(in_cluster(current()));
     while (me.groups.size() > size_t(groups)) {
-        for (uint32_t number : me.groups.front()) arrive(number);
+        for (uint32_t number : me.groups.front()) arrive(number, event(copies[number].start.where, COPY));
         me.groups.pop_front();
     }
 }

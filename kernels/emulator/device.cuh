@@ -60,6 +60,7 @@ void check_source_lane(int source, const void* where);
 void copy(void* shared, const void* global, int bytes, int valid, const void* where);
 void commit_copies();
 void wait_for_copies(int groups);
+void arrive_with_copies(void* barrier, bool counted, const void* where);
 void load_matrices(unsigned* result, int count, bool trans, const void* row, const void* where);
 void store_matrices(void* row, const unsigned* values, int count, bool trans, const void* where);
 void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);

@@ -165,7 +165,7 @@ struct Fiber {
     uint32_t where;  // it waits there
     unsigned mask;   // with these lanes
     Clock clock;
-    int missing;     // arrivals, where it waits at an mbarrier
+    const void* barrier;  // an mbarrier, where it waits at one
     bool came;       // to the cluster's barrier, and has not waited there yet
     uint32_t came_in;  // the phase in which it did
     const void* asked;  // where the last atomic operation was, or volatile read

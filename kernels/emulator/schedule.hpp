@@ -57,6 +57,7 @@ static void start_cluster(unsigned first) {  // its first block's number
     copies.clear();
     free_copies.clear();
     bulks.clear();
+    arrivals.clear();
     stores.clear();
     cluster_barrier.restart();
     for (int rank = 0; rank < cluster_blocks; rank++) {
@@ -64,6 +65,17 @@ static void start_cluster(unsigned first) {  // its first block's number
         const unsigned i = first + rank;
         start_block({i % grid_size.x, i / grid_size.x % grid_size.y, i / grid_size.x / grid_size.y});
         start_visits();
+    }
+}
+
+static void say_what_is_missing(Finding& finding, const void* barrier, int here) {
+    for (const Barrier& b : barriers) {
+        if (b.address != barrier) continue;
+        char bytes[64] = "";
+        if (b.bytes > 0) snprintf(bytes, sizeof bytes, " and %lld bytes", (long long)b.bytes);
+        if (b.bytes < 0) snprintf(bytes, sizeof bytes, ", and %lld bytes more have come than were expected", (long long)-b.bytes);
+        snprintf(finding.note, sizeof finding.note, "%d wait here for the end of an mbarrier's phase, %d arrivals%s missing%s", here,
+                 b.pending, b.bytes > 0 ? bytes : "", b.bytes < 0 ? bytes : "");
     }
 }
 
@@ -99,8 +111,7 @@ static void report_deadlock() {
             snprintf(finding->note, sizeof finding->note, "%d wait here for %d more registers each, and the pool has %d",
                      here, registers.wanted[t / 32] - registers.held[t / 32], registers.free);
         } else if (f.state == AT_MBARRIER)
-            snprintf(finding->note, sizeof finding->note, "%d wait here for the end of an mbarrier's phase, %d arrivals missing",
-                     here, f.missing);
+            say_what_is_missing(*finding, f.barrier, here);
         else
             snprintf(finding->note, sizeof finding->note, "%d wait here, %d have returned, %d wait elsewhere", here, done,
                      elsewhere);
@@ -120,9 +131,9 @@ static void report_vain_question() {
 
 static void run_cluster(unsigned first) {
     start_cluster(first);
-    while (!(ready.empty() && bulks.empty()) && !abandoned) {
+    while (!(ready.empty() && !on_their_way()) && !abandoned) {
         if (int(ready.size()) > asking) in_vain = 0;
-        else if (!bulks.empty()) {  // nobody can go on: the last moment for a copy to arrive
+        else if (on_their_way()) {  // nobody can go on: the last moment for a copy to arrive
             finish_a_bulk();
             continue;
         } else if (in_vain++ > PATIENCE + OF_EACH * ready.size()) {

@@ -138,7 +138,7 @@ def test_instructions_and_their_answers(each_compiler):
     "said, why",
     [
         (
-            '("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], 16;" :: "l"(y), "r"(0))',
+            '("cp.reduce.async.bulk.global.shared::cta.bulk_group.inc.u32 [%0], [%1], 16;" :: "l"(y), "r"(0))',
             r"cp\.reduce\.async\S+ is not among the inline PTX that the emulator has",
         ),
         (

@@ -129,3 +129,133 @@ def test_a_gpu_takes_these_reductions(tmp_path):
         reduction("add", "noftz.bf16", "unsigned short", of_tensor=False),
     )
     on_a_gpu(tmp_path, reduction("add", "", "float", of_tensor=True))
+
+
+# --- stores and reductions into other blocks ------------------------------------------------------------------------------
+
+# Each thread sends what it has to the other block of its cluster, four numbers at once, and counts the last of them there.
+SENDS = """
+extern "C" __global__ void __cluster_dims__(2) k(const unsigned* x, unsigned* y, unsigned* counts) {
+    __shared__ alignas(16) unsigned theirs[128], bins[4];
+    __shared__ uint64_t full;
+    unsigned rank, there, bin, bar, a, b, c, d;
+    if (threadIdx.x < 4) bins[threadIdx.x] = 0;
+    if (threadIdx.x == 0) {
+        init(&full, 1);
+        expect(&full, 32 * 20);
+    }
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    const unsigned* mine = x + blockIdx.x * 128 + 4 * threadIdx.x;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(&theirs[4 * threadIdx.x])), "r"(rank ^ 1));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bin) : "r"(address(&bins[mine[3] % 4])), "r"(rank ^ 1));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bar) : "r"(address(&full)), "r"(rank ^ 1));
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
+                 :: "r"(there), "r"(mine[0]), "r"(mine[1]), "r"(mine[2]), "r"(mine[3]), "r"(bar) : "memory");
+    asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%0], %1, [%2];"
+                 :: "r"(bin), "r"(1), "r"(bar) : "memory");
+    wait(&full, 0);
+    for (int i = 0; i < 4; i++) y[blockIdx.x * 128 + i * 32 + threadIdx.x] = theirs[i * 32 + threadIdx.x];
+    if (threadIdx.x < 4) counts[blockIdx.x * 4 + threadIdx.x] = bins[threadIdx.x];
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(theirs)), "r"(rank ^ 1));
+    if (threadIdx.x < 4) asm volatile("st.shared::cluster.v2.u32 [%0+16], {%1, %2};" :: "r"(there + 32 * (threadIdx.x & 3)), "r"(threadIdx.x & 3), "r"(7) : "memory");
+    asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"(there) : "memory");
+    if (a != mine[0] && threadIdx.x == 0) y[0] = 999;
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+}
+"""
+
+
+def send(code):
+    x, y, counts = (
+        np.arange(256, dtype=np.uint32).reshape(2, 128) * 3,
+        np.zeros((2, 128), np.uint32),
+        np.zeros((2, 4), np.uint32),
+    )
+    RawKernel(HEAD + code, "k", seeds=6)((2,), (32,), (x, y, counts))
+    np.testing.assert_array_equal(y, x[::-1])
+    np.testing.assert_array_equal(counts, [np.bincount(part[3::4] % 4, minlength=4) for part in x[::-1]])
+
+
+def test_stores_and_reductions_that_arrive_at_an_mbarrier_of_another_block(each_compiler):
+    send(SENDS)
+
+
+@pytest.mark.parametrize(
+    "old, new, why",
+    [
+        ("    wait(&full, 0);\n", "", r"race: read of 4 bytes at byte \d+ of theirs"),
+        ("32 * 20", "32 * 16", r"deadlock: .* 0 arrivals missing, and \d+ bytes more have come than were expected"),
+        ("32 * 20", "32 * 24", "deadlock: .* 0 arrivals and 128 bytes missing"),
+        ('"r"(mine[3]), "r"(bar)', '"r"(mine[3]), "r"(address(&full))', "bad operand: an mbarrier of another block than the target's"),
+        ("address(&theirs[4 * threadIdx.x])", "address(&theirs[4 * threadIdx.x + 1])", "misaligned: write of 16 bytes"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_them(old, new, why):
+    assert old in SENDS
+    with pytest.raises(EmulatorError, match=why):
+        send(SENDS.replace(old, new))
+
+
+# --- cp.async that arrives at an mbarrier ---------------------------------------------------------------------------------
+
+STAGES = """
+extern "C" __global__ void k(const float4* x, float4* y, int steps) {
+    __shared__ float4 stage[2][32];
+    __shared__ uint64_t full[2], empty[2];
+    if (threadIdx.x == 0)
+        for (int i = 0; i < 2; i++) {
+            init(&full[i], COUNT);
+            init(&empty[i], 32);
+        }
+    __syncthreads();
+    for (int s = 0; s < steps; s++) {
+        const int t = threadIdx.x % 32, i = s % 2, round = s / 2 & 1;
+        if (threadIdx.x < 32) {
+            wait(&empty[i], round ^ 1);
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address(&stage[i][t])), "l"(x + s * 32 + t) : "memory");
+            asm volatile("cp.async.mbarrier.arrive.NOINC.b64 [%0];" :: "r"(address(&full[i])) : "memory");
+            AND
+        } else {
+            wait(&full[i], round);
+            y[s * 32 + t] = stage[i][t ^ 1];
+            asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(address(&empty[i])) : "memory");
+        }
+    }
+}
+"""
+ARRIVE = 'asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(address(&full[i])) : "memory");'
+
+
+def stages(code, count="32", noinc="noinc.shared::cta", more=""):
+    x = np.arange(5 * 32 * 4, dtype=np.float32).reshape(5, 32, 4)
+    y = np.zeros_like(x)
+    code = HEAD + code.replace("COUNT", count).replace("NOINC", noinc).replace("AND", more)
+    RawKernel(code, "k", seeds=6)((1,), (64,), (x.view("V16"), y.view("V16"), np.int32(5)))
+    np.testing.assert_array_equal(y, x[:, np.arange(32) ^ 1])
+
+
+def test_copies_that_arrive_at_an_mbarrier(each_compiler):
+    stages(STAGES)
+    stages(STAGES, count="1", noinc="shared", more=f"if (t == 0) {ARRIVE}")  # the arrivals of these are not counted
+    stages(STAGES, more='asm volatile("cp.async.wait_all;" ::: "memory");')
+
+
+def test_mistakes_with_copies_that_arrive():
+    for how, old, new, why in (
+        ({}, "wait(&full[i], round);", "", r"(uninitialised|race|missing wait): read of 16 bytes at byte \d+ of stage"),
+        ({}, "wait(&empty[i], round ^ 1);", "", r"(race|missing wait): write of 16 bytes at byte \d+ of stage"),
+        ({"more": "y[0] = stage[i][t];"}, "", "", r"missing wait: read of 16 bytes at byte \d+ of stage"),
+        ({"noinc": "shared"}, "", "", "deadlock: .* 32 arrivals missing"),
+        ({"count": "31"}, "", "", r"race: read of 16 bytes at byte \d+ of stage"),
+        ({"more": ARRIVE}, "", "", r"missing wait: read of 16 bytes at byte \d+ of stage"),
+    ):
+        with pytest.raises(EmulatorError, match=why):
+            stages(STAGES.replace(old, new) if old else STAGES, **how)
+
+
+@needs_nvrtc
+def test_a_gpu_takes_these_arrivals(tmp_path):
+    on_a_gpu(tmp_path, SENDS)
+    on_a_gpu(tmp_path, STAGES.replace("COUNT", "32").replace("NOINC", "noinc.shared::cta").replace("AND", ""))
