@@ -52,7 +52,8 @@ What it cannot find, and how it differs from a GPU:
   room for them or not.
 * Fences and flags order only what the manual says: it takes a ``__threadfence`` on both sides and, between them, atomic
   operations on one location (`flags.hpp`). Many kernels omit the second fence, and their ``race`` shows on no current
-  GPU: without ``strict``, an atomic operation counts as that fence. A ``volatile`` flag orders nothing here (it is
+  GPU: without ``strict``, an atomic operation counts as that fence. In PTX, ``ld`` and ``st`` with
+  ``.relaxed``, ``.acquire`` or ``.release`` are such operations. A ``volatile`` flag orders nothing here (it is
   seen, and is a ``race``), nor does ``atomicAdd_block`` for other blocks. Of the accesses of earlier clusters to a
   location, only the last of each kind is remembered.
 * A compiler may assume that a loop that waits for an ordinary variable (neither atomic nor ``volatile``) ends.

@@ -259,8 +259,10 @@ void sleep(const void* where) {
     let_others_run();
 }
 
-void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where) {
+void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where, bool only_reads) {
     if (!self) return;
+    const Region* const constant = only_reads ? find(static_cast<const char*>(address), false) : nullptr;
+    if (constant && constant->read_only) return access(address, bytes, READ, where);
     lend_turn(address, bytes, where);
     if (program.fences) part(NOW)[in_cluster(current())]++;  // a step that is this operation alone
     within_block = !everywhere;

@@ -217,6 +217,27 @@ EMULATOR_QUIET void cvt_f16x2(unsigned& d, float high, float low) { d = to_fp16(
 EMULATOR_QUIET void cvt_bf16x2(unsigned& d, float high, float low) { d = to_bf16(low) | unsigned(to_bf16(high)) << 16; }
 EMULATOR_QUIET void cvt_tf32(unsigned& d, float x) { d = to_tf32(x); }
 
+// Numbers of 8 bits: of that many in the mantissa, up to `most`, to which larger ones are set.
+EMULATOR_QUIET unsigned to_fp8(float x, int mantissa, int bias, float most) {
+    if (x != x) return 0x7f;
+    const float a = fminf(fabsf(x), most);
+    const int exponent = a < ldexpf(1, 1 - bias) ? 1 - bias : ilogbf(a);
+    return (__builtin_signbit(x) ? 0x80u : 0u) | (unsigned(nearbyintf(ldexpf(a, mantissa - exponent))) + (unsigned(exponent + bias - 1) << mantissa));
+}
+EMULATOR_QUIET unsigned to_e4m3(float x) { return to_fp8(x, 3, 7, 448); }
+EMULATOR_QUIET unsigned to_e5m2(float x) { return to_fp8(x, 2, 15, 57344); }
+EMULATOR_QUIET float from_e4m3(unsigned bits) {
+    const int exponent = bits >> 3 & 15, rest = bits & 7;
+    const float x = (bits & 127) == 127 ? from_fp16(0x7fff) : exponent ? ldexpf(8 + rest, exponent - 10) : ldexpf(rest, -9);
+    return bits & 128 ? -x : x;
+}
+EMULATOR_QUIET float from_e5m2(unsigned bits) { return from_fp16((bits & 255) << 8); }
+#define EMULATOR_FP8(name)                                                                                                             \
+    EMULATOR_QUIET void cvt_##name##x2(unsigned short& d, float high, float low) { d = to_##name(low) | to_##name(high) << 8; }         \
+    EMULATOR_QUIET void cvt_f16x2_##name##x2(unsigned& d, unsigned short a) { cvt_f16x2(d, from_##name(a >> 8), from_##name(a & 255)); }
+EMULATOR_FP8(e4m3)
+EMULATOR_FP8(e5m2)
+
 // --- memory --------------------------------------------------------------------------------------------------------------
 
 template <class D, class A>
@@ -254,6 +275,23 @@ EMULATOR_HERE void st(unsigned long long address, A... values) {
     Whole whole;
     __builtin_memcpy(&whole, numbers, sizeof whole);
     *reinterpret_cast<Whole*>(at<SHARED>(address)) = whole;
+}
+
+// Of .relaxed, .acquire and .release, whose fences stand beside them: what others do so at the same time is no race.
+template <class T, bool SHARED, bool EVERYWHERE, class D>
+EMULATOR_PTX void ld_strong(unsigned long long address, D& d) {
+    const T* const place = reinterpret_cast<const T*>(at<SHARED>(address));
+    atomic_access(place, sizeof(T), EVERYWHERE, EMULATOR_WHERE, true);
+    T x;
+    __builtin_memcpy(&x, place, sizeof x);
+    d = as<D>(x);
+}
+template <class T, bool SHARED, bool EVERYWHERE, class A>
+EMULATOR_PTX void st_strong(unsigned long long address, A value) {
+    T* const place = reinterpret_cast<T*>(at<SHARED>(address));
+    const T x = as<T>(value);
+    atomic_access(place, sizeof(T), EVERYWHERE, EMULATOR_WHERE);
+    __builtin_memcpy(place, &x, sizeof x);
 }
 
 #define EMULATOR_ATOMICS(name, function)                                                                       \
@@ -311,6 +349,25 @@ EMULATOR_PTX void bar_sync(int number, int threads = 0) {
     else named_barrier_sync(number, threads ? threads : block_size.x * block_size.y * block_size.z, EMULATOR_WHERE);
 }
 EMULATOR_PTX void bar_arrive(int number, int threads) { named_barrier_arrive(number, threads, EMULATOR_WHERE); }
+
+// --- votes ---------------------------------------------------------------------------------------------------------------
+
+template <class D>
+EMULATOR_QUIET void activemask(D& d) { d = __activemask(); }
+template <class D>
+EMULATOR_QUIET void vote_ballot(D& d, bool vote, unsigned mask) { d = __ballot_sync(mask, vote); }
+EMULATOR_QUIET void vote_any(bool& p, bool vote, unsigned mask) { p = __any_sync(mask, vote); }
+EMULATOR_QUIET void vote_all(bool& p, bool vote, unsigned mask) { p = __all_sync(mask, vote); }
+template <class D, class A>
+EMULATOR_QUIET void match_any(D& d, A a, unsigned mask) { d = __match_any_sync(mask, a); }
+#define EMULATOR_REDUX(name) \
+    template <class T, class D, class A> EMULATOR_QUIET void redux_##name(D& d, A a, unsigned mask) { d = as<D>(__reduce_##name##_sync(mask, as<T>(a))); }
+EMULATOR_REDUX(add)
+EMULATOR_REDUX(min)
+EMULATOR_REDUX(max)
+EMULATOR_REDUX(and)
+EMULATOR_REDUX(or)
+EMULATOR_REDUX(xor)
 
 // --- shuffles ------------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ _SPECIAL = {
 }  # fmt: skip
 # Words of an instruction that concern speed and caches, not its result.
 _IDLE = re.compile(
-    r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|no_allocate|noftz|evict_\w+|\d+B|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
+    r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|cache_hint|no_allocate|noftz|evict_\w+|\d+B|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
 )
 _WHOLE = re.compile(r"[us]\d+")
 
@@ -147,9 +147,10 @@ class _Statement:
         name = _function(opcode)
         if name is None:
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
-        said = f"emulator::ptx::{name}({', '.join(self._arguments(rest))}); "
         words = opcode.split(".")
-        if words[0] in ("atom", "red"):  # a release is a fence before, an acquire one after
+        arguments = self._arguments(rest)[: -1 if "L2::cache_hint" in words else None]
+        said = f"emulator::ptx::{name}({', '.join(arguments)}); "
+        if words[0] in ("atom", "red", "ld", "st"):  # a release is a fence before, an acquire one after
             fence = f"emulator::ptx::fence<{str('cta' not in words).lower()}>(); "
             if {"release", "acq_rel"} & set(words):
                 said = fence + said
@@ -265,8 +266,10 @@ def _function(opcode: str) -> str | None:
             return f"{base}_cluster<{first}>" if {"shared", "cluster", f"v{count}"} >= set(others) else None
         case "ld" | "st":
             return (
-                None
-                if {"acquire", "release", "param", "cache_hint"} & set(others)
+                f"{base}_strong<{first}, {shared}, {str('cta' not in words).lower()}>"
+                if {"acquire", "release", "relaxed"} & set(words) and count == "1"
+                else None
+                if {"acquire", "release", "param"} & set(others)
                 else f"{base}<{first}, {count}, {shared}>"
             )
         case "red" if "async" in others:
@@ -310,6 +313,14 @@ def _function(opcode: str) -> str | None:
             return "mapa" if "shared" in others and kinds == ["u32"] else None
         case "elect":
             return "elect"
+        case "activemask":
+            return "activemask"
+        case "vote" | "match" if (
+            others in (["ballot"], ["any"], ["all"]) and "sync" in words and f"{base}.{others[0]}" != "match.all"
+        ):
+            return f"{base}_{others[0]}"
+        case "redux" if len(others) == 1 and others[0] in ("add", "min", "max", "and", "or", "xor"):
+            return f"redux_{others[0]}<{first}>"
         case "setmaxnreg":
             return f"setmaxnreg<{str(others == ['inc']).lower()}>"
         case "wgmma":
@@ -322,6 +333,9 @@ def _function(opcode: str) -> str | None:
 
 def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | None:
     """Of a cvt: two numbers in one register, tf32, a float to a whole number, rounded as the word says, or any other."""
+    if {"e4m3x2", "e5m2x2"} & set(kinds):
+        of_pair = kinds[0] == "f16x2" or kinds[1:] == ["f32"]
+        return f"cvt_{'_'.join(k for k in kinds if k != 'f32')}" if of_pair and not how else None
     if kinds[0] in ("f16x2", "bf16x2"):
         return None if how else f"cvt_{kinds[0]}"
     if kinds[0] == "tf32":
@@ -356,7 +370,7 @@ _TYPES = {
     "u16": "unsigned short", "s16": "short", "b32": "unsigned", "u32": "unsigned", "s32": "int", "b64": "unsigned long long",
     "u64": "unsigned long long", "s64": "long long", "f32": "float", "f64": "double", "f16": "emulator::ptx::F16",
     "bf16": "emulator::ptx::BF16", "f16x2": "emulator::ptx::Two<emulator::ptx::F16>", "bf16x2": "emulator::ptx::Two<emulator::ptx::BF16>",
-    "tf32": "unsigned",
+    "tf32": "unsigned", "e4m3x2": "unsigned short", "e5m2x2": "unsigned short",
 }  # fmt: skip
 _PLAIN = {
     name: f"{name}_" if name in ("and", "or", "xor", "not") else name.replace(".", "_")

@@ -37,7 +37,7 @@ extern bool cooperative;  // the launch's whole grid is one
 
 void access(const void* address, size_t bytes, Access kind, const void* where);
 void compare_next(const void* address);  // what was read there last was a guess
-void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where);  // or in the block only
+void atomic_access(const void* address, size_t bytes, bool everywhere, const void* where, bool only_reads = false);  // or in the block only
 void fence(bool everywhere);
 void block_barrier(const void* where);
 int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it

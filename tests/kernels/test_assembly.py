@@ -153,16 +153,11 @@ def test_instructions_and_their_answers(each_compiler):
         ('("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0}, {%1}, {%2}, {%3};")', r"mma.sync\S+f64 is not among"),
         ('("mov.u32 %0, %%clock_hi;" : "=r"(r))', "inline PTX with the operand clock_hi"),
         ('("mov.u32 " WHAT ", %0;" :: "r"(1))', "inline PTX that is not a string as it stands: mov.u32  WHAT"),
-        ('("ld.acquire.gpu.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.acquire\.gpu\.u32 is not among"),
+        ('("ld.acquire.gpu.v2.u32 {%0, %0}, [%1];" : "=r"(r) : "l"(y))', r"ld\.acquire\.gpu\.v2\.u32 is not among"),
         ('("add.cc.u32 %0, %1, %1;" : "=r"(r) : "r"(1))', r"add\.cc\.u32 is not among"),
         ('("mbarrier.complete_tx.shared.b64 [%0], 16;" :: "r"(0))', r"mbarrier\.complete_tx\S+ is not among"),
         ('("mov.u32 %0, %1;" : "=q"(r) : "r"(1))', "inline PTX with an operand of the kind q"),
-        ('("st.release.gpu.u32 [%0], %1;" :: "l"(y), "r"(1))', r"st\.release\.gpu\.u32 is not among"),
         ('("ld.param.u32 %0, [%1];" : "=r"(r) : "l"(y))', r"ld\.param\.u32 is not among"),
-        (
-            '("ld.global.L2::cache_hint.u32 %0, [%1], 0;" : "=r"(r) : "l"(y))',
-            r"ld\.global\.L2::cache_hint\.u32 is not among",
-        ),
         ('("cvt.rn.relu.f16x2.f32 %0, %1, %1;" : "=r"(r) : "f"(1.0f))', r"cvt\.rn\.relu\.f16x2\.f32 is not among"),
         ('("cvt.rn.tf32.f32 %0, %1;" : "=r"(r) : "f"(1.0f))', r"cvt\.rn\.tf32\.f32 is not among"),
         ('("cvt.rz.f32.f64 %0, %1;" : "=f"(*y) : "d"(1.0))', r"cvt\.rz\.f32\.f64 is not among"),
@@ -364,3 +359,114 @@ def test_mistakes_around_asm_are_found_at_its_line(each_compiler, rng):
         EmulatorError, match=rf"kernel\.cu:{at + 8}: out of range: write of 8 bytes at element \(16, 0\) of y"
     ):
         product(PRODUCT.replace("WAIT", WAIT).replace("%0 + 256", "%0 + 288"), rng)
+
+
+# --- loads and stores that are flags -------------------------------------------------------------------------------------
+
+# The last thread to arrive, which may be of any block, adds up what all have written.
+TICKETS = """
+extern "C" __global__ void k(const int* x, int* parts, unsigned* tickets, int* y) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, all = gridDim.x * blockDim.x;
+    parts[i] = 2 * x[i];
+    STORE(tickets + i);
+    int sum = 0;
+    for (int j = 0; j < all; j++) {
+        unsigned set;
+        LOAD(set, tickets + j);
+        if (!set) return;
+        sum += parts[j];
+    }
+    y[i] = sum;
+}
+"""
+RELEASE = 'asm volatile("st.release.gpu.global.u32 [%0], %1;" :: "l"(TO), "r"(1) : "memory")'
+ACQUIRE = 'asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(TO) : "l"(FROM) : "memory")'
+
+
+def tickets(store=RELEASE, load=ACQUIRE):
+    code = f"#define STORE(TO) {store}\n#define LOAD(TO, FROM) {load}\n" + TICKETS
+    x, y = np.arange(96, dtype=np.int32), np.zeros(96, np.int32)
+    RawKernel(code, "k", seeds=5)((3,), (32,), (x, np.zeros(96, np.int32), np.zeros(96, np.uint32), y))
+    assert x.sum() * 2 in y and set(y) <= {0, x.sum() * 2}
+
+
+def test_a_release_and_an_acquire_order_what_they_should(each_compiler):
+    tickets()
+    tickets(
+        RELEASE.replace("release", "relaxed").replace("asm", 'asm volatile("fence.acq_rel.gpu;" ::: "memory"); asm', 1),
+        ACQUIRE.replace("acquire", "relaxed") + '; asm volatile("fence.acq_rel.gpu;" ::: "memory")',
+    )
+
+
+@pytest.mark.parametrize(
+    "how, why",
+    [
+        ({"store": RELEASE.replace("release", "relaxed")}, r"kernel\.cu:13: race: read of 4 bytes at .* of parts"),
+        ({"store": RELEASE.replace("release.gpu", "release.cta")}, "race: (read|atomic operation) of 4 bytes"),
+        ({"store": "*(TO) = 1"}, r"race: .* of tickets"),
+        ({"load": "TO = *(FROM)"}, r"race: .* of tickets"),
+    ],
+)
+def test_flags_without_an_order_are_found(how, why):
+    with pytest.raises(EmulatorError, match=why):
+        tickets(**how)
+
+
+def test_a_flag_in_an_array_that_the_kernel_only_reads():
+    y = np.zeros(32, np.uint32)
+    code = """extern "C" __global__ void k(const unsigned* flag, unsigned* y) {
+        unsigned set;
+        LOAD(set, flag);
+        y[threadIdx.x] = set;
+    }"""
+    RawKernel(f"#define LOAD(TO, FROM) {ACQUIRE}\n{code}", "k")((1,), (32,), (np.full(1, 7, np.uint32), y))
+    assert set(y) == {7}
+
+
+# --- votes, and numbers of 8 bits ----------------------------------------------------------------------------------------
+
+WARP = """
+extern "C" __global__ void k(const unsigned* x, unsigned* y, const float* f, unsigned short* pairs, unsigned* halves) {
+    const unsigned t = threadIdx.x, v = x[t];
+    unsigned r[6];
+    asm volatile("{ .reg .pred p, q; setp.gt.u32 p, %2, 9; vote.sync.ballot.b32 %0, p, 0xffffffff;"
+                 " vote.sync.any.pred q, p, 0xffffffff; selp.u32 %1, 1, 0, q; }" : "=r"(r[0]), "=r"(r[1]) : "r"(v));
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(r[2]) : "r"(v));
+    asm volatile("redux.sync.add.s32 %0, %1, 0xffffffff;" : "=r"(r[3]) : "r"(v));
+    asm volatile("match.any.sync.b32 %0, %1, 0xffffffff;" : "=r"(r[4]) : "r"(v));
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;" : "=r"(r[5]) : "l"(x + t), "l"(0ull));
+    for (int i = 0; i < 6; i++) y[i * 32 + t] = r[i];
+    for (int i = t; i < 1024; i += 32) {
+        asm("cvt.rn.satfinite.KINDx2.f32 %0, %1, %2;" : "=h"(pairs[i]) : "f"(f[2 * i + 1]), "f"(f[2 * i]));
+        asm("cvt.rn.f16x2.KINDx2 %0, %1;" : "=r"(halves[i]) : "h"(pairs[i]));
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("kind, mantissa, least, most", [("e4m3", 3, -6, 448.0), ("e5m2", 2, -14, 57344.0)])
+def test_votes_and_numbers_of_8_bits(kind, mantissa, least, most, rng, each_compiler):
+    x, y = rng.integers(0, 12, 32).astype(np.uint32), np.zeros((6, 32), np.uint32)
+    f = (rng.standard_normal(2048) * 2.0 ** rng.integers(-18, 18, 2048)).astype(np.float32)
+    f[:6] = 0, -0.0, 2 * most, -3e38, np.nan, 1 + 2.0 ** -(mantissa + 1)  # the last half-way between two
+    pairs, halves = np.zeros(1024, np.uint16), np.zeros(1024, np.uint32)
+    RawKernel(WARP.replace("KIND", kind), "k")((1,), (32,), (x, y, f, pairs, halves))
+    ballot = sum(1 << i for i in range(32) if x[i] > 9)
+    match = [sum(1 << i for i in range(32) if x[i] == v) for v in x]
+    np.testing.assert_array_equal(y[0], ballot)
+    np.testing.assert_array_equal(y[1], int(ballot > 0))
+    np.testing.assert_array_equal(y[2:4], [[x.max()] * 32, [x.sum()] * 32])
+    np.testing.assert_array_equal(y[4:], [match, x])
+    clipped = np.clip(f.astype(np.float64), -most, most)
+    unit = 2.0 ** (np.maximum(np.floor(np.log2(np.maximum(np.abs(clipped), 1e-30))), least) - mantissa)
+    want = np.round(clipped / unit) * unit
+    np.testing.assert_array_equal(halves.view(np.float16), want.astype(np.float16))
+    assert pairs.view(np.uint8)[4] == 0x7F and pairs.view(np.uint8)[1] == 0x80
+
+
+@needs_nvrtc
+def test_a_gpu_takes_flags_votes_and_numbers_of_8_bits(tmp_path):
+    flags = f"#define STORE(TO) {RELEASE}\n#define LOAD(TO, FROM) {ACQUIRE}\n{TICKETS}"
+    for code in (flags, WARP.replace("KIND", "e4m3"), WARP.replace("KIND", "e5m2")):
+        (tmp_path / "k.cu").write_text(code)
+        launch.compile_for(tmp_path / "k.cu", "90")
