@@ -359,7 +359,7 @@ class Emulator:
         parameters = library.kernels[kernel]
         maps = {i: v for i, v in enumerate(values) if isinstance(v, TensorMap)}
         values = [*(v.array if isinstance(v, TensorMap) else v for v in values), *held]
-        parameters += tuple(Parameter(f"held[{i}]", "V0", True, False) for i in range(len(held)))
+        parameters += tuple(Parameter(f"held[{i}]", "V0", True, not a.flags.writeable) for i, a in enumerate(held))
         own, most = _held(library.own_bytes), SHARED_KILOBYTES.get(self.architecture, 99) << 10
         if not 0 <= shared_bytes <= most - own:
             raise ValueError(

@@ -131,9 +131,22 @@ static void start_bulk(void* shared, const TensorMap* map, void* barrier, unsign
     known[in_cluster(current())]++;
 }
 
+static void check_map(const TensorMap* map, uint32_t where) {
+    const char* const address = reinterpret_cast<const char*>(map);
+    const Region* const region = find(address, true);
+    if (region && (address < region->begin || address + sizeof *map > region->end)) {
+        report_access(OUT_OF_RANGE, where, *region, READ, address, sizeof *map);
+        abandon();
+    }
+    if (map->rank >= 1 && map->rank <= 5 && map->data) return;
+    report_note(BAD_OPERAND, where, "there is no map of TMA (TensorMap) at the address that this copy is given");
+    abandon();
+}
+
 void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks, int axes, const int* at,
                const void* return_address) {
     const uint32_t where = place(return_address);
+    check_map(map, where);
     if (int(map->rank) != axes || map->of_windows) {
         report_note(BAD_OPERAND, where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
                     map->of_windows ? "a map of windows" : "an array", map->rank);
@@ -147,6 +160,7 @@ void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks
 void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
                        const void* return_address) {
     const uint32_t where = place(return_address);
+    check_map(map, where);
     if (!map->of_windows) {
         report_note(BAD_OPERAND, where, "a copy of windows by a map of tiles");
         abandon();

@@ -6,7 +6,8 @@
 
 runs ``axpy`` under several schedules on NumPy arrays, which change in place as CuPy's would, and raises EmulatorError
 with all findings. Where a kernel takes a map of TMA, a CUtensorMap or the address of one, pass a ``TensorMap`` of
-kernels/tensor_map.py (and to CuPy its ``encoded()``). Arguments are checked too: CuPy passes on the bytes of what it is given, so a ``float`` parameter
+kernels/tensor_map.py (and to CuPy its ``encoded()``), for a structure with maps in it, or for several maps at an address,
+a tuple of its members. Arguments are checked too: CuPy passes on the bytes of what it is given, so a ``float`` parameter
 would take the first 4 of a Python float's 8 bytes. A kernel's local variable that was never set holds -1.7e38 (g++) or
 NaN (clang++), so that a sum without a beginning shows in the values.
 """
@@ -14,7 +15,7 @@ NaN (clang++), so that a sum without a beginning shows in the values.
 import ctypes
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from ..launch import Resources, resources_of
 from ..source import Parameter, WrongSource, check_grid, check_whole_clusters, three
 from ..tensor_map import TensorMap
-from . import BadArguments, Emulator, Use
+from . import BadArguments, Emulator, Use, _TensorMap
 from .build import Library, build_kernels, preprocessed
 from .foreign import by_own_copy, kernel_names, space_and_name
 from .options import macros_and_folders, with_headers
@@ -161,7 +162,7 @@ class RawKernel:
         check_whole_clusters(self.name, blocks, library.clusters)
         values = _passed(self.name, parameters, args)
         for i, v in enumerate(values):
-            if isinstance(v, TensorMap) and not parameters[i].pointer and by_own_copy(self.module.looks, self.name, i):
+            if _has_map(v) and not parameters[i].pointer and by_own_copy(self.module.looks, self.name, i):
                 raise WrongSource(
                     f"kernel {self.name}: parameter {parameters[i].name} must be const __grid_constant__, or TMA gets "
                     "the address of a thread's own copy"
@@ -171,6 +172,8 @@ class RawKernel:
                 f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, "
                 f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
             )
+        packed = [_packed(p, v) if isinstance(v, tuple) else (v, []) for p, v in zip(parameters, values)]
+        values, held = [v for v, _ in packed], [*held, *_apart(a for _, of_maps in packed for a in of_maps)]
         arrays = [v.array if isinstance(v, TensorMap) else v for v in (*values, *held)]
         arrays = [a for a in arrays if isinstance(a, np.ndarray) and a.flags.writeable]
         arrays += [self.module.get_global(g.name) for g in library.globals]
@@ -209,7 +212,50 @@ def _passed(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -
         raise BadArguments(f"kernel {kernel}: {error}") from None
 
 
-def _array(p: Parameter, value: Any) -> np.ndarray | TensorMap | None:
+def _has_map(value: Any) -> bool:
+    return any(map(_has_map, value)) if isinstance(value, tuple) else isinstance(value, TensorMap)
+
+
+def _laid_out(value: Any) -> tuple[bytes, int, list[np.ndarray]]:
+    """A structure's member as its bytes, its alignment and the arrays of its maps; a tuple is a structure or an array."""
+    if isinstance(value, TensorMap):
+        return bytes(_TensorMap.of(value, value.array.ctypes.data)), 64, [value.array]
+    if not isinstance(value, tuple):
+        if not isinstance(value, np.generic):
+            raise TypeError(f"the members of a structure must be TensorMaps, NumPy's numbers or tuples, got {value!r}")
+        return value.tobytes(), value.dtype.alignment, []
+    content, most, arrays = b"", 1, []
+    for part, alignment, of_maps in map(_laid_out, value):
+        content += bytes(-len(content) % alignment) + part
+        most = max(most, alignment)
+        arrays += of_maps
+    return content + bytes(-len(content) % most), most, arrays
+
+
+def _packed(p: Parameter, value: tuple[Any, ...]) -> tuple[Any, list[np.ndarray]]:
+    """A structure or an array of maps, in the emulator's form, and the arrays that these are of."""
+    content, _, arrays = _laid_out(value)
+    if p.pointer:
+        return np.frombuffer(content, "V128"), arrays
+    return (ctypes.c_char * len(content)).from_buffer_copy(content), arrays
+
+
+def _apart(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    return list({(a.ctypes.data, a.nbytes): a for a in arrays}.values())
+
+
+def _structure(p: Parameter, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    size, got = int(p.type[1:]), len(_laid_out(value)[0])
+    if p.pointer and not all(isinstance(v, TensorMap) for v in value):
+        raise TypeError(f"{p.name} must be an array, or a tuple of TensorMaps")
+    if p.type[0] != "V" or (got != size and not p.pointer):
+        raise TypeError(f"{p.name} must be {_words(p.type)}, got a tuple, which would be a structure of {got} bytes")
+    return value
+
+
+def _array(p: Parameter, value: Any) -> np.ndarray | TensorMap | tuple[Any, ...] | None:
+    if isinstance(value, tuple) and p.type in ("V0", "V128"):
+        return _structure(p, value)
     if value is None or (isinstance(value, int | np.integer) and value == 0):
         return None
     if isinstance(value, TensorMap) and p.type in ("V0", "V128"):
@@ -244,6 +290,8 @@ def _scalar(p: Parameter, value: Any) -> Any:
     said = f"{p.name} must be {_words(p.type)}"
     if isinstance(value, TensorMap) and p.type == "V128":
         return value
+    if isinstance(value, tuple):
+        return _structure(p, value)
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError(f"{said}, got an array")
     if not isinstance(value, int | float | complex | np.generic | np.ndarray):

@@ -126,6 +126,7 @@ static void finish_store(const Store& s) {
 }
 
 void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* return_address, Reduction how) {
+    check_map(map, place(return_address));
     Store s{*map, static_cast<char*>(const_cast<void*>(shared)), {}, place(return_address), how, Number(map->number)};
     if (int(map->rank) != axes || map->of_windows) {
         report_note(BAD_OPERAND, s.where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
