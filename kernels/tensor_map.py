@@ -33,7 +33,7 @@ class TensorMap:
     exchanged in shared memory. For 128: piece p of row r goes to piece p ^ r % 8. ``shape`` and ``strides`` (in bytes,
     the last one an element's) are for copies that see the array's memory otherwise: of a matrix whose tiles are wider
     than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). ``numbers`` says what the elements are to
-    a reduction (``cp.reduce.async.bulk.tensor``): "bf16", or else the array's dtype. Raises ValueError for what TMA cannot
+    a reduction (``cp.reduce.async.bulk.tensor``): "float32", say, as the array's dtype, or "bf16". Raises ValueError for what TMA cannot
     copy, WrongSize where only the size is in the way.
     """
 
@@ -63,9 +63,13 @@ class TensorMap:
             )
 
     def _check(self, item: int) -> None:
-        if self.numbers not in ("", "bf16") or (self.numbers and item != 2):
+        own = self.array.dtype.name
+        if self.numbers not in ("", own, "bf16" if item == 2 else "") or (
+            self.numbers and self.numbers not in _NUMBERS
+        ):
             raise ValueError(
-                f'a TensorMap\'s numbers are "", its array\'s, or "bf16", got {self.numbers!r} for {self.array.dtype}'
+                f"a TensorMap's numbers are bf16 (in 2 bytes) or the array's, if they are among {', '.join(_NUMBERS)}, "
+                f"got {self.numbers!r} for {own}"
             )
         shape = self.shape or self.array.shape
         if not self.array.flags.c_contiguous or 0 in shape:
@@ -87,18 +91,13 @@ class TensorMap:
         strides = [math.prod(shape[a + 1 :]) * self.array.dtype.itemsize for a in range(len(shape))]
         return list(shape[::-1]), list(self.strides or strides)[::-1], list(self.box[::-1])
 
-    @property
-    def number(self) -> str:
-        """What an element is: "bf16", or the name of the array's dtype."""
-        return self.numbers or self.array.dtype.name
-
     def encoded(self) -> Any:
         """For a GPU: the driver's 128 bytes, as an array of size one, which CuPy passes by value."""
         sizes, strides, box = self.axes()
         return _encoded(self._of_array(), tuple(sizes), tuple(strides), (tuple(box),))
 
     def _of_array(self) -> tuple[int, int, int]:
-        number = _NUMBERS.get(self.number)
+        number = _NUMBERS.get(self.numbers)
         return address(self.array), _ITEMS[self.array.dtype.itemsize] if number is None else number, self.swizzle
 
 

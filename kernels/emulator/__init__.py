@@ -252,7 +252,7 @@ class _TensorMap(ctypes.Structure):
     @classmethod
     def of(cls, given: TensorMap, address: int) -> "_TensorMap":
         axes = given.axes()
-        number = _NUMBERS.index(given.number) if given.number in _NUMBERS else _NUMBERS.index("")
+        number = _NUMBERS.index(given.numbers)
         made = cls(address, len(axes[0]), given.array.dtype.itemsize, number, given.swizzle)
         for field, values in zip((made.sizes, made.strides, made.box), axes):
             field[: len(values)] = values

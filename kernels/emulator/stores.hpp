@@ -46,7 +46,7 @@ static void check_reduction(const Store& s) {
     const bool half = s.number == FP16 || s.number == BF16, real = half || s.number == F32 || s.number == F64;
     if (s.how == COPIED || whole || (real && s.how == ADD) || (half && s.how < AND)) return;
     report_note(BAD_OPERAND, s.where, real ? "a reduction that there is not for these numbers" :
-                "a reduction, and the map does not say of which numbers: as in TensorMap(..., numbers=\"bf16\")");
+                "a reduction, and the map does not say of which numbers: as in TensorMap(..., numbers=\"float32\")");
     abandon();
 }
 

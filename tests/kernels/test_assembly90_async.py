@@ -86,7 +86,9 @@ def test_reductions_by_tma(how, of, number, dtype, function, rng):
     for of_tensor in (False, True):
         got = y.copy()
         seen, place = (x.view(np.uint16), got.view(np.uint16)) if dtype == np.float16 else (x, got)
-        RawKernel(HEAD + reduction(how, of, number, of_tensor), "k")((3,), (32,), (seen, TensorMap(got, (32,)), place))
+        RawKernel(HEAD + reduction(how, of, number, of_tensor), "k")(
+            (3,), (32,), (seen, TensorMap(got, (32,), numbers=got.dtype.name), place)
+        )
         np.testing.assert_array_equal(got, function(y, function.reduce(x)))
 
 
@@ -99,8 +101,10 @@ def test_reductions_of_bf16(each_compiler):
         np.testing.assert_array_equal(bfloat16.from_bits(y), 97 + 3 * np.arange(32))
     with pytest.raises(EmulatorError, match="bad operand: a reduction, and the map does not say of which numbers"):
         RawKernel(code, "k")((3,), (32,), (x, TensorMap(y, (32,)), y))
-    with pytest.raises(ValueError, match='numbers are "", its array\'s, or "bf16", got \'bf16\' for float32'):
+    with pytest.raises(ValueError, match=r"numbers are bf16 .in 2 bytes. or the array's, .* got 'bf16' for float32"):
         TensorMap(np.zeros(32, np.float32), (32,), numbers="bf16")
+    with pytest.raises(ValueError, match="got 'uint8' for uint8"):
+        TensorMap(np.zeros(32, np.uint8), (32,), numbers="uint8")
 
 
 def test_mistakes_with_reductions():
@@ -117,7 +121,7 @@ def test_mistakes_with_reductions():
             RawKernel(right.replace(old, new), "k")((3,), (32,), (x, TensorMap(y, (32,)), y))
     with pytest.raises(EmulatorError, match="bad operand: a reduction that there is not for these numbers"):
         code = HEAD + reduction("min", "", "float", of_tensor=True)
-        RawKernel(code, "k")((3,), (32,), (x, TensorMap(y, (32,)), y))
+        RawKernel(code, "k")((3,), (32,), (x, TensorMap(y, (32,), numbers="float32"), y))
 
 
 @needs_nvrtc
