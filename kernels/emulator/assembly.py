@@ -37,6 +37,7 @@ _SPECIAL = {
 _IDLE = re.compile(
     r"rn|ftz|sync|aligned|to|weak|nc|cta|gpu|sys|L1|L2|cache_hint|no_allocate|noftz|evict_\w+|\d+B|ca|cg|cs|lu|cv|wb|wt|volatile|relaxed"
 )
+NO_STRING = "inline PTX that is not a string as it stands"
 _WHOLE = re.compile(r"[us]\d+")
 
 
@@ -87,7 +88,7 @@ class _Statement:
                 parts[-1:] = [inside[begin : token.start()], inside[token.end() :]]
                 begin = token.end()
         if _STRING.sub("", parts[0]).replace("\\\n", "").strip():
-            raise _Unknown(f"inline PTX that is not a string as it stands: {parts[0].strip()[:80]}")
+            raise _Unknown(f"{NO_STRING}: {parts[0].strip()[:80]}")
         program = "".join(_STRING.findall(parts[0]))
         self.operands: list[tuple[str, str, str]] = []  # "=", "+" or "", the letter, the expression
         for part in parts[1:3]:

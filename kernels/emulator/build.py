@@ -7,6 +7,7 @@ with both, and with the fibers of processors other than x86-64 (``CXX="g++ -DEMU
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import re
 import shlex
@@ -112,6 +113,7 @@ IN_A_TEMPLATE = (
     "kernel, give sizes as macros, or set CXX=clang++)"
 )
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
+_INCLUDE_LINE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 _QUOTED = re.compile(r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
 
@@ -223,6 +225,20 @@ def preprocessed(text: str, defines: tuple[tuple[str, str], ...]) -> str:
     return text if done.returncode else done.stdout
 
 
+def _expanded(text: str, source: Path, defines: tuple[tuple[str, str], ...]) -> str:
+    """A text with its own macros in place, on its own lines; as it is where that fails."""
+    includes = _INCLUDE_LINE.findall(text)
+    numbers = itertools.count()
+    alone = _INCLUDE_LINE.sub(lambda _: f"emulator_include_{next(numbers)}_", text)
+    words = [*shlex.split(compiler()), "-E", "-x", "c++", "-"]
+    program = f"{NVCC}{_macros(defines)}#line 1 {_quoted(source)}\n{alone}"
+    done = subprocess.run(words, input=program, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        return text
+    said = re.sub(r'^# (\d+ "(?:\\.|[^"\\])*").*$', r"#line \1", done.stdout, flags=re.MULTILINE)
+    return re.sub(r"emulator_include_(\d+)_", lambda found: includes[int(found[1])], said)
+
+
 @functools.cache
 def _built(
     command: str, source: Path, text: str, defines: tuple[tuple[str, str], ...], expressions: tuple[str, ...] = ()
@@ -254,6 +270,8 @@ def _built(
         if expressions:
             doors += f'extern "C" const emulator::Passed emulator_passed_{i} = emulator::passed({k});\n'
     words = assembly.translated(foreign.in_our_words(text))
+    if assembly.NO_STRING in words:  # but perhaps macros make one of it
+        words = assembly.translated(foreign.in_our_words(_expanded(text, source, defines)))
     ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
     said = "".join([words, *parts_of(text), *(value for _, value in defines)])
     fences = "__threadfence" in said or "emulator::ptx::fence<" in said

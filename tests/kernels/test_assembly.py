@@ -470,3 +470,31 @@ def test_a_gpu_takes_flags_votes_and_numbers_of_8_bits(tmp_path):
     for code in (flags, WARP.replace("KIND", "e4m3"), WARP.replace("KIND", "e5m2")):
         (tmp_path / "k.cu").write_text(code)
         launch.compile_for(tmp_path / "k.cu", "90")
+
+
+MACROS = """#include <cuda_fp16.h>
+#define TEXT(x) #x
+#define SHOWN(x) TEXT(x)
+#define LANES 0xffff
+#define OF_TWO(name, op) \\
+    __device__ float name(float a, float b) { float c; asm(op ".f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b)); return c; }
+OF_TWO(plus, "add.rn")
+#if LANES > 9
+OF_TWO(times, "mul.rn")
+#endif
+extern "C" __global__ void k(float* y, const __half* x) {
+    unsigned lanes;
+    asm("mov.u32 %0, " SHOWN(LANES) ";"
+        : "=r"(lanes));
+    y[threadIdx.x] = times(plus(threadIdx.x, 1.5f), __half2float(x[0])) + lanes;
+    WRONG
+}
+"""
+
+
+def test_programs_that_macros_put_together(each_compiler, tmp_path):
+    x, y = np.full(1, 2, np.float16), np.zeros(32, np.float32)
+    RawKernel(MACROS.replace("WRONG", ""), "k")((1,), (32,), (y, x))
+    np.testing.assert_array_equal(y, 2 * (np.arange(32) + 1.5) + 0xFFFF)
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:16: race: write of 4 bytes"):
+        RawKernel(MACROS.replace("WRONG", "y[0] = threadIdx.x;"), "k")((1,), (32,), (y, x))
