@@ -36,7 +36,8 @@ works. The findings are
 * ``endless``: a kernel that makes more than 400 million accesses, or waits for a flag that nobody is left to set;
 * ``wrong value``: a result that differs from what ``expect`` was given, with the line that wrote it.
 
-Each finding names the file and line (of both accesses if there are two), except for what no line has written. Blocks
+Each finding names the file and line (of both accesses if there are two), except for what no line has written, and the
+lines that call it where the compiler has inlined the calls. Blocks
 and threads run in a random order that the seed decides: a kernel whose result depends on the order gives different
 results for different seeds.
 
@@ -128,7 +129,7 @@ have in the whole one, and an access to anything else is a finding.
 import ctypes
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -525,12 +526,14 @@ class Emulator:
             return
         handle.emulator_findings.restype = ctypes.POINTER(_Finding)
         raw = handle.emulator_findings()[:count]
-        lines = iter(library.lines([p for f in raw for p in (f.where, f.other_where)]))
+        calls = iter(library.calls([p for f in raw for p in (f.where, f.other_where)]))
         for f in raw:
-            where, other = next(lines), next(lines)
+            (where, *callers), (other, *of_other) = next(calls), next(calls)
             if _KINDS[f.kind] == "divergence" and where == other and not f.note:
                 continue  # one line of the source, of which the compiler made two copies
-            self._add(_describe(f, where, other if f.other_where else "", arrays, "grid" if cooperative else "cluster"))
+            found = _describe(f, where, other if f.other_where else "", arrays, "grid" if cooperative else "cluster")
+            called = [_called(where, callers)] + [_called(other, of_other)] * bool(f.other_where)
+            self._add(replace(found, message=found.message + "".join(dict.fromkeys(called))))
 
     def _count_memory(self, library: Library) -> None:
         for kind in (MATRICES, BANKS, SECTORS):
@@ -584,6 +587,10 @@ def _place(f: _Finding, arrays: Mapping[str, _Named]) -> str:
 def _other_block(number: int, together: str) -> str:
     """Of a finding's ``other_block``: see runtime.cpp. Blocks that run ``together`` are a cluster or a grid."""
     return {-1: "", -2: " of another block"}.get(number, f" of block {number} of the {together}")
+
+
+def _called(where: str, callers: list[str]) -> str:
+    return f"; {where} is called at {', at '.join(callers)}" if callers else ""
 
 
 def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named], together: str) -> Finding:

@@ -159,18 +159,22 @@ class Library:
 
         For a place inside an instruction's wrapper it is the line that uses the wrapper.
         """
+        return [lines[0] for lines in self.calls(places)]
+
+    def calls(self, places: list[int]) -> list[list[str]]:
+        """The same, each followed by the lines that called it, as far as calls were inlined."""
         if not places:
             return []
         command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in places)]
         found = _said_by(command, check=self.file.exists())
         if not found:
-            return [f"{self.source.name}:?" for _ in places]
-        lines = []
+            return [[f"{self.source.name}:?"] for _ in places]
+        calls = []
         for part in re.split(r"^0x\w+\n", found, flags=re.MULTILINE)[1:]:  # the line, and the lines it was inlined into
             said = [re.sub(r" \(discriminator \d+\)$", "", f) for f in part.splitlines()]
             names = [Path(f).name if not f.startswith("??") else "?" for f in said]
-            lines.append(next((n for n in names if not n.startswith(WRAPPERS)), names[0]))
-        return lines
+            calls.append([n for n in names if not n.startswith((*WRAPPERS, DOOR))] or names[:1])
+        return calls
 
 
 def compiler() -> str:

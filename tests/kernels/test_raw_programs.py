@@ -585,3 +585,19 @@ def test_vectors_taken_apart_by_names(each_compiler):
     assert y[0] == 70 + 214 + 6
     with pytest.raises(EmulatorError, match=r"out of range: read of 8 bytes at element \(1, 0\) of x \(1, 2\)"):
         RawKernel(code.replace("const auto& [c, d]", "auto [c, d]"), "k")((1,), (1,), (x[:1], y))
+
+
+def test_a_finding_in_a_function_names_the_lines_that_call_it(each_compiler):
+    code = """struct Slot { int* at; __device__ void set(int value) { *at = value; } };
+    __device__ __forceinline__ void put(int* to, int value) {
+        Slot{to}.set(value);
+    }
+    extern "C" __global__ void k(int* y) {
+        put(y + 1 + threadIdx.x, 1);
+        put(y, threadIdx.x);
+    }"""
+    with pytest.raises(
+        EmulatorError,
+        match=r"kernel\.cu:1: race: .* nothing orders the two.*; kernel\.cu:1 is called at kernel\.cu:3, at kernel\.cu:7$",
+    ):
+        RawKernel(code, "k")((1,), (32,), (np.zeros(33, np.int32),))
