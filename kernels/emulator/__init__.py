@@ -73,7 +73,8 @@ What it cannot find, and how it differs from a GPU:
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
 * ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise wait for its end.
 * At a ``wgmma``, the lanes of each warp must arrive together; whether all four warps of a warpgroup came is checked at
-  the end. Whoever has waited for a group knows that all four have read their operands. Reading its sums before the wait
+  the end. Whoever has waited for a group knows that all four have read their operands and, without ``strict``, what their
+  threads had loaded and stored before, which the manual does not promise. Reading its sums before the wait
   shows only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in
   inline PTX, they are of all types and layouts, but not sparse.
 * TMA copies tiles, windows and bytes from global to shared memory, tiles also to several blocks of a cluster, and tiles

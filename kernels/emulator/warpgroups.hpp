@@ -2,7 +2,8 @@
 //
 // A group of products is the warp group's: whoever waits for it waits until all four warps have begun it, and then knows that
 // none of them reads its operands any more. (So one thread may tell a producer that a stage is free.) The reads are those of
-// an engine of the warp, whose steps are its products; the first warp to wait carries the group out for all.
+// an engine of the warp, whose steps are its products; the first warp to wait carries the group out for all. Without `strict`
+// it also knows what they had loaded and stored themselves before.
 //
 // Like a copy, a product has its effect at the wait: only then are its operands read and its sums changed. Until then nobody
 // may write to the operands (`readers` in a cell) or change the sums (`Sums` remembers them). It reads by the async proxy, so
@@ -68,7 +69,7 @@ struct Sums {  // of a thread, with products that are still to be added
 struct Warpgroup {  // what a thread has begun
     vector<Product> open;
     std::deque<vector<Product>> groups;
-    vector<uint32_t> ends;  // of each group that was committed: the last step of the warp's engine
+    vector<uint32_t> ends, steps;  // of each group that was committed: the last step of the warp's engine, and of this thread
     size_t finished = 0, waited = 0;  // groups that were carried out, and for which this thread has waited
     std::unordered_map<const void*, Sums> sums;  // by the address of the first
     bool fenced = false;
@@ -238,6 +239,7 @@ void wgmma_commit() {
     me.groups.push_back(std::move(me.open));
     me.open.clear();
     me.ends.push_back(engine_clock[engine_of_warp(current() / 32)]);
+    me.steps.push_back(fibers[current()].clock[in_cluster(current())]++);
     wake_waiting_warps();
 }
 
@@ -255,6 +257,13 @@ static void wait_for_other_warps(size_t group, uint32_t where) {
         uint32_t& known = clock[members + engine_of_warp(other / 32)];
         known = std::max(known, warpgroups[other].ends[group]);
     }
+}
+
+// On current GPUs a warp's loads and stores are ahead of its products (DeepGEMM, and CUTLASS with A in registers, rely on it).
+static void learn_what_came_before(size_t group) {
+    Clock& clock = fibers[current()].clock;
+    for (int first = current() / 128 * 128, t = first; t < std::min(threads, first + 128) && !strict; t++)
+        if (warpgroups[t].steps.size() > group) clock[in_cluster(t)] = std::max(clock[in_cluster(t)], warpgroups[t].steps[group]);
 }
 
 static int bytes_of(Number n) {
@@ -393,6 +402,7 @@ void wgmma_wait(int groups, const void* return_address) {
         size_t group = me.waited;
         wait_for_other_warps(group, where);
         together(&group, finish_group, where);
+        learn_what_came_before(group);
         for (const Product& p : me.groups.front()) {
             Sums& sums = me.sums[p.name()];
             check_sums(sums, p);

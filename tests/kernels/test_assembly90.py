@@ -542,3 +542,22 @@ def test_a_launch_that_was_given_up_leaves_nothing_behind(rng):
     with pytest.raises(EmulatorError, match="wild address: read of 16 bytes"):
         product(wrong, rng, seeds=1)
     product(PRODUCT, rng, seeds=1)
+
+
+def test_who_has_waited_for_a_product_knows_what_its_threads_had_read_before(rng, each_compiler):
+    """One thread of the warp group brings what another has read (CUTLASS with A in registers, DeepGEMM's scales)."""
+    after = "        __syncthreads();\n    }\n"
+    code = PRODUCT.replace(after, "LATE        if (threadIdx.x == 0) scales[threadIdx.x + step + 1] = scale;\n    }\n")
+    code = code.replace(
+        "    float d[8][4];\n",
+        "    __shared__ float scales[8];\n    scales[threadIdx.x % 8] = 1;\n    __syncthreads();\n    float scale = 0;\n    float d[8][4];\n",
+    )
+    read = "scale += scales[1];"
+    code = code.replace("        WGMMA_FENCE\n", f"        {read}\n        WGMMA_FENCE\n")
+    assert read in code and "LATE" in code
+    got, want = product(code.replace("LATE", ""), rng, seeds=10)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+    with pytest.raises(EmulatorError, match=r"race: write of 4 bytes at byte 4 of scales .* and a read by thread"):
+        product(code.replace("LATE", ""), rng, seeds=3, strict=True)
+    with pytest.raises(EmulatorError, match=r"race: .* of 4 bytes at byte 4 of scales"):
+        product(code.replace("LATE", f"        {read}\n"), rng, seeds=3)
