@@ -1,6 +1,7 @@
 // The instructions of inline PTX as functions, which assembly.py calls: first what an instruction writes, then what it
 // reads, but an address before both. Included after device.cuh if a kernel has any.
 #pragma once
+#include "emulator/eight_bits.cuh"
 
 namespace emulator {
 namespace ptx {
@@ -217,21 +218,6 @@ EMULATOR_QUIET void cvt_f16x2(unsigned& d, float high, float low) { d = to_fp16(
 EMULATOR_QUIET void cvt_bf16x2(unsigned& d, float high, float low) { d = to_bf16(low) | unsigned(to_bf16(high)) << 16; }
 EMULATOR_QUIET void cvt_tf32(unsigned& d, float x) { d = to_tf32(x); }
 
-// Numbers of 8 bits: of that many in the mantissa, up to `most`, to which larger ones are set.
-EMULATOR_QUIET unsigned to_fp8(float x, int mantissa, int bias, float most) {
-    if (x != x) return 0x7f;
-    const float a = fminf(fabsf(x), most);
-    const int exponent = a < ldexpf(1, 1 - bias) ? 1 - bias : ilogbf(a);
-    return (__builtin_signbit(x) ? 0x80u : 0u) | (unsigned(nearbyintf(ldexpf(a, mantissa - exponent))) + (unsigned(exponent + bias - 1) << mantissa));
-}
-EMULATOR_QUIET unsigned to_e4m3(float x) { return to_fp8(x, 3, 7, 448); }
-EMULATOR_QUIET unsigned to_e5m2(float x) { return to_fp8(x, 2, 15, 57344); }
-EMULATOR_QUIET float from_e4m3(unsigned bits) {
-    const int exponent = bits >> 3 & 15, rest = bits & 7;
-    const float x = (bits & 127) == 127 ? from_fp16(0x7fff) : exponent ? ldexpf(8 + rest, exponent - 10) : ldexpf(rest, -9);
-    return bits & 128 ? -x : x;
-}
-EMULATOR_QUIET float from_e5m2(unsigned bits) { return from_fp16((bits & 255) << 8); }
 #define EMULATOR_FP8(name)                                                                                                             \
     EMULATOR_QUIET void cvt_##name##x2(unsigned short& d, float high, float low) { d = to_##name(low) | to_##name(high) << 8; }         \
     EMULATOR_QUIET void cvt_f16x2_##name##x2(unsigned& d, unsigned short a) { cvt_f16x2(d, from_##name(a >> 8), from_##name(a & 255)); }
