@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rungs import needs_compiler
+from rungs import needs_compiler, needs_nvrtc
 
 from kernels.emulator import BadArguments, EmulatorError
 from kernels.emulator.raw import RawKernel, RawModule
@@ -601,3 +601,33 @@ def test_a_finding_in_a_function_names_the_lines_that_call_it(each_compiler):
         match=r"kernel\.cu:1: race: .* nothing orders the two.*; kernel\.cu:1 is called at kernel\.cu:3, at kernel\.cu:7$",
     ):
         RawKernel(code, "k")((1,), (32,), (np.zeros(33, np.int32),))
+
+
+PIPELINE = """#include <cuda_pipeline.h>
+extern "C" __global__ void k(const int4* x, int4* y, int n) {
+    __shared__ int4 stage[2][32];
+    for (int i = 0; i <= n; i++) {
+        if (i < n) __pipeline_memcpy_async(&stage[i % 2][threadIdx.x], x + 32 * i + threadIdx.x, sizeof(int4), 4);
+        __pipeline_commit();
+        if (i == 0) continue;
+        __pipeline_wait_prior(1);
+        y[32 * (i - 1) + threadIdx.x] = stage[(i - 1) % 2][threadIdx.x];
+    }
+}
+"""
+
+
+def test_copies_of_cuda_pipeline(each_compiler, tmp_path):
+    x, y = np.arange(3 * 32 * 4, dtype=np.int32).reshape(96, 4), np.ones((96, 4), np.int32)
+    RawKernel(PIPELINE, "k")((1,), (32,), (x.view("V16"), y.view("V16"), np.int32(3)))
+    np.testing.assert_array_equal(y[:, :3], x[:, :3])
+    assert not y[:, 3].any()  # of each copy, so many bytes at the end are zeros
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:9: missing wait: read of 16 bytes at byte \d+ of stage"):
+        RawKernel(PIPELINE.replace("prior(1)", "prior(2)"), "k")(
+            (1,), (32,), (x.view("V16"), y.view("V16"), np.int32(3))
+        )
+
+
+@needs_nvrtc
+def test_a_gpu_takes_cuda_pipeline():
+    RawKernel(PIPELINE, "k").resources()
