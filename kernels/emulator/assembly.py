@@ -184,6 +184,8 @@ class _Statement:
             return f"emulator::ptx::tma_store<emulator::{how}>({', '.join([box[0][0], box[1][0], *box[0][1:]])}); "
         elif "tensor" not in words and loads and "multicast" not in words:
             return f"emulator::ptx::bulk_load_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}); "
+        elif "tensor" not in words and spaces == ["shared", "shared"] and how == "COPIED":
+            return f"emulator::ptx::bulk_send_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}); "
         elif "tensor" not in words and spaces == ["global", "shared"]:
             number = "NONE" if how == "COPIED" else _REDUCED.get(words[-1], "NONE")
             return f"emulator::ptx::bulk_store_bytes<emulator::{how}, emulator::{number}>({box[0][0]}, {box[1][0]}, {box[2][0]}); "

@@ -109,6 +109,10 @@ EMULATOR_PTX void tma_store(unsigned long long map, unsigned long long shared, A
 EMULATOR_PTX void bulk_load_bytes(unsigned long long shared, unsigned long long global, unsigned long long barrier, int bytes) {
     emulator::bulk_load_bytes(here(shared), at<false>(global), bytes, here(barrier), EMULATOR_WHERE);
 }
+EMULATOR_PTX void bulk_send_bytes(unsigned long long theirs, unsigned long long shared, unsigned long long barrier, int bytes) {
+    const int rank = rank_of_both(theirs, barrier, EMULATOR_WHERE);
+    emulator::bulk_send_bytes(here(theirs), rank, at<true>(shared), bytes, here(barrier), EMULATOR_WHERE);
+}
 template <Reduction HOW, Number OF>
 EMULATOR_PTX void bulk_store_bytes(unsigned long long global, unsigned long long shared, int bytes) {
     emulator::bulk_store_bytes(at<false>(global), at<true>(shared), bytes, EMULATOR_WHERE, HOW, OF);

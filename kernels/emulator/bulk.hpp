@@ -18,6 +18,7 @@ struct Bulk {
     const void* barrier;
     Clock known;      // to whoever started it
     int block_rank;   // of the block to which it goes
+    int from_rank = -1;  // of the block from whose shared memory it comes
 };
 
 static vector<Bulk> bulks;  // on their way
@@ -76,7 +77,9 @@ static size_t box_bytes(const TensorMap& map) {
     return bytes;
 }
 
-static void bring_in(int rank);  // these four are in clusters.hpp
+static void each_cell(char* address, int change);  // in warpgroups.hpp
+static void bring_in(int rank);  // these five are in clusters.hpp
+static const char* parked_place(int rank, const char* address);
 static Region& touch_in_block(int rank, Region& mine, const char* here, size_t bytes, Access kind, uint32_t where);
 static void remember_visit(int rank, size_t slot, const Event& visit);
 static void report_absence(const Event& visit, int rank, const char* what);
@@ -200,6 +203,37 @@ void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier,
     start_bulk(shared, &map, barrier, 1 << block_rank, begin, begin, where);
 }
 
+// From this block's shared memory to that of the block of that rank, whose mbarrier it arrives at.
+void bulk_send_bytes(void* theirs, int rank, const void* shared, int bytes, void* barrier, const void* return_address) {
+    const uint32_t where = place(return_address);
+    const TensorMap map = map_of_bytes(shared, theirs, bytes, where);
+    if (!in_shared(static_cast<const char*>(shared))) {
+        report_note(BAD_OPERAND, where, "the source of this copy must be in shared memory");
+        abandon();
+    }
+    if (rank >= cluster_blocks) {
+        report_note(BAD_OPERAND, where, "a copy to block %d of a cluster of %d blocks", rank, cluster_blocks);
+        abandon();
+    }
+    const int begin[] = {0, 0};
+    start_bulk(theirs, &map, barrier, 1u << rank, begin, begin, where);
+    bulks.back().from_rank = block_rank;
+    for (int i = 0; i < bytes; i += 16) each_cell(static_cast<char*>(map.data) + i, 1);
+}
+
+// Where the bytes are now, when another block may be in place.
+static const char* source_of(const Bulk& bulk, const char* address) {
+    const bool moved = bulk.from_rank >= 0 && bulk.from_rank != block_rank && in_shared_section(address);
+    return moved ? parked_place(bulk.from_rank, address) : address;
+}
+
+static void let_go_of_source(const Bulk& bulk, uint32_t where) {
+    if (bulk.from_rank < 0) return;
+    bring_in(bulk.from_rank);
+    if (!alive) report_note(MISSING_WAIT, where, "the block whose memory this copy reads may have returned before");
+    for (unsigned i = 0; i < bulk.map.box[0]; i++) each_cell(static_cast<char*>(bulk.map.data) + 16 * i, -1);
+}
+
 // --- cp.async.mbarrier.arrive: a thread's copies (copies.hpp) that arrive, as those by TMA do, at an mbarrier ----------------
 
 struct Arrival {
@@ -267,8 +301,9 @@ static void finish_a_bulk() {  // any of them
     std::swap(bulks[i], bulks.back());
     const Bulk bulk = bulks.back();
     bulks.pop_back();
-    bring_in(bulk.block_rank);
     const Event start = copies[bulk.copy].start;
+    let_go_of_source(bulk, start.where);
+    bring_in(bulk.block_rank);
     const bool from_afar = start.thread / threads != block_rank;
     if (!alive && from_afar) report_absence(start, block_rank, "have returned before");
     else if (!alive) report_note(MISSING_WAIT, start.where, "nobody waits for this copy");
@@ -277,7 +312,7 @@ static void finish_a_bulk() {  // any of them
         for (unsigned i = 0; i < map.box[0]; i++) {
             const long long x = bulk.at[0] + (long long)i;
             char* to = swizzled(bulk.target + offset + i * map.item_bytes, map.swizzle);
-            if (row && x >= 0 && x < (long long)map.sizes[0]) memcpy(to, row + x * map.item_bytes, map.item_bytes);
+            if (row && x >= 0 && x < (long long)map.sizes[0]) memcpy(to, source_of(bulk, row + x * map.item_bytes), map.item_bytes);
             else memset(to, 0, map.item_bytes);
         }
     });

@@ -74,6 +74,8 @@ static void bring_in(int rank) {
     first_member = rank * threads;
 }
 
+static const char* parked_place(int rank, const char* address) { return parked[rank].image + (address - program.shared_begin); }
+
 static void prepare_cluster() {
     parked.clear();
     visits.clear();

@@ -142,8 +142,8 @@ def test_instructions_and_their_answers(each_compiler):
             r"cp\.reduce\.async\S+ is not among the inline PTX that the emulator has",
         ),
         (
-            '("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%0], 16, [%0];" :: "r"(0))',
-            r"cp\.async\.bulk\.shared::cluster\.shared\S+ is not among",
+            '("cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.add.u32 [%0], [%0], 16, [%0];" :: "r"(0))',
+            r"cp\.reduce\.async\.bulk\.shared::cluster\.shared\S+ is not among",
         ),
         (
             '("wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.bf16.bf16 {%0, %0, %0, %0}, %1, %1, %0, 0, 1, 1, 1, 0, 0;" '

@@ -263,3 +263,72 @@ def test_mistakes_with_copies_that_arrive():
 def test_a_gpu_takes_these_arrivals(tmp_path):
     on_a_gpu(tmp_path, SENDS)
     on_a_gpu(tmp_path, STAGES.replace("COUNT", "32").replace("NOINC", "noinc.shared::cta").replace("AND", ""))
+
+
+# --- copies from block to block -------------------------------------------------------------------------------------------
+
+# Two blocks exchange what they have, in static and dynamic shared memory.
+EXCHANGE = """
+extern "C" __global__ void __cluster_dims__(2) k(const int* x, int* y) {
+    extern __shared__ __align__(128) int first[];
+    __shared__ alignas(128) int second[64], theirs[128];
+    __shared__ uint64_t full;
+    unsigned rank, there, bar;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    first[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
+    second[threadIdx.x] = x[blockIdx.x * 128 + 64 + threadIdx.x];
+    if (threadIdx.x == 0) {
+        init(&full, 1);
+        expect(&full, 512);
+    }
+    fence();
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+    if (threadIdx.x < 2) {
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(theirs + 64 * threadIdx.x)), "r"(rank ^ 1));
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bar) : "r"(address(&full)), "r"(rank ^ 1));
+        asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                     :: "r"(there), "r"(address(threadIdx.x ? second : first)), "r"(256), "r"(bar) : "memory");
+    }
+    wait(&full, 0);
+    y[blockIdx.x * 128 + threadIdx.x] = theirs[threadIdx.x];
+    y[blockIdx.x * 128 + 64 + threadIdx.x] = theirs[64 + threadIdx.x];
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+    second[threadIdx.x] = 0;
+}
+"""
+MEET = 'asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");'
+
+
+def exchange(code):
+    x, y = np.arange(512, dtype=np.int32).reshape(4, 128), np.zeros((4, 128), np.int32)
+    RawKernel(HEAD + code, "k", seeds=6)((4,), (64,), (x, y), shared_mem=256)
+    np.testing.assert_array_equal(y, x[[1, 0, 3, 2]])
+
+
+def test_copies_from_block_to_block(each_compiler):
+    exchange(EXCHANGE)
+
+
+@pytest.mark.parametrize(
+    "old, new, why",
+    [
+        ("    fence();\n", "", r"missing fence: read of 256 bytes at byte 0 of (second|dynamic shared memory) by the async proxy"),
+        ("    wait(&full, 0);\n", "", r"(race|missing wait): read of 4 bytes at byte \d+ of theirs"),
+        ("full, 512", "full, 768", "deadlock: .* 0 arrivals and 256 bytes missing"),
+        ("    wait(&full, 0);\n", "    first[threadIdx.x] = 0;\n    wait(&full, 0);\n", "missing wait: a write to byte 0 of dynamic shared memory, which a product or a copy"),
+        (f"{MEET}\n    second", "second", "missing wait: a write to byte .* of second, which a product or a copy may still be reading"),
+        (f"    {MEET}\n    if", "    __syncthreads();\n    if", "absent block: .* may not have begun"),
+        ('"r"(256), "r"(bar)', '"r"(256), "r"(address(&full))', "bad operand: an mbarrier of another block than the target's"),
+        ('"r"(256), "r"(bar)', '"r"(250), "r"(bar)', "misaligned: a bulk copy is of a multiple of 16 bytes"),
+        ("    wait(&full, 0);\n    y[blockIdx.x * 128 + threadIdx.x] = theirs[threadIdx.x];", "    if (rank == 0) return;\n    wait(&full, 0);", "missing wait: the block whose memory this copy reads may have returned before"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_copies_from_block_to_block(old, new, why):
+    assert old in EXCHANGE
+    with pytest.raises(EmulatorError, match=why):
+        exchange(EXCHANGE.replace(old, new))
+
+
+@needs_nvrtc
+def test_a_gpu_takes_this_exchange(tmp_path):
+    on_a_gpu(tmp_path, EXCHANGE)
