@@ -84,6 +84,14 @@ static Region& touch_in_block(int rank, Region& mine, const char* here, size_t b
 static void remember_visit(int rank, size_t slot, const Event& visit);
 static void report_absence(const Event& visit, int rank, const char* what);
 
+// What TMA reads or writes must be there, since it will be.
+static void touch_or_stop(const char* address, size_t bytes, Access kind, uint32_t where) {
+    if (touch(address, bytes, kind, where) || is_constant(address)) return;
+    const char* const own = stack_of(in_cluster(current()));
+    if (address >= own && address < own + STACK) report_note(BAD_OPERAND, where, "TMA does not reach a thread's own variables");
+    abandon();
+}
+
 // To the blocks whose ranks are bits of `ranks`.
 static void start_bulk(void* shared, const TensorMap* map, void* barrier, unsigned ranks, const int* at, const int* offset,
                        uint32_t where) {
@@ -111,7 +119,7 @@ static void start_bulk(void* shared, const TensorMap* map, void* barrier, unsign
     each_row(*map, at, offset, [&](size_t, char* row) {
         if (!row) return;
         const long long first = std::max(at[0], 0), end = std::min<long long>(at[0] + (long long)map->box[0], map->sizes[0]);
-        if (first < end) touch(row + first * map->item_bytes, (end - first) * map->item_bytes, READ, where);
+        if (first < end) touch_or_stop(row + first * map->item_bytes, (end - first) * map->item_bytes, READ, where);
     });
     async_proxy = false;
     Clock& known = fibers[current()].clock;
@@ -141,7 +149,7 @@ static void check_map(const TensorMap* map, uint32_t where) {
         report_access(OUT_OF_RANGE, where, *region, READ, address, sizeof *map);
         abandon();
     }
-    if (map->rank >= 1 && map->rank <= 5 && map->data) return;
+    if (map && map->rank >= 1 && map->rank <= 5 && map->data) return;
     report_note(BAD_OPERAND, where, "there is no map of TMA (TensorMap) at the address that this copy is given");
     abandon();
 }
@@ -188,6 +196,7 @@ void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const 
 
 // A copy of so many bytes, without a map: 16 of them are an item here.
 static TensorMap map_of_bytes(const void* global, const void* shared, int bytes, uint32_t where) {
+    if (!global) touch(nullptr, bytes, READ, where);
     if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(shared) | bytes) % 16 || bytes <= 0) {
         report_note(MISALIGNED, where, "a bulk copy is of a multiple of 16 bytes, from and to multiples of 16");
         abandon();

@@ -61,8 +61,8 @@ static void start_store(const Store& s) {
     async_proxy = true;
     each_part(s, [&](size_t offset, char* to, size_t bytes) {
         for (size_t i = 0, step = s.map.swizzle ? s.map.item_bytes : bytes; i < bytes; i += step)
-            touch(swizzled(s.source + offset + i, s.map.swizzle), step, READ, s.where);
-        touch(to, bytes, s.how == COPIED ? WRITE : ATOMIC, s.where);
+            touch_or_stop(swizzled(s.source + offset + i, s.map.swizzle), step, READ, s.where);
+        touch_or_stop(to, bytes, s.how == COPIED ? WRITE : ATOMIC, s.where);
     });
     async_proxy = false;
     each_piece(s, 1);

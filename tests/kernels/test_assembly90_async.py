@@ -332,3 +332,60 @@ def test_mistakes_with_copies_from_block_to_block(old, new, why):
 @needs_nvrtc
 def test_a_gpu_takes_this_exchange(tmp_path):
     on_a_gpu(tmp_path, EXCHANGE)
+
+
+# --- what is not there ---------------------------------------------------------------------------------------------------
+
+BEYOND = """
+__device__ const int table[32] = {7};
+extern "C" __global__ void k(const __grid_constant__ CUtensorMap map, int* y) {
+    __shared__ alignas(128) int tile[1024];
+    __shared__ uint64_t full;
+    int own[32] = {};
+    tile[threadIdx.x] = own[threadIdx.x % 32] = threadIdx.x;
+    fence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        init(&full, 1);
+        expect(&full, 128);
+        asm volatile("COPY" :: "l"(PLACE), "r"(address(tile)), "r"(BYTES), "r"(address(&full)) : "memory");
+        asm volatile("cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+    MORE
+    y[threadIdx.x] = tile[threadIdx.x] + own[threadIdx.x % 7];
+}
+"""
+LOAD, STORE = (
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%1], [%0], %2, [%3];",
+    "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;",
+)
+BOX = "cp.async.bulk.tensor.1d.shared::cluster.global.mbarrier::complete_tx::bytes [%1], [%0, {%2}], [%3];"
+
+
+@pytest.mark.parametrize(
+    "copy, place, size, why",
+    [
+        (STORE, "y", 1 << 30, "out of range: read of 1073741824 bytes at byte 0 of tile"),
+        (STORE, "y", 2048, r"out of range: write of 2048 bytes at element \(0,\) of y"),
+        (LOAD, "y", 2048, r"out of range: read of 2048 bytes at element \(0,\) of y"),
+        (STORE, "(int*)0", 128, "wild address: read of 128 bytes at a null pointer"),
+        (LOAD, "own + (16 - (unsigned long long)own) % 16 / 4", 64, "bad operand: TMA does not reach a thread's own variables"),
+        (BOX, "(int*)0", 0, "bad operand: there is no map of TMA"),
+    ],
+)  # fmt: skip
+def test_copies_of_what_is_not_there(copy, place, size, why):
+    code = BEYOND.replace("COPY", copy).replace("PLACE", place).replace("BYTES", str(size)).replace("MORE", "")
+    with pytest.raises(EmulatorError, match=why):
+        RawKernel(HEAD + code, "k")((1,), (64,), (TensorMap(np.zeros(32, np.int32), (32,)), np.zeros(64, np.int32)))
+
+
+def test_a_copy_of_a_constant_table(each_compiler):
+    code = (
+        BEYOND.replace("COPY", LOAD)
+        .replace("PLACE", "table")
+        .replace("BYTES", "128")
+        .replace("MORE", "__syncthreads(); wait(&full, 0);")
+    )
+    y = np.zeros(64, np.int32)
+    RawKernel(HEAD + code, "k")((1,), (64,), (TensorMap(np.zeros(32, np.int32), (32,)), y))
+    assert y[0] == 7 and not y[7:32].any()
