@@ -139,12 +139,13 @@ import numpy as np
 
 from ..launch import SHARED_KILOBYTES
 from ..source import Parameter, WrongSource, check_launch
-from ..tensor_map import Im2colMap, TensorMap
+from ..tensor_map import TensorMap
 from .arrays import (
     NOBODY,
     RED_ZONE,
     Fresh,
     Laid,
+    MapBytes,
     Part,
     Sparse,
     guarded,
@@ -173,9 +174,6 @@ MOST_TOGETHER = 8192  # threads of a cooperative launch, each with a number for 
 _KINDS = (
     "race", "out of range", "uninitialised", "deadlock", "divergence", "wild address", "read-only", "lane", "endless",
     "missing wait", "misaligned", "bad operand", "missing fence", "fault", "absent block", "undefined",
-)  # fmt: skip
-_NUMBERS = (  # Number in device.cuh
-    "float16", "bf16", "tf32", "float32", "float64", "int8", "uint8", "int32", "e4m3", "e5m2", "", "uint32", "int64", "uint64",
 )  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()  # for a process's threads: runtime.cpp has one grid
 _ACCESSES = ("read", "write", "atomic operation", "copy", "copy")
@@ -233,36 +231,6 @@ class _Buffer(ctypes.Structure):
 
 class _SharedArray(ctypes.Structure):
     _fields_ = (("offset", ctypes.c_uint64), ("bytes", ctypes.c_uint64), ("name", ctypes.c_char_p))
-
-
-class _TensorMap(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("rank", ctypes.c_uint),
-        ("item_bytes", ctypes.c_uint16),
-        ("number", ctypes.c_uint16),
-        ("swizzle", ctypes.c_uint),
-        ("box", ctypes.c_uint * 5),
-        ("sizes", ctypes.c_uint64 * 5),
-        ("strides", ctypes.c_uint64 * 5),
-        ("lower", ctypes.c_int8 * 2),
-        ("upper", ctypes.c_int8 * 2),
-        ("step", ctypes.c_uint8 * 2),
-        ("of_windows", ctypes.c_uint8),
-        ("rest", ctypes.c_uint8),
-    )
-
-    @classmethod
-    def of(cls, given: TensorMap, address: int) -> "_TensorMap":
-        axes = given.axes()
-        number = _NUMBERS.index(given.numbers)
-        made = cls(address, len(axes[0]), given.array.dtype.itemsize, number, given.swizzle)
-        for field, values in zip((made.sizes, made.strides, made.box), axes):
-            field[: len(values)] = values
-        if isinstance(given, Im2colMap):
-            made.lower[:], made.upper[:], made.step[:] = given.start[::-1], given.upper[::-1], given.stride[::-1]
-            made.of_windows = 1
-        return made
 
 
 class Emulator:
@@ -402,12 +370,12 @@ class Emulator:
         for i, (p, v) in enumerate(zip(parameters, values)):
             address = laid[first[i]].array.ctypes.data if i in first else 0
             if i in maps and p.pointer:
-                copy = guarded(structure(bytes(_TensorMap.of(maps[i], address))))
+                copy = guarded(structure(bytes(MapBytes.of(maps[i], address))))
                 buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
                 cells.append(ctypes.c_void_p(copy.ctypes.data))
                 kept.append(copy)
             elif i in maps:
-                cells.append(_TensorMap.of(maps[i], address))
+                cells.append(MapBytes.of(maps[i], address))
             elif p.type[0] == "V" and not p.pointer:
                 copy = guarded(structure(led(bytes(v), moved)))
                 buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))

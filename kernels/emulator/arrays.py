@@ -1,5 +1,6 @@
-"""How arrays lie when a kernel gets them: between red zones and, if too large for memory, with only some parts real."""
+"""How arrays lie when a kernel gets them: between red zones and, if too large for memory, with only some parts real. And maps."""
 
+import ctypes
 import math
 import mmap
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..source import Parameter
+from ..tensor_map import Im2colMap, TensorMap
 
 RED_ZONE = 1 << 16  # bytes on both sides of every array in global memory
 NOBODY = 0  # has written it: instead of a place in a program
 OUTSIDE = 2**32 - 1  # somebody outside of it has: see runtime.cpp
 POISON = 0xFF  # what red zones and fresh memory are filled with; as a float it is NaN
+NUMBERS = (  # Number in device.cuh
+    "float16", "bf16", "tf32", "float32", "float64", "int8", "uint8", "int32", "e4m3", "e5m2", "", "uint32", "int64", "uint64",
+)  # fmt: skip
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: pages count as used when they are written
 
 
@@ -155,3 +160,36 @@ class Fresh:
         by_host = (content != POISON).any(axis=1) & (writers == NOBODY).all(axis=1)
         writers[by_host] = OUTSIDE
         return self
+
+
+class MapBytes(ctypes.Structure):
+    """A map of TMA as a kernel gets it here: emulator::TensorMap in device.cuh."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rank", ctypes.c_uint),
+        ("item_bytes", ctypes.c_uint16),
+        ("number", ctypes.c_uint16),
+        ("swizzle", ctypes.c_uint),
+        ("box", ctypes.c_uint * 5),
+        ("sizes", ctypes.c_uint64 * 5),
+        ("strides", ctypes.c_uint64 * 5),
+        ("lower", ctypes.c_int8 * 2),
+        ("upper", ctypes.c_int8 * 2),
+        ("step", ctypes.c_uint8 * 2),
+        ("of_windows", ctypes.c_uint8),
+        ("rest", ctypes.c_uint8),
+    )
+
+    @classmethod
+    def of(cls, given: TensorMap, address: int) -> "MapBytes":
+        """Of an array that lies at ``address``."""
+        axes = given.axes()
+        number = NUMBERS.index(given.numbers)
+        made = cls(address, len(axes[0]), given.array.dtype.itemsize, number, given.swizzle)
+        for field, values in zip((made.sizes, made.strides, made.box), axes):
+            field[: len(values)] = values
+        if isinstance(given, Im2colMap):
+            made.lower[:], made.upper[:], made.step[:] = given.start[::-1], given.upper[::-1], given.stride[::-1]
+            made.of_windows = 1
+        return made

@@ -193,9 +193,10 @@ class _Statement:
 
     def _product(self, opcode: str, operands: list[str]) -> str:
         """A wgmma, whose sums change where they are, since they do later."""
-        shape, *types = opcode.split(".")[4:7] + [w for w in opcode.split(".")[7:] if w != "satfinite"]
-        columns, kinds = re.fullmatch(r"m64n(\d+)k\d+", shape), [_FACTORS.get(t) for t in types]
-        if not columns or len(kinds) != 3 or None in kinds:
+        found = re.fullmatch(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k\d+\.(\w+)\.(\w+)\.(\w+)", opcode)
+        columns, *types = found.groups() if found else ("", "")
+        kinds = [_FACTORS.get(t) for t in types]
+        if None in kinds:
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
         sums = [int(v.strip(" %")) for v in operands[0].strip("{} ").split(",")]
         self.in_place |= set(sums)
@@ -207,7 +208,7 @@ class _Statement:
         across = more[2:] if len(more) > 2 else ["0", "0"]
         said = ["emulator_sums", *(("emulator_a", "0") if in_registers else ("nullptr", of_a[0])), b, f"bool({add})"]
         said += [*(more[:2] or ["1", "1"]), *(["0"] if len(across) == 1 else []), *across]
-        name = f"wgmma<{', '.join(f'emulator::{k}' for k in kinds)}, {columns[1]}>"
+        name = f"wgmma<{', '.join(f'emulator::{k}' for k in kinds)}, {columns}>"
         return f"{{ unsigned* const emulator_sums[] = {{{places}}}; {a * in_registers}emulator::ptx::{name}({', '.join(said)}); }} "
 
     def _name(self, register: str) -> str:

@@ -24,7 +24,8 @@ import numpy as np
 from ..launch import Resources, resources_of
 from ..source import Parameter, WrongSource, check_grid, check_whole_clusters, three
 from ..tensor_map import TensorMap
-from . import BadArguments, Emulator, Use, _TensorMap
+from . import BadArguments, Emulator, Use
+from .arrays import MapBytes
 from .build import Library, build_kernels, preprocessed
 from .foreign import by_own_copy, kernel_names, space_and_name
 from .options import macros_and_folders, with_headers
@@ -219,7 +220,7 @@ def _has_map(value: Any) -> bool:
 def _laid_out(value: Any) -> tuple[bytes, int, list[np.ndarray]]:
     """A structure's member as its bytes, its alignment and the arrays of its maps; a tuple is a structure or an array."""
     if isinstance(value, TensorMap):
-        return bytes(_TensorMap.of(value, value.array.ctypes.data)), 64, [value.array]
+        return bytes(MapBytes.of(value, value.array.ctypes.data)), 64, [value.array]
     if not isinstance(value, tuple):
         if not isinstance(value, np.generic):
             raise TypeError(f"the members of a structure must be TensorMaps, NumPy's numbers or tuples, got {value!r}")

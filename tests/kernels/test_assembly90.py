@@ -423,6 +423,14 @@ def test_a_cluster_in_ptx(each_compiler):
 def test_mistakes_in_a_cluster():
     with pytest.raises(EmulatorError, match="wild address: read of 4 bytes"):
         gather(CLUSTER.replace("READ", READ.replace("::cluster", "")))
+    to_next = "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, 1; cp.async.bulk.tensor.2d"
+    with pytest.raises(EmulatorError, match="bad operand: TMA from global memory to another block, but by multicast"):
+        gather(
+            CLUSTER.replace("READ", READ)
+            .replace('"cp.async.bulk.tensor.2d', f'"{to_next}')
+            .replace("[%0], [%1, {", "[there], [%1, {")
+            .replace("[%2], %5;", "[%2], %5; }")
+        )
     with pytest.raises(EmulatorError, match="bad operand: block 2 of a cluster of 2 blocks"):
         gather(CLUSTER.replace("READ", READ).replace("threadIdx.x < BLOCKS", "threadIdx.x <= BLOCKS"))
     with pytest.raises(EmulatorError, match="race: write of 4 bytes"):
