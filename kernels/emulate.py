@@ -7,7 +7,8 @@ kernel does not end, no further one is run. ``--planted`` runs kernels with one 
 bank conflicts and sectors of global memory. With ``--device cuda`` the same problems run on a GPU, where only their
 values are checked: for the rest there is NVIDIA's compute-sanitizer. Exit status: 0 without findings (with
 ``--planted``: exactly the planted ones), 1 with findings, or if a rung does not compile, lacks its kernel, or is given
-wrong arguments or a launch that no GPU can make (a rung may refuse sizes, by ``checks.WrongSize``), 2 if the request makes no sense or no rung could be run.
+wrong arguments or a launch that no GPU can make (a rung may refuse sizes, by ``checks.WrongSize``), 2 if the request
+makes no sense or no rung could be run.
 """
 
 import argparse

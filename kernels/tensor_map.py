@@ -32,9 +32,9 @@ class TensorMap:
     With a ``swizzle`` of 32, 64 or 128 bytes, the box's last axis must be that long, and its 16-byte pieces are
     exchanged in shared memory. For 128: piece p of row r goes to piece p ^ r % 8. ``shape`` and ``strides`` (in bytes,
     the last one an element's) are for copies that see the array's memory otherwise: of a matrix whose tiles are wider
-    than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). ``numbers`` says what the elements are to
-    a reduction (``cp.reduce.async.bulk.tensor``): "float32", say, as the array's dtype, or "bf16". Raises ValueError for what TMA cannot
-    copy, WrongSize where only the size is in the way.
+    than the swizzle, say, (width / 64, height, 64) with the strides (128, 2 * width, 2). ``numbers`` says what the
+    elements are to a reduction (``cp.reduce.async.bulk.tensor``): "float32", say, as the array's dtype, or "bf16".
+    Raises ValueError for what TMA cannot copy, WrongSize where only the size is in the way.
     """
 
     array: Array

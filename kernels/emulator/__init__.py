@@ -37,9 +37,8 @@ works. The findings are
 * ``wrong value``: a result that differs from what ``expect`` was given, with the line that wrote it.
 
 Each finding names the file and line (of both accesses if there are two), except for what no line has written, and the
-lines that call it where the compiler has inlined the calls. Blocks
-and threads run in a random order that the seed decides: a kernel whose result depends on the order gives different
-results for different seeds.
+lines that call it where the compiler has inlined the calls. Blocks and threads run in a random order that the seed
+decides: a kernel whose result depends on the order gives different results for different seeds.
 
 What it cannot find, and how it differs from a GPU:
 
@@ -51,12 +50,12 @@ What it cannot find, and how it differs from a GPU:
   random, until one of its atomic operations. So a block can never see a flag that a later block sets: waiting for it is
   ``endless``. The blocks of a cooperative launch (by ``raw.py``) run together, up to 8192 threads, whether a GPU has
   room for them or not.
-* Fences and flags order only what the manual says: it takes a ``__threadfence`` on both sides and, between them, atomic
-  operations on one location (`flags.hpp`). Many kernels omit the second fence, and their ``race`` shows on no current
-  GPU: without ``strict``, an atomic operation counts as that fence. In PTX, ``ld`` and ``st`` with
-  ``.relaxed``, ``.acquire`` or ``.release`` are such operations. A ``volatile`` flag orders nothing here (it is
-  seen, and is a ``race``), nor does ``atomicAdd_block`` for other blocks. Of the accesses of earlier clusters to a
-  location, only the last of each kind is remembered.
+* Fences and flags order only what the manual says: it takes a ``__threadfence`` on both sides and, between them,
+  atomic operations on one location (`flags.hpp`). Many kernels omit the second fence, and their ``race`` shows on no
+  current GPU: without ``strict``, an atomic operation counts as that fence. In PTX, ``ld`` and ``st`` with
+  ``.relaxed``, ``.acquire`` or ``.release`` are such operations. A ``volatile`` flag orders nothing here (it is seen,
+  and is a ``race``), nor does ``atomicAdd_block`` for other blocks. Of the accesses of earlier clusters to a location,
+  only the last of each kind is remembered.
 * A compiler may assume that a loop that waits for an ordinary variable (neither atomic nor ``volatile``) ends.
 * Bits within a byte, caches, registers and time are not modelled. Bank conflicts are counted: those of ``ldmatrix`` and
   ``stmatrix`` always (``bank_conflicts``), those of loads, stores and ``cp.async`` on request (``banks``), and so are the
@@ -71,26 +70,26 @@ What it cannot find, and how it differs from a GPU:
   the largest of an instruction, and the result to float32. Other GPUs truncate elsewhere (an A100 loses about twice as
   much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree.
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
-* ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise wait for its end.
+* ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise wait for
+  its end.
 * At a ``wgmma``, the lanes of each warp must arrive together; whether all four warps of a warpgroup came is checked at
-  the end. Whoever has waited for a group knows that all four have read their operands and, without ``strict``, what their
-  threads had loaded and stored before, which the manual does not promise. Reading its sums before the wait
-  shows only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in
-  inline PTX, they are of all types and layouts, but not sparse.
+  the end. Whoever has waited for a group knows that all four have read their operands and, without ``strict``, what
+  their threads had loaded and stored before, which the manual does not promise. Reading its sums before the wait shows
+  only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in inline
+  PTX, they are of all types and layouts, but not sparse.
 * TMA copies tiles, windows and bytes from global to shared memory, tiles also to several blocks of a cluster, tiles
-  and bytes the other way, also as reductions (without ``inc`` and ``dec``), and bytes to another block of the cluster. A wait
-  for the reading of such a store (``.read``) completes it here.
+  and bytes the other way, also as reductions (without ``inc`` and ``dec``), and bytes to another block of the cluster.
+  A wait for the reading of such a store (``.read``) completes it here.
 * Registers are counted where warps give and take them (``setmaxnreg``), against what the launch bounds leave room for;
   what the compiler needs, only ``kernels.check`` knows. Without ``strict``, a kernel whose launch bounds do not say it
   gives and takes none, as the compiler decides, too.
 * Clusters extend along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
-  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``, by ``map_shared_rank`` and then as their own, and
-  in PTX by ``mapa`` with ``ld``, ``st``, ``mbarrier.arrive``, ``st.async`` and ``red.async`` (done at once here, as by an
-  ordinary store before an arrival). Without ``strict``, every wait at an mbarrier, whatever its scope, is
-  also for other blocks' arrivals. Their barrier does not wait for
-  threads that have returned, as the manual says. Whether a GPU has room for all blocks of a cluster at once is not
-  checked. A thread keeps two numbers for each thread of its cluster, or six if there are fences: 8 blocks of 1024
-  threads take half a gigabyte, or 1.6.
+  ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``, by ``map_shared_rank`` and then as their own,
+  and in PTX by ``mapa`` with ``ld``, ``st``, ``mbarrier.arrive``, ``st.async`` and ``red.async`` (done at once here,
+  as by an ordinary store before an arrival). Without ``strict``, every wait at an mbarrier, whatever its scope, is
+  also for other blocks' arrivals. Their barrier does not wait for threads that have returned, as the manual says.
+  Whether a GPU has room for all blocks of a cluster at once is not checked. A thread keeps two numbers for each thread
+  of its cluster, or six if there are fences: 8 blocks of 1024 threads take half a gigabyte, or 1.6.
 * A copy by TMA arrives when no thread can go on without it: at the latest moment, and in one of the possible orders.
 * ``__shared__`` arrays are aligned to 32 bytes here whatever their type: a GPU aligns a ``float`` array to 4. Their
   sizes are counted as written, where a GPU may pad them.
@@ -100,19 +99,19 @@ What it cannot find, and how it differs from a GPU:
   with such numbers, or with CUDA's vectors, cannot be copied: write ``u.all = v.all;``.
 * With ``<mma.h>``, a lane has other elements of a matrix than on a GPU, and accesses them one by one: the bank
   conflicts of its loads and stores are not a GPU's.
-* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, clusters, and the grid
-  of a cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a GPU promises
-  no more. CUDA leaves open in which order a reduction takes its values; here it is another.
+* Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, clusters, and the
+  grid of a cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a
+  GPU promises no more. CUDA leaves open in which order a reduction takes its values; here it is another.
 * Stacks are 576 KiB per thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++. Both are tested (g++ 12 and clang++ 14; by hand
 also g++ 16, clang++ 16 and 19), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
-Supported is C++17 with what ``device.cuh`` defines (CUDA's vectors, atomics, votes and most of its functions), the CUDA
-headers in ``emulator/include``, this project's own (``#include "lib/cuda.cuh"``), and inline PTX with the instructions
-of ``assembly.cuh`` and, of Hopper, ``assembly90.cuh``. Not supported are textures,
-``malloc`` and ``new``, kernels that launch kernels, and host code. Some C++ is accepted that NVRTC rejects
-(``<stdint.h>``, ``NAN``, functions without ``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` tells.
+Supported is C++17 with what ``device.cuh`` defines (CUDA's vectors, atomics, votes and most of its functions), the
+CUDA headers in ``emulator/include``, this project's own (``#include "lib/cuda.cuh"``), and inline PTX with the
+instructions of ``assembly.cuh`` and, of Hopper, ``assembly90.cuh``. Not supported are textures, ``malloc`` and
+``new``, kernels that launch kernels, and host code. Some C++ is accepted that NVRTC rejects (``<stdint.h>``, ``NAN``,
+functions without ``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` tells.
 
 To run a kernel of your own that has templates, structures or global variables, see ``raw.py``. ``run`` takes a kernel
 in a file if it is ``extern "C"`` and has plain types. Here ``y`` comes from the emulator's own ``empty``, and its values

@@ -1,4 +1,7 @@
-"""How arrays lie when a kernel gets them: between red zones and, if too large for memory, with only some parts real. And maps."""
+"""How arrays lie when a kernel gets them: between red zones and, if too large for memory, with only some parts real.
+
+And what a map of TMA is to it.
+"""
 
 import ctypes
 import math
