@@ -50,6 +50,7 @@ _KERNEL = re.compile(rf"__global__\s+({_ATTRIBUTES})void\s+({_ATTRIBUTES})(\w+)\
 _BOUNDS = re.compile(rf"__launch_bounds__\s*\(({_INSIDE})\)")
 _CLUSTER = re.compile(r"__cluster_dims__\s*\(\s*(\w+)\s*((?:,\s*\w+\s*)*)\)")
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
+Size = tuple[int, int, int]  # along x, y, z
 MOST_BLOCKS_OF_A_CLUSTER = 8  # that every card with clusters takes
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 _NEEDS = re.compile(r"^// Needs sm_(\d+a?)\b", re.MULTILINE)
@@ -96,11 +97,11 @@ def _heads(text: str) -> list[tuple[str, str, str]]:
     return [(before + after, name, parameters) for before, after, name, parameters in found]
 
 
-def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """How many blocks form a cluster, for each kernel that says so by ``__cluster_dims__(4, 1, 1)`` before its name.
+def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str, Size]:
+    """How many blocks form a cluster along x, y, z, by kernel; it is said by ``__cluster_dims__(4, 1, 1)`` before its name.
 
-    The number may be a macro, of ``defines`` or else of the text. Raises WrongSource for what is no number of 1 to 8
-    and for clusters along other axes than x.
+    The numbers may be macros, of ``defines`` or else of the text. Raises WrongSource for what is no number, and for
+    more than 8 blocks.
     """
     found = {}
     macros = {
@@ -110,19 +111,19 @@ def clusters_of(text: str, defines: Mapping[str, Any] | None = None) -> dict[str
     for attributes, kernel, _ in _heads(text):
         if match := _CLUSTER.search(attributes):
             words = [macros.get(word, word) for word in re.findall(r"\w+", match[0])[1:]]
-            blocks, *others = (int(w) if w.isdecimal() else 0 for w in words)
-            found[kernel] = check_cluster(kernel, blocks, others, match[0])
+            found[kernel] = check_cluster(kernel, [int(w) if w.isdecimal() else 0 for w in words], match[0])
     return found
 
 
-def check_cluster(kernel: str, x: int, others: Sequence[int], said: str = "") -> int:
-    """The blocks of a cluster of the size ``x`` and ``others`` (0 stands for 1). Raises WrongSource as ``clusters_of`` does."""
-    if not 1 <= x <= MOST_BLOCKS_OF_A_CLUSTER or max(others, default=0) > 1 or (said and min(others, default=1) < 1):
+def check_cluster(kernel: str, sizes: Sequence[int], said: str) -> Size:
+    """The sizes of a cluster along x, y, z from one to three. Raises WrongSource as ``clusters_of`` does."""
+    x, y, z = (*sizes, 1, 1)[:3]
+    if min(sizes) < 1 or len(sizes) > 3 or x * y * z > MOST_BLOCKS_OF_A_CLUSTER:
         raise WrongSource(
-            f"kernel {kernel}: a cluster is 1 to {MOST_BLOCKS_OF_A_CLUSTER} blocks along x, as in "
-            f"__cluster_dims__(4, 1, 1), got {said or (x, *others)}"
+            f"kernel {kernel}: a cluster is 1 to {MOST_BLOCKS_OF_A_CLUSTER} blocks, as in __cluster_dims__(4, 1, 1), "
+            f"got {said}"
         )
-    return x
+    return x, y, z
 
 
 def launch_bounds_of(text: str) -> dict[str, str]:
@@ -144,7 +145,7 @@ def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
 
 
 @functools.cache
-def clusters_in(source: Path, defines: tuple[tuple[str, Any], ...]) -> dict[str, int]:
+def clusters_in(source: Path, defines: tuple[tuple[str, Any], ...]) -> dict[str, Size]:
     """``clusters_of`` a file, which is read once."""
     return clusters_of(source.read_text(encoding="utf-8"), dict(defines))
 
@@ -258,7 +259,7 @@ def _argument(p: Parameter, value: Any) -> Any:
     return passed
 
 
-def three(size: int | Sequence[int]) -> tuple[int, int, int]:
+def three(size: int | Sequence[int]) -> Size:
     """A grid's or a block's size along x, y, z from one number or up to three."""
     if type(size) is int:
         return size, 1, 1
@@ -276,8 +277,8 @@ def check_launch(
     grid: int | Sequence[int],
     threads: int | Sequence[int],
     arguments: Mapping[str, Any],
-    clusters: Mapping[str, int],
-) -> tuple[tuple[int, int, int], tuple[int, int, int], list[Any]]:
+    clusters: Mapping[str, Size],
+) -> tuple[Size, Size, list[Any]]:
     """The grid and the block as three numbers each, and the arguments in order, for a kernel of the file ``source``.
 
     Raises WrongSource for a kernel that is not among its ``kernels``, ValueError for a grid that its cluster does not
@@ -291,16 +292,16 @@ def check_launch(
     return blocks, block, check_arguments(kernel, kernels[kernel], arguments)
 
 
-def check_whole_clusters(kernel: str, blocks: tuple[int, int, int], clusters: Mapping[str, int]) -> None:
+def check_whole_clusters(kernel: str, blocks: Size, clusters: Mapping[str, Size]) -> None:
     """Raise ValueError unless the grid is a multiple of the kernel's cluster."""
-    if blocks[0] % clusters.get(kernel, 1):
+    cluster = clusters.get(kernel, (1, 1, 1))
+    if any(n % size for n, size in zip(blocks, cluster)):
         raise ValueError(
-            f"kernel {kernel}: the grid must be a multiple of the cluster of {clusters[kernel]} blocks along x, "
-            f"got {blocks}"
+            f"kernel {kernel}: the grid must be a multiple of the cluster of {cluster} blocks, got {blocks}"
         )
 
 
-def check_grid(kernel: str, grid: tuple[int, int, int], threads: tuple[int, int, int]) -> None:
+def check_grid(kernel: str, grid: Size, threads: Size) -> None:
     """Raise WrongSize for more blocks than a GPU can launch, and ValueError for a block of other threads than it has."""
     limits = (2**31 - 1, 65535, 65535)
     if len(grid) != 3 or any(not 0 <= g <= limit for g, limit in zip(grid, limits)):

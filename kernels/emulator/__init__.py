@@ -83,7 +83,7 @@ What it cannot find, and how it differs from a GPU:
 * Registers are counted where warps give and take them (``setmaxnreg``), against what the launch bounds leave room for;
   what the compiler needs, only ``kernels.check`` knows. Without ``strict``, a kernel whose launch bounds do not say it
   gives and takes none, as the compiler decides, too.
-* Clusters extend along x and have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
+* Clusters have at most 8 blocks, which reach each other's shared memory by ``cluster_load``,
   ``cluster_store``, ``mbarrier_arrive_at`` and ``tma_load_multicast``, by ``map_shared_rank`` and then as their own,
   and in PTX by ``mapa`` with ``ld``, ``st``, ``mbarrier.arrive``, ``st.async`` and ``red.async`` (done at once here,
   as by an ordinary store before an arrival). Without ``strict``, every wait at an mbarrier, whatever its scope, is
@@ -128,6 +128,7 @@ have in the whole one, and an access to anything else is a finding.
 """
 
 import ctypes
+import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -320,7 +321,7 @@ class Emulator:
         most_threads = library.bounds.get(kernel, (1024, 0))[0]
         if (count := block[0] * block[1] * block[2]) > most_threads:
             raise WrongSource(f"kernel {kernel}: its launch bounds are {most_threads} threads per block, got {count}")
-        if cooperative and library.clusters.get(kernel, 1) > 1:
+        if cooperative and math.prod(library.clusters.get(kernel, ())) > 1:
             raise ValueError(f"kernel {kernel}: the emulator does not support cooperative launches of clusters")
         if cooperative and (count := count * blocks[0] * blocks[1] * blocks[2]) > MOST_TOGETHER:
             raise ValueError(
@@ -478,7 +479,7 @@ class Emulator:
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)),
             (ctypes.c_uint * 3)(*blocks),
             (ctypes.c_uint * 3)(*block),
-            0 if cooperative else library.clusters.get(kernel, 1),
+            (ctypes.c_uint * 3)(*((0, 0, 0) if cooperative else library.clusters.get(kernel, (1, 1, 1)))),
             _registers(*library.bounds.get(kernel, (0, 0))),
             ctypes.c_size_t(shared_bytes),
             ctypes.c_uint(self.seed),

@@ -26,9 +26,10 @@ _SPECIAL = {
     "%lanemask_le": "(2 * emulator::ptx::lanes_below() + 1)", "%lanemask_gt": "~(2 * emulator::ptx::lanes_below() + 1)",
     "%lanemask_ge": "~emulator::ptx::lanes_below()", "%lanemask_eq": "(1u << emulator::self->lane)", "%smid": "0u",
     "%cluster_ctarank": "unsigned(emulator::block_rank)", "%cluster_nctarank": "unsigned(emulator::cluster_blocks)",
-    "%cluster_ctaid.x": "unsigned(emulator::block_rank)", "%cluster_nctaid.x": "unsigned(emulator::cluster_blocks)",
-    "%clusterid.x": "(blockIdx.x / emulator::cluster_blocks)", "%nclusterid.x": "(gridDim.x / emulator::cluster_blocks)",
-    **{f"%{ptx}.{axis}": one for ptx, one in (("cluster_ctaid", "0u"), ("cluster_nctaid", "1u")) for axis in "yz"},
+    **{f"%cluster_ctaid.{axis}": f"emulator::block_in_cluster().{axis}" for axis in "xyz"},
+    **{f"%cluster_nctaid.{axis}": f"emulator::cluster_size.{axis}" for axis in "xyz"},
+    **{f"%{ptx}.{axis}": f"({cuda}.{axis} / emulator::cluster_size.{axis})" for ptx, cuda in
+       (("clusterid", "blockIdx"), ("nclusterid", "gridDim")) for axis in "xyz"},
     "%clock": "0u", "%clock64": "0ull", "%globaltimer": "0ull", "%warpid": "emulator::ptx::warp()",
     **{f"%{ptx}.{axis}": f"{cuda}.{axis}" for ptx, cuda in
        (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim")) for axis in "xyz"},

@@ -21,6 +21,7 @@ from pathlib import Path
 from ..source import (
     ROOT,
     Parameter,
+    Size,
     WrongSource,
     cache_directory,
     check_cluster,
@@ -143,7 +144,7 @@ class Library:
     source: Path
     handle: ctypes.CDLL
     kernels: dict[str, tuple[Parameter, ...]]
-    clusters: dict[str, int]
+    clusters: dict[str, Size]
     bounds: dict[str, tuple[int, int]]  # launch bounds: most threads of a block, blocks of a multiprocessor or 0
     shared: tuple[Variable, ...]
     globals: tuple[Variable, ...]
@@ -314,8 +315,9 @@ def _built(
             threads, blocks = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_bounds_{i}")[:2]
             most[k] = (threads, blocks)
         if k in dims:
-            x, *others = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_cluster_{i}")[:3]
-            clusters[k] = check_cluster(k, x, others)
+            x, *more = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_cluster_{i}")[:3]
+            sizes = (x, *(n or 1 for n in more))  # 0 is none
+            clusters[k] = check_cluster(k, sizes, str(sizes))
     shared, variables = _variables(file)
     own_bytes = 0 if expressions else sum(s.bytes for s in shared)
     return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes)

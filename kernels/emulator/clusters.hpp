@@ -37,6 +37,12 @@ struct Visits {  // of other blocks' threads to a block's shared memory
 };
 
 static vector<Parked> parked;  // of each rank; that of the block in place is not used
+static Index first_block;      // of the cluster: the one of rank 0
+
+static Index block_of(int rank) {
+    const unsigned r = unsigned(rank), x = cluster_size.x, y = cluster_size.y;
+    return {first_block.x + r % x, first_block.y + r / x % y, first_block.z + r / (x * y)};
+}
 static vector<Visits> visits;
 
 static void exchange(Parked& p) {
@@ -192,8 +198,8 @@ static void report_absence(const Event& visit, int rank, const char* what) {
     Finding* f = report(ABSENT_BLOCK, visit.where, 0, "");
     if (!f) return;
     f->thread = visit.thread % threads;
-    const int visitor = visit.thread / threads;
-    f->block[0] += visitor - block_rank;
+    const Index visitor = block_of(visit.thread / threads);
+    f->block[0] = visitor.x, f->block[1] = visitor.y, f->block[2] = visitor.z;
     snprintf(f->note, sizeof f->note, "an access to the shared memory of block %d of the cluster, which may %s", rank,
              what);
 }

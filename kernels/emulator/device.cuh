@@ -31,7 +31,7 @@ struct Program {  // a kernel's library: its first byte and the one behind its l
 enum Access : short { READ, WRITE, ATOMIC, COPY, BULK };
 
 extern Lane* self;  // the thread that runs now
-extern Index block, block_size, grid_size;
+extern Index block, block_size, grid_size, cluster_size;  // the last one in blocks
 extern int cluster_blocks, block_rank;  // how many blocks are a cluster, and which of them this one is
 extern bool cooperative;  // the launch's whole grid is one
 
@@ -189,6 +189,10 @@ typedef emulator::TensorMap TensorMap;
 
 namespace emulator {
 
+EMULATOR_QUIET Index block_in_cluster() {
+    const unsigned rank = unsigned(block_rank);
+    return {rank % cluster_size.x, rank / cluster_size.x % cluster_size.y, rank / (cluster_size.x * cluster_size.y)};
+}
 EMULATOR_QUIET unsigned thread_in_block() {
     const Index& t = self->thread;
     return t.x + block_size.x * (t.y + block_size.y * t.z);

@@ -194,7 +194,7 @@ const int MOST_FINDINGS = 64;
 
 Lane lanes[MOST_THREADS];  // part of this library's own data, which kernels may read unwatched
 Lane* self = nullptr;
-Index block, block_size, grid_size;
+Index block, block_size, grid_size, cluster_size;
 int cluster_blocks, block_rank;         // how many blocks are a cluster, and which of them is in place
 bool cooperative;                       // the launch's whole grid is one
 
@@ -345,7 +345,7 @@ unsigned address_in_block(unsigned address, int rank, const void* where) {
 using namespace emulator;
 
 extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* threads_of,
-                            int blocks_of_cluster, int registers_of_thread, size_t dynamic_bytes, unsigned seed, const Buffer* buffers,
+                            const unsigned* cluster, int registers_of_thread, size_t dynamic_bytes, unsigned seed, const Buffer* buffers,
                             int buffer_count, const SharedArray* shared, int shared_count, long limit) {
     program = *of;
     entry = kernel;
@@ -353,8 +353,9 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     grid_size = {grid[0], grid[1], grid[2]};
     block_size = {threads_of[0], threads_of[1], threads_of[2]};
     threads = int(threads_of[0] * threads_of[1] * threads_of[2]);
-    cooperative = !blocks_of_cluster;
-    cluster_blocks = cooperative ? int(grid[0] * grid[1] * grid[2]) : blocks_of_cluster;
+    cooperative = !cluster[0];
+    cluster_size = cooperative ? grid_size : Index{cluster[0], cluster[1], cluster[2]};
+    cluster_blocks = int(cluster_size.x * cluster_size.y * cluster_size.z);
     registers_at_start = registers_of_thread;
     members = threads * cluster_blocks;
     engines = COPYING + (threads + 31) / 32;
@@ -415,7 +416,7 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     if (!fault) {
         listen();
         for (unsigned i : order)
-            if (!stopped) run_cluster(i * cluster_blocks);
+            if (!stopped) run_cluster(i);
     }
     stop_listening();
     if (fault) report_fault(fault);

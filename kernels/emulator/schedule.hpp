@@ -45,7 +45,7 @@ static void start_block(Index index) {
     }
 }
 
-static void start_cluster(unsigned first) {  // its first block's number
+static void start_cluster(unsigned number) {
     cluster_number++;
     abandoned = async_proxy = by_product = within_block = false;
     latest = nullptr;
@@ -53,6 +53,8 @@ static void start_cluster(unsigned first) {  // its first block's number
     ready.clear();
     asking = 0;
     in_vain = 0;
+    const unsigned across = grid_size.x / cluster_size.x, down = grid_size.y / cluster_size.y;
+    first_block = {number % across * cluster_size.x, number / across % down * cluster_size.y, number / across / down * cluster_size.z};
     for (int rank = 0; rank < cluster_blocks; rank++) flags[1 + rank].clear();
     copies.clear();
     free_copies.clear();
@@ -62,8 +64,7 @@ static void start_cluster(unsigned first) {  // its first block's number
     cluster_barrier.restart();
     for (int rank = 0; rank < cluster_blocks; rank++) {
         bring_in(rank);
-        const unsigned i = first + rank;
-        start_block({i % grid_size.x, i / grid_size.x % grid_size.y, i / grid_size.x / grid_size.y});
+        start_block(block_of(rank));
         start_visits();
     }
 }
@@ -129,8 +130,8 @@ static void report_vain_question() {
              cooperative ? "" : " before it goes on: blocks run one after the other");
 }
 
-static void run_cluster(unsigned first) {
-    start_cluster(first);
+static void run_cluster(unsigned number) {
+    start_cluster(number);
     while (!(ready.empty() && !on_their_way()) && !abandoned) {
         if (int(ready.size()) > asking) in_vain = 0;
         else if (on_their_way()) {  // nobody can go on: the last moment for a copy to arrive

@@ -69,19 +69,58 @@ def test_mistakes_with_the_memory_of_other_blocks(how, why):
         histogram(**how)
 
 
-def test_sizes_of_a_cluster():
-    code = """#include <cooperative_groups.h>
-    extern "C" __global__ void __cluster_dims__(4) k(unsigned* y) {
-        cooperative_groups::cluster_group c = cooperative_groups::this_cluster();
-        cooperative_groups::thread_group g = c;
-        unsigned* mine = y + 8 * (blockIdx.x * blockDim.x + threadIdx.x);
-        mine[0] = c.dim_blocks().x, mine[1] = c.num_blocks(), mine[2] = c.block_index().x, mine[3] = c.thread_index().x;
-        mine[4] = c.dim_threads().x, mine[5] = c.num_threads(), mine[6] = c.thread_rank(), mine[7] = g.size();
-        g.sync();
-    }"""
-    y = np.zeros((8, 32, 8), np.uint32)
-    RawKernel(code, "k")((8,), (32,), (y,))
-    block, thread = np.indices((8, 32))
-    rank = block % 4
-    for i, want in enumerate((4, 4, rank, 32 * rank + thread, 128, 128, 32 * rank + thread, 128)):
-        np.testing.assert_array_equal(y[..., i], np.broadcast_to(want, (8, 32)))
+SIZES = """#include <cooperative_groups.h>
+extern "C" __global__ void __cluster_dims__(2, 3) k(unsigned* y, unsigned* of_other) {
+    cooperative_groups::cluster_group c = cooperative_groups::this_cluster();
+    cooperative_groups::thread_group g = c;
+    __shared__ unsigned own;
+    const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    unsigned* mine = y + 16 * (block * blockDim.x + threadIdx.x);
+    mine[0] = c.dim_blocks().x, mine[1] = c.dim_blocks().y, mine[2] = c.num_blocks(), mine[3] = c.block_rank();
+    mine[4] = c.block_index().x, mine[5] = c.block_index().y, mine[6] = c.thread_index().x, mine[7] = c.thread_index().y;
+    mine[8] = c.dim_threads().x, mine[9] = c.num_threads(), mine[10] = c.thread_rank(), mine[11] = g.size();
+    asm("mov.u32 %0, %cluster_ctaid.y; mov.u32 %1, %cluster_nctaid.y; mov.u32 %2, %clusterid.y; mov.u32 %3, %nclusterid.x;"
+        : "=r"(mine[12]), "=r"(mine[13]), "=r"(mine[14]), "=r"(mine[15]));
+    if (threadIdx.x == 0) own = block;
+    g.sync();
+    if (threadIdx.x == 0) of_other[block] = *c.map_shared_rank(&own, (c.block_rank() + 1) % c.num_blocks());
+    c.sync();
+}
+"""
+
+
+def test_clusters_along_two_axes(each_compiler):
+    y, of_other = np.zeros((2, 6, 4, 32, 16), np.uint32), np.zeros((2, 6, 4), np.uint32)
+    RawKernel(SIZES, "k")((4, 6, 2), (32,), (y, of_other))
+    z, row, column, thread = np.indices((2, 6, 4, 32))
+    across, down = column % 2, row % 3
+    rank = across + 2 * down
+    wants = (
+        2,
+        3,
+        6,
+        rank,
+        across,
+        down,
+        32 * across + thread,
+        down,
+        64,
+        192,
+        32 * rank + thread,
+        192,
+        down,
+        3,
+        row // 3,
+        2,
+    )
+    for i, want in enumerate(wants):
+        np.testing.assert_array_equal(y[..., i], np.broadcast_to(want, thread.shape), err_msg=str(i))
+    after = (rank[..., 0] + 1) % 6
+    first = column[..., 0] // 2 * 2 + 4 * (row[..., 0] // 3 * 3 + 6 * z[..., 0])
+    np.testing.assert_array_equal(of_other, first + after % 2 + 4 * (after // 2))
+    with pytest.raises(EmulatorError, match=r"absent block: .* \(thread 0 of block \(\d, \d, \d\)\)"):
+        RawKernel(SIZES.replace("    c.sync();\n", ""), "k")((4, 6, 2), (32,), (y, of_other))
+    with pytest.raises(
+        ValueError, match=r"the grid must be a multiple of the cluster of \(2, 3, 1\) blocks, got \(4, 4, 2\)"
+    ):
+        RawKernel(SIZES, "k")((4, 4, 2), (32,), (y, of_other))

@@ -230,17 +230,17 @@ def test_a_cluster_is_what_the_source_says():
         }.items()
     )
     assert list(kernels_of(text)) == ["alone", "bounded", "four", "pair", "given"]
-    assert clusters_of(text, {"BLOCKS": 8}) == {"four": 4, "pair": 2, "given": 8}
-    assert clusters_of(text, {"BLOCKS": 8, "PAIR": 3})["pair"] == 3
+    assert clusters_of(text, {"BLOCKS": 8}) == {"four": (4, 1, 1), "pair": (2, 1, 1), "given": (8, 1, 1)}
+    assert clusters_of(text, {"BLOCKS": 8, "PAIR": 3})["pair"] == (3, 1, 1)
     assert needs(text) == "90" and needs(text.replace("__cluster_dims__", "__launch_bounds__")) is None
-    for blocks in ("9, 1, 1", "0, 1, 1", "1, 2, 1", "1, 1, 2", "BLOCKS, 1, 1"):
-        with pytest.raises(WrongSource, match="kernel k: a cluster is 1 to 8 blocks along x, as in __cluster_dims__"):
+    for blocks in ("9, 1, 1", "0, 1, 1", "3, 3, 1", "2, 1, 5", "1, 0, 2", "BLOCKS, 1, 1", "1, 1, 1, 1"):
+        with pytest.raises(WrongSource, match="kernel k: a cluster is 1 to 8 blocks, as in __cluster_dims__"):
             clusters_of(f"__global__ void __cluster_dims__({blocks}) k(float* y)")
 
 
 def test_a_grid_is_a_multiple_of_the_cluster(tmp_path):
     file = write(tmp_path, "y[blockIdx.x] = cluster_rank();", "float* y")
-    message = r"kernel k: the grid must be a multiple of the cluster of 4 blocks along x, got \(6, 4, 1\)"
+    message = r"kernel k: the grid must be a multiple of the cluster of \(4, 1, 1\) blocks, got \(6, 4, 1\)"
     with pytest.raises(ValueError, match=message):
         Emulator().run(file, "k", (6, 4), 32, {"y": np.zeros(6, np.float32)})
 

@@ -139,20 +139,21 @@ public:
 };
 EMULATOR_HERE grid_group this_grid() { return {}; }
 
-class cluster_group : public thread_group {  // along x
+class cluster_group : public thread_group {
     cluster_group() : thread_group(CLUSTER) {}
     friend EMULATOR_HERE cluster_group this_cluster();
 
 public:
     static EMULATOR_HERE void sync() { emulator::come_in_cluster(), emulator::wait_in_cluster(); }
-    static dim3 dim_blocks() { return {unsigned(emulator::cluster_blocks), 1, 1}; }
+    static dim3 dim_blocks() { return emulator::cluster_size; }
     static dim3 dim_threads() {
-        return {emulator::cluster_blocks * emulator::block_size.x, emulator::block_size.y, emulator::block_size.z};
+        const emulator::Index &c = emulator::cluster_size, &b = emulator::block_size;
+        return {c.x * b.x, c.y * b.y, c.z * b.z};
     }
-    static dim3 block_index() { return {unsigned(emulator::block_rank), 0, 0}; }
+    static dim3 block_index() { return emulator::block_in_cluster(); }
     static dim3 thread_index() {
-        const emulator::Index& t = emulator::self->thread;
-        return {emulator::block_rank * emulator::block_size.x + t.x, t.y, t.z};
+        const emulator::Index &t = emulator::self->thread, &b = emulator::block_size, at = emulator::block_in_cluster();
+        return {at.x * b.x + t.x, at.y * b.y + t.y, at.z * b.z + t.z};
     }
     static unsigned block_rank() { return emulator::block_rank; }
     static unsigned num_blocks() { return emulator::cluster_blocks; }
