@@ -265,7 +265,7 @@ def test_a_launch_is_of_whole_clusters(cache, monkeypatch):
     monkeypatch.setattr(launch, "_usable_cupy", Launched)
     file = cache / "k.cu"
     file.write_text('extern "C" __global__ void __cluster_dims__(2, 1, 1) k(float a) {}')
-    with pytest.raises(ValueError, match="the grid must be a multiple of the cluster of 2 blocks along x, got"):
+    with pytest.raises(ValueError, match=r"the grid must be a multiple of the cluster of \(2, 1, 1\) blocks, got"):
         launch.Device().run(file, "k", 3, 64, {"a": 1.0})
 
 
