@@ -427,6 +427,8 @@ def test_a_cluster_in_ptx(each_compiler):
 def test_mistakes_in_a_cluster():
     with pytest.raises(EmulatorError, match="wild address: read of 4 bytes"):
         gather(CLUSTER.replace("READ", READ.replace("::cluster", "")))
+    with pytest.raises(EmulatorError, match="absent block: an access to the shared memory of block"):
+        gather(CLUSTER.replace("READ", READ).replace("cluster.arrive.release", "cluster.arrive.relaxed"))
     to_next = "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, 1; cp.async.bulk.tensor.2d"
     with pytest.raises(EmulatorError, match="bad operand: TMA from global memory to another block, but by multicast"):
         gather(
