@@ -1,4 +1,4 @@
-// Numbers of 8 bits, e4m3 and e5m2: for assembly.cuh and <cuda_fp8.h>.
+// Numbers of 8 bits, e4m3 and e5m2: for assembly.cuh, <cuda_fp8.h> and products (warpgroups.hpp).
 #pragma once
 #include "emulator/device.cuh"
 

@@ -102,7 +102,7 @@ void store_matrices(void* row, const unsigned* values, int count, bool trans, co
     together(&mine, store_for_all, mine.where);
 }
 
-// --- numbers of 8, 16 and 19 bits -----------------------------------------------------------------------------------------
+// --- numbers of 16 and 19 bits -----------------------------------------------------------------------------------------
 
 static uint32_t bits_of(float x) {
     uint32_t bits;
@@ -121,12 +121,6 @@ float from_bf16(unsigned short bits) { return float_of(uint32_t(bits) << 16); }
 unsigned short to_bf16(float x) {
     const uint32_t bits = bits_of(x);
     return x != x ? 0x7fff : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static float from_e4m3(unsigned bits) {  // 8 bits: no Inf, and NaN is all ones
-    const unsigned exponent = bits >> 3 & 15, mantissa = bits & 7;
-    const float size = (bits & 127) == 127 ? float_of(0x7fc00000) : exponent ? ldexpf(8 + mantissa, int(exponent) - 10) : mantissa * 0x1p-9f;
-    return bits & 128 ? -size : size;
 }
 
 float from_fp16(unsigned short bits) {

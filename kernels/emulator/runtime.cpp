@@ -46,6 +46,7 @@
 #include <vector>
 
 #include "device.cuh"
+#include "eight_bits.cuh"
 #include "fibers.hpp"
 
 extern "C" {

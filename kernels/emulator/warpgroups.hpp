@@ -279,7 +279,8 @@ static double number_at(const void* at) {
     memcpy(&bits, at, bytes_of(TYPE));
     if (TYPE == TF32) return float_of(bits & ~0x1fffu);  // the lower bits are not looked at
     if (TYPE == E4M3) return from_e4m3(bits);
-    return TYPE == BF16 ? from_bf16(bits) : from_fp16(TYPE == E5M2 ? bits << 8 : bits);
+    if (TYPE == E5M2) return from_e5m2(bits);
+    return TYPE == BF16 ? from_bf16(bits) : from_fp16(bits);
 }
 
 // The operand's rows from `first` on as out[place on the inner axis][row].
