@@ -79,7 +79,7 @@ static size_t box_bytes(const TensorMap& map) {
 
 static void each_cell(char* address, int change);  // in warpgroups.hpp
 static void bring_in(int rank);  // these five are in clusters.hpp
-static const char* parked_place(int rank, const char* address);
+static char* parked_place(int rank, const char* address);
 static Region& touch_in_block(int rank, Region& mine, const char* here, size_t bytes, Access kind, uint32_t where);
 static void remember_visit(int rank, size_t slot, const Event& visit);
 static void report_absence(const Event& visit, int rank, const char* what);
@@ -92,12 +92,16 @@ static void touch_or_stop(const char* address, size_t bytes, Access kind, uint32
     abandon();
 }
 
+// Of the tile in shared memory. Hardware takes any multiple of 128, but then rows begin in the middle of the swizzle's pattern.
+static unsigned alignment_of(const TensorMap& map) {
+    return map.swizzle && strict ? 8 * map.swizzle : map.of_bytes ? 16 : 128;
+}
+
 // To the blocks whose ranks are bits of `ranks`.
 static void start_bulk(void* shared, const TensorMap* map, void* barrier, unsigned ranks, const int* at, const int* offset,
                        uint32_t where) {
     char* const target = static_cast<char*>(shared);
-    // Hardware takes any multiple of 128, but then rows of the tile begin in the middle of the pattern.
-    const unsigned align = map->swizzle && strict ? 8 * map->swizzle : map->of_bytes ? 16 : 128;
+    const unsigned align = alignment_of(*map);
     if (reinterpret_cast<uintptr_t>(target) % align) {
         report_note(MISALIGNED, where, "the target of this copy must be a multiple of %u bytes in shared memory", align);
         abandon();
@@ -154,15 +158,18 @@ static void check_map(const TensorMap* map, uint32_t where) {
     abandon();
 }
 
+static void check_map_of_tiles(const TensorMap* map, int axes, uint32_t where) {
+    check_map(map, where);
+    if (int(map->rank) == axes && !map->of_windows) return;
+    report_note(BAD_OPERAND, where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
+                map->of_windows ? "a map of windows" : "an array", map->rank);
+    abandon();
+}
+
 void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks, int axes, const int* at,
                const void* return_address) {
     const uint32_t where = place(return_address);
-    check_map(map, where);
-    if (int(map->rank) != axes || map->of_windows) {
-        report_note(BAD_OPERAND, where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
-                    map->of_windows ? "a map of windows" : "an array", map->rank);
-        abandon();
-    }
+    check_map_of_tiles(map, axes, where);
     const int no_offset[] = {0, 0};
     start_bulk(shared, map, barrier, ranks, at, no_offset, where);
 }

@@ -80,7 +80,14 @@ static void bring_in(int rank) {
     first_member = rank * threads;
 }
 
-static const char* parked_place(int rank, const char* address) { return parked[rank].image + (address - program.shared_begin); }
+static char* parked_place(int rank, const char* address) { return parked[rank].image + (address - program.shared_begin); }
+
+// Where the block of that rank has now what this one has at `here`; dynamic memory is at a place of its own.
+static char* place_in_block(int rank, const char* here) {
+    if (rank == block_rank) return const_cast<char*>(here);
+    if (in_shared_section(here)) return parked_place(rank, here);
+    return const_cast<char*>(here) + ptrdiff_t(dynamic_stride) * (rank - block_rank);
+}
 
 static void prepare_cluster() {
     parked.clear();
@@ -225,10 +232,7 @@ static void leave_cluster() {
 
 // Before a thread touches what the block of that rank has in shared memory.
 static void visit(int rank, const Event& now) {
-    if (rank < 0 || rank >= cluster_blocks) {
-        report_note(BAD_OPERAND, now.where, "block %d of a cluster of %d blocks", rank, cluster_blocks);
-        abandon();
-    }
+    check_rank(rank, now.where);
     if (rank == block_rank) return;
     const Clock& known = fibers[current()].clock;
     const auto first = known.begin() + rank * threads;
@@ -267,30 +271,21 @@ void* in_block(int rank, const void* pointer, size_t bytes, Access kind, const v
         report_access(MISALIGNED, where, *mine, kind, here, bytes);
         abandon();
     }
-    const Region& theirs = touch_in_block(rank, *mine, here, bytes, kind, where);
+    touch_in_block(rank, *mine, here, bytes, kind, where);
     if (rank == block_rank) return here;
     remember_visit(rank, in_cluster(current()), event(where, kind));
-    char* there = theirs.begin + (here - mine->begin);  // dynamic memory is at a place of its own
-    each_shared_array(parked[rank], [&](Region& r, char* at) {
-        if (&r == mine) there = at + (here - r.begin);
-    });
-    return there;
+    return place_in_block(rank, here);
 }
 
 // A generic address of what this block has at `here` in the block of that rank.
 void* map_shared_rank(const void* pointer, int rank, const void* return_address) {
     char* const here = static_cast<char*>(const_cast<void*>(pointer));
-    if (rank < 0 || rank >= cluster_blocks) {
-        report_note(BAD_OPERAND, place(return_address), "block %d of a cluster of %d blocks", rank, cluster_blocks);
-        abandon();
-    }
+    check_rank(rank, place(return_address));
     if (!in_shared(here)) {
         report_note(BAD_OPERAND, place(return_address), "an address that is not in this block's shared memory");
         abandon();
     }
-    if (rank == block_rank) return here;
-    if (in_shared_section(here)) return parked[rank].image + (here - program.shared_begin);
-    return here + ptrdiff_t(dynamic_stride) * (rank - block_rank);
+    return place_in_block(rank, here);
 }
 
 // The other way: the rank, and what this block has there; null for any other address.

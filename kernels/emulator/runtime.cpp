@@ -319,11 +319,14 @@ void* shared_pointer(unsigned address, bool of_any_rank) {
     return in_shared_section(in_section) ? in_section : dynamic_begin + (ptrdiff_t(address) - WINDOW);  // or beside it
 }
 
+static void check_rank(int rank, uint32_t where) {
+    if (rank >= 0 && rank < cluster_blocks) return;
+    report_note(BAD_OPERAND, where, "block %d of a cluster of %d blocks", rank, cluster_blocks);
+    abandon();
+}
+
 unsigned address_in_block(unsigned address, int rank, const void* where) {
-    if (rank < 0 || rank >= cluster_blocks) {
-        report_note(BAD_OPERAND, place(where), "block %d of a cluster of %d blocks", rank, cluster_blocks);
-        abandon();
-    }
+    check_rank(rank, place(where));
     return address % OF_A_BLOCK + (rank + 1) * OF_A_BLOCK;
 }
 

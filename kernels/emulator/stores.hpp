@@ -51,7 +51,7 @@ static void check_reduction(const Store& s) {
 }
 
 static void start_store(const Store& s) {
-    const unsigned align = s.map.swizzle && strict ? 8 * s.map.swizzle : s.map.of_bytes ? 16 : 128;
+    const unsigned align = alignment_of(s.map);
     if (!in_shared(s.source) || reinterpret_cast<uintptr_t>(s.source) % align) {
         report_note(in_shared(s.source) ? MISALIGNED : BAD_OPERAND, s.where,
                     "the source of this copy must be shared memory at a multiple of %u bytes", align);
@@ -126,13 +126,9 @@ static void finish_store(const Store& s) {
 }
 
 void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* return_address, Reduction how) {
-    check_map(map, place(return_address));
-    Store s{*map, static_cast<char*>(const_cast<void*>(shared)), {}, place(return_address), how, Number(map->number)};
-    if (int(map->rank) != axes || map->of_windows) {
-        report_note(BAD_OPERAND, s.where, "a copy of a tile with %d coordinates of %s with %u axes", axes,
-                    map->of_windows ? "a map of windows" : "an array", map->rank);
-        abandon();
-    }
+    const uint32_t where = place(return_address);
+    check_map_of_tiles(map, axes, where);
+    Store s{*map, static_cast<char*>(const_cast<void*>(shared)), {}, where, how, Number(map->number)};
     std::copy(at, at + axes, s.at);
     start_store(s);
 }
