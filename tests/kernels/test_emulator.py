@@ -143,6 +143,16 @@ def test_tensor_maps_that_cannot_be():
     ]:
         with pytest.raises(ValueError, match=message):
             TensorMap(array, box, swizzle)
+    for message, shape, strides in [
+        ("a shape and as many strides", (4, 64), ()),
+        ("a shape and as many strides", (4, 64), (256,)),
+        ("strides are multiples of 16 bytes but for the last", (4, 32), (8, 4)),
+        ("strides are multiples of 16 bytes but for the last", (4, 32), (256, 8)),
+        (r"\(5, 64\) with the strides \(256, 4\) is more than the array's 1024 bytes", (5, 64), (256, 4)),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TensorMap(x, (1, 32), shape=shape, strides=strides)
+    TensorMap(x, (2, 4, 16), 64, shape=(4, 4, 16), strides=(64, 256, 4))
     with pytest.raises(TypeError, match="kernel tiled: x must be a TensorMap, got ndarray"):
         Emulator().run(planted.file_of("planted90.cu"), "tiled", 1, 64, {"x": x, "y": np.zeros(64, np.float32)})
 
