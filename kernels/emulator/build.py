@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..source import (
@@ -149,6 +149,7 @@ class Library:
     shared: tuple[Variable, ...]
     globals: tuple[Variable, ...]
     own_bytes: int  # of shared arrays that a block surely has; 0 where other kernels of the text may have them
+    known: dict[int, list[str]] = field(default_factory=dict)  # the lines of places that were asked for
 
     def begin(self) -> int:
         """The address that offsets count from."""
@@ -164,18 +165,15 @@ class Library:
 
     def calls(self, places: list[int]) -> list[list[str]]:
         """The same, each followed by the lines that called it, as far as calls were inlined."""
-        if not places:
-            return []
-        command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in places)]
-        found = _said_by(command, check=self.file.exists())
-        if not found:
-            return [[f"{self.source.name}:?"] for _ in places]
-        calls = []
-        for part in re.split(r"^0x\w+\n", found, flags=re.MULTILINE)[1:]:  # the line, and the lines it was inlined into
-            said = [re.sub(r" \(discriminator \d+\)$", "", f) for f in part.splitlines()]
-            names = [Path(f).name if not f.startswith("??") else "?" for f in said]
-            calls.append([n for n in names if not n.startswith((*WRAPPERS, DOOR))] or names[:1])
-        return calls
+        if new := [p for p in dict.fromkeys(places) if p not in self.known]:
+            command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in new)]
+            found = _said_by(command, check=self.file.exists())
+            parts = re.split(r"^0x\w+\n", found, flags=re.MULTILINE)[1:]  # the line, and the lines it was inlined into
+            for place, part in zip(new, parts):
+                said = [re.sub(r" \(discriminator \d+\)$", "", f) for f in part.splitlines()]
+                names = [Path(f).name if not f.startswith("??") else "?" for f in said]
+                self.known[place] = [n for n in names if not n.startswith((*WRAPPERS, DOOR))] or names[:1]
+        return [self.known.get(p, [f"{self.source.name}:?"]) for p in places]
 
 
 def compiler() -> str:
@@ -362,9 +360,10 @@ def _quoted(file: Path) -> str:
     return '"' + str(file).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _own_files() -> list[str]:
-    files = {*HERE.rglob("*"), *CUDAS_HEADERS.rglob("*")}
-    return [f.read_text(encoding="utf-8") for f in sorted(files) if f.suffix in (".cpp", ".hpp", ".cuh", ".h")]
+@functools.cache
+def _own_files() -> tuple[str, ...]:
+    files = sorted(f for f in HERE.rglob("*") if f.suffix in (".cpp", ".hpp", ".cuh", ".h"))
+    return tuple(f.read_text(encoding="utf-8") for f in files)
 
 
 def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], None], end: str = ".so") -> Path:
@@ -393,7 +392,18 @@ def _runtime(command: str) -> Path:
     def make(out: Path) -> None:  # without debug lines: no finding is at a line of it
         _run_compiler(command, "-g0", "-shared", f"-Wl,-soname,{out.name}", source, "-o", str(out), "-ldl")
 
-    return _cached(command, "runtime", _own_files(), make)
+    return _cached(command, "runtime", [*_own_files()], make)
+
+
+def _last(command: str) -> Path:
+    """LAST as an object file."""
+
+    def make(out: Path) -> None:
+        text = out.with_suffix(".s")
+        text.write_text(LAST, encoding="utf-8")
+        _run_compiler(command, "-c", str(text), "-o", str(out))
+
+    return _cached(command, "last", [LAST], make, ".o")
 
 
 def _read_before(command: str) -> list[str]:
@@ -408,13 +418,12 @@ def _read_before(command: str) -> list[str]:
         times = (str(f.stat().st_mtime_ns) for f in sorted(HERE.glob("*.cuh")))
         kept = _cached(command, "device", [*_own_files(), str(HERE), *times], make, ".pch")
         return ["-Xclang", "-fno-validate-pch", "-include-pch", str(kept)]
-    return ["-include", str(_cached(command, "device", _own_files(), make, ".cuh.gch").with_suffix(""))]
+    return ["-include", str(_cached(command, "device", [*_own_files()], make, ".cuh.gch").with_suffix(""))]
 
 
 def _compile(command: str, program: str, out: Path) -> None:
-    main, listing, object_file, last = (out.with_suffix(end) for end in (".cpp", ".s", ".o", ".last.s"))
+    main, listing, object_file = (out.with_suffix(end) for end in (".cpp", ".s", ".o"))
     main.write_text(program, encoding="utf-8")
-    last.write_text(LAST, encoding="utf-8")
     options = [*KERNEL_OPTIONS, *_own_options(command), *_read_before(command)]
     if _own_options(command) == GCC_OPTIONS and re.search(r"\btemplate\b", program):
         _run_compiler(command, *options, "-S", str(main), "-o", str(listing))
@@ -424,7 +433,7 @@ def _compile(command: str, program: str, out: Path) -> None:
         _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
     _said_by(["objcopy", *(f"--redefine-sym={name}={ours}" for name, ours in OURS.items()), str(object_file)])
     # Without -fsanitize=thread here: its library is not wanted, ours takes its place.
-    linked = [str(object_file), str(last), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
+    linked = [str(object_file), str(_last(command)), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
 
 

@@ -223,7 +223,7 @@ def test_no_two_inputs_are_alike(op):
     make, _, sizes, rungs = emulate.OPERATIONS[op]
     device = Comparing()
     device.alike = set()
-    for shape in (sizes, (16,) * len(sizes)):
+    for shape in (sizes, (8,) * len(sizes)):
         for rung in rungs:
             with contextlib.suppress(ValueError):  # not every rung takes every size
                 make(*shape)(device, rung)
