@@ -7,6 +7,7 @@ for the public functions of each operation (wrapping all the small functions ins
 slower).
 """
 
+import gc
 import importlib
 import inspect
 import os
@@ -49,6 +50,11 @@ def pytest_configure(config):
         import beside
 
         beside.install(config.getoption("--beside"))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what thousands of tests are made of stays to the end: the collector need not look at it again and again
 
 
 def pytest_sessionfinish(session):
