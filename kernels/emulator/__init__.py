@@ -77,8 +77,8 @@ What it cannot find, and how it differs from a GPU:
   their threads had loaded and stored before, which the manual does not promise. Reading its sums before the wait shows
   only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in inline
   PTX, they are of all types and layouts, but not sparse.
-* TMA copies tiles, windows and bytes from global to shared memory, tiles also to several blocks of a cluster, tiles
-  and bytes the other way, also as reductions (without ``inc`` and ``dec``), and bytes to another block of the cluster.
+* TMA copies tiles, windows and bytes from global to shared memory, tiles and bytes also to several blocks of a cluster
+  and the other way, there also as reductions (without ``inc`` and ``dec``), and bytes to another block of the cluster.
   A wait for the reading of such a store (``.read``) completes it here.
 * Registers are counted where warps give and take them (``setmaxnreg``), against what the launch bounds leave room for;
   what the compiler needs, only ``kernels.check`` knows. Without ``strict``, a kernel whose launch bounds do not say it

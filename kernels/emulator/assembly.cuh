@@ -358,13 +358,22 @@ EMULATOR_REDUX(xor)
 // --- shuffles ------------------------------------------------------------------------------------------------------------
 
 // In `c` are the bits of a lane's number that are its group's (5 bits from the 8th on), and the last lane of a group, or
-// of "up" the first one; whoever would read beyond keeps what it has.
-#define EMULATOR_SHUFFLE(name, from, within)                                                          \
-    template <class D, class A>                                                                      \
-    EMULATOR_PTX void shfl_##name(D& d, A a, unsigned b, unsigned c, unsigned mask) {                \
-        const int lane = self->lane, group = c >> 8 & 31, end = (lane & group) | (c & 31 & ~group);  \
-        const int other = from;                                                                      \
-        d = as<D>(shuffle(mask, as<unsigned>(a), within ? other : lane, EMULATOR_WHERE));            \
+// of "up" the first one; whoever would read beyond keeps what it has, and `p` says who does not.
+#define EMULATOR_SHUFFLE(name, from, within)                                                                   \
+    template <class D, class P, class A>                                                                      \
+    EMULATOR_QUIET void give_##name(D& d, P& p, A a, unsigned b, unsigned c, unsigned mask, const void* where) { \
+        const int lane = self->lane, group = c >> 8 & 31, end = (lane & group) | (c & 31 & ~group);           \
+        const int other = from;                                                                               \
+        p = within;                                                                                           \
+        d = as<D>(shuffle(mask, as<unsigned>(a), within ? other : lane, where));                              \
+    }                                                                                                         \
+    template <class D, class A>                                                                               \
+    EMULATOR_PTX void shfl_##name(D& d, A a, unsigned b, unsigned c, unsigned mask) {                         \
+        give_##name(d, nowhere, a, b, c, mask, EMULATOR_WHERE);                                               \
+    }                                                                                                         \
+    template <class D, class P, class A>                                                                      \
+    EMULATOR_PTX void shfl_##name(D& d, P& p, A a, unsigned b, unsigned c, unsigned mask) {                   \
+        give_##name(d, p, a, b, c, mask, EMULATOR_WHERE);                                                     \
     }
 EMULATOR_SHUFFLE(up, lane - int(b & 31), other >= end)
 EMULATOR_SHUFFLE(down, lane + int(b & 31), other <= end)

@@ -174,17 +174,23 @@ class _Statement:
         how = next((w.upper() for w in words if w in ("add", "min", "max", "and", "or", "xor")), "COPIED")
         if {"inc", "dec"} & set(words) or (how == "COPIED") != (words[1] == "async"):
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
+
+        def ranks(rest: list[list[str]]) -> str:
+            return rest[0][0] if "multicast" in words else "1u << emulator::block_rank"
+
+        def axes(at: list[str]) -> str:
+            return f"{{{', '.join(f'int({a})' for a in at)}}}"
+
         if "tensor" in words and loads and tiles:
             (to,), (map_, *at), (barrier,), *more = box
             if "im2col" in words and len(at) == 4 and "multicast" not in words:
                 return f"emulator::ptx::tma_load_windows({', '.join([to, map_, barrier, *at, *more[0]])}); "
             if "im2col" not in words:
-                ranks = more[0][0] if "multicast" in words else "1u << emulator::block_rank"
-                return f"emulator::ptx::tma_load({', '.join([to, map_, barrier, ranks, *at])}); "
+                return f"emulator::ptx::tma_load({to}, {map_}, {barrier}, {ranks(more)}, {axes(at)}); "
         elif "tensor" in words and spaces == ["global", "shared"] and tiles and "im2col" not in words:
-            return f"emulator::ptx::tma_store<emulator::{how}>({', '.join([box[0][0], box[1][0], *box[0][1:]])}); "
-        elif "tensor" not in words and loads and "multicast" not in words:
-            return f"emulator::ptx::bulk_load_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}); "
+            return f"emulator::ptx::tma_store<emulator::{how}>({box[0][0]}, {box[1][0]}, {axes(box[0][1:])}); "
+        elif "tensor" not in words and loads:
+            return f"emulator::ptx::bulk_load_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}, {ranks(box[4:])}); "
         elif "tensor" not in words and spaces == ["shared", "shared"] and how == "COPIED":
             return f"emulator::ptx::bulk_send_bytes({box[0][0]}, {box[1][0]}, {box[3][0]}, {box[2][0]}); "
         elif "tensor" not in words and spaces == ["global", "shared"]:

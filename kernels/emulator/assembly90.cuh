@@ -95,23 +95,21 @@ EMULATOR_QUIET void* own(unsigned long long address, const void* where) {
     if (!is_own(address)) bad_operand("TMA from global memory to another block, but by multicast, is not emulated", 0, where);
     return here(address);
 }
-template <class... At>
-EMULATOR_PTX void tma_load(unsigned long long shared, unsigned long long map, unsigned long long barrier, unsigned ranks, At... axes) {
-    const int at[] = {int(axes)...};
-    bulk_load(own(shared, EMULATOR_WHERE), reinterpret_cast<const TensorMap*>(map), own(barrier, EMULATOR_WHERE), ranks, sizeof...(At), at, EMULATOR_WHERE);
+template <int AXES>
+EMULATOR_PTX void tma_load(unsigned long long shared, unsigned long long map, unsigned long long barrier, unsigned ranks, const int (&at)[AXES]) {
+    bulk_load(own(shared, EMULATOR_WHERE), reinterpret_cast<const TensorMap*>(map), own(barrier, EMULATOR_WHERE), ranks, AXES, at, EMULATOR_WHERE);
 }
 EMULATOR_PTX void tma_load_windows(unsigned long long shared, unsigned long long map, unsigned long long barrier, int c, int column,
                                    int row, int n, int right, int down) {
     const int at[] = {c, column, row, n}, offset[] = {right, down};
     bulk_load_windows(own(shared, EMULATOR_WHERE), reinterpret_cast<const TensorMap*>(map), own(barrier, EMULATOR_WHERE), at, offset, EMULATOR_WHERE);
 }
-template <Reduction HOW, class... At>
-EMULATOR_PTX void tma_store(unsigned long long map, unsigned long long shared, At... axes) {
-    const int at[] = {int(axes)...};
-    bulk_store(reinterpret_cast<const TensorMap*>(map), emulator::ptx::at<true>(shared), sizeof...(At), at, EMULATOR_WHERE, HOW);
+template <Reduction HOW, int AXES>
+EMULATOR_PTX void tma_store(unsigned long long map, unsigned long long shared, const int (&at)[AXES]) {
+    bulk_store(reinterpret_cast<const TensorMap*>(map), emulator::ptx::at<true>(shared), AXES, at, EMULATOR_WHERE, HOW);
 }
-EMULATOR_PTX void bulk_load_bytes(unsigned long long shared, unsigned long long global, unsigned long long barrier, int bytes) {
-    emulator::bulk_load_bytes(own(shared, EMULATOR_WHERE), at<false>(global), bytes, own(barrier, EMULATOR_WHERE), EMULATOR_WHERE);
+EMULATOR_PTX void bulk_load_bytes(unsigned long long shared, unsigned long long global, unsigned long long barrier, int bytes, unsigned ranks) {
+    emulator::bulk_load_bytes(own(shared, EMULATOR_WHERE), at<false>(global), bytes, own(barrier, EMULATOR_WHERE), ranks, EMULATOR_WHERE);
 }
 EMULATOR_PTX void bulk_send_bytes(unsigned long long theirs, unsigned long long shared, unsigned long long barrier, int bytes) {
     const int rank = rank_of_both(theirs, barrier, EMULATOR_WHERE);

@@ -212,11 +212,11 @@ static TensorMap map_of_bytes(const void* global, const void* shared, int bytes,
     return map;
 }
 
-void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, const void* return_address) {
+void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, unsigned ranks, const void* return_address) {
     const uint32_t where = place(return_address);
     const TensorMap map = map_of_bytes(global, shared, bytes, where);
     const int begin[] = {0, 0};
-    start_bulk(shared, &map, barrier, 1 << block_rank, begin, begin, where);
+    start_bulk(shared, &map, barrier, ranks, begin, begin, where);
 }
 
 // From this block's shared memory to that of the block of that rank, whose mbarrier it arrives at.

@@ -95,7 +95,7 @@ void bulk_load(void* shared, const TensorMap* map, void* barrier, unsigned ranks
                const void* where);
 void bulk_load_windows(void* shared, const TensorMap* map, void* barrier, const int* at, const int* offset,
                        const void* where);
-void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, const void* where);
+void bulk_load_bytes(void* shared, const void* global, int bytes, void* barrier, unsigned ranks, const void* where);
 void bulk_send_bytes(void* theirs, int rank, const void* shared, int bytes, void* barrier, const void* where);
 void bulk_store(const TensorMap* map, const void* shared, int axes, const int* at, const void* where, Reduction how = COPIED);
 void bulk_store_bytes(void* global, const void* shared, int bytes, const void* where, Reduction how = COPIED, Number of = NONE);

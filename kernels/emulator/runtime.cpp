@@ -304,9 +304,13 @@ static void lay_window(size_t dynamic_bytes) {
     own_arrays = unsigned(std::max(free, own < 1 << 17 ? (1 << 18) / 1024 * 1024 - (own + 2047) / 1024 * 1024 : 0) + low);
 }
 
+static const char* of_other_block(const char* address, int& rank);  // in clusters.hpp
+
 unsigned shared_address(const void* pointer) {
     const char* const p = static_cast<const char*>(pointer);
     if (in_shared_section(p)) return own_arrays + unsigned(p - program.shared_begin);
+    int rank;
+    if (const char* const here = of_other_block(p, rank)) return shared_address(here) + (rank + 1) * OF_A_BLOCK;
     const ptrdiff_t offset = p - dynamic_begin;
     return offset >= -ptrdiff_t(DYNAMIC_ZONE) && offset < 1 << 20 ? WINDOW + unsigned(offset) : NOWHERE;
 }

@@ -334,6 +334,48 @@ def test_a_gpu_takes_this_exchange(tmp_path):
     on_a_gpu(tmp_path, EXCHANGE)
 
 
+# The first block of each cluster brings a row to both, whose own addresses are made in two ways; each lane also gets the
+# number of the fourth lane after it, if there is one.
+ROW = """
+#include <cooperative_groups.h>
+extern "C" __global__ void __cluster_dims__(2) k(const unsigned* x, unsigned* y) {
+    __shared__ alignas(128) unsigned row[32];
+    extern __shared__ unsigned more[];
+    __shared__ uint64_t full;
+    const unsigned t = threadIdx.x, rank = blockIdx.x % 2;
+    if (t == 0) {
+        init(&full, 1);
+        expect(&full, 128);
+    }
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+    if (t == 0 && rank == 0)
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
+                     :: "r"(address(row)), "l"(x + 32 * (blockIdx.x / 2)), "r"(128), "r"(address(&full)), "h"((unsigned short)3) : "memory");
+    wait(&full, 0);
+    unsigned got, inside, there, dynamic;
+    asm volatile("{ .reg .pred p; shfl.sync.down.b32 %0|p, %2, 4, 31, 0xffffffff; selp.u32 %1, 1, 0, p; }" : "=r"(got), "=r"(inside) : "r"(row[t]));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(row + t)), "r"(rank ^ 1));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(dynamic) : "r"(address(more + t)), "r"(rank ^ 1));
+    auto cluster = cooperative_groups::this_cluster();
+    bool same = there == address(cluster.map_shared_rank(row + t, rank ^ 1)) && dynamic == address(cluster.map_shared_rank(more + t, rank ^ 1));
+    y[blockIdx.x * 32 + t] = got + 1000 * inside + 10000 * same;
+    cluster.sync();
+}
+"""
+
+
+def test_bytes_for_several_blocks_and_addresses_in_them():
+    x, y, lane = np.arange(64, dtype=np.uint32), np.zeros((4, 32), np.uint32), np.arange(32)
+    RawKernel(HEAD + ROW, "k", seeds=6)((4,), (32,), (x, y), shared_mem=128)
+    want = lane + np.where(lane < 28, 1004, 0) + 10000
+    np.testing.assert_array_equal(y, want + 32 * np.array([0, 0, 1, 1])[:, None])
+
+
+@needs_nvrtc
+def test_a_gpu_takes_this_row(tmp_path):
+    on_a_gpu(tmp_path, ROW)
+
+
 # --- what is not there ---------------------------------------------------------------------------------------------------
 
 BEYOND = """

@@ -18,9 +18,9 @@ EMULATOR_FUNCTION bool come_to_barrier(void* b, int count, int bytes) {  // the 
 EMULATOR_FUNCTION void wait_at_barrier(void* b, bool parity) { mbarrier_wait(b, parity, false, EMULATOR_WHERE); }
 EMULATOR_FUNCTION void copy_for_barrier(void* shared, const void* global, size_t bytes, void* b) {
     mbarrier_arrive(b, int(bytes), EMULATOR_WHERE, 0);
-    bulk_load_bytes(shared, global, int(bytes), b, EMULATOR_WHERE);
+    bulk_load_bytes(shared, global, int(bytes), b, 1u << block_rank, EMULATOR_WHERE);
 }
-EMULATOR_FUNCTION void load_bytes(void* shared, const void* global, unsigned bytes, void* b) { bulk_load_bytes(shared, global, int(bytes), b, EMULATOR_WHERE); }
+EMULATOR_FUNCTION void load_bytes(void* shared, const void* global, unsigned bytes, void* b) { bulk_load_bytes(shared, global, int(bytes), b, 1u << block_rank, EMULATOR_WHERE); }
 EMULATOR_FUNCTION void store_bytes(void* global, const void* shared, unsigned bytes) { bulk_store_bytes(global, shared, int(bytes), EMULATOR_WHERE); }
 template <class... At>
 EMULATOR_FUNCTION void load_box(void* shared, const TensorMap* map, void* b, At... axes) {
