@@ -35,7 +35,7 @@ setup(
         "": "."
     },  # an editable install is then a line in a .pth file, which a folder "minigen" nearby cannot hide
     packages=find_packages(include=["minigen*", "autograd*", "kernels*"]),
-    package_data={"kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.hpp", "**/*.h"]},
+    package_data={"kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.hpp", "**/*.h", "emulator/include/cuda/**/*"]},
     install_requires=[
         "numpy>=2.0",
         "scipy>=1.13",
