@@ -278,6 +278,7 @@ def _built(
     ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
     said = "".join([words, *parts_of(text), *(value for _, value in defines)])
     fences = "__threadfence" in said or "emulator::ptx::fence<" in said
+    fences |= "cuda/ptx" in said and re.search(r"\bfence\b", said) is not None
     # After our own definitions, which they might change.
     macros = f'#line 1 "options"\n{_macros(defines)}'
     # Without `inline`, which __device__ implies: twice would be an error. In an unnamed namespace, so that functions
@@ -323,7 +324,7 @@ def _built(
 
 def _complaint(said: str, name: str, text: str) -> str:
     """A compiler's messages about a text, without those about the code that is put around it here."""
-    found = re.findall(r"^(\S.*?):(\d+):\d+: (error|note): (.*)$", said, re.MULTILINE)
+    found = re.findall(r"^(\S.*?):(\d+):\d+: (?:(error|note): |  (?=required from here))(.*)$", said, re.MULTILINE)
     lines = [] if found else [said]
     words = _QUOTED.sub("", text)
     if found and (left := words.count("{") - words.count("}")):
@@ -331,7 +332,7 @@ def _complaint(said: str, name: str, text: str) -> str:
     for file, line, kind, what in found:
         if not file.startswith(DOOR) and (kind == "error" or Path(file).name == name):
             what = re.sub(r"(\{anonymous\}|\(anonymous namespace\))::", "", what)
-            lines.append(f"{Path(file).name}:{line}: {kind}: {what}")
+            lines.append(f"{Path(file).name}:{line}: {kind or 'note'}: {what}")
     if not any(": error: " in line or " without a " in line for line in lines):
         lines += [
             f"{name}: {file.removeprefix(DOOR)} is not the name of one kernel"
@@ -362,7 +363,7 @@ def _quoted(file: Path) -> str:
 
 @functools.cache
 def _own_files() -> tuple[str, ...]:
-    files = sorted(f for f in HERE.rglob("*") if f.suffix in (".cpp", ".hpp", ".cuh", ".h"))
+    files = sorted(f for f in HERE.rglob("*") if f.suffix in (".cpp", ".hpp", ".cuh", ".h", "") and f.is_file())
     return tuple(f.read_text(encoding="utf-8") for f in files)
 
 
