@@ -191,25 +191,26 @@ __device__ void reduce(T* y, T* s) {
     ptx::cp_reduce_async_bulk(space_global, space_shared, ptx::op_min, y, s, 16);
     ptx::cp_reduce_async_bulk(space_global, space_shared, ptx::op_max, y, s, 16);
 }
-template <ptx::dot_scope SCOPE>
-__device__ uint64_t of_scope(ptx::scope_t<SCOPE> scope, uint64_t* b) {
-    uint64_t state = ptx::mbarrier_arrive(sem_release, scope, space_shared, b, 2);
-    state += ptx::mbarrier_arrive(sem_release, scope, space_shared, b) + ptx::mbarrier_arrive_expect_tx(sem_release, scope, space_shared, b, 16);
+template <ptx::dot_sem ARRIVAL, ptx::dot_sem WAIT, ptx::dot_scope SCOPE>
+__device__ uint64_t of(ptx::sem_t<ARRIVAL> arrival, ptx::sem_t<WAIT> wait, ptx::scope_t<SCOPE> scope, uint64_t* b) {
+    uint64_t state = ptx::mbarrier_arrive(arrival, scope, space_shared, b, 2);
+    state += ptx::mbarrier_arrive(arrival, scope, space_shared, b) + ptx::mbarrier_arrive_expect_tx(arrival, scope, space_shared, b, 16);
+    ptx::mbarrier_arrive(arrival, scope_cluster, space_cluster, b);
+    ptx::mbarrier_arrive(arrival, scope_cluster, space_cluster, b, 2);
+    ptx::mbarrier_arrive_expect_tx(arrival, scope_cluster, space_cluster, b, 16);
     ptx::mbarrier_expect_tx(sem_relaxed, scope, space_shared, b, 16);
     ptx::mbarrier_expect_tx(sem_relaxed, scope, space_cluster, b, 16);
-    state += ptx::mbarrier_test_wait(sem_acquire, scope, b, state) + ptx::mbarrier_test_wait_parity(sem_acquire, scope, b, 0);
-    state += ptx::mbarrier_try_wait(sem_acquire, scope, b, state) + ptx::mbarrier_try_wait(sem_acquire, scope, b, state, 9);
-    return state + ptx::mbarrier_try_wait_parity(sem_acquire, scope, b, 0) + ptx::mbarrier_try_wait_parity(sem_acquire, scope, b, 0, 9);
+    state += ptx::mbarrier_test_wait(wait, scope, b, state) + ptx::mbarrier_test_wait_parity(wait, scope, b, 0);
+    state += ptx::mbarrier_try_wait(wait, scope, b, state) + ptx::mbarrier_try_wait(wait, scope, b, state, 9);
+    return state + ptx::mbarrier_try_wait_parity(wait, scope, b, 0) + ptx::mbarrier_try_wait_parity(wait, scope, b, 0, 9);
 }
 extern "C" __global__ void forms(const __grid_constant__ CUtensorMap map, uint32_t* y, __half* halves, __nv_bfloat16* others) {
     __shared__ alignas(128) uint32_t s[1024];
     __shared__ uint64_t bar;
     uint64_t* const b = &bar;
-    uint64_t state = of_scope(scope_cta, b) + of_scope(scope_cluster, b) + ptx::mbarrier_arrive(b, 1);
+    uint64_t state = of(sem_release, sem_acquire, scope_cta, b) + of(sem_relaxed, sem_relaxed, scope_cluster, b) + ptx::mbarrier_arrive(b, 1);
     state += ptx::mbarrier_test_wait(b, state) + ptx::mbarrier_test_wait_parity(b, 0) + ptx::mbarrier_try_wait(b, state);
     state += ptx::mbarrier_try_wait(b, state, 9) + ptx::mbarrier_try_wait_parity(b, 0) + ptx::mbarrier_try_wait_parity(b, 0, 9);
-    ptx::mbarrier_arrive(sem_release, scope_cluster, space_cluster, b, 2);
-    ptx::mbarrier_arrive_expect_tx(sem_release, scope_cluster, space_cluster, b, 16);
     ptx::cp_async_mbarrier_arrive(b);
     ptx::fence(ptx::sem_sc, scope_cta);
     ptx::fence(ptx::sem_sc, scope_cluster);
@@ -400,7 +401,8 @@ NOT_THERE = {
     "ptx::tensormap_replace_global_address(space_global, y, y);": "tensormap_replace_global_address",
     "ptx::fence_proxy_tensormap_generic(sem_release, ptx::scope_gpu);": "fence_proxy_tensormap_generic",
     "ptx::tcgen05_wait_ld();": "tcgen05_wait_ld",
-    "ptx::mbarrier_arrive(sem_relaxed, scope_cta, space_shared, &bar);": "no matching function for call to .mbarrier_arrive",
+    "ptx::mbarrier_arrive(sem_acquire, scope_cta, space_shared, &bar);": "an arrival is sem_release or sem_relaxed",
+    "ptx::mbarrier_test_wait(sem_release, scope_cta, &bar, 0);": "a wait is sem_acquire or sem_relaxed",
     "ptx::cp_reduce_async_bulk(space_cluster, space_shared, ptx::op_add, y, s, 16, &bar);": "no matching function for call to .cp_red",
     "ptx::cp_reduce_async_bulk(space_global, space_shared, ptx::op_inc, y, s, 16);": "the emulator does not have for these",
     "ptx::red_async(ptx::op_dec, s, 1u, &bar);": "the emulator does not have for these",

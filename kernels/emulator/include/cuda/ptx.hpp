@@ -1,9 +1,10 @@
 // CUDA's <cuda/ptx>: instructions of PTX as functions of the namespace cuda::ptx. Each calls what the same inline PTX
 // becomes: a function of assembly.cuh or assembly90.cuh.
 //
-// Not here is what the emulator does not have: arrivals without an end of the phase (no_complete) or for good (drop), and
-// relaxed ones; complete_tx; reductions into shared memory, inc and dec; im2col, gather and scatter; maps that a kernel
-// changes (tensormap_replace); other proxies' fences; and what came after Hopper.
+// As there, a relaxed arrival or wait at an mbarrier orders as much as others do. Not here is what the emulator does not
+// have: arrivals without an end of the phase (no_complete) or for good (drop); complete_tx; reductions into shared memory,
+// inc and dec; im2col, gather and scatter; maps that a kernel changes (tensormap_replace); other proxies' fences; and what
+// came after Hopper.
 #pragma once
 #include <type_traits>
 
@@ -99,10 +100,21 @@ constexpr Reduction reduction_of(cuda::ptx::dot_op op) {
         : COPIED;
 }
 
+// Whether an arrival or a wait is for the cluster.
 template <cuda::ptx::dot_scope SCOPE>
 constexpr bool of_cluster() {
     static_assert(SCOPE == cuda::ptx::dot_scope::cta || SCOPE == cuda::ptx::dot_scope::cluster, "the scope is scope_cta or scope_cluster");
     return SCOPE == cuda::ptx::dot_scope::cluster;
+}
+template <cuda::ptx::dot_sem SEM, cuda::ptx::dot_scope SCOPE>
+constexpr bool arrives_in_cluster() {
+    static_assert(SEM == cuda::ptx::dot_sem::release || SEM == cuda::ptx::dot_sem::relaxed, "an arrival is sem_release or sem_relaxed");
+    return of_cluster<SCOPE>();
+}
+template <cuda::ptx::dot_sem SEM, cuda::ptx::dot_scope SCOPE>
+constexpr bool waits_for_cluster() {
+    static_assert(SEM == cuda::ptx::dot_sem::acquire || SEM == cuda::ptx::dot_sem::relaxed, "a wait is sem_acquire or sem_relaxed");
+    return of_cluster<SCOPE>();
 }
 
 // The numbers of a reduction: of bits alone, any of 4 or 8 bytes. NONE if there is none of that type.
@@ -142,20 +154,24 @@ EMULATOR_HERE uint64_t mbarrier_arrive(emulator::ptx::Place b, uint32_t count = 
     emulator::ptx::mbarrier_arrive(emulator::ptx::in_own(b), state, int(count));
     return state;
 }
-template <dot_scope SCOPE>
-EMULATOR_HERE uint64_t mbarrier_arrive(sem_release_t, scope_t<SCOPE>, space_shared_t, emulator::ptx::Place b, uint32_t count = 1) {
-    return emulator::ptx::of_cluster<SCOPE>(), mbarrier_arrive(b, count);
+template <dot_sem SEM, dot_scope SCOPE>
+EMULATOR_HERE uint64_t mbarrier_arrive(sem_t<SEM>, scope_t<SCOPE>, space_shared_t, emulator::ptx::Place b, uint32_t count = 1) {
+    return emulator::ptx::arrives_in_cluster<SEM, SCOPE>(), mbarrier_arrive(b, count);
 }
-EMULATOR_HERE void mbarrier_arrive(sem_release_t, scope_cluster_t, space_cluster_t, emulator::ptx::Place b, uint32_t count = 1) {
+template <dot_sem SEM>
+EMULATOR_HERE void mbarrier_arrive(sem_t<SEM>, scope_cluster_t, space_cluster_t, emulator::ptx::Place b, uint32_t count = 1) {
+    emulator::ptx::arrives_in_cluster<SEM, dot_scope::cluster>();
     emulator::ptx::mbarrier_arrive(emulator::ptx::in_shared(b), emulator::ptx::nowhere, int(count));
 }
-template <dot_scope SCOPE>
-EMULATOR_HERE uint64_t mbarrier_arrive_expect_tx(sem_release_t, scope_t<SCOPE>, space_shared_t, emulator::ptx::Place b, uint32_t bytes) {
+template <dot_sem SEM, dot_scope SCOPE>
+EMULATOR_HERE uint64_t mbarrier_arrive_expect_tx(sem_t<SEM>, scope_t<SCOPE>, space_shared_t, emulator::ptx::Place b, uint32_t bytes) {
     uint64_t state;
     emulator::ptx::mbarrier_arrive_expect_tx(emulator::ptx::in_own(b), state, int(bytes));
-    return emulator::ptx::of_cluster<SCOPE>(), state;
+    return emulator::ptx::arrives_in_cluster<SEM, SCOPE>(), state;
 }
-EMULATOR_HERE void mbarrier_arrive_expect_tx(sem_release_t, scope_cluster_t, space_cluster_t, emulator::ptx::Place b, uint32_t bytes) {
+template <dot_sem SEM>
+EMULATOR_HERE void mbarrier_arrive_expect_tx(sem_t<SEM>, scope_cluster_t, space_cluster_t, emulator::ptx::Place b, uint32_t bytes) {
+    emulator::ptx::arrives_in_cluster<SEM, dot_scope::cluster>();
     emulator::ptx::mbarrier_arrive_expect_tx(emulator::ptx::in_shared(b), emulator::ptx::nowhere, int(bytes));
 }
 template <dot_scope SCOPE>
@@ -168,17 +184,18 @@ EMULATOR_HERE void mbarrier_expect_tx(sem_relaxed_t, scope_t<SCOPE>, space_clust
 }
 
 // `phase` is a state or a parity, and try_wait may be told how long it may take.
-#define EMULATOR_WAIT(name, ...)                                                                                     \
-    EMULATOR_HERE bool name(emulator::ptx::Place b, __VA_ARGS__) {                                                   \
-        bool over;                                                                                                   \
-        emulator::ptx::mbarrier_wait<false>(emulator::ptx::in_shared(b), over, phase);                               \
-        return over;                                                                                                 \
-    }                                                                                                                \
-    template <dot_scope SCOPE>                                                                                       \
-    EMULATOR_HERE bool name(sem_acquire_t, scope_t<SCOPE>, emulator::ptx::Place b, __VA_ARGS__) {                    \
-        bool over;                                                                                                   \
-        emulator::ptx::mbarrier_wait<emulator::ptx::of_cluster<SCOPE>()>(emulator::ptx::in_shared(b), over, phase);  \
-        return over;                                                                                                 \
+#define EMULATOR_WAIT(name, ...)                                                                \
+    EMULATOR_HERE bool name(emulator::ptx::Place b, __VA_ARGS__) {                              \
+        bool over;                                                                              \
+        emulator::ptx::mbarrier_wait<false>(emulator::ptx::in_shared(b), over, phase);          \
+        return over;                                                                            \
+    }                                                                                           \
+    template <dot_sem SEM, dot_scope SCOPE>                                                     \
+    EMULATOR_HERE bool name(sem_t<SEM>, scope_t<SCOPE>, emulator::ptx::Place b, __VA_ARGS__) {  \
+        bool over;                                                                              \
+        constexpr bool OF_CLUSTER = emulator::ptx::waits_for_cluster<SEM, SCOPE>();             \
+        emulator::ptx::mbarrier_wait<OF_CLUSTER>(emulator::ptx::in_shared(b), over, phase);     \
+        return over;                                                                            \
     }
 EMULATOR_WAIT(mbarrier_test_wait, uint64_t phase)
 EMULATOR_WAIT(mbarrier_test_wait_parity, uint32_t phase)
