@@ -103,6 +103,10 @@ What it cannot find, and how it differs from a GPU:
 * Groups (``<cooperative_groups.h>``) are blocks, tiles of up to 32 threads, partitions of these, clusters, and the
   grid of a cooperative launch. ``coalesced_threads``, like ``__activemask``, contains only the calling thread, for a
   GPU promises no more. CUDA leaves open in which order a reduction takes its values; here it is another.
+* Pipelines (``<cuda/pipeline>``) are those of a thread and of a block. ``memcpy_async``, which also takes a barrier or (in
+  ``<cooperative_groups/memcpy_async.h>``) neither, goes by ``cp.async``, never by TMA: from global to shared memory as
+  late as it can, even single bytes, which a GPU copies at once; otherwise at once. CUDA leaves open which thread of a
+  group copies what; here neighbours copy for each other.
 * Stacks are 576 KiB per thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++. Both are tested (g++ 12 and clang++ 14; by hand

@@ -141,6 +141,12 @@ void mbarrier_arrive(void* address, int bytes, const void* return_address, int c
     arrive_at(b, b.gathering, bytes, count, where);
 }
 
+void mbarrier_drop(void* address, const void* return_address) {  // and come to no later phase
+    Barrier& b = barrier_at(address, place(return_address));
+    b.count--;
+    arrive_at(b, b.gathering, 0, 1, place(return_address));
+}
+
 bool mbarrier_phase(void* address, const void* return_address) { return barrier_at(address, place(return_address)).phase & 1; }
 
 // Waits, or may `give_up` before the end of the phase: half of the time. Whether the phase has ended.

@@ -261,17 +261,58 @@ struct Arrival {
 
 static vector<Arrival> arrivals;  // to come
 
+static void arrive_after(vector<uint32_t> copies, void* barrier, bool counted, uint32_t where) {
+    Fiber& me = fibers[current()];
+    Barrier& b = barrier_at(barrier, where);
+    if (!counted) b.pending++;
+    if (b.pending < 1) report_note(BAD_OPERAND, where, "more arrivals at an mbarrier than the %d that it was made for", b.count);
+    arrivals.push_back({std::move(copies), b.address, me.clock, in_cluster(current())});
+    me.clock[in_cluster(current())]++;
+}
+
 void arrive_with_copies(void* barrier, bool counted, const void* return_address) {
     Fiber& me = fibers[current()];
-    Barrier& b = barrier_at(barrier, place(return_address));
-    Arrival a{std::move(me.open), b.address, me.clock, in_cluster(current())};
+    vector<uint32_t> all = std::move(me.open);
     me.open.clear();
-    for (const vector<uint32_t>& group : me.groups) a.copies.insert(a.copies.end(), group.begin(), group.end());
+    for (const vector<uint32_t>& group : me.groups) all.insert(all.end(), group.begin(), group.end());
     me.groups.clear();
-    if (!counted) b.pending++;
-    if (b.pending < 1) report_note(BAD_OPERAND, place(return_address), "more arrivals at an mbarrier than the %d that it was made for", b.count);
-    arrivals.push_back(std::move(a));
-    me.clock[in_cluster(current())]++;
+    arrive_after(std::move(all), barrier, counted, place(return_address));
+}
+
+// memcpy_async: a thread's part of what a group of so many copies, as by cp.async; with a barrier, its copies arrive there.
+// What does not go from global to shared memory is copied at once. CUDA leaves open which thread copies what: here neighbours
+// copy for each other, so that a thread that has waited for its own copies alone does not find what it is going to read.
+void copy_part(void* to, const void* from, size_t bytes, size_t align, unsigned rank, unsigned of, void* barrier,
+               const void* return_address) {
+    const uint32_t where = place(return_address);
+    char* const target = static_cast<char*>(to);
+    const char* const source = static_cast<const char*>(from);
+    const size_t given[] = {reinterpret_cast<uintptr_t>(target), reinterpret_cast<uintptr_t>(source), bytes};
+    const char* const names[] = {"target", "source", "size"};
+    for (int i = 0; i < 3; i++) {
+        if (given[i] % align == 0) continue;
+        report_note(MISALIGNED, where, "the %s of this copy must be a multiple of %zu, and is %zu after one", names[i], align,
+                    given[i] % align);
+        abandon();
+    }
+    const Region* const region = find(source, false);
+    const bool later = region && !region->shared && in_shared(target);
+    const size_t all = given[0] | given[1] | bytes | 16, step = all & -all, part = (rank ^ 1) < of ? rank ^ 1 : rank;
+    Fiber& me = fibers[current()];
+    vector<uint32_t> apart;  // of the barrier's copies, the thread's others
+    if (barrier) apart.swap(me.open);
+    for (size_t i = part * step; i < bytes; i += of * step) {
+        if (later) {
+            begin_copy(target + i, source + i, int(step), int(step), where);
+            continue;
+        }
+        touch(source + i, step, READ, where);
+        touch(target + i, step, WRITE, where);
+        memcpy(target + i, source + i, step);
+    }
+    if (!barrier) return;
+    apart.swap(me.open);
+    if (!apart.empty()) arrive_after(std::move(apart), barrier, false, where);
 }
 
 static void finish(const Arrival& a) {

@@ -43,17 +43,7 @@ static void arrive_as(const Copy& c, const Event& write) {
     }
 }
 
-void copy(void* shared, const void* global, int bytes, int valid, const void* return_address) {
-    const uint32_t where = place(return_address);
-    char* const target = static_cast<char*>(shared);
-    const char* const source = static_cast<const char*>(global);
-    if (reinterpret_cast<uintptr_t>(target) % bytes) start_of_copy_is_bad(where, "target", target, bytes);
-    if (reinterpret_cast<uintptr_t>(source) % bytes) start_of_copy_is_bad(where, "source", source, bytes);
-    if (valid < 0 || valid > bytes) {
-        report_note(BAD_OPERAND, where, "cp.async of %d bytes is asked to read %d", bytes, valid);
-        abandon();
-    }
-    if (in_shared(source)) report_note(BAD_OPERAND, where, "the source of cp.async is in shared memory");
+static void begin_copy(char* target, const char* source, int bytes, int valid, uint32_t where) {
     if (valid && !touch(source, valid, READ, where)) return;
     Region* region = touch(target, bytes, WRITE, where);
     if (!region) return;
@@ -69,6 +59,20 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* re
     memcpy(c.seen, source, valid);
     mark(c, number + 1);
     fibers[current()].open.push_back(number);
+}
+
+void copy(void* shared, const void* global, int bytes, int valid, const void* return_address) {
+    const uint32_t where = place(return_address);
+    char* const target = static_cast<char*>(shared);
+    const char* const source = static_cast<const char*>(global);
+    if (reinterpret_cast<uintptr_t>(target) % bytes) start_of_copy_is_bad(where, "target", target, bytes);
+    if (reinterpret_cast<uintptr_t>(source) % bytes) start_of_copy_is_bad(where, "source", source, bytes);
+    if (valid < 0 || valid > bytes) {
+        report_note(BAD_OPERAND, where, "cp.async of %d bytes is asked to read %d", bytes, valid);
+        abandon();
+    }
+    if (in_shared(source)) report_note(BAD_OPERAND, where, "the source of cp.async is in shared memory");
+    begin_copy(target, source, bytes, valid, where);
 }
 
 static void arrive(uint32_t number, const Event& write) {

@@ -61,6 +61,7 @@ void copy(void* shared, const void* global, int bytes, int valid, const void* wh
 void commit_copies();
 void wait_for_copies(int groups);
 void arrive_with_copies(void* barrier, bool counted, const void* where);
+void copy_part(void* to, const void* from, size_t bytes, size_t align, unsigned rank, unsigned of, void* barrier, const void* where);
 void load_matrices(unsigned* result, int count, bool trans, const void* row, const void* where);
 void store_matrices(void* row, const unsigned* values, int count, bool trans, const void* where);
 void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
@@ -86,6 +87,7 @@ void named_barrier_arrive(int number, int count, const void* where);
 void mbarrier_init(void* address, int count, const void* where);
 void mbarrier_arrive(void* address, int bytes, const void* where, int count = 1);
 void mbarrier_arrive_at(void* here, int rank, const void* where, int bytes = 0, int count = 1);
+void mbarrier_drop(void* address, const void* where);
 bool mbarrier_phase(void* address, const void* where);  // the parity of the phase that goes on
 void mbarrier_wait(void* address, unsigned parity, bool of_cluster, const void* where);
 bool mbarrier_try_wait(void* address, unsigned parity, bool of_cluster, const void* where);

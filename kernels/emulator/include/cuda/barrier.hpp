@@ -1,11 +1,11 @@
 // CUDA's <cuda/barrier>: barriers of a block in shared memory, which are mbarriers, and the copies by TMA that arrive at them.
-// Not here are barriers of other scopes, arrive_and_drop and completion functions. memcpy_async is for multiples of 16 bytes.
+// Not here are barriers of other scopes and completion functions. memcpy_async needs no fences, as CUDA says: it never is by TMA.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 
-#include "emulator/device.cuh"
+#include "memcpy_async.hpp"
 
 namespace emulator {
 
@@ -16,10 +16,7 @@ EMULATOR_FUNCTION bool come_to_barrier(void* b, int count, int bytes) {  // the 
     return parity;
 }
 EMULATOR_FUNCTION void wait_at_barrier(void* b, bool parity) { mbarrier_wait(b, parity, false, EMULATOR_WHERE); }
-EMULATOR_FUNCTION void copy_for_barrier(void* shared, const void* global, size_t bytes, void* b) {
-    mbarrier_arrive(b, int(bytes), EMULATOR_WHERE, 0);
-    bulk_load_bytes(shared, global, int(bytes), b, 1u << block_rank, EMULATOR_WHERE);
-}
+EMULATOR_FUNCTION void drop_from_barrier(void* b) { mbarrier_drop(b, EMULATOR_WHERE); }
 EMULATOR_FUNCTION void load_bytes(void* shared, const void* global, unsigned bytes, void* b) { bulk_load_bytes(shared, global, int(bytes), b, 1u << block_rank, EMULATOR_WHERE); }
 EMULATOR_FUNCTION void store_bytes(void* global, const void* shared, unsigned bytes) { bulk_store_bytes(global, shared, int(bytes), EMULATOR_WHERE); }
 template <class... At>
@@ -38,13 +35,7 @@ EMULATOR_FUNCTION void store_box(const TensorMap* map, const void* shared, At...
 namespace cuda {
 
 enum thread_scope { thread_scope_system, thread_scope_device, thread_scope_block, thread_scope_thread };
-
-template <size_t ALIGNMENT>
-struct aligned_size_t {
-    size_t value;
-    EMULATOR_HERE explicit constexpr aligned_size_t(size_t n) : value(n) {}
-    EMULATOR_HERE constexpr operator size_t() const { return value; }
-};
+enum class async_contract_fulfillment { none, async };
 
 template <thread_scope SCOPE>
 class barrier {
@@ -66,12 +57,26 @@ public:
     EMULATOR_HERE void wait(arrival_token token) { emulator::wait_at_barrier(this, token.parity); }
     EMULATOR_HERE void wait_parity(bool parity) { emulator::wait_at_barrier(this, parity); }
     EMULATOR_HERE void arrive_and_wait() { wait(arrive()); }
+    EMULATOR_HERE void arrive_and_drop() { emulator::drop_from_barrier(this); }
     EMULATOR_HERE friend void init(barrier* b, ptrdiff_t expected) { emulator::make_barrier(b, int(expected)); }
 };
 
-template <class N>
-EMULATOR_HERE void memcpy_async(void* shared, const void* global, N bytes, barrier<thread_scope_block>& b) {
-    emulator::copy_for_barrier(shared, global, bytes, &b);
+// By a group, or by one thread; of a type that says how both are aligned, or of bytes.
+template <class Group, class T, class N, thread_scope SCOPE>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, T* to, const T* from, N bytes, barrier<SCOPE>& b) {
+    return emulator::copy_of_group(group, to, from, bytes, &b), async_contract_fulfillment::async;
+}
+template <class Group, class N, thread_scope SCOPE>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, void* to, const void* from, N bytes, barrier<SCOPE>& b) {
+    return emulator::copy_of_group(group, to, from, bytes, &b), async_contract_fulfillment::async;
+}
+template <class T, class N, thread_scope SCOPE>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(T* to, const T* from, N bytes, barrier<SCOPE>& b) {
+    return memcpy_async(emulator::Alone(), to, from, bytes, b);
+}
+template <class N, thread_scope SCOPE>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(void* to, const void* from, N bytes, barrier<SCOPE>& b) {
+    return memcpy_async(emulator::Alone(), to, from, bytes, b);
 }
 
 namespace device {
@@ -83,6 +88,12 @@ EMULATOR_HERE block_barrier::arrival_token barrier_arrive_tx(block_barrier& b, p
     return emulator::come_to_barrier(&b, int(count), int(bytes));
 }
 EMULATOR_HERE void barrier_expect_tx(block_barrier& b, ptrdiff_t bytes) { emulator::come_to_barrier(&b, 0, int(bytes)); }
+
+template <class T, size_t ALIGNMENT>
+EMULATOR_HERE async_contract_fulfillment memcpy_async_tx(T* to, const T* from, aligned_size_t<ALIGNMENT> bytes, block_barrier& b) {
+    static_assert(ALIGNMENT >= 16, "it copies multiples of 16 bytes");
+    return emulator::load_bytes(to, from, unsigned(bytes), &b), async_contract_fulfillment::async;
+}
 
 namespace experimental {
 
