@@ -1,5 +1,8 @@
 """<cuda/pipeline>, <cooperative_groups/memcpy_async.h>: right kernels of the usual shapes, and what goes wrong with them."""
 
+import ast
+import re
+
 import numpy as np
 import pytest
 from rungs import needs_compiler, needs_nvrtc
@@ -7,6 +10,7 @@ from rungs import needs_compiler, needs_nvrtc
 from kernels import launch
 from kernels.emulator import Emulator, EmulatorError
 from kernels.emulator.raw import RawModule
+from kernels.source import ROOT
 
 pytestmark = needs_compiler
 
@@ -346,3 +350,11 @@ def test_a_raw_kernel_with_stages_of_a_template():
         y = np.zeros_like(x)
         module.get_function(name)((2,), (48,), (x, y, np.uint64(3)), shared_mem=3 * 48 * 8)
         np.testing.assert_array_equal(y.reshape(6, 48), x.reshape(6, 48)[:, ::-1])
+
+
+def test_an_installed_package_has_every_header():
+    written = re.search(r'package_data=\{"kernels": (\[.*?\])', (ROOT.parent / "setup.py").read_text())
+    patterns = ast.literal_eval(written[1])
+    packed = {f for pattern in patterns for f in ROOT.glob(pattern)}
+    headers = {f for f in (ROOT / "emulator" / "include").rglob("*") if f.is_file()}
+    assert headers <= packed
