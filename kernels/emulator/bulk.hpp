@@ -298,9 +298,6 @@ void copy_part(void* to, const void* from, size_t bytes, size_t align, unsigned 
     const Region* const region = find(source, false);
     const bool later = region && !region->shared && in_shared(target);
     const size_t all = given[0] | given[1] | bytes | 16, step = all & -all, part = (rank ^ 1) < of ? rank ^ 1 : rank;
-    Fiber& me = fibers[current()];
-    vector<uint32_t> apart;  // of the barrier's copies, the thread's others
-    if (barrier) apart.swap(me.open);
     for (size_t i = part * step; i < bytes; i += of * step) {
         if (later) {
             begin_copy(target + i, source + i, int(step), int(step), where);
@@ -310,9 +307,10 @@ void copy_part(void* to, const void* from, size_t bytes, size_t align, unsigned 
         touch(target + i, step, WRITE, where);
         memcpy(target + i, source + i, step);
     }
-    if (!barrier) return;
-    apart.swap(me.open);
-    if (!apart.empty()) arrive_after(std::move(apart), barrier, false, where);
+    vector<uint32_t>& open = fibers[current()].open;
+    if (!barrier || open.empty()) return;
+    arrive_after(std::move(open), barrier, false, where);
+    open.clear();
 }
 
 static void finish(const Arrival& a) {

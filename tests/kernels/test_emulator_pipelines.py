@@ -104,7 +104,8 @@ extern "C" __global__ void grouped(const int* x, int* y, int n, int without) {
     auto block = cg::this_thread_block();
     cg::memcpy_async(block, stage[0], x, sizeof stage[0]);
     for (int i = 0; i < n; i++) {
-        if (i + 1 < n) cg::memcpy_async(block, stage[(i + 1) % 2], 64, x + 64 * (i + 1), 64 * (n - i - 1));
+        const int room = i % 2 ? 64 : 100, there = i % 2 ? 100 : 64;
+        if (i + 1 < n) cg::memcpy_async(block, stage[(i + 1) % 2], room, x + 64 * (i + 1), there);
         if (i + 1 == n || without == NOTHING) cg::wait(block);
         else if (without == ONE_WAIT) cg::wait_prior<2>(block);
         else LEFT(WAIT, cg::wait_prior<1>(block));
@@ -185,7 +186,8 @@ extern "C" __global__ void bytes(const unsigned char* x, unsigned char* y, int s
     __shared__ alignas(16) unsigned char stage[64];
     auto block = cg::this_thread_block();
     auto pipe = cuda::make_pipeline();
-    if (aligned) cuda::memcpy_async(block, stage, x + start, cuda::aligned_size_t<16>(size), pipe);
+    if (aligned == 4) cuda::memcpy_async(block, (int*)stage, (const int*)(x + start), size, pipe);
+    else if (aligned) cuda::memcpy_async(block, stage, x + start, cuda::aligned_size_t<16>(size), pipe);
     else cuda::memcpy_async(block, static_cast<void*>(stage), static_cast<const void*>(x + start), size, pipe);
     pipe.producer_commit();
     LEFT(WAIT, pipe.consumer_wait());
@@ -283,15 +285,17 @@ def test_mistakes_are_found(kernel, without, kind, where, file, each_compiler):
 @pytest.mark.parametrize(
     "start, size, aligned, without, found",
     [
-        (0, 64, 1, "NOTHING", ""),
-        (16, 48, 1, "NOTHING", ""),
+        (0, 64, 16, "NOTHING", ""),
+        (16, 48, 16, "NOTHING", ""),
+        (4, 12, 4, "NOTHING", ""),
         (3, 61, 0, "NOTHING", ""),
         (2, 6, 0, "NOTHING", ""),
         (0, 0, 0, "NOTHING", ""),
         (3, 61, 0, "WAIT", "missing wait: read of 1 bytes at byte .* of stage"),
         (1, 63, 0, "BARRIER", "race: read of 1 bytes at byte .* of stage"),  # though each reads as many as it copies
-        (4, 32, 1, "NOTHING", "misaligned: the source of this copy must be a multiple of 16, and is 4 after one"),
-        (0, 60, 1, "NOTHING", "misaligned: the size of this copy must be a multiple of 16, and is 12 after one"),
+        (4, 32, 16, "NOTHING", "misaligned: the source of this copy must be a multiple of 16, and is 4 after one"),
+        (0, 60, 16, "NOTHING", "misaligned: the size of this copy must be a multiple of 16, and is 12 after one"),
+        (2, 32, 4, "NOTHING", "misaligned: the source of this copy must be a multiple of 4, and is 2 after one"),
         (32, 61, 0, "NOTHING", "out of range: read of 1 bytes at element .* of x"),
     ],
 )

@@ -6,16 +6,9 @@
 
 namespace cooperative_groups {
 
-namespace details {
-
-EMULATOR_QUIET void check_copier(const thread_block&) {}  // no larger group has shared memory of its own
-EMULATOR_QUIET void check_copier(const lane_group&) {}
-
-}  // namespace details
-
 template <class Group, class T, class N>
 EMULATOR_HERE void memcpy_async(const Group& group, T* to, const T* from, const N& bytes) {
-    details::check_copier(group);
+    static_assert(__is_base_of(thread_block, Group) || __is_base_of(details::lane_group, Group), "blocks, tiles and coalesced groups copy");
     emulator::copy_of_group(group, to, from, bytes);
     emulator::commit_copies();
 }
