@@ -242,7 +242,11 @@ __global__ void k(const complex<T>* x, complex<T>* y, T* sizes, complex<T> shift
     z *= conj(x[i]) + T(1);
     z += x[i] / shift;
     y[i] = exp(z / T(50)) - sqrt(z) * shift;
-    sizes[i] = abs(y[i]) < CUDART_INF && y[i] == y[i] && y[i] != T(0) ? norm(y[i]) : 0;
+    const T most = CUDART_INF;
+    const complex<T> half(1, most), none(most - most, 1);
+    const bool known = isinf(half) && !isfinite(half) && !isnan(half) && isnan(none) && !isfinite(none) && isfinite(y[i]);
+    sizes[i] = known && abs(y[i]) < most && y[i] == y[i] && y[i] != T(0) ? norm(y[i]) : 0;
+    static_assert(alignof(complex<T>) == 2 * sizeof(T), "loaded by one access");
 }
 """
 

@@ -146,8 +146,8 @@ def noticed(copy: Path, tests: list[tuple[str, float]]) -> str:
 
 def ladders() -> list[str]:
     """All files whose values are the emulator's to judge, as they are named below kernels/."""
-    every = [f.relative_to(KERNELS) for f in sorted(KERNELS.rglob("*.cu*")) if f.parent.name != "emulator"]
-    return [f.as_posix() for f in every if f.as_posix() not in NOT_OURS]
+    every = [f.relative_to(KERNELS) for f in sorted(KERNELS.rglob("*.cu*"))]
+    return [f.as_posix() for f in every if f.parts[0] != "emulator" and f.as_posix() not in NOT_OURS]
 
 
 def drawn(file: str, each: int, seed: int) -> list[Job]:
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         compiled = Path(work, "compiled", "kernels")  # see noticed
         compiled.mkdir(parents=True)
         for file in importlib.import_module("kernels.source").cache_directory().iterdir():
-            if file.name.startswith(("runtime-", "device-")):  # of the emulator itself, which is not changed
+            if file.name.startswith(("runtime-", "device-", "last-")):  # of the emulator itself, which is not changed
                 (compiled / file.name).symlink_to(file)
         try:
             tests = tests_by_file(Path(work, "copy0"), given.tests)
