@@ -70,6 +70,10 @@ def test_it_is_found_and_nothing_else_happens(tmp_path, body, kind, where):
         ("y[t] = n << n;", "a shift of an 'int' by 64 bits"),
         ("y[t] = n >> t - 64 - n;", "a shift of an 'int' by -"),
         ("float m[3] = {x[0], x[1], x[2]};\ny[t] = m[n - 61];", "index 3 of an array 'float"),
+        (
+            "struct { float m[3]; } s = {{x[0], x[1], x[2]}};\nauto f = [&](int i) { return s.m[i]; }; y[t] = f(n - 61);",
+            "index 3 of an array 'float",
+        ),
         ("__shared__ float m[3][64];\nm[1][t] = 1;\n__syncthreads();\ny[t] = m[2][t - n];", "index -"),
         ("__shared__ float m[64];\nm[t] = 1;\n__syncthreads();\ny[t] = m[(unsigned)(t - n)];", "index 42949672"),
         ("y[t] = (signed char)(x[63] * n);", "a float out of range of this integer type"),
