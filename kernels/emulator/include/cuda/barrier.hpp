@@ -58,25 +58,26 @@ public:
     EMULATOR_HERE void wait_parity(bool parity) { emulator::wait_at_barrier(this, parity); }
     EMULATOR_HERE void arrive_and_wait() { wait(arrive()); }
     EMULATOR_HERE void arrive_and_drop() { emulator::drop_from_barrier(this); }
+    void* emulator_barrier() { return this; }  // at which copies arrive
     EMULATOR_HERE friend void init(barrier* b, ptrdiff_t expected) { emulator::make_barrier(b, int(expected)); }
 };
 
-// By a group, or by one thread; of a type that says how both are aligned, or of bytes.
-template <class Group, class T, class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, T* to, const T* from, N bytes, barrier<SCOPE>& b) {
-    return emulator::copy_of_group(group, to, from, bytes, &b), async_contract_fulfillment::async;
+// By a group, or by one thread; of a type that says how both are aligned, or of bytes; to a barrier or a pipeline.
+template <class Group, class T, class N, class Arrival>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, T* to, const T* from, N bytes, Arrival& arrival) {
+    return emulator::copy_of_group(group, to, from, bytes, arrival.emulator_barrier()), async_contract_fulfillment::async;
 }
-template <class Group, class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, void* to, const void* from, N bytes, barrier<SCOPE>& b) {
-    return emulator::copy_of_group(group, to, from, bytes, &b), async_contract_fulfillment::async;
+template <class Group, class N, class Arrival>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, void* to, const void* from, N bytes, Arrival& arrival) {
+    return emulator::copy_of_group(group, to, from, bytes, arrival.emulator_barrier()), async_contract_fulfillment::async;
 }
-template <class T, class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(T* to, const T* from, N bytes, barrier<SCOPE>& b) {
-    return memcpy_async(emulator::Alone(), to, from, bytes, b);
+template <class T, class N, class Arrival>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(T* to, const T* from, N bytes, Arrival& arrival) {
+    return memcpy_async(emulator::Alone(), to, from, bytes, arrival);
 }
-template <class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(void* to, const void* from, N bytes, barrier<SCOPE>& b) {
-    return memcpy_async(emulator::Alone(), to, from, bytes, b);
+template <class N, class Arrival>
+EMULATOR_HERE async_contract_fulfillment memcpy_async(void* to, const void* from, N bytes, Arrival& arrival) {
+    return memcpy_async(emulator::Alone(), to, from, bytes, arrival);
 }
 
 namespace device {

@@ -72,7 +72,7 @@ public:
         stages[tail].empty.arrive();
         go_on(tail, filled);
     }
-    void* emulator_barrier() { return &stages[head].full; }  // at which copies arrive
+    void* emulator_barrier() { return &stages[head].full; }
 };
 
 template <>
@@ -125,23 +125,5 @@ template <uint8_t PRIOR>
 EMULATOR_HERE void pipeline_consumer_wait_prior(pipeline<thread_scope_thread>& pipe) { pipe.emulator_wait(PRIOR); }
 template <thread_scope SCOPE>
 EMULATOR_HERE void pipeline_producer_commit(pipeline<thread_scope_thread>&, barrier<SCOPE>& b) { emulator::bring_copies(&b); }
-
-// As those of <cuda/barrier>.
-template <class Group, class T, class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, T* to, const T* from, N bytes, pipeline<SCOPE>& pipe) {
-    return emulator::copy_of_group(group, to, from, bytes, pipe.emulator_barrier()), async_contract_fulfillment::async;
-}
-template <class Group, class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(const Group& group, void* to, const void* from, N bytes, pipeline<SCOPE>& pipe) {
-    return emulator::copy_of_group(group, to, from, bytes, pipe.emulator_barrier()), async_contract_fulfillment::async;
-}
-template <class T, class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(T* to, const T* from, N bytes, pipeline<SCOPE>& pipe) {
-    return memcpy_async(emulator::Alone(), to, from, bytes, pipe);
-}
-template <class N, thread_scope SCOPE>
-EMULATOR_HERE async_contract_fulfillment memcpy_async(void* to, const void* from, N bytes, pipeline<SCOPE>& pipe) {
-    return memcpy_async(emulator::Alone(), to, from, bytes, pipe);
-}
 
 }  // namespace cuda

@@ -185,17 +185,15 @@ EMULATOR_HERE void mbarrier_expect_tx(sem_relaxed_t, scope_t<SCOPE>, space_clust
 
 // `phase` is a state or a parity, and try_wait may be told how long it may take.
 #define EMULATOR_WAIT(name, ...)                                                                \
-    EMULATOR_HERE bool name(emulator::ptx::Place b, __VA_ARGS__) {                              \
-        bool over;                                                                              \
-        emulator::ptx::mbarrier_wait<false>(emulator::ptx::in_shared(b), over, phase);          \
-        return over;                                                                            \
-    }                                                                                           \
     template <dot_sem SEM, dot_scope SCOPE>                                                     \
     EMULATOR_HERE bool name(sem_t<SEM>, scope_t<SCOPE>, emulator::ptx::Place b, __VA_ARGS__) {  \
         bool over;                                                                              \
         constexpr bool OF_CLUSTER = emulator::ptx::waits_for_cluster<SEM, SCOPE>();             \
         emulator::ptx::mbarrier_wait<OF_CLUSTER>(emulator::ptx::in_shared(b), over, phase);     \
         return over;                                                                            \
+    }                                                                                           \
+    EMULATOR_HERE bool name(emulator::ptx::Place b, __VA_ARGS__) {                              \
+        return name(sem_acquire, scope_cta, b, phase);                                          \
     }
 EMULATOR_WAIT(mbarrier_test_wait, uint64_t phase)
 EMULATOR_WAIT(mbarrier_test_wait_parity, uint32_t phase)
