@@ -478,6 +478,7 @@ class Emulator:
         handle.emulator_count_memory(int(self.banks))
         handle.emulator_be_strict(int(self.strict))
         handle.emulator_be_quiet(int(self.quiet))
+        handle.emulator_expect_fences(int(library.fences))
         count = handle.emulator_run(
             ctypes.byref(ctypes.c_void_p.in_dll(library.handle, "emulator_program")),
             self._door(library, kernel),

@@ -264,11 +264,11 @@ void atomic_access(const void* address, size_t bytes, bool everywhere, const voi
     const Region* const constant = only_reads ? find(static_cast<const char*>(address), false) : nullptr;
     if (constant && constant->read_only) return access(address, bytes, READ, where);
     lend_turn(address, bytes, where);
-    if (program.fences) part(NOW)[in_cluster(current())]++;  // a step that is this operation alone
+    if (fences) part(NOW)[in_cluster(current())]++;  // a step that is this operation alone
     within_block = !everywhere;
     const Region* region = plain_access(static_cast<const char*>(address), bytes, ATOMIC, place(where));
     within_block = false;
-    if (!program.fences || !region) return;
+    if (!fences || !region) return;
     pass_on(address, region->shared, everywhere, event(place(where), ATOMIC));
     part(NOW)[in_cluster(current())]++;
 }

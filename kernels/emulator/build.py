@@ -86,7 +86,7 @@ CLANG_OPTIONS = (
 ENDS = """
 #define LINKER_SAYS extern "C" __attribute__((visibility("hidden"))) char
 LINKER_SAYS __ehdr_start[], _end[], __start_shared_memory[], __stop_shared_memory[];
-extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory, FENCES};
+extern "C" const emulator::Program emulator_program = {__ehdr_start, _end, __start_shared_memory, __stop_shared_memory};
 """
 # What is linked behind it: the last shared array's guard. (clang++ puts the arrays of functions in another order.)
 LAST = """.section shared_memory,"aw"
@@ -107,6 +107,7 @@ OVERLOADED = "".join(
         "__shfl_xor_sync atomicAdd atomicSub atomicMin atomicMax atomicExch atomicCAS",
     )
 )
+FENCE = "_ZN8emulator5fenceEb"  # the function that all fences call
 DOOR = "door of "  # the compiler's name for the place where Python enters a kernel
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
 IN_A_TEMPLATE = (
@@ -149,6 +150,7 @@ class Library:
     shared: tuple[Variable, ...]
     globals: tuple[Variable, ...]
     own_bytes: int  # of shared arrays that a block surely has; 0 where other kernels of the text may have them
+    fences: bool  # whether a kernel has some
     known: dict[int, list[str]] = field(default_factory=dict)  # the lines of places that were asked for
 
     def begin(self) -> int:
@@ -215,17 +217,20 @@ def _macros(defines: tuple[tuple[str, str], ...]) -> str:
     return "".join(f"#define {name} {value}\n" for name, value in defines)
 
 
+def _run_preprocessor(program: str, *options: str) -> str | None:
+    """A program without its macros and conditions; None where it has mistakes."""
+    words = [*shlex.split(compiler()), "-E", *options, "-x", "c++", "-"]
+    done = subprocess.run(words, input=NVCC + program, capture_output=True, text=True, encoding="utf-8")
+    return None if done.returncode else done.stdout
+
+
 @functools.cache
 def preprocessed(text: str, defines: tuple[tuple[str, str], ...]) -> str:
     """A text as it is after its own macros and conditions, without what headers would bring."""
     if not re.search(r"^[ \t]*#[ \t]*(if|define|undef)", text, re.MULTILINE):
         return text
-    words = [*shlex.split(compiler()), "-E", "-P", "-x", "c++", "-"]
-    alone = re.sub(r"^[ \t]*#[ \t]*include\b.*$", "", text, flags=re.MULTILINE)
-    done = subprocess.run(
-        words, input=NVCC + _macros(defines) + alone, capture_output=True, text=True, encoding="utf-8"
-    )
-    return text if done.returncode else done.stdout
+    found = _run_preprocessor(_macros(defines) + _INCLUDE_LINE.sub("", text), "-P")
+    return text if found is None else found
 
 
 def _expanded(text: str, source: Path, defines: tuple[tuple[str, str], ...]) -> str:
@@ -233,12 +238,10 @@ def _expanded(text: str, source: Path, defines: tuple[tuple[str, str], ...]) -> 
     includes = _INCLUDE_LINE.findall(text)
     numbers = itertools.count()
     alone = _INCLUDE_LINE.sub(lambda _: f"emulator_include_{next(numbers)}_", text)
-    words = [*shlex.split(compiler()), "-E", "-x", "c++", "-"]
-    program = f"{NVCC}{_macros(defines)}#line 1 {_quoted(source)}\n{alone}"
-    done = subprocess.run(words, input=program, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
+    found = _run_preprocessor(f"{_macros(defines)}#line 1 {_quoted(source)}\n{alone}")
+    if found is None:
         return text
-    said = re.sub(r'^# (\d+ "(?:\\.|[^"\\])*").*$', r"#line \1", done.stdout, flags=re.MULTILINE)
+    said = re.sub(r'^# (\d+ "(?:\\.|[^"\\])*").*$', r"#line \1", found, flags=re.MULTILINE)
     return re.sub(r"emulator_include_(\d+)_", lambda found: includes[int(found[1])], said)
 
 
@@ -276,9 +279,6 @@ def _built(
     if assembly.NO_STRING in words:  # but perhaps macros make one of it
         words = assembly.translated(foreign.in_our_words(_expanded(text, source, defines)))
     ptx = '#include "emulator/assembly.cuh"\n' if "emulator::ptx::" in words else ""
-    said = "".join([words, *parts_of(text), *(value for _, value in defines)])
-    fences = "__threadfence" in said or "emulator::ptx::fence<" in said
-    fences |= "cuda/ptx" in said and re.search(r"\bfence\b", said) is not None
     # After our own definitions, which they might change.
     macros = f'#line 1 "options"\n{_macros(defines)}'
     # Without `inline`, which __device__ implies: twice would be an error. In an unnamed namespace, so that functions
@@ -287,7 +287,7 @@ def _built(
     program = (
         f'#include "emulator/device.cuh"\n{ptx}{_headers_before(text, bool(expressions))}{INLINE}{NVCC if expressions else ""}{macros}'
         f"namespace {{\n{OVERLOADED}#line 1 {_quoted(source)}\n{words}\n}}\n"
-        f'#line 1 "{DOOR}"\n#define FENCES {int(fences)}\n{doors}{ENDS}'
+        f'#line 1 "{DOOR}"\n{doors}{ENDS}'
     )
     try:
         parts = [program, LAST, *headers_of(text).values(), *_own_files()]
@@ -317,9 +317,10 @@ def _built(
             x, *more = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_cluster_{i}")[:3]
             sizes = (x, *(n or 1 for n in more))  # 0 is none
             clusters[k] = check_cluster(k, sizes, str(sizes))
-    shared, variables = _variables(file)
+    symbols = _said_by(["objdump", "-t", str(file)])
+    shared, variables = _variables(symbols)
     own_bytes = 0 if expressions else sum(s.bytes for s in shared)
-    return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes)
+    return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes, FENCE in symbols)
 
 
 def _complaint(said: str, name: str, text: str) -> str:
@@ -473,14 +474,13 @@ def _said_by(command: list[str], check: bool = True) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=check).stdout
 
 
-def _variables(file: Path) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
+def _variables(symbols: str) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
     """The arrays in the section of shared memory, and the variables of the whole grid, from the table of symbols."""
-    listing = _said_by(["objdump", "-t", str(file)])
-    if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", listing, re.MULTILINE):
+    if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", symbols, re.MULTILINE):
         raise DoesNotCompile(IN_A_TEMPLATE)
     shared, others = [], []
     for address, section, size, name in re.findall(
-        r"^(\w+) .{7} (shared_memory|\.data|\.bss)\t(\w+) +(\S+)$", listing, re.MULTILINE
+        r"^(\w+) .{7} (shared_memory|\.data|\.bss)\t(\w+) +(\S+)$", symbols, re.MULTILINE
     ):
         place = int(address, 16), int(size, 16)
         if not place[1] or "emulator_guard_" in name:

@@ -25,7 +25,6 @@ struct Lane {  // what a thread knows about itself
 
 struct Program {  // a kernel's library: its first byte and the one behind its last, and those of the shared memory in it
     char *begin, *end, *shared_begin, *shared_end;
-    bool fences;  // whether it has some
 };
 
 enum Access : short { READ, WRITE, ATOMIC, COPY, BULK };

@@ -244,6 +244,7 @@ static char* dynamic_begin;
 static vector<uint32_t> engine_clock;   // of the cluster's engines
 static bool async_proxy;                // who touches memory now
 static bool by_product;                 // what reads it is the warp's engine
+static bool fences;                     // the kernel's library has some
 static bool strict;                     // what shows on no card is found, too
 static bool quiet;                      // printf says nothing
 static bool within_block;               // the atomic operation of now is for its block alone
@@ -367,8 +368,8 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     registers_at_start = registers_of_thread;
     members = threads * cluster_blocks;
     engines = COPYING + (threads + 31) / 32;
-    part_size = members + size_t(engines) * cluster_blocks + (program.fences ? FLAGS : 0);
-    clock_size = (program.fences ? PARTS : 2) * part_size;
+    part_size = members + size_t(engines) * cluster_blocks + (fences ? FLAGS : 0);
+    clock_size = (fences ? PARTS : 2) * part_size;
     engine_clock.assign(size_t(engines) * cluster_blocks, 0);
     block_rank = first_member = 0;
     random_number.seed(seed);
@@ -451,6 +452,7 @@ extern "C" const MemoryUse* emulator_memory_use(int kind, int* count) {
 }
 extern "C" void emulator_count_memory(int yes) { count_memory = yes; }
 extern "C" void emulator_be_strict(int yes) { strict = yes; }
+extern "C" void emulator_expect_fences(int yes) { fences = yes; }
 extern "C" void emulator_be_quiet(int yes) { quiet = yes; }
 
 #include "calls.hpp"

@@ -343,6 +343,13 @@ def test_fences_of_inline_ptx_are_fences(each_compiler):
         RawModule(code.replace("FENCE", ""), strict=True).get_function("sum")((4,), (32,), (*arrays, 100))
 
 
+def test_fences_whose_names_macros_put_together_are_fences(each_compiler):
+    code = "#define JOIN(a, b) a##b\n" + GLOBAL.replace("__threadfence", "JOIN(__thread, fence)")
+    arrays = np.ones(100, np.float32), np.zeros(4, np.float32)
+    code = code.replace("FENCE", "JOIN(__thread, fence)();")
+    RawModule(code, strict=True).get_function("sum")((4,), (32,), (*arrays, 100))
+
+
 @pytest.mark.parametrize("name", ["step", "index", "select", "read", "time", "y0", "remove"])
 def test_a_kernel_called_as_a_function_of_the_c_library(name, each_compiler):
     y = np.zeros(8, np.float32)
