@@ -171,7 +171,7 @@ class _Statement:
         box = [list(map(self._value, _apart(o.strip("[]{} ")))) for o in operands]
         loads = spaces == ["shared", "global"] and "mbarrier" in words
         tiles = not {"im2col_no_offs", "gather4", "scatter4"} & set(words)
-        how = next((w.upper() for w in words if w in ("add", "min", "max", "and", "or", "xor")), "COPIED")
+        how = next((w.upper() for w in words if w in _REDUCTIONS), "COPIED")
         if {"inc", "dec"} & set(words) or (how == "COPIED") != (words[1] == "async"):
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
 
@@ -284,7 +284,7 @@ def _function(opcode: str) -> str | None:
                 else f"{base}<{first}, {count}, {shared}>"
             )
         case "red" if "async" in others:
-            how = others[-1] if others[-1] in ("add", "min", "max", "and", "or", "xor") else ""
+            how = others[-1] if others[-1] in _REDUCTIONS else ""
             return f"red_async<{first}, emulator::{how.upper()}>" if how and "complete_tx" in others else None
         case "red" | "atom":
             name, everywhere = others[-1], str("cta" not in words).lower()
@@ -330,7 +330,7 @@ def _function(opcode: str) -> str | None:
             others in (["ballot"], ["any"], ["all"]) and "sync" in words and f"{base}.{others[0]}" != "match.all"
         ):
             return f"{base}_{others[0]}"
-        case "redux" if len(others) == 1 and others[0] in ("add", "min", "max", "and", "or", "xor"):
+        case "redux" if len(others) == 1 and others[0] in _REDUCTIONS:
             return f"redux_{others[0]}<{first}>"
         case "setmaxnreg":
             return f"setmaxnreg<{str(others == ['inc']).lower()}>"
@@ -372,6 +372,7 @@ _OF_BARRIERS = {
 _FACTORS = {
     "f32": "F32", "f16": "FP16", "bf16": "BF16", "tf32": "TF32", "e4m3": "E4M3", "e5m2": "E5M2", "s8": "S8", "u8": "U8", "s32": "S32",
 }  # fmt: skip
+_REDUCTIONS = ("add", "min", "max", "and", "or", "xor")
 _REDUCED = {
     "f16": "FP16", "bf16": "BF16", "f32": "F32", "f64": "F64", "s32": "S32", "u32": "U32", "b32": "U32", "s64": "S64", "u64": "U64",
     "b64": "U64",
