@@ -20,7 +20,7 @@ works. The findings are
 * ``divergence``: threads of a block meet at different barriers, or lanes of a warp at different shuffles;
 * ``lane``: a shuffle whose mask omits the caller or the lane that is read;
 * ``missing wait``: an access to the target of a copy (``cp.async``, TMA) that may still be under way, a write to the
-  operands that ``wgmma`` may still be reading or to its sums, or a copy or product that nobody waits for;
+  operands that ``wgmma`` may still be reading, any access to its sums, or a copy or product that nobody waits for;
 * ``missing fence``: the async proxy (TMA, ``wgmma``) meets ordinary stores that no ``fence_proxy_async`` has made
   visible to it, or an mbarrier without ``fence_mbarrier_init``; a ``wgmma`` without ``wgmma_fence``, or whose sums
   have changed since that fence;
@@ -75,9 +75,9 @@ What it cannot find, and how it differs from a GPU:
   promise.
 * At a ``wgmma``, the lanes of each warp must arrive together; whether all four warps of a warpgroup came is checked at
   the end. Whoever has waited for a group knows that all four have read their operands and, without ``strict``, what
-  their threads had loaded and stored before, which the manual does not promise. Reading its sums before the wait shows
-  only in their values. Operands of ``lib/ptx90.cuh`` are tiles of bf16 or int8 with the 128-byte swizzle; in inline
-  PTX, they are of all types and layouts, but not sparse.
+  their threads had loaded and stored before, which the manual does not promise. Until the wait its sums are NaN, which
+  shows where they are read too early with clang++, too, whose code does not tell of it. Operands of ``lib/ptx90.cuh``
+  are tiles of bf16 or int8 with the 128-byte swizzle; in inline PTX, they are of all types and layouts, but not sparse.
 * TMA copies tiles, windows and bytes from global to shared memory, tiles and bytes also to several blocks of a cluster
   and the other way, there also as reductions (without ``inc`` and ``dec``), and bytes to another block of the cluster.
   A wait for the reading of such a store (``.read``) completes it here.

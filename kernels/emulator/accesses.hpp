@@ -187,11 +187,15 @@ __attribute__((always_inline)) static inline Region* touch_in(Region& region, co
 }
 
 static Region* touch_other_block(const char* address, size_t bytes, Access kind, uint32_t where);  // in clusters.hpp
+static void touch_sums(const char* address, size_t bytes, Access kind, uint32_t where);            // in warpgroups.hpp
 
 // Checks an access and returns its region, or null if nothing is to be done there.
 static Region* touch(const char* address, size_t bytes, Access kind, uint32_t where) {
     const char* const own = self ? stack_of(in_cluster(current())) : nullptr;
-    if (self && address >= own && address < own + STACK) return nullptr;  // the thread's own variables
+    if (self && address >= own && address < own + STACK) {  // the thread's own variables
+        if (fibers[current()].products) touch_sums(address, bytes, kind, where);
+        return nullptr;
+    }
     if (++accesses > most_accesses) stop_endless(where);
     if (in_doubt) settle();
     guess.address = nullptr;

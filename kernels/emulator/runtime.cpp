@@ -175,6 +175,7 @@ struct Fiber {
     unsigned asks;      // of all places
     vector<uint32_t> open;                // copies since the last commit
     std::deque<vector<uint32_t>> groups;  // of copies that nobody has waited for, the oldest first
+    int products;                         // of wgmma that it has begun and not waited for
 };
 
 typedef void (*Together)(void* const* lanes);  // what a warp does at once; lanes[i] is what lane i handed in

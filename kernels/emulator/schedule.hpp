@@ -37,6 +37,7 @@ static void start_block(Index index) {
         f.came = false;
         f.open.clear();
         f.groups.clear();
+        f.products = 0;
         make_context(f.context, stack_of(in_cluster(t)), STACK, run_fiber);
         const unsigned i = t;
         lanes[t].thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};

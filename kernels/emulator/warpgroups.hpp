@@ -6,8 +6,8 @@
 // it also knows what they had loaded and stored themselves before.
 //
 // Like a copy, a product has its effect at the wait: only then are its operands read and its sums changed. Until then nobody
-// may write to the operands (`readers` in a cell) or change the sums (`Sums` remembers them). It reads by the async proxy, so
-// what ordinary stores have written must be made visible by fence_proxy_async.
+// may write to the operands (`readers` in a cell) or touch the sums (local variables, whose addresses `Sums` knows). It reads by
+// the async proxy, so what ordinary stores have written must be made visible by fence_proxy_async.
 //
 // One product takes 32 bytes of each row of the operands' matrices, two pieces of 16: 16 numbers of 16 bits, 32 of 8, 8 of
 // tf32. The descriptor says where the rows lie (in units of 16 bytes; bits 0-13: the first one) and how they are swizzled.
@@ -44,25 +44,26 @@ struct Product : GroupProduct {
     }
 };
 
+// What sums hold until the wait: NaN, as a float and as two of 16 bits.
+static const vector<uint32_t> UNDECIDED(128, 0xfffefffe);
+
 struct Sums {  // of a thread, with products that are still to be added
     int products = 0;
-    vector<uint32_t> values;  // that they must have until the thread waits
-    vector<uint32_t> next;    // that they will have then, by products that were carried out; or none
+    Product last;           // of them
+    vector<uint32_t> next;  // what they will hold, by those that were carried out
+    bool touched = false;   // which was reported
 
-    void remember(const Product& p) {
-        values.resize(p.count());
-        p.copy_sums(values.data());
+    void begin(const Product& p) {
+        if (!products++) {
+            next.resize(p.count());
+            p.copy_sums(next.data());
+            p.set_sums(UNDECIDED.data());
+            touched = false;
+        }
+        last = p;
     }
-    uint32_t* after() {
-        if (next.empty()) next = values;
-        return next.data();
-    }
-    void take(const Product& p) {
-        products--;
-        if (next.empty()) return;
-        p.set_sums(next.data());
-        values.swap(next);
-        next.clear();
+    void end(const Product& p) {
+        if (!--products) p.set_sums(next.data());
     }
 };
 
@@ -141,8 +142,25 @@ static void each_cell(char* address, int change) {
         r->cells[i].readers += change;
 }
 
-static void check_sums(const Sums& sums, const Product& p) {
-    if (!p.has_sums(sums.values.data()))
+// A thread with products under way touches a variable of its own.
+__attribute__((noinline)) static void touch_sums(const char* address, size_t bytes, Access kind, uint32_t where) {
+    for (auto& [name, sums] : warpgroups[current()].sums)
+        for (int i = 0; sums.products && i < (sums.last.first ? 1 : sums.last.count()); i++) {
+            const char* const begin = reinterpret_cast<const char*>(sums.last.sum(i));
+            const size_t held = (sums.last.first ? sums.last.count() : 1) * sizeof(unsigned);
+            if (address >= begin + held || address + bytes <= begin) continue;
+            sums.touched = true;
+            Finding* const f = report(MISSING_WAIT, where, sums.last.where, "its sums");
+            if (!f) continue;
+            f->access = kind;
+            f->offset = address - begin + i * sizeof(unsigned);
+            f->bytes = bytes;
+            f->other_access = READ;
+        }
+}
+
+static void check_sums(const Sums& sums, const Product& p) {  // whatever changed them: clang++ does not tell of all accesses
+    if (sums.products && !sums.touched && !p.has_sums(UNDECIDED.data()))
         report_note(MISSING_WAIT, p.where, "the sums of this product were changed before the wait for it");
 }
 
@@ -176,8 +194,9 @@ static std::pair<const void*, vector<uint32_t>>& held_at_fence(Warpgroup& me, co
 static void begin_product(Product& p) {
     Warpgroup& me = warpgroups[current()];
     if (!me.fenced) report_note(MISSING_FENCE, p.where, "wgmma with no wgmma_fence since its sums were last touched");
+    Sums& mine = me.sums[p.name()];
     const auto& held = held_at_fence(me, p.name());
-    if (held.first && !p.has_sums(held.second.data()))
+    if (held.first && !mine.products && !p.has_sums(held.second.data()))
         report_note(MISSING_FENCE, p.where, "the sums of this product were changed after the wgmma_fence for them");
     if (threads < current() / 128 * 128 + 128) {
         report_note(BAD_OPERAND, p.where, "wgmma is for four warps, and this group has only %d threads", threads % 128);
@@ -185,10 +204,10 @@ static void begin_product(Product& p) {
     }
     me.operands = (me.operands * 31 + uint32_t(p.a_tile)) * 31 + uint32_t(p.b_tile);
     me.last = p.where;
-    Sums& mine = me.sums[p.name()];
-    if (mine.products++) check_sums(mine, p);
-    mine.remember(p);
+    check_sums(mine, p);
+    mine.begin(p);
     me.open.push_back(p);
+    fibers[current()].products++;
     together(&p, begin_for_all, p.where);
 }
 
@@ -370,7 +389,7 @@ static void finish_product(Product* const* lane) {  // of a warp, whose thread i
     read_operand(lane, true, a);
     read_operand(lane, false, b);
     uint32_t* sums[32];
-    for (int l = 0; l < 32; l++) sums[l] = warpgroups[current() / 32 * 32 + l].sums[lane[l]->name()].after();
+    for (int l = 0; l < 32; l++) sums[l] = warpgroups[current() / 32 * 32 + l].sums[lane[l]->name()].next.data();
     if (p.sum_type == S32) add_products<SumsOf32<int>>(p, sums, a, b, depth);
     else if (p.sum_type == FP16) add_products<SumsOf16>(p, sums, a, b, depth);
     else add_products<SumsOf32<float>>(p, sums, a, b, depth);
@@ -407,7 +426,8 @@ void wgmma_wait(int groups, const void* return_address) {
         for (const Product& p : me.groups.front()) {
             Sums& sums = me.sums[p.name()];
             check_sums(sums, p);
-            sums.take(p);
+            sums.end(p);
+            fibers[current()].products--;
         }
         me.groups.pop_front();
         me.waited++;

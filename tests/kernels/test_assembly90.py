@@ -1,6 +1,8 @@
 """Inline PTX of Hopper in the emulator: products of warp groups, TMA, mbarriers and clusters in kernels that are not ours."""
 
 import itertools
+import os
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +20,10 @@ pytestmark = needs_compiler
 
 def listed(count, form):
     return ", ".join(form.format(i) for i in range(count))
+
+
+def line_of(words, code):
+    return next(i for i, line in enumerate((HEAD + code).split("\n"), 1) if words in line)
 
 
 # --- wgmma ---------------------------------------------------------------------------------------------------------------
@@ -202,6 +208,39 @@ def test_a_tile_that_begins_within_the_pattern_of_its_swizzle(rng):
             )
 
 
+WAIT = '    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");'
+
+
+@pytest.mark.skipif("clang" in (os.environ.get("CXX") or ""), reason="clang++ does not tell of these accesses")
+@pytest.mark.parametrize("apart", [1, 2])
+@pytest.mark.parametrize(
+    "touch, how",
+    [
+        ("kept[0] = r[AT];", "read of 4 bytes at byte 8"),
+        ("r[AT] = 0;", "write of 4 bytes at byte 8"),
+        ("memcpy(kept, r, sizeof r);", "read of (16|32) bytes at byte 0"),
+    ],
+)
+def test_sums_that_are_touched_before_the_wait(apart, touch, how):
+    """By one thread; they lie together, or every second one of an array is a sum."""
+    code, _, sums = tiles(columns=8)
+    code = re.sub(r"\br\[([i0-3])\]", rf"r[{apart} * \1]", code).replace("r[4];", f"r[{4 * apart}];")
+    assert sums == 4 and code.count(f'"+f"(r[{apart} * 3])') == code.count(WAIT) == 1
+    early = f"    __shared__ float kept[8];\n    if (threadIdx.x == 5) {touch.replace('AT', str(2 * apart))}\n"
+    code = code.replace(WAIT, early + WAIT)
+    kernel = RawKernel(HEAD + code, "k", seeds=1)
+    kernel.max_dynamic_shared_size_bytes = 2 * BYTES
+    image, words = np.zeros(BYTES, np.uint8), np.zeros(128 * sums, np.uint32)
+    with pytest.raises(EmulatorError) as raised:
+        kernel((1,), (128,), (image, image, words, np.zeros(512, np.uint32)), shared_mem=2 * BYTES)
+    at, product = line_of("threadIdx.x == 5", code), line_of("wgmma.mma_async", code)
+    assert re.fullmatch(
+        rf"kernel\.cu:{at}: missing wait: {how} of its sums by thread 5 of block \(0, 0, 0\), "
+        rf"where a product begun at kernel\.cu:{product} is not waited for",
+        str(raised.value),
+    )
+
+
 # --- a whole product: TMA in, wgmma, TMA out -----------------------------------------------------------------------------
 
 PRODUCT = """
@@ -283,10 +322,6 @@ def test_who_has_waited_for_a_product_knows_that_all_four_warps_have_read(each_c
 @needs_nvrtc
 def test_a_gpu_takes_this_product(tmp_path):
     on_a_gpu(tmp_path, PRODUCT.replace("WGMMA_FENCE", WGMMA_FENCE))
-
-
-def line_of(words, code):
-    return next(i for i, line in enumerate((HEAD + code).split("\n"), 1) if words in line)
 
 
 @pytest.mark.parametrize(

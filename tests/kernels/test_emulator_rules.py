@@ -8,6 +8,7 @@ from emulation import kept
 from rungs import needs_compiler
 
 from kernels.emulator import Emulator, planted
+from kernels.emulator.build import compiler
 from kernels.tensor_map import Im2colMap, TensorMap
 
 pytestmark = needs_compiler
@@ -313,6 +314,18 @@ def test_sums_and_operands_are_left_alone_up_to_the_wait(old, new):
     device = Emulator()
     planted.judge(device, kept("planted90a.cu", text.replace(old, new) if old is WAIT else text), "products")
     assert kinds(device) == {"missing wait"}
+
+
+def test_sums_are_undecided_until_the_wait(each_compiler):
+    """Even those that the products leave as they were: here one is kept, and put back after the wait."""
+    text = planted.file_of("planted90a.cu").read_text()
+    early = text.replace(WAIT, "const float early = d[5]; wgmma_wait<0>(), __syncthreads(); d[5] = early)", 1)
+    assert early != text
+    device = Emulator()
+    y = planted.judge(device, kept("planted90a.cu", early), "products")
+    row, column = np.indices(y.shape)
+    np.testing.assert_array_equal(np.isnan(y), (row % 16 < 8) & (column // 8 == 1) & (column % 2 == 1))
+    assert kinds(device) == ({"wrong value"} if "clang" in compiler() else {"missing wait"})
 
 
 def test_a_deadlock_of_lanes_speaks_of_its_warp_only():
