@@ -12,7 +12,8 @@ works. The findings are
 * ``fault``: a trap of the processor, such as an integer division by 0 (a GPU goes on, with any result), a failed
   ``assert``, ``__trap()``, or undefined behaviour that the compiler turned into a trap;
 * ``uninitialised``: a read (also an atomic one) of shared memory, or of an array from ``empty``, that nobody has
-  written (the host may have, as in ``y[...] = 0``, except numbers whose bits are all 1);
+  written (the host may have, as in ``y[...] = 0``, except numbers whose bits are all 1); a float or double in a result
+  that a local variable holds before it is set, such as a sum that did not begin with 0;
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
 * ``deadlock``: threads wait at a barrier that another thread never reaches, because it waits elsewhere or, at barriers
@@ -57,6 +58,8 @@ What it cannot find, and how it differs from a GPU:
   and is a ``race``), nor does ``atomicAdd_block`` for other blocks. Of the accesses of earlier clusters to a location,
   only the last of each kind is remembered.
 * A compiler may assume that a loop that waits for an ordinary variable (neither atomic nor ``volatile``) ends.
+* A local variable that is never set holds -1.7e38 with g++, or NaN with clang++. That is reported only if it reaches a
+  result as it is or with small numbers added, and g++ may leave out a branch that would not set it.
 * Bits within a byte, caches, registers and time are not modelled. Bank conflicts are counted: those of ``ldmatrix`` and
   ``stmatrix`` always (``bank_conflicts``), those of loads, stores and ``cp.async`` on request (``banks``), and so are the
   sectors of global memory that these take, which show what is not coalesced. There, it is guessed which accesses of the
@@ -230,6 +233,7 @@ class _Buffer(ctypes.Structure):
         ("red_zone", ctypes.c_uint64),
         ("writers", ctypes.c_void_p),
         ("read_only", ctypes.c_int),
+        ("float_bytes", ctypes.c_int),
         ("name", ctypes.c_char_p),
     )
 
@@ -365,25 +369,26 @@ class Emulator:
                 name = f"{called}+{part.start}" if part.start else called  # of that many bytes
                 at, writers = found.array.ctypes.data + part.start, part.writers
                 place = None if writers is None else writers.ctypes.data
-                buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, name.encode()))
+                floats = _float_bytes(found.array.dtype)
+                buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, floats, name.encode()))
                 if called not in shared_names:
                     arrays[name] = _Named(called, found.array, part.start)
         for g in library.globals:
-            buffers.append(_Buffer(library.begin() + g.offset, g.bytes, 0, None, False, g.name.encode()))
+            buffers.append(_Buffer(library.begin() + g.offset, g.bytes, 0, None, False, 0, g.name.encode()))
         cells: list[Any] = []
         kept: list[np.ndarray] = []  # maps in memory
         for i, (p, v) in enumerate(zip(parameters, values)):
             address = laid[first[i]].array.ctypes.data if i in first else 0
             if i in maps and p.pointer:
                 copy = guarded(structure(bytes(MapBytes.of(maps[i], address))))
-                buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
+                buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, 0, p.name.encode()))
                 cells.append(ctypes.c_void_p(copy.ctypes.data))
                 kept.append(copy)
             elif i in maps:
                 cells.append(MapBytes.of(maps[i], address))
             elif p.type[0] == "V" and not p.pointer:
                 copy = guarded(structure(led(bytes(v), moved)))
-                buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, p.name.encode()))
+                buffers.append(_Buffer(copy.ctypes.data, copy.nbytes, RED_ZONE, None, True, 0, p.name.encode()))
                 cells.append((ctypes.c_char * copy.nbytes).from_buffer(copy.data))
             else:
                 cells.append(ctypes.c_void_p(address) if p.pointer else v)
@@ -569,6 +574,12 @@ def _called(where: str, callers: list[str]) -> str:
     return f"; {where} is called at {', at '.join(callers)}" if callers else ""
 
 
+def _float_bytes(dtype: np.dtype) -> int:
+    """Bytes of a float or double in an array that consists of these; otherwise 0."""
+    bytes_ = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+    return bytes_ if dtype.kind in "fc" and bytes_ in (4, 8) else 0
+
+
 def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named], together: str) -> Finding:
     kind, note, place = _KINDS[f.kind], f.note.decode(), _place(f, arrays)
     me = f"thread {f.thread} of block {tuple(f.block)}" if f.thread >= 0 else f"block {tuple(f.block)}"
@@ -586,6 +597,8 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
         text = f"{me} waits for threads that never arrive ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}{' ' + note if note else ''}"
+    elif kind == "uninitialised" and access.startswith("write"):
+        text = f"{place} is the number that variables hold here before they are set"
     elif note and kind != "wild address":  # whose note is the address
         text = f"{note} ({me})"
     elif kind == "missing fence":

@@ -69,6 +69,14 @@ extern "C" __global__ void sum_without_a_zero(const float* x, float* y, int n) {
     y[i] += x[blockIdx.x * SIZE + SIZE - 1 - threadIdx.x];  // FINDS uninitialised
 }
 
+// A local sum that nobody has set to 0: what it begins with is still there at the end.
+extern "C" __global__ void local_sum_without_a_zero(const float* x, float* y, int n) {
+    const int t = threadIdx.x, first = blockIdx.x * SIZE;
+    float sum;
+    for (int k = 0; k < SIZE; k++) sum += k == SIZE - 1 - t ? x[first + k] : 0;
+    y[first + t] = sum;  // FINDS uninitialised
+}
+
 extern "C" __global__ void barrier_in_a_branch(const float* x, float* y, int n) {
     __shared__ float tile[SIZE];
     const int t = threadIdx.x, i = blockIdx.x * SIZE + t;

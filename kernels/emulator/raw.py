@@ -8,8 +8,7 @@ runs ``axpy`` under several schedules on NumPy arrays, which change in place as 
 with all findings. Where a kernel takes a map of TMA, a CUtensorMap or the address of one, pass a ``TensorMap`` of
 kernels/tensor_map.py (and to CuPy its ``encoded()``), for a structure with maps in it, or for several maps at an address,
 a tuple of its members. Arguments are checked too: CuPy passes on the bytes of what it is given, so a ``float`` parameter
-would take the first 4 of a Python float's 8 bytes. A kernel's local variable that was never set holds -1.7e38 (g++) or
-NaN (clang++), so that a sum without a beginning shows in the values.
+would take the first 4 of a Python float's 8 bytes.
 """
 
 import ctypes

@@ -85,6 +85,7 @@ struct Buffer {  // an array in global memory, with red zones on both sides
     uint64_t bytes, red_zone;
     uint32_t* writers;       // for each byte where it was written: NOBODY, OUTSIDE or a place; null if all were outside
     int read_only;
+    int float_bytes;         // of each float or double, if it has nothing else
     const char* name;
 };
 
@@ -433,9 +434,12 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     self = nullptr;
     fflush(stdout);  // what threads have printed, before Python prints
 
+    const bool any_findings = !findings.empty();  // which may be why numbers are wrong
     for (int i = 0; i < buffer_count; i++) {
         Region& r = regions[i];
-        if (!buffers[i].writers || r.read_only) continue;
+        if (r.read_only) continue;
+        if (buffers[i].float_bytes && !any_findings) find_unset(r, buffers[i].float_bytes);
+        if (!buffers[i].writers) continue;
         for (size_t k = 0; k < buffers[i].bytes; k++) buffers[i].writers[k] = r.cells[k / r.grain].writer;
     }
     regions.clear();

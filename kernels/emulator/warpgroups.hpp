@@ -49,21 +49,22 @@ static const vector<uint32_t> UNDECIDED(128, 0xfffefffe);
 
 struct Sums {  // of a thread, with products that are still to be added
     int products = 0;
-    Product last;           // of them
-    vector<uint32_t> next;  // what they will hold, by those that were carried out
+    Product of;             // the last of those with the most sums
+    vector<uint32_t> next;  // what these will hold, by those that were carried out
     bool touched = false;   // which was reported
 
     void begin(const Product& p) {
-        if (!products++) {
+        if (!products++) next.clear(), touched = false;
+        if (const vector<uint32_t> known = next; known.size() < size_t(p.count())) {
             next.resize(p.count());
             p.copy_sums(next.data());
+            std::copy(known.begin(), known.end(), next.begin());
             p.set_sums(UNDECIDED.data());
-            touched = false;
         }
-        last = p;
+        if (next.size() == size_t(p.count())) of = p;
     }
-    void end(const Product& p) {
-        if (!--products) p.set_sums(next.data());
+    void end() {
+        if (!--products) of.set_sums(next.data());
     }
 };
 
@@ -145,12 +146,12 @@ static void each_cell(char* address, int change) {
 // A thread with products under way touches a variable of its own.
 __attribute__((noinline)) static void touch_sums(const char* address, size_t bytes, Access kind, uint32_t where) {
     for (auto& [name, sums] : warpgroups[current()].sums)
-        for (int i = 0; sums.products && i < (sums.last.first ? 1 : sums.last.count()); i++) {
-            const char* const begin = reinterpret_cast<const char*>(sums.last.sum(i));
-            const size_t held = (sums.last.first ? sums.last.count() : 1) * sizeof(unsigned);
+        for (int i = 0; sums.products && i < (sums.of.first ? 1 : sums.of.count()); i++) {
+            const char* const begin = reinterpret_cast<const char*>(sums.of.sum(i));
+            const size_t held = (sums.of.first ? sums.of.count() : 1) * sizeof(unsigned);
             if (address >= begin + held || address + bytes <= begin) continue;
             sums.touched = true;
-            Finding* const f = report(MISSING_WAIT, where, sums.last.where, "its sums");
+            Finding* const f = report(MISSING_WAIT, where, sums.of.where, "its sums");
             if (!f) continue;
             f->access = kind;
             f->offset = address - begin + i * sizeof(unsigned);
@@ -160,7 +161,7 @@ __attribute__((noinline)) static void touch_sums(const char* address, size_t byt
 }
 
 static void check_sums(const Sums& sums, const Product& p) {  // whatever changed them: clang++ does not tell of all accesses
-    if (sums.products && !sums.touched && !p.has_sums(UNDECIDED.data()))
+    if (sums.products && !sums.touched && !sums.of.has_sums(UNDECIDED.data()))
         report_note(MISSING_WAIT, p.where, "the sums of this product were changed before the wait for it");
 }
 
@@ -426,7 +427,7 @@ void wgmma_wait(int groups, const void* return_address) {
         for (const Product& p : me.groups.front()) {
             Sums& sums = me.sums[p.name()];
             check_sums(sums, p);
-            sums.end(p);
+            sums.end();
             fibers[current()].products--;
         }
         me.groups.pop_front();

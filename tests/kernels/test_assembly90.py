@@ -241,6 +241,20 @@ def test_sums_that_are_touched_before_the_wait(apart, touch, how):
     )
 
 
+@pytest.mark.parametrize("order", [(8, 16), (16, 8)])
+def test_products_of_several_sizes_that_are_under_way_at_once(order, each_compiler, rng):
+    """Here of nothing but 0, so that the sums stay as they were."""
+    code, _, sums = tiles(columns=16)
+    one = {n: re.search(r'    asm volatile\("wgmma.mma_async.*?\);\n', tiles(columns=n)[0], re.S)[0] for n in order}
+    code = code.replace(one[16], f'{one[order[0]]}    asm volatile("wgmma.fence.sync.aligned;");\n{one[order[1]]}')
+    kernel = RawKernel(HEAD + code, "k", seeds=1)
+    kernel.max_dynamic_shared_size_bytes = 2 * BYTES
+    image, d = np.zeros(BYTES, np.uint8), rng.standard_normal(128 * sums).astype(np.float32)
+    words = d.view(np.uint32).copy()
+    kernel((1,), (128,), (image, image, words, np.zeros(512, np.uint32)), shared_mem=2 * BYTES)
+    np.testing.assert_array_equal(words.view(np.float32), d)
+
+
 # --- a whole product: TMA in, wgmma, TMA out -----------------------------------------------------------------------------
 
 PRODUCT = """

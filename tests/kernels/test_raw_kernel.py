@@ -307,15 +307,27 @@ def test_a_guess_that_atomic_cas_finds_out_about(each_compiler, rng):
             RawKernel(code.replace("while (assumed != old)", "while (0)"), "k", **more)((3,), (64,), (x, y))
 
 
-def test_a_sum_that_begins_with_nothing_is_not_right_by_chance(each_compiler):
-    code = """extern "C" __global__ void k(const float* x, float* y, int n) {
-        float sums[4];
-        for (int i = 0; i < n; i++) sums[i % 4] += x[i];
-        for (int i = 0; i < 4; i++) y[i] = sums[i];
+@pytest.mark.parametrize("dtype, number", [("f4", "float"), ("f8", "double"), ("c8", "float2")])
+def test_a_sum_that_begins_with_nothing_is_found_where_it_is_written(dtype, number, each_compiler):
+    code = """extern "C" __global__ void k(const NUMBER* x, NUMBER* y, int n) {
+        FLOAT sums[4];
+        for (int i = 0; i < n; i++) sums[i % 4] += x[i]PART;
+        for (int i = 0; i < 4; i++)
+            y[i]PART = sums[i];
     }"""
-    y = np.zeros(4, np.float32)
-    RawKernel(code, "k")((1,), (1,), (np.ones(8, np.float32), y, 8))
-    assert not (np.abs(y) < 1e30).any()
+    code = code.replace("PART", ".y" if dtype == "c8" else "")
+    code = code.replace("NUMBER", number).replace("FLOAT", number.rstrip("2"))
+    x, y = np.arange(8).astype(dtype) * (1j if dtype == "c8" else 1), np.zeros((2, 2), dtype)
+    at = r"kernel\.cu:5: uninitialised: (byte 4 of )?element \(0, 0\) of y \(2, 2\), \w+"
+    with pytest.raises(EmulatorError, match=f"^{at}, is the number that variables hold here before they are set$"):
+        RawKernel(code, "k")((1,), (1,), (x, y, 8))
+    begun = code.replace("sums[4];", "sums[4] = {0, 0, 0, 0};")
+    RawKernel(begun, "k")((1,), (1,), (x, y, 8))
+    np.testing.assert_array_equal(y.reshape(4), x[:4] + x[4:])
+    for byte in (0xFE, 0xFF):  # by the host
+        y.view(np.uint8)[...] = byte
+        RawKernel(begun.replace("i = 0; i < 4; i++)\n", "i = 1; i < 4; i++)\n"), "k")((1,), (1,), (x, y, 8))
+        assert (y.view(np.uint8).reshape(4, -1)[0] == byte)[-4:].all()
 
 
 def test_a_header_that_is_not_there_is_one_sentence(each_compiler):
