@@ -110,8 +110,11 @@ void mbarrier_init(void* address, int count, const void* return_address) {
                         int(barriers.size()) % COPYING, {}});
 }
 
+static unsigned phases_ended;  // of all mbarriers
+
 static void end_phase_if_complete(Barrier& b) {
     if (b.pending || b.bytes) return;
+    phases_ended++;
     b.phase++;
     b.pending = b.count;
     b.released = b.gathering;
@@ -149,7 +152,7 @@ void mbarrier_drop(void* address, const void* return_address) {  // and come to 
 
 bool mbarrier_phase(void* address, const void* return_address) { return barrier_at(address, place(return_address)).phase & 1; }
 
-// Waits, or may `give_up` before the end of the phase: half of the time. Whether the phase has ended.
+// Waits, or may `give_up` before the end of the phase: half of the time, or else when no thread can go on. Whether it has ended.
 static bool wait_at(void* address, unsigned parity, bool of_cluster, bool give_up, const void* return_address) {
     const uint32_t where = place(return_address);
     Fiber& me = fibers[current()];
@@ -169,7 +172,9 @@ static bool wait_at(void* address, unsigned parity, bool of_cluster, bool give_u
         me.state = AT_MBARRIER;
         me.where = where;
         me.barrier = b.address;
+        me.tries = give_up;
         wait_for_scheduler();
+        if (give_up && !me.tries) return false;
     }
 }
 

@@ -168,6 +168,7 @@ struct Fiber {
     unsigned mask;   // with these lanes
     Clock clock;
     const void* barrier;  // an mbarrier, where it waits at one
+    bool tries;      // and may be told that its phase goes on
     bool came;       // to the cluster's barrier, and has not waited there yet
     uint32_t came_in;  // the phase in which it did
     const void* asked;  // where the last atomic operation was, or volatile read
@@ -225,6 +226,8 @@ static vector<int> ready;                 // threads of the cluster
 static int asking;                        // those of them that wait for a flag: see lend_turn
 static size_t in_vain;                    // how often one of them asked, since another thread ran or the answer was a new one
 const size_t PATIENCE = 10000, OF_EACH = 200;  // times that all of them ask so
+static unsigned refused;                  // how often in turn those who try to wait were told that they would
+const unsigned REFUSALS = 64;             // the most of that
 static std::mt19937 random_number;
 
 static void (*entry)(void**);

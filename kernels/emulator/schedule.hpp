@@ -53,7 +53,7 @@ static void start_cluster(unsigned number) {
     visited = -1;
     ready.clear();
     asking = 0;
-    in_vain = 0;
+    in_vain = refused = 0;
     const unsigned across = grid_size.x / cluster_size.x, down = grid_size.y / cluster_size.y;
     first_block = {number % across * cluster_size.x, number / across % down * cluster_size.y, number / across / down * cluster_size.z};
     for (int rank = 0; rank < cluster_blocks; rank++) flags[1 + rank].clear();
@@ -131,14 +131,35 @@ static void report_vain_question() {
              cooperative ? "" : " before it goes on: blocks run one after the other");
 }
 
+// Nobody can go on. But a thread that tries to wait at an mbarrier may do something else when told that its phase goes on, such
+// as try another one. Whether there were such threads, and it has helped of late.
+static bool refuse_those_who_try() {
+    static unsigned ended;
+    if (ended != phases_ended) refused = 0;
+    ended = phases_ended;
+    if (refused++ == REFUSALS) return false;
+    bool any = false;
+    for (int rank = 0; rank < cluster_blocks; rank++)
+        for (Barrier& b : barriers_of(rank)) {
+            const auto last = std::stable_partition(b.waiting.begin(), b.waiting.end(), [](int m) { return !fiber_of(m).tries; });
+            for (auto m = last; m != b.waiting.end(); m++) {
+                fiber_of(*m).tries = false;
+                wake_in_cluster(*m);
+                any = true;
+            }
+            b.waiting.erase(last, b.waiting.end());
+        }
+    return any;
+}
+
 static void run_cluster(unsigned number) {
     start_cluster(number);
-    while (!(ready.empty() && !on_their_way()) && !abandoned) {
+    while (!abandoned && (!ready.empty() || on_their_way() || refuse_those_who_try())) {
         if (int(ready.size()) > asking) in_vain = 0;
         else if (on_their_way()) {  // nobody can go on: the last moment for a copy to arrive
             finish_a_bulk();
             continue;
-        } else if (in_vain++ > PATIENCE + OF_EACH * ready.size()) {
+        } else if (in_vain++ > PATIENCE + OF_EACH * ready.size() && !refuse_those_who_try()) {
             report_vain_question();
             break;
         }

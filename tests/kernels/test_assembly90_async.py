@@ -41,9 +41,68 @@ def test_a_wait_may_answer_no(wait, each_compiler):
         RawKernel(code.replace("LOOP", "0"), "k")((1,), (64,), (x,))
 
 
+# Thread 0 tries both mbarriers in turn: the second one's end leads to the first one's.
+TWO = """
+extern "C" __global__ void k(int* x) {
+    __shared__ uint64_t first, second, third;
+    __shared__ int flag;
+    if (threadIdx.x == 0) {
+        init(&first, 1);
+        init(&second, 1);
+        init(&third, 1);
+        flag = 0;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        bool ended[2] = {};
+        while (!ended[0] || !ended[1])
+            for (int i = 0; i < 2; i++) {
+                if (ended[i]) continue;
+                unsigned over;
+                asm volatile("{ .reg .pred p; mbarrier.TRY.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+                             : "=r"(over) : "r"(address(i ? &second : &first)) : "memory");
+                ended[i] = over;
+                if (over && i == 1) SAY;
+            }
+        x[0] = x[1];
+    }
+    if (threadIdx.x == 32) {
+        LISTEN;
+        x[1] = 5;
+        expect(&first, 0);
+    }
+    if (threadIdx.x == 64) expect(&second, 0);
+}
+"""
+SAY = ("expect(&third, 0)", "atomicExch(&flag, 1)")
+LISTEN = ("wait(&third, 0)", "while (!atomicAdd(&flag, 0)) {}")
+
+
+@pytest.mark.parametrize("by", [0, 1])
+@pytest.mark.parametrize("how", ["try_wait", "test_wait"])
+def test_who_tries_to_wait_may_do_something_else(how, by, each_compiler):
+    code, x = HEAD + TWO.replace("TRY", how), np.zeros(2, np.int32)
+    code = code.replace("SAY", SAY[by]).replace("LISTEN", LISTEN[by])
+    RawKernel(code, "k", seeds=6)((1,), (96,), (x,))
+    assert x.tolist() == [5, 5]
+    for old, why in (
+        (
+            "expect(&second, 0)",
+            "deadlock: thread 0 .*1 wait here for the end of an mbarrier's phase, 1 arrivals missing"
+            if by == 0
+            else "endless: ",
+        ),
+        (SAY[by], "deadlock: " if by == 0 else "endless: "),
+    ):
+        for _ in range(2):  # the second launch waits as long as the first
+            with pytest.raises(EmulatorError, match=why):
+                RawKernel(code.replace(old, "(void)0"), "k", seeds=1)((1,), (96,), (x,))
+
+
 @needs_nvrtc
 def test_a_gpu_takes_these(tmp_path):
     on_a_gpu(tmp_path, TOKENS.replace("WAIT", "try_wait").replace("LOOP", "!over"))
+    on_a_gpu(tmp_path, TWO.replace("TRY", "test_wait").replace("SAY", SAY[0]).replace("LISTEN", LISTEN[0]))
 
 
 # --- additions and the like by TMA ---------------------------------------------------------------------------------------
