@@ -36,5 +36,6 @@ def rounded(x: Any) -> Array:
 
 def rounded_to_tf32(x: np.ndarray) -> np.ndarray:
     """float32 ``x`` rounded to tf32, which has 10 bits of mantissa; ties away from 0 (PTX's ``cvt.rna``)."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    x = np.ascontiguousarray(x, np.float32)
+    bits = (x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+    return np.where(x == x, bits.view(np.float32), x)

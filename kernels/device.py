@@ -4,10 +4,10 @@ NumPy arrays are on none, CuPy arrays on the current GPU. ``running_on(Emulator(
 on the emulator, so that whole models run on the very same kernels where there is no GPU.
 
 An operation asks ``device_of`` after its checks and imports its ``cuda.py`` only if there is a device: without one
-nothing of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it;
-the rungs that round to bfloat16 or tf32 are for those who call ``cuda.py`` themselves. (The nearest code's rungs for
-tensor cores round too, but bound the error and decide close cases exactly. The layers on eight-bit numbers lose nothing
-on tensor cores, where int8 and the parts of a float are multiplied exactly.)
+nothing of CUDA is imported. The rung it takes is the last one whose result is as exact as float32 arithmetic makes it,
+or within ``precision.precision("bf16")`` the last one on tensor cores. (The nearest code's rungs for tensor cores round
+too, but bound the error and decide close cases exactly. The layers on eight-bit numbers lose nothing on tensor cores,
+where int8 and the parts of a float are multiplied exactly.)
 """
 
 import functools

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from ..backend import Array, array_module, is_cuda
 from ..checks import array_type, check_array, check_flag, check_float, check_same, check_saved, check_shape, is_number
 from ..device import contiguous, device_of
+from ..precision import in_force, rounded
 from . import numpy_tiles, reference
 
 __all__ = ["attention", "attention_backward", "attention_forward"]
@@ -85,7 +86,9 @@ def attention_backward(
         log_sum = saved
         if saved is None or isinstance(saved, numpy_tiles.Saved):  # the forward pass was not on this device
             log_sum = cuda_backward.log_sums(device, q, k, **settings)
-        return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=2)
+        rung = cuda_backward.rung_by_precision(device, q.shape[3], v.shape[3])
+        return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=rung)
+    g, q, k, v = _rounded(g, q, k, v)
     if isinstance(saved, numpy_tiles.Saved):
         try:
             return numpy_tiles.backward(g, q, k, v, o, saved, causal=causal, scale=scale)
@@ -100,10 +103,12 @@ def _forward(
 ) -> tuple[Array, Any]:
     scale = _check(q, k, v, causal, key_mask, scale)
     if (device := _device(q, v)) is not None:
-        from . import cuda
+        from . import cuda, cuda_backward
 
         settings = {"causal": causal, "key_mask": contiguous(key_mask), "scale": scale}
-        return cuda.best(device, *(contiguous(x) for x in (q, k, v)), **settings, keep=keep)
+        precision = "bf16" if cuda_backward.rung_by_precision(device, q.shape[3], v.shape[3]) > 2 else "float32"
+        return cuda.best(device, *(contiguous(x) for x in (q, k, v)), **settings, keep=keep, precision=precision)
+    q, k, v = _rounded(q, k, v)
     if not is_cuda(q):
         try:
             return numpy_tiles.forward(q, k, v, causal=causal, key_mask=key_mask, scale=scale, keep=keep)
@@ -111,6 +116,10 @@ def _forward(
             pass
     with np.errstate(all="ignore"):
         return reference.forward(q, k, v, causal=causal, key_mask=key_mask, scale=scale), None
+
+
+def _rounded(*factors: Array) -> tuple[Array, ...]:
+    return rounded(*factors) if in_force() == "bf16" else factors
 
 
 def _device(q: Array, v: Array) -> Any:

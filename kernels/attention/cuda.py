@@ -134,7 +134,7 @@ def short_forward(
     check_lengths(t_q, t_k)
     if rung == 3:
         check_heads(rung, d, d_v)
-        q, k, v = bits(q), bits(k), bits(v)
+        q, k, v = bits(device, q), bits(device, k), bits(device, v)
     elif rounded:
         raise ValueError(f"{SHORT[rung]} computes in float32 alone")
     o = device.empty((n, heads, t_q, d_v), "uint16" if rounded else "float32")
@@ -168,7 +168,7 @@ def _mma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -
     pitch, pitch_v = (-(-size // 16) * 16 + 8 for size in (d, d_v))
     shared_bytes = 2 * (QUERIES * pitch + 2 * keys * (pitch + pitch_v))
     blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // QUERIES)
-    arguments = {"q": bits(q), "k": bits(k), "v": bits(v), **arguments}
+    arguments = {"q": bits(device, q), "k": bits(device, k), "v": bits(device, v), **arguments}
     source, threads = file_in(HERE, RUNGS[3]), 32 * QUERIES // 16
     device.run(source, "attention", blocks, threads, arguments, shared_bytes=shared_bytes, defines=defines)
 
@@ -178,7 +178,7 @@ def _wgmma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any])
     keys = 128 if max(d, d_v) <= 128 else 64  # of a tile, as in rung 3
     panels, panels_v = -(-d // 64), -(-d_v // 64)
     numbers = 64 * (panels * WGMMA_QUERIES + WGMMA_STAGES * keys * (panels + panels_v))
-    arrays = {"q": bits(q), "k": bits(k), "v": bits(v)}
+    arrays = {"q": bits(device, q), "k": bits(device, k), "v": bits(device, v)}
     if arguments["scale"] < 0:  # the kernel's must be positive
         arrays["q"], arguments["scale"] = arrays["q"] ^ np.uint16(0x8000), -arguments["scale"]
     for (name, x), rows in zip(tuple(arrays.items()), (WGMMA_QUERIES, keys, keys), strict=True):

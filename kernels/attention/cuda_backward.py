@@ -5,7 +5,7 @@ from typing import Any
 
 from ..backend import Array, is_cuda
 from ..checks import WrongSize, check_rung
-from ..matmul.cuda import as_bf16
+from ..matmul import cuda as matmul
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
 
@@ -22,9 +22,19 @@ HERE = Path(__file__).parent
 LARGEST = 256  # head size of the rungs in bfloat16
 
 
+def rung_by_precision(device: Any, d: int, d_v: int) -> int:
+    """The rung for heads of these sizes and the ``precision`` in force: 2, which is exact, or the last in bfloat16."""
+    how = matmul.by_precision(device)
+    return how["rung"] if how.get("precision") == "bf16" and _takes(d) and _takes(d_v) else 2
+
+
+def _takes(size: int) -> bool:
+    return size % 8 == 0 < size <= LARGEST
+
+
 def check_heads(rung: int, d: int, d_v: int) -> None:
     """Raise WrongSize for head sizes that the rungs in bfloat16 do not take."""
-    if d % 8 or d_v % 8 or not 8 <= d <= LARGEST or not 8 <= d_v <= LARGEST:
+    if not (_takes(d) and _takes(d_v)):
         raise WrongSize(f"rung {rung} takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
 
 
@@ -34,9 +44,9 @@ def check_lengths(t_q: int, t_k: int) -> None:
         raise WrongSize(f"t_q + t_k must be at most {MOST}, got t_q = {t_q} and t_k = {t_k}")
 
 
-def bits(x: Array) -> Array:
+def bits(device: Any, x: Array) -> Array:
     """bfloat16 bits at an address that 16-byte copies can start from."""
-    x = as_bf16(x)
+    x = matmul.as_bf16(device, x)
     return x.copy() if is_cuda(x) and x.data.ptr % 16 else x
 
 
@@ -77,7 +87,7 @@ def attention_backward(
     check_lengths(t_q, t_k)
     if rung >= 3:
         check_heads(rung, d, d_v)
-        g, q, k, v = (bits(x) for x in (g, q, k, v))
+        g, q, k, v = (bits(device, x) for x in (g, q, k, v))
     dq, dk, dv = (device.empty(x.shape, "float32") for x in (q, k, v))
     delta = device.empty((n, heads, t_q), "float32")
     inputs = {"q": q, "k": k, "v": v, "g": g, "log_sum": log_sum, "delta": delta}

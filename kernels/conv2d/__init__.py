@@ -20,6 +20,7 @@ from jaxtyping import Float
 from ..backend import Array, is_cuda
 from ..checks import check_float, check_same, check_shape, is_whole, pair
 from ..device import contiguous, device_of
+from ..precision import rounded
 from . import choice, reference
 from .numpy_transposed import transposed
 
@@ -58,6 +59,7 @@ def conv2d(
     if is_cuda(x):
         return _by_definition(reference.conv2d, x, w, b, s, p)
     y = np.empty((x.shape[0], *size, w.shape[3]), x.dtype)
+    x, w = rounded(x, w)
     choice.correlate(x, w, b, y, s, (-p[0], -p[1]))
     return y
 
@@ -81,6 +83,7 @@ def conv2d_grad_x(
     _check_output("g", g, (x_shape[0], *_out_size("x", x_shape, w.shape, s, p), w.shape[3]), x_shape)
     if (device := device_of(g)) is not None:
         return _grad_x(device, g, w, x_shape, s, p)
+    g, w = rounded(g, w)
     if is_cuda(g) or not _finite(w):
         return _by_definition(reference.conv2d_grad_x, g, w, x_shape, s, p)
     dx = np.empty(x_shape, g.dtype)
@@ -109,6 +112,7 @@ def conv2d_grad_w(
         return _grad_w(device, x, g, w_shape, s, p)
     if is_cuda(x):
         return _by_definition(reference.conv2d_grad_w, x, g, w_shape, s, p)
+    x, g = rounded(x, g)
     return choice.correlate_grad_w(x, g, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
 
 
@@ -137,6 +141,7 @@ def conv_transpose2d(
     if (device := device_of(x)) is not None:
         y = _grad_x(device, x, w.transpose(0, 1, 3, 2), (x.shape[0], height, width, w.shape[3]), s, p)
         return y if b is None else y + b
+    x, w = rounded(x, w)
     if is_cuda(x) or not _finite(w):
         return _by_definition(reference.conv_transpose2d, x, w, b, s, p, extra)
     y = np.empty((x.shape[0], height, width, w.shape[3]), x.dtype)
@@ -158,6 +163,7 @@ def conv_transpose2d_grad_x(
         return _conv2d(device, g, w.transpose(0, 1, 3, 2), None, s, p)
     if is_cuda(g):
         return _by_definition(reference.conv_transpose2d_grad_x, g, w, s, p)
+    g, w = rounded(g, w)
     dx = np.empty((g.shape[0], *size, w.shape[2]), g.dtype)
     choice.correlate(g, w.transpose(0, 1, 3, 2), None, dx, s, (-p[0], -p[1]))
     return dx
@@ -182,26 +188,33 @@ def conv_transpose2d_grad_w(
         return contiguous(dw.transpose(0, 1, 3, 2))
     if is_cuda(x):
         return _by_definition(reference.conv_transpose2d_grad_w, x, g, w_shape, s, p)
+    g, x = rounded(g, x)
     dw = choice.correlate_grad_w(g, x, (w_shape[0], w_shape[1]), s, (-p[0], -p[1]))
     return np.ascontiguousarray(dw.transpose(0, 1, 3, 2))
+
+
+def _how(device: Any, s: Pair, p: Pair) -> dict[str, Any]:
+    from ..matmul.cuda import by_precision
+
+    return {"stride": s, "padding": p, **by_precision(device)}
 
 
 def _conv2d(device: Any, x: Array, w: Array, b: Array | None, s: Pair, p: Pair) -> Array:
     from . import cuda
 
-    return cuda.conv2d(device, contiguous(x), contiguous(w), contiguous(b), stride=s, padding=p, rung=2)
+    return cuda.conv2d(device, contiguous(x), contiguous(w), contiguous(b), **_how(device, s, p))
 
 
 def _grad_x(device: Any, g: Array, w: Array, x_shape: Shape, s: Pair, p: Pair) -> Array:
     from . import cuda
 
-    return cuda.conv2d_grad_x(device, contiguous(g), contiguous(w), x_shape, stride=s, padding=p, rung=2)
+    return cuda.conv2d_grad_x(device, contiguous(g), contiguous(w), x_shape, **_how(device, s, p))
 
 
 def _grad_w(device: Any, x: Array, g: Array, w_shape: Shape, s: Pair, p: Pair) -> Array:
     from . import cuda
 
-    return cuda.conv2d_grad_w(device, contiguous(x), contiguous(g), w_shape, stride=s, padding=p, rung=2)
+    return cuda.conv2d_grad_w(device, contiguous(x), contiguous(g), w_shape, **_how(device, s, p))
 
 
 def _by_definition(function: Callable[..., Array], *args: Any) -> Array:

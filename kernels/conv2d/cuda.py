@@ -78,7 +78,7 @@ def conv2d(
         if rung == 2:
             device.run(file_in(HERE, RUNGS[2]), "conv2d", blocks, threads_of(tile), arguments, defines=defines)
         else:
-            arguments |= _rounded(precision, x=x, w=w)
+            arguments |= _rounded(device, precision, x=x, w=w)
             defines |= _alignment(X=aligned(arguments["x"]), W=aligned(arguments["w"]))
             run_mma(device, file_in(HERE, RUNGS[3]), f"conv2d_{precision}", blocks, tile, arguments, defines)
     return device.result(y, "y")
@@ -116,7 +116,7 @@ def conv2d_grad_x(
         if rung == 2:
             device.run(source, "conv2d_grad_x", blocks, threads_of(tile), arguments, defines=defines_of(tile))
         else:
-            arguments |= _rounded(precision, g=g, w=w)
+            arguments |= _rounded(device, precision, g=g, w=w)
             defines = defines_of(tile) | _alignment(G=aligned(arguments["g"]) and aligned(arguments["w"]))
             run_mma(device, source, f"conv2d_grad_x_{precision}", blocks, tile, arguments, defines)
     return device.result(dx, "dx")
@@ -164,7 +164,7 @@ def conv2d_grad_w(
     if rung == 2:
         device.run(source, "conv2d_grad_w", parts * blocks, threads_of(tile), arguments, defines=defines)
     else:
-        arguments |= _rounded(precision, x=x, g=g)
+        arguments |= _rounded(device, precision, x=x, g=g)
         defines |= _alignment(X=aligned(arguments["x"]), G=aligned(arguments["g"]))
         run_mma(device, source, f"conv2d_grad_w_{precision}", parts * blocks, tile, arguments, defines)
     if parts > 1:
@@ -172,8 +172,8 @@ def conv2d_grad_w(
     return device.result(dw, "dw")
 
 
-def _rounded(precision: str, **arrays: Array) -> dict[str, Array]:
-    return {name: as_bf16(x) if precision == "bf16" else x for name, x in arrays.items()}
+def _rounded(device: Any, precision: str, **arrays: Array) -> dict[str, Array]:
+    return {name: as_bf16(device, x) if precision == "bf16" else x for name, x in arrays.items()}
 
 
 def _alignment(**factors: bool) -> dict[str, str]:

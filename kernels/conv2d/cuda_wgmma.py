@@ -31,7 +31,7 @@ Pair = tuple[int, int]
 
 def conv2d(device: Any, arguments: dict[str, Any], defines: dict[str, Any], columns: int | None) -> bool:
     """The convolution: TMA finds the windows of x, the weights come with c_out padded to a multiple of 8."""
-    x, w, y = as_bf16(arguments["x"]), as_bf16(arguments["w"]), arguments["y"]
+    x, w, y = as_bf16(device, arguments["x"]), as_bf16(device, arguments["w"]), arguments["y"]
     stride, padding = _pairs(arguments)
     windows = _windows(x, y.shape[1:3], stride, (-padding[0], -padding[1]))
     if windows is None:
@@ -47,7 +47,7 @@ def conv2d(device: Any, arguments: dict[str, Any], defines: dict[str, Any], colu
 
 def conv2d_grad_x(device: Any, arguments: dict[str, Any], columns: int | None) -> bool:
     """The data gradient, one launch for each phase."""
-    g, w, dx = as_bf16(arguments["g"]), as_bf16(arguments["w"]), arguments["dx"]
+    g, w, dx = as_bf16(device, arguments["g"]), as_bf16(device, arguments["w"]), arguments["dx"]
     phases = _phases(g, dx.shape, arguments) if dx.size else None
     if phases is None:
         return False
@@ -69,7 +69,7 @@ def conv2d_grad_x(device: Any, arguments: dict[str, Any], columns: int | None) -
 
 def conv2d_grad_w(device: Any, arguments: dict[str, Any], parts: int | None, columns: int | None) -> bool:
     """The weight gradient, in so many parts of the pixels, which are added in a fixed order."""
-    x, g, dw = as_bf16(arguments["x"]), as_bf16(arguments["g"]), arguments["dw"]
+    x, g, dw = as_bf16(device, arguments["x"]), as_bf16(device, arguments["g"]), arguments["dw"]
     stride, padding = _pairs(arguments)
     windows = _windows(x, g.shape[1:3], stride, (-padding[0], -padding[1]), STEP)
     g = g.reshape(-1, g.shape[3])

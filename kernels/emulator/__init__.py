@@ -74,8 +74,8 @@ What it cannot find, and how it differs from a GPU:
   much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree.
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
 * ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise when no
-  thread can go on; they wait forever after 64 such answers in turn that led to nothing. Those that are ``.relaxed``, and such arrivals, order here as much as the others, which the manual does not
-  promise.
+  thread can go on; they wait forever after 64 such answers in turn that led to nothing. Those that are ``.relaxed``,
+  and such arrivals, order here as much as the others, which the manual does not promise.
 * At a ``wgmma``, the lanes of each warp must arrive together; whether all four warps of a warpgroup came is checked at
   the end. Whoever has waited for a group knows that all four have read their operands and, without ``strict``, what
   their threads had loaded and stored before, which the manual does not promise. Until the wait its sums are NaN, which

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ..backend import Array, array_module, is_cuda
 from ..checks import check_float, check_same, check_shape
 from ..device import contiguous, device_of
+from ..precision import rounded
 from . import numpy_split
 
 __all__ = ["linear", "matmul", "sum_rows"]
@@ -22,6 +23,7 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
     """
     if _plain(a, b) and a.ndim == 2 == b.ndim and a.shape[1] == b.shape[0] and device_of(a) is None:
         (m, k), n = a.shape, b.shape[1]
+        a, b = rounded(a, b)
         if numpy_split.direct(m, k, n):
             return np.matmul(a, b)
         y = np.empty((m, n), a.dtype)
@@ -32,6 +34,7 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
         return _on_device(device, a, b)
     if is_cuda(a):
         return array_module(a).matmul(a, b)
+    a, b = rounded(a, b)
     return numpy_split.held(a, b) if a.ndim == 1 or b.ndim == 1 else numpy_split.product(a, b)
 
 
@@ -85,11 +88,12 @@ def linear(
 
         rows = contiguous(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
         w, transposed = _as_it_lies(w)
-        y = cuda.matmul(device, rows, w, contiguous(b), transpose_b=transposed, rung=2)
+        y = cuda.matmul(device, rows, w, contiguous(b), transpose_b=transposed, **cuda.by_precision(device))
         return y.reshape(*x.shape[:-1], y.shape[1])
     if is_cuda(x):
         y = x @ w
         return y if b is None else y + b
+    x, w = rounded(x, w)
     return numpy_split.linear(x, w, b)
 
 
@@ -103,7 +107,8 @@ def _on_device(device: Any, a: Array, b: Array) -> Array:
         xp, leading = array_module(a, b), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (xp.broadcast_to(x, (*leading, *x.shape[-2:])) for x in (a, b))
     (a, transpose_a), (b, transpose_b) = _as_it_lies(a), _as_it_lies(b)
-    y = cuda.matmul(device, a, b, transpose_a=transpose_a, transpose_b=transpose_b, rung=2)
+    how = cuda.by_precision(device)
+    y = cuda.matmul(device, a, b, transpose_a=transpose_a, transpose_b=transpose_b, **how)
     y = y[..., 0] if column else y
     return (y[..., 0] if column else y[..., 0, :]) if row else y
 

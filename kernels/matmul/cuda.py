@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import bfloat16
 from ..backend import Array, address, array_module
 from ..checks import check_rung
+from ..precision import in_force
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
 
@@ -53,7 +53,7 @@ def matmul(
     rung = last_rung(device) if rung is None else rung
     check_rung(rung, RUNGS)
     if rung > 2 and precision == "bf16":
-        a, b = as_bf16(a), as_bf16(b)
+        a, b = as_bf16(device, a), as_bf16(device, b)
     if rung > 3 and not (precision == "bf16" and takes_wgmma(a) and takes_wgmma(b)):
         rung, tile = 3, None  # whose tiles are square
     (m, k), n = a.shape[-2:], b.shape[-2 if transpose_b else -1]
@@ -150,6 +150,14 @@ def multicast_tile_for(m: int, n: int) -> Tile:
 def last_rung(device: Any) -> int:
     """The last measured rung for bfloat16 on this device: wgmma is Hopper's alone, which the emulator stands for."""
     return 4 if device.architecture == "90a" else 3
+
+
+def by_precision(device: Any) -> dict[str, Any]:
+    """The rung for the ``precision`` in force: the last one as exact as float32, or the last one on tensor cores."""
+    precision = in_force()
+    if precision == "float32" or int(device.architecture.rstrip("a")) < 80:
+        return {"rung": 2}
+    return {"rung": last_rung(device) if precision == "bf16" else 3, "precision": precision}
 
 
 def takes_wgmma(x: Array) -> bool:
@@ -259,9 +267,13 @@ def ring_stages(columns: int) -> int:
     return {64: 4, 128: 3, 160: 5, 256: 4}[columns]
 
 
-def as_bf16(x: Array) -> Array:
-    """The bits of ``x`` rounded to bfloat16; ``x`` itself if it is bits already."""
-    return x if x.dtype == np.uint16 else bfloat16.to_bits(x)
+def as_bf16(device: Any, x: Array) -> Array:
+    """The bits of ``x``, contiguous float32 numbers on the device, rounded to bfloat16; ``x`` itself if it is bits already."""
+    if x.dtype == np.uint16:
+        return x
+    y = device.empty(x.shape, "uint16")
+    device.run(file_in(HERE, "to_bf16.cu"), "to_bf16s", -(-x.size // (4 * 256)), 256, {"x": x, "y": y, "n": x.size})
+    return device.result(y, "y")
 
 
 def aligned(x: Array) -> bool:

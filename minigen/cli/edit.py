@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from tyro.conf import arg
 
+from kernels.precision import Precision, precision
 from minigen.cli import arguments, curriculum
 from minigen.cli.sample import check_out, with_own_sampler
 from minigen.errors import UserError, os_reason, said_in_one_sentence
@@ -42,6 +43,8 @@ class EditFlags:
     """Seed of all random draws."""
     device: str = "cpu"
     """cpu or cuda."""
+    precision: Precision = "float32"
+    """What the factors of products are rounded to while edits are made: as for 'minigen train'."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
     """Folder of the data set's files, for pictures test:K: as for 'minigen train'."""
 
@@ -75,7 +78,8 @@ def main(args: list[str]) -> int:
     from minigen.train.run import check_finite
 
     try:
-        edits = system.edit(image, keep, n=flags.n, rng=np.random.default_rng(flags.seed), **settings)
+        with precision(flags.precision):
+            edits = system.edit(image, keep, n=flags.n, rng=np.random.default_rng(flags.seed), **settings)
     except FloatingPointError as error:
         raise UserError(f"editing with {flags.weights} broke down: {error}") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
+from kernels.precision import Precision, precision
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 
@@ -38,6 +39,8 @@ class SampleFlags:
     """Seed of all random draws."""
     device: str = "cpu"
     """cpu or cuda."""
+    precision: Precision = "float32"
+    """What the factors of products are rounded to while samples and pictures are drawn: as for 'minigen train'."""
     singles: bool = False
     """Also write every sample as a PNG of its own, in the model's size: 'minigen edit' takes these."""
     trajectory: bool = False
@@ -71,7 +74,8 @@ def main(args: list[str]) -> int:
     ending = pictures.ending(dataset)
     file = Path("grid" + ending) if flags.out is None else flags.out
     check_out(file, ending)
-    samples, states = draw(system, flags, settings)
+    with precision(flags.precision):
+        samples, states = draw(system, flags, settings)
     if flags.trajectory and not states:
         raise UserError(f"'{entry.name}' draws in one step, there is no trajectory to show")
     with said_in_one_sentence("notes"):
@@ -93,13 +97,14 @@ def main(args: list[str]) -> int:
         print(f"trajectory, animated: {path}")
     for name in chosen:
         path = file.with_name(f"{file.stem}-{name}.png")
-        with said_in_one_sentence(f"--{name}"):
+        with said_in_one_sentence(f"--{name}"), precision(flags.precision):
             draw_picture(system, data, name, path, flags.seed)
         print(f"{name}: {path}")
     if flags.quality:
         print_quality(system, data, samples, flags.seed)
     if flags.prompts is not None:
-        print_prompts(system, flags, settings)
+        with precision(flags.precision):
+            print_prompts(system, flags, settings)
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from kernels.precision import PRECISIONS, Precision
 from minigen.cli import arguments, curriculum, sample
 from minigen.errors import UserError
 
@@ -49,8 +50,12 @@ class RunFlags:
     """Seed of initial weights, batches and noise."""
     device: str = "cpu"
     """cpu or cuda."""
+    precision: Precision = "float32"
+    """What the factors of products are rounded to. bf16 and tf32 are for the tensor cores of a GPU, where they are many
+    times as fast; on a CPU they only show what such a GPU would compute.
+    """
     resume: bool = False
-    """Go on from the checkpoint in --out, which gives data, size, seed and settings whose flags are left out."""
+    """Go on from the checkpoint in --out, which gives data, size, seed, precision and settings whose flags are left out."""
     samples_every: Annotated[int | None, arg(metavar="STEPS")] = None
     """Steps between two pictures of samples: a quarter of the run if left out, 0 for only one at the end."""
     save_seconds: float = 15.0
@@ -91,6 +96,7 @@ def main(args: list[str]) -> int:
         seed=run.seed,
         data_dir=run.data_dir,
         size=run.size,
+        precision=run.precision,
         samples_every=run.samples_every,
         save_seconds=run.save_seconds,
     )
@@ -194,7 +200,8 @@ def settings_of_checkpoint(path: Path, entry: curriculum.Entry, model: Any, out:
     data, seed = about.get("data"), about.get("seed")
     data = data if isinstance(data, dict) else {}
     name, data_dir, size = (data.get(key) for key in ("name", "data_dir", "size"))
-    sound = isinstance(data_dir, str | None) and isinstance(size, int | None)
+    precision = about.get("precision", "float32")  # older ones do not say it
+    sound = isinstance(data_dir, str | None) and isinstance(size, int | None) and precision in PRECISIONS
     if not isinstance(name, str) or type(seed) is not int or not sound:
-        raise UserError(f"{path} does not say which data and seed its run was started with")
-    return RunFlags(data=name, out=out, data_dir=data_dir, size=size, seed=seed), config
+        raise UserError(f"{path} does not say which data, seed and precision its run was started with")
+    return RunFlags(data=name, out=out, data_dir=data_dir, size=size, seed=seed, precision=precision), config

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from kernels.backend import array_module, to_numpy
+from kernels.precision import precision
 from minigen.errors import Interrupted, NonFinite, UserError, os_reason, said_in_one_sentence
 from minigen.train import checkpoint, pictures
 from minigen.train.lock import alone_in
@@ -40,13 +41,16 @@ PREVIEW = 16  # samples in a picture during training; the one at the end has as 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's settings. Only ``system``, its config, ``seed``, ``data_dir`` and ``size`` decide its result."""
+    """A run's settings. Only ``system``, its config, ``seed``, ``data_dir``, ``size`` and ``precision``, which is one of
+    ``kernels.precision``, decide its result.
+    """
 
     out: str | Path
     system: str
     seed: int = 0
     data_dir: str | None = None
     size: int | None = None
+    precision: str = "float32"
     samples: int = 64
     samples_every: int | None = None  # None: after each quarter of the steps, 0: only at the end
     save_seconds: float = 15.0
@@ -93,7 +97,8 @@ def train(system: System, dataset: Any, run: Run, *, resume: bool = False) -> Re
     if not resume:
         keeper.make(run.folder)
     # NaN and infinity are found by checks of the loss, the gradient, the state and the samples, not by NumPy's warnings
-    with alone_in(run.folder) as sure, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with precision(run.precision), alone_in(run.folder) as sure, quiet:
         if sure:  # or another run may be writing them
             checkpoint.remove_leftovers(run.folder, "*.safetensors")
             checkpoint.remove_leftovers(run.folder / SAMPLES)
@@ -197,6 +202,7 @@ class Keeper:
             "config": checkpoint.config_to_json(trainer.system.config),
             "data": data_identity(dataset, run),
             "seed": run.seed,
+            "precision": run.precision,
         }
         self.earlier, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.earlier_cpu: float | None = 0.0
@@ -270,7 +276,7 @@ class Keeper:
                 f"there is no checkpoint to go on from in {self.run.folder}: leave --resume out to start a run"
             )
         with checkpoint.opened(path, kind="checkpoint", system=self.run.system) as reader:
-            about = reader.about
+            about = {"precision": "float32"} | reader.about  # which older ones do not say
             then = checkpoint.config_from_json(path, type(self.trainer.system.config), about.get("config"))
             refuse_difference(path, about | {"config": checkpoint.config_to_json(then)}, self.identity)
             self.trainer.load(position_of(path, about, self.trainer), reader.arrays)
@@ -349,7 +355,7 @@ def data_checksum(split: Any) -> int:
 
 def refuse_difference(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
     """Raise UserError that names the first field in which a checkpoint differs from what is to be trained now."""
-    for group in ("config", "data", "seed"):
+    for group in ("config", "data", "seed", "precision"):
         then, now = about.get(group), identity[group]
         if then == now:
             continue

@@ -20,6 +20,7 @@ from kernels import (
     activation,
     adam,
     attention,
+    bfloat16,
     codebook,
     compare,
     conv2d,
@@ -38,6 +39,7 @@ from kernels.backend import to_numpy
 from kernels.compare import assert_close, bound
 from kernels.device import contiguous, device_of, running_on
 from kernels.emulator import Emulator
+from kernels.precision import precision
 from kernels.source import ROOT
 from minigen import data
 from minigen.cli import arguments, curriculum
@@ -599,6 +601,29 @@ def test_a_step_of_ddpm_on_the_device_is_that_on_numpy():
     assert_close(unet.flat, moved, bound(STEPS, 0.02 + np.abs(moved), np.float32), "the weights after Adam's step")
     folders = {name.partition("/")[0] for name in device.launched}
     assert folders == {"conv2d", "matmul", "norm", "activation", "attention", "adam"}
+
+
+@needs_compiler
+def test_a_step_of_ddpm_on_tensor_cores_is_that_on_numpy_in_bfloat16():
+    with precision("bf16"):
+        with running_on(Counting()) as device:
+            got, _ = unet_step(np.float32)
+        plain, _ = unet_step(np.float32)
+    device.check()
+    of_products = ("2_tiled", "2_recomputed", "2_online", "2_short", "3_mma:", "1_")
+    assert not [
+        k
+        for k in device.launched
+        if k.partition("/")[2].startswith(of_products) and "norm" not in k and "silu" not in k
+    ]
+    want, unit = unet_step(np.float64)[0], bfloat16.UNIT_ROUNDOFF
+
+    def far(a, b):  # some gradients are 0 but for rounding, so all of them together
+        a, b, all_ = (np.concatenate([np.ravel(x[n]) for n in want if n != "loss"]) for x in (a, b, want))
+        return np.linalg.norm(a - b) / np.linalg.norm(all_)
+
+    assert abs(got["loss"] / plain["loss"] - 1) <= unit and abs(got["loss"] / want["loss"] - 1) <= unit
+    assert far(got, plain) <= 4 * unit and unit <= far(plain, want) <= 4 * unit  # two networks deep: 1.7 and 2.3
 
 
 @needs_compiler

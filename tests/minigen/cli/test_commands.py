@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from safetensors.numpy import load_file
 
 import minigen.models
 from kernels import threads
+from kernels.precision import in_force
 from minigen import __version__
 from minigen.__main__ import COMMANDS, main
-from minigen.cli import arguments, curriculum
+from minigen.cli import arguments, curriculum, sample
 from minigen.cli.arguments import first_sentence
 from minigen.train import checkpoint
 from minigen.train.run import CHECKPOINT, WEIGHTS
@@ -368,6 +370,42 @@ def test_the_device_reaches_the_system(
         monkeypatch.setattr(arguments, made, reached)
     with pytest.raises(Reached, match=r"^cuda$"):
         main([*command, "--device", "cuda"])
+
+
+def test_products_are_rounded_while_something_is_drawn_and_not_while_it_is_measured(
+    trained: Path, without_ruler: Any, monkeypatch: pytest.MonkeyPatch
+):
+    seen: dict[str, str] = {}
+
+    def watch(name: str, module: Any, *, goes_on: bool = True) -> None:
+        real = getattr(module, name)
+
+        def watching(*args: Any, **settings: Any) -> Any:
+            seen[name] = in_force()
+            return real(*args, **settings) if goes_on else None
+
+        monkeypatch.setattr(module, name, watching)
+
+    watch("draw", sample)
+    watch("draw_picture", sample)
+    watch("print_quality", sample, goes_on=False)
+    watch("print_prompts", sample, goes_on=False)
+    monkeypatch.setattr(sample, "check", lambda *args: None)  # the toy knows no prompts
+    assert main(["sample", "toy", "--precision", "bf16", "--quality", "--prompts", "1", "--shades"]) == 0
+    assert seen.pop("print_quality") == "float32"
+    assert seen == dict.fromkeys(("draw", "draw_picture", "print_prompts"), "bf16")
+    watch("load_weights", arguments)
+    real = arguments.load_weights
+
+    def loaded(*args: Any, **settings: Any) -> Any:
+        system, about = real(*args, **settings)
+        holder = SimpleNamespace(edit=system.edit)
+        watch("edit", holder)
+        return replace(system, edit=holder.edit), about
+
+    monkeypatch.setattr(arguments, "load_weights", loaded)
+    assert main(["edit", "toy", "test:0", "--precision", "tf32"]) == 0
+    assert seen["edit"] == "tf32" and seen["load_weights"] == in_force() == "float32"
 
 
 LINES = """╭─ Unrecognized options ─────────────╮

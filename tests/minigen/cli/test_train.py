@@ -84,7 +84,7 @@ def test_a_number_that_is_too_large_for_an_array_is_one_sentence(
         {"data": {"name": "digits", "data_dir": None, "size": None, **d}}
         for d in ({"name": 3}, {"size": "8"}, {"data_dir": 5})
     ]
-    + [{"seed": "0"}, {"seed": None}, {"seed": True}],
+    + [{"seed": "0"}, {"seed": None}, {"seed": True}, {"precision": "fp16"}, {"precision": 16}],
 )
 def test_a_checkpoint_that_does_not_say_its_data_or_seed(
     toy_system: Any, inside: Path, refused: Refused, change: dict[str, Any]
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_does_not_say_its_data_or_seed(
         about = {**reader.about, **change}
     checkpoint.save(path, arrays, about)
     said = refused("train", "toy", "--resume")
-    assert said == f"minigen: {path} does not say which data and seed its run was started with\n"
+    assert said == f"minigen: {path} does not say which data, seed and precision its run was started with\n"
 
 
 def test_a_checkpoint_whose_settings_are_too_large(toy_system: Any, inside: Path, refused: Refused):

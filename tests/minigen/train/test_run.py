@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import autograd as ag
+from kernels.precision import in_force
 from minigen.data import load
 from minigen.errors import Interrupted, NonFinite, UserError
 from minigen.train import checkpoint
@@ -120,6 +121,20 @@ def test_cpu_seconds_are_unknown_where_an_earlier_part_did_not_keep_them(tmp_pat
     go(out)
     monkeypatch.setattr(Keeper, "cpu_seconds", real)
     assert go(out, resume=True).cpu_seconds is None
+
+
+def test_products_of_a_run_are_rounded_as_it_says_while_it_trains_and_draws(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen, real_advance, real_draw = set(), Trainer.advance, Keeper.draw
+    monkeypatch.setattr(Trainer, "advance", lambda *given: (seen.add(in_force()), real_advance(*given))[1])
+    monkeypatch.setattr(Keeper, "draw", lambda *given: (seen.add(f"draws {in_force()}"), real_draw(*given))[1])
+    go(tmp_path / "run", precision="bf16")
+    assert seen == {"bf16", "draws bf16"} and in_force() == "float32"
+    assert not equal_to(tmp_path / "run", whole)
+    with pytest.raises(ValueError, match="precision must be one of"):
+        go(tmp_path / "other", precision="fp16")
+    assert not (tmp_path / "other" / CHECKPOINT).exists()
 
 
 def test_how_often_it_is_saved_does_not_matter(whole: Path, tmp_path: Path):
@@ -366,6 +381,7 @@ def test_resume_without_a_checkpoint(tmp_path: Path):
         ({"config": {"steps": 20}}, "was started with --steps 12, not 20"),
         ({"config": {"batch_size": 8}}, "was started with --batch-size 16, not 8"),
         ({"seed": 3}, "was started with --seed 0, not 3"),
+        ({"precision": "bf16"}, "was started with --precision float32, not bf16"),
         ({"data_dir": "x"}, "was started with --data-dir None, not x"),
         ({"dataset": dataclasses.replace(DIGITS, name="mnist")}, "was started with --data digits, not mnist"),
         ({"dataset": dataclasses.replace(DIGITS, train=DIGITS.val)}, "the training images are not those"),
@@ -412,7 +428,7 @@ def test_a_run_goes_on_from_a_checkpoint_that_is_older_than_a_setting(
     with checkpoint.opened(out / CHECKPOINT, kind="checkpoint") as reader:
         arrays = {name: reader.handle.get_tensor(name) for name in reader.handle.keys()}  # noqa: SIM118
         about = reader.about
-    del about["config"]["pause"]
+    del about["config"]["pause"], about["precision"]
     checkpoint.save(out / CHECKPOINT, arrays, about)
     with pytest.raises(UserError, match=r"was started with --pause 0\.0, not 0\.001"):
         go(out, resume=True, config={"pause": 0.001})
@@ -471,7 +487,19 @@ def test_settings_that_cannot_be_trained_are_one_sentence(tmp_path: Path):
 def test_the_checkpoint_holds_no_random_state_and_no_time_in_its_weights(whole: Path):
     with checkpoint.opened(whole / CHECKPOINT, kind="checkpoint") as reader:
         names = set(reader.handle.keys())
-        about = {"format", "kind", "system", "config", "data", "seed", "stage", "step", "seconds", "cpu_seconds"}
+        about = {
+            "format",
+            "kind",
+            "system",
+            "config",
+            "data",
+            "seed",
+            "precision",
+            "stage",
+            "step",
+            "seconds",
+            "cpu_seconds",
+        }
         assert set(reader.about) == about
     assert {name.split("/")[0] for name in names} == {"net", "critic", "average", "moment"}
     with checkpoint.opened(whole / WEIGHTS, kind="weights") as reader:
