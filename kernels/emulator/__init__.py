@@ -71,7 +71,8 @@ What it cannot find, and how it differs from a GPU:
   value is not checked with g++ where the function is not inlined.
 * The sums inside ``mma.sync`` and ``wgmma`` are truncated where Hopper's are believed to be: all terms 25 bits below
   the largest of an instruction, and the result to float32. Other GPUs truncate elsewhere (an A100 loses about twice as
-  much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree.
+  much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree. ``mma`` of e4m3 and
+  e5m2 is two of half precision, which keeps more bits than an H100 does.
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
 * ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise when no
   thread can go on; they wait forever after 64 such answers in turn that led to nothing. Those that are ``.relaxed``,

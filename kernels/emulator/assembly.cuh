@@ -36,6 +36,12 @@ EMULATOR_HERE void out(T& to, U value) {
 }
 template <class T>
 EMULATOR_HERE void out(T*& to, unsigned long long value) { to = reinterpret_cast<T*>(value); }
+template <class T, class U>
+EMULATOR_HERE void out(volatile T& to, U value) {
+    T plain;
+    out(plain, value);
+    to = plain;
+}
 
 struct Nowhere {
     template <class T>
@@ -214,12 +220,19 @@ EMULATOR_ROUNDS(rni, nearbyint)
 EMULATOR_ROUNDS(rzi, trunc)
 EMULATOR_ROUNDS(rmi, floor)
 EMULATOR_ROUNDS(rpi, ceil)
-EMULATOR_QUIET void cvt_f16x2(unsigned& d, float high, float low) { d = to_fp16(low) | unsigned(to_fp16(high)) << 16; }
-EMULATOR_QUIET void cvt_bf16x2(unsigned& d, float high, float low) { d = to_bf16(low) | unsigned(to_bf16(high)) << 16; }
-EMULATOR_QUIET void cvt_tf32(unsigned& d, float x) { d = to_tf32(x); }
+EMULATOR_ROUNDS(sat, double)
+template <class A>
+EMULATOR_QUIET void cvt_f16x2(unsigned& d, A high, A low) { d = to_fp16(as<float>(low)) | unsigned(to_fp16(as<float>(high))) << 16; }
+template <class A>
+EMULATOR_QUIET void cvt_bf16x2(unsigned& d, A high, A low) { d = to_bf16(as<float>(low)) | unsigned(to_bf16(as<float>(high))) << 16; }
+template <class D, class A>
+EMULATOR_QUIET void cvt_tf32(D& d, A x) { d = as<D>(to_tf32(as<float>(x))); }
 
 #define EMULATOR_FP8(name)                                                                                                             \
-    EMULATOR_QUIET void cvt_##name##x2(unsigned short& d, float high, float low) { d = to_##name(low) | to_##name(high) << 8; }         \
+    template <class A>                                                                                                                 \
+    EMULATOR_QUIET void cvt_##name##x2(unsigned short& d, A high, A low) {                                                             \
+        d = to_##name(as<float>(low)) | to_##name(as<float>(high)) << 8;                                                               \
+    }                                                                                                                                  \
     EMULATOR_QUIET void cvt_f16x2_##name##x2(unsigned& d, unsigned short a) { cvt_f16x2(d, from_##name(a >> 8), from_##name(a & 255)); }
 EMULATOR_FP8(e4m3)
 EMULATOR_FP8(e5m2)
@@ -334,6 +347,7 @@ EMULATOR_PTX void bar_sync(int number, int threads = 0) {
     if (number == 0 && threads == 0) block_barrier(EMULATOR_WHERE);
     else named_barrier_sync(number, threads ? threads : block_size.x * block_size.y * block_size.z, EMULATOR_WHERE);
 }
+EMULATOR_PTX void bar_warp_sync(unsigned mask) { warp_barrier(mask, EMULATOR_WHERE); }
 EMULATOR_PTX void bar_arrive(int number, int threads) { named_barrier_arrive(number, threads, EMULATOR_WHERE); }
 
 // --- votes ---------------------------------------------------------------------------------------------------------------
@@ -380,62 +394,9 @@ EMULATOR_SHUFFLE(down, lane + int(b & 31), other <= end)
 EMULATOR_SHUFFLE(bfly, lane ^ int(b & 31), other <= end)
 EMULATOR_SHUFFLE(idx, (lane & group) | (b & 31 & ~group), other <= end)
 
-// --- matrices ------------------------------------------------------------------------------------------------------------
-
-template <int N, bool TRANS, class... D>
-EMULATOR_PTX void ldmatrix(unsigned long long row, D&... d) {
-    static_assert(N == sizeof...(D), "as many registers as matrices");
-    unsigned numbers[N];
-    load_matrices(numbers, N, TRANS, at<true>(row), EMULATOR_WHERE);
-    int i = 0;
-    ((d = as<D>(numbers[i++])), ...);
-}
-template <int N, bool TRANS, class... A>
-EMULATOR_PTX void stmatrix(unsigned long long row, A... values) {
-    static_assert(N == sizeof...(A), "as many registers as matrices");
-    const unsigned numbers[N] = {as<unsigned>(values)...};
-    store_matrices(at<true>(row), numbers, N, TRANS, EMULATOR_WHERE);
-}
-
-typedef unsigned U;
-#define EMULATOR_SUMS float s[4] = {c0, c1, c2, c3};
-#define EMULATOR_GIVE d0 = s[0], d1 = s[1], d2 = s[2], d3 = s[3];
-#define EMULATOR_FLOATS float &d0, float &d1, float &d2, float &d3
-#define EMULATOR_PLUS float c0, float c1, float c2, float c3
-// Of half as many columns: zeros take the place of the others.
-#define EMULATOR_PRODUCTS(type, function)                                                                              \
-    EMULATOR_PTX void mma_m16n8k16_f32_##type##_##type##_f32(EMULATOR_FLOATS, U a0, U a1, U a2, U a3, U b0, U b1, EMULATOR_PLUS) { \
-        const U a[4] = {a0, a1, a2, a3};                                                                               \
-        EMULATOR_SUMS function(s, a, b0, b1, EMULATOR_WHERE); EMULATOR_GIVE                                            \
-    }                                                                                                                  \
-    EMULATOR_PTX void mma_m16n8k8_f32_##type##_##type##_f32(EMULATOR_FLOATS, U a0, U a1, U b0, EMULATOR_PLUS) {        \
-        const U a[4] = {a0, a1, 0, 0};                                                                                 \
-        EMULATOR_SUMS function(s, a, b0, 0, EMULATOR_WHERE); EMULATOR_GIVE                                             \
-    }
-EMULATOR_PRODUCTS(bf16, mma_bf16)
-EMULATOR_PRODUCTS(f16, mma_fp16)
-
-// Sums of half precision: those of float32, rounded once per instruction.
-EMULATOR_PTX void mma_m16n8k16_f16_f16_f16_f16(U& d0, U& d1, U a0, U a1, U a2, U a3, U b0, U b1, U c0, U c1) {
-    const U a[4] = {a0, a1, a2, a3};
-    float s[4] = {from_fp16(c0), from_fp16(c0 >> 16), from_fp16(c1), from_fp16(c1 >> 16)};
-    mma_fp16(s, a, b0, b1, EMULATOR_WHERE);
-    cvt_f16x2(d0, s[1], s[0]);
-    cvt_f16x2(d1, s[3], s[2]);
-}
-EMULATOR_PTX void mma_m16n8k8_f32_tf32_tf32_f32(EMULATOR_FLOATS, U a0, U a1, U a2, U a3, U b0, U b1, EMULATOR_PLUS) {
-    const U a[4] = {a0, a1, a2, a3};
-    EMULATOR_SUMS mma_tf32(s, a, b0, b1, EMULATOR_WHERE); EMULATOR_GIVE
-}
-EMULATOR_PTX void mma_m16n8k32_s32_s8_s8_s32(U& d0, U& d1, U& d2, U& d3, U a0, U a1, U a2, U a3, U b0, U b1, U c0, U c1, U c2, U c3) {
-    const U a[4] = {a0, a1, a2, a3};
-    int s[4] = {int(c0), int(c1), int(c2), int(c3)};
-    mma_s8(s, a, b0, b1, EMULATOR_WHERE);
-    d0 = s[0], d1 = s[1], d2 = s[2], d3 = s[3];
-}
-
 }  // namespace ptx
 }  // namespace emulator
 
+#include "emulator/assembly_matrices.cuh"
 #include "emulator/assembly90.cuh"
 

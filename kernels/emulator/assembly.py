@@ -267,8 +267,12 @@ def _function(opcode: str) -> str | None:
         case "shfl":
             return f"shfl_{others[0]}" if "sync" in words and others[0] in ("up", "down", "bfly", "idx") else None
         case "mma":
-            name = f"{others[0]}_{'_'.join(kinds)}"
-            return f"mma_{name}" if others[1:] == ["row", "col"] and name in _PRODUCTS else None
+            end = "_satfinite" if "satfinite" in others else ""
+            name = f"{others[0]}_{'_'.join(kinds)}{end}"
+            rest = [w for w in others[1:] if w != "satfinite"]
+            return f"mma_{name}" if rest == ["row", "col"] and name in _PRODUCTS else None
+        case "movmatrix":
+            return "movmatrix" if others == ["m8n8", "trans"] else None
         case "cp":
             return _COPIES.get(".".join(others))
         case "st" if "async" in others:
@@ -305,7 +309,7 @@ def _function(opcode: str) -> str | None:
             arrives = f"cluster_arrive<{str('relaxed' in words).lower()}>"
             return {"arrive": arrives, "wait": "cluster_wait"}.get(others[1])
         case "bar" | "barrier":
-            return {"": "bar_sync", "arrive": "bar_arrive"}.get(".".join(others))
+            return {"": "bar_sync", "arrive": "bar_arrive", "warp": "bar_warp_sync"}.get(".".join(others))
         case "membar" | "fence":
             if "proxy" in others:
                 return "fence_proxy" if "async" in others else None
@@ -318,7 +322,7 @@ def _function(opcode: str) -> str | None:
             )
             of_cluster = "cluster" in opcode.split(".")  # and not shared::cluster
             return f"{function}<{str(of_cluster).lower()}>" if function == "mbarrier_wait" else function
-        case "prefetch" | "griddepcontrol" | "nanosleep" | "discard" | "createpolicy":
+        case "prefetch" | "prefetchu" | "griddepcontrol" | "nanosleep" | "discard" | "createpolicy":
             return "nothing"
         case "mapa":
             return "mapa" if "shared" in others and kinds == ["u32"] else None
@@ -351,8 +355,10 @@ def _conversion(kinds: list[str], types: list[str], how: list[str]) -> str | Non
         return None if how else f"cvt_{kinds[0]}"
     if kinds[0] == "tf32":
         return "cvt_tf32" if how == ["rna"] else None
-    if how in (["rzi"], ["rni"], ["rmi"], ["rpi"]) and kinds[0][0] in "us":
-        return f"cvt_{how[0]}<{types[0]}, {types[1]}>"
+    if how[:1] in (["rzi"], ["rni"], ["rmi"], ["rpi"]) and how[1:] in ([], ["sat"]) and kinds[0][0] in "us":
+        return f"cvt_{how[0]}<{types[0]}, {types[1]}>"  # a float that does not fit is set to what does in any case
+    if how == ["sat"] and _WHOLE.fullmatch(kinds[0]) and _WHOLE.fullmatch(kinds[1]) and kinds[1][1:] != "64":
+        return f"cvt_sat<{types[0]}, {types[1]}>"
     return None if how else f"cvt<{types[0]}, {types[1]}>"
 
 
@@ -382,7 +388,7 @@ _TYPES = {
     "u16": "unsigned short", "s16": "short", "b32": "unsigned", "u32": "unsigned", "s32": "int", "b64": "unsigned long long",
     "u64": "unsigned long long", "s64": "long long", "f32": "float", "f64": "double", "f16": "emulator::ptx::F16",
     "bf16": "emulator::ptx::BF16", "f16x2": "emulator::ptx::Two<emulator::ptx::F16>", "bf16x2": "emulator::ptx::Two<emulator::ptx::BF16>",
-    "tf32": "unsigned", "e4m3x2": "unsigned short", "e5m2x2": "unsigned short",
+    "tf32": "unsigned", "e4m3x2": "unsigned short", "e5m2x2": "unsigned short", "e4m3": "unsigned", "e5m2": "unsigned",
 }  # fmt: skip
 _PLAIN = {
     name: f"{name}_" if name in ("and", "or", "xor", "not") else name.replace(".", "_")
@@ -394,5 +400,7 @@ _PLAIN = {
 }  # fmt: skip
 _PRODUCTS = (
     "m16n8k16_f32_bf16_bf16_f32", "m16n8k8_f32_bf16_bf16_f32", "m16n8k16_f32_f16_f16_f32", "m16n8k8_f32_f16_f16_f32",
-    "m16n8k16_f16_f16_f16_f16", "m16n8k8_f32_tf32_tf32_f32", "m16n8k32_s32_s8_s8_s32",
+    "m16n8k16_f16_f16_f16_f16", "m16n8k8_f16_f16_f16_f16", "m16n8k8_f32_tf32_tf32_f32", "m16n8k4_f32_tf32_tf32_f32",
+    "m16n8k32_s32_s8_s8_s32", "m16n8k16_s32_s8_s8_s32", "m16n8k32_s32_s8_s8_s32_satfinite", "m16n8k16_s32_s8_s8_s32_satfinite",
+    "m16n8k32_f32_e4m3_e4m3_f32", "m16n8k16_f32_e4m3_e4m3_f32", "m16n8k32_f32_e5m2_e5m2_f32", "m16n8k16_f32_e5m2_e5m2_f32",
 )  # fmt: skip

@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 CUDAS_HEADERS = HERE / "include"  # what we have of the headers that come with CUDA: <cuda_fp16.h>
 # Headers that findings do not name: they name the line that uses them.
 WRAPPERS = (
-    "assembly.cuh", "assembly90.cuh", "eight_bits.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
+    "assembly.cuh", "assembly_matrices.cuh", "assembly90.cuh", "eight_bits.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
     *sorted(f.name for f in CUDAS_HEADERS.rglob("*.*")),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.

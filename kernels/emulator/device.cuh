@@ -169,6 +169,8 @@ typedef emulator::TensorMap TensorMap;
 #define __launch_bounds__(...)  // build.py reads it
 #define __cluster_dims__(...)  // source.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
+#define __builtin_align__(bytes) __align__(bytes)  // as CUDA's own headers have it
+#define __device_builtin__
 
 // Blocks run one after the other, so a static variable is exactly a block's shared memory (of the blocks of a cluster,
 // the one whose turn it is: clusters.hpp). All of it goes into one section of the program, which the emulator finds and

@@ -9,6 +9,7 @@ _ALIGNED = r"(?:__align__|alignas)\s*\((?:[^()]|\([^()]*\))*\)"
 _SHARED = re.compile(rf"(?:\b(?:extern|__shared__)\s+|{_ALIGNED}\s*)+(?:[\w:<>,\s*]|{_ALIGNED})+?\b\w+\s*\[\s*\]\s*;")
 # With C linkage, names such as "step", "index" or "remove" would be those of the C library's functions, if it has them.
 _C = re.compile(r'\bextern\s+"C"')
+_LAMBDA = re.compile(r"(?<=\])(?:\s*\b(?:__device__|__host__)\b)+(?=\s*[({])")  # as nvcc's --extended-lambda has them
 _STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
 _INSIDE = r"(?:[^;{}()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*"  # with whole pairs of brackets
 _KERNEL = re.compile(
@@ -39,6 +40,7 @@ def in_our_words(text: str) -> str:
         ours = f"DYNAMIC_SHARED({kind}, {name});" if inside else f"static emulator::Dynamic<{kind}> {name};"
         return ours + "\n" * found[0].count("\n")
 
+    text = _LAMBDA.sub(lambda m: "\n" * m[0].count("\n"), text)
     text = _STATIC.sub("", _C.sub('extern "C++"', text))
     return _SHARED.sub(in_ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
 

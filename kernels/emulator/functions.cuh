@@ -136,6 +136,28 @@ inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __frsqrt_rn(float x) { return float(1.0 / sqrt(double(x))); }
+// Rounded to 0, down and up: a double beside the result, and the sign of how much it is too small.
+inline float emulator_rounded(double x, double rest, int way) {
+    const float nearest = float(x);
+    const int above = x > nearest ? 1 : x < nearest ? -1 : (rest > 0) - (rest < 0);
+    if (way == 0) way = x < 0 ? 1 : -1;
+    return above == way ? nextafterf(nearest, way > 0 ? INFINITY : -INFINITY) : nearest;
+}
+inline float emulator_rounded_sum(double x, double y, int way) {
+    const double sum = x + y, part = sum - x;
+    return emulator_rounded(sum, (x - (sum - part)) + (y - part), way);
+}
+#define EMULATOR_ROUNDED(how, way)                                                                                                    \
+    inline float __fadd_##how(float a, float b) { return emulator_rounded_sum(a, b, way); }                                           \
+    inline float __fsub_##how(float a, float b) { return emulator_rounded_sum(a, -b, way); }                                          \
+    inline float __fmul_##how(float a, float b) { return emulator_rounded(double(a) * b, 0, way); }                                   \
+    inline float __fmaf_##how(float a, float b, float c) { return emulator_rounded_sum(double(a) * b, c, way); }                      \
+    inline float __fdiv_##how(float a, float b) { return emulator_rounded(double(a) / b, fma(-(double(a) / b), b, a) * (b < 0 ? -1 : 1), way); } \
+    inline float __frcp_##how(float x) { return __fdiv_##how(1, x); }                                                                 \
+    inline float __fsqrt_##how(float x) { return emulator_rounded(sqrt(double(x)), fma(-sqrt(double(x)), sqrt(double(x)), x), way); }
+EMULATOR_ROUNDED(rz, 0)
+EMULATOR_ROUNDED(rd, -1)
+EMULATOR_ROUNDED(ru, 1)
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
@@ -308,5 +330,7 @@ EMULATOR_FUNCTION inline void emulator_assume(const char* what) { emulator::untr
 #define __builtin_assume(true_) ((true_) ? (void)0 : emulator_assume("__builtin_assume(" #true_ ")"))
 inline long long clock64() { return emulator::ticks(); }  // there is no time
 inline long clock() { return emulator::ticks(); }
+inline void cudaGridDependencySynchronize() {}  // launches follow one another, and the one before has ended
+inline void cudaTriggerProgrammaticLaunchCompletion() {}
 EMULATOR_FUNCTION void __nanosleep(unsigned) { emulator::sleep(EMULATOR_WHERE); }
 EMULATOR_FUNCTION inline void __brkpt() { emulator::failed("__brkpt()", EMULATOR_WHERE); }

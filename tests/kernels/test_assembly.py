@@ -114,6 +114,14 @@ ANSWERS = [
     ("unsigned", '("atom.global.cas.b32 %0, [%1], 9, 3;" : "=r"(r) : "l"(y_of))', 4),
     ("unsigned", '("atom.global.exch.b32 %0, [%1], 9;" : "=r"(r) : "l"(y_of))', 4),
     ("unsigned", '("atom.global.add.noftz.f16x2 %0, [%1], %2;" : "=r"(r) : "l"(y_of), "r"(0))', 9),
+    ("int", '("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(r) : "f"(-300.0f))', -128),
+    ("int", '("cvt.sat.s8.s32 %0, %1;" : "=r"(r) : "r"(-300))', -128),
+    ("int", '("cvt.sat.u8.s32 %0, %1;" : "=r"(r) : "r"(-3))', 0),
+    ("unsigned", '("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "r"(0x40400000), "r"(0x3f800000))', 0x40403F80),
+    ("unsigned", '("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "r"(0x40400000), "r"(0x3f800000))', 0x42003C00),
+    ("unsigned", '("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "r"(0x3f801000))', 0x3F802000),
+    ("volatile int", '("add.s32 %0, %1, 1;" : "=r"(r) : "r"(one))', 2),
+    ("unsigned", '("bar.warp.sync 1; prefetchu.L1 [%1]; mov.u32 %0, 7;" : "=r"(r) : "l"(y_of))', 7),
 ]  # fmt: skip
 
 
@@ -166,7 +174,7 @@ def test_instructions_and_their_answers(each_compiler):
         ('("{ .reg .pred p; setp.lt.and.u32 p, %0, 3, p; }" :: "r"(1))', r"setp\.lt\.and\.u32 is not among"),
         ('("fence.proxy.tensormap::generic.release.gpu;")', r"fence\.proxy\.tensormap\S+ is not among"),
         (
-            '("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32 {%0}, {%0}, {%0}, {%0};" : "+r"(r))',
+            '("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.u8.u8.s32 {%0}, {%0}, {%0}, {%0};" : "+r"(r))',
             r"mma\.sync\S+satfinite\S+ is not among",
         ),
     ],
@@ -284,6 +292,74 @@ extern "C" __global__ void k(const unsigned* x, const unsigned* w, unsigned* y) 
     y = np.arange(128, dtype=np.float16).reshape(16, 8)
     RawKernel(code, "k")((1,), (32,), (x.view(np.uint32), w.view(np.uint32), y.view(np.uint32)))
     np.testing.assert_array_equal(y, x @ w.T + np.arange(128).reshape(16, 8))
+
+
+OF_8_BITS = """
+extern "C" __global__ void k(const unsigned* x, const unsigned* w, REGISTER* y, REGISTER* half) {
+    const int row = threadIdx.x / 4, four = threadIdx.x % 4, at = 8 * row + four;
+    REGISTER *d = y + 8 * row + 2 * four, *e = d + 64, *f = half + 8 * row + 2 * four, *g = f + 64;
+    asm("mma.sync.aligned.m16n8k32.row.col.SATURATES.SUMS.TYPE.TYPE.SUMS {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+LETTER"(d[0]), "+LETTER"(d[1]), "+LETTER"(e[0]), "+LETTER"(e[1])
+        : "r"(x[at]), "r"(x[at + 64]), "r"(x[at + 4]), "r"(x[at + 68]), "r"(w[at]), "r"(w[at + 4]));
+    asm("mma.sync.aligned.m16n8k16.row.col.SUMS.TYPE.TYPE.SUMS {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+LETTER"(f[0]), "+LETTER"(f[1]), "+LETTER"(g[0]), "+LETTER"(g[1]) : "r"(x[at]), "r"(x[at + 64]), "r"(w[at]));
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "type_, codes", [("s8", None), ("e4m3", [0x30, 0x38, 0xB8, 0x44]), ("e5m2", [0x38, 0x3C, 0xBC, 0x42])]
+)
+def test_products_of_8_bits(type_, codes, each_compiler, rng):
+    sums = np.int32 if codes is None else np.float32
+    at = [rng.integers(-128, 128, (n, 32)) if codes is None else rng.integers(0, 4, (n, 32)) for n in (16, 8)]
+    bytes_ = [a.astype(np.int8) if codes is None else np.array(codes, np.uint8)[a] for a in at]
+    x, w = at if codes is None else (np.array([0.5, 1, -1, 3])[a] for a in at)
+    y, half = np.arange(128, dtype=sums).reshape(16, 8), np.arange(128, dtype=sums).reshape(16, 8)
+    want = y + x @ w.T
+    if codes is None:
+        y[0, 0] = 2**31 - 1
+        want[0, 0] = min(2**31 - 1, y[0, 0] + x[0] @ w[0])
+    words = {"REGISTER": "int" if codes is None else "float", "LETTER": "r" if codes is None else "f"}
+    words |= {
+        "SATURATES.": "satfinite." if codes is None else "",
+        "SUMS": "s32" if codes is None else "f32",
+        "TYPE": type_,
+    }
+    code = OF_8_BITS
+    for name, word in words.items():
+        code = code.replace(name, word)
+    RawKernel(code, "k")((1,), (32,), (*(b.view(np.uint32) for b in bytes_), y, half))
+    np.testing.assert_array_equal(y, want)
+    np.testing.assert_array_equal(half, np.arange(128).reshape(16, 8) + x[:, :16] @ w[:, :16].T)
+
+
+def test_registers_of_a_product_are_bits(each_compiler, rng):
+    """Sums in registers for whole numbers, and factors in those for floats; a matrix that is transposed; of halves."""
+    code = """
+extern "C" __global__ void k(const float* x, const float* w, unsigned* y, const unsigned* h, unsigned* turned, unsigned* sums) {
+    const int row = threadIdx.x / 4, column = threadIdx.x % 4;
+    unsigned *d = y + 8 * row + 2 * column, *e = d + 64;
+    asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(e[0]), "+r"(e[1])
+        : "f"(x[4 * row + column]), "f"(x[4 * row + 32 + column]), "f"(w[4 * row + column]));
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned[threadIdx.x]) : "r"(h[threadIdx.x]));
+    asm("mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %2}, {%2}, {%3, %3};"
+        : "=r"(sums[threadIdx.x]), "=r"(sums[threadIdx.x + 32]) : "r"(h[threadIdx.x]), "r"(0));
+}
+"""
+    x, w = rng.integers(-4, 5, (16, 4)).astype(np.float32), rng.integers(-4, 5, (8, 4)).astype(np.float32)
+    y = np.arange(128, dtype=np.float32).reshape(16, 8)
+    h, turned, sums = (
+        rng.integers(-4, 5, (8, 8)).astype(np.float16),
+        np.zeros((8, 8), np.float16),
+        np.zeros((16, 8), np.float16),
+    )
+    bits = [a.view(np.uint32) for a in (y, h, turned, sums)]
+    RawKernel(code, "k")((1,), (32,), (x, w, *bits))
+    np.testing.assert_array_equal(y, x @ w.T + np.arange(128).reshape(16, 8))
+    np.testing.assert_array_equal(turned, h.T)
+    np.testing.assert_array_equal(sums, np.concatenate([h @ h.T] * 2))
 
 
 PRODUCT = """

@@ -295,6 +295,22 @@ def test_cudas_complex_numbers(each_compiler, rng):
     np.testing.assert_allclose(z, want * want - wide - want, rtol=1e-12)
 
 
+def test_words_that_nvcc_knows_without_a_header(each_compiler):
+    """Those of CUDA's own structures, of a lambda for the device, and of a launch that begins before the last has ended."""
+    code = """
+typedef struct __device_builtin__ __builtin_align__(16) { float x, y, z, w; } Four;
+template <class F> __device__ void each(Four* y, F f) { f(y[threadIdx.x]); }
+extern "C" __global__ void k(Four* y, float a) {
+    cudaGridDependencySynchronize();
+    each(y, [=] __device__ (Four& v) { v = Four{v.x + a, v.y, v.z, float(alignof(Four))}; });
+    cudaTriggerProgrammaticLaunchCompletion();
+}
+"""
+    y = np.zeros((8, 4), np.float32)
+    RawKernel(code, "k")((1,), (8,), (y, np.float32(3)))
+    np.testing.assert_array_equal(y, [[3, 0, 0, 16]] * 8)
+
+
 def test_words_of_nvccs_that_are_said_twice(each_compiler):
     code = """
 #include <type_traits>

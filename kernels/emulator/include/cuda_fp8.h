@@ -24,6 +24,12 @@ inline __nv_fp8_storage_t __nv_cvt_halfraw_to_fp8(__half_raw x, __nv_saturation_
 inline __nv_fp8_storage_t __nv_cvt_bfloat16raw_to_fp8(__nv_bfloat16_raw x, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) {
     return __nv_cvt_float_to_fp8(emulator::from_bf16(x.x), saturate, kind);
 }
+inline __nv_fp8x2_storage_t __nv_cvt_halfraw2_to_fp8x2(__half2_raw v, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) {
+    return __nv_cvt_float2_to_fp8x2(make_float2(emulator::from_fp16(v.x), emulator::from_fp16(v.y)), saturate, kind);
+}
+inline __nv_fp8x2_storage_t __nv_cvt_bfloat16raw2_to_fp8x2(__nv_bfloat162_raw v, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) {
+    return __nv_cvt_float2_to_fp8x2(make_float2(emulator::from_bf16(v.x), emulator::from_bf16(v.y)), saturate, kind);
+}
 inline __half_raw __nv_cvt_fp8_to_halfraw(__nv_fp8_storage_t x, __nv_fp8_interpretation_t kind) {
     return {emulator::to_fp16(kind == __NV_E4M3 ? emulator::from_e4m3(x) : emulator::from_e5m2(x))};
 }

@@ -1,0 +1,105 @@
+// The matrices of inline PTX, which a warp loads, stores, transposes and multiplies: part of assembly.cuh.
+#pragma once
+
+namespace emulator {
+namespace ptx {
+
+template <int N, bool TRANS, class... D>
+EMULATOR_PTX void ldmatrix(unsigned long long row, D&... d) {
+    static_assert(N == sizeof...(D), "as many registers as matrices");
+    unsigned numbers[N];
+    load_matrices(numbers, N, TRANS, at<true>(row), EMULATOR_WHERE);
+    int i = 0;
+    ((d = as<D>(numbers[i++])), ...);
+}
+template <int N, bool TRANS, class... A>
+EMULATOR_PTX void stmatrix(unsigned long long row, A... values) {
+    static_assert(N == sizeof...(A), "as many registers as matrices");
+    const unsigned numbers[N] = {as<unsigned>(values)...};
+    store_matrices(at<true>(row), numbers, N, TRANS, EMULATOR_WHERE);
+}
+
+// Of 8 x 8 numbers of 16 bits, lane i has row i / 4, columns i % 4 * 2 and the next one.
+template <class D, class A>
+EMULATOR_PTX void movmatrix(D& d, A a) {
+    const char* const all = warp_exchange(~0u, &a, sizeof a, EMULATOR_WHERE);
+    const int row = self->lane / 4, column = self->lane % 4 * 2;
+    unsigned short two[2];
+    for (int i = 0; i < 2; i++) {
+        const int source = (column + i) * 4 + row / 2;
+        check_source_lane(source, EMULATOR_WHERE);
+        __builtin_memcpy(&two[i], all + 16 * source + row % 2 * 2, sizeof two[i]);
+    }
+    d = as<D>(two[0] | unsigned(two[1]) << 16);
+}
+
+// A register of any kind ("r" or "f") gives its bits. Of fewer columns of A than the others' k, zeros take the place.
+typedef unsigned U;
+#define EMULATOR_PRODUCT template <class D, class A, class B, class C> EMULATOR_PTX void
+#define EMULATOR_SUMS(type) type s[4] = {as<type>(c0), as<type>(c1), as<type>(c2), as<type>(c3)}
+#define EMULATOR_GIVE d0 = as<D>(s[0]), d1 = as<D>(s[1]), d2 = as<D>(s[2]), d3 = as<D>(s[3])
+#define EMULATOR_D4 D &d0, D &d1, D &d2, D &d3
+#define EMULATOR_C4 C c0, C c1, C c2, C c3
+#define EMULATOR_TWO_SIZES(wide, narrow, types, type, product)                                          \
+    EMULATOR_PRODUCT mma_##wide##_##types(EMULATOR_D4, A a0, A a1, A a2, A a3, B b0, B b1, EMULATOR_C4) { \
+        const U a[4] = {as<U>(a0), as<U>(a1), as<U>(a2), as<U>(a3)};                                    \
+        EMULATOR_SUMS(type);                                                                            \
+        product(s, a, as<U>(b0), as<U>(b1), EMULATOR_WHERE);                                            \
+        EMULATOR_GIVE;                                                                                  \
+    }                                                                                                   \
+    EMULATOR_PRODUCT mma_##narrow##_##types(EMULATOR_D4, A a0, A a1, B b0, EMULATOR_C4) {               \
+        const U a[4] = {as<U>(a0), as<U>(a1), 0, 0};                                                    \
+        EMULATOR_SUMS(type);                                                                            \
+        product(s, a, as<U>(b0), 0, EMULATOR_WHERE);                                                    \
+        EMULATOR_GIVE;                                                                                  \
+    }
+
+// Of 8 bits by two products of half precision, which has all these numbers; in what order a sum's terms come is open.
+template <unsigned short (*TO_HALVES)(unsigned)>
+EMULATOR_QUIET void mma_fp8(float* s, const U* a, U b0, U b1, const void* where) {
+    const auto two = [](U bits, int from) __attribute__((no_sanitize("thread"))) {
+        return TO_HALVES(bits >> from & 255) | U(TO_HALVES(bits >> (from + 8) & 255)) << 16;
+    };
+    for (int part = 0; part < 2; part++) {
+        const U b = part ? b1 : b0, *const mine = a + 2 * part;
+        const U halves[4] = {two(mine[0], 0), two(mine[1], 0), two(mine[0], 16), two(mine[1], 16)};
+        mma_fp16(s, halves, two(b, 0), two(b, 16), where);
+    }
+}
+EMULATOR_QUIET unsigned short e4m3_to_half(unsigned bits) { return to_fp16(from_e4m3(bits)); }
+EMULATOR_QUIET unsigned short e5m2_to_half(unsigned bits) { return (unsigned short)(bits << 8); }
+EMULATOR_QUIET void mma_s8_satfinite(int* s, const U* a, U b0, U b1, const void* where) {
+    int products[4] = {};
+    mma_s8(products, a, b0, b1, where);
+    for (int i = 0; i < 4; i++) {
+        const long long sum = (long long)(s[i]) + products[i];
+        s[i] = int(sum < -(1ll << 31) ? -(1ll << 31) : sum >= 1ll << 31 ? (1ll << 31) - 1 : sum);
+    }
+}
+
+EMULATOR_TWO_SIZES(m16n8k16, m16n8k8, f32_bf16_bf16_f32, float, mma_bf16)
+EMULATOR_TWO_SIZES(m16n8k16, m16n8k8, f32_f16_f16_f32, float, mma_fp16)
+EMULATOR_TWO_SIZES(m16n8k8, m16n8k4, f32_tf32_tf32_f32, float, mma_tf32)
+EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, f32_e4m3_e4m3_f32, float, mma_fp8<e4m3_to_half>)
+EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, f32_e5m2_e5m2_f32, float, mma_fp8<e5m2_to_half>)
+EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, s32_s8_s8_s32, int, mma_s8)
+EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, s32_s8_s8_s32_satfinite, int, mma_s8_satfinite)
+
+// Sums of half precision: those of float32, rounded once per instruction.
+EMULATOR_QUIET void mma_halves(U& d0, U& d1, const U* a, U b0, U b1, U c0, U c1, const void* where) {
+    float s[4] = {from_fp16(c0), from_fp16(c0 >> 16), from_fp16(c1), from_fp16(c1 >> 16)};
+    mma_fp16(s, a, b0, b1, where);
+    cvt_f16x2(d0, s[1], s[0]);
+    cvt_f16x2(d1, s[3], s[2]);
+}
+EMULATOR_PTX void mma_m16n8k16_f16_f16_f16_f16(U& d0, U& d1, U a0, U a1, U a2, U a3, U b0, U b1, U c0, U c1) {
+    const U a[4] = {a0, a1, a2, a3};
+    mma_halves(d0, d1, a, b0, b1, c0, c1, EMULATOR_WHERE);
+}
+EMULATOR_PTX void mma_m16n8k8_f16_f16_f16_f16(U& d0, U& d1, U a0, U a1, U b0, U c0, U c1) {
+    const U a[4] = {a0, a1, 0, 0};
+    mma_halves(d0, d1, a, b0, 0, c0, c1, EMULATOR_WHERE);
+}
+
+}  // namespace ptx
+}  // namespace emulator
