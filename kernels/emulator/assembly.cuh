@@ -182,6 +182,14 @@ EMULATOR_QUIET void lop3(D& d, unsigned a, unsigned b, unsigned c, unsigned tabl
     d = all;
 }
 template <class T, class D>
+EMULATOR_QUIET void shf_l_wrap(D& d, unsigned low, unsigned high, unsigned n) { d = __funnelshift_l(low, high, n); }
+template <class T, class D>
+EMULATOR_QUIET void shf_r_wrap(D& d, unsigned low, unsigned high, unsigned n) { d = __funnelshift_r(low, high, n); }
+template <class T, class D>
+EMULATOR_QUIET void shf_l_clamp(D& d, unsigned low, unsigned high, unsigned n) { d = __funnelshift_lc(low, high, n); }
+template <class T, class D>
+EMULATOR_QUIET void shf_r_clamp(D& d, unsigned low, unsigned high, unsigned n) { d = __funnelshift_rc(low, high, n); }
+template <class T, class D>
 EMULATOR_QUIET void prmt(D& d, unsigned a, unsigned b, unsigned digits) { d = __byte_perm(a, b, digits); }
 template <class T, class D>
 EMULATOR_QUIET void bfe(D& d, unsigned long long a, unsigned from, unsigned count) {

@@ -139,7 +139,7 @@ class _Statement:
             return f"{type_} {', '.join(self._name(n) + ' = {}' for n in found)}; "
         if condition := re.match(r"@(!?)(%?\w+)\s+", said):
             return f"if ({condition[1]}{self._name(condition[2])}) {{ {self._statement(said[condition.end() :])}}} "
-        opcode, _, rest = said.partition(" ")
+        opcode, rest = re.fullmatch(r"([\w.:]*)\s*(.*)", said, re.DOTALL).groups()  # type: ignore[union-attr]
         if opcode in ("bra", "bra.uni"):
             return f"goto {rest.strip()}; "
         if opcode.startswith(("cp.async.bulk.", "cp.reduce.async.bulk.")):
@@ -395,7 +395,7 @@ _PLAIN = {
     for name in (
         "mov", "add", "sub", "mul", "mul.lo", "mul.hi", "mul.wide", "mad.lo", "fma", "div", "min", "max", "neg", "abs", "rcp",
         "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh", "and", "or", "xor", "not", "shl", "shr", "lop3", "prmt", "bfe",
-        "bfi", "selp", "popc", "clz", "brev",
+        "bfi", "selp", "popc", "clz", "brev", "shf.l.wrap", "shf.r.wrap", "shf.l.clamp", "shf.r.clamp",
     )
 }  # fmt: skip
 _PRODUCTS = (

@@ -120,6 +120,9 @@ ANSWERS = [
     ("unsigned", '("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "r"(0x40400000), "r"(0x3f800000))', 0x40403F80),
     ("unsigned", '("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "r"(0x40400000), "r"(0x3f800000))', 0x42003C00),
     ("unsigned", '("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "r"(0x3f801000))', 0x3F802000),
+    ("unsigned", '("shf.r.wrap.b32 %0, %1, %2, 36;" : "=r"(r) : "r"(0x12345678u), "r"(0xABCDEF01u))', 0x11234567),
+    ("unsigned", '("shf.l.clamp.b32 %0, %1, %2, 36;" : "=r"(r) : "r"(0x12345678u), "r"(0xABCDEF01u))', 0x12345678),
+    ("unsigned", '("{ .reg .b16 low, high; mov.b32{low, high}, %1; cvt.u32.u16 %0, high; }" : "=r"(r) : "r"(0x20001u))', 2),
     ("volatile int", '("add.s32 %0, %1, 1;" : "=r"(r) : "r"(one))', 2),
     ("unsigned", '("bar.warp.sync 1; prefetchu.L1 [%1]; mov.u32 %0, 7;" : "=r"(r) : "l"(y_of))', 7),
 ]  # fmt: skip
