@@ -116,6 +116,11 @@ IN_A_TEMPLATE = (
 )
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
 _INCLUDE_LINE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
+# Of the C and C++ libraries: others with .h may be for another machine, which a condition says.
+_LIBRARYS = re.compile(
+    r"[a-z_]+|(assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|malloc|math|setjmp|signal|std[a-z]+|string|"
+    r"tgmath|threads|time|uchar|unistd|wchar|wctype)\.h"
+)
 _QUOTED = re.compile(r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
 
@@ -353,7 +358,7 @@ def _headers_before(text: str, any_others: bool) -> str:
     names = {name for part in parts_of(text) for name in _INCLUDE.findall(without_comments(part))}
     found = [name for name in sorted(names) if (CUDAS_HEADERS / name).is_file()]
     if any_others:
-        found += [name for name in sorted(names) if name not in found and re.fullmatch(r"[a-z_]+(\.h)?", name)]
+        found += [name for name in sorted(names) if name not in found and _LIBRARYS.fullmatch(name)]
     return "".join(f"#include <{name}>\n" for name in found) + ASSERT
 
 

@@ -13,7 +13,7 @@ _OPTION = re.compile(
     re.DOTALL,
 )
 _COMMENT_OR_INCLUDE = re.compile(
-    rf'{COMMENT.pattern}|^[ \t]*#[ \t]*include[ \t]*(?P<sign>[<"])(?P<name>[^>"\n]+)[>"][^\n]*',
+    rf'{COMMENT.pattern}|^[ \t]*#[ \t]*(?:(?P<condition>if|ifdef|ifndef|endif)\b|include[ \t]*(?P<sign>[<"])(?P<name>[^>"\n]+)[>"])[^\n]*',
     re.MULTILINE | re.DOTALL,
 )
 _ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once\b", re.MULTILINE)
@@ -53,24 +53,32 @@ def with_headers(text: str, name: str, folders: Sequence[Path], own: Path | None
     """
     # A toolkit's headers are for its own compilers: what the emulator has of them is in CUDAS_HEADERS.
     others = [f for f in folders if not ((f / "cuda_runtime.h").is_file() or (f / "cub").is_dir())]
-    return _expanded(text, name, own, others, ())
+    there: set[Path] = set()  # headers that are once in a program, and are in this one whatever its conditions say
 
+    def expanded(text: str, name: str, own: Path | None, above: tuple[Path, ...], always: bool) -> str:
+        depth = 0  # of conditions
 
-def _expanded(text: str, name: str, own: Path | None, folders: Sequence[Path], above: tuple[Path, ...]) -> str:
-    def in_place(found: re.Match[str]) -> str:
-        if found["name"] is None or (CUDAS_HEADERS / found["name"]).is_file():
-            return found[0]
-        places = [own, *folders] if own and found["sign"] == '"' else folders
-        file = next((f.resolve() for folder in places if (f := folder / found["name"]).is_file()), None)
-        if file is None:
-            return found[0]
-        if file in above:
-            return ""  # within itself: its guard would leave nothing of it
-        header = _expanded(file.read_text(encoding="utf-8"), file.name, file.parent, folders, (*above, file))
-        guard = "ONCE" + re.sub(r"\W", "_", str(file))
-        if _ONCE.search(header):
-            header = f'#ifndef {guard}\n#define {guard}\n#line 1 "{file.name}"\n{_ONCE.sub("", header)}\n#endif'
-        next_line = text.count("\n", 0, found.end()) + 2
-        return f'#line 1 "{file.name}"\n{header}\n#line {next_line} "{name}"'
+        def in_place(found: re.Match[str]) -> str:
+            nonlocal depth
+            if found["condition"]:
+                depth += -1 if found["condition"] == "endif" else 1
+            if found["name"] is None or (CUDAS_HEADERS / found["name"]).is_file():
+                return found[0]
+            places = [own, *others] if own and found["sign"] == '"' else others
+            file = next((f.resolve() for folder in places if (f := folder / found["name"]).is_file()), None)
+            if file is None:
+                return found[0]
+            if file in there or file in above:
+                return ""  # its guard would leave nothing of it
+            surely = always and depth == 0
+            header = expanded(file.read_text(encoding="utf-8"), file.name, file.parent, (*above, file), surely)
+            guard = "ONCE" + re.sub(r"\W", "_", str(file))
+            if _ONCE.search(header):
+                header = f'#ifndef {guard}\n#define {guard}\n#line 1 "{file.name}"\n{_ONCE.sub("", header)}\n#endif'
+                there.update([file] if surely else [])
+            next_line = text.count("\n", 0, found.end()) + 2
+            return f'#line 1 "{file.name}"\n{header}\n#line {next_line} "{name}"'
 
-    return _COMMENT_OR_INCLUDE.sub(in_place, text)
+        return _COMMENT_OR_INCLUDE.sub(in_place, text)
+
+    return expanded(text, name, own, (), True)

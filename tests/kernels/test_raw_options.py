@@ -6,7 +6,7 @@ from rungs import needs_compiler, needs_nvrtc
 
 from kernels.emulator import EmulatorError
 from kernels.emulator.build import DoesNotCompile
-from kernels.emulator.options import macros_and_folders
+from kernels.emulator.options import macros_and_folders, with_headers
 from kernels.emulator.raw import RawKernel, RawModule
 from kernels.launch import CompileError, Resources
 
@@ -89,6 +89,23 @@ def test_headers_in_folders(headers, each_compiler):
         kernel((1,), (64,), (y,), shared_mem=128)
     with pytest.raises(EmulatorError, match=r"kernel\.cu:7: out of range: read of 4 bytes at element \(64,\) of y"):
         kernel((1,), (65,), (y,), shared_mem=512)
+
+
+def test_a_header_that_is_once_in_a_program_is_put_in_once(tmp_path):
+    for i in range(1, 12):  # twice each, that would be 2048 times the first
+        (tmp_path / f"h{i}.cuh").write_text(f'#pragma once\n#include "h{i - 1}.cuh"\n#include "h{i - 1}.cuh"\n')
+    (tmp_path / "h0.cuh").write_text("#pragma once\nint first;\n")
+    assert with_headers('#include "h11.cuh"\n#include "h3.cuh"\n', "mine.cu", [tmp_path]).count("int first;") == 1
+
+
+@needs_compiler
+def test_headers_under_conditions(headers, each_compiler):
+    """What a false condition leaves out comes later, and a header for another machine need not be there."""
+    conditions = "#ifdef __ARM_NEON\n#include <arm_neon.h>\n#include <intrin.h>\n#include <tile.cuh>\n#endif\n"
+    module = RawModule(conditions + KERNEL, name_expressions=("k",), options=(f"-I{headers}",))
+    y = np.arange(64, dtype=np.float32)
+    module.get_function("k")((1,), (64,), (y,), shared_mem=256)
+    assert y.tolist() == [*range(1, 64), 0]
 
 
 @needs_compiler
