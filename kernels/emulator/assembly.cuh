@@ -89,6 +89,8 @@ struct Do {
     static T max(T a, T b) { return a != a ? b : a < b ? b : a; }
     static T neg(T a) { return T(1) / 2 ? T(-a) : sub(T(0), a); }
     static T abs(T a) { return T(1) / 2 ? T(::fabs(a)) : a < T(0) ? neg(a) : a; }
+    static T ex2(T a) { return T(::exp2(a)); }
+    static T tanh(T a) { return T(::tanh(a)); }
 };
 template <>
 inline float Do<float>::fma(float a, float b, float c) { return fmaf(a, b, c); }
@@ -105,6 +107,8 @@ struct Do<Two<T>> {
     EMULATOR_TWICE(max, Two<T> a, Two<T> b) { return {fmaxf(a.low, b.low), fmaxf(a.high, b.high)}; }
     EMULATOR_TWICE(neg, Two<T> a) { return {-float(a.low), -float(a.high)}; }
     EMULATOR_TWICE(abs, Two<T> a) { return {fabsf(a.low), fabsf(a.high)}; }
+    EMULATOR_TWICE(ex2, Two<T> a) { return {exp2f(a.low), exp2f(a.high)}; }
+    EMULATOR_TWICE(tanh, Two<T> a) { return {tanhf(a.low), tanhf(a.high)}; }
 };
 
 #define EMULATOR_OF_ONE(name, result) \
@@ -124,11 +128,11 @@ EMULATOR_OF_ONE(abs, Do<T>::abs(a))
 EMULATOR_OF_ONE(rcp, 1 / a)
 EMULATOR_OF_ONE(sqrt, ::sqrt(a))
 EMULATOR_OF_ONE(rsqrt, 1 / ::sqrt(a))
-EMULATOR_OF_ONE(ex2, ::exp2(a))
+EMULATOR_OF_ONE(ex2, Do<T>::ex2(a))
 EMULATOR_OF_ONE(lg2, ::log2(a))
 EMULATOR_OF_ONE(sin, ::sin(a))
 EMULATOR_OF_ONE(cos, ::cos(a))
-EMULATOR_OF_ONE(tanh, ::tanh(a))
+EMULATOR_OF_ONE(tanh, Do<T>::tanh(a))
 EMULATOR_OF_ONE(not_, ~a)
 EMULATOR_OF_ONE(popc, __builtin_popcountll(a))
 EMULATOR_OF_ONE(clz, a ? __builtin_clzll(a) - (64 - 8 * int(sizeof(T))) : 8 * int(sizeof(T)))

@@ -151,6 +151,8 @@ class _Statement:
             raise _Unknown(f"{opcode} is not among the inline PTX that the emulator has")
         words = opcode.split(".")
         arguments = self._arguments(rest)[: -1 if "L2::cache_hint" in words else None]
+        if (count := _PRODUCTS.get(name.removeprefix("mma_"))) not in (None, len(arguments)):
+            raise _Unknown(f"{opcode} has {count} registers, not {len(arguments)}")
         said = f"emulator::ptx::{name}({', '.join(arguments)}); "
         if words[0] in ("atom", "red", "ld", "st"):  # a release is a fence before, an acquire one after
             fence = f"emulator::ptx::fence<{str('cta' not in words).lower()}>(); "
@@ -398,9 +400,10 @@ _PLAIN = {
         "bfi", "selp", "popc", "clz", "brev", "shf.l.wrap", "shf.r.wrap", "shf.l.clamp", "shf.r.clamp",
     )
 }  # fmt: skip
-_PRODUCTS = (
-    "m16n8k16_f32_bf16_bf16_f32", "m16n8k8_f32_bf16_bf16_f32", "m16n8k16_f32_f16_f16_f32", "m16n8k8_f32_f16_f16_f32",
-    "m16n8k16_f16_f16_f16_f16", "m16n8k8_f16_f16_f16_f16", "m16n8k8_f32_tf32_tf32_f32", "m16n8k4_f32_tf32_tf32_f32",
-    "m16n8k32_s32_s8_s8_s32", "m16n8k16_s32_s8_s8_s32", "m16n8k32_s32_s8_s8_s32_satfinite", "m16n8k16_s32_s8_s8_s32_satfinite",
-    "m16n8k32_f32_e4m3_e4m3_f32", "m16n8k16_f32_e4m3_e4m3_f32", "m16n8k32_f32_e5m2_e5m2_f32", "m16n8k16_f32_e5m2_e5m2_f32",
-)  # fmt: skip
+_PRODUCTS = {  # and how many registers they have
+    **dict.fromkeys(("m16n8k16_f32_bf16_bf16_f32", "m16n8k16_f32_f16_f16_f32", "m16n8k8_f32_tf32_tf32_f32", "m16n8k32_s32_s8_s8_s32",
+                     "m16n8k32_s32_s8_s8_s32_satfinite", "m16n8k32_f32_e4m3_e4m3_f32", "m16n8k32_f32_e5m2_e5m2_f32"), 14),
+    **dict.fromkeys(("m16n8k8_f32_bf16_bf16_f32", "m16n8k8_f32_f16_f16_f32", "m16n8k4_f32_tf32_tf32_f32", "m16n8k16_s32_s8_s8_s32",
+                     "m16n8k16_s32_s8_s8_s32_satfinite", "m16n8k16_f32_e4m3_e4m3_f32", "m16n8k16_f32_e5m2_e5m2_f32"), 11),
+    "m16n8k16_f16_f16_f16_f16": 10, "m16n8k8_f16_f16_f16_f16": 7,
+}  # fmt: skip

@@ -35,11 +35,16 @@ EMULATOR_PTX void movmatrix(D& d, A a) {
 
 // A register of any kind ("r" or "f") gives its bits. Of fewer columns of A than the others' k, zeros take the place.
 typedef unsigned U;
-#define EMULATOR_PRODUCT template <class D, class A, class B, class C> EMULATOR_PTX void
+template <class D, class T>
+EMULATOR_QUIET void give(D& d, T value) { d = as<D>(value); }
+template <class T>
+EMULATOR_QUIET void give(const Nowhere&, T) {}
+#define EMULATOR_PRODUCT \
+    template <class A, class B, class D0, class D1, class D2, class D3, class C0, class C1, class C2, class C3> EMULATOR_PTX void
 #define EMULATOR_SUMS(type) type s[4] = {as<type>(c0), as<type>(c1), as<type>(c2), as<type>(c3)}
-#define EMULATOR_GIVE d0 = as<D>(s[0]), d1 = as<D>(s[1]), d2 = as<D>(s[2]), d3 = as<D>(s[3])
-#define EMULATOR_D4 D &d0, D &d1, D &d2, D &d3
-#define EMULATOR_C4 C c0, C c1, C c2, C c3
+#define EMULATOR_GIVE give(d0, s[0]), give(d1, s[1]), give(d2, s[2]), give(d3, s[3])
+#define EMULATOR_D4 D0 &d0, D1 &d1, D2 &d2, D3 &d3
+#define EMULATOR_C4 C0 c0, C1 c1, C2 c2, C3 c3
 #define EMULATOR_TWO_SIZES(wide, narrow, types, type, product)                                          \
     EMULATOR_PRODUCT mma_##wide##_##types(EMULATOR_D4, A a0, A a1, A a2, A a3, B b0, B b1, EMULATOR_C4) { \
         const U a[4] = {as<U>(a0), as<U>(a1), as<U>(a2), as<U>(a3)};                                    \

@@ -329,7 +329,7 @@ EMULATOR_FUNCTION inline void emulator_assert(const char* what) { emulator::fail
 EMULATOR_FUNCTION inline void emulator_assume(const char* what) { emulator::untrue(what, EMULATOR_WHERE); }
 #define __builtin_assume(true_) ((true_) ? (void)0 : emulator_assume("__builtin_assume(" #true_ ")"))
 inline long long clock64() { return emulator::ticks(); }  // there is no time
-inline long clock() { return emulator::ticks(); }
+extern "C" inline __attribute__((always_inline)) long clock() noexcept { return emulator::ticks(); }  // as <time.h> has it
 inline void cudaGridDependencySynchronize() {}  // launches follow one another, and the one before has ended
 inline void cudaTriggerProgrammaticLaunchCompletion() {}
 EMULATOR_FUNCTION void __nanosleep(unsigned) { emulator::sleep(EMULATOR_WHERE); }

@@ -123,6 +123,9 @@ ANSWERS = [
     ("unsigned", '("shf.r.wrap.b32 %0, %1, %2, 36;" : "=r"(r) : "r"(0x12345678u), "r"(0xABCDEF01u))', 0x11234567),
     ("unsigned", '("shf.l.clamp.b32 %0, %1, %2, 36;" : "=r"(r) : "r"(0x12345678u), "r"(0xABCDEF01u))', 0x12345678),
     ("unsigned", '("{ .reg .b16 low, high; mov.b32{low, high}, %1; cvt.u32.u16 %0, high; }" : "=r"(r) : "r"(0x20001u))', 2),
+    ("unsigned", '("ex2.approx.f16x2 %0, %1;" : "=r"(r) : "r"(0x42003C00u))', 0x48004000),
+    ("unsigned short", '("ex2.approx.f16 %0, %1;" : "=h"(r) : "h"((unsigned short)0x4200))', 0x4800),
+    ("unsigned", '("tanh.approx.f16x2 %0, %1;" : "=r"(r) : "r"(0x4C00CC00u))', 0x3C00BC00),
     ("volatile int", '("add.s32 %0, %1, 1;" : "=r"(r) : "r"(one))', 2),
     ("unsigned", '("bar.warp.sync 1; prefetchu.L1 [%1]; mov.u32 %0, 7;" : "=r"(r) : "l"(y_of))', 7),
 ]  # fmt: skip
@@ -176,6 +179,10 @@ def test_instructions_and_their_answers(each_compiler):
         ('("{ .reg .b8 t; }")', "inline PTX with a register of the kind b8"),
         ('("{ .reg .pred p; setp.lt.and.u32 p, %0, 3, p; }" :: "r"(1))', r"setp\.lt\.and\.u32 is not among"),
         ('("fence.proxy.tensormap::generic.release.gpu;")', r"fence\.proxy\.tensormap\S+ is not among"),
+        (
+            '("mma.sync.aligned.m16n8k16.row.col.f32.e5m2.e5m2.f32 {_, _, _, _}, {%0, %0, %0, %0}, {%0, %0}, {0., 0., 0., 0.};" :: "r"(r))',
+            "mma.sync.aligned.m16n8k16.row.col.f32.e5m2.e5m2.f32 has 11 registers, not 14",
+        ),
         (
             '("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.u8.u8.s32 {%0}, {%0}, {%0}, {%0};" : "+r"(r))',
             r"mma\.sync\S+satfinite\S+ is not among",
@@ -346,6 +353,8 @@ extern "C" __global__ void k(const float* x, const float* w, unsigned* y, const 
     asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(e[0]), "+r"(e[1])
         : "f"(x[4 * row + column]), "f"(x[4 * row + 32 + column]), "f"(w[4 * row + column]));
+    asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, _, %1, _}, {%2, %3}, {%4}, {%0, 0., %1, 0.};"
+        : "+r"(d[0]), "+r"(e[0]) : "r"(0), "r"(0), "r"(0));
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned[threadIdx.x]) : "r"(h[threadIdx.x]));
     asm("mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %2}, {%2}, {%3, %3};"
         : "=r"(sums[threadIdx.x]), "=r"(sums[threadIdx.x + 32]) : "r"(h[threadIdx.x]), "r"(0));

@@ -112,6 +112,27 @@ extern "C" __global__ void k(const uint8_t* x, int32_t* y, float* z) {
         RawKernel(code, "k")((1,), (1,), (np.array([200], np.uint8), y, z))
 
 
+def test_headers_that_bring_the_c_librarys_clock_and_cudas_own_of_std(each_compiler):
+    code = """
+#include <iostream>
+#include <ctime>
+#include <cuda/std/limits>
+#include <cuda/std/type_traits>
+#include <cuda/std/utility>
+#include <cuda/std/array>
+template <class T> __global__ void k(T* y, long* times) {
+    static_assert(cuda::std::is_same_v<T, float> && std::is_floating_point_v<T>);
+    cuda::std::array<T, 2> two{1, -cuda::std::numeric_limits<T>::infinity()};
+    times[0] = clock();
+    y[0] = cuda::std::move(two[1]);
+    times[1] = clock();
+}
+"""
+    y, times = np.zeros(1, np.float32), np.zeros(2, np.int64)
+    RawModule(code, name_expressions=("k<float>",)).get_function("k<float>")((1,), (1,), (y, times))
+    assert y[0] == -np.inf and times[1] > times[0]
+
+
 STRUCTURE = """
 struct __align__(16) Params { const float* x; float* y; int4 size; };
 extern "C" __global__ void copy(const Params p, int n) {
