@@ -117,10 +117,12 @@ The compiler is the environment's ``CXX``, or else g++, or else clang++. Both ar
 also g++ 16, clang++ 16 and 19), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
 Supported is C++17 with what ``device.cuh`` defines (CUDA's vectors, atomics, votes and most of its functions), the
-CUDA headers in ``emulator/include``, this project's own (``#include "lib/cuda.cuh"``), and inline PTX with the
-instructions of ``assembly.cuh`` and, of Hopper, ``assembly90.cuh``. Not supported are textures, ``malloc`` and
-``new``, kernels that launch kernels, and host code. Some C++ is accepted that NVRTC rejects (``<stdint.h>``, ``NAN``,
-functions without ``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` tells.
+CUDA headers in ``emulator/include`` (of ``<cuda/std/...>`` those few), this project's own (``#include
+"lib/cuda.cuh"``), and inline PTX with the instructions of ``assembly.cuh``, ``assembly_matrices.cuh`` and, of Hopper,
+``assembly90.cuh``. Not supported are textures, ``malloc`` and ``new``, kernels that launch kernels, and host code, nor
+what only nvcc takes for C++ (``x.f<4>()`` without ``template`` where the type of ``x`` depends on an argument). Launches
+follow one another: ``cudaGridDependencySynchronize`` has nothing to wait for. Some C++ is accepted that NVRTC rejects
+(``<stdint.h>``, ``NAN``, functions without ``__device__``): ``launch.compile_for(Path("mine.cu"), "90")`` tells.
 
 To run a kernel of your own that has templates, structures or global variables, see ``raw.py``. ``run`` takes a kernel
 in a file if it is ``extern "C"`` and has plain types. Here ``y`` comes from the emulator's own ``empty``, and its values
