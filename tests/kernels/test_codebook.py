@@ -41,6 +41,16 @@ def test_van_den_oord_2017_eq_6_to_8(n, k, d, gamma, dtype, index, seed):
     np.testing.assert_array_equal(got[2][counts == 0], e[counts == 0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_infinity_stays_in_its_code_and_warns_of_nothing(dtype):
+    inf, nan = np.inf, np.nan
+    z = np.array([[inf, 1], [-inf, 2], [inf, 3], [4, inf]], dtype)
+    m = np.array([[1, 1], [-inf, 2], [3, inf]], dtype)
+    _, m, e = codebook_ema(np.ones(3, dtype), m, np.ones((3, 2), dtype), z, np.array([0, 0, 1, 2]), 0.5)
+    np.testing.assert_array_equal(m, [[nan, 2], [nan, 2.5], [3.5, inf]])
+    np.testing.assert_allclose(e, m / np.array([[1.5], [1], [1]]), rtol=1e-6)
+
+
 def test_known_values():
     """With gamma 0 a code becomes the mean of its vectors."""
     z = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]])

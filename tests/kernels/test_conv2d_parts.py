@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.compare import assert_close, bound
-from kernels.conv2d import choice, windows
+from kernels.conv2d import choice, numpy_direct, windows
 from kernels.conv2d import numpy_winograd as winograd
 
 TILES = [(m, r) for r, sizes in winograd.OUTPUT_TILES.items() for m in sizes]
@@ -39,6 +39,18 @@ def test_choice():
     assert tile(x=(1, 2, 2, 64), g=(1, 2, 2, 64)) == 0  # the kernel's transform would cost more than it saves
     assert tile(kernel=(4, 4), stride=(2, 2), g=(64, 16, 16, 64)) > 0
     assert tile(kernel=(3, 3), stride=(2, 2), g=(64, 16, 16, 64)) == 0  # the stride does not divide the kernel
+
+
+def test_a_correlation_and_its_gradient_go_the_way_that_is_chosen(monkeypatch):
+    gone = []
+    for way in (winograd, numpy_direct):
+        for name in ("correlate", "correlate_grad_w"):
+            monkeypatch.setattr(way, name, lambda *a, way=way: gone.append(way))
+    for channels, way in ((64, winograd), (3, numpy_direct)):
+        x, w, y = (np.zeros(shape, np.float32) for shape in ((64, 32, 32, channels), (3, 3, channels, 64), (64, 32, 32, 64)))
+        choice.correlate(x, w, None, y, (1, 1), (-1, -1))
+        choice.correlate_grad_w(x, y, (3, 3), (1, 1), (-1, -1))
+        assert gone[-2:] == [way, way]
 
 
 @given(

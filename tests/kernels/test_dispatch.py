@@ -125,6 +125,8 @@ def norm_size(g, x, gamma, beta):
 
 MASK = np.arange(2 * 21).reshape(2, 21) % 5 != 2
 TARGETS = np.array([3, 0, 7, 7, 2], np.int32)
+CODES = np.array([2, 0, 2, 3, 2, 0, 0])
+SCALE = np.array([0, 1, 4])
 INDICES = np.arange(12).reshape(3, 4)[:, ::-1] ** 2 % 9
 AT = {"seed": 2**63 + 5, "first": 2, "step": 3, "purpose": 4}
 SETTINGS = {"step": 2, "lr": 0.1, "weight_decay": 0.1}
@@ -158,12 +160,11 @@ def adam_of(p, g, m, v):
 
 
 def averaged(N, m, e, z):
-    return codebook.codebook_ema(np.abs(N) + 1, m, e, z, np.array([2, 0, 2, 3, 2, 0, 0]), 0.9)
+    return codebook.codebook_ema(np.abs(N) + 1, m, e, z, CODES, 0.9)
 
 
 def guided(x, c, u, z):
-    scale = np.array([0, 1, 4], x.dtype)
-    return sampler_step.ddim_step(x, c, u, a_t=0.3, a_u=0.6, scale=scale, eta=0.5, clip=1.5, noise=z)
+    return sampler_step.ddim_step(x, c, u, a_t=0.3, a_u=0.6, scale=SCALE.astype(x.dtype), eta=0.5, clip=1.5, noise=z)
 
 
 def drawn(like):
@@ -178,7 +179,7 @@ def drawn(like):
 
 
 def draw_and_step(x, c):
-    stream = random.Stream(7)
+    stream = random.Stream(7, like=x)
     first = sampler_step.ddim_step(x, c, a_t=0.3, a_u=0.6, eta=1.0, noise=stream)
     return *first, np.array([stream.step])
 
@@ -434,6 +435,28 @@ def test_float64_keeps_the_path_it_has(case):
     got, device = emulated(case.call, *arrays)
     assert not device.launched
     assert all(g.tobytes() == p.tobytes() for g, p in zip(got, several(case.call(*arrays))))
+
+
+@every_case
+def test_float64_on_a_gpu_takes_the_definition(case, monkeypatch):
+    """What no rung takes is computed from simple operations on the arrays' own module, and nothing of it on the host."""
+    if not case.doubles:
+        pytest.skip("this function is for float32 alone")
+    if "random" in case.names:
+        pytest.skip("what is drawn is float32 unless asked for otherwise")
+    arrays = [a.astype(np.float64) for a in case.arrays]
+    want = several(case.call(*arrays))
+    sizes = (
+        several(case.call(*map(np.abs, arrays))) if case.size is None else [np.asarray(case.size(*arrays))] * len(want)
+    )
+    with cupy_on_cpu.installed() as gpu:
+        for name in ("MASK", "TARGETS", "CODES", "SCALE", "INDICES"):
+            monkeypatch.setattr(sys.modules[__name__], name, cupy_on_cpu.Ndarray(globals()[name]))
+        got = case.call(*map(cupy_on_cpu.Ndarray, arrays))
+    assert not gpu.launched
+    for g, w, size in zip(got if isinstance(got, tuple) else (got,), want, sizes):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        assert_close(to_numpy(g), w, bound(case.terms, size if size.shape == w.shape else size.max(), np.float64))
 
 
 @needs_compiler

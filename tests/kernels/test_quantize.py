@@ -110,6 +110,15 @@ def test_is_the_definition_at_the_sizes_the_pieces_are_made_for(kind, dtype):
     check(*Problem(m=600, k=1100, d=9, kind=kind, dtype=dtype).arrays)
 
 
+@pytest.mark.parametrize("exponent", range(26, 38, 2))
+def test_is_the_definition_where_only_the_product_overflows(exponent):
+    """Neither |z|^2 nor |c|^2 tells: 2 z.c is beyond float32 though z and all |c|^2 are not."""
+    rng = np.random.default_rng(exponent)
+    for code in (10.0 ** (38 - exponent), 10.0 ** (39 - exponent)):
+        z = rng.standard_normal((40, 4)) * 10.0**exponent
+        check(z.astype(np.float32), (rng.standard_normal((50, 4)) * code).astype(np.float32))
+
+
 @given(problems())
 @example(Problem(m=65, k=2, d=8, kind="z far out", layout="fortran", seed=0))
 def test_the_definition_is_argmin_over_float64_distances(p):

@@ -175,6 +175,13 @@ def test_shift_moves_every_image_by_the_drawn_offset(n, h, w, pixels, seed):
     assert moved.dtype == images.dtype and np.array_equal(moved, want)
 
 
+def test_shift_goes_one_pixel_each_way_unless_told_otherwise():
+    images = np.ones((200, 3, 3, 1), np.uint8)
+    images[:, 1, 1] = 9
+    moved = shift(images, rng=np.random.default_rng(0), p=1.0)
+    assert {(int(y), int(x)) for _, y, x, _ in np.argwhere(moved == 9)} == {(y, x) for y in range(3) for x in range(3)}
+
+
 def test_shift_with_p_0_is_the_identity_and_bad_arguments_are_named():
     images = np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1)
     rng = np.random.default_rng(0)

@@ -336,6 +336,14 @@ def test_colours_are_those_of_the_palette_within_the_tint():
             assert np.all(abs(pictures[i, y, x] - shapes.PALETTE[found.colour[i, 0]]) <= 0.03 + 0.5 / 255)
 
 
+def test_colours_are_as_far_apart_as_documented():
+    colours, greys = shapes.PALETTE, shapes.GREYS[:, None] * np.ones(3)
+    assert (len(colours), len(greys)) == (len(COLOURS), len(BACKGROUNDS))
+    pairs = [np.linalg.norm(a - b) for i, a in enumerate(colours) for b in colours[:i]]
+    assert round(min(pairs), 2) == 0.41
+    assert round(min(np.linalg.norm(a - b) for a, b in product(colours, greys)), 2) == 0.50
+
+
 def test_left_and_above_are_left_and_above():
     thing, other = Thing("square", "red", "large"), Thing("square", "blue", "large")
     for relation, axis in (("left of", 1), ("above", 0)):

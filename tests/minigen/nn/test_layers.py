@@ -296,6 +296,12 @@ def test_initialisers_have_their_variance(name, variance, rng):
     assert np.var(w) == pytest.approx(variance, rel=0.05) and abs(w.mean()) < 5 * np.sqrt(variance / w.size)
 
 
+@pytest.mark.parametrize("name", ["he", "lecun", "glorot"])
+def test_weights_of_no_inputs_are_no_weights(name, rng):
+    for shape in ((0, 3), (3, 3, 0, 0)):
+        assert getattr(init, name)(shape, rng).shape == shape
+
+
 def test_layers_start_with_the_variance_of_their_inputs(rng):
     """Each output of a transposed convolution sees k^2 / s^2 positions; an MLP's layers have He's factor 2 for what
     follows them.

@@ -160,6 +160,19 @@ def test_karras_eq4_samples_keep_their_quantile():
     assert alone.dtype == np.float32 and np.abs(alone).max() == 0.5
 
 
+@pytest.mark.parametrize("kind", parametrisation.KINDS)
+def test_the_kind_of_prediction_changes_no_sample(kind):
+    """Nor what the callback sees: the last step is a guess of x_0, the others are the flow's."""
+    schedule, (mean, cov, x_T) = schedules.cosine(60).respaced([1, 20, 50]), drawn(5, 2)
+    seen = {k: [] for k in ("eps", kind)}
+    for k, states in seen.items():
+        told = lambda t, x, guess, states=states: states.extend([x, guess])  # noqa: E731
+        states.append(
+            probability_flow.sample(gaussian(mean, cov, schedule, k), x_T, schedule, kind=k, callback=told, **TIGHT)
+        )
+    np.testing.assert_allclose(seen[kind], seen["eps"], rtol=1e-6, atol=1e-6)
+
+
 # --- whatever the network says, a flow's density integrates to 1 ------------------------------------------------------
 
 
