@@ -47,7 +47,9 @@ def test_a_correlation_and_its_gradient_go_the_way_that_is_chosen(monkeypatch):
         for name in ("correlate", "correlate_grad_w"):
             monkeypatch.setattr(way, name, lambda *a, way=way: gone.append(way))
     for channels, way in ((64, winograd), (3, numpy_direct)):
-        x, w, y = (np.zeros(shape, np.float32) for shape in ((64, 32, 32, channels), (3, 3, channels, 64), (64, 32, 32, 64)))
+        x, w, y = (
+            np.zeros(shape, np.float32) for shape in ((64, 32, 32, channels), (3, 3, channels, 64), (64, 32, 32, 64))
+        )
         choice.correlate(x, w, None, y, (1, 1), (-1, -1))
         choice.correlate_grad_w(x, y, (3, 3), (1, 1), (-1, -1))
         assert gone[-2:] == [way, way]
