@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import pairs, scene_of, scenes, singles
 
-from minigen.data import broken, shapes
+from minigen.data import broken, oracle, shapes
 from minigen.data.captions import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, SIZES, Scene, Thing, canonical, parse
 from minigen.data.oracle import Reading, matches, prompt_accuracy, read, readings, verdict, verdicts
 from minigen.data.shapes import arrange, render
@@ -103,6 +103,25 @@ def test_what_is_no_scene_is_refused(kind):
     assert images.shape == (200, 32, 32, 3) and images.dtype == np.uint8
     assert read(images) == [None] * 200
     assert all(reading.fault for reading in readings(images))
+
+
+@pytest.mark.parametrize(
+    ("patch", "level"), [((2, 3), 0.26), ((2, 3), 0.24), ((1, 5), 0.3), ((5, 5), 0.13), ((5, 5), 0.11)]
+)
+def test_eq4_what_is_more_than_two_pixels_beside_a_thing(patch, level):
+    """A patch of one level at every place around a box, against the equation."""
+    top, left, bottom, right = 14, 13, 18, 19
+    places = np.array([(y, x) for y in range(6, 25) for x in range(5, 26)])
+    q = np.zeros((len(places), 32, 32, 3), np.float32)
+    for picture, (y, x) in zip(q, places):
+        picture[y : y + patch[0], x : x + patch[1], 1] = level
+    y, x = np.mgrid[:32, :32]
+    beside = (y < top - 2) | (y > bottom + 1) | (x < left - 2) | (x > right + 1)
+    left_over = np.where(beside, q[..., 1], 0)
+    specks = (left_over > 0.25).sum((1, 2))
+    mean = np.lib.stride_tricks.sliding_window_view(left_over, (5, 5), (1, 2)).sum((3, 4)).max((1, 2)) / 25
+    found = oracle._littered(q, np.arange(len(q)), np.tile([top, left, bottom, right], (len(q), 1)))
+    np.testing.assert_array_equal(found, (specks >= 6) | (mean > 0.12))
 
 
 def test_three_things_and_none_are_counted():
