@@ -176,6 +176,15 @@ def test_linear_int8_is_exact(m, k, n, seed):
     np.testing.assert_array_equal(sums, (p.astype(np.int64) @ q.astype(np.int64)).astype(np.float32))
 
 
+@pytest.mark.parametrize("k", [1024, 1200, 1500, 4096])
+def test_sums_of_one_sign_are_exact_beyond_float32(k):
+    """Odd ones above 2^24, which float32 would round on the way."""
+    rng = np.random.default_rng(k)
+    p, q = (rng.integers(120, 128, shape).astype(np.int8) for shape in ((5, k), (k, 5)))
+    got = linear_int8(-p, np.ones(5, "f"), q, np.ones(5, "f"))
+    np.testing.assert_array_equal(got, (-p.astype(np.int64) @ q.astype(np.int64)).astype(np.float32))
+
+
 @given(m=st.integers(0, 5), k=st.sampled_from([0, 1, 7, 300]), n=st.integers(0, 5), seed=SEEDS)
 def test_linear_weight_only(m, k, n, seed):
     x, s, bias = normal(seed, (m, k), (n,), (n,))

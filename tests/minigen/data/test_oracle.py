@@ -162,6 +162,9 @@ def test_a_background_of_another_colour_is_no_scene():
     rgb = arranged.rgb.copy()
     rgb[:, 0] = [0.1, 0.3, 0.6]
     assert readings(render(replace(arranged, rgb=rgb)))[0].fault == "odd background"
+    for away, fault in ((0.19, ""), (0.21, "odd background")):
+        rgb[:, 0] = shapes.GREYS[0] + np.array([0, 0, away])
+        assert readings(render(replace(arranged, rgb=rgb)))[0].fault == fault
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
