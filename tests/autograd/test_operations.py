@@ -308,6 +308,15 @@ def test_kernel_agrees_with_its_composed_definition(name):
         compare.assert_close(a.data, b.data, allowed)
 
 
+@pytest.mark.parametrize("name", ["attention", "cross_entropy"])
+def test_composed_definitions_of_large_scores_do_not_overflow(name):
+    """Beyond e^709 there is no number: a softmax must be taken of differences to the largest score."""
+    arguments = [2000 * ARGUMENTS[name][0], *ARGUMENTS[name][1:]]
+    kernel, definition = getattr(fused, f"_{name}"), fused.COMPOSED[name]
+    allowed = compare.bound(100, 10.0 * np.abs(arguments[0]).max(), np.float64)
+    compare.assert_close(kernel(*arguments, **SETTINGS[name]), definition(*arguments, **SETTINGS[name]), allowed)
+
+
 def _losses(dtype):
     x = ag.Tensor((3 * np.random.default_rng(0).standard_normal((5, 40))).astype(dtype), requires_grad=True)
     return x, ag.cross_entropy(x * 1.0, np.array([0, 39, 7, 7, 2]))

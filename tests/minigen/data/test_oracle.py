@@ -155,6 +155,10 @@ def test_a_thing_out_of_place_is_no_scene():
     ):  # the world has 2.75, a model may 2.25 more
         moved = replace(two, centre=np.array([[[7.5, 15.5 - up], [23.5, 15.5 + up]]]))
         assert readings(render(moved))[0].fault == fault
+    for inwards, fault in ((2.5, ""), (3.5, "out of place")):  # the world has 0.75
+        for centres in ([7.5 + inwards, 23.5], [7.5, 23.5 - inwards]):
+            moved = replace(two, centre=np.array([[[x, 15.5] for x in centres]]))
+            assert readings(render(moved))[0].fault == fault
 
 
 def test_a_background_of_another_colour_is_no_scene():

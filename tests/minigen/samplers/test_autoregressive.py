@@ -62,6 +62,21 @@ shares = st.floats(0.01, 0.999)
 # --- the distribution of one token -----------------------------------------------------------------------------------
 
 
+def test_every_axis_but_the_last_is_a_batch():
+    """One row, or rows laid out in any number of axes, give what each row gives alone."""
+    rows, u = logits_of(0, n=6), np.random.default_rng(1).random(6)
+    for function in (
+        ar.probabilities,
+        lambda l: ar.filtered(l, temperature=0.7, top_k=4, top_p=0.8),
+        lambda l: ar.with_temperature(l, 0),
+        lambda l: ar.guided(l, 0.5 * l, 2.0),
+        lambda l: ar.draw(l, u.reshape(l.shape[:-1]) if l.ndim > 1 else u[0]),
+    ):
+        whole = function(rows)
+        np.testing.assert_array_equal(function(rows.reshape(3, 2, 7)), whole.reshape(3, 2, *whole.shape[1:]))
+        np.testing.assert_array_equal(function(rows[0]), whole[0])
+
+
 @given(seeds, temperatures)
 def test_temperature_divides_the_log_odds_and_keeps_the_order(seed, tau):
     logits = logits_of(seed)
