@@ -296,6 +296,11 @@ def test_initialisers_have_their_variance(name, variance, rng):
     assert np.var(w) == pytest.approx(variance, rel=0.05) and abs(w.mean()) < 5 * np.sqrt(variance / w.size)
 
 
+@pytest.mark.parametrize("name, variance", [("he", 2), ("lecun", 1)])
+def test_weights_of_one_input_have_their_variance(name, variance, rng):
+    assert np.var(getattr(init, name)((1, 10_000), rng)) == pytest.approx(variance, rel=0.05)
+
+
 @pytest.mark.parametrize("name", ["he", "lecun", "glorot"])
 def test_weights_of_no_inputs_are_no_weights(name, rng):
     for shape in ((0, 3), (3, 3, 0, 0)):

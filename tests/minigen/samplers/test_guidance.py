@@ -277,6 +277,19 @@ def own_gradient(g):
         close(guided(x[i : i + 1], t[i : i + 1], y[i : i + 1]), both[i : i + 1], 1e-13)
 
 
+def what_is_fixed_goes_first(g):
+    """A label or target that was given holds whatever the condition is; a function of the condition is asked; else the condition."""
+    mix, x, t, y = Mix(6), np.array([[0.3, -0.2], [1.0, 0.4]]), np.array([9, 30]), np.array([0, 2])
+    fixed, other = g.label_log_p(mix.logits)(x, t, y), np.array([1, 1])
+    close(g.label_log_p(mix.logits, y)(x, t, other), fixed)
+    close(g.label_log_p(mix.logits, lambda c: 2 * c)(x, t, np.array([0, 1])), fixed)
+    embed = lambda x, t: x  # noqa: E731
+    wanted = g.clip_log_p(embed)(x, t, x[::-1])
+    close(g.clip_log_p(embed, x[::-1])(x, t, x), wanted)
+    pixels = g.pixel_log_p(IDENTITY)(x, t, x[::-1])
+    close(g.pixel_log_p(IDENTITY, x[::-1])(x, t, x), pixels)
+
+
 def algorithm_1(g):
     """The score for `ancestral.sample` is s times the gradient; with ln p = k x each step's mean moves by beta tilde s k."""
     score = g.score_of(lambda x, t, c: 0.3 * ag.sum(x, 1), 2.0)
@@ -354,7 +367,8 @@ def clip_similarity(g):
 
 CHECKS = [
     exact_classifier, exact_paths, one_path, linear_evidence, gaussian_evidence, gaussian_dps, pixel_gradient,
-    ho_weight, replacement, composition, learned_variance, own_gradient, algorithm_1, scales, features, clip_similarity,
+    ho_weight, replacement, composition, learned_variance, own_gradient, what_is_fixed_goes_first, algorithm_1, scales,
+    features, clip_similarity,
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutants import mutant
+from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
@@ -171,6 +172,30 @@ def test_the_kind_of_prediction_changes_no_sample(kind):
             probability_flow.sample(gaussian(mean, cov, schedule, k), x_T, schedule, kind=k, callback=told, **TIGHT)
         )
     np.testing.assert_allclose(seen[kind], seen["eps"], rtol=1e-6, atol=1e-6)
+
+
+def test_a_learned_variance_has_no_part_in_the_flow():
+    schedule, (mean, cov, x) = schedules.cosine(20), drawn(6, 2)
+    model = gaussian(mean, cov, schedule)
+    pair = lambda x, t, cond=None: (model(x, t), 0.3 * x)  # noqa: E731
+    np.testing.assert_array_equal(log_likelihood(pair, x, schedule), log_likelihood(model, x, schedule))
+    got, want = (probability_flow.sample(m, x, schedule) for m in (pair, model))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_the_solver_gets_the_tolerances_that_are_given(monkeypatch):
+    seen = []
+
+    def spy(*args, **told):
+        seen.append(told)
+        return solve_ivp(*args, **told)
+
+    monkeypatch.setattr(probability_flow, "solve_ivp", spy)
+    how = {"rtol": 1e-3, "atol": 1e-4, "method": "DOP853"}
+    schedule, x = schedules.cosine(2), np.zeros((1, 1))
+    for function in (log_likelihood, probability_flow.sample):
+        function(gaussian(np.zeros(1), np.eye(1), schedule), x, schedule, **how)
+    assert seen == [how, how]
 
 
 # --- whatever the network says, a flow's density integrates to 1 ------------------------------------------------------
