@@ -391,14 +391,19 @@ def test_nan_and_infinity_are_where_the_definition_has_them(p, where, value, whi
 @pytest.mark.parametrize(("m", "r"), TILES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("which", ["x", "w", "g"])
-def test_winograd_confines_nan_and_infinity(m, r, value, which):
-    p = ConvProblem(2, (19, 10), (5, 6), (2 * r, r), (2, 1), (1, 1), 3)
+@pytest.mark.parametrize(("padding", "tiny"), [((1, 1), False), ((2, 0), True)])
+def test_winograd_confines_nan_and_infinity(m, r, value, which, padding, tiny):
+    """Also in a block of rows that is not the first, and with another padding along each axis."""
+    p = ConvProblem(2, (19, 10), (5, 6), (2 * r, r), (2, 1), padding, 3)
     array = getattr(p, which).copy()
     array[(1,) * 4] = value
+    if which == "x":
+        array[0, 16, 3, 2] = value
     p.__dict__[which] = array
     y = empty(p.y_shape, p.dtype)
-    winograd.correlate(p.x, p.w, p.b, y, p.stride, start(p), m)
-    dw = winograd.correlate_grad_w(p.x, p.g, p.kernel, p.stride, start(p), m)
+    with tiny_blocks(tiny):
+        winograd.correlate(p.x, p.w, p.b, y, p.stride, start(p), m)
+        dw = winograd.correlate_grad_w(p.x, p.g, p.kernel, p.stride, start(p), m)
     with np.errstate(invalid="ignore"):
         for got, (want, allowed) in ((y, expect_forward(p)), (dw, expect_grad_w(p))):
             finite = allowed[np.isfinite(allowed)]
