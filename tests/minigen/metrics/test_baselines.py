@@ -50,6 +50,15 @@ def test_class_noise_draws_classes_by_their_frequency():
     assert abs((drawn == 1).mean() - 0.75) < 4.9 * np.sqrt(0.75 * 0.25 / 4000)
 
 
+def test_class_noise_draws_all_images_of_a_class_alike():
+    """Also the first and the last of one, and the only one of the other."""
+    images = np.array([10, 20, 30, 40], np.uint8)[:, None, None, None]
+    drawn = class_noise(images, np.array([1, 0, 1, 1]), 4000, rng=np.random.default_rng(0))
+    values, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(values, [10, 20, 30, 40])
+    assert np.abs(counts / 4000 - 0.25).max() < 4.9 * np.sqrt(0.75 * 0.25 / 4000)
+
+
 def test_gaussian_mixture_draws_levels_with_the_data_mean_and_covariance():
     d = load("digits")
     images = d.train.images

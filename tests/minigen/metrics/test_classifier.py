@@ -98,6 +98,14 @@ def softmax(logits):
     return z / z.sum(axis=1, keepdims=True)
 
 
+def test_recipes_are_narrower_for_images_of_more_than_256_pixels():
+    small, large = recipes((16, 16, 3)), recipes((16, 17, 1))
+    assert recipes((8, 8, 1)) == recipes((4, 64, 1)) == small and recipes((28, 28, 1)) == large
+    for plain, reject in (small, large):
+        assert plain.channels == reject.channels and plain.negatives == 0 < reject.negatives
+    assert large[0].channels < small[0].channels
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_plain_recipe_reaches_0_965_on_the_digits(digits, seed):

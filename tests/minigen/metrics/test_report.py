@@ -89,6 +89,17 @@ def test_a_single_class_shows_in_the_rarest_class(few, tiny_ruler):
     assert row["class_kl"] > 1 > 0.1 > all_of_them["class_kl"]  # log 10 = 2.3 if the ruler made no mistake
 
 
+def test_one_image_is_enough_for_its_class_to_be_there(few, tiny_ruler):
+    seen = tiny_ruler.probabilities(few.scale(few.train.images)).argmax(axis=1)
+    one_each = np.unique(seen, return_index=True)[1][:6]
+    row = figures(few, tiny_ruler, few.train.images[one_each])
+    assert row["classes"] == len(one_each) == 6 and row["min_class"] == 0
+    share = np.bincount(few.train.labels) / 300
+    assert row["class_kl"] == pytest.approx(-np.log(6 * share[seen[one_each]]).mean())
+    twice = figures(few, tiny_ruler, np.concatenate([few.train.images[one_each]] * 2))
+    assert twice["classes"] == 6
+
+
 def test_samples_between_levels_are_rounded_first(few, tiny_ruler):
     x = few.scale(few.train.images[:40])
     rng = np.random.default_rng(0)
@@ -171,6 +182,16 @@ def test_the_chance_of_the_distance_is_around_one(few, tiny_ruler):
     mean, spread = chance(few, tiny_ruler, draws=6)
     assert 0.5 < mean < 3 and 0 < spread < mean
     assert chance(few, tiny_ruler, draws=6) == (mean, spread), "the seed is fixed"
+
+
+def test_chance_is_the_mean_and_the_deviation_of_the_ratios(few, tiny_ruler):
+    """From their parts, with the draws of the same seed."""
+    of_train, of_test = (tiny_ruler.features(few.scale(split.images)) for split in (few.train, few.test))
+    rng, unit = np.random.default_rng(0), frechet_distance(of_train[:50], of_test)
+    ratios = [frechet_distance(of_train[rng.choice(300, 50)], of_test) / unit for _ in range(5)]
+    mean, around = chance(few, tiny_ruler, n=50, draws=5)
+    assert mean == pytest.approx(sum(ratios) / 5)
+    assert around == pytest.approx((sum((r - mean) ** 2 for r in ratios) / 4) ** 0.5)
 
 
 def test_where_real_images_have_no_distance_chance_and_the_error_say_so(few, tiny_ruler):

@@ -167,6 +167,8 @@ def test_figures_stand_beside_components_and_the_mean(trained):
     found = trained.figures(digits, rng=np.random.default_rng(0))
     copy, pca, mean = found.values()
     assert pca == pytest.approx(0.04929, abs=1e-4) and mean == pytest.approx(0.2933, abs=1e-4)
+    x, net = digits.scale(digits.test.images), trained.modules["autoencoder"]
+    assert copy == pytest.approx(np.square(autoencoder.decode(net, autoencoder.encode(net, x)) - x).mean(), rel=1e-5)
     assert copy < mean / 2
     assert any("PCA of 16" in name for name in found)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from systems import shaken
 
 import autograd as ag
 from minigen.data import captions, load, shapes
@@ -637,6 +638,35 @@ def test_figures_hold_every_measure(trained, data, small):
     assert all(0 <= value <= 1 for value in found.values())
     for part in ("R@1 of 30", "R@5 of 30", "only its own", "zero-shot", "another order", "another shape, held out"):
         assert any(part in name for name in found), part
+
+
+def test_figures_of_retrieval_and_of_naming_from_their_parts(data, small):
+    """Of a network with numbers in every weight, whose answers are sorted here."""
+    system = clip.build(TINY, data, seed=0)
+    shaken(system.modules["clip"], 0)
+    found = system.figures(data, rng=np.random.default_rng(0))
+    embedder, some = clip.Embedder(system.modules["clip"]), data.test.take(slice(0, 30))
+    scores = embedder.encode_image(data.scale(some.images)) @ embedder.encode_text(some.captions).T
+    right = clip.truth([parse(text) for text in some.captions], some.scenes)
+
+    def recall(scores, right, k):
+        ranked = np.take_along_axis(right, np.argsort(-scores, axis=1), axis=1)
+        return ranked[:, :k].any(axis=1).mean()
+
+    for k in (1, 5):
+        assert found[f"caption of a picture, R@{k} of 30, true ones are right"] == recall(scores, right, k)
+        assert found[f"picture of a caption, R@{k} of 30, true ones are right"] == recall(scores.T, right.T, k)
+    assert found["caption of a picture, R@1 of 30, only its own is right"] == recall(scores, np.eye(30) > 0, 1)
+    some = data.test.take(slice(0, 60))
+    one = [i for i, scene in enumerate(some.scenes) if len(scene.things) == 1]
+    named = clip.zero_shot(
+        embedder.encode_image(data.scale(some.images))[one],
+        clip.pair_classifier(embedder),
+        system.modules["clip"].log_scale.data,
+    ).argmax(1)
+    things = [some.scenes[i].things[0] for i in one]
+    share = np.mean([clip.PAIRS[k] == (thing.colour, thing.shape) for k, thing in zip(named, things)])
+    assert found["zero-shot colour and shape of one thing, of 35"] == share
 
 
 def test_figures_of_a_noise_aware_clip_say_what_it_sees_through_noise(data, small, monkeypatch):

@@ -637,6 +637,13 @@ def test_unclip_pictures(system, data, name):
     assert system.pictures[name](data.test, rng=np.random.default_rng(0)).shape == (*SHAPES_OF[name], 32, 32, 3)
 
 
+def test_unclip_picture_of_variations_shows_the_reconstruction_first(system, data, monkeypatch):
+    monkeypatch.setattr(edits, "varied", lambda chain, x, *, eta, rng: 0 * x + eta)
+    rows = system.pictures["variations"](data.test, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(rows[:, 0], data.scale(data.test.images[:6]))
+    assert (rows[:, 1] == 0).all() and (rows[:, 2:] > 0).all(), "eta = 0 is the reconstruction"
+
+
 @pytest.mark.slow
 def test_unclip_picture_of_the_up_samplers(system, data):
     assert system.pictures["upsampled"](data.test, rng=np.random.default_rng(0)).shape == (6, 2, 128, 128, 3)

@@ -312,6 +312,18 @@ def test_unclip_ar_prior_hears_the_caption_and_the_fit(text):
         assert (abs(net.logits(tokens, **changed).data - before).max((0, 2)) > 1e-6).all()
 
 
+def test_unclip_priors_tell_places_apart(text):
+    """What is learned of each place, of the caption's and of those behind it, has a share in the outcome."""
+    said, rng = dp.read(text, PROMPTS[:2]), np.random.default_rng(0)
+    priors = {
+        "diffusion": (diffusion_prior(), lambda net: net(rng.standard_normal((2, 6)), np.array([3, 9]), said)),
+        "autoregressive": (ar_prior(), lambda net: net.logits(rng.integers(0, 4, (2, 3)), said, np.array([2, 3]))),
+    }
+    for name, (net, outcome) in priors.items():
+        gradient = ag.raw(ag.grad(ag.sum(outcome(net) ** 3), net.positions))
+        assert (abs(gradient).max(1) > 1e-9).all(), name
+
+
 def test_unclip_eq2_error_is_at_most_half_a_bucket():
     net, z = ar_prior(dims=6, buckets=8), embeddings(500)
     net.fit(z, z)

@@ -105,6 +105,22 @@ def test_variational_bound_of_a_memoriser_beats_that_of_silence():
     assert silence.total > bound.total + 1
 
 
+def test_ddpm_eq5_the_bound_is_in_bits_a_dimension():
+    """Term by term those of `bound_term`, with the draws of the same rng: a bit is ln 2 nats."""
+    schedule, x_0 = schedules.cosine(3), np.random.default_rng(1).integers(0, 2, (5, 2, 3)) * 2.0 - 1
+    found = ddpm.variational_bound(
+        lambda x, t: 0.5 * x, x_0, schedule, 2, rng=np.random.default_rng(0), variance="large"
+    )
+    rng, bits = np.random.default_rng(0), []
+    for t in (1, 2, 3):
+        x_t = diffusion.q_sample(x_0, t, rng.standard_normal(x_0.shape), schedule)
+        nats = ddpm.bound_term(x_0, x_t, t, 0.5 * x_t, schedule, 2, "large")
+        bits.append(nats.mean() / 0.6931471805599453 / 6)
+    np.testing.assert_allclose(found.terms, bits, rtol=1e-5)  # the model is given float32
+    assert found.prior == pytest.approx(ddpm.prior_term(x_0, schedule).mean() / 0.6931471805599453 / 6)
+    assert found.total == pytest.approx(sum(bits) + found.prior, rel=1e-5)
+
+
 def shaken_system(**settings):
     """A tiny system on the digits with numbers in every weight."""
     system = ddpm.build(ddpm.Config(base=8, heads=1, T=10, **settings), load("digits"), seed=0)

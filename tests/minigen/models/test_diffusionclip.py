@@ -552,6 +552,21 @@ def test_diffusionclip_figures_are_of_the_edits_alone_and_at_once(run, data, mon
     assert all(np.isfinite(list(found.values()))) and len(found) == 7
 
 
+def test_diffusionclip_figures_see_what_moves_where_nothing_should(run, data, monkeypatch):
+    """Edits that add 0.25 to one of three colours, everywhere or only where it may change."""
+    shift = np.array([0.25, 0, 0], np.float32)
+    monkeypatch.setattr(dc, "SHOWN", 3)
+    for everywhere, want in ((True, 0.25 / 3), (False, 0)):
+
+        def edited(system, x_0, edit, everywhere=everywhere):
+            return x_0 + shift * (everywhere | (dc.untouched(x_0, [*edit, "blue"][0]).pixels == 0))
+
+        monkeypatch.setattr(dc, "edited", edited)
+        found = run[0].figures(data, rng=None)
+        moved = [value for name, value in found.items() if name.endswith("mean change of a pixel that should stay")]
+        assert moved == pytest.approx([want] * 3), "of round trips and of two edits"
+
+
 def test_diffusionclip_one_edit_has_no_mixture(data):
     system = dc.build(dataclasses.replace(TINY, edits=("red",)), data, seed=0)
     assert set(system.pictures) == {"edits"}

@@ -188,6 +188,17 @@ def test_every_stage_follows_a_setting_of_training(system: str, name: str):
     assert same == OTHERS_FILE.get(system, set()) | OWN.get((system, name), set())
 
 
+@pytest.mark.parametrize("system", [name for name in systems.SMALL if name != "gan"])
+def test_every_stage_warms_up_within_a_tenth_of_its_steps(system: str):
+    config = systems.small(system)
+    lengths = [name for name in vars(config) if name.endswith("steps") and name != "sample_steps"]
+    for steps, most in ((300, 30), (5000, 100)):
+        long = dataclasses.replace(config, **dict.fromkeys(lengths, steps))
+        stages = systems.model_of(system).build(long, systems.data_of(system), seed=0).stages()
+        found = {stage.name: stage.warmup for stage in stages}
+        assert found == dict.fromkeys(found, most) | dict.fromkeys(EDITS & found.keys(), 10)
+
+
 # --- flags ------------------------------------------------------------------------------------------------------------
 
 

@@ -225,6 +225,25 @@ def test_glide_masks_are_rectangles(seed, size):
     assert not glide.random_masks(9, size, rng=np.random.default_rng(seed), nothing=1.0).any()
 
 
+def test_glide_masks_lie_inside_at_any_place_and_keep_nothing_in_a_share():
+    last = 1 - 2**-53  # the largest number that is drawn
+
+    class Tape:
+        def random(self, shape):
+            assert shape == (5, 5)
+            return np.array([
+                [0, 0, 0, 0, last], [0, 0, last, last, 0.3], [0.5, 0.3, 0.5, 0.25, 0.9], [last, last, last, 0.5, 0.9],
+                [0, 0, 0, 0, 0.29],
+            ])  # fmt: skip
+
+    masks = glide.random_masks(5, 8, rng=Tape(), nothing=0.3)[..., 0]
+    want = np.ones((5, 8, 8))
+    want[0, :2, :2] = want[1, 6:, 6:] = 0  # a quarter of the side, at the first place and at the last
+    want[2, 2:7, 1:5] = 0  # ceil(8 x 0.625) = 5 and ceil(8 x 0.475) = 4; the third of 4 starts and the second of 5
+    want[3:] = 0
+    np.testing.assert_array_equal(masks, want)
+
+
 @pytest.mark.parametrize(
     "how", [{}, {"sampler": "dpmpp-2m", "guidance": 3.0}, {"sampler": "heun", "negative": PROMPTS[1]}]
 )

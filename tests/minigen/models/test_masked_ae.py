@@ -301,6 +301,18 @@ def test_pictures_and_samples(trained):
         trained.sample(1, rng=np.random.default_rng(0), steps=0)
 
 
+@pytest.mark.parametrize(("width", "counts"), [(4, [1]), (8, [1, 2])])
+def test_figures_of_few_patches_always_show_one(width, counts):
+    """Of 2 patches a quarter is none, of 4 it is one."""
+    split = Split(np.random.default_rng(0).integers(0, 17, (20, 8, width, 1)).astype(np.uint8))
+    few = Dataset("digits", split, split, split, 17, ())
+    system = masked_ae.build(tiny("mlp", patch=4, mask_ratio=0.5), few, seed=0)
+    found = system.figures(few, rng=np.random.default_rng(0))
+    assert [name for name in found if name.startswith("black")] == [
+        f"black, {count} of {width // 2} visible, MSE (black 0, white 1)" for count in counts
+    ]
+
+
 def test_normalised_targets_say_what_their_figures_were_told():
     digits = load("digits")
     system = masked_ae.build(tiny("mlp", norm_target=True), digits, seed=0)

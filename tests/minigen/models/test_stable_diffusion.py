@@ -13,7 +13,7 @@ from systems import shaken
 import autograd as ag
 from kernels.compare import unit_roundoff
 from minigen.data import Dataset, load, shapes
-from minigen.data.captions import SHAPES
+from minigen.data.captions import SHAPES, parse
 from minigen.laws import as_sampler
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
@@ -744,6 +744,76 @@ def test_pictures_of_edits_ask_for_what_the_rng_says(name, data):
         latent_figures.pictures(uses, data)[name](data.test, rng=np.random.default_rng(seed))
         said.append(asked)
     assert said[0] == said[1] != said[2]
+
+
+def test_picture_of_layouts_shows_its_boxes_from_black_to_white(data):
+    """Before what is drawn for them: black is outside of all boxes, and each shape has a grey of its own."""
+    uses = latent_figures.Uses(
+        Identity(), lambda prompts, **how: np.zeros((6, 32, 32, 3), np.float32), None, True, False
+    )
+    rows = latent_figures.pictures(uses, data)["layouts"](data.test, rng=np.random.default_rng(0))
+    assert rows.shape == (6, 6, 32, 32, 3) and (rows[:, 1:] == 0).all()
+    inside = sd.layout_map(sd.boxes_of(data.test.take(slice(0, 6)).scenes), 32, 1)
+    want = np.zeros((6, 32, 32))
+    for k in range(len(SHAPES)):
+        want = np.maximum(want, inside[..., k] * (k + 1) / len(SHAPES))
+    np.testing.assert_allclose(rows[:, 0], 2 * want[..., None].repeat(3, 3) - 1, atol=1e-6)
+
+
+def test_figures_are_shares_of_the_pictures_that_are_right(data, monkeypatch):
+    """Of an artist that draws what is asked for, but leaves a different number of pictures black in each use."""
+    monkeypatch.setattr(latent_figures, "SHOWN", n := 5)
+    test, strengths = data.test.take(slice(0, n)), []
+
+    def drawn(prompts, black, size=32):
+        said = [parse(prompt) for prompt in prompts]
+        scenes = [dataclasses.replace(scene, background=scene.background or "black") for scene in said]
+        x = data.scale(shapes.render(shapes.arrange(scenes, rng=np.random.default_rng(0)), size))
+        x[:black] = -1
+        return x
+
+    def draw(prompts, *, rng, image=None, keep=None, start=None, strength=1.0, layouts=None):
+        if start is not None:
+            strengths.append(strength)
+            return drawn(prompts, 1 if strength < 0.5 else 0)
+        if keep is not None:
+            x = drawn(prompts, 3)
+            return np.where(keep > 0, x.clip(image - 0.25, image + 0.25), x)
+        assert layouts == sd.boxes_of(test.scenes)
+        x = data.scale(test.images)
+        x[: 3 if prompts[0] == "" else 4] = -1
+        return x
+
+    def enlarge(x, prompts, *, rng):
+        np.testing.assert_array_equal(x, data.scale(test.images))
+        return x.repeat(2, 1).repeat(2, 2) * (np.arange(n) > 0)[:, None, None, None]
+
+    def paint(prompts, size=32):
+        return drawn(prompts, 4 if size == 64 else 2, size)
+
+    class Halves(Identity):
+        """A codec that keeps every second picture."""
+
+        def decode(self, z):
+            return z * (np.arange(len(z)) % 2)[:, None, None, None]
+
+    uses = latent_figures.Uses(Halves(), draw, enlarge, True, True)
+    found = latent_figures.figures(uses, paint, data, rng=np.random.default_rng(0))
+    groups = [f"prompts met, {group}" for group in latent_figures.GROUPS]
+    assert found == {
+        "pictures right after the codec": 0.5,
+        **dict.fromkeys(groups, 0.6),
+        "holes painted as asked": 0.4,
+        "largest change of a known pixel": 0.25,
+        "img2img as asked, strength 0.4": 0.8,
+        "img2img as asked, strength 0.8": 1.0,
+        "layouts met without words": 0.4,
+        "layouts met with captions": 0.2,
+        "prompts met with layouts": 0.2,
+        "prompts met, seen, one thing, at twice the size": 0.2,
+        "test pictures right after the up-scaler, without words": 0.8,
+    }
+    assert strengths == [0.4, 0.8]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -80,6 +80,38 @@ def test_make_optimiser_picks_by_name():
         optim.make_optimiser(SimpleNamespace(optimiser="lion", **stage), bowl([1.0]))
 
 
+def test_make_optimiser_hands_the_stages_settings_on():
+    stage = {"betas": (0.5, 0.9), "weight_decay": 0.1, "apart": ("out",)}
+    made = {
+        name: optim.make_optimiser(SimpleNamespace(optimiser=name, **stage), Layers().flatten())
+        for name in optim.OPTIMISERS
+    }
+    assert all(made[name].betas == (0.5, 0.9) for name in ("adamw", "adam", "muon"))
+    assert all(made[name].weight_decay == 0.1 for name in optim.DECAYING) and made["adam"].weight_decay == 0
+    assert made["rmsprop"].alpha == 0.9 and made["sgd"].momentum == 0.5 and made["muon"].momentum == 0.95
+
+
+def test_settings_that_are_left_out():
+    """Those of the papers: Adam's betas 0.9 and 0.999, RMSProp's alpha 0.99, both with eps 1e-8, no momentum, no decay."""
+    found, gradients = {}, np.random.default_rng(0).standard_normal((3, 2)) * [1.0, 1e-7]
+    for kind in (optim.SGD, optim.RMSProp, optim.Adam, optim.AdamW):
+        module = bowl([2.0, -3.0])
+        optimiser = kind(module)
+        for k, g in enumerate(gradients, start=1):
+            module.flat_grad[...] = g
+            optimiser.step(k, 0.1)
+        found[kind] = module.flat
+    sgd = rmsprop = adam = np.array([2.0, -3.0])
+    m = v = w = np.zeros(2)
+    for k, g in enumerate(gradients, start=1):
+        m, v, w = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, 0.99 * w + 0.01 * g * g
+        sgd = sgd - 0.1 * g
+        rmsprop = rmsprop - 0.1 * g / (np.sqrt(w) + 1e-8)
+        adam = adam - 0.1 * m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+    for kind, want in ((optim.SGD, sgd), (optim.RMSProp, rmsprop), (optim.Adam, adam), (optim.AdamW, adam)):
+        np.testing.assert_allclose(found[kind], want, rtol=1e-12, err_msg=kind.__name__)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
