@@ -167,6 +167,21 @@ def test_objectives_are_taken_in_turn_each_seeing_the_one_before():
     assert record == [("a", 0, False), ("b", 0, False), ("a", 1, False), ("b", 1, False)]
 
 
+def test_a_step_is_as_long_as_the_stages_clipping_and_learning_rate_say():
+    """a goes from 1 towards 3 with the gradient 2 (a - 3), clipped to length 0.5, times the rate of each step."""
+    system = two_player([])
+    (stage,) = system.stages()
+    changes = {"steps": 6, "warmup": 2, "schedule": "flat-then-linear", "flat": 0.25, "max_norm": 0.5}
+    stage = dataclasses.replace(stage, objectives=stage.objectives[:1], **changes)
+    run = Trainer(dataclasses.replace(system, stages=lambda: [stage]), seed=0)
+    a = 1.0
+    for share in (1 / 2, 1, 1, 1, 2 / 3, 1 / 3):  # two steps of warm-up, then u = 0, 1/4, 2/4, 3/4
+        figures = run.advance(DIGITS.train)
+        assert figures["lr"] == pytest.approx(0.25 * share) and figures["a.norm"] == pytest.approx(2 * (3 - a))
+        a += 0.25 * share * 0.5
+        assert run.system.modules["a"].flat[0] == pytest.approx(a)
+
+
 def test_an_objective_that_waits_moves_each_third_step_only_and_counts_its_own_steps():
     """Adam's first step has length lr whatever the gradient; the second is corrected as the second of b, not as the loop's fourth."""
     clipped = []
