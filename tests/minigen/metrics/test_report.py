@@ -96,8 +96,8 @@ def test_one_image_is_enough_for_its_class_to_be_there(few, tiny_ruler):
     assert row["classes"] == len(one_each) == 6 and row["min_class"] == 0
     share = np.bincount(few.train.labels) / 300
     assert row["class_kl"] == pytest.approx(-np.log(6 * share[seen[one_each]]).mean())
-    twice = figures(few, tiny_ruler, np.concatenate([few.train.images[one_each]] * 2))
-    assert twice["classes"] == 6
+    everything = figures(few, tiny_ruler, few.train.images)
+    assert everything["min_class"] == np.bincount(seen, minlength=10).min() / 300 > 0
 
 
 def test_samples_between_levels_are_rounded_first(few, tiny_ruler):

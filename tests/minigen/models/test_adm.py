@@ -453,16 +453,19 @@ def test_figures_are_of_noisy_test_pictures_and_of_a_denoiser_that_is_told_the_l
     denoiser, classifier = (
         shaken(net, np.random.default_rng(1), size) for net, size in zip(system.modules.values(), (0.1, 0.4))
     )
-    found = system.figures(small, rng=np.random.default_rng(2))
-    rng, schedule = np.random.default_rng(2), schedules.cosine(SMALL["T"])
-    x_0, y = digits.scale(small.test.images), small.test.labels
+    x_0, rng, schedule = digits.scale(small.test.images), np.random.default_rng(0), schedules.cosine(SMALL["T"])
+    x_t = q_sample(x_0, 1, rng.standard_normal(x_0.shape).astype(np.float32), schedule)
+    y = ag.raw(classifier(x_t, np.full(20, 1))).argmax(1)  # labels that it often names
+    y[:4] = small.test.labels[:4]
+    small = dataclasses.replace(small, test=dataclasses.replace(small.test, labels=y))
+    found, rng = system.figures(small, rng=np.random.default_rng(2)), np.random.default_rng(2)
     bound = adm.variational_bound(lambda x, t: denoiser(x, t, y), x_0, schedule, 17, rng=rng)
     assert found["bound, bits/dim"] == pytest.approx(bound.total, rel=1e-6)
     differ = False
     for t in (1, 7, 15, 22):
         x_t = q_sample(x_0, t, rng.standard_normal(x_0.shape).astype(np.float32), schedule)
         noisy, clean = ((ag.raw(classifier(x, np.full(20, t))).argmax(1) == y).mean() for x in (x_t, x_0))
-        assert found[f"classifier right at t = {t}"] == noisy
+        assert found[f"classifier right at t = {t}"] == noisy > 0.1
         differ |= noisy != clean
     assert differ, "noise changes what this classifier says"
 

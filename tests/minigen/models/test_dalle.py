@@ -268,6 +268,33 @@ def test_figures_nats_a_code_are_the_codes_and_not_the_captions(shapes, monkeypa
     assert got == pytest.approx(of_codes, rel=1e-4) and abs(of_text - of_codes) > 0.1
 
 
+def test_figures_of_the_codec_and_of_prompts_say_what_was_measured(shapes, monkeypatch):
+    """Pictures of one thing and of two after the codec, each beside its own scene; prompts with 1 candidate and with more."""
+    found, asked = listening(shapes), []
+
+    def accuracy(scenes, images):
+        number = len(scenes[0].things)
+        rows = [i for i, scene in enumerate(test.scenes) if len(scene.things) == number]
+        assert list(map(str, scenes)) == [str(test.scenes[i]) for i in rows]
+        codec = dalle.vq_vae.Codec(found.modules["codec"])
+        np.testing.assert_array_equal(images, codec.decode(codec.encode(shapes.scale(test.images[rows]))))
+        return {"all": 0.1 * number}
+
+    def report(draw, n, groups):
+        asked.append((draw.keywords["rerank"], n, groups))
+        return {group: {"all": 0.3 * len(asked), "n": n} for group in groups}
+
+    monkeypatch.setattr(dalle, "prompt_accuracy", accuracy)
+    monkeypatch.setattr(dalle, "prompt_report", report)
+    test = shapes.test.take(slice(0, 12))
+    got = found.figures(dataclasses.replace(shapes, test=test), rng=np.random.default_rng(0))
+    seen = ["seen, one thing", "seen, two things"]
+    assert asked == [(1, dalle.SHOWN, seen), (dalle.CANDIDATES, dalle.SHOWN, seen)]
+    for count, share in ((1, 0.3), (dalle.CANDIDATES, 0.6)):
+        assert [got[f"prompts met, {group}, best of {count}"] for group in seen] == [share, share]
+    assert [got[f"pictures of {what} right after the codec"] for what in ("one thing", "two things")] == [0.1, 0.2]
+
+
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 CAPTION, NULL = TOY.of_text(np.array([[1, EOS]]), EOS), TOY.of_text(np.array([[EOS, 0]]), EOS)[0]

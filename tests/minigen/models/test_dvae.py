@@ -22,6 +22,19 @@ def shapes():
     return load("shapes")
 
 
+def test_the_codec_works_in_blocks_of_pictures(monkeypatch):
+    net, rng = dvae.DVAE((8, 8, 3), TINY, rng=np.random.default_rng(0)), np.random.default_rng(1)
+    for p in net.parameters():
+        p.data[...] += (0.3 * rng.standard_normal(p.shape)).astype(np.float32)
+    codec, x = dvae.Codec(net), rng.uniform(-1, 1, (5, 8, 8, 3)).astype(np.float32)
+    codes = codec.encode(x)
+    whole = codec.decode(codes)
+    monkeypatch.setattr(dvae, "BLOCK", 2)
+    np.testing.assert_array_equal(codec.encode(x), codes)
+    np.testing.assert_allclose(codec.decode(codes), whole, atol=1e-6)
+    assert whole.shape == x.shape and len(np.unique(codes)) > 1
+
+
 # --- the relaxation ---------------------------------------------------------------------------------------------------
 
 

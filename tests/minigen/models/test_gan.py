@@ -487,6 +487,28 @@ def test_saved_and_loaded_it_draws_the_same_pictures_with_the_averaged_generator
     assert len(said) == 3 and np.isfinite(list(said.values())).all()
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+def test_figures_are_what_the_discriminator_says_of_each_split_and_of_samples(conditional, digits):
+    system, noise = gan.build(gan.Config(**TINY, conditional=conditional), digits, seed=0), np.random.default_rng(1)
+    critic = system.modules["discriminator"].eval()
+    for p in critic.parameters():
+        p.data[...] += (0.1 * noise.standard_normal(p.shape)).astype(np.float32)
+    system.modules["generator"].eval()
+    found, rng = system.figures(digits, rng=np.random.default_rng(4)), np.random.default_rng(4)
+    y = rng.integers(0, 10, 1000) if conditional else None
+    fakes = ag.raw(system.modules["generator"](rng.standard_normal((1000, 4)).astype(np.float32), y))
+
+    def mean_logit(x, y):
+        return float(ag.raw(critic(x, y if conditional else None)).mean())
+
+    want = {
+        f"mean logit of {name}": mean_logit(digits.scale(part.images[:1000]), part.labels[:1000])
+        for name, part in (("training data", digits.train), ("test data", digits.test))
+    }
+    assert found == pytest.approx(want | {"mean logit of samples": mean_logit(fakes, y)}, rel=1e-4)
+    assert len({round(value, 4) for value in found.values()}) == 3
+
+
 def test_interpolation_goes_from_one_sample_to_another(digits):
     system = gan.build(gan.Config(**TINY), digits, seed=0)
     system.modules["generator"].eval()

@@ -448,6 +448,39 @@ def test_glide_sample_edit_and_notes(system, data):
         assert system.pictures[name](data.test, rng=np.random.default_rng(0)).shape == shape
 
 
+def test_glide_figures_are_shares_of_the_pictures_that_are_right(system, data, monkeypatch):
+    """An artist that draws what is asked for, but leaves a different number of pictures black in each use."""
+    monkeypatch.setattr(glide, "SHOWN", 5)
+
+    def drawn(prompts, black, size=32):
+        scenes = [dataclasses.replace(s, background=s.background or "black") for s in map(parse, prompts)]
+        x = data.scale(shapes.render(shapes.arrange(scenes, rng=np.random.default_rng(0)), size))
+        x[:black] = -1
+        return x
+
+    def draw(system, prompts, *, rng, guidance=glide.Sampling.guidance, clip_guidance=glide.Sampling.clip_guidance):
+        return drawn(prompts, 3 - (guidance > 1) - (clip_guidance > 0))
+
+    def edit(system, image, keep, prompts, *, rng):
+        x = drawn(prompts, 3)
+        return np.where(keep > 0, x.clip(image - 0.25, image + 0.25), x)
+
+    def enlarged(system, images, prompts, size, *, rng):
+        assert images.shape == (5, 32, 32, 3) and size == 64
+        return drawn(prompts, 4, size)
+
+    for function in (draw, edit, enlarged):
+        monkeypatch.setattr(glide, function.__name__, function)
+    found = system.figures(data, rng=np.random.default_rng(0))
+    shares = {"without guidance": 0.4, "classifier-free": 0.6, "and by CLIP": 0.8}
+    assert found == {
+        **{f"prompts met, {group}, {led}": share for led, share in shares.items() for group in glide.GROUPS},
+        "edits done": 0.4,
+        "largest change of a known pixel": 0.25,
+        "prompts met, seen, one thing, at twice the size": 0.2,
+    }
+
+
 # --- the cascade ------------------------------------------------------------------------------------------------------
 
 

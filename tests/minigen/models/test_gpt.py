@@ -464,6 +464,9 @@ def test_what_stands_beside_bits_a_byte_has_seen_the_training_part_only(prose):
     sizes = [len(lzma.compress(text, preset=9)) for text in (known, known + new)]
     assert found["bits a byte, xz after the training part"] == pytest.approx(8 * (sizes[1] - sizes[0]) / n_bytes)
     assert found["bits a byte"] == pytest.approx(30 / 12 * test.size / np.log(2) / n_bytes)
+    few = dataclasses.replace(prose, test=prose.test.take(slice(0, 7)))  # other numbers of windows and of tokens in one
+    n_bytes = sum(len(spelt[k]) for k in test[:7].ravel())
+    assert gpt.text_figures(30.0, few, prose.tokenizer)["bits a byte"] == pytest.approx(30 * 7 / np.log(2) / n_bytes)
 
 
 def test_models_without_a_network_are_fitted_to_train_chosen_on_val_and_measured_on_test(few, monkeypatch):

@@ -426,6 +426,30 @@ def test_overfits_one_batch():
     assert all(np.isfinite(value) for value in figures.values())
 
 
+def test_figures_are_the_bound_of_the_chain_and_of_shorter_ones():
+    """From their parts, with the draws of the same rng; the digits have 17 grey levels."""
+    digits, noise = load("digits"), np.random.default_rng(1)
+    few = dataclasses.replace(digits, test=digits.test.take(slice(0, 3)))
+    system = iddpm.build(iddpm.Config(**SMALL | {"T": 21}), digits, seed=0)
+    net = system.modules["improved_ddpm"]
+    for p in net.parameters():
+        p.data[...] += (0.1 * noise.standard_normal(p.shape)).astype(np.float32)
+    found, rng = system.figures(few, rng=np.random.default_rng(3)), np.random.default_rng(3)
+    x_0, schedule = digits.scale(few.test.images), schedules.cosine(21)
+    bound, ten, twenty = (
+        iddpm.variational_bound(net, x_0, chain, 17, rng=rng, clip=1.0)
+        for chain in (schedule, schedules.spaced(schedule, 10), schedules.spaced(schedule, 20))
+    )
+    want = {
+        "bound, bits/dim": bound.total,
+        "of it decoder (t = 1)": bound.terms[0],
+        "of it prior (t = T)": bound.prior,
+        "bound in 10 steps, bits/dim": ten.total,
+        "bound in 20 steps, bits/dim": twenty.total,
+    }
+    assert found == pytest.approx(want, rel=1e-6)
+
+
 def test_sampling_uses_the_learned_variance():
     """The default is the network's: another bias of the second half draws other pictures, which "small" does not see."""
     system = iddpm.build(iddpm.Config(**SMALL), load("digits"), seed=0)

@@ -408,9 +408,11 @@ def test_figures_of_a_conditional_model_are_bayes_rule(digits, few):
     each = np.array(
         [autoregressive.log_likelihood(lambda x, k=k: net.logits(x, np.full(len(x), k)), x) for k in range(10)]
     )
-    own, accuracy, marginal = list(system.figures(few, rng=np.random.default_rng(0)).values())[:3]
+    y = np.where(np.arange(12) < 7, each.argmax(0), y)
+    labelled = dataclasses.replace(few, test=dataclasses.replace(few.test, labels=y))
+    own, accuracy, marginal = list(system.figures(labelled, rng=np.random.default_rng(0)).values())[:3]
     assert own == pytest.approx(-each[y, np.arange(12)].mean(), rel=1e-5)
-    assert accuracy == np.mean(each.argmax(0) == y)
+    assert accuracy == np.mean(each.argmax(0) == y) >= 7 / 12
     assert marginal == pytest.approx(-np.mean(np.logaddexp.reduce(each, axis=0) - np.log(10)), rel=1e-5)
 
 

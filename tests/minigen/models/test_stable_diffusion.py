@@ -483,14 +483,17 @@ def test_inpainting_leaves_known_pixels_as_they_are_bit_for_bit(system, data, ho
     np.testing.assert_array_equal(free, sd.draw(system, PROMPTS, rng=np.random.default_rng(1), **how))
 
 
-def test_inpainting_without_its_fine_tuning_puts_the_guess_right(system, data):
-    """The map that is decoded holds the known places as the codec reads them."""
+def test_inpainting_without_its_fine_tuning_puts_the_guess_right(system, data, monkeypatch):
+    """The map that is decoded holds the known places as the codec reads them, and the network is shown nothing of them."""
+    shown, forward = [], TextUNet.forward
+    monkeypatch.setattr(TextUNet, "forward", lambda *a, **how: (shown.append(a[6]), forward(*a, **how))[1])
     plain = dataclasses.replace(system, config=dataclasses.replace(TINY, beside_steps=0))
     x, keep, seen = data.scale(data.test.images[:2]), np.ones((1, 32, 32, 1), np.float32), []
     keep[:, :16] = 0
     codec = sd.codec_of(system)
     sd.draw(plain, PROMPTS, rng=np.random.default_rng(0), image=x, keep=keep, callback=lambda t, x_t: seen.append(x_t))
     known = sd.known_places(codec, x, keep)
+    assert shown and all(beside is None for beside in shown)
     lower = codec.decode(known[..., :4])[:, 24:]  # far from the hole, which the decoder sees a little of
     assert abs(seen[-1][:, 24:] - lower).max() < abs(seen[0][:, 24:] - lower).max()
 

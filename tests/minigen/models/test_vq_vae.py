@@ -573,13 +573,14 @@ def test_figures_are_of_the_test_split_with_scales_of_the_validation_split(few):
     """Each by hand, and none what another split, or a code in place of a picture, would give."""
     system = vq_vae.build(TINY, few, seed=0)
     net, prior = system.modules["codec"], loud(system.modules["prior"], dtype=np.float32)
-    net.codebook.e[...] = np.random.default_rng(5).standard_normal(net.codebook.e.shape)
+    net.codebook.e[...] = np.random.default_rng(8).standard_normal(net.codebook.e.shape)
     codec = vq_vae.Codec(net)
     codes = {s: codec.encode(few.scale(getattr(few, s).images)) for s in ("train", "val", "test")}
     copy = {s: codec.decode(k) for s, k in codes.items()}
     scales = {s: copies.fit_log_scales(getattr(few, s).images, copy[s], 17) for s in copy}
     residual = {s: copies.residual_nats(few.test.images, copy["test"], scales[s], 17).mean() for s in scales}
     nats = {s: nats_of(prior, k) for s, k in codes.items()}
+    assert len(np.unique(codes["train"])) > len(np.unique(codes["test"]))
     for found in (residual, nats):
         assert len({round(float(v), 2) for v in found.values()}) == 3, "the splits can be told apart"
     found = system.figures(few, rng=np.random.default_rng(0))
@@ -724,6 +725,15 @@ def test_samples_come_from_the_prior_that_was_asked_for(few):
     n = 6400  # 6 standard deviations: a share wrong by 0.037 is seen
     for name, p in (("pixelcnn", np.where(np.arange(8) == 3, 0.6, 0.4 / 7)), ("uniform", np.full(8, 1 / 8))):
         assert np.all(np.abs(counts[name] - n * p) < 6 * np.sqrt(n * p * (1 - p)))
+
+
+def test_without_a_label_a_conditional_prior_is_told_all_of_them(few, monkeypatch):
+    system, told = vq_vae.build(dataclasses.replace(TINY, conditional=True), few, seed=0), []
+    prior = type(system.modules["prior"])
+    step = prior.step
+    monkeypatch.setattr(prior, "step", lambda self, new, cache, y: (told.append(y), step(self, new, cache, y))[1])
+    system.sample(200, rng=np.random.default_rng(0))
+    assert set(told[0]) == set(range(10)) and all((y == told[0]).all() for y in told)
 
 
 def test_a_conditional_prior_is_told_the_label(few):
