@@ -288,7 +288,8 @@ def test_figures(digits, monkeypatch):
 
 def test_figures_are_the_bound_with_the_pictures_labels_and_with_the_null_label(digits, monkeypatch):
     """From their parts, with the draws of the same rng."""
-    monkeypatch.setattr(cf, "as_asked", lambda dataset, images: 0.0)
+    drawn = []
+    monkeypatch.setattr(cf, "as_asked", lambda dataset, images: drawn.append(images) or 0.0)
     system = cf.build(cf.Config(**SMALL, sample_steps=1, variance="large"), digits, seed=0)
     small = dataclasses.replace(digits, test=digits.test.take(slice(0, 4)))
     model = shaken(system.modules["model"], np.random.default_rng(0))
@@ -297,6 +298,8 @@ def test_figures_are_the_bound_with_the_pictures_labels_and_with_the_null_label(
         x_0, of_label = digits.scale(small.test.images), lambda x, t, y=y: model(x, t, y)
         bound = cf.variational_bound(of_label, x_0, SCHEDULE, 17, rng=rng, variance="large")
         assert found[f"bound {what}, bits/dim"] == pytest.approx(bound.total, rel=1e-6), what
+    for images, scale in zip(drawn, (1.0, cf.Sampling.scale), strict=True):
+        np.testing.assert_array_equal(images, system.sample(500, rng=rng, scale=scale))
 
 
 def test_untrained_is_silent(digits):

@@ -602,7 +602,7 @@ def test_unclip_figures(system, data, monkeypatch):
     """Also of variations that are the pictures themselves, or black ones, and of text diffs that are drawn as they are
     asked for.
     """
-    real = {name: getattr(edits, name) for name in ("varied", "led")}
+    real = {name: getattr(edits, name) for name in ("varied", "led", "painted", "path_between")}
 
     def varied(chain, x_0, *, eta, rng):
         assert real["varied"](chain, x_0, eta=eta, rng=rng).shape == x_0.shape
@@ -613,7 +613,24 @@ def test_unclip_figures(system, data, monkeypatch):
         wanted = [edits.rewritten(*task) for task in zip(read_pictures(x_0), before, after)]
         return data.scale(shapes.render(shapes.arrange(wanted, rng=rng)))[:, None]
 
-    for name, function in (("SHOWN", 2), ("varied", varied), ("led", led)):
+    def painted(chain, x, keep, prompts, *, rng):
+        y = real["painted"](chain, x, keep, prompts, rng=rng)
+        assert abs((y - x) * keep).max() == 0
+        scenes = [dataclasses.replace(scene, background=scene.background or "black") for scene in map(parse, prompts)]
+        y = data.scale(shapes.render(shapes.arrange(scenes, rng=rng)))
+        y[0] = -1
+        known.append(abs((y - x) * keep).max())
+        return y
+
+    def path_between(chain, a, b):
+        real["path_between"](chain, a, b)
+        ends.append((a, b))
+        return []
+
+    ends, known = [], []
+    functions = {"varied": varied, "led": led, "painted": painted, "path_between": path_between}
+    functions["flips"] = lambda path, test: [True] + [test is edits.flips_once] * 3
+    for name, function in (("SHOWN", 2), *functions.items()):
         monkeypatch.setattr(edits, name, function)
     found = edits.figures(dataclasses.replace(chain_of(system), upsamplers={}), data, rng=np.random.default_rng(0))
     assert [found[f"variations, eta {eta}, with all attributes kept"] for eta in ("0", "0.5")] == [1, 0]
@@ -623,7 +640,11 @@ def test_unclip_figures(system, data, monkeypatch):
     some, text = data.test.take(slice(0, 256)), chain_of(system).text
     cosines = (text.encode_image(data.scale(some.images)) * text.encode_text(some.captions)).sum(1)
     assert found["cosine with the picture's own embedding, prior: text"] == pytest.approx(cosines.mean(), abs=1e-5)
-    assert found["largest change of a known pixel"] == 0
+    assert found["edits done"] == 0.5 and [found["largest change of a known pixel"]] == known
+    x = data.scale(edits.one_thing("test", 2)[0])
+    np.testing.assert_array_equal(ends, [(x[0], x[1])])
+    assert found["attributes that flip once in an interpolation"] == 1
+    assert found["attributes that never go back in an interpolation"] == 0.25
     assert sum("prior: text" in name for name in found) == 3
     assert sum("prompts met" in name for name in found) == 4 + 3 * 2
 

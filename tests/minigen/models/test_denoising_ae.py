@@ -212,6 +212,13 @@ def test_figures_stand_beside_denoisers_that_are_known(trained):
     count = len(digits.test) * 64
     assert abs(noisy / 0.25 - 1) < 5 * np.sqrt(2 / count), "sigma^2, with the spread of a mean of squares"
     assert ours < noisy / 2 and linear < noisy / 2 and finite < noisy / 2
+    x = digits.scale(digits.test.images).reshape(-1, 64)
+    y = (x + 0.5 * np.random.default_rng(0).standard_normal((len(x), 8, 8, 1)).reshape(-1, 64)).astype(np.float32)
+    nearest = denoising_ae.finite_set(y, digits.scale(digits.train.images).reshape(-1, 64).astype(float), 0.5)
+    assert finite == pytest.approx(np.square(nearest - x).mean(), rel=1e-5)
+    fitted = digits.scale(digits.train.images).reshape(-1, 64).astype(float)
+    shrunk = denoising_ae.wiener(y.astype(float), fitted.mean(0), np.cov(fitted.T), 0.5)
+    assert linear == pytest.approx(np.square(shrunk - x).mean(), rel=1e-5)
     train = digits.scale(digits.train.images).reshape(1000, 64).astype(np.float64)
     left = [v * 0.25 / (v + 0.25) for v in np.linalg.eigvalsh(np.cov(train.T))]
     assert linear == pytest.approx(np.mean(left), rel=0.1), "other writers, so about the error on its own kind"

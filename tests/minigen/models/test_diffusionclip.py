@@ -567,6 +567,21 @@ def test_diffusionclip_figures_see_what_moves_where_nothing_should(run, data, mo
         assert moved == pytest.approx([want] * 3), "of round trips and of two edits"
 
 
+def test_diffusionclip_figures_are_shares_of_the_edits_that_are_right(run, data, monkeypatch):
+    """Of edits that draw the scene that is asked for, but leave the last picture as it was."""
+    monkeypatch.setattr(dc, "SHOWN", 3)
+
+    def edited(system, x_0, edit):
+        _, wanted = dc.asked_of("test", edit, 3)
+        x = data.scale(shapes.render(shapes.arrange(wanted, rng=np.random.default_rng(0))))
+        return np.concatenate([x[:2], x_0[2:]])
+
+    monkeypatch.setattr(dc, "edited", edited)
+    found = run[0].figures(data, rng=None)
+    assert found["round trips that are right"] == 1
+    assert found["edits to blue that are right"] == found["edits to blue and white that are right"] == 2 / 3
+
+
 def test_diffusionclip_one_edit_has_no_mixture(data):
     system = dc.build(dataclasses.replace(TINY, edits=("red",)), data, seed=0)
     assert set(system.pictures) == {"edits"}
