@@ -582,6 +582,14 @@ def test_diffusionclip_figures_are_shares_of_the_edits_that_are_right(run, data,
     assert found["edits to blue that are right"] == found["edits to blue and white that are right"] == 2 / 3
 
 
+def test_diffusionclip_edits_do_not_depend_on_the_block_that_they_are_in(run, data, monkeypatch):
+    x_0 = data.scale(data.test.images[:3])
+    whole = dc.edited(run[0], x_0, ("blue",))
+    monkeypatch.setattr(dc, "BLOCK", 2)
+    np.testing.assert_allclose(dc.edited(run[0], x_0, ("blue",)), whole, atol=1e-4)
+    assert abs(whole[2] - whole[0]).max() > 0.1
+
+
 def test_diffusionclip_one_edit_has_no_mixture(data):
     system = dc.build(dataclasses.replace(TINY, edits=("red",)), data, seed=0)
     assert set(system.pictures) == {"edits"}
