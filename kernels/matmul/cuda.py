@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backend import Array, address, array_module
 from ..checks import check_rung
+from ..device import contiguous
 from ..precision import in_force
 from ..source import file_in
 from ..tensor_map import MOST, TensorMap
@@ -268,11 +269,12 @@ def ring_stages(columns: int) -> int:
 
 
 def as_bf16(device: Any, x: Array) -> Array:
-    """The bits of ``x``, contiguous float32 numbers on the device, rounded to bfloat16; ``x`` itself if it is bits already."""
+    """The bits of ``x``, float32 numbers on the device, rounded to bfloat16; ``x`` itself if it is bits already."""
     if x.dtype == np.uint16:
         return x
     y = device.empty(x.shape, "uint16")
-    device.run(file_in(HERE, "to_bf16.cu"), "to_bf16s", -(-x.size // (4 * 256)), 256, {"x": x, "y": y, "n": x.size})
+    arguments = {"x": contiguous(x), "y": y, "n": x.size}
+    device.run(file_in(HERE, "to_bf16.cu"), "to_bf16s", -(-x.size // (4 * 256)), 256, arguments)
     return device.result(y, "y")
 
 

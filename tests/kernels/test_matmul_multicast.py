@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from emulation import Mistaken, emulated
+from emulation import Mistaken, emulated, products
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import TURNS, check_compiled_by_wgmma, expected, normal, turned
@@ -53,7 +53,7 @@ def test_tiles_of_256_columns_and_bands_of_pairs(turns, rng, monkeypatch):
     device = Emulator()
     np.testing.assert_array_equal(cuda.matmul(device, turned(a, turns[0]), turned(b, turns[1]), **given_), a @ b)
     device.check()
-    assert device.ran == [SOURCE.name]
+    assert products(device) == [SOURCE.name]
 
 
 @needs_compiler
@@ -67,7 +67,7 @@ def test_it_is_taken_only_by_name_and_for_what_it_can_take(rng):
     ):
         device = Emulator()
         cuda.matmul(device, a, np.ascontiguousarray(b), **settings_)
-        assert device.ran == [cuda.RUNGS[rung]]
+        assert products(device) == [cuda.RUNGS[rung]]
 
 
 def test_the_tile_fits_the_result():
@@ -80,9 +80,9 @@ def test_the_tile_fits_the_result():
 def test_the_grid_is_whole_pairs_and_no_more_than_run_at_a_time(m, blocks, monkeypatch):
     grids = []
     device = Emulator()
-    monkeypatch.setattr(device, "run", lambda source, kernel, grid, *rest, **more: grids.append(grid))
+    monkeypatch.setattr(device, "run", lambda source, kernel, grid, *rest, **more: grids.append((kernel, grid)))
     cuda.matmul(device, np.ones((m, 16), np.float32), np.ones((16, 8), np.float32), rung=5)
-    assert grids == [blocks]
+    assert grids[-1] == ("matmul_bf16", blocks)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

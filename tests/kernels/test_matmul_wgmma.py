@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from emulation import Mistaken, emulated
+from emulation import Mistaken, emulated, products
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import TURNS, check_compiled_by_wgmma, expected, normal, turned
@@ -196,7 +196,7 @@ def test_tiles_of_256_columns_and_bands_of_tiles(turns, rng, monkeypatch):
     device = Emulator()
     np.testing.assert_array_equal(cuda.matmul(device, turned(a, turns[0]), turned(b, turns[1]), **given_), a @ b)
     device.check()
-    assert device.ran == [SOURCE.name]
+    assert products(device) == [SOURCE.name]
 
 
 @needs_compiler
@@ -208,7 +208,7 @@ def test_a_linear_layer_and_its_gradients_take_this_rung(rng):
     def run(device):
         y = cuda.linear(device, x, w, b)
         dx, dw = cuda.linear_grad_x(device, g, w), cuda.linear_grad_w(device, x, g)
-        ran.extend(device.ran)
+        ran.extend(products(device))
         return y, dx, dw
 
     arrays = ((x, w, b), (g, w.T, None), (flat_x.T, flat_g, None))
@@ -240,7 +240,7 @@ def test_rows_that_tma_cannot_take_are_copied_and_empty_factors_left_to_rung_3(r
     ]:
         device = Emulator()
         got = cuda.matmul(device, a, b, rung=4)
-        assert device.ran == [file]
+        assert products(device) == [file]
         rounded = [bfloat16.from_bits(x) if x.dtype == np.uint16 else x for x in (a, b)]
         device.expect(got, *expected(*rounded, None, 4))
         device.check()
@@ -249,7 +249,7 @@ def test_rows_that_tma_cannot_take_are_copied_and_empty_factors_left_to_rung_3(r
     assert cuda.rows_of_16_bytes(wide) is wide
     device = Emulator()
     cuda.matmul(device, good, good, rung=4, precision="tf32")
-    assert device.ran == [cuda.RUNGS[3]]
+    assert products(device) == [cuda.RUNGS[3]]
     assert cuda.matmul(Emulator(), normal(rng, 0, 16), good, rung=4).shape == (0, 16)
 
 

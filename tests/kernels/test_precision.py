@@ -207,7 +207,8 @@ def test_the_bits_of_a_rounded_number_are_the_hosts(n):
 
 
 @needs_compiler
-def test_numbers_that_begin_between_sixteen_bytes_are_rounded_too():
-    device, x = Emulator(), normal(30)[1:]
-    np.testing.assert_array_equal(as_bf16(device, x), bfloat16.to_bits(x))
-    device.check()
+def test_numbers_that_begin_between_sixteen_bytes_or_lie_apart_are_rounded_too():
+    for x in (normal(30)[1:], normal(6, 5).T, normal(40)[::3]):
+        device = Emulator()
+        np.testing.assert_array_equal(as_bf16(device, x), bfloat16.to_bits(x))
+        device.check()
