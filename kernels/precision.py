@@ -1,11 +1,11 @@
 """How exact products are: ``with precision("bf16"):`` rounds the factors of matrix products, convolutions and attention.
 
-That is what tensor cores multiply: numbers of 8 bits ("bf16") or 11 ("tf32"; in attention on a GPU, float32), whose
-products are exact and are added up in float32. On a GPU, the last rung of such cores is taken, which is up to ten times as
-fast as float32; on a CPU the factors are rounded first, which is no faster and shows what a GPU would compute. (There,
-attention also rounds its probabilities.) Sums, results, other operations and the weights of a model stay float32.
+That is what tensor cores multiply: numbers of 8 bits ("bf16") or 11 ("tf32", which attention has not), whose products are
+exact and are added up in float32. On a GPU, from Ampere on, the last rung on such cores is taken, where it takes the sizes;
+on a CPU the factors are rounded first, which is no faster and shows what a GPU would compute. (There, attention also rounds
+its probabilities and the gradients of its scores.) Sums, results, other operations and a model's weights stay float32.
 
-As a default, "float32", nothing is rounded. float64 never is, nor are products that a model takes by ``@`` on plain arrays.
+By default, "float32", nothing is rounded. float64 never is, nor are products that a model takes by ``@`` on plain arrays.
 """
 
 from collections.abc import Iterator

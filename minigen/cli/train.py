@@ -51,8 +51,8 @@ class RunFlags:
     device: str = "cpu"
     """cpu or cuda."""
     precision: Precision = "float32"
-    """What the factors of products are rounded to. bf16 and tf32 are for the tensor cores of a GPU, where they are many
-    times as fast; on a CPU they only show what such a GPU would compute.
+    """What the factors of products are rounded to: bf16 and tf32 for the tensor cores of a GPU. On a CPU they only show
+    what such a GPU would compute.
     """
     resume: bool = False
     """Go on from the checkpoint in --out, which gives data, size, seed, precision and settings whose flags are left out."""

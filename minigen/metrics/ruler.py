@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kernels.backend import Array
+from kernels.precision import precision
 from minigen.data import Dataset, Split
 from minigen.metrics.classifier import (
     FEATURES,
@@ -90,6 +91,7 @@ def load_ruler(dataset: Dataset, *, cache_dir: str | Path | None = None) -> Rule
     return _read(path, dataset, pair) or train_ruler(dataset, pair, path)
 
 
+@precision("float32")  # whatever is in force: it is kept
 def train_ruler(dataset: Dataset, pair: tuple[Recipe, Recipe], path: Path | None = None) -> Ruler:
     """A ruler trained now by the two recipes, and stored at ``path`` if that is possible."""
     start = time.perf_counter()

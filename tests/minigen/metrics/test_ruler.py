@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from kernels.precision import precision
 from minigen.data import Dataset, Split, load
 from minigen.metrics import ruler as module
 from minigen.metrics.classifier import Recipe
@@ -40,6 +41,13 @@ def test_the_second_call_reads_what_the_first_one_trained(digits, scaled, tmp_pa
     assert np.array_equal(first.features(scaled), again.features(scaled))
     assert np.array_equal(first.accepted(scaled), again.accepted(scaled))
     assert only_file(tmp_path / "new" / "directory").name.startswith(f"ruler-v{module.VERSION}-digits-")
+
+
+def test_it_is_trained_in_float32_whatever_is_in_force(digits, scaled):
+    plain = train_ruler(digits, QUICK)
+    with precision("bf16"):
+        other = train_ruler(digits, QUICK)
+    np.testing.assert_array_equal(plain.features(scaled), other.features(scaled))
 
 
 def test_the_name_changes_with_recipe_version_and_data(digits, tmp_path, monkeypatch):
