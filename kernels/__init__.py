@@ -17,6 +17,8 @@ package's functions check their arguments and choose an implementation by array 
     random         the counter-based random stream: words, uniform and normal numbers
     sampler_step   a step of DDIM with classifier-free guidance
     eight_bit      int8 and fp8 numbers with a scale per channel, linear layers on them
+
+`with precision.precision("bf16"):` rounds the factors of the first three, for tensor cores.
 """
 
 __part_of__ = "minigen"
