@@ -17,6 +17,7 @@ import pytest
 
 import autograd as ag
 from kernels.compare import assert_close, bound
+from kernels.precision import in_force, precision
 from kernels.threads import get_threads, set_threads
 from minigen.data import batch, load
 from minigen.errors import NonFinite, UserError
@@ -65,6 +66,22 @@ def trainer(shards: int, *, noise: float = 1.0, spoil: Callable[[int], None] = l
     return Trainer(
         System(None, "digits", (8, 8, 1), {"net": net, "critic": critic}, stages, lambda n, **_: None), seed=0
     )
+
+
+@linux
+def test_a_helper_rounds_products_as_the_process_that_trains():
+    """It says what is in force there by an error, which the other process raises."""
+
+    def spoil(step: int) -> None:
+        if os.getpid() != owner or in_force() != "bf16":
+            raise NonFinite(f"in force: {in_force()}")
+
+    owner = os.getpid()
+    set_threads(2)
+    run = trainer(2, spoil=spoil)
+    with precision("bf16"), pytest.raises(NonFinite, match="in force: bf16"):
+        run.advance(DIGITS.train)
+    run.close()
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
