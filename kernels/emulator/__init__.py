@@ -600,7 +600,7 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
         text = f"{me} waits for threads that never arrive ({note}{f'; {missing}' if f.other_thread >= 0 else ''})"
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}{' ' + note if note else ''}"
-    elif kind == "uninitialised" and access.startswith("write"):
+    elif kind == "uninitialised" and _ACCESSES[f.access] == "write":
         text = f"{place} is the number that variables hold here before they are set"
     elif note and kind != "wild address":  # whose note is the address
         text = f"{note} ({me})"

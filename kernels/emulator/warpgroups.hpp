@@ -54,11 +54,13 @@ struct Sums {  // of a thread, with products that are still to be added
     bool touched = false;   // which was reported
 
     void begin(const Product& p) {
-        if (!products++) next.clear(), touched = false;
-        if (const vector<uint32_t> known = next; known.size() < size_t(p.count())) {
-            next.resize(p.count());
-            p.copy_sums(next.data());
-            std::copy(known.begin(), known.end(), next.begin());
+        const size_t known = products++ ? next.size() : 0;
+        if (!known) touched = false;
+        if (known < size_t(p.count())) {
+            vector<uint32_t> all(p.count());
+            p.copy_sums(all.data());
+            std::copy_n(next.begin(), known, all.begin());
+            next.swap(all);
             p.set_sums(UNDECIDED.data());
         }
         if (next.size() == size_t(p.count())) of = p;

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import cupy_on_cpu
 import numpy as np
 import pytest
+from emulation import Counting
 from rungs import needs_compiler
 
 from kernels import (
@@ -38,7 +39,6 @@ from kernels import (
 from kernels.backend import to_numpy
 from kernels.compare import assert_close, bound
 from kernels.device import contiguous, device_of, running_on
-from kernels.emulator import Emulator
 from kernels.precision import precision
 from kernels.source import ROOT
 from minigen import data
@@ -56,19 +56,6 @@ WITHOUT = {
     *("matmul.sum_rows", "embedding.embedding", "sampler_step.plan", "random.Stream"),
     *("quantize.Quantized", "eight_bit.FORMS", "eight_bit.LARGEST", "eight_bit.decode", "eight_bit.encode"),
 }
-
-
-class Counting(Emulator):
-    """Also counts what is launched: "folder/kernel" -> times."""
-
-    def __init__(self, seed=0):
-        super().__init__(seed)
-        self.launched = {}
-
-    def run(self, source, kernel, *args, **settings):
-        super().run(source, kernel, *args, **settings)
-        name = f"{source.parent.name}/{source.stem}:{kernel}"
-        self.launched[name] = self.launched.get(name, 0) + 1
 
 
 def normal(*shape, seed=0):

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from emulation import Counting
 from rungs import needs_compiler
 
 from kernels import attention, bfloat16, conv2d, matmul
@@ -15,19 +16,6 @@ from kernels.matmul.cuda import as_bf16
 from kernels.precision import PRECISIONS, in_force, precision
 
 UNIT = {"bf16": bfloat16.UNIT_ROUNDOFF, "tf32": 2.0**-11}
-
-
-class Listing(Emulator):
-    """An emulator that stands for a GPU of some architecture, and lists what is launched."""
-
-    def __init__(self, architecture="90a"):
-        super().__init__()
-        self.architecture = architecture
-        self.launched = set()
-
-    def run(self, source, kernel, *args, **settings):
-        super().run(source, kernel, *args, **settings)
-        self.launched.add(f"{source.stem}:{kernel}")
 
 
 def normal(*shape):
@@ -85,13 +73,13 @@ def test_a_product_takes_tensor_cores_and_numpy_multiplies_what_they_do(name, ar
     call, factors, terms, kernel = PRODUCTS[name]
     file = ("4_wgmma" if (architecture, said) == ("90a", "bf16") else "3_mma") + "_gradients" * ("grad" in kernel)
     with precision(said):
-        with running_on(Listing(architecture)) as device:
+        with running_on(Counting(architecture)) as device:
             got = call(*factors)
         plain = call(*factors)
         wide = call(*(x.astype(np.float64) for x in factors))
     device.check()
-    rounding = {"to_bf16:to_bf16s"} if said == "bf16" else set()
-    assert device.launched == {f"{file}:{kernel}_{said}"} | rounding
+    rounding = {"matmul/to_bf16:to_bf16s"} if said == "bf16" else set()
+    assert set(device.launched) == {f"{kernel.partition('_')[0]}/{file}:{kernel}_{said}"} | rounding
     to = bfloat16.rounded if said == "bf16" else bfloat16.rounded_to_tf32
     exact = [to(x).astype(np.float64) for x in factors]
     size = call(*(abs(x) for x in exact))
@@ -109,14 +97,14 @@ def test_a_product_takes_tensor_cores_and_numpy_multiplies_what_they_do(name, ar
 @pytest.mark.parametrize("architecture", ["90a", "80"])
 def test_attention_takes_tensor_cores_for_its_gradients_too(how, architecture):
     with precision("bf16"):
-        with running_on(Listing(architecture)) as device:
+        with running_on(Counting(architecture)) as device:
             got = gradients(*HEADS, **how)
         plain = gradients(*HEADS, **how)
     device.check()
-    of = 4 if architecture == "90a" else 3
-    file = {4: "4_wgmma", 3: "3_mma"}[of]
-    backward = {f"{file}_backward:grad_q", f"{file}_backward:grad_kv", "3_mma_backward:deltas", "to_bf16:to_bf16s"}
-    assert device.launched == backward | {f"{file if how else '3_short'}:attention"}
+    file = "4_wgmma" if architecture == "90a" else "3_mma"
+    kernels = {f"{file}_backward:grad_q", f"{file}_backward:grad_kv", "3_mma_backward:deltas"}
+    kernels.add(f"{file if how else '3_short'}:attention")
+    assert set(device.launched) == {f"attention/{kernel}" for kernel in kernels} | {"matmul/to_bf16:to_bf16s"}
     rounded = gradients(*(bfloat16.rounded(x).astype(np.float64) for x in HEADS), **how)
     exact = gradients(*(x.astype(np.float64) for x in HEADS), **how)
     for g, p, r, e in zip(got, plain, rounded, exact):
@@ -134,11 +122,12 @@ def test_where_attention_stays_float32(d, said, architecture):
     """Heads that are no multiple of 8, no rung in tf32, and a GPU whose tensor cores know no bfloat16."""
     q, k, v, g = (x[..., :d] for x in HEADS)
     with precision(said):
-        with running_on(Listing(architecture)) as device:
+        with running_on(Counting(architecture)) as device:
             got = gradients(q, k, v, g, causal=True)
         plain = gradients(q, k, v, g, causal=True)
     device.check()
-    assert {kernel.partition(":")[0] for kernel in device.launched} == {"2_online_softmax", "2_recomputed_backward"}
+    files = {kernel.partition(":")[0] for kernel in device.launched}
+    assert files == {"attention/2_online_softmax", "attention/2_recomputed_backward"}
     wide = gradients(*(x.astype(np.float64) for x in (q, k, v, g)), causal=True)
     for a, b, want in zip(got, plain, wide):
         assert_close(a, want, bound(64, np.abs(want).max(), np.float32, 4))
@@ -150,11 +139,11 @@ def test_where_attention_stays_float32(d, said, architecture):
 @pytest.mark.parametrize("said", PRECISIONS)
 def test_a_gpu_before_ampere_rounds_nothing(said):
     call, factors, *_ = PRODUCTS["matmul"]
-    with precision(said), running_on(Listing("75")) as device:
+    with precision(said), running_on(Counting("75")) as device:
         got = call(*factors)
-    with running_on(Listing("75")) as other:
+    with running_on(Counting("75")) as other:
         np.testing.assert_array_equal(got, call(*factors))
-    assert device.launched == other.launched == {"2_tiled:matmul"}
+    assert device.launched == other.launched == {"matmul/2_tiled:matmul": 1}
 
 
 def test_a_precision_is_for_this_thread_and_ends_with_its_block():

@@ -75,6 +75,20 @@ def kept(name, text):
     return part.replace(folder / name)  # at once, so that another process never reads half a file
 
 
+class Counting(Emulator):
+    """Also counts what is launched: "folder/file:kernel" -> times. It may stand for a GPU of another architecture."""
+
+    def __init__(self, architecture=Emulator.architecture):
+        super().__init__()
+        self.architecture = architecture
+        self.launched = {}
+
+    def run(self, source, kernel, *args, **settings):
+        super().run(source, kernel, *args, **settings)
+        name = f"{source.parent.name}/{source.stem}:{kernel}"
+        self.launched[name] = self.launched.get(name, 0) + 1
+
+
 class Mistaken(Emulator):
     """An emulator that, for one source file, takes a copy in which ``old`` has become ``new``.
 
