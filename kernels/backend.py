@@ -4,6 +4,7 @@ Nothing global decides the device: every function follows the arrays that it is 
 an array that is not NumPy's turns up or when somebody asks for a GPU, so importing the project never touches a driver.
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -32,14 +33,20 @@ def array_module(*arrays: Any) -> ModuleType:
 
 
 def _module_of_stranger(x: Any) -> ModuleType:
-    if type(x).__module__.partition(".")[0] == "cupy":
+    if _of_cupy(x.__class__):
         return cupy()
     raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
 
 
 def is_cuda(x: Any) -> bool:
     """Whether ``x`` is a CuPy array."""
-    return not isinstance(x, np.ndarray | np.generic) and type(x).__module__.partition(".")[0] == "cupy"
+    return type(x) is not np.ndarray and _of_cupy(x.__class__)
+
+
+@functools.cache
+def _of_cupy(kind: type) -> bool:
+    """Whether CuPy defines a type; looked up by every operation on a GPU, several times."""
+    return kind.__module__.partition(".")[0] == "cupy"
 
 
 def address(x: Array) -> int:

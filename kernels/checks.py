@@ -86,11 +86,13 @@ def check_float(name: str, x: Any, ndim: int | None = None) -> None:
 
 def check_same(names: str, *arrays: Any) -> None:
     """Raise TypeError unless all arrays share one dtype and one device. ``names`` as in ``"x, w"``."""
-    if set(map(type, arrays)) != _NUMPY:
+    kinds = set(map(type, arrays))
+    if kinds != _NUMPY:
         for name, x in zip(names.split(", "), arrays):
             check_array(name, x)
-        array_module(*arrays)
-    if any(x.dtype != arrays[0].dtype for x in arrays):
+        if len(kinds) > 1:
+            array_module(*arrays)
+    if len({x.dtype for x in arrays}) > 1:
         raise TypeError(f"{names} must share one dtype, got {', '.join(str(x.dtype) for x in arrays)}")
 
 

@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import backend
 from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs, not_kept, parts_of
 from .tensor_map import TensorMap
@@ -37,11 +35,6 @@ SHARED_KILOBYTES = {"75": 64, "80": 163, "87": 163, "90": 227, "90a": 227, "100"
 OPTIONS = ("-std=c++17", "-lineinfo")
 _OWN_SHARED = 1  # CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-_SCALARS = {
-    ctypes.c_float: np.float32, ctypes.c_double: np.float64, ctypes.c_int32: np.int32, ctypes.c_uint32: np.uint32,
-    ctypes.c_int64: np.int64, ctypes.c_uint64: np.uint64, ctypes.c_uint8: np.uint8, ctypes.c_int8: np.int8,
-    ctypes.c_int16: np.int16, ctypes.c_uint16: np.uint16, ctypes.c_bool: np.bool_,
-}  # fmt: skip
 _CUDAS_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<", re.MULTILINE)
 _VERSIONS = ("13", "12")  # of libnvrtc.so, the newest first
 
@@ -316,16 +309,15 @@ class Device:
         defines: Mapping[str, Any] | None = None,
     ) -> None:
         """Launch ``kernel`` of the file ``source`` on a grid of blocks, on CuPy's current stream; no launch if it is empty."""
-        settings = tuple(sorted((defines or {}).items()))
-        clusters = clusters_in(source, settings)
-        blocks, block, values = check_launch(source, kernels_in(source), kernel, grid, threads, arguments, clusters)
-        for name, value in arguments.items():
-            if isinstance(value, np.ndarray):  # CuPy would pass its address on the host, or its only element
-                raise TypeError(f"kernel {kernel}: {name} must be on the GPU, got a NumPy array")
+        settings = tuple(sorted(defines.items())) if defines else ()
+        kernels, clusters = kernels_in(source), clusters_in(source, settings)
+        blocks, block, values = check_launch(source, kernels, kernel, grid, threads, arguments, clusters, for_cupy=True)
         if 0 in blocks:
             return
+        if TensorMap in map(type, values):
+            values = [v.encoded() if type(v) is TensorMap else v for v in values]
         function = self._function(source, kernel, settings)
-        function(blocks, block, [_for_cupy(v) for v in values], shared_mem=shared_bytes)
+        function(blocks, block, values, shared_mem=shared_bytes)
 
     def _function(self, source: Path, kernel: str, defines: tuple[tuple[str, Any], ...]) -> Any:
         return _loaded(self.xp.cuda, self.xp.cuda.Device().id, self.architecture, source, kernel, defines)
@@ -352,17 +344,6 @@ def _loaded(
 def _shared_bytes(architecture: str) -> int:
     """The most that a block may have."""
     return SHARED_KILOBYTES.get(architecture, 99) << 10
-
-
-def _for_cupy(value: Any) -> Any:
-    """A ctypes scalar as a NumPy one, which CuPy passes by its dtype; a null pointer as a pointer-sized zero."""
-    if value is None:
-        return np.uintp(0)
-    if isinstance(value, TensorMap):
-        return value.encoded()
-    if isinstance(value, ctypes._SimpleCData):
-        return _SCALARS[type(value)](value.value)
-    return value
 
 
 def architecture_of(capability: str) -> str:

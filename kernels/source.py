@@ -8,7 +8,7 @@ import ctypes
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ _KERNEL = re.compile(rf"__global__\s+({_ATTRIBUTES})void\s+({_ATTRIBUTES})(\w+)\
 _BOUNDS = re.compile(rf"__launch_bounds__\s*\(({_INSIDE})\)")
 _CLUSTER = re.compile(r"__cluster_dims__\s*\(\s*(\w+)\s*((?:,\s*\w+\s*)*)\)")
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
+_NULL = np.uintp(0)  # a null pointer, for CuPy
 Size = tuple[int, int, int]  # along x, y, z
 MOST_BLOCKS_OF_A_CLUSTER = 8  # that every card with clusters takes
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -59,12 +60,27 @@ COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel; ``const`` says of a pointer that the kernel may only read through it."""
+    """One parameter of a kernel; ``const`` says of a pointer that the kernel may only read through it.
+
+    ``as_ctypes(value)`` and ``as_cupy(value)`` check a value for it and give what is passed: an array, or a scalar of
+    exactly the right type. What host code passes most, they decide at once: a launch has up to twenty arguments, and
+    small models wait for launches.
+    """
 
     name: str
     type: str
     pointer: bool
     const: bool
+
+    @functools.cached_property
+    def as_ctypes(self) -> Callable[[Any], Any]:
+        """For the emulator: an array, a TensorMap or None as it is. Raises what ``check_arguments`` raises."""
+        return _taker(self, _TYPES[self.type][0] if self.type in _TYPES else None, _argument)
+
+    @functools.cached_property
+    def as_cupy(self) -> Callable[[Any], Any]:
+        """For CuPy: NumPy's scalars, a zero for None; a TensorMap as it is. Raises what ``check_arguments`` raises."""
+        return _taker(self, np.dtype(_TYPES[self.type][0]).type if self.type in _TYPES else None, _argument_of_cupy)
 
 
 class WrongSource(ValueError):
@@ -208,31 +224,68 @@ def not_kept(directory: Path, error: OSError) -> ValueError:
     )
 
 
-def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> list[Any]:
-    """The arguments in the parameters' order: arrays as they are, scalars as ctypes values of exactly the right type.
+def check_arguments(
+    kernel: str, parameters: Sequence[Parameter], arguments: Mapping[str, Any], *, for_cupy: bool = False
+) -> list[Any]:
+    """The arguments in the parameters' order: arrays as they are, scalars as ctypes or NumPy values of the right type.
 
     Raises TypeError for a missing or unknown name, another kind or dtype than the parameter's, ValueError for an array
     that is not contiguous, and WrongSize for a whole number that does not fit, or above ``MOST`` as an int.
     """
-    if len(parameters) != len(arguments) or any(p.name not in arguments for p in parameters):
+    try:
+        values = [arguments[p.name] for p in parameters]
+    except KeyError:
+        values = []
+    if len(values) != len(arguments) or len(values) != len(parameters):
         wrong = sorted({p.name for p in parameters} ^ set(arguments))
         raise TypeError(f"kernel {kernel} takes {', '.join(p.name for p in parameters)}; missing or unknown: {wrong}")
     try:
-        return [_argument(p, arguments[p.name]) for p in parameters]
+        return [(p.as_cupy if for_cupy else p.as_ctypes)(value) for p, value in zip(parameters, values)]
     except (TypeError, ValueError) as error:
         raise type(error)(f"kernel {kernel}: {error}") from None
 
 
-def _argument(p: Parameter, value: Any) -> Any:
+def _taker(p: Parameter, scalar: Any, otherwise: Callable[[Parameter, Any, Any], Any]) -> Callable[[Any], Any]:
+    """What takes a value for a parameter: plain arrays and Python's own numbers at once, all else by ``otherwise``."""
+    checked, on_host = functools.partial(otherwise, p, scalar), otherwise is _argument
+    if p.type == "TensorMap":
+        return checked
+    exact, dtype = _TYPES[p.type]
+    if p.pointer:
+        numpys = np.ndarray if on_host else (np.ndarray, np.generic)
+
+        def array(value: Any) -> Any:
+            plain = getattr(value, "dtype", None) is dtype and isinstance(value, numpys) is on_host
+            return value if plain and value.flags.c_contiguous else checked(value)
+
+        return array
+    if p.type in ("double", "bool"):
+        kind = {"double": float, "bool": bool}[p.type]
+        return lambda value: scalar(value) if type(value) is kind else checked(value)
+    if p.type == "float":  # larger numbers become infinite, which NumPy warns of
+        return lambda value: scalar(value) if type(value) is float and -1e38 < value < 1e38 else checked(value)
+    limits = np.iinfo(exact)
+    low, high = int(limits.min), MOST if p.type == "int" else int(limits.max)
+    return lambda value: scalar(value) if type(value) is int and low <= value <= high else checked(value)
+
+
+def _argument_of_cupy(p: Parameter, scalar: Any, value: Any) -> Any:
+    if p.pointer and isinstance(value, np.ndarray):  # CuPy would pass its address on the host, or its only element
+        raise TypeError(f"{p.name} must be on the GPU, got a NumPy array")
+    value = _argument(p, scalar, value)
+    return _NULL if value is None else value
+
+
+def _argument(p: Parameter, scalar: Any, value: Any) -> Any:
     if p.type == "TensorMap":
         if not isinstance(value, TensorMap):
             raise TypeError(f"{p.name} must be a TensorMap, got {type(value).__name__}")
         return value
-    scalar, dtype = _TYPES[p.type]
+    exact, dtype = _TYPES[p.type]
     if p.pointer:
         if value is None:
             return None  # a null pointer
-        if not hasattr(value, "dtype") or not hasattr(value, "flags"):
+        if not hasattr(value, "dtype") or not hasattr(value, "flags") or isinstance(value, np.generic):
             raise TypeError(f"{p.name} must be an array of {p.type}, got {type(value).__name__}")
         if value.dtype != dtype:
             raise TypeError(f"{p.name} must be an array of {p.type}, got one of {value.dtype}")
@@ -244,19 +297,18 @@ def _argument(p: Parameter, value: Any) -> Any:
     if p.type in ("float", "double"):
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise TypeError(f"{p.name} must be a number, got {type(value).__name__}")
-        return scalar(float(value))
+        return scalar(exact(float(value)).value)
     if p.type == "bool":
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{p.name} must be True or False, got {value!r}")
         return scalar(bool(value))
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{p.name} must be a whole number, got {value!r}")
-    passed = scalar(int(value))
-    if passed.value != int(value):
+    if exact(int(value)).value != int(value):
         raise WrongSize(f"{p.name} must fit into {p.type}, got {value}")
     if p.type == "int" and value > MOST:
         raise WrongSize(f"{p.name} must be at most {MOST}, got {value}")
-    return passed
+    return scalar(int(value))
 
 
 def three(size: int | Sequence[int]) -> Size:
@@ -278,18 +330,22 @@ def check_launch(
     threads: int | Sequence[int],
     arguments: Mapping[str, Any],
     clusters: Mapping[str, Size],
+    *,
+    for_cupy: bool = False,
 ) -> tuple[Size, Size, list[Any]]:
     """The grid and the block as three numbers each, and the arguments in order, for a kernel of the file ``source``.
 
-    Raises WrongSource for a kernel that is not among its ``kernels``, ValueError for a grid that its cluster does not
-    divide, and what ``check_grid`` and ``check_arguments`` raise.
+    Scalars are ctypes values, or ``for_cupy`` NumPy's. Raises WrongSource for a kernel that is not among its
+    ``kernels``, ValueError for a grid that its cluster does not divide, and what ``check_grid`` and
+    ``check_arguments`` raise.
     """
     if kernel not in kernels:
         raise WrongSource(f"{source.name} has no kernel {kernel!r}, it has {', '.join(kernels)}")
     blocks, block = three(grid), three(threads)
     check_grid(kernel, blocks, block)
-    check_whole_clusters(kernel, blocks, clusters)
-    return blocks, block, check_arguments(kernel, kernels[kernel], arguments)
+    if clusters:
+        check_whole_clusters(kernel, blocks, clusters)
+    return blocks, block, check_arguments(kernel, kernels[kernel], arguments, for_cupy=for_cupy)
 
 
 def check_whole_clusters(kernel: str, blocks: Size, clusters: Mapping[str, Size]) -> None:
@@ -303,8 +359,7 @@ def check_whole_clusters(kernel: str, blocks: Size, clusters: Mapping[str, Size]
 
 def check_grid(kernel: str, grid: Size, threads: Size) -> None:
     """Raise WrongSize for more blocks than a GPU can launch, and ValueError for a block of other threads than it has."""
-    limits = (2**31 - 1, 65535, 65535)
-    if len(grid) != 3 or any(not 0 <= g <= limit for g, limit in zip(grid, limits)):
-        raise WrongSize(f"kernel {kernel}: the grid must be at most {limits} blocks, got {grid}")
-    if len(threads) != 3 or min(threads) < 1 or threads[2] > 64 or threads[0] * threads[1] * threads[2] > 1024:
+    if not (0 <= grid[0] <= 2**31 - 1 and 0 <= grid[1] <= 65535 and 0 <= grid[2] <= 65535):
+        raise WrongSize(f"kernel {kernel}: the grid must be at most {(2**31 - 1, 65535, 65535)} blocks, got {grid}")
+    if min(threads) < 1 or threads[2] > 64 or threads[0] * threads[1] * threads[2] > 1024:
         raise ValueError(f"kernel {kernel}: a block has 1 to 1024 threads, at most 64 deep, got {threads}")

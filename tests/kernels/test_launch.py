@@ -10,7 +10,9 @@ import pytest
 from rungs import needs_nvrtc
 
 from kernels import backend, check, launch, source
+from kernels.checks import WrongSize
 from kernels.launch import ARCHITECTURES, CompileError, NoCuda, compile_for
+from kernels.tensor_map import MOST, TensorMap
 
 SOURCES = list(check.sources().values())
 
@@ -242,8 +244,6 @@ def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
         np.dtype(t) for t in ("float32", "float64", "uintp", "float32", "float64", "int32", "int64", "bool", "uint64")
     ]
     assert values[3] == np.float32(0.1) and values[6] == 2**40 and values[8] == 2**64 - 1
-    for scalar, _ in source._TYPES.values():
-        assert launch._for_cupy(scalar(1)).dtype == np.dtype(scalar)
     device.run(file, "k", 0, 64, arguments)
     assert len(xp.calls) == 1  # an empty grid is no launch
     device.run(file, "k", 1, 64, arguments, defines={"B": 2, "A": "true"})
@@ -256,9 +256,51 @@ def test_a_launch_passes_exactly_the_kernels_types(cache, monkeypatch):
         ({"c": True}, "c must be a whole number, got True"),
         ({"f": 1}, "f must be True or False, got 1"),
         ({"x": 3}, "x must be an array of float, got int"),
+        ({"x": np.float32(3)}, "x must be an array of float, got float32"),
     ]:
         with pytest.raises(TypeError, match=message):
             device.run(file, "k", 1, 64, {**arguments, **change})
+
+
+@pytest.mark.parametrize("kind", source._TYPES)
+def test_a_number_is_passed_as_the_same_bits_whoever_passes_it(kind):
+    """Python's numbers take a shorter way than NumPy's; the emulator's are ctypes values, CuPy's are NumPy's."""
+    exact = source._TYPES[kind][0]
+    parameter = source.Parameter("a", kind, False, False)
+    if kind == "bool":
+        numbers = [True, False]
+    elif kind in ("float", "double"):
+        numbers = [0.0, -0.0, 0.1, -1e38, 1.1e38, 3.5e38, 1e39, -1e300, 1e-45, 1e-300, float("inf"), float("nan"), 3]
+    else:
+        least, most = np.iinfo(exact).min, np.iinfo(exact).max
+        numbers = [0, 1, int(least), min(int(most), MOST) if kind == "int" else int(most)]
+    for number in numbers:
+        want = bytes(exact(number))
+        of_numpy = np.dtype(exact).type(number) if abs(number) < 1e38 else np.float64(number)
+        for value in (number, of_numpy):
+            passed, there = parameter.as_ctypes(value), parameter.as_cupy(value)
+            assert type(passed) is exact and bytes(passed) == want
+            assert there.dtype == np.dtype(exact) and there.tobytes() == want
+    if np.dtype(exact).kind in "iu":
+        for number in (numbers[2] - 1, numbers[3] + 1):
+            for take in (parameter.as_ctypes, parameter.as_cupy):
+                with pytest.raises(WrongSize, match=rf"a must (fit into {kind}|be at most {MOST}), got {number}"):
+                    take(number)
+
+
+def test_a_tensor_map_is_written_only_for_a_launch(cache, monkeypatch):
+    """The driver refuses one of an empty array, and an empty grid needs none."""
+    xp, asked = Launched(), []
+    monkeypatch.setattr(launch, "_usable_cupy", lambda: xp)
+    monkeypatch.setattr(launch, "_loaded", lambda *key: xp.function)
+    monkeypatch.setattr(TensorMap, "encoded", lambda self: asked.append(self) or "its bytes")
+    file = cache / "k.cu"
+    file.write_text('extern "C" __global__ void k(const __grid_constant__ TensorMap m, int n) {}')
+    arguments = {"m": TensorMap(np.ones((8, 8), "f"), (8, 8)), "n": 1}
+    launch.Device().run(file, "k", 0, 32, arguments)
+    assert not asked and not xp.calls
+    launch.Device().run(file, "k", 1, 32, arguments)
+    assert len(asked) == 1 and xp.calls[0][0][2][0] == "its bytes"
 
 
 def test_a_launch_is_of_whole_clusters(cache, monkeypatch):
