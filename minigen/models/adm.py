@@ -277,7 +277,7 @@ def noisy_cross_entropy(
     scalar; and the logits.
     """
     logits = classifier(q_sample(x_0, t, eps, schedule), t)
-    return ag.mean(ag.cross_entropy(logits, y)), logits
+    return ag.mean(ag.cross_entropy(logits, array_module(ag.raw(logits)).asarray(y))), logits
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -466,14 +466,16 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """
         x_0 = dataset.scale(dataset.test.images[:128])
         told = dataset.test.labels[:128] if config.conditional else None
-        bound = variational_bound(lambda x_t, t: denoiser(x_t, t, told), x_0, schedule, levels, rng=rng)
+        xp = array_module(denoiser.unet.conv_in.w.data)
+        seen = sampling.on_host(lambda x_t, t: denoiser(x_t, t, told), xp)
+        bound = variational_bound(seen, x_0, schedule, levels, rng=rng)
         found = {"bound, bits/dim": bound.total}
         if classifier is not None:
             x_0, y = dataset.scale(dataset.test.images), dataset.test.labels
             for t in sorted({1, schedule.T // 4, schedule.T // 2, 3 * schedule.T // 4} - {0}):
                 x_t = q_sample(x_0, t, rng.standard_normal(x_0.shape).astype(np.float32), schedule)
                 with ag.no_grad():
-                    logits = to_numpy(ag.raw(classifier(x_t, np.full(len(x_t), t))))
+                    logits = sampling.on_host(classifier, xp)(x_t, np.full(len(x_t), t))
                 found[f"classifier right at t = {t}"] = float((logits.argmax(1) == y).mean())
         if labelled:
             found["samples of the asked class, by the ruler"] = as_asked(dataset, sample(50 * classes, rng=rng))

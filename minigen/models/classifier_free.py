@@ -257,7 +257,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         found = {}
         for what, y in (("with labels", some.labels), ("without", np.full(len(some), model.null))):
             bound = variational_bound(
-                lambda x_t, t, y=y: model(x_t, t, y),
+                sampling.on_host(lambda x_t, t, y=y: model(x_t, t, y), array_module(model.embed.table.data)),
                 dataset.scale(some.images),
                 schedule,
                 dataset.levels or 256,

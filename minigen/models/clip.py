@@ -551,7 +551,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """Retrieval among 512 test pictures, zero-shot classification, and true captions against false ones."""
         found: dict[str, float] = {}
         b = dataset.test.take(slice(0, RETRIEVED))
-        scores = embedder.encode_image(dataset.scale(b.images)) @ embedder.encode_text(b.captions).T
+        scores = to_numpy(embedder.encode_image(dataset.scale(b.images)) @ embedder.encode_text(b.captions).T)
         right = truth([parse(text) for text in b.captions or ()], b.scenes)
         for k in (1, 5):
             found[f"caption of a picture, R@{k} of {len(b)}, true ones are right"] = recall_at(k, scores, right)
@@ -559,10 +559,10 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         found[f"caption of a picture, R@1 of {len(b)}, only its own is right"] = recall_at(
             1, scores, np.eye(len(b)) > 0
         )
-        classifier, log_scale = pair_classifier(embedder), to_numpy(net.log_scale.data)
+        classifier = pair_classifier(embedder)
 
         def named(x: Any, t: Any = None) -> Any:
-            return zero_shot(embedder.encode_image(x, t), classifier, log_scale).argmax(1)
+            return to_numpy(zero_shot(embedder.encode_image(x, t), classifier, net.log_scale.data)).argmax(1)
 
         for name, split in (("", dataset.test), (", held out", shapes.part("held", size=size))):
             b = split.take(slice(0, MEASURED))

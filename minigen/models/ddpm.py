@@ -291,7 +291,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """The bound, $L_0$ and $L_T$ over at most 128 test images, and the likelihood by probability flow over 64."""
         x_0 = dataset.scale(dataset.test.images[:128])
-        bound = variational_bound(eps_model, x_0, schedule, dataset.levels or 256, rng=rng, variance=config.variance)
+        xp, levels = array_module(unet.conv_in.w.data), dataset.levels or 256
+        seen = sampling.on_host(eps_model, xp)
+        bound = variational_bound(seen, x_0, schedule, levels, rng=rng, variance=config.variance)
         return {
             "bound, bits/dim": bound.total,
             "of it decoder (t = 1)": float(bound.terms[0]),
@@ -299,9 +301,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             "probability flow, bits/dim": float(
                 bits_per_dim(
                     eps_model,
-                    x_0[:64],
+                    xp.asarray(x_0[:64]),
                     schedule,
-                    dataset.levels or 256,
+                    levels,
                     rng=rng,
                     divergence="hutchinson",
                     rtol=1e-3,

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from kernels.backend import array_module
+from autograd.tensor import raw
+from kernels.backend import array_module, to_numpy
 from minigen.maths.schedules import Schedule, spaced, uniform_times
 from minigen.samplers import ancestral, choose, inpaint
 from minigen.samplers.predict import Clip
@@ -172,6 +173,16 @@ def edit(
     grid = levels(schedule, steps)
     x_T = xp.asarray(rng.standard_normal(x_0.shape), x_0.dtype)
     return inpaint.replace(model, x_T, x_0, xp.asarray(keep), grid, rng=rng, resample=resample, clip=1.0)
+
+
+def on_host(model: Callable[..., Any], xp: Any) -> Callable[..., Any]:
+    """A network of the device of ``xp`` as a function of NumPy's arrays: ``x_t`` is moved there, what it says back."""
+
+    def moved(x_t: Any, *how: Any) -> Any:
+        said = model(xp.asarray(x_t), *how)
+        return tuple(to_numpy(raw(part)) for part in said) if isinstance(said, tuple) else to_numpy(raw(said))
+
+    return moved
 
 
 def levels(schedule: Schedule, steps: int, sampler: str = "ancestral", spacing: str | None = None) -> Schedule:

@@ -243,9 +243,12 @@ def test_every_model_trains_and_samples(entry):
     dataset = data.load(getattr(model, "DATA", "digits"))
     system = arguments.build(model, model.Config(batch_size=2), dataset, seed=0, device="cuda")
     trainer = Trainer(system, seed=0)
-    for _ in range(2):
-        figures = trainer.advance(dataset.train)
-    assert all(np.isfinite(value) for name, value in figures.items() if name.endswith("loss"))
+    for i in (i for i, stage in enumerate(trainer.stages) if stage.steps):
+        trainer.enter(i)
+        for _ in range(2):
+            figures = trainer.advance(dataset.train)
+        assert all(np.isfinite(value) for name, value in figures.items() if name.endswith("loss"))
+    trainer.finish()
     assert all(launch.backend.is_cuda(a) for a in trainer.arrays().values())
     try:
         pictures = system.sample(2, rng=np.random.default_rng(0), steps=4)

@@ -147,7 +147,7 @@ class Module(types.ModuleType):
             return found
         function = lambda *args, **kwargs: call(found, args, kwargs)  # noqa: E731
         if name == "add":
-            function.at = lambda *args: call(np.add.at, args, {})
+            function.at = lambda y, index, x: np.add.at(here(y), index_here(index), here(x))
         return function
 
 

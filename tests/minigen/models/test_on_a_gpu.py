@@ -1,0 +1,137 @@
+"""Every system does with arrays of CuPy's what it does with NumPy's: every stage, samples, edits, pictures, figures.
+
+There is no GPU: the arrays are a stand-in's (`support/cupy_on_cpu.py`), which mix with NumPy's as little as CuPy's do,
+and operations are computed by their definitions, as float64 is on a GPU.
+"""
+
+import dataclasses
+from typing import Any
+
+import cupy_on_cpu
+import numpy as np
+import pytest
+import systems
+from numpy.testing import assert_allclose
+
+from kernels import device as dispatch
+from kernels.backend import is_cuda, to_numpy
+from minigen.cli import arguments
+from minigen.models import dalle2_edits, latent_codec
+from minigen.train.loop import Trainer
+
+FEW = 12  # test pictures
+KEEP, PICTURES = (
+    "a mask",
+    ("first picture", "second picture"),
+)  # the mask and the pictures themselves are put there below
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "ddpm": [{}, {"keep": KEEP}],
+    "improved_ddpm": [{}, {"keep": KEEP}],
+    "glide": [{"keep": KEEP, "prompt": "a large blue ring at the top left"}],
+    "diffusionclip": [{}],
+    "dalle2": [
+        {"variations": PICTURES[0]},
+        {"interpolate": PICTURES},
+        {"text_diff": (PICTURES[0], "a ring", "a square")},
+        {"keep": KEEP, "prompt": "a large blue ring at the top left"},
+    ],
+    "stable_diffusion": [{"keep": KEEP}, {"img2img": PICTURES[0]}, {"upscale": PICTURES[0]}],
+}
+
+
+@pytest.fixture(autouse=True)
+def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_codec, "MEASURED", FEW)
+    monkeypatch.setattr(dalle2_edits, "LEVELS", 3)
+    monkeypatch.setattr(dispatch, "_gpu_of", lambda arrays: None)
+
+
+def rng() -> Any:
+    return np.random.default_rng(0)
+
+
+def results(name: str, device: str, data: Any) -> dict[str, Any]:
+    """What a system gives out, by the way it was asked."""
+    system = arguments.build(systems.model_of(name), systems.small(name), data, seed=0, device=device)
+    trainer, found = Trainer(system, seed=0), dict[str, Any]()
+    for i, stage in enumerate(trainer.stages):
+        if stage.steps:
+            trainer.enter(i)
+            found |= {f"{stage.name}: {key}": v for key, v in trainer.advance(data.train).items() if key != "stage"}
+    trainer.finish()
+    trainer.close()
+    assert all(is_cuda(a) == (device == "cuda") for a in trainer.arrays().values())
+    # after one step small networks are nearly quiet, and a step of Adam is of the same size where a gradient is all noise
+    for i, (module, net) in enumerate(system.modules.items()):
+        found |= {f"{module}: gradient": 0.0 if net.flat_grad is None else to_numpy(net.flat_grad)}
+        draw = np.random.default_rng((i, 7))
+        for p in net.parameters():
+            p.data[...] = to_device(p.data, 0.1 * draw.standard_normal(p.shape) + (p.ndim == 1))
+    found["samples"] = images = system.sample(3, rng=rng())
+    found["notes"] = system.notes(images) if system.notes else []
+    first, second = data.scale(data.test.images[:2])
+    there = dict(zip(PICTURES, (first, second)))
+    for how in WAYS.get(name, []):
+        flags = {key: put(value, there) for key, value in how.items()}
+        keep = (
+            np.arange(first.shape[1])[None, :, None] < np.full((first.shape[0], 1, 1), 4)
+            if flags.pop("keep", 0)
+            else None
+        )
+        image = None if {"variations", "interpolate", "text_diff", "img2img", "upscale"} & set(flags) else first
+        found[f"edits by {', '.join(how)}"] = system.edit(image, keep, n=2, rng=rng(), **flags)
+    if system.paint:
+        found["painted"] = system.paint(["a red circle", "a large blue ring at the top left"], rng=rng())
+    return found
+
+
+def to_device(like: Any, x: Any) -> Any:
+    return cupy_on_cpu.asarray(x, like.dtype) if is_cuda(like) else x
+
+
+def put(value: Any, there: dict[str, Any]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(put(part, there) for part in value)
+    return there.get(value, value)
+
+
+def figures(name: str, device: str, data: Any) -> Any:
+    system = arguments.build(systems.model_of(name), systems.small(name), data, seed=0, device=device)
+    found = {f"picture {key}": picture(data.test, rng=rng()) for key, picture in system.pictures.items()}
+    return found | (system.figures(data, rng=rng()) if system.figures else {})
+
+
+def compare(name: str, data: Any, function: Any) -> None:
+    want = function(name, "cpu", data)
+    with cupy_on_cpu.installed():
+        got = function(name, "cuda", data)
+    assert got.keys() == want.keys()
+    for key, value in want.items():
+        if isinstance(value, list):
+            assert got[key] == value
+        else:
+            a, b = to_numpy(got[key]), np.asarray(value)
+            assert_allclose(a, b, rtol=1e-3, atol=1e-3 * max(np.abs(b).max(initial=0), 1e-3), err_msg=key)
+
+
+@pytest.mark.parametrize("name", systems.SMALL)
+def test_a_system_does_with_cupys_arrays_what_it_does_with_numpys(name: str):
+    data = systems.data_of(name)
+    compare(name, dataclasses.replace(data, test=data.test.take(slice(0, FEW))), results)
+
+
+LONG = {
+    "adm",
+    "ddpm",
+    "glide",
+    "dalle",
+    "dalle2",
+    "stable_diffusion",
+}  # whose figures and pictures take minutes by the definitions
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in systems.SMALL])
+def test_its_figures_and_its_own_pictures_are_the_same(name: str):
+    data = systems.data_of(name)
+    few = 256 if name in LONG else FEW
+    compare(name, dataclasses.replace(data, test=data.test.take(slice(0, few))), figures)
