@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from tyro.conf import arg
 
+from kernels.backend import to_numpy
 from kernels.precision import Precision, precision
 from minigen.cli import arguments, curriculum
 from minigen.cli.sample import check_out, with_own_sampler
@@ -79,7 +80,7 @@ def main(args: list[str]) -> int:
 
     try:
         with precision(flags.precision):
-            edits = system.edit(image, keep, n=flags.n, rng=np.random.default_rng(flags.seed), **settings)
+            edits = to_numpy(system.edit(image, keep, n=flags.n, rng=np.random.default_rng(flags.seed), **settings))
     except FloatingPointError as error:
         raise UserError(f"editing with {flags.weights} broke down: {error}") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
+from kernels.backend import to_numpy
 from kernels.precision import Precision, precision
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
@@ -265,7 +266,7 @@ def draw(system: Any, flags: SampleFlags, settings: dict[str, Any]) -> tuple[Any
     callback = keep if flags.trajectory else None
     rng = np.random.default_rng(flags.seed)
     try:
-        samples = system.sample(flags.n, rng=rng, steps=flags.steps, callback=callback, **settings)
+        samples = to_numpy(system.sample(flags.n, rng=rng, steps=flags.steps, callback=callback, **settings))
     except FloatingPointError as error:
         raise UserError(f"sampling from {flags.weights} broke down: {error}") from error
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from kernels.backend import Array
+from kernels.backend import Array, to_numpy
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Dataset:
     def unscale(self, x: Array) -> Array:
         """The nearest levels of values in [-1, 1], uint8 (uint16 above 256); values outside are clipped. The inverse of ``scale``.
 
-        Points are only made float32. Raises ValueError for NaN, which has no nearest level.
+        Points are only made float32. Arrays on a GPU give NumPy's, too. Raises ValueError for NaN, which has no nearest level.
         """
-        x = np.asarray(x)
+        x = to_numpy(x)
         if self.levels is None:
             return x.astype(np.float32)
         if np.isnan(x).any():
