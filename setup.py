@@ -8,7 +8,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-CUPY = {"cuda12": "cupy-cuda12x>=13.4", "cuda13": "cupy-cuda13x>=14"}
+# "ctk" is CuPy's extra for CUDA's own libraries: NVRTC, cuBLAS, ...
+CUPY = {"cuda12": "cupy-cuda12x[ctk]>=14", "cuda13": "cupy-cuda13x[ctk]>=14"}
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
