@@ -611,6 +611,8 @@ def test_diffusionclip_clip_sees_the_colour_change_of_its_caption(run):
     ("change", "said"),
     [
         ({"base": 0}, "base must be at least 1"),
+        ({"patch": 5}, "patch is 5 and multipliers has 2 levels, .* must be multiples of 10, got 32 x 32"),
+        ({"multipliers": (1,) * 6}, "multipliers has 6 levels, each of half the size"),
         ({"tune_steps": 0}, "tune_steps must be at least 1"),
         ({"clip_steps": -1}, "clip_steps must be at least 0"),
         ({"identity": -1.0}, "identity must be at least 0"),
