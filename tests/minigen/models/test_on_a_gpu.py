@@ -20,10 +20,7 @@ from minigen.models import dalle2_edits, latent_codec
 from minigen.train.loop import Trainer
 
 FEW = 12  # test pictures
-KEEP, PICTURES = (
-    "a mask",
-    ("first picture", "second picture"),
-)  # the mask and the pictures themselves are put there below
+KEEP, PICTURES = "a mask", ("first picture", "second picture")  # which themselves are put there below
 WAYS: dict[str, list[dict[str, Any]]] = {
     "ddpm": [{}, {"keep": KEEP}],
     "improved_ddpm": [{}, {"keep": KEEP}],
@@ -71,13 +68,10 @@ def results(name: str, device: str, data: Any) -> dict[str, Any]:
     found["notes"] = system.notes(images) if system.notes else []
     first, second = data.scale(data.test.images[:2])
     there = dict(zip(PICTURES, (first, second)))
+    left = np.broadcast_to(np.arange(first.shape[1])[:, None] < 4, (*first.shape[:2], 1))
     for how in WAYS.get(name, []):
         flags = {key: put(value, there) for key, value in how.items()}
-        keep = (
-            np.arange(first.shape[1])[None, :, None] < np.full((first.shape[0], 1, 1), 4)
-            if flags.pop("keep", 0)
-            else None
-        )
+        keep = left if flags.pop("keep", None) else None
         image = None if {"variations", "interpolate", "text_diff", "img2img", "upscale"} & set(flags) else first
         found[f"edits by {', '.join(how)}"] = system.edit(image, keep, n=2, rng=rng(), **flags)
     if system.paint:
@@ -120,14 +114,8 @@ def test_a_system_does_with_cupys_arrays_what_it_does_with_numpys(name: str):
     compare(name, dataclasses.replace(data, test=data.test.take(slice(0, FEW))), results)
 
 
-LONG = {
-    "adm",
-    "ddpm",
-    "glide",
-    "dalle",
-    "dalle2",
-    "stable_diffusion",
-}  # whose figures and pictures take minutes by the definitions
+# Whose figures and pictures take minutes by the definitions.
+LONG = {"adm", "ddpm", "glide", "dalle", "dalle2", "stable_diffusion"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in systems.SMALL])
