@@ -58,12 +58,8 @@ def results(name: str, device: str, data: Any) -> dict[str, Any]:
     trainer.finish()
     trainer.close()
     assert all(is_cuda(a) == (device == "cuda") for a in trainer.arrays().values())
-    # after one step small networks are nearly quiet, and a step of Adam is of the same size where a gradient is all noise
-    for i, (module, net) in enumerate(system.modules.items()):
-        found |= {f"{module}: gradient": 0.0 if net.flat_grad is None else to_numpy(net.flat_grad)}
-        draw = np.random.default_rng((i, 7))
-        for p in net.parameters():
-            p.data[...] = to_device(p.data, 0.1 * draw.standard_normal(p.shape) + (p.ndim == 1))
+    found |= {f"{module}: gradient": to_numpy(net.flat_grad) for module, net in system.modules.items()}
+    wake(system)
     found["samples"] = images = system.sample(3, rng=rng())
     found["notes"] = system.notes(images) if system.notes else []
     first, second = data.scale(data.test.images[:2])
@@ -79,8 +75,13 @@ def results(name: str, device: str, data: Any) -> dict[str, Any]:
     return found
 
 
-def to_device(like: Any, x: Any) -> Any:
-    return cupy_on_cpu.asarray(x, like.dtype) if is_cuda(like) else x
+def wake(system: Any) -> None:
+    """Give the networks weights that are all at work: new ones, since a step of Adam is as large where a gradient is but noise."""
+    for i, net in enumerate(system.modules.values()):
+        draw = np.random.default_rng((i, 7))
+        for p in net.parameters():
+            x = 0.1 * draw.standard_normal(p.shape) + (p.ndim == 1)
+            p.data[...] = cupy_on_cpu.asarray(x, p.dtype) if is_cuda(p.data) else x
 
 
 def put(value: Any, there: dict[str, Any]) -> Any:
@@ -91,6 +92,7 @@ def put(value: Any, there: dict[str, Any]) -> Any:
 
 def figures(name: str, device: str, data: Any) -> Any:
     system = arguments.build(systems.model_of(name), systems.small(name), data, seed=0, device=device)
+    wake(system)
     found = {f"picture {key}": picture(data.test, rng=rng()) for key, picture in system.pictures.items()}
     return found | (system.figures(data, rng=rng()) if system.figures else {})
 
