@@ -58,11 +58,10 @@ def _getitem(x: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
 @operation(lambda g, y, x, index, shape: getitem(g, index=index), keep="")
 def _scatter(g: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     """Zeros of ``shape`` with ``g`` added at ``index``: the product of indexing, and the other way round."""
-    if isinstance(g, np.ndarray) and isinstance(index, np.ndarray) and index.dtype.kind in "iu" and len(shape) >= 1:
-        width = math.prod(shape[1:])
-        rows = embedding_grad(g.reshape(*index.shape, width), index.astype(np.int64) % max(shape[0], 1), shape[0])
-        return rows.reshape(shape)
     xp = array_module(g)
+    if getattr(index, "ndim", 0) and index.dtype.kind in "iu" and len(shape) >= 1:  # rows, which may repeat: no atomics
+        rows, width = xp.asarray(index).astype(np.int64) % max(shape[0], 1), math.prod(shape[1:])
+        return embedding_grad(g.reshape(*rows.shape, width), rows, shape[0]).reshape(shape)
     y = xp.zeros(shape, g.dtype)
     parts = index if isinstance(index, tuple) else (index,)
     if all(isinstance(p, slice | int | np.integer) or p is None or p is Ellipsis for p in parts):

@@ -17,6 +17,7 @@ import pytest
 from emulation import Counting
 from rungs import needs_compiler
 
+import autograd as ag
 from kernels import (
     activation,
     adam,
@@ -659,6 +660,20 @@ def test_a_run_with_device_cuda_is_one_on_the_cpu():
     assert_close(picture.get(), picture_on_cpu, bound(64, 4.0, np.float32, 2), "a picture after a step of training")
     moved = np.abs(trainer.trained["unet"].flat.get() - on_cpu.trained["unet"].flat)
     assert moved.max() <= 2.1 * got["lr"]  # where a gradient is 0 but for rounding, Adam goes either way by the rate
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_gradients_of_rows_that_repeat_are_added_without_atomics(on_gpu):
+    index = np.array([[2, -1, 2], [0, 2, -3]])
+    table = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    weights = np.random.default_rng(1).standard_normal((2, 3, 5, 3)).astype(np.float32)
+    want = np.zeros_like(table)
+    np.add.at(want, index, weights)
+    with cupy_on_cpu.installed() as gpu:
+        x = ag.Tensor(cupy_on_cpu.Ndarray(table), requires_grad=True)
+        ag.sum(x[cupy_on_cpu.Ndarray(index) if on_gpu else index] * cupy_on_cpu.Ndarray(weights)).backward()
+        np.testing.assert_allclose(x.grad.get(), want, rtol=1e-6, atol=1e-6)
+    assert not gpu.findings and gpu.launched["embedding"]
 
 
 def test_a_gpu_that_cannot_run_the_kernels_is_refused_in_one_sentence():
