@@ -628,29 +628,13 @@ def check(config: Config, dataset: Dataset) -> None:
     """Raise ValueError for the first setting that does not fit."""
     if dataset.name != "shapes":
         raise ValueError(f"this model learns edits from captions, data set 'shapes', and '{dataset.name}' has none")
-    names = (
-        "T",
-        "sample_steps",
-        "patch",
-        "base",
-        "heads",
-        "steps",
-        "pictures",
-        "tune_steps",
-        "tune_batch",
-    )
-    for name in names:
+    for name in ("T", "sample_steps", "patch", "base", "heads", "steps", "pictures", "tune_steps", "tune_batch"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     for name in ("clip_steps", "iterations", "edges", *WEIGHTS):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
-    (h, w, _), factor = dataset.shape, config.patch * 2 ** (len(config.multipliers) - 1)
-    if h % factor or w % factor:
-        raise ValueError(
-            f"patch is {config.patch} and multipliers has {len(config.multipliers)} levels, each of half the size: the sides "
-            f"of the pictures must be multiples of {factor}, got {h} x {w}"
-        )
+    sampling.check_pictures(config, dataset, config.patch)
     if not config.most >= 1:
         raise ValueError(f"most must be at least 1, got {config.most}")
     if not config.edits or len(set(config.edits)) < len(config.edits):

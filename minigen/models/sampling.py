@@ -56,17 +56,18 @@ class Editing:
     """With a mask: how often each step is repeated (RePaint); 1 only replaces the known pixels."""
 
 
-def check_pictures(config: Any, dataset: Any) -> None:
-    """Raise ValueError for data that are not pictures, or whose sides ``config.multipliers`` cannot halve, and for
-    ``config.sample_steps`` below 1.
+def check_pictures(config: Any, dataset: Any, patch: int = 1) -> None:
+    """Raise ValueError for data that are not pictures, or whose sides ``config.multipliers`` cannot halve, in patches of so
+    many pixels, and for ``config.sample_steps`` below 1.
     """
     if len(dataset.shape) != 3:
         raise ValueError(f"this model draws pictures, and the data set '{dataset.name}' holds no pictures")
-    (h, w, _), factor = dataset.shape, 2 ** (len(config.multipliers) - 1)
+    (h, w, _), factor = dataset.shape, patch * 2 ** (len(config.multipliers) - 1)
     if h % factor or w % factor:
+        also = f"patch is {patch} and " if patch > 1 else ""
         raise ValueError(
-            f"multipliers has {len(config.multipliers)} levels, each of half the size: the sides of the pictures must be "
-            f"multiples of {factor}, got {h} x {w}"
+            f"{also}multipliers has {len(config.multipliers)} levels, each of half the size: the sides of the pictures must "
+            f"be multiples of {factor}, got {h} x {w}"
         )
     if config.sample_steps < 1:
         raise ValueError(f"sample_steps must be at least 1, got {config.sample_steps}")

@@ -9,7 +9,6 @@ import pytest
 import systems
 from PIL import Image
 
-from kernels import device as dispatch
 from minigen.__main__ import main
 from minigen.cli import quality
 
@@ -24,7 +23,6 @@ def flags(name: str) -> list[str]:
 def of_ddpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """All that DDPM writes on a device: the pictures, and what is said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dispatch, "_gpu_of", lambda arrays: None)  # operations by their definitions
     monkeypatch.setattr(quality, "SAMPLES", 64)
     monkeypatch.setattr(quality, "known", lambda dataset: (None, {}))
     monkeypatch.setattr("minigen.metrics.report.chance", lambda dataset, ruler, **how: (1.0, 0.25))
@@ -47,7 +45,7 @@ def of_ddpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any
 
 def test_pictures_figures_and_edits_are_those_of_the_cpu(of_ddpm: Any):
     pictures, said = of_ddpm("cpu")
-    with cupy_on_cpu.installed():
+    with cupy_on_cpu.installed(kernels=False):
         also, heard = of_ddpm("cuda")
     assert len(pictures) >= 3 and "FD x" in said
     assert heard == said
