@@ -31,17 +31,19 @@ from .tensor import Tensor, grad, operation, raw
 
 
 @operation(
-    lambda g, y, x, w, b, stride, padding: _conv_grad_x(g, w, x_shape=x.shape, stride=stride, padding=padding),
-    lambda g, y, x, w, b, stride, padding: _conv_grad_w(x, g, w_shape=w.shape, stride=stride, padding=padding),
-    lambda g, y, x, w, b, stride, padding: sum(g, (0, 1, 2)),
+    lambda g, y, x, w, b, time, residual, **how: _conv_grad_x(g, w, x_shape=x.shape, **how),
+    lambda g, y, x, w, b, time, residual, **how: _conv_grad_w(x, g, w_shape=w.shape, **how),
+    lambda g, y, x, w, b, time, residual, **how: sum(g, (0, 1, 2)),
+    lambda g, y, x, w, b, time, residual, **how: sum(g, (1, 2)),
+    lambda g, y, x, w, b, time, residual, **how: g,
     keep="01",
 )
-def _conv2d(x: Any, w: Any, b: Any, *, stride: Any, padding: Any) -> Any:
-    return conv.conv2d(x, w, b, stride=stride, padding=padding)
+def _conv2d(x: Any, w: Any, b: Any, time: Any, residual: Any, *, stride: Any, padding: Any) -> Any:
+    return conv.conv2d(x, w, b, time=time, residual=residual, stride=stride, padding=padding)
 
 
 @operation(
-    lambda g, y, gy, w, x_shape, stride, padding: _conv2d(g, w, None, stride=stride, padding=padding),
+    lambda g, y, gy, w, x_shape, stride, padding: conv2d(g, w, stride=stride, padding=padding),
     lambda g, y, gy, w, x_shape, stride, padding: _conv_grad_w(g, gy, w_shape=w.shape, stride=stride, padding=padding),
     keep="01",
 )
@@ -51,23 +53,26 @@ def _conv_grad_x(gy: Any, w: Any, *, x_shape: Any, stride: Any, padding: Any) ->
 
 @operation(
     lambda g, y, x, gy, w_shape, stride, padding: _conv_grad_x(gy, g, x_shape=x.shape, stride=stride, padding=padding),
-    lambda g, y, x, gy, w_shape, stride, padding: _conv2d(x, g, None, stride=stride, padding=padding),
+    lambda g, y, x, gy, w_shape, stride, padding: conv2d(x, g, stride=stride, padding=padding),
     keep="01",
 )
 def _conv_grad_w(x: Any, gy: Any, *, w_shape: Any, stride: Any, padding: Any) -> Any:
     return conv.conv2d_grad_w(x, gy, w_shape, stride=stride, padding=padding)
 
 
-def conv2d(x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0) -> Any:
+def conv2d(
+    x: Any, w: Any, b: Any = None, *, time: Any = None, residual: Any = None, stride: Any = 1, padding: Any = 0
+) -> Any:
     r"""$y_{n i j o} = b_o + \sum_{u v c} x_{n,\, s i + u - p,\, s j + v - p,\, c}\, w_{u v c o}$ (zero outside the image).
 
-    Channels last; ``w`` is (kh, kw, c_in, c_out). Both gradients are convolutions again.
+    Channels last; ``w`` is (kh, kw, c_in, c_out). Both gradients are convolutions again. ``time`` (n, c_out) and
+    ``residual`` of y's shape are added to y: how residual blocks end, without a pass over memory for it.
     """
-    return _conv2d(x, w, b, stride=stride, padding=padding)
+    return _conv2d(x, w, b, time, residual, stride=stride, padding=padding)
 
 
 @operation(
-    lambda g, y, x, w, b, stride, padding, output_padding: _conv2d(g, _swap(w), None, stride=stride, padding=padding),
+    lambda g, y, x, w, b, stride, padding, output_padding: conv2d(g, _swap(w), stride=stride, padding=padding),
     lambda g, y, x, w, b, stride, padding, output_padding: _swap(
         _conv_grad_w(g, x, w_shape=_swap(w).shape, stride=stride, padding=padding)
     ),

@@ -42,25 +42,42 @@ def conv2d(
     w: Float[Array, "kh kw c_in c_out"],
     b: Float[Array, "c_out"] | None = None,
     *,
+    time: Float[Array, "n c_out"] | None = None,
+    residual: Float[Array, "n h_out w_out c_out"] | None = None,
     stride: int | Pair = 1,
     padding: int | Pair = 0,
 ) -> Float[Array, "n h_out w_out c_out"]:
     r"""$y[i, j] = b + \sum_{u,v} \hat x[i s_h + u, j s_w + v]\, w[u, v]$, with $\hat x$ padded by ``padding`` zeros a side.
 
-    The output has $\lfloor (h + 2 p - k) / s \rfloor + 1$ rows, and columns likewise.
+    The output has $\lfloor (h + 2 p - k) / s \rfloor + 1$ rows, and columns likewise. ``time``, one vector for each
+    image, and ``residual`` are added to it, in this order: on a GPU by the same launch.
 
     Raises TypeError for a dtype other than float32 and float64 or for mixed ones, ValueError for shapes that do not fit
     together and for a kernel larger than the padded image.
     """
     s, p = _operands("x", x, w, "c_in", x_axis=2, b=b, stride=stride, padding=padding)
-    size = _out_size("x", x.shape, w.shape, s, p)
+    shape = (x.shape[0], *_out_size("x", x.shape, w.shape, s, p), w.shape[3])
+    if time is not None:
+        check_float("time", time, 2)
+        check_same("x, time", x, time)
+        check_shape("time", time, (x.shape[0], w.shape[3]), "one vector of w's output channels for each image")
+    if residual is not None:
+        check_float("residual", residual, 4)
+        check_same("x, residual", x, residual)
+        check_shape("residual", residual, shape, "the output's")
     if (device := device_of(x)) is not None:
-        return _conv2d(device, x, w, b, s, p)
-    if is_cuda(x):
-        return _by_definition(reference.conv2d, x, w, b, s, p)
-    y = np.empty((x.shape[0], *size, w.shape[3]), x.dtype)
-    x, w = rounded(x, w)
-    choice.correlate(x, w, b, y, s, (-p[0], -p[1]))
+        return _conv2d(device, x, w, b, s, p, time=contiguous(time), residual=contiguous(residual))
+    with np.errstate(invalid="ignore", over="ignore"):  # Inf - Inf is NaN without a warning, on every way
+        if is_cuda(x):
+            y = reference.conv2d(x, w, b, s, p)
+        else:
+            y = np.empty(shape, x.dtype)
+            x, w = rounded(x, w)
+            choice.correlate(x, w, b, y, s, (-p[0], -p[1]))
+        if time is not None:
+            y += time[:, None, None]
+        if residual is not None:
+            y += residual
     return y
 
 
@@ -199,10 +216,10 @@ def _how(device: Any, s: Pair, p: Pair) -> dict[str, Any]:
     return {"stride": s, "padding": p, **by_precision(device)}
 
 
-def _conv2d(device: Any, x: Array, w: Array, b: Array | None, s: Pair, p: Pair) -> Array:
+def _conv2d(device: Any, x: Array, w: Array, b: Array | None, s: Pair, p: Pair, **ending: Any) -> Array:
     from . import cuda
 
-    return cuda.conv2d(device, contiguous(x), contiguous(w), contiguous(b), **_how(device, s, p))
+    return cuda.conv2d(device, contiguous(x), contiguous(w), contiguous(b), **ending, **_how(device, s, p))
 
 
 def _grad_x(device: Any, g: Array, w: Array, x_shape: Shape, s: Pair, p: Pair) -> Array:

@@ -275,10 +275,7 @@ class ImageTower(Module):
             e = ag.silu(self.time(0 if t is None else t, len(x)))
         h = fold(x, self.patch)
         for i, conv in enumerate([self.conv_in, *self.down]):
-            h = conv(h)
-            if e is not None:
-                h = h + ag.reshape(self.told[i](e), (h.shape[0], 1, 1, -1))
-            h = self.norms[i](h)
+            h = self.norms[i](conv(h, time=None if e is None else self.told[i](e)))
         return self.out(ag.reshape(h, (h.shape[0], int(np.prod(h.shape[1:])))))
 
 

@@ -145,10 +145,10 @@ class MaskedConv2d(Conv2d):
         super().__init__(c_in, c_out, kernel, rng=rng)
         self.mask = mask(kernel, kind)[:, :, None, None]
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, time: Any = None, residual: Any = None) -> Any:
         """(n, h, w, c_in) -> (n, h, w, c_out)."""
         w = self.w * array_module(self.w.data).asarray(self.mask, self.w.dtype)
-        return ag.conv2d(x, w, self.b, padding=self.padding)
+        return ag.conv2d(x, w, self.b, time=time, residual=residual, padding=self.padding)
 
 
 # --- two stacks: the gated PixelCNN -----------------------------------------------------------------------------------

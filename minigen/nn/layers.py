@@ -49,9 +49,10 @@ class Conv2d(Module):
         self.stride = stride
         self.padding = ((high - 1) // 2, (wide - 1) // 2) if padding is None else padding
 
-    def forward(self, x: Any) -> Any:
-        """(n, h, w, c_in) -> (n, h', w', c_out)."""
-        return ag.conv2d(x, self.w, self.b, stride=self.stride, padding=self.padding)
+    def forward(self, x: Any, time: Any = None, residual: Any = None) -> Any:
+        """(n, h, w, c_in) -> (n, h', w', c_out), with ``time`` (n, c_out) and ``residual`` (n, h', w', c_out) added."""
+        how = {"stride": self.stride, "padding": self.padding}
+        return ag.conv2d(x, self.w, self.b, time=time, residual=residual, **how)
 
 
 class ConvTranspose2d(Module):

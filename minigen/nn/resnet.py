@@ -51,16 +51,14 @@ class ResBlock(Module):
         h = self.norm_1(x)
         if self.resample is not None:
             h, x = (ag.avg_pool(a) if self.resample == "down" else ag.upsample_nearest(a, 2) for a in (h, x))
-        h = self.conv_1(h)
+        e = None if self.embed is None else self.embed(embedding)  # (n, c_out) or (n, 2 c_out)
         scale = shift = None
-        if self.embed is not None:
-            e = self.embed(embedding)  # (n, c_out) or (n, 2 c_out)
-            if self.scale_shift:
-                scale, shift = e[:, : h.shape[-1]], e[:, h.shape[-1] :]
-            else:
-                h = h + ag.reshape(e, (e.shape[0], 1, 1, e.shape[1]))
-        h = self.conv_2(self.dropout(self.norm_2(h, scale, shift), rng))
-        return h + (x if self.skip is None else self.skip(x))
+        if self.scale_shift and e is not None:
+            half = e.shape[1] // 2
+            scale, shift, e = e[:, :half], e[:, half:], None
+        h = self.conv_1(h, time=e)
+        h = self.dropout(self.norm_2(h, scale, shift), rng)
+        return self.conv_2(h, residual=x if self.skip is None else self.skip(x))
 
 
 class Downsample(Module):

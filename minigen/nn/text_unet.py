@@ -134,9 +134,8 @@ class TextUNet(Module):
         if beside is not None and self.conv_beside is None:
             raise ValueError("this network was built without channels beside the image: c_beside is 0")
         e = ag.silu(self.time(t, len(x)) + self.vector(vector))  # (n, c_time)
-        h = self.conv_in(fold(x, self.patch))
-        if beside is not None:
-            h = h + self.conv_beside(fold(beside, self.patch))  # type: ignore[misc]
+        more = None if beside is None else self.conv_beside(fold(beside, self.patch))  # type: ignore[misc]
+        h = self.conv_in(fold(x, self.patch), residual=more)
         level = 0
         h = self.positions[level](h)
         kept = [h]

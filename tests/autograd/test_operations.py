@@ -98,6 +98,10 @@ CASES = {
     "einsum three": (lambda a, b, c: ag.einsum("ij,jk,kl->il", a, b, c), [r(2, 3), r(3, 4), r(4, 2)]),
     "conv2d": (lambda x, w, b: ag.conv2d(x, w, b, stride=2, padding=1), [r(2, 5, 6, 3), r(3, 3, 3, 4), r(4)]),
     "conv2d 1x1": (ag.conv2d, [r(2, 3, 2, 3), r(1, 1, 3, 4)]),
+    "conv2d of a residual block": (
+        lambda x, w, b, t, a: ag.conv2d(x, w, b, time=t, residual=a, padding=1),
+        [r(2, 3, 4, 3), r(3, 3, 3, 4), r(4), r(2, 4), r(2, 3, 4, 4)],
+    ),
     "conv_transpose2d": (
         lambda x, w, b: ag.conv_transpose2d(x, w, b, stride=2, padding=1),
         [r(2, 3, 4, 3), r(4, 4, 3, 2), r(2)],
@@ -218,6 +222,7 @@ VALUES = {
     "einsum three": lambda a, b, c: a @ b @ c,
     "conv2d": lambda x, w, b: convolution(x, w, b, 2, 1),
     "conv2d 1x1": lambda x, w: x @ w[0, 0],
+    "conv2d of a residual block": lambda x, w, b, t, a: convolution(x, w, b, 1, 1) + t[:, None, None] + a,
     "conv_transpose2d": lambda x, w, b: transposed_convolution(x, w, b, 2, 1),
     "attention": attention,
     "attention causal": lambda q, k, v: attention(q, k, v, np.tri(4)),

@@ -68,7 +68,7 @@ CALLS = {
     "attention.attention_forward": {"q": Q, "k": K, "v": V, **TO_MASK},
     "attention.attention_backward": {"g": normal(2, 2, 3, 6), "q": Q, "k": K, "v": V, "o": None, "saved": None, **TO_MASK},
     "codebook.codebook_ema": {"N": GAMMA**2, "m": ROWS.T.copy(), "e": normal(6, 4), "z": normal(4, 4), "codes": CLASSES, "gamma": 0.9},
-    "conv2d.conv2d": {"x": X, "w": W, "b": normal(3), **TO_FIT},
+    "conv2d.conv2d": {"x": X, "w": W, "b": normal(3), "time": normal(2, 3), "residual": G, **TO_FIT},
     "conv2d.conv2d_grad_x": {"g": G, "w": W, "x_shape": X.shape, **TO_FIT},
     "conv2d.conv2d_grad_w": {"x": X, "g": G, "w_shape": W.shape, **TO_FIT},
     "conv2d.conv_transpose2d": {"x": X, "w": W, "b": normal(3), **TO_FIT, "output_padding": 0},
@@ -110,7 +110,16 @@ WITHOUT = {
     "eight_bit.LARGEST",
     "quantize.Quantized",
 }  # they take no arrays
-OPTIONAL = {"b", "bias", "key_mask", "clip", "like", "unconditional"}  # and "scale" and "saved" of attention
+OPTIONAL = {
+    "b",
+    "bias",
+    "time",
+    "residual",
+    "key_mask",
+    "clip",
+    "like",
+    "unconditional",
+}  # and "scale" and "saved" of attention
 
 
 def function(name):

@@ -231,6 +231,16 @@ def test_public_functions(p, tiny):
     check_adjoint(p, conv.conv2d(p.x, p.w, **p.geometry), dx, dw, p.dtype, tile_factor(p))
 
 
+@given(p=conv_problems())
+def test_time_and_residual_are_added_to_the_output_in_this_order(p):
+    y = conv.conv2d(p.x, p.w, p.b, **p.geometry)
+    told = y + p.time[:, None, None]
+    np.testing.assert_array_equal(conv.conv2d(p.x, p.w, p.b, time=p.time, **p.geometry), told)
+    np.testing.assert_array_equal(conv.conv2d(p.x, p.w, p.b, residual=p.residual, **p.geometry), y + p.residual)
+    both = conv.conv2d(p.x, p.w, p.b, time=p.time, residual=p.residual, **p.geometry)
+    np.testing.assert_array_equal(both, told + p.residual)
+
+
 def tile_factor(p):
     """1 where Winograd cannot take part, else what its errors may be larger by if the numbers are of one size."""
     phase = [-(-p.kernel[a] // p.stride[a]) for a in (0, 1)]  # taps of the longest phase

@@ -198,6 +198,10 @@ def conv(x, w, b, g):
     return y, conv2d.conv2d_grad_x(g, w, x.shape, **how), conv2d.conv2d_grad_w(x, g, w.shape, **how)
 
 
+def conv_of_a_block(x, w, b, time, residual):
+    return conv2d.conv2d(x, w, b, time=time, residual=residual, padding=1)
+
+
 def conv_transposed(x, w, b, g):
     how = {"stride": (2, 1), "padding": (1, 0)}
     y = conv2d.conv_transpose2d(x, w, b, **how, output_padding=(1, 0))
@@ -223,6 +227,14 @@ CASES = [
         (turned(2, 6, 5, 3), turned(3, 2, 3, 4), normal(4), turned(2, 3, 8, 4)),
         {"conv2d/2_tiled:conv2d", *(f"conv2d/2_tiled_gradients:conv2d_grad_{x}" for x in "xw")},
         48,
+    ),
+    Case(
+        "conv2d.conv2d",
+        conv_of_a_block,
+        (turned(2, 3, 5, 3), turned(3, 3, 3, 4), normal(4), turned(2, 4), turned(2, 3, 5, 4)),
+        {"conv2d/2_tiled:conv2d"},
+        30,
+        id="of a residual block",
     ),
     Case(
         "conv2d.conv_transpose2d conv2d.conv_transpose2d_grad_x conv2d.conv_transpose2d_grad_w",

@@ -56,6 +56,14 @@ class ConvProblem:
     def g(self) -> np.ndarray:
         return self._array(3, self.y_shape)
 
+    @cached_property
+    def time(self) -> np.ndarray:
+        return self._array(4, (self.n, self.channels[1]))
+
+    @cached_property
+    def residual(self) -> np.ndarray:
+        return self._array(5, self.y_shape)
+
     def _array(self, which: int, shape: tuple[int, ...]) -> np.ndarray:
         return laid_out(np.random.default_rng((self.seed, which)), shape, self.dtype, self.view)
 
