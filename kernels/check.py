@@ -31,7 +31,6 @@ TABLE = ROOT / "results" / "resources.json"
 
 TWO_TILES = (
     ("matmul", "mma"),
-    ("conv2d", "mma"),
     ("conv2d", "mma_gradients"),
     ("eight_bit", "mma"),
     ("eight_bit", "split"),
@@ -41,6 +40,7 @@ LOSSES = {
     "serialized": "serialises its wgmma instructions",
     "'setmaxnreg' ignored": "leaves out the instructions that move registers from warp to warp",
 }
+TIME, RESIDUAL = {"TIME": "true"}, {"RESIDUAL": "true"}  # how the convolutions of a residual block end
 # Files whose sizes are given at compile time -> the settings that are checked. All others are compiled as they are.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "attention/2_online_softmax.cu": ({"D": 64, "D_V": 64},),
@@ -61,17 +61,21 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"D": 128, "D_V": 128, "KEYS": 128},
         {"D": 256, "D_V": 256, "KEYS": 64},
     ),
-    "conv2d/3_first_layer.cu": ({"DEPTH": 27}, {"DEPTH": 75}, {"DEPTH": 147}),
+    "conv2d/2_tiled.cu": ({}, TIME, RESIDUAL),
+    "conv2d/3_first_layer.cu": ({"DEPTH": 27}, {"DEPTH": 27, **RESIDUAL}, {"DEPTH": 75}, {"DEPTH": 147}),
     "conv2d/4_wgmma.cu": (
         {"TILE_N": 64},
-        {"TILE_N": 128, "TIME": "true", "RESIDUAL": "true", "SILU": "true"},
+        {"TILE_N": 128, **TIME, **RESIDUAL, "SILU": "true"},
         {"TILE_N": 160},
         {"TILE_N": 256},
+        {"TILE_N": 256, **TIME},
+        {"TILE_N": 256, **RESIDUAL},
     ),
     "conv2d/4_wgmma_gradients.cu": tuple({"TILE_N": n} for n in (64, 128, 160, 256)),
     "cross_entropy/3_cluster.cu": tuple({"BLOCKS": n} for n in (2, 4, 8)),
     "eight_bit/2_few_rows.cu": ({"ROWS": 1}, {"ROWS": 8}),
     **{f"{op}/3_{name}.cu": ({}, {"TILE_M": 64, "TILE_N": 64}) for op, name in TWO_TILES},
+    "conv2d/3_mma.cu": ({}, TIME, RESIDUAL, {"TILE_M": 64, "TILE_N": 64}),
     "eight_bit/4_wgmma.cu": tuple({"TILE_N": n} for n in (64, 128, 256)),
     "matmul/4_wgmma.cu": (
         {"TILE_N": 64},

@@ -49,6 +49,7 @@ LAUNCHES = {
         64,
         want=TWO_ROWS.want,
     ),
+    "planted_matrices.cu": TWO_ROWS,
     "planted_multicast.cu": Launch(
         (2, 128), lambda x: {"x": TensorMap(x, (1, 32))}, 4, 64, shared_bytes=2 * 32 * 4 + 8
     ),

@@ -64,6 +64,7 @@ CURRICULUM = [
     Entry(3, "gan", "Generative adversarial network", "Goodfellow et al. 1406.2661", "minigen.models.gan"),
     Entry(4, "vae", "Variational autoencoder", "Kingma & Welling 1312.6114", "minigen.models.vae"),
     Entry(5, "vq_vae", "Vector-quantised VAE", "van den Oord et al. 1711.00937", "minigen.models.vq_vae"),
+    Entry(5, "vq_vae_prior", "Its prior", "van den Oord et al. 1711.00937", "minigen.models.vq_vae_prior", "part"),
     Entry(6, "pixelcnn", "PixelCNN", "van den Oord et al. 1606.05328", "minigen.models.pixelcnn"),
     Entry(7, "gpt", "GPT on pixels and text", "Radford et al. 2019; Vaswani et al. 1706.03762", "minigen.models.gpt"),
     Entry(
@@ -168,6 +169,14 @@ CURRICULUM = [
         "minigen.models.glide_upsampler",
         "part",
     ),
+    Entry(
+        16,
+        "glide_edits",
+        "Its edits, and their measure",
+        "Nichol et al. 2112.10741",
+        "minigen.models.glide_edits",
+        "part",
+    ),
     Entry(17, "diffusionclip", "DiffusionCLIP", "Kim et al. 2110.02711", "minigen.models.diffusionclip", edits=True),
     Entry(
         17, "diffusionclip_losses", "Its losses", "Kim et al. 2110.02711", "minigen.models.diffusionclip_losses", "part"
@@ -191,6 +200,7 @@ CURRICULUM = [
         "minigen.models.dalle2_upsampler",
         "part",
     ),
+    Entry(18, "dalle2_stages", "Its training", "Ramesh et al. 2204.06125", "minigen.models.dalle2_stages", "part"),
     Entry(18, "dalle2_edits", "Its edits", "Ramesh et al. 2204.06125", "minigen.models.dalle2_edits", "part"),
     Entry(
         19,
@@ -218,6 +228,14 @@ CURRICULUM = [
     ),
     Entry(
         19, "latent_upscaler", "Its up-scaler", "Rombach et al. 2112.10752", "minigen.models.latent_upscaler", "part"
+    ),
+    Entry(
+        19,
+        "latent_edits",
+        "Its edits",
+        "Rombach et al. 2112.10752; Meng et al. 2108.01073",
+        "minigen.models.latent_edits",
+        "part",
     ),
 ]
 

@@ -34,7 +34,8 @@ of 600 steps of 64, 80 CPU s of one thread):
 | the prior's estimate of the mean | .956 | .941 |
 
 You need: `models/clip.py`, `models/glide.py`. New here: a chain of models each of which draws the condition of the
-next. Read `dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_edits.py`.
+next. Read `dalle2_prior.py`, `dalle2_ar_prior.py`, `dalle2_decoder.py`, `dalle2_upsampler.py`, then `dalle2_stages.py`
+(how they are trained) and `dalle2_edits.py`.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_dalle2.py):
 - row by row, the decoder gets the $z_i$ that the prior drew for the same prompt, and both get the same prompt;
@@ -50,21 +51,29 @@ from typing import Any, Literal
 import numpy as np
 
 from kernels.backend import array_module, to_numpy
-from minigen.data import Dataset, Split, shapes
+from minigen.data import Dataset
 from minigen.data.captions import completed
-from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
 from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import notes_for, prompts_for
 from minigen.nn import Module
 
-from . import clip, dalle2_ar_prior, dalle2_decoder, dalle2_edits, dalle2_prior, dalle2_upsampler, glide, sampling
-from .dalle import without_captions
+from . import (
+    clip,
+    dalle2_ar_prior,
+    dalle2_decoder,
+    dalle2_edits,
+    dalle2_prior,
+    dalle2_stages,
+    dalle2_upsampler,
+    glide,
+    sampling,
+)
 from .dalle2_ar_prior import ARPrior
 from .dalle2_decoder import Decoder, Told
-from .dalle2_prior import Caption, DiffusionPrior
-from .dalle2_upsampler import Upsampler
-from .system import Objective, Picture, Stage, System
+from .dalle2_prior import DiffusionPrior
+from .dalle2_upsampler import SIDES, Upsampler
+from .system import Picture, Stage, System
 
 TITLE = "DALL-E 2 (unCLIP)"
 PAPER = "Ramesh et al. 2022, arXiv 2204.06125"
@@ -97,9 +106,7 @@ PICTURES = {
     "edits": "test pictures, what is kept of them (grey: to be inpainted), and four inpaintings for another caption",
     "upsampled": "prompts drawn at 32 x 32 with every pixel doubled or doubled twice, and by the up-samplers",
 }
-SIDES = (32, 64, 128)
 SPACING = "karras"  # of the decoder's levels by default
-FITTED = 4096  # training pictures to whose embeddings the buckets of the autoregressive prior are fitted
 Priors = Literal["diffusion", "autoregressive", "text", "none"]
 
 
@@ -359,7 +366,7 @@ class Chain:
         return to_numpy(self.enlarge(images, size, rng=rng))
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def build(config: Config, dataset: Dataset, *, seed: int) -> System:
@@ -399,7 +406,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def stages() -> list[Stage]:
         found = [clip.stage(clip_net, of_clip, dataset)] if config.clip_steps else []
-        return found + stages_after_clip(chain, dataset)
+        return found + dalle2_stages.after_clip(chain, dataset)
 
     def sample(n: int, *, rng: Any, prompt: str | None = None, **settings: Any) -> Any:
         """``n`` pictures in [-1, 1], of ``prompt`` or of `prompts_for(n)`."""
@@ -423,88 +430,6 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         edit=partial(dalle2_edits.edit, chain),
         notes_of_edits=dalle2_edits.notes_of_edits,
     )
-
-
-def stages_after_clip(chain: Chain, dataset: Dataset) -> list[Stage]:
-    """How the priors, the decoder and the up-samplers are trained, in this order."""
-    config, text, tokenizer, schedule = chain.config, chain.text, WordTokenizer(), chain.schedule
-
-    def pictures(batch: Split) -> Any:
-        return chain.device(dataset.scale(batch.images))
-
-    def captions(batch: Split, left_out: Any) -> Caption:
-        tokens, _ = tokenizer.batch(list(batch.captions or ()))
-        return dalle2_prior.read(text, without_captions(tokens, tokenizer.null, left_out))
-
-    def prior_loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
-        said = captions(batch, rng.random(len(batch)) < config.no_caption)
-        z = text.encode_image(pictures(batch))
-        return dalle2_prior.training_loss(lambda z_t, t: chain.prior(z_t, t, said), z, schedule, rng), {}
-
-    def ar_loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
-        net: Any = chain.ar_prior
-        if step == 0:
-            some = dataset.train.take(slice(0, FITTED))
-            net.fit(text.encode_image(pictures(some)), text.encode_text(list(some.captions or ())))
-        left_out = rng.random(len(batch)) < config.no_caption
-        z, said = text.encode_image(pictures(batch)), captions(batch, left_out)
-        dot = np.where(left_out, net.dots, net.dot(z, said.z))
-        tokens = net.tokens(z)
-        return dalle2_ar_prior.negative_log_likelihood(net.logits(tokens, said, dot), tokens), {}
-
-    def decoder_loss(batch: Split, rng: Any, step: int, masks: bool = False) -> tuple[Any, dict[str, float]]:
-        x_0 = pictures(batch)
-        no_image, no_text = (rng.random(len(batch)) < share for share in (config.no_image, config.no_text))
-        z, said = dalle2_decoder.without_embeddings(text.encode_image(x_0), no_image), captions(batch, no_text)
-        beside = glide.known_pixels(x_0, glide.random_masks(len(x_0), chain.shape[0], rng=rng)) if masks else None
-        told = Told(z, glide.Told(said.vector, said.words, said.mask, beside, said.tokens))
-        return glide.training_loss(lambda x_t, t: chain.decoder(x_t, t, told), x_0, chain.of_pixels, config, rng), {}
-
-    def upsampling_loss(size: int) -> Callable[..., Any]:
-        spoilt = dalle2_upsampler.softened if size == SIDES[1] else dalle2_upsampler.degraded
-
-        def of_batch(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, float]]:
-            large, low = (chain.device(dataset.scale(shapes.render(batch.scenes, s))) for s in (size, size // 2))
-            large, low = dalle2_upsampler.cropped(large, spoilt(low, rng=rng), rng=rng)
-            net = chain.upsamplers[size]
-            return glide.training_loss(lambda x_t, t: net(x_t, t, low), large, schedule, config, rng), {}
-
-        return of_batch
-
-    def stage(name: str, net: Any, loss: Any, steps: int, **different: Any) -> Stage:
-        return Stage(
-            **{
-                "name": name,
-                "objectives": [Objective("x_0", net, loss)],
-                "steps": steps,
-                "batch_size": config.batch_size,
-                "lr": config.lr,
-                "warmup": min(100, steps // 10),
-                "ema": config.ema,
-                "max_norm": config.max_norm,
-                "weight_decay": config.weight_decay,
-                "optimiser": "muon",
-                "betas": (0.9, 0.99),
-                "schedule": "cosine",
-                "shards": 2,
-                **different,
-            }
-        )
-
-    of_prior: dict[str, Any] = {"lr": config.prior_lr, "apart": ("caption", "time", "noised", "out")}
-    of_decoder = {"apart": ("tokens", "unet.conv_in", "unet.conv_out", "unet.conv_beside")}
-    found = [stage("prior", chain.prior, prior_loss, config.prior_steps, **of_prior)]
-    if chain.ar_prior is not None:
-        found.append(stage("ar_prior", chain.ar_prior, ar_loss, config.ar_steps, shards=1, **of_prior))
-    found.append(stage("decoder", chain.decoder, decoder_loss, config.steps, **of_decoder))
-    if config.paint_steps:
-        painting = partial(decoder_loss, masks=True)
-        found.append(stage("paint", chain.decoder, painting, config.paint_steps, lr=config.lr / 2, **of_decoder))
-    ends = ("unet.conv_in", "unet.conv_out")
-    for size, net in chain.upsamplers.items():
-        how: dict[str, Any] = {"batch_size": config.upsample_batch, "apart": ends}
-        found.append(stage(f"upsampler_{size}", net, upsampling_loss(size), config.upsample_steps, **how))
-    return found
 
 
 def check(config: Config, dataset: Dataset) -> None:

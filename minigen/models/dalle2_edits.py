@@ -47,7 +47,7 @@ from minigen.maths.schedules import Schedule
 from minigen.metrics.prompts import GROUPS, notes_for, prompt_report, prompts_of
 from minigen.samplers import ddim
 
-from . import clip, dalle2_decoder, glide, sampling
+from . import clip, dalle2_decoder, glide_edits, sampling
 
 SHOWN = 32  # prompts per group, and pictures per use, in the figures
 LEVELS = 25  # between a picture and its noise
@@ -359,7 +359,7 @@ def diff_tasks(n: int, *, split: str = "test", rng: Any) -> tuple[Any, list[str]
     for i, scene in enumerate(scenes):
         (old,) = scene.things
         while True:
-            another = glide.with_another(scene, 0, rng=rng).things[0]
+            another = glide_edits.with_another(scene, 0, rng=rng).things[0]
             change = {"shape": another.shape} if i % 2 == 0 else {"colour": another.colour}
             new = replace(old, **change)
             if not shapes.held_out(replace(scene, things=(new,))):
@@ -435,7 +435,7 @@ def figures(chain: Any, dataset: Dataset, *, rng: Any) -> dict[str, float]:
     y = led(chain, dataset.scale(images), before, after, [1.0], rng=rng)[:, 0]
     found["text diffs that succeed"] = prompt_accuracy(wanted, y)["all"]
     if chain.config.paint_steps:
-        images, keep, prompts = glide.edit_tasks(SHOWN, rng=rng)
+        images, keep, prompts = glide_edits.tasks(SHOWN, rng=rng)
         x = dataset.scale(images)
         y = painted(chain, x, keep, prompts, rng=rng)
         found["edits done"] = prompt_accuracy(prompts, y)["all"]
@@ -484,7 +484,7 @@ def pictures(chain: Any, dataset: Dataset) -> dict[str, Callable[..., Any]]:
 
     def show_paintings(split: Split, *, rng: Any) -> Any:
         """Rows: a picture, what is kept of it, four inpaintings."""
-        images, keep, prompts = glide.edit_tasks(6, rng=rng)
+        images, keep, prompts = glide_edits.tasks(6, rng=rng)
         x = dataset.scale(images)
         return np.stack([x, x * keep, *(painted(chain, x, keep, prompts, rng=rng) for _ in range(4))], axis=1)
 

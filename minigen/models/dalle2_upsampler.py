@@ -36,6 +36,7 @@ from minigen.nn import Module, UNet, fold, unfold
 
 from . import sampling
 
+SIDES = (32, 64, 128)
 STEPS = 10  # levels that sampling visits
 BLUR = (0.3, 0.7)  # widths of the first up-sampler's blur, in pixels of the small picture
 WORST_BLUR, WORST_NOISE = 0.8, 0.08  # upper bounds for the second up-sampler

@@ -70,7 +70,7 @@ has never seen in tuning; at the first level, their predictions add up. Tried wh
 its input (.46 of the blue edits), the walk from $t_0 = 100$ in four levels (.32).
 
 You need: `samplers/ddim.py` (both walks), `models/clip.py`, `diffusionclip_losses.py` (the equations). New here: a
-gradient through a sampler.
+gradient through a sampler. `diffusionclip_figures.py` measures the edits and shows them.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_diffusionclip.py):
 - the walk up visits the levels of the walk down, and is not clipped: otherwise they would not be inverse;
@@ -84,14 +84,15 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_di
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 import autograd as ag
 from kernels.backend import array_module, to_numpy
-from minigen.data import Dataset, Split, captions, shapes
-from minigen.data.captions import COLOURS, Scene, attribute, canonical, parse, rewritten
+from minigen.data import Dataset, Split, captions
+from minigen.data.captions import Scene, attribute, canonical, parse, rewritten
 from minigen.data.oracle import read as read_pictures
 from minigen.data.oracle import verdicts
 from minigen.maths import schedules
@@ -100,7 +101,8 @@ from minigen.maths.schedules import Schedule
 from minigen.nn import Module, UNet, fold, unfold
 from minigen.samplers import ddim
 
-from . import clip, glide, sampling
+from . import clip, diffusionclip_figures, glide, sampling
+from .diffusionclip_figures import asked_of
 from .diffusionclip_losses import Still, l_edit, of_two_colours, untouched
 from .system import Objective, Stage, System
 
@@ -115,7 +117,6 @@ PICTURES = {
     "mixed": "test pictures, the first edit, the last one, and both at once",
 }
 OUTPUT = "x_0"  # what the networks predict
-SHOWN = 128  # pictures per edit in the figures
 BLOCK = 64  # pictures that are processed at once
 WEIGHTS = ("l1", "identity", "far", "outline", "same", "prior")
 RISING = ("outline", "same", "prior")  # weights that rise from 0 during tuning
@@ -335,24 +336,7 @@ def edited(
     return np.clip(array_module(x_0).concatenate(found), -1, 1)
 
 
-# --- pictures to edit -------------------------------------------------------------------------------------------------
-
-
-def asked_of(split: str, edit: Sequence[str], n: int) -> tuple[Any, list[Scene]]:
-    """A split's first ``n`` pictures (uint8) of one thing that show none of the edits yet, and the wanted scenes."""
-    of = shapes.scenes(split)
-    rows: list[int] = []
-    wanted: list[Scene] = []
-    for i in range(len(of)):
-        if len(rows) == n:
-            break
-        scene = of[i]
-        if len(scene.things) == 1 and all(rewritten(scene, word) != scene for word in edit):
-            for word in edit:
-                scene = rewritten(scene, word)
-            rows.append(i)
-            wanted.append(scene)
-    return shapes.render(of[np.array(rows, np.int64)]), wanted
+# --- learning an edit -------------------------------------------------------------------------------------------------
 
 
 def pictures_to_learn(split: Split, word: str, n: int) -> tuple[Any, list[Scene]]:
@@ -369,9 +353,6 @@ def pictures_to_learn(split: Split, word: str, n: int) -> tuple[Any, list[Scene]
         if len(scenes) >= n:
             break
     return np.stack(images[:n]), scenes[:n]
-
-
-# --- learning an edit -------------------------------------------------------------------------------------------------
 
 
 class Lesson(NamedTuple):
@@ -532,7 +513,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             images, _ = asked_of("val", checked(edit), n)
             if len(images) < n:
                 raise ValueError(f"n must be at most {len(images)}, the validation pictures to edit, got {n}")
-            return to_numpy(edited(system, device(dataset.scale(images)), edit))
+            return apply(dataset.scale(images), edit)
         steps = min(config.sample_steps, config.T) if steps is None else steps
         x_T = device(rng.standard_normal((n, *dataset.shape)).astype(np.float32))
         return sampling.draw(base, x_T, schedule, steps=steps, rng=rng, kind=OUTPUT, callback=callback, **how)
@@ -577,36 +558,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             scene = rewritten(scene, word)
         return [f"{scene}\n{verdict}" for verdict in verdicts([scene] * len(images), images)]
 
-    def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
-        """The share of test pictures of one thing that survive the round trip, and that are edited as asked with all
-        else unchanged, by one edit and by all at once.
-        """
-        found = {}
-        for edit in dict.fromkeys([(), *((word,) for word in config.edits), config.edits]):
-            images, wanted = asked_of("test", edit, SHOWN)
-            x_0 = dataset.scale(images)
-            x = to_numpy(edited(system, device(x_0), edit))
-            name = f"edits to {' and '.join(edit)}" if edit else "round trips"
-            found[f"{name} that are right"] = float(np.mean([v.right for v in verdicts(wanted, x)]))
-            if len(edit) < 2:
-                still = untouched(x_0, edit[0] if edit else COLOURS[0]).pixels
-                moved = (abs(x - x_0) * still).sum() / still.sum() / 3
-                found[f"{name}, mean change of a pixel that should stay"] = float(moved)
-        return found
-
-    def shown(kinds: Sequence[Sequence[str]], edit: Sequence[str]) -> Any:
-        images, _ = asked_of("test", edit, 6)
-        x = dataset.scale(images)
-        return np.stack([x, *(to_numpy(edited(system, device(x), kind)) for kind in kinds)], axis=1)
-
-    def edits(split: Split, *, rng: Any) -> Any:
-        """Rows: a picture, its round trip, its edits."""
-        return shown([(), *((word,) for word in config.edits)], config.edits)
-
-    def mix(split: Split, *, rng: Any) -> Any:
-        """Rows: a picture, the first edit, the last, both."""
-        first, last = config.edits[0], config.edits[-1]
-        return shown([(first,), (last,), (first, last)], (first, last))
+    def apply(images: Any, edit: Sequence[str]) -> Any:
+        return to_numpy(edited(system, device(images), edit))
 
     system = System(
         config=config,
@@ -615,8 +568,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         modules={"clip": clip_net, "diffusion": base, **{f"edit_{word}": net for word, net in tuned.items()}},
         stages=stages,
         sample=sample,
-        figures=figures,
-        pictures={"edits": edits, **({"mixed": mix} if len(config.edits) > 1 else {})},
+        figures=partial(diffusionclip_figures.figures, apply, config.edits),
+        pictures=diffusionclip_figures.pictures(apply, config.edits, dataset),
         notes=notes,
         edit=edit_one,
         notes_of_edits=notes_of_edits,

@@ -64,7 +64,8 @@ What finally helped with two things is the second text network: CLIP's blurs whi
 (`stable_diffusion.py`). Of held-out compositions the defaults meet .922 and .704 (500 prompts each).
 
 You need: `nn/text_unet.py`, `models/clip.py`, `samplers/classifier_free.py`, `guidance.py`, `inpaint.py`. New here: a
-text in a diffusion model, and a network that paints into pictures. `glide_upsampler.py` makes them larger.
+text in a diffusion model, and a network that paints into pictures. `glide_upsampler.py` makes them larger,
+`glide_edits.py` asks for edits whose success can be measured.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_glide.py):
 - the channels beside the picture start with weights of zero: before the fine-tuning the network is the base model, bit
@@ -76,7 +77,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_gl
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ import numpy as np
 import autograd as ag
 from kernels.backend import array_module, to_numpy
 from minigen.data import Dataset, Split, shapes
-from minigen.data.captions import COLOURS, SHAPES, SIZES, Scene, Thing, canonical, completed
+from minigen.data.captions import completed
 from minigen.data.oracle import prompt_accuracy
 from minigen.data.tokenizer import WordTokenizer
 from minigen.maths import schedules
@@ -97,7 +98,7 @@ from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.guidance import by_gradient, by_x_0_gradient, clip_log_p, interval
 from minigen.samplers.inpaint import check_mask
 
-from . import clip, glide_upsampler, sampling
+from . import clip, glide_edits, glide_upsampler, sampling
 from .dalle import without_captions
 from .system import Objective, Stage, System
 
@@ -114,7 +115,6 @@ PICTURES = {
     "upsampled": "prompts drawn at 32 x 32 with every pixel doubled, and by the up-sampler at 64 x 64",
 }
 SHOWN = 64  # prompts per group, and edits, in the figures
-REACH = 9  # half the side of the square that an edit paints: room for a large thing wherever its centre was
 OUTPUT = "x_0"  # what the networks predict
 PULLED = (0.3, 0.85)  # times at which CLIP pulls, in units of T
 EDGE = 1e-3  # tolerance of these times: a user's sampler gives noise levels, whose times are rounded
@@ -393,33 +393,6 @@ def edit(system: System, image: Any, keep: Any, prompt: str | Sequence[str], *, 
     return draw(system, prompts, rng=rng, image=image, keep=keep, **settings)
 
 
-def edit_tasks(n: int, *, split: str = "test", rng: Any) -> tuple[Any, Any, list[str]]:
-    """Pictures to edit (n, h, w, 3) uint8, masks (n, h, w, 1) and prompts: one thing of each is replaced, which
-    gives a seen composition.
-
-    The mask erases a square around the thing. Its shape and colour change, its size is drawn again, all else stays.
-    """
-    of = shapes.scenes(split)[:n]
-    keep, prompts = np.ones((n, shapes.SIDE, shapes.SIDE, 1), np.float32), []
-    at = np.arange(shapes.SIDE)
-    for i in range(n):
-        scene, k = of[i], int(rng.integers(of.number[i]))
-        x, y = (abs(at - of.centre[i, k, axis]) <= REACH for axis in (0, 1))
-        keep[i, y[:, None] & x[None, :]] = 0
-        prompts.append(canonical(with_another(scene, k, rng=rng)))
-    return shapes.render(of), keep, prompts
-
-
-def with_another(scene: Scene, k: int, *, rng: Any) -> Scene:
-    """``scene`` with another thing in place of its k-th: another shape, another colour, any size, nothing that was held out."""
-    old = scene.things[k]
-    while True:
-        new = Thing(*(known[int(rng.integers(len(known)))] for known in (SHAPES, COLOURS, SIZES)))
-        found = replace(scene, things=(*scene.things[:k], new, *scene.things[k + 1 :]))
-        if new.shape != old.shape and new.colour != old.colour and not shapes.held_out(found):
-            return found
-
-
 # --- the system -------------------------------------------------------------------------------------------------------
 
 
@@ -562,7 +535,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             for group, rates in prompt_report(draws, SHOWN, list(GROUPS)).items():
                 found[f"prompts met, {group}, {led}"] = rates["all"]
         if config.paint_steps:
-            images, keep, prompts = edit_tasks(SHOWN, rng=rng)
+            images, keep, prompts = glide_edits.tasks(SHOWN, rng=rng)
             x = dataset.scale(images)
             y = to_numpy(edit(system, device(x), device(keep), prompts, rng=rng))
             found["edits done"] = prompt_accuracy(prompts, y)["all"]
@@ -575,7 +548,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
 
     def edits(split: Split, *, rng: Any) -> Any:
         """Rows: a picture, what is kept of it, four paintings."""
-        images, keep, prompts = edit_tasks(6, rng=rng)
+        images, keep, prompts = glide_edits.tasks(6, rng=rng)
         x = dataset.scale(images)
         painted = [to_numpy(edit(system, device(x), device(keep), prompts, rng=rng)) for _ in range(4)]
         return np.stack([x, x * keep, *painted], axis=1)

@@ -12,7 +12,7 @@ from minigen.data.oracle import prompt_accuracy
 from minigen.data.oracle import read as read_pictures
 from minigen.metrics.prompts import GROUPS, prompt_report, prompts_for, prompts_of
 
-from . import glide
+from . import glide_edits
 from .latent_beside import LAYOUT, boxes_of, layout_map
 from .latent_codec import Codec, Identity
 
@@ -40,7 +40,7 @@ def figures(uses: Uses, paint: Callable[..., Any], dataset: Dataset, *, rng: Any
     found = {"pictures right after the codec": prompt_accuracy(list(of.scenes), copies)["all"]}
     report = prompt_report(paint, SHOWN, list(GROUPS))
     found |= {f"prompts met, {group}": rates["all"] for group, rates in report.items()}
-    images, keep, prompts = glide.edit_tasks(SHOWN, rng=rng)
+    images, keep, prompts = glide_edits.tasks(SHOWN, rng=rng)
     x = dataset.scale(images)
     y = uses.draw(prompts, rng=rng, image=x, keep=keep)
     found["holes painted as asked"] = prompt_accuracy(prompts, y)["all"]
@@ -80,7 +80,7 @@ def pictures(uses: Uses, dataset: Dataset) -> dict[str, Callable[..., Any]]:
     side, _, c = dataset.shape
 
     def tasks(rng: Any) -> tuple[Any, Any, list[str]]:
-        images, keep, prompts = glide.edit_tasks(6, rng=rng)
+        images, keep, prompts = glide_edits.tasks(6, rng=rng)
         return dataset.scale(images), keep, prompts
 
     def of_codec(split: Split, *, rng: Any) -> Any:

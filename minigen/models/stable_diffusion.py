@@ -63,7 +63,7 @@ and as many of the captions.
 
 You need: `models/latent_codec.py`, `clip.py`, `glide.py` (the text, the weights), `nn/text_unet.py`, the samplers.
 New here: diffusion in maps instead of pixels, and conditions that lie beside the noise (`latent_beside.py`).
-`latent_upscaler.py` draws larger pictures, `latent_figures.py` measures and shows.
+`latent_upscaler.py` draws larger pictures, `latent_edits.py` changes pictures, `latent_figures.py` measures and shows.
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_stable_diffusion.py):
 - with the codec that does nothing it is diffusion of pixels, bit for bit, in training and in sampling;
@@ -97,12 +97,13 @@ from minigen.nn import ReadingUNet, TextUNet
 from minigen.samplers.classifier_free import classifier_free
 from minigen.samplers.inpaint import check_mask
 
-from . import clip, glide, latent_codec, latent_figures, latent_upscaler, sampling
+from . import clip, glide, latent_codec, latent_edits, latent_figures, latent_upscaler, sampling
 from .dalle import without_captions
 from .glide import Told, own_words, random_masks, read
 from .latent_beside import LAYOUT, Boxes, boxes_of, known_places, layout_map, parse_layout
 from .latent_codec import Codec, Identity
-from .system import Objective, Picture, Stage, System
+from .latent_edits import Editing
+from .system import Objective, Stage, System
 
 TITLE = "Stable Diffusion"
 PAPER = "Rombach et al. 2022, arXiv 2112.10752"
@@ -194,36 +195,12 @@ class Sampling(sampling.Sampling):
     """
     negative: str = ""
     """What to draw away from; the empty prompt, which says nothing, if left out."""
-    guidance: float = 2.0
+    guidance: float = Editing.guidance
     """s in f(negative) + s (f(prompt) - f(negative)): 0 ignores the prompt, 1 is the model, more exaggerates it."""
     layout: str | None = None
     """Which shapes should be where, in pixels: "circle 4:20,4:20; ring 18:30,16:28" (rows, columns)."""
     size: int = 32
     """Side of the pictures: 32, or 64 by the up-scaler."""
-
-
-@dataclass(frozen=True)
-class Editing(sampling.Sampling):
-    """Settings of editing: IMAGE with --mask is painted into, --img2img changes a picture as a whole, --upscale draws it larger."""
-
-    sampler: sampling.Sampler = "dpmpp-2m"
-    """As in sampling; one of yours only for painting."""
-    img2img: Picture | None = None
-    """A picture to start from, instead of from noise."""
-    strength: float = 0.6
-    """How much of it is noised away for img2img: above 0, which would leave it as it is, to 1, which leaves next to
-    nothing of it.
-    """
-    upscale: Picture | None = None
-    """A picture to draw at twice its size."""
-    prompt: str = ""
-    """What the WHOLE picture should show in the end, including what is kept. The empty prompt asks for anything."""
-    negative: str = ""
-    """What to draw away from."""
-    guidance: float = Sampling.guidance
-    """As in sampling."""
-    steps: int | None = None
-    """Levels of the chain, of which img2img visits the share ``strength``; the model's own choice if left out."""
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -512,41 +489,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """What was asked for, and whether it was drawn."""
         return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
-    def edited(
-        image: Any,
-        keep: Any,
-        *,
-        n: int,
-        rng: Any,
-        img2img: Any = None,
-        strength: float = Editing.strength,
-        upscale: Any = None,
-        prompt: str = "",
-        **settings: Any,
-    ) -> Any:
-        """``n`` pictures made of one (h, w, c): painted into where ``keep`` (h, w, 1) is False, changed as a whole, or
-        drawn larger.
-        """
-        given = [picture for picture in (image, img2img, upscale) if picture is not None]
-        if len(given) != 1:
-            raise ValueError("give one picture: IMAGE with --mask, or --img2img, or --upscale")
-        if image is not None and keep is None:
-            raise ValueError("painting needs a mask, which says where: give --mask, or the picture by --img2img")
-        if image is None and keep is not None:
-            raise ValueError("a mask goes with IMAGE, and neither with --img2img nor with --upscale")
-        if img2img is None:
-            sampling.check_belong("--upscale" if image is None else "painting", {"strength": strength}, vars(Editing()))
-        if upscale is not None:
-            sampling.check_belong("--upscale", settings, vars(Editing()))
-        x = device(np.repeat(np.asarray(given[0], np.float32)[None], n, axis=0))
-        if tuple(x.shape[1:]) != tuple(dataset.shape):
-            raise ValueError(f"pictures must have the shape {tuple(dataset.shape)}, got {tuple(x.shape[1:])}")
-        prompts = [prompt] * n
-        if upscale is not None:
-            return to_numpy(enlarged(system, x, prompts, rng=rng))
-        if img2img is not None:
-            return to_numpy(draw(system, prompts, rng=rng, start=x, strength=strength, **settings))
-        return to_numpy(draw(system, prompts, rng=rng, image=x, keep=device(np.asarray(keep)[None]), **settings))
+    def edited(image: Any, keep: Any, *, n: int, rng: Any, **settings: Any) -> Any:
+        """``n`` pictures made of one (h, w, c), see `latent_edits.edit`."""
+        return latent_edits.edit(shown, dataset.shape, image, keep, n=n, rng=rng, **settings)
 
     def notes_of_edits(images: Any, *, prompt: str = "", **settings: Any) -> list[str]:
         """What was asked for, and whether it was drawn."""

@@ -31,7 +31,8 @@ that the encoder chooses gives a bound, $-\ln p(x) \le -\ln p(k) - \ln p(x \mid 
 there to compare.
 
 You need: `kernels/quantize` (eq. 1), `autograd/estimators.py` (straight-through), `models/pixelcnn.py` (the prior).
-New here: the codebook, its two ways of learning, what happens to codes that are never chosen, and a prior over codes.
+New here: the codebook, its two ways of learning, what happens to codes that are never chosen, and a prior over codes
+(`vq_vae_prior.py`).
 
 Details that matter, and the tests that guard them (tests/minigen/models/test_vq_vae.py):
 - $\beta$ weighs the COMMITMENT of the encoder, not the pull on the codebook; the two terms have one value and two
@@ -58,12 +59,11 @@ from kernels.backend import array_module, to_numpy
 from kernels.codebook import codebook_ema
 from kernels.quantize import nearest_code
 from minigen.data import Dataset, Split, shift
-from minigen.maths.likelihood import categorical_log_likelihood
 from minigen.metrics.copies import fit_log_scales, residual_nats
 from minigen.nn import Conv2d, ConvTranspose2d, Module, ResBlock, Sequential, fold, init, parameter, unfold
 from minigen.samplers import autoregressive
 
-from . import pixelcnn
+from . import vq_vae_prior
 from .system import Objective, Stage, System
 
 TITLE = "Vector-quantised VAE"
@@ -448,42 +448,6 @@ def codec_stage(net: VQVAE, config: Config, dataset: Dataset, *, name: str = "co
     )
 
 
-# --- the prior --------------------------------------------------------------------------------------------------------
-
-
-class CodeVectors:
-    r"""How the prior sees the codes: as vectors $\bar e_k$, those of the codebook in units of its root mean square.
-
-    Near codes look alike to it and get similar probabilities even if it has seen only one of them: the logit of code k
-    is $a_k + b \cdot \bar e_k$ of its outputs $(a, b)$. No layer of the prior, which does not train the codebook.
-    """
-
-    def __init__(self, book: Codebook):
-        self.book, (self.K, self.channels) = book, book.vectors.shape
-
-    @property
-    def table(self) -> Any:
-        r"""All $\bar e_k$, (K, d)."""
-        e = self.book.vectors
-        return e / max(float((e * e).mean()) ** 0.5, 1e-12)
-
-    def __call__(self, codes: Any) -> Any:
-        """(...) -> (..., d)."""
-        return self.table[codes]
-
-    def logits(self, out: Any) -> Any:
-        """(..., K + d) -> (..., K)."""
-        e = self.table.T.astype(ag.raw(out).dtype, order="C")
-        return out[..., : self.K] + out[..., self.K :] @ e
-
-    @property
-    def token(self) -> pixelcnn.Token:
-        """The distribution of a code by these logits."""
-        return pixelcnn.Token(
-            self.K + self.channels, lambda k, out: categorical_log_likelihood(k, self.logits(out)), self.logits
-        )
-
-
 # --- the system -------------------------------------------------------------------------------------------------------
 
 
@@ -495,45 +459,16 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     check(config, dataset)
     shape, rng = dataset.shape, np.random.default_rng(seed)
     net = VQVAE(shape, config, rng=rng)
-    codec, vectors, K = Codec(net), CodeVectors(net.codebook), config.codes
+    codec, K = Codec(net), config.codes
     classes = len(dataset.classes) if config.conditional else 0
-    prior = pixelcnn.TokenPixelCNN(
-        net.grid,
-        K,
-        config.prior_channels,
-        config.prior_layers,
-        read=vectors,
-        token=vectors.token,
-        classes=classes,
-        dropout=config.prior_dropout,
-        first=5,
-        rng=rng,
-    )
+    prior = vq_vae_prior.network(net, config, classes, rng=rng)
     places, L = net.grid[0] * net.grid[1], dataset.levels or 2
 
     def labels(split: Split) -> Any:
         return split.labels if classes else None
 
-    def prior_loss(batch: Split, rng: Any, step: int) -> tuple[Any, dict[str, Any]]:
-        codes = codec.encode(dataset.scale(batch.images))  # of the pictures as they are, not shifted
-        return pixelcnn.nats(prior.log_p(codes, labels(batch), rng)), {}
-
     def stages() -> list[Stage]:
-        return [
-            codec_stage(net, config, dataset),
-            Stage(
-                name="prior",
-                objectives=[Objective("prior", prior, prior_loss)],
-                steps=config.prior_steps,
-                batch_size=config.prior_batch_size,
-                lr=config.prior_lr,
-                warmup=min(100, config.prior_steps // 10),
-                ema=config.ema,
-                max_norm=config.max_norm,
-                weight_decay=config.prior_weight_decay,
-                schedule="cosine",
-            ),
-        ]
+        return [codec_stage(net, config, dataset), vq_vae_prior.stage(prior, codec, config, dataset)]
 
     def sample(
         n: int,
@@ -541,9 +476,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         rng: Any,
         steps: int | None = None,
         callback: Any = None,
-        prior: str = "pixelcnn",
         temperature: float = 1.0,
-        label: int | None = None,
+        **which: Any,
     ) -> Any:
         """``n`` pictures in [-1, 1] of codes from the prior. Draws the uniform numbers, then labels where they are needed.
 
@@ -553,26 +487,11 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             raise ValueError(f"codes are drawn one by one, {places} a picture: steps must be left out, got {steps}")
         u = autoregressive.uniforms(n, places, rng=rng)
         seen = None if callback is None else lambda i, tokens: callback(places - i, unfinished(tokens))
-        step = next_code(prior, n, label, rng)
-        if prior == "uniform":
+        step = vq_vae_prior.next_code(prior, n, classes, **which, rng=rng)
+        if which.get("prior") == "uniform":
             temperature = 1.0  # of the learned prior: at 0 the first of equally likely codes would be drawn everywhere
         codes = autoregressive.sample_cached(step, u, temperature=temperature, callback=seen)
         return codec.decode(codes.reshape(n, *net.grid))
-
-    def next_code(name: str, n: int, label: int | None, rng: Any) -> autoregressive.Step:
-        """The prior called ``name``, one code at a time."""
-        if name not in ("pixelcnn", "uniform"):
-            raise ValueError(f"prior must be 'pixelcnn' or 'uniform', got {name!r}")
-        if label is not None and name == "uniform":
-            raise ValueError(f"label {label} is for the learned prior: the uniform one draws all codes alike")
-        if label is not None and not classes:
-            raise ValueError(f"label {label} needs a conditional prior, and this one was trained without --conditional")
-        if label is not None and not 0 <= label < classes:
-            raise ValueError(f"label must be from 0 to {classes - 1}, got {label}")
-        if name == "uniform":
-            return lambda new, cache: (np.zeros((n, K)), None)
-        y = None if not classes else rng.integers(0, classes, n) if label is None else np.full(n, label)
-        return lambda new, cache: prior.step(new, cache, y)
 
     def unfinished(tokens: Any) -> Any:
         """Pictures of the codes so far, grey where none is."""
@@ -589,16 +508,6 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         codes = codec.encode(dataset.scale(part.images))
         return part, codes, to_numpy(codec.decode(codes))
 
-    def code_nats(split: Split, codes: Any) -> Any:
-        """-ln p of the codes of pictures, (n,)."""
-        found = []
-        for i in range(0, len(codes), BLOCK):
-            rows = slice(i, i + BLOCK)
-            with ag.no_grad():
-                log_p = to_numpy(ag.raw(prior.log_p(codes[rows], labels(split.take(rows)))))
-            found.append(-log_p.astype(np.float64).sum((1, 2)))
-        return np.concatenate(found)
-
     def figures(dataset: Dataset, *, rng: Any) -> dict[str, float]:
         """How good the copies are, how the codes are used, and how many nats a test picture costs.
 
@@ -609,7 +518,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         counts, used = usage(codes, K), usage(of_train[1], K)
         log_scales = fit_log_scales(val.images, val_hat, L)
         residual = float(residual_nats(test.images, x_hat, log_scales, L).mean())
-        nats = float(code_nats(test, codes).mean())
+        nats = float(vq_vae_prior.nats(prior, codes, labels(test)).mean())
         return {
             "error of the copy, test, MSE a pixel": float(np.square(dataset.scale(test.images) - x_hat).mean()),
             f"codes used of {K}, first {len(of_train[1])} of the training split": float((used > 0).sum()),

@@ -58,6 +58,7 @@ def test_every_model_file_is_in_the_curriculum():
         "system",
         "sampling",
         "latent_figures",
+        "diffusionclip_figures",
     }
     assert {f"minigen.models.{name}" for name in files} <= {entry.module for entry in curriculum.CURRICULUM}
 

@@ -13,7 +13,7 @@ from minigen.data.captions import Scene, Thing, parse
 from minigen.data.oracle import read as read_pictures
 from minigen.data.shapes import held_out
 from minigen.maths.diffusion import q_sample
-from minigen.models import clip, dalle2, dalle2_decoder, dalle2_upsampler, glide
+from minigen.models import clip, dalle2, dalle2_decoder, dalle2_stages, dalle2_upsampler, glide
 from minigen.models import dalle2_edits as edits
 from minigen.train.loop import Trainer
 
@@ -41,7 +41,7 @@ def data() -> Dataset:
 def small():
     """Fewer levels, pictures and embeddings than a trained system takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dalle2, "FITTED", 32)
+        patch.setattr(dalle2_stages, "FITTED", 32)
         for name, value in {"LEVELS": 4, "SHOWN": 4, "PATH": 3}.items():
             patch.setattr(edits, name, value)
         yield

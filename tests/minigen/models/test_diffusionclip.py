@@ -19,6 +19,7 @@ from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.models import clip
 from minigen.models import diffusionclip as dc
+from minigen.models import diffusionclip_figures as measured
 from minigen.models import diffusionclip_losses as losses
 from minigen.samplers import ddim
 from minigen.train.loop import Trainer
@@ -543,7 +544,7 @@ def test_diffusionclip_samples_pictures_and_figures(run, data):
 
 def test_diffusionclip_figures_are_of_the_edits_alone_and_at_once(run, data, monkeypatch):
     system, _ = run
-    monkeypatch.setattr(dc, "SHOWN", 3)
+    monkeypatch.setattr(measured, "SHOWN", 3)
     found = system.figures(data, rng=None)
     assert [name for name in found if name.endswith("right")] == [
         f"{what} that are right"
@@ -555,7 +556,7 @@ def test_diffusionclip_figures_are_of_the_edits_alone_and_at_once(run, data, mon
 def test_diffusionclip_figures_see_what_moves_where_nothing_should(run, data, monkeypatch):
     """Edits that add 0.25 to one of three colours, everywhere or only where it may change."""
     shift = np.array([0.25, 0, 0], np.float32)
-    monkeypatch.setattr(dc, "SHOWN", 3)
+    monkeypatch.setattr(measured, "SHOWN", 3)
     for everywhere, want in ((True, 0.25 / 3), (False, 0)):
 
         def edited(system, x_0, edit, everywhere=everywhere):
@@ -569,7 +570,7 @@ def test_diffusionclip_figures_see_what_moves_where_nothing_should(run, data, mo
 
 def test_diffusionclip_figures_are_shares_of_the_edits_that_are_right(run, data, monkeypatch):
     """Of edits that draw the scene that is asked for, but leave the last picture as it was."""
-    monkeypatch.setattr(dc, "SHOWN", 3)
+    monkeypatch.setattr(measured, "SHOWN", 3)
 
     def edited(system, x_0, edit):
         _, wanted = dc.asked_of("test", edit, 3)
@@ -660,8 +661,8 @@ def test_diffusionclip_bad_requests(run, data, monkeypatch):
         system.sample(1, rng=rng, edit=("blue",), sampler="plms")
     with pytest.raises(ValueError, match="data set 'shapes'"):
         dc.build(TINY, load("digits"), seed=0)
-    few = dc.shapes.scenes("val")[:12]
-    monkeypatch.setattr(dc.shapes, "scenes", lambda split: few)
+    few = shapes.scenes("val")[:12]
+    monkeypatch.setattr(shapes, "scenes", lambda split: few)
     many = len(dc.asked_of("val", ("blue",), 12)[1])
     assert 0 < many < 12 and len(system.sample(many, rng=rng, edit=("blue",))) == many
     with pytest.raises(ValueError, match=f"n must be at most {many}, the validation pictures to edit, got {many + 1}"):

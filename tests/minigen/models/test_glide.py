@@ -15,7 +15,7 @@ from minigen.data.oracle import read as read_pictures
 from minigen.maths import schedules
 from minigen.maths.diffusion import q_sample
 from minigen.maths.parametrisation import target
-from minigen.models import clip, glide, glide_upsampler
+from minigen.models import clip, glide, glide_edits, glide_upsampler
 from minigen.samplers.classifier_free import classifier_free
 from minigen.train.loop import Trainer
 
@@ -281,7 +281,7 @@ def test_glide_every_guess_holds_the_known_pixels(system, data):
 
 
 def test_glide_edit_tasks_erase_the_thing_and_ask_for_another(data):
-    images, keep, prompts = glide.edit_tasks(30, rng=np.random.default_rng(0))
+    images, keep, prompts = glide_edits.tasks(30, rng=np.random.default_rng(0))
     scenes = data.test.scenes[:30]
     for i, prompt in enumerate(prompts):
         old, new = scenes[i], parse(prompt)

@@ -12,7 +12,7 @@ from kernels.codebook import codebook_ema
 from kernels.compare import unit_roundoff
 from minigen.data import Dataset, Split, load
 from minigen.metrics import copies
-from minigen.models import pixelcnn, vq_vae
+from minigen.models import pixelcnn, vq_vae, vq_vae_prior
 from minigen.train.loop import Trainer
 from minigen.train.run import WEIGHTS, Run, train
 from tests.support.autoregression import check_sums_to_one, every_sequence
@@ -466,7 +466,7 @@ def loud(net, seed=0, dtype=np.float64):
 
 @pytest.mark.parametrize(("grid", "K"), [((1, 1), 3), ((1, 2), 3), ((1, 3), 2), ((2, 2), 2), ((2, 2), 3)])
 def test_the_prior_over_all_grids_sums_to_one(grid, K):
-    meet = vq_vae.CodeVectors(vq_vae.Codebook(K, 3, "average", rng=np.random.default_rng(1)))
+    meet = vq_vae_prior.CodeVectors(vq_vae.Codebook(K, 3, "average", rng=np.random.default_rng(1)))
     settings = {"read": meet, "token": meet.token, "first": 5}
     prior = loud(pixelcnn.TokenPixelCNN(grid, K, 4, 2, rng=np.random.default_rng(0), **settings))
     _, p = check_sums_to_one(prior.logits, K, grid[0] * grid[1])
@@ -480,7 +480,7 @@ def test_the_prior_meets_codes_as_vectors_in_units_of_their_spread(rng):
     book = vq_vae.Codebook(4, 3, "gradient", rng=rng)
     book.vectors[...] = rng.standard_normal((4, 3))
     book.vectors[2] = book.vectors[0]
-    meet, out = vq_vae.CodeVectors(book), rng.standard_normal((2, 5, 7)).astype(np.float32)
+    meet, out = vq_vae_prior.CodeVectors(book), rng.standard_normal((2, 5, 7)).astype(np.float32)
     assert np.mean(meet.table**2) == pytest.approx(1, rel=1e-6)
     np.testing.assert_array_equal(meet(np.array([2, 1])), meet(np.array([0, 1])))
     bar = book.vectors / np.sqrt(np.mean(book.vectors**2))
