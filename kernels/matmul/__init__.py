@@ -58,12 +58,13 @@ def _check_matmul(a: Array, b: Array) -> None:
     if a.shape[-1] != b.shape[-min(b.ndim, 2)]:
         axis = "only" if b.ndim == 1 else "second to last"
         raise ValueError(f"a's last axis must be as long as b's {axis} one, got shapes {a.shape} and {b.shape}")
-    try:
-        np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError:
-        raise ValueError(
-            f"the leading axes of a and b cannot be broadcast, got shapes {a.shape} and {b.shape}"
-        ) from None
+    if a.shape[:-2] != b.shape[:-2]:
+        try:
+            np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"the leading axes of a and b cannot be broadcast, got shapes {a.shape} and {b.shape}"
+            ) from None
 
 
 def linear(
@@ -103,7 +104,7 @@ def _on_device(device: Any, a: Array, b: Array) -> Array:
 
     row, column = a.ndim == 1, b.ndim == 1
     a, b = a[None] if row else a, b[:, None] if column else b
-    if a.ndim > 2 < b.ndim:
+    if a.ndim > 2 < b.ndim and a.shape[:-2] != b.shape[:-2]:
         xp, leading = array_module(a, b), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (xp.broadcast_to(x, (*leading, *x.shape[-2:])) for x in (a, b))
     (a, transpose_a), (b, transpose_b) = _as_it_lies(a), _as_it_lies(b)

@@ -8,10 +8,12 @@ was not flattened is refused with a ValueError.
 import math
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 
 from kernels.adam import adam_step
-from kernels.backend import Array, array_module
+from kernels.backend import Array, array_module, is_cuda
+from kernels.matmul import matmul
 
 
 def _check_betas(betas: tuple[float, float]) -> None:
@@ -124,7 +126,7 @@ class AdamW(Adam):
         self.weight_decay = weight_decay
 
 
-def orthogonalise(g: Float[Array, "a b"], rounds: int = 5) -> Float[Array, "a b"]:
+def orthogonalise(g: Float[Array, "*batch a b"], rounds: int = 5) -> Float[Array, "*batch a b"]:
     r"""Nearly $U V^\top$ of $g = U \Sigma V^\top$, without a decomposition:
     $X \leftarrow a X + (b\, X X^\top + c\, (X X^\top)^2) X$ from $X = g / \|g\|$.
 
@@ -133,12 +135,14 @@ def orthogonalise(g: Float[Array, "a b"], rounds: int = 5) -> Float[Array, "a b"
     (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g if g.shape[0] <= g.shape[1] else g.T
-    x = x / (array_module(g).sqrt((x * x).sum()) + 1e-7)
+    product = matmul if is_cuda(g) else np.matmul  # ours on a GPU; NumPy's own knows that x x^T is symmetric
+    tall = g.shape[-2] > g.shape[-1]
+    norm = array_module(g).sqrt((g * g).reshape(*g.shape[:-2], -1).sum(-1))[..., None, None]
+    x = (g.swapaxes(-1, -2) if tall else g) / (norm + 1e-7)
     for _ in range(rounds):
-        square = x @ x.T
-        x = a * x + (b * square + c * (square @ square)) @ x
-    return x if g.shape[0] <= g.shape[1] else x.T
+        square = product(x, x.swapaxes(-1, -2))
+        x = a * x + product(b * square + c * product(square, square), x)
+    return x.swapaxes(-1, -2) if tall else x
 
 
 class Muon:
@@ -149,6 +153,9 @@ class Muon:
     kellerjordan.github.io/posts/muon). The factor gives the update the size of AdamW's, so one learning rate serves
     both (Liu et al. 2025, arXiv 2502.16982, eq. 4). Weights whose names begin with one of ``apart`` (first and last
     layers) are left to AdamW as well.
+
+    On a GPU, where starting a kernel takes longer than running it, all matrices of one shape move together, and so
+    does the rest.
     """
 
     def __init__(
@@ -166,17 +173,26 @@ class Muon:
         _check_decay(weight_decay)
         _check_flat(module)
         self.module, self.momentum, self.betas, self.weight_decay = module, momentum, betas, weight_decay
-        self.matrices: list[tuple[slice, int]] = []  # where each matrix is, and its b
-        self.rest: list[slice] = []  # what lies between them
+        matrices: list[tuple[Any, tuple[int, int]]] = []  # where each is in the flat buffer, and its shape (a, b)
+        rest: list[Any] = []  # what lies between them
         start = end = 0
         for name, p in module.named_parameters().items():
             here = slice(end, end := end + p.size)
             if p.ndim >= 2 and name.rpartition(".")[2] == "w" and not name.startswith(apart or ("\0",)):
-                self.matrices.append((here, p.shape[-1]))
-                self.rest.append(slice(start, here.start))
+                matrices.append((here, (p.size // p.shape[-1], p.shape[-1])))
+                rest.append(slice(start, here.start))
                 start = end
-        self.rest = [between for between in (*self.rest, slice(start, end)) if between.start < between.stop]
+        rest = [between for between in (*rest, slice(start, end)) if between.start < between.stop]
         xp = array_module(module.flat)
+        if is_cuda(module.flat):
+            alike: dict[tuple[int, int], list[Any]] = {}
+            for at, (a, b) in matrices:
+                places = xp.arange(at.start, at.stop).reshape(a, b)
+                wide = places if a <= b else places.T
+                alike.setdefault(wide.shape, []).append(wide)
+            matrices = [(xp.stack(wide), shape) for shape, wide in alike.items()]
+            rest = [xp.concatenate([xp.arange(at.start, at.stop) for at in rest])] if rest else []
+        self.matrices, self.rest = matrices, rest
         self.state = {"m": xp.zeros_like(module.flat), "v": xp.zeros_like(module.flat)}
 
     def step(self, step: int, lr: float) -> None:
@@ -184,21 +200,16 @@ class Muon:
         flat, grad, m, v = self.module.flat, self.module.flat_grad, self.state["m"], self.state["v"]
         beta1, beta2 = self.betas
         for at in self.rest:
-            adam_step(
-                *(flat[at], grad[at], m[at], v[at]),
-                step=step,
-                lr=lr,
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=self.weight_decay,
-            )
-        for at, b in self.matrices:
-            m[at] *= self.momentum
-            m[at] += grad[at]
-            update = (grad[at] + self.momentum * m[at]).reshape(-1, b)
-            size = 0.2 * max(update.shape) ** 0.5
-            flat[at] *= 1 - lr * self.weight_decay
-            flat[at] -= lr * size * orthogonalise(update).reshape(-1)
+            parts = [buffer[at] for buffer in (flat, grad, m, v)]
+            adam_step(*parts, step=step, lr=lr, beta1=beta1, beta2=beta2, weight_decay=self.weight_decay)
+            for buffer, part in zip((flat, grad, m, v), parts):
+                buffer[at] = part  # which is a view on a CPU and a copy on a GPU
+        for at, shape in self.matrices:
+            g = grad[at]
+            m[at] = self.momentum * m[at] + g
+            update = (g + self.momentum * m[at]).reshape(-1, *shape)
+            size = 0.2 * max(shape) ** 0.5
+            flat[at] = (1 - lr * self.weight_decay) * flat[at] - lr * size * orthogonalise(update).reshape(g.shape)
 
 
 OPTIMISERS = ("adamw", "adam", "muon", "rmsprop", "sgd")
@@ -246,7 +257,7 @@ def make_optimiser(stage: Any, module: Any) -> SGD | RMSProp | Adam | Muon:
 
 def global_norm(g: Float[Array, " n"]) -> float:
     r"""$\|g\| = \sqrt{\sum_i g_i^2}$ over all parameters at once; NaN or infinity if any element is."""
-    return math.sqrt(float(array_module(g).dot(g, g)))
+    return math.sqrt(float((g * g).sum() if is_cuda(g) else np.dot(g, g)))
 
 
 def clip_by_global_norm(g: Float[Array, " n"], most: float) -> float:

@@ -1,13 +1,17 @@
 """Optimisers against their definitions and a closed form; schedules and averages at their corners."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import cupy_on_cpu
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rungs import needs_compiler
 
+from kernels.backend import to_numpy
 from kernels.compare import assert_close, bound
 from minigen.nn import MLP, Conv2d, LayerNorm, Linear, Module
 from minigen.train import optim
@@ -207,6 +211,36 @@ def test_muon_of_all_weights_and_of_none(apart: tuple[str, ...]):
     module.flat_grad[...] = 1.0
     optimiser.step(1, 0.1)
     assert (module.flat != before).all() and np.isfinite(module.flat).all()
+
+
+class Alike(Module):
+    """Matrices of one shape, lying and standing, with a norm between them."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.first, self.second, self.norm = Linear(4, 6, rng=rng), Linear(6, 4, rng=rng), LayerNorm(4)
+        self.third, self.conv, self.last = Linear(4, 6, rng=rng), Conv2d(6, 5, rng=rng), Linear(5, 2, rng=rng)
+
+
+@needs_compiler
+@pytest.mark.parametrize("apart", [("last",), ("",)])
+def test_muon_on_a_gpu_moves_what_it_moves_on_a_cpu(apart: tuple[str, ...]):
+    """There, all matrices of one shape at once: by our kernels, on the stand-in for CuPy's arrays."""
+    modules, states = [], []
+    for device in ("cpu", "cuda"):
+        with cupy_on_cpu.installed() if device == "cuda" else nullcontext():
+            module = Alike().to(cupy_on_cpu.module if device == "cuda" else np).flatten()
+            optimiser, rng = optim.Muon(module, weight_decay=0.1, apart=apart), np.random.default_rng(1)
+            for k in (1, 2, 3):
+                g = rng.standard_normal(module.flat.size).astype(np.float32)
+                module.flat_grad[...] = cupy_on_cpu.asarray(g) if device == "cuda" else g
+                optimiser.step(k, 0.05)
+        assert len(optimiser.matrices) == (0 if apart == ("",) else 4 if device == "cpu" else 2)
+        modules.append(to_numpy(module.flat))
+        states.append({name: to_numpy(x) for name, x in optimiser.state.items()})
+    np.testing.assert_allclose(modules[1], modules[0], rtol=1e-4, atol=1e-5)
+    for name, x in states[0].items():
+        np.testing.assert_allclose(states[1][name], x, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_clipping_keeps_the_direction_and_returns_the_norm_before():
