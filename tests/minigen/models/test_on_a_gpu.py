@@ -1,7 +1,7 @@
 """Every system does with arrays of CuPy's what it does with NumPy's: every stage, samples, edits, pictures, figures.
 
-There is no GPU: the arrays are a stand-in's (`support/cupy_on_cpu.py`), which mix with NumPy's as little as CuPy's do,
-and operations are computed by their definitions, as float64 is on a GPU.
+There is no GPU: the arrays are a stand-in's (`support/cupy_on_cpu.py`), which mix with NumPy's as little as CuPy's do.
+Operations are computed by their definitions, as float64 is on a GPU, or by our kernels on the emulator, which takes longer.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import systems
 from numpy.testing import assert_allclose
+from rungs import needs_compiler
 
 from kernels.backend import is_cuda, to_numpy
 from minigen.cli import arguments
@@ -95,10 +96,11 @@ def figures(name: str, device: str, data: Any) -> Any:
     return found | (system.figures(data, rng=rng()) if system.figures else {})
 
 
-def compare(name: str, data: Any, function: Any) -> None:
+def compare(name: str, data: Any, function: Any, *, kernels: bool = False) -> None:
     want = function(name, "cpu", data)
-    with cupy_on_cpu.installed(kernels=False):
+    with cupy_on_cpu.installed(kernels=kernels) as gpu:
         got = function(name, "cuda", data)
+    assert not gpu.findings and bool(gpu.launched) == kernels
     assert got.keys() == want.keys()
     for key, value in want.items():
         if isinstance(value, list):
@@ -112,6 +114,17 @@ def compare(name: str, data: Any, function: Any) -> None:
 def test_a_system_does_with_cupys_arrays_what_it_does_with_numpys(name: str):
     data = systems.data_of(name)
     compare(name, dataclasses.replace(data, test=data.test.take(slice(0, FEW))), results)
+
+
+# Systems that take seconds on the emulator; the others up to ten minutes.
+SHORT = {"autoencoder", "denoising_ae", "masked_ae", "gan", "vae", "vq_vae", "pixelcnn", "gpt", "classifier_free"}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SHORT)) for n in systems.SMALL])
+def test_a_system_does_it_by_our_kernels_too(name: str):
+    data = systems.data_of(name)
+    compare(name, dataclasses.replace(data, test=data.test.take(slice(0, FEW))), results, kernels=True)
 
 
 # Whose figures and pictures take minutes by the definitions.
