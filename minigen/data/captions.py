@@ -205,6 +205,7 @@ _BACKGROUND = _phrases({b: [f"on a {b} background"] for b in BACKGROUNDS})
 _ARTICLE = _phrases({"a": ["a"]})
 _TABLES = (_OPENING, _ARTICLE, _SIZE, _COLOUR, _SHAPE, _PLACE, _RELATION, _INVERSE, _BACKGROUND)
 WORDS = tuple(dict.fromkeys(word for table in _TABLES for phrase, _ in table for word in phrase))  # each once
+_KNOWN = frozenset(WORDS)
 
 
 def words(text: str) -> list[str]:
@@ -214,8 +215,8 @@ def words(text: str) -> list[str]:
     there is one) and says what it has.
     """
     found = [SPELLINGS.get(word, word) for word in text.lower().strip().removesuffix(".").split()]
-    unknown = [word for word in dict.fromkeys(found) if word not in WORDS]
-    if unknown:
+    if not _KNOWN.issuperset(found):
+        unknown = [word for word in dict.fromkeys(found) if word not in _KNOWN]
         near = [get_close_matches(word, WORDS, n=1, cutoff=NEAR) for word in unknown[:5]]
         hints = [f"{cut(word)}" + (f" (nearest known: '{k[0]}')" if k else "") for word, k in zip(unknown, near)]
         hints += [f"{len(unknown) - 5} more"] if unknown[5:] else []

@@ -59,7 +59,7 @@ Details that matter, and the tests that guard them (tests/minigen/models/test_cl
 - prompts are normalised before AND after taking their mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -194,28 +194,28 @@ def clamp(log_scale: Any) -> None:
 # --- false captions ---------------------------------------------------------------------------------------------------
 
 
-def changes(scene: Scene) -> dict[str, list[Scene]]:
+def changes(scene: Scene, kinds: Collection[str] | None = None) -> dict[str, list[Scene]]:
     """What a picture of ``scene`` certainly does NOT show: kind of change -> scenes that differ in it alone.
 
     The change is in one attribute of one thing ("shape", "colour", "size"), in the "place", the "background" or the
     "relation" (left of: above), or two things exchange their places ("order"), their "shapes", "colours" or "sizes".
     ``scene`` names all of these, except perhaps the background, which is changed if it is named. Compositions that are
-    held out of training are left out, as are kinds with nothing to change.
+    held out of training are left out, as are kinds with nothing to change. Only ``kinds`` are looked for, all if None.
     """
     things, place, relation, background = scene.things, scene.place, scene.relation, scene.background
 
     def with_thing(k: int, thing: Thing) -> Scene:
         return Scene((*things[:k], thing, *things[k + 1 :]), place, relation, background)
 
-    found: dict[str, list[Scene]] = {}
+    found: dict[str, Iterable[Scene]] = {}
     each = list(enumerate(things))
-    found["shape"] = [with_thing(k, Thing(shape, a.colour, a.size)) for k, a in each for shape in SHAPES]
-    found["colour"] = [with_thing(k, Thing(a.shape, colour, a.size)) for k, a in each for colour in COLOURS]
-    found["size"] = [with_thing(k, Thing(a.shape, a.colour, size)) for k, a in each for size in SIZES]
+    found["shape"] = (with_thing(k, Thing(shape, a.colour, a.size)) for k, a in each for shape in SHAPES)
+    found["colour"] = (with_thing(k, Thing(a.shape, colour, a.size)) for k, a in each for colour in COLOURS)
+    found["size"] = (with_thing(k, Thing(a.shape, a.colour, size)) for k, a in each for size in SIZES)
     if place:
-        found["place"] = [Scene(things, other, None, background) for other in PLACES]
+        found["place"] = (Scene(things, other, None, background) for other in PLACES)
     if background:
-        found["background"] = [Scene(things, place, relation, other) for other in BACKGROUNDS]
+        found["background"] = (Scene(things, place, relation, other) for other in BACKGROUNDS)
     if relation:
         a, b = things
         swapped = {
@@ -224,9 +224,10 @@ def changes(scene: Scene) -> dict[str, list[Scene]]:
             "colours": (Thing(a.shape, b.colour, a.size), Thing(b.shape, a.colour, b.size)),
             "sizes": (Thing(a.shape, a.colour, b.size), Thing(b.shape, b.colour, a.size)),
         }
-        found["relation"] = [Scene(things, None, other, background) for other in RELATIONS]
+        found["relation"] = (Scene(things, None, other, background) for other in RELATIONS)
         found |= {kind: [Scene(pair, None, relation, background)] for kind, pair in swapped.items()}
-    allowed = {kind: [s for s in scenes if s != scene and not shapes.held_out(s)] for kind, scenes in found.items()}
+    asked = {kind: scenes for kind, scenes in found.items() if kinds is None or kind in kinds}
+    allowed = {kind: [s for s in scenes if s != scene and not shapes.held_out(s)] for kind, scenes in asked.items()}
     return {kind: scenes for kind, scenes in allowed.items() if scenes}
 
 
@@ -237,7 +238,7 @@ def false_captions(scene: Scene, count: int, *, rng: Any) -> list[str]:
     """``count`` false captions of a picture of ``scene``, cycling through the kinds of ``ASKED`` that it has, in random
     order.
     """
-    found = changes(scene)
+    found = changes(scene, ASKED)
     kinds = [found[kind] for kind in ASKED if kind in found]
     kinds = [[some[i] for i in rng.permutation(len(some))] for some in kinds]
     order = np.resize(rng.permutation(len(kinds)), count)
