@@ -14,6 +14,7 @@ from jaxtyping import Float
 from kernels.adam import adam_step
 from kernels.backend import Array, array_module, is_cuda
 from kernels.matmul import matmul
+from kernels.precision import precision
 
 
 def _check_betas(betas: tuple[float, float]) -> None:
@@ -139,9 +140,10 @@ def orthogonalise(g: Float[Array, "*batch a b"], rounds: int = 5) -> Float[Array
     tall = g.shape[-2] > g.shape[-1]
     norm = array_module(g).sqrt((g * g).reshape(*g.shape[:-2], -1).sum(-1))[..., None, None]
     x = (g.swapaxes(-1, -2) if tall else g) / (norm + 1e-7)
-    for _ in range(rounds):
-        square = product(x, x.swapaxes(-1, -2))
-        x = a * x + product(b * square + c * product(square, square), x)
+    with precision("float32"):  # whatever the model's products are
+        for _ in range(rounds):
+            square = product(x, x.swapaxes(-1, -2))
+            x = a * x + product(b * square + c * product(square, square), x)
     return x.swapaxes(-1, -2) if tall else x
 
 

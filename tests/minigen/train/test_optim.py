@@ -13,6 +13,7 @@ from rungs import needs_compiler
 
 from kernels.backend import to_numpy
 from kernels.compare import assert_close, bound
+from kernels.precision import precision
 from minigen.nn import MLP, Conv2d, LayerNorm, Linear, Module
 from minigen.train import optim
 
@@ -224,11 +225,12 @@ class Alike(Module):
 
 @needs_compiler
 @pytest.mark.parametrize("apart", [("last",), ("",)])
-def test_muon_on_a_gpu_moves_what_it_moves_on_a_cpu(apart: tuple[str, ...]):
-    """There, all matrices of one shape at once: by our kernels, on the stand-in for CuPy's arrays."""
+@pytest.mark.parametrize("name", ["float32", "bf16"])
+def test_muon_on_a_gpu_moves_what_it_moves_on_a_cpu(apart: tuple[str, ...], name: str):
+    """There, all matrices of one shape at once: by our kernels, on the stand-in for CuPy's arrays; always in float32."""
     modules, states = [], []
     for device in ("cpu", "cuda"):
-        with cupy_on_cpu.installed() if device == "cuda" else nullcontext():
+        with precision(name), cupy_on_cpu.installed() if device == "cuda" else nullcontext():
             module = Alike().to(cupy_on_cpu.module if device == "cuda" else np).flatten()
             optimiser, rng = optim.Muon(module, weight_decay=0.1, apart=apart), np.random.default_rng(1)
             for k in (1, 2, 3):
@@ -239,8 +241,8 @@ def test_muon_on_a_gpu_moves_what_it_moves_on_a_cpu(apart: tuple[str, ...]):
         modules.append(to_numpy(module.flat))
         states.append({name: to_numpy(x) for name, x in optimiser.state.items()})
     np.testing.assert_allclose(modules[1], modules[0], rtol=1e-4, atol=1e-5)
-    for name, x in states[0].items():
-        np.testing.assert_allclose(states[1][name], x, rtol=1e-5, atol=1e-6, err_msg=name)
+    for key, x in states[0].items():
+        np.testing.assert_allclose(states[1][key], x, rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 def test_clipping_keeps_the_direction_and_returns_the_norm_before():
