@@ -50,7 +50,7 @@ class Stage:
 
     ``shards`` is the number of parts (of at least one item) of each batch, whose gradients are computed separately,
     with draws of their own, and added: two take three fifths of the time on two cores (`train/shards.py`);
-    on a GPU they run one after the other. For losses that are a mean of one term per item, and modules without buffers.
+    on a GPU the batch is one part. For losses that are a mean of one term per item, and modules without buffers.
     """
 
     name: str

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Tensor
-from kernels.backend import array_module
+from kernels.backend import array_module, is_cuda
 from minigen.data import Split, batch
 from minigen.errors import NonFinite, UserError
 from minigen.train import optim
@@ -77,7 +77,10 @@ class Trainer:
         self.close()
         self.index, self.step = index, 0
         self.stage = self.stages[index]
-        self.n_shards = min(self.stage.shards, self.stage.batch_size)
+        on_gpu = any(is_cuda(objective.module.flat) for objective in self.stage.objectives)
+        self.n_shards = (
+            1 if on_gpu else min(self.stage.shards, self.stage.batch_size)
+        )  # where each would repeat every launch
         trained = {id(objective.module) for objective in self.stage.objectives}
         self.trained = {name: m for name, m in self.system.modules.items() if id(m) in trained}
         for module in self.trained.values():

@@ -49,7 +49,8 @@ def rng() -> Any:
 def results(name: str, device: str, data: Any) -> dict[str, Any]:
     """What a system gives out, by the way it was asked."""
     system = arguments.build(systems.model_of(name), systems.small(name), data, seed=0, device=device)
-    trainer, found = Trainer(system, seed=0), dict[str, Any]()
+    whole = [dataclasses.replace(stage, shards=1) for stage in system.stages()]  # as a GPU takes them
+    trainer, found = Trainer(dataclasses.replace(system, stages=lambda: whole), seed=0), dict[str, Any]()
     for i, stage in enumerate(trainer.stages):
         if stage.steps:
             trainer.enter(i)
@@ -114,6 +115,17 @@ def compare(name: str, data: Any, function: Any, *, kernels: bool = False) -> No
 def test_a_system_does_with_cupys_arrays_what_it_does_with_numpys(name: str):
     data = systems.data_of(name)
     compare(name, dataclasses.replace(data, test=data.test.take(slice(0, FEW))), results)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_batch_is_in_shards_on_a_cpu_only(device: str):
+    with cupy_on_cpu.installed(kernels=False):
+        system = arguments.build(
+            systems.model_of("glide"), systems.small("glide"), systems.data_of("glide"), seed=0, device=device
+        )
+        trainer = Trainer(system, seed=0)
+        trainer.enter(1)
+    assert trainer.stage.shards == 2 and trainer.n_shards == (2 if device == "cpu" else 1)
 
 
 # Systems that take seconds on the emulator; the others up to ten minutes.
