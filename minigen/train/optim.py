@@ -15,6 +15,7 @@ from kernels.adam import adam_step
 from kernels.backend import Array, array_module, is_cuda
 from kernels.matmul import matmul
 from kernels.precision import precision
+from kernels.threads import map_tiles
 
 
 def _check_betas(betas: tuple[float, float]) -> None:
@@ -206,12 +207,20 @@ class Muon:
             adam_step(*parts, step=step, lr=lr, beta1=beta1, beta2=beta2, weight_decay=self.weight_decay)
             for buffer, part in zip((flat, grad, m, v), parts):
                 buffer[at] = part  # which is a view on a CPU and a copy on a GPU
-        for at, shape in self.matrices:
+
+        def move(matrix: tuple[Any, tuple[int, int]]) -> None:
+            at, shape = matrix
             g = grad[at]
             m[at] = self.momentum * m[at] + g
             update = (g + self.momentum * m[at]).reshape(-1, *shape)
             size = 0.2 * max(shape) ** 0.5
             flat[at] = (1 - lr * self.weight_decay) * flat[at] - lr * size * orthogonalise(update).reshape(g.shape)
+
+        if is_cuda(flat):
+            for matrix in self.matrices:
+                move(matrix)
+        else:
+            map_tiles(move, self.matrices)
 
 
 OPTIMISERS = ("adamw", "adam", "muon", "rmsprop", "sgd")

@@ -14,6 +14,7 @@ from rungs import needs_compiler
 from kernels.backend import to_numpy
 from kernels.compare import assert_close, bound
 from kernels.precision import precision
+from kernels.threads import threads_at
 from minigen.nn import MLP, Conv2d, LayerNorm, Linear, Module
 from minigen.train import optim
 
@@ -243,6 +244,19 @@ def test_muon_on_a_gpu_moves_what_it_moves_on_a_cpu(apart: tuple[str, ...], name
     np.testing.assert_allclose(modules[1], modules[0], rtol=1e-4, atol=1e-5)
     for key, x in states[0].items():
         np.testing.assert_allclose(states[1][key], x, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_muon_gives_the_same_bits_for_any_number_of_threads():
+    found = set()
+    for n in (1, 2, 5):
+        with threads_at(n):
+            module = Alike().flatten()
+            optimiser, rng = optim.Muon(module), np.random.default_rng(1)
+            for k in (1, 2, 3):
+                module.flat_grad[...] = rng.standard_normal(module.flat.size)
+                optimiser.step(k, 0.05)
+        found.add(module.flat.tobytes())
+    assert len(found) == 1
 
 
 def test_clipping_keeps_the_direction_and_returns_the_norm_before():
