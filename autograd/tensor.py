@@ -162,6 +162,12 @@ def operation(
     def wrap(forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def apply(*args: Any, **kwargs: Any) -> Any:
+            for a in args:
+                if type(a) is Tensor:
+                    break
+            else:  # arrays in, an array out
+                y = forward(*args, **kwargs)
+                return y if joint is None else y[0]
             raw: list[Any] = []
             parents: list[Any] = []
             shapes: list[Any] = []
@@ -190,8 +196,6 @@ def operation(
             saved = None
             if joint is not None:
                 y, saved = y
-            if dtype is None:
-                return y
             if isinstance(y, np.generic):
                 y = np.asarray(y)
             if y.dtype is not dtype and y.dtype != dtype:
