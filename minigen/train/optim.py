@@ -187,7 +187,7 @@ class Muon:
                 start = end
         rest = [between for between in (*rest, slice(start, end)) if between.start < between.stop]
         xp = array_module(module.flat)
-        if is_cuda(module.flat):
+        if is_cuda(module.flat):  # indices in place of slices: (n, a, b) of the n matrices of a shape, a <= b; (n,)
             alike: dict[tuple[int, int], list[Any]] = {}
             for at, (a, b) in matrices:
                 places = xp.arange(at.start, at.stop).reshape(a, b)
@@ -203,10 +203,9 @@ class Muon:
         flat, grad, m, v = self.module.flat, self.module.flat_grad, self.state["m"], self.state["v"]
         beta1, beta2 = self.betas
         for at in self.rest:
-            parts = [buffer[at] for buffer in (flat, grad, m, v)]
-            adam_step(*parts, step=step, lr=lr, beta1=beta1, beta2=beta2, weight_decay=self.weight_decay)
-            for buffer, part in zip((flat, grad, m, v), parts):
-                buffer[at] = part  # which is a view on a CPU and a copy on a GPU
+            part = flat[at], grad[at], m[at], v[at]  # views on a CPU, copies on a GPU
+            adam_step(*part, step=step, lr=lr, beta1=beta1, beta2=beta2, weight_decay=self.weight_decay)
+            flat[at], _, m[at], v[at] = part
 
         def move(matrix: tuple[Any, tuple[int, int]]) -> None:
             at, shape = matrix
