@@ -13,7 +13,8 @@ works. The findings are
   ``assert``, ``__trap()``, or undefined behaviour that the compiler turned into a trap;
 * ``uninitialised``: a read (also an atomic one) of shared memory, or of an array from ``empty``, that nobody has
   written (the host may have, as in ``y[...] = 0``, except numbers whose bits are all 1); a float or double in a result
-  that a local variable holds before it is set, such as a sum that did not begin with 0;
+  that a local variable holds before it is set, such as a sum that did not begin with 0; a draw from a state of cuRAND,
+  wherever it lies, that ``curand_init`` has not set;
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
 * ``deadlock``: threads wait at a barrier that another thread never reaches, because it waits elsewhere or, at barriers
@@ -111,6 +112,9 @@ What it cannot find, and how it differs from a GPU:
   ``<cooperative_groups/memcpy_async.h>``) neither, goes by ``cp.async``, never by TMA: from global to shared memory as
   late as it can, even single bytes, which a GPU copies at once; otherwise at once. CUDA leaves open which thread of a
   group copies what; here neighbours copy for each other.
+* Of cuRAND (``<curand_kernel.h>``) there are the generators XORWOW (``curandState``) and Philox, with uniform, normal
+  and log-normal numbers. Whole and uniform numbers are a GPU's, bit for bit; normal ones differ in the last bits, in
+  float by up to a few 1e-6, as a GPU makes them with a fast sine. A state counts as not set if its words are all the same.
 * Stacks are 576 KiB per thread.
 
 The compiler is the environment's ``CXX``, or else g++, or else clang++. Both are tested (g++ 12 and clang++ 14; by hand

@@ -42,6 +42,7 @@ void block_barrier(const void* where);
 int block_barrier_votes(bool vote, const void* where);  // how many threads of the block voted for it
 void failed(const char* why, const void* where);        // and the block cannot go on
 void bad_operand(const char* why, int number, const void* where, bool stops = true);  // %d stands for the number
+void not_set(const char* what, unsigned number, const void* where);  // but used; %x stands for the number
 void untrue(const char* what, const void* where);       // that a kernel promised
 void warp_barrier(unsigned mask, const void* where);
 void* dynamic_shared();

@@ -58,6 +58,8 @@ static void report_fault(int signal) {
 
 void untrue(const char* what, const void* where) { report_note(UNDEFINED, place(where), "%s, which is false", what); }
 
+void not_set(const char* what, unsigned number, const void* where) { report_note(UNINITIALISED, place(where), what, number); }
+
 void failed(const char* why, const void* where) {
     report_note(FAULT, place(where), "%s has stopped the kernel", why);
     abandon();

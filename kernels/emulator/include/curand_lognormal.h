@@ -1,0 +1,3 @@
+// A part of cuRAND that kernels include by its own name.
+#pragma once
+#include "curand_normal.h"
