@@ -358,6 +358,8 @@ template <class T>
 struct Described<T, false> { static constexpr Argument value = {'V', false, false, sizeof(T)}; };
 template <class T>
 struct Described<T*, true> { static constexpr Argument value = {'u', false, false, sizeof(T*)}; };
+template <class T, size_t N>
+struct Described<T[N], true> { static constexpr Argument value = Described<T>::value; };  // that a pointer points to
 template <>
 struct Described<void, true> { static constexpr Argument value = {'V', false, false, 0}; };
 

@@ -400,3 +400,22 @@ def test_an_array_of_structures_is_named_by_its_size():
     structures = np.zeros(4, [("a", "f4"), ("b", "i4")])
     with pytest.raises(BadArguments, match=r"x must be an array of float32, got one of structures of 8 bytes$"):
         axpy(x=structures)
+
+
+ROWS = """template <int N>
+__global__ void k(const float (*x)[N], int (*y)[2][3]) {
+    const int i = threadIdx.x;
+    for (int j = 0; j < N; j++) y[i][j / 3][j % 3] = x[i][j];
+}
+"""
+
+
+def test_a_pointer_to_rows_takes_an_array_of_their_elements(each_compiler):
+    x, y = np.arange(24, dtype=np.float32).reshape(4, 6), np.zeros((4, 2, 3), np.int32)
+    kernel = RawModule(ROWS, name_expressions=("k<6>",)).get_function("k<6>")
+    kernel((1,), (4,), (x, y))
+    np.testing.assert_array_equal(y.reshape(4, 6), x)
+    with pytest.raises(BadArguments, match=r"y must be an array of .*, got one of float32"):
+        kernel((1,), (4,), (x, x.copy()))
+    with pytest.raises(EmulatorError, match="out of range: read"):
+        kernel((1,), (5,), (x, np.zeros((5, 2, 3), np.int32)))
