@@ -117,8 +117,8 @@ def next_code(
 ) -> autoregressive.Step:
     """The prior called ``prior``, one code at a time: the learned one, ``net``, or "uniform".
 
-    One that was trained with ``classes`` draws a label for each sample unless ``label`` is given. Raises ValueError for a label that does not go
-    with the prior.
+    One that was trained with ``classes`` draws a label for each sample unless ``label`` is given. Raises ValueError for
+    another name, and for a label that does not go with the prior.
     """
     if prior not in ("pixelcnn", "uniform"):
         raise ValueError(f"prior must be 'pixelcnn' or 'uniform', got {prior!r}")
