@@ -13,8 +13,8 @@ works. The findings are
   ``assert``, ``__trap()``, or undefined behaviour that the compiler turned into a trap;
 * ``uninitialised``: a read (also an atomic one) of shared memory, or of an array from ``empty``, that nobody has
   written (the host may have, as in ``y[...] = 0``, except numbers whose bits are all 1); a float or double in a result
-  that a local variable holds before it is set, such as a sum that did not begin with 0; a draw from a state of cuRAND,
-  wherever it lies, that ``curand_init`` has not set;
+  that a local variable holds before it is set, such as a sum that did not begin with 0, or a number that CUB leaves
+  undefined; a draw from a state of cuRAND, wherever it lies, that ``curand_init`` has not set;
 * ``unwritten``: elements of a result that no thread has written;
 * ``read-only``: a write through a pointer to const;
 * ``deadlock``: threads wait at a barrier that another thread never reaches, because it waits elsewhere or, at barriers
@@ -112,6 +112,14 @@ What it cannot find, and how it differs from a GPU:
   ``<cooperative_groups/memcpy_async.h>``) neither, goes by ``cp.async``, never by TMA: from global to shared memory as
   late as it can, even single bytes, which a GPU copies at once; otherwise at once. CUDA leaves open which thread of a
   group copies what; here neighbours copy for each other.
+* Of CUB (``<cub/...>``) there are the collectives of warps and blocks that are used most: reductions, scans, loads,
+  stores, exchanges and radix sort. They are our own, after CUB's documentation: their storage lies in the kernel's shared
+  memory, so that using it again without a barrier is a ``race``, by the manual; on a GPU some of them would let it pass.
+  What CUB leaves undefined, such as a block's sum in other threads than the first, is reported only if it reaches a
+  result of 4 or 8 bytes unchanged: an int is -12245005, a float what variables hold before they are set. ``num_valid`` may
+  make up for a block that is shorter than the template says, as many kernels have it. The order of floating-point sums
+  is CUB's within a warp, but of a block's scans and raking reductions it is another. A logical warp uses no storage, also
+  where CUB does. NVRTC refuses ``<cub/cub.cuh>``: it wants the header of each collective.
 * Of cuRAND (``<curand_kernel.h>``) there are the generators XORWOW (``curandState``) and Philox, with uniform, normal
   and log-normal numbers. Whole and uniform numbers are a GPU's, bit for bit; normal ones differ in the last bits, in
   float by up to a few 1e-6, as a GPU makes them with a fast sine. A state counts as not set if its words are all the same.
@@ -121,7 +129,7 @@ The compiler is the environment's ``CXX``, or else g++, or else clang++. Both ar
 also g++ 16, clang++ 16 and 19), on x86-64 and with the fibers of other processors (``CXX="g++ -DEMULATOR_PORTABLE"``).
 
 Supported is C++17 with what ``device.cuh`` defines (CUDA's vectors, atomics, votes and most of its functions), the
-CUDA headers in ``emulator/include`` (of ``<cuda/std/...>`` those few), this project's own (``#include
+CUDA headers in ``emulator/include`` (of ``<cuda/std/...>`` and ``<cub/...>`` those few), this project's own (``#include
 "lib/cuda.cuh"``), and inline PTX with the instructions of ``assembly.cuh``, ``assembly_matrices.cuh`` and, of Hopper,
 ``assembly90.cuh``. Not supported are textures, ``malloc`` and ``new``, kernels that launch kernels, and host code, nor
 what only nvcc takes for C++ (``x.f<4>()`` without ``template`` where the type of ``x`` depends on an argument). Launches
@@ -240,7 +248,7 @@ class _Buffer(ctypes.Structure):
         ("red_zone", ctypes.c_uint64),
         ("writers", ctypes.c_void_p),
         ("read_only", ctypes.c_int),
-        ("float_bytes", ctypes.c_int),
+        ("number_bytes", ctypes.c_int),
         ("name", ctypes.c_char_p),
     )
 
@@ -376,8 +384,8 @@ class Emulator:
                 name = f"{called}+{part.start}" if part.start else called  # of that many bytes
                 at, writers = found.array.ctypes.data + part.start, part.writers
                 place = None if writers is None else writers.ctypes.data
-                floats = _float_bytes(found.array.dtype)
-                buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, floats, name.encode()))
+                numbers = _number_bytes(found.array.dtype)
+                buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, numbers, name.encode()))
                 if called not in shared_names:
                     arrays[name] = _Named(called, found.array, part.start)
         for g in library.globals:
@@ -581,10 +589,12 @@ def _called(where: str, callers: list[str]) -> str:
     return f"; {where} is called at {', at '.join(callers)}" if callers else ""
 
 
-def _float_bytes(dtype: np.dtype) -> int:
-    """Bytes of a float or double in an array that consists of these; otherwise 0."""
+def _number_bytes(dtype: np.dtype) -> int:
+    """Bytes of a number of 4 or 8 in an array that consists of these, with a minus if they are integers; otherwise 0."""
     bytes_ = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-    return bytes_ if dtype.kind in "fc" and bytes_ in (4, 8) else 0
+    if dtype.kind not in "fciu" or bytes_ not in (4, 8):
+        return 0
+    return -bytes_ if dtype.kind in "iu" else bytes_
 
 
 def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named], together: str) -> Finding:
@@ -605,7 +615,11 @@ def _describe(f: _Finding, where: str, other: str, arrays: Mapping[str, _Named],
     elif kind == "divergence":
         text = f"{me} waits here while others of its group wait at {other}{' ' + note if note else ''}"
     elif kind == "uninitialised" and _ACCESSES[f.access] == "write":
-        text = f"{place} is the number that variables hold here before they are set"
+        named = arrays.get(f.array.decode())
+        if named is not None and named.array.dtype.kind in "iu":
+            text = f"{place} is the number that collectives give here where CUB leaves it undefined"
+        else:
+            text = f"{place} is the number that variables hold here before they are set"
     elif note and kind != "wild address":  # whose note is the address
         text = f"{note} ({me})"
     elif kind == "missing fence":

@@ -37,10 +37,11 @@ from . import assembly, foreign
 
 HERE = Path(__file__).parent
 CUDAS_HEADERS = HERE / "include"  # what we have of the headers that come with CUDA: <cuda_fp16.h>
+CUBS_NAMES = {*CUDAS_HEADERS.glob("cub/**/*.cuh")}  # nothing but includes; a kernel's own may have these names
 # Headers that findings do not name: they name the line that uses them.
 WRAPPERS = (
     "assembly.cuh", "assembly_matrices.cuh", "assembly90.cuh", "eight_bits.cuh", "ptx.cuh", "ptx90.cuh", "device.cuh", "functions.cuh", "vectors.cuh",
-    *sorted(f.name for f in CUDAS_HEADERS.rglob("*.*")),
+    *sorted(f.name for f in CUDAS_HEADERS.rglob("*.*") if f not in CUBS_NAMES),
 )  # fmt: skip
 # At -O1 GCC 12 leaves some stores without the call that the emulator needs; at -O2 it does not.
 OPTIONS = ("-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-w", "-ffp-contract=off")
@@ -110,6 +111,7 @@ OVERLOADED = "".join(
 FENCE = "_ZN8emulator5fenceEb"  # the function that all fences call
 DOOR = "door of "  # the compiler's name for the place where Python enters a kernel
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
+HOST_CODE = "CUB's device-wide algorithms (cub::DeviceReduce and the like) are host code: the emulator runs kernels."
 IN_A_TEMPLATE = (
     "the kernel does not compile for the emulator: g++ puts a template's __shared__ arrays anywhere (declare them in the "
     "kernel, give sizes as macros, or set CXX=clang++)"
@@ -123,6 +125,7 @@ _LIBRARYS = re.compile(
 )
 _QUOTED = re.compile(r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
+_DEVICE_WIDE = re.compile(r"\bcub\s*::\s*Device[A-Z]|#\s*include\s*[<\"]cub/device/")
 
 
 class NoCompiler(RuntimeError):
@@ -299,8 +302,9 @@ def _built(
         file = _cached(command, "kernel", parts, lambda out: _compile(command, program, out))
     except DoesNotCompile as error:
         why = _complaint(str(error), source.name, without_comments(preprocessed(text, defines)))
-        hint = f"\n{NO_HEADER}" if _CSTDIO.search(without_comments(text)) else ""
-        raise DoesNotCompile(why + hint) from None
+        bare = without_comments(text)
+        hints = [said for sign, said in ((_CSTDIO, NO_HEADER), (_DEVICE_WIDE, HOST_CODE)) if sign.search(bare)]
+        raise DoesNotCompile("\n".join([why, *hints])) from None
     try:
         ctypes.CDLL(str(_runtime(command)))  # which the next one finds by its name
         handle = ctypes.CDLL(str(file))
@@ -432,7 +436,7 @@ def _compile(command: str, program: str, out: Path) -> None:
     main, listing, object_file = (out.with_suffix(end) for end in (".cpp", ".s", ".o"))
     main.write_text(program, encoding="utf-8")
     options = [*KERNEL_OPTIONS, *_own_options(command), *_read_before(command)]
-    if _own_options(command) == GCC_OPTIONS and re.search(r"\btemplate\b", program):
+    if _own_options(command) == GCC_OPTIONS and re.search(r"\btemplate\b|<cub/", program):
         _run_compiler(command, *options, "-S", str(main), "-o", str(listing))
         listing.write_text(_in_one_section(listing.read_text(encoding="utf-8")), encoding="utf-8")
         _run_compiler(command, "-c", str(listing), "-o", str(object_file))

@@ -27,6 +27,9 @@ struct Program {  // a kernel's library: its first byte and the one behind its l
     char *begin, *end, *shared_begin, *shared_end;
 };
 
+// A whole number that a library leaves undefined, of 64 bits or 32. It is so small that sums of a few do not overflow.
+constexpr long long UNSPECIFIED = -12245005;
+
 enum Access : short { READ, WRITE, ATOMIC, COPY, BULK };
 
 extern Lane* self;  // the thread that runs now

@@ -41,15 +41,16 @@ static void report_note(Kind kind, uint32_t where, const char* format, A... valu
 }
 
 // A number written that is what the compiler makes of variables (-ftrivial-auto-var-init=pattern). It stays the same if less
-// than 1e30 is added: so it shows that a sum was never set to 0.
-static void find_unset(const Region& region, size_t bytes) {
+// than 1e30 is added: so it shows that a sum was never set to 0. Of whole numbers, only that of libraries is looked for: what
+// the compiler makes of variables may be a result, such as bytes of -2.
+static void find_unset(const Region& region, size_t bytes, bool whole) {
 #ifdef __clang__
     const char unset[8] = {-1, -1, -1, -1, -1, -1, -1, -1};  // NaN
 #else
     const char unset[8] = {-2, -2, -2, -2, -2, -2, -2, -2};  // -1.7e38
 #endif
     for (const char* at = region.begin; at < region.end; at += bytes) {
-        const uint32_t writer = memcmp(at, unset, bytes) ? NOBODY : region.cells[(at - region.begin) / region.grain].writer;
+        const uint32_t writer = memcmp(at, whole ? (const char*)&UNSPECIFIED : unset, bytes) ? NOBODY : region.cells[(at - region.begin) / region.grain].writer;
         Finding* const f = writer == NOBODY || writer == OUTSIDE ? nullptr : report(UNINITIALISED, writer, 0, region.name);
         if (!f) continue;
         f->access = WRITE;

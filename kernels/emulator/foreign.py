@@ -10,6 +10,7 @@ _SHARED = re.compile(rf"(?:\b(?:extern|__shared__)\s+|{_ALIGNED}\s*)+(?:[\w:<>,\
 # With C linkage, names such as "step", "index" or "remove" would be those of the C library's functions, if it has them.
 _C = re.compile(r'\bextern\s+"C"')
 _LAMBDA = re.compile(r"(?<=\])(?:\s*\b(?:__device__|__host__)\b)+(?=\s*[({])")  # as nvcc's --extended-lambda has them
+_AS_REFERENCE = r"\breinterpret_cast\s*<[^;{}()]*?&\s*>\s*\(\s*"
 _STATIC = re.compile(r"\bstatic\s+(?=__shared__)|(?<=__shared__)\s+static\b")  # which __shared__ says already
 _INSIDE = r"(?:[^;{}()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*"  # with whole pairs of brackets
 _KERNEL = re.compile(
@@ -26,8 +27,10 @@ MOST_ARGUMENTS = 64  # as in device.cuh
 def in_our_words(text: str) -> str:
     """A text with variables declared as they are here.
 
-    ``extern __shared__ float name[];`` becomes a pointer in a function, and elsewhere something that converts to one.
+    ``extern __shared__ float name[];`` becomes a pointer in a function, and elsewhere something that converts to one. What
+    looks at the array as something else, ``reinterpret_cast<Storage&>(name)``, then means what it points to.
     """
+    names = []
 
     def in_ours(found: re.Match[str]) -> str:
         said = re.sub(rf"{_ALIGNED}|\bextern\b", " ", found[0])
@@ -35,6 +38,7 @@ def in_our_words(text: str) -> str:
             return found[0]
         kind, name = re.fullmatch(r"(.*)\b(\w+)\s*\[.*", said.replace("__shared__", " "), re.DOTALL).groups()  # type: ignore[union-attr]
         kind = " ".join(kind.split())
+        names.append(name)
         before = without_comments(text[: found.start()])
         inside = before.count("{") > before.count("}")
         ours = f"DYNAMIC_SHARED({kind}, {name});" if inside else f"static emulator::Dynamic<{kind}> {name};"
@@ -42,7 +46,8 @@ def in_our_words(text: str) -> str:
 
     text = _LAMBDA.sub(lambda m: "\n" * m[0].count("\n"), text)
     text = _STATIC.sub("", _C.sub('extern "C++"', text))
-    return _SHARED.sub(in_ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
+    text = _SHARED.sub(in_ours, _VARIABLE.sub("EMULATOR_VARIABLE", _CASSERT.sub("", text)))
+    return re.sub(rf"{_AS_REFERENCE}(?=(?:{'|'.join(names)})\s*\))", r"\g<0>*", text) if names else text
 
 
 def apart(text: str) -> list[str]:

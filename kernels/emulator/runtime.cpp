@@ -85,7 +85,7 @@ struct Buffer {  // an array in global memory, with red zones on both sides
     uint64_t bytes, red_zone;
     uint32_t* writers;       // for each byte where it was written: NOBODY, OUTSIDE or a place; null if all were outside
     int read_only;
-    int float_bytes;         // of each float or double, if it has nothing else
+    int number_bytes;        // of each float or double, or minus those of each int or long, if it has nothing else
     const char* name;
 };
 
@@ -437,11 +437,13 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     self = nullptr;
     fflush(stdout);  // what threads have printed, before Python prints
 
-    const bool any_findings = !findings.empty();  // which may be why numbers are wrong
+    // Any may be why numbers are wrong; but a divergence may be of two copies of one line, which is none.
+    const auto counts = [](const Finding& f) { return f.kind != DIVERGENCE || f.note[0]; };
+    const bool any_findings = std::any_of(findings.begin(), findings.end(), counts);
     for (int i = 0; i < buffer_count; i++) {
         Region& r = regions[i];
         if (r.read_only) continue;
-        if (buffers[i].float_bytes && !any_findings) find_unset(r, buffers[i].float_bytes);
+        if (const int bytes = buffers[i].number_bytes; bytes && !any_findings) find_unset(r, std::abs(bytes), bytes < 0);
         if (!buffers[i].writers) continue;
         for (size_t k = 0; k < buffers[i].bytes; k++) buffers[i].writers[k] = r.cells[k / r.grain].writer;
     }

@@ -48,16 +48,23 @@ EMULATOR_QUIET void hand_over(unsigned mask, const char* mine, char* all, size_t
         }
 }
 
-// What all lanes of the mask hand in, by their ranks. Those of `needed` must not have returned.
+// What all lanes of the mask hand in, by their ranks.
 template <class T>
-EMULATOR_QUIET void gather(unsigned mask, unsigned needed, const T& mine, Held<T> (&all)[32], const void* where) {
-    static_assert(sizeof(T) <= 32, "groups move values of at most 32 bytes");
+EMULATOR_QUIET void hand_in(unsigned mask, const T& mine, Held<T> (&all)[32], const void* where) {
     const char* from = reinterpret_cast<const char*>(&mine);
     char* to = reinterpret_cast<char*>(&all[0].value);
     constexpr size_t WHOLE = sizeof(T) / 16 * 16, REST = sizeof(T) - WHOLE;
     for (size_t i = 0; i < WHOLE; i += 16) hand_over<16>(mask, from + i, to + i, sizeof all[0], where);
     if constexpr (REST) hand_over<REST>(mask, from + WHOLE, to + WHOLE, sizeof all[0], where);
+}
+EMULATOR_QUIET void check_lanes(unsigned needed, const void* where) {  // those must not have returned
     if (needed & ~self->together) check_source_lane(__builtin_ctz(needed & ~self->together), where);
+}
+template <class T>
+EMULATOR_QUIET void gather(unsigned mask, unsigned needed, const T& mine, Held<T> (&all)[32], const void* where) {
+    static_assert(sizeof(T) <= 32, "groups move values of at most 32 bytes");
+    hand_in(mask, mine, all, where);
+    check_lanes(needed, where);
 }
 
 template <class T>
