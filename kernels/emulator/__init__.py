@@ -384,7 +384,7 @@ class Emulator:
                 name = f"{called}+{part.start}" if part.start else called  # of that many bytes
                 at, writers = found.array.ctypes.data + part.start, part.writers
                 place = None if writers is None else writers.ctypes.data
-                numbers = _number_bytes(found.array.dtype)
+                numbers = _number_bytes(found.array.dtype, library.cub)
                 buffers.append(_Buffer(at, part.bytes, RED_ZONE, place, j not in written, numbers, name.encode()))
                 if called not in shared_names:
                     arrays[name] = _Named(called, found.array, part.start)
@@ -589,10 +589,12 @@ def _called(where: str, callers: list[str]) -> str:
     return f"; {where} is called at {', at '.join(callers)}" if callers else ""
 
 
-def _number_bytes(dtype: np.dtype) -> int:
-    """Bytes of a number of 4 or 8 in an array that consists of these, with a minus if they are integers; otherwise 0."""
+def _number_bytes(dtype: np.dtype, whole: bool) -> int:
+    """Bytes of a number of 4 or 8 in an array that consists of these, with a minus if they are integers, which count only
+    if ``whole``; otherwise 0.
+    """
     bytes_ = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-    if dtype.kind not in "fciu" or bytes_ not in (4, 8):
+    if dtype.kind not in ("fciu" if whole else "fc") or bytes_ not in (4, 8):
         return 0
     return -bytes_ if dtype.kind in "iu" else bytes_
 

@@ -125,6 +125,7 @@ _LIBRARYS = re.compile(
 )
 _QUOTED = re.compile(r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _CSTDIO = re.compile(r"#\s*include\s*<(?:cstdio|stdio\.h)>")
+_CUB = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]cub/", re.MULTILINE)
 _DEVICE_WIDE = re.compile(r"\bcub\s*::\s*Device[A-Z]|#\s*include\s*[<\"]cub/device/")
 
 
@@ -159,6 +160,7 @@ class Library:
     globals: tuple[Variable, ...]
     own_bytes: int  # of shared arrays that a block surely has; 0 where other kernels of the text may have them
     fences: bool  # whether a kernel has some
+    cub: bool  # whether it includes CUB, whose undefined whole numbers are then looked for in results
     known: dict[int, list[str]] = field(default_factory=dict)  # the lines of places that were asked for
 
     def begin(self) -> int:
@@ -329,7 +331,8 @@ def _built(
     symbols = _said_by(["objdump", "-t", str(file)])
     shared, variables = _variables(symbols)
     own_bytes = 0 if expressions else sum(s.bytes for s in shared)
-    return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes, FENCE in symbols)
+    fences, cub = FENCE in symbols, _CUB.search(text) is not None
+    return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes, fences, cub)
 
 
 def _complaint(said: str, name: str, text: str) -> str:
