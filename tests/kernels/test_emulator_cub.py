@@ -325,6 +325,7 @@ def test_keys_and_values_are_sorted(kind, down, threads, items, striped):
         np.testing.assert_array_equal(values, order)
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_cubs_own_headers_take_these_kernels():
     """But for what CUB 3 has no longer, and with one header for each: NVRTC refuses <cub/cub.cuh>."""
