@@ -58,13 +58,9 @@ def conv2d(
     s, p = _operands("x", x, w, "c_in", x_axis=2, b=b, stride=stride, padding=padding)
     shape = (x.shape[0], *_out_size("x", x.shape, w.shape, s, p), w.shape[3])
     if time is not None:
-        check_float("time", time, 2)
-        check_same("x, time", x, time)
-        check_shape("time", time, (x.shape[0], w.shape[3]), "one vector of w's output channels for each image")
+        _check_added("time", time, x, (x.shape[0], w.shape[3]), "one vector of w's output channels for each image")
     if residual is not None:
-        check_float("residual", residual, 4)
-        check_same("x, residual", x, residual)
-        check_shape("residual", residual, shape, "the output's")
+        _check_added("residual", residual, x, shape, "the output's")
     if (device := device_of(x)) is not None:
         return _conv2d(device, x, w, b, s, p, time=contiguous(time), residual=contiguous(residual))
     with np.errstate(invalid="ignore", over="ignore"):  # Inf - Inf is NaN without a warning, on every way
@@ -261,10 +257,15 @@ def _operands(
             f"{name} has {x.shape[3]} channels, but w of shape {tuple(w.shape)} has {channels} = {w.shape[x_axis]}"
         )
     if b is not None:
-        check_float("b", b, 1)
-        check_same(f"{name}, b", x, b)
-        check_shape("b", b, (w.shape[3],), "one number for each of w's output channels")
+        _check_added("b", b, x, (w.shape[3],), "one number for each of w's output channels")
     return pair("stride", stride, 1), pair("padding", padding, 0)
+
+
+def _check_added(name: str, a: Array, x: Array, shape: Shape, why: str) -> None:
+    """Check what is added to the convolution of ``x``."""
+    check_float(name, a, len(shape))
+    check_same(f"x, {name}", x, a)
+    check_shape(name, a, shape, why)
 
 
 def _gradient_operands(x: Array, g: Array, w_shape: Shape) -> Shape:

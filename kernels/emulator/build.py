@@ -439,7 +439,7 @@ def _compile(command: str, program: str, out: Path) -> None:
     main, listing, object_file = (out.with_suffix(end) for end in (".cpp", ".s", ".o"))
     main.write_text(program, encoding="utf-8")
     options = [*KERNEL_OPTIONS, *_own_options(command), *_read_before(command)]
-    if _own_options(command) == GCC_OPTIONS and re.search(r"\btemplate\b|<cub/", program):
+    if _own_options(command) == GCC_OPTIONS and (re.search(r"\btemplate\b", program) or _CUB.search(program)):
         _run_compiler(command, *options, "-S", str(main), "-o", str(listing))
         listing.write_text(_in_one_section(listing.read_text(encoding="utf-8")), encoding="utf-8")
         _run_compiler(command, "-c", str(listing), "-o", str(object_file))

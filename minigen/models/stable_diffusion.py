@@ -489,10 +489,6 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         """What was asked for, and whether it was drawn."""
         return notes_for(prompts_for(len(images)) if prompt is None else [prompt] * len(images), images)
 
-    def edited(image: Any, keep: Any, *, n: int, rng: Any, **settings: Any) -> Any:
-        """``n`` pictures made of one (h, w, c), see `latent_edits.edit`."""
-        return latent_edits.edit(shown, dataset.shape, image, keep, n=n, rng=rng, **settings)
-
     def notes_of_edits(images: Any, *, prompt: str = "", **settings: Any) -> list[str]:
         """What was asked for, and whether it was drawn."""
         return notes_for([prompt] * len(images), images)
@@ -521,7 +517,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         pictures=latent_figures.pictures(shown, dataset),
         notes=notes,
         paint=paint,
-        edit=edited,
+        edit=partial(latent_edits.edit, shown, dataset.shape),
         notes_of_edits=notes_of_edits,
     )
     return system

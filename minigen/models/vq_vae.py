@@ -461,14 +461,14 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     net = VQVAE(shape, config, rng=rng)
     codec, K = Codec(net), config.codes
     classes = len(dataset.classes) if config.conditional else 0
-    prior = vq_vae_prior.network(net, config, classes, rng=rng)
+    learned = vq_vae_prior.network(net, config, classes, rng=rng)
     places, L = net.grid[0] * net.grid[1], dataset.levels or 2
 
     def labels(split: Split) -> Any:
         return split.labels if classes else None
 
     def stages() -> list[Stage]:
-        return [codec_stage(net, config, dataset), vq_vae_prior.stage(prior, codec, config, dataset)]
+        return [codec_stage(net, config, dataset), vq_vae_prior.stage(learned, codec, config, dataset)]
 
     def sample(
         n: int,
@@ -476,8 +476,9 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         rng: Any,
         steps: int | None = None,
         callback: Any = None,
+        prior: str = Sampling.prior,
         temperature: float = 1.0,
-        **which: Any,
+        label: int | None = None,
     ) -> Any:
         """``n`` pictures in [-1, 1] of codes from the prior. Draws the uniform numbers, then labels where they are needed.
 
@@ -487,8 +488,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
             raise ValueError(f"codes are drawn one by one, {places} a picture: steps must be left out, got {steps}")
         u = autoregressive.uniforms(n, places, rng=rng)
         seen = None if callback is None else lambda i, tokens: callback(places - i, unfinished(tokens))
-        step = vq_vae_prior.next_code(prior, n, classes, **which, rng=rng)
-        if which.get("prior") == "uniform":
+        step = vq_vae_prior.next_code(learned, n, classes, prior=prior, label=label, rng=rng)
+        if prior == "uniform":
             temperature = 1.0  # of the learned prior: at 0 the first of equally likely codes would be drawn everywhere
         codes = autoregressive.sample_cached(step, u, temperature=temperature, callback=seen)
         return codec.decode(codes.reshape(n, *net.grid))
@@ -518,7 +519,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         counts, used = usage(codes, K), usage(of_train[1], K)
         log_scales = fit_log_scales(val.images, val_hat, L)
         residual = float(residual_nats(test.images, x_hat, log_scales, L).mean())
-        nats = float(vq_vae_prior.nats(prior, codes, labels(test)).mean())
+        nats = float(vq_vae_prior.nats(learned, codes, labels(test)).mean())
         return {
             "error of the copy, test, MSE a pixel": float(np.square(dataset.scale(test.images) - x_hat).mean()),
             f"codes used of {K}, first {len(of_train[1])} of the training split": float((used > 0).sum()),
@@ -550,7 +551,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         return np.concatenate(drawn).reshape(4, 12, *shape)
 
     pictures = {"reconstruction": reconstruction, "codes": codes_alone, "priors": priors}
-    return System(config, dataset.name, shape, {"codec": net, "prior": prior}, stages, sample, figures, pictures)
+    return System(config, dataset.name, shape, {"codec": net, "prior": learned}, stages, sample, figures, pictures)
 
 
 def check(config: Config, dataset: Dataset) -> None:

@@ -113,7 +113,7 @@ def nats(prior: pixelcnn.TokenPixelCNN, codes: Any, labels: Any = None) -> Any:
 
 
 def next_code(
-    net: pixelcnn.TokenPixelCNN, n: int, classes: int, *, prior: str = "pixelcnn", label: int | None = None, rng: Any
+    net: pixelcnn.TokenPixelCNN, n: int, classes: int, *, prior: str, label: int | None, rng: Any
 ) -> autoregressive.Step:
     """The prior called ``prior``, one code at a time: the learned one, ``net``, or "uniform".
 

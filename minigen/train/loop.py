@@ -78,9 +78,8 @@ class Trainer:
         self.index, self.step = index, 0
         self.stage = self.stages[index]
         on_gpu = any(is_cuda(objective.module.flat) for objective in self.stage.objectives)
-        self.n_shards = (
-            1 if on_gpu else min(self.stage.shards, self.stage.batch_size)
-        )  # where each would repeat every launch
+        # On a GPU each shard would only repeat all launches.
+        self.n_shards = 1 if on_gpu else min(self.stage.shards, self.stage.batch_size)
         trained = {id(objective.module) for objective in self.stage.objectives}
         self.trained = {name: m for name, m in self.system.modules.items() if id(m) in trained}
         for module in self.trained.values():
