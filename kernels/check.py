@@ -40,6 +40,7 @@ LOSSES = {
     "serialized": "serialises its wgmma instructions",
     "'setmaxnreg' ignored": "leaves out the instructions that move registers from warp to warp",
 }
+MIXED = {"X_FORM": "e5m2", "W_FORM": "e4m3"}  # the two forms of fp8
 TIME, RESIDUAL = {"TIME": "true"}, {"RESIDUAL": "true"}  # how the convolutions of a residual block end
 # Files whose sizes are given at compile time -> the settings that are checked. All others are compiled as they are.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -73,6 +74,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "conv2d/4_wgmma_gradients.cu": tuple({"TILE_N": n} for n in (64, 128, 160, 256)),
     "cross_entropy/3_cluster.cu": tuple({"BLOCKS": n} for n in (2, 4, 8)),
+    **{f"eight_bit/{name}.cu": ({}, MIXED) for name in ("1_naive", "2_tiled", "5_fp8")},
     "eight_bit/2_few_rows.cu": ({"ROWS": 1}, {"ROWS": 8}),
     **{f"{op}/3_{name}.cu": ({}, {"TILE_M": 64, "TILE_N": 64}) for op, name in TWO_TILES},
     "conv2d/3_mma.cu": ({}, TIME, RESIDUAL, {"TILE_M": 64, "TILE_N": 64}),

@@ -219,8 +219,14 @@ def _eight_bit(m: int, k: int, n: int) -> Run:
     (p, t), (q, s) = eight_bit.quantize(x, axis=0), eight_bit.quantize(w, axis=1)
     want = eight_bit.reference.linear_weight_only(_wide(x), q, _wide(s), None)
     allowed = bound(k + 1, (np.abs(x) @ np.abs(q.astype(np.float32))) * s, np.float32)
+    # Of sums of small whole numbers fp8 tensor cores lose nothing either.
+    fp8 = (eight_bit.encode(np.rint(x), "e4m3"), t, eight_bit.encode(np.rint(w), "e5m2"), s)
+    exact = eight_bit.reference.linear_fp8(*fp8, None, "e4m3", "e5m2")
 
     def run(device: Any, rung: int) -> None:
+        device.expect(eight_bit_cuda.linear_fp8(device, *fp8, form="e5m2", rung=rung), exact, 0, "fp8 by fp8")
+        if rung not in eight_bit_cuda.INT8_RUNGS:
+            return
         for form in eight_bit.FORMS:
             codes, scale = eight_bit_cuda.quantize(device, w, axis=1, form=form)
             device.expect(codes, eight_bit.quantize(w, axis=1, form=form)[0], 0, f"{form} codes")

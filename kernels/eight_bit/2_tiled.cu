@@ -2,7 +2,7 @@
 //
 // A block of 16 x 16 threads has a square of SIDE x SIDE of the result, and each thread 4 x 4 numbers of it, 16 apart. Tiles
 // of x and of the weights, DEPTH of the k terms at a time, pass through shared memory; 4 numbers of each are read for 16
-// products. Weights are turned into floats as they are stored.
+// products. int8 weights and fp8 numbers are turned into floats as they are stored.
 //
 // New here: four products at a time. Four int8 numbers that follow each other along k are one word, and dp4a multiplies
 // two such words number by number and adds the four products to a sum of 32 bits, in one instruction. Rows of p are in
@@ -10,9 +10,14 @@
 // The weights are not, they lie across, so they are transposed as they are stored: a thread collects four of a column.
 // Missing terms are 0 and add nothing, which is why the last tile needs no care.
 #include "eight_bit/bytes.cuh"
+#include "lib/fp8.cuh"
 
+#ifndef X_FORM
+#define X_FORM e4m3
+#define W_FORM e4m3
+#endif
 #define SIDE 64
-#define DEPTH 16  // terms of a tile of weight_only
+#define DEPTH 16  // terms of a tile of floats
 #define FOURS 8   // words of a tile of int8
 
 #ifndef __CUDACC__  // the emulator's dp4a
@@ -22,9 +27,9 @@ inline int __dp4a(int a, int b, int sum) {
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(256)
-    weight_only(const float* x, const signed char* q, const float* scale, const float* bias, float* y, long long m,
-                int k, int n) {
+// left(at) and right(at) give the factors' numbers by their places in memory, put(i, j, sum) stores one of the result.
+template <class Left, class Right, class Put>
+__device__ __forceinline__ void multiply(long long m, int k, int n, Left left, Right right, Put put) {
     __shared__ float rows[SIDE][DEPTH + 1];
     __shared__ float columns[DEPTH][SIDE];
     const int thread = threadIdx.x, across = thread % 16, down = thread / 16, blocks = (n + SIDE - 1) / SIDE;
@@ -36,12 +41,12 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int at = thread; at < SIDE * DEPTH; at += 256) {
             const int row = at / DEPTH, l = at % DEPTH;
-            rows[row][l] = i0 + row < m && l < depth ? x[(i0 + row) * k + l0 + l] : 0;
+            rows[row][l] = i0 + row < m && l < depth ? left((i0 + row) * k + l0 + l) : 0;
         }
 #pragma unroll
         for (int at = thread; at < SIDE * DEPTH; at += 256) {
             const int l = at / SIDE, column = at % SIDE;
-            columns[l][column] = j0 + column < n && l < depth ? q[(long long)(l0 + l) * n + j0 + column] : 0;
+            columns[l][column] = j0 + column < n && l < depth ? right((long long)(l0 + l) * n + j0 + column) : 0;
         }
         __syncthreads();  // both tiles are there
         for (int l = 0; l < depth; l++)
@@ -57,8 +62,23 @@ extern "C" __global__ void __launch_bounds__(256)
         for (int b = 0; b < 4; b++) {
             const long long i = i0 + down + 16 * a;
             const int j = j0 + across + 16 * b;
-            if (i < m && j < n) y[i * n + j] = bias ? sum[a][b] * scale[j] + bias[j] : sum[a][b] * scale[j];
+            if (i < m && j < n) put(i, j, sum[a][b]);
         }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    weight_only(const float* x, const signed char* q, const float* scale, const float* bias, float* y, long long m,
+                int k, int n) {
+    multiply(m, k, n, [&](long long at) { return x[at]; }, [&](long long at) { return q[at]; },
+             [&](long long i, int j, float sum) { y[i * n + j] = bias ? sum * scale[j] + bias[j] : sum * scale[j]; });
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    fp8(const unsigned char* p, const float* x_scale, const unsigned char* q, const float* scale, const float* bias,
+        float* y, long long m, int k, int n) {
+    multiply(m, k, n, [&](long long at) { return to_float(X_FORM{p[at]}); },
+             [&](long long at) { return to_float(W_FORM{q[at]}); },
+             [&](long long i, int j, float sum) { y[i * n + j] = scaled(sum, x_scale[i], scale[j], bias, j); });
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -1,4 +1,4 @@
-// The linear layer on int8 weights on bf16 tensor cores, and yet about as exact as float32. Definition: 1_naive.cu.
+// The linear layers on int8 weights, and on fp8 numbers, on bf16 tensor cores, and yet about as exact as float32. Definition: 1_naive.cu.
 //
 // New here: a float is three bf16 numbers (split.cu), so
 //
@@ -6,17 +6,19 @@
 //
 // is one product of bf16 matrices with three times the terms, whose products are exact, on units that do more than ten
 // times as many on an A100 or H100 (on a GeForce only twice as many: there it is a loss). Tiles, swizzle and copies are
-// the matrix product's (matmul/mma.cuh). The smallest terms come first.
+// the matrix product's (matmul/mma.cuh). The smallest terms come first. An fp8 number is one bf16 number.
 //
 // The tensor cores' sums are float, but what they add at a time is truncated some bits below the largest of it, always
 // towards 0, so long sums drift, most where terms of one sign differ widely in size. What a step of 64 terms has added
 // up is therefore added to a second set of sums, as float. Copies for the next steps go on meanwhile.
+#include "eight_bit/bytes.cuh"
 #include "matmul/mma.cuh"
 
-// x (3, m, k) and q (k, n), whose rows are x_pitch and q_pitch numbers apart, multiples of 16 bytes
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
-    weight_only(const bf16* x, const bf16* q, const float* scale, const float* bias, float* y, long long m, int k, int n,
-                int x_pitch, int q_pitch) {
+// x (PARTS, m, k) and q (k, n), whose rows are x_pitch and q_pitch numbers apart, multiples of 16 bytes. put(row, column, sum)
+// stores a number of the result.
+template <int PARTS, class Put>
+__device__ __forceinline__ void multiply(const bf16* x, const bf16* q, long long m, int k, int n, int x_pitch, int q_pitch,
+                                         Put put) {
     DYNAMIC_SHARED(bf16, tiles);
     const int tiles_n = (n + TILE_N - 1) / TILE_N, first_column = blockIdx.x % tiles_n * TILE_N;
     const long long first_row = blockIdx.x / tiles_n * (long long)TILE_M;
@@ -29,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         start_tile<bf16, true, true, TILE_N>(q_tile, corner, q_pitch, columns, depth);
     };
     Sums sums = {}, total = {};
-    add_all_products<bf16, false, true>(sums, tiles, 3 * of_part, start, [&] {
+    add_all_products<bf16, false, true>(sums, tiles, PARTS * of_part, start, [&] {
 #pragma unroll
         for (int i = 0; i < TILE_M / 32; i++)
 #pragma unroll
@@ -38,8 +40,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
                 for (int e = 0; e < 4; e++) total.of[i][j][e] += sums.of[i][j][e];
         sums = {};
     });
-    each_sum(total, rows, n - first_column, [&](int row, int at, float sum) {
-        const int column = first_column + at;
-        y[(first_row + row) * n + column] = bias ? sum * scale[column] + bias[column] : sum * scale[column];
+    each_sum(total, rows, n - first_column, [&](int row, int at, float sum) { put(first_row + row, first_column + at, sum); });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    weight_only(const bf16* x, const bf16* q, const float* scale, const float* bias, float* y, long long m, int k, int n,
+                int x_pitch, int q_pitch) {
+    multiply<3>(x, q, m, k, n, x_pitch, q_pitch, [&](long long row, int column, float sum) {
+        y[row * n + column] = bias ? sum * scale[column] + bias[column] : sum * scale[column];
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    fp8(const bf16* x, const float* x_scale, const bf16* q, const float* scale, const float* bias, float* y, long long m, int k,
+        int n, int x_pitch, int q_pitch) {
+    multiply<1>(x, q, m, k, n, x_pitch, q_pitch, [&](long long row, int column, float sum) {
+        y[row * n + column] = scaled(sum, x_scale[row], scale[column], bias, column);
     });
 }

@@ -1,24 +1,28 @@
-// The linear layer on int8 weights on Hopper's tensor cores. Definition: 1_naive.cu; three parts of x and sums that do not drift: 3_split.cu.
+// The linear layers on int8 weights, and on fp8 numbers, on Hopper's bf16 tensor cores. Definition: 1_naive.cu; three parts of x and sums
+// that do not drift: 3_split.cu.
 //
 // New here: nothing but who does what (matmul/wgmma.cuh). The producer goes through the inner axis three times, once
-// for each part of x, and brings the same weights again. The consumers take one step at a time; while one adds its sums
-// to the second set the other can multiply. That set costs so many registers that there is one block to a multiprocessor,
-// with a longer ring.
+// for each part of x (of fp8 numbers there is one), and brings the same weights again. The consumers take one step at a
+// time; while one adds its sums to the second set the other can multiply. That set costs so many registers that there is
+// one block to a multiprocessor, with a longer ring.
 //
 // Needs sm_90a.
 #define BLOCKS_OF_AN_SM 1
 #define STAGES 6
-#include "matmul/wgmma.cuh"
+#include "eight_bit/bytes.cuh"
+#include "eight_bit/columns.cuh"
 
-// Maps of x (3, m, k) with boxes of (1, TILE_M, STEP), and of q (k, n) with boxes of (STEP, 64). m, k and n must be more than 0.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
-    weight_only(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap q, const float* scale,
-                const float* bias, float* y, long long m, int k, int n) {
+// Maps of x (PARTS, m, k) with boxes of (1, TILE_M, STEP), and of q (k, n) with boxes of (STEP, 64). m, k and n must be more
+// than 0. value(sum, x_scale, scale, bias) is what becomes of a sum: see columns.cuh.
+template <int PARTS, class Value>
+__device__ __forceinline__ void multiply(const TensorMap& x, const float* x_scale, const TensorMap& q, const float* scale,
+                                         const float* bias, float* y, long long m, int k, int n, Value value) {
     DYNAMIC_SHARED(bf16, tiles);
     __shared__ Ring<STAGES> ring;
+    __shared__ Columns columns;
     make(ring);
     const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1ll) / TILE_N;
-    const int steps = 3 * ((k + STEP - 1) / STEP);
+    const int steps = PARTS * ((k + STEP - 1) / STEP);
     Turn<STAGES> turn;
     for (long long number = blockIdx.x; number < tiles_m * tiles_n; number += gridDim.x) {
         const Place tile(number, tiles_m, tiles_n);
@@ -33,6 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
             }, turn);
             continue;
         }
+        columns.start(tile.column, n, scale, bias);
         float total[TILE_N / 2] = {};
         for (int step = 0; step < steps; step++) {
             float d[TILE_N / 2] = {};
@@ -40,8 +45,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
 #pragma unroll
             for (int e = 0; e < TILE_N / 2; e++) total[e] += d[e];
         }
-        store_tile(y, tile.row, tile.column, m, n, [&](int e, long long, int column) {
-            return bias ? total[e] * scale[column] + bias[column] : total[e] * scale[column];
+        columns.store(y, tile.row, tile.column, m, n, x_scale, bias, [&](int e, float of_row, float of_column, float b) {
+            return value(total[e], of_row, of_column, b);
         });
     }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    weight_only(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap q, const float* scale,
+                const float* bias, float* y, long long m, int k, int n) {
+    multiply<3>(x, nullptr, q, scale, bias, y, m, k, n, [&](float sum, float, float of_column, float b) {
+        return bias ? sum * of_column + b : sum * of_column;
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    fp8(const __grid_constant__ TensorMap x, const float* x_scale, const __grid_constant__ TensorMap q, const float* scale,
+        const float* bias, float* y, long long m, int k, int n) {
+    multiply<1>(x, x_scale, q, scale, bias, y, m, k, n, [&](float sum, float of_row, float of_column, float b) {
+        return scaled(sum, of_row, of_column, bias != nullptr, b);
+    });
 }

@@ -8,7 +8,7 @@
 #define FACTOR signed char
 #define SUM int
 #include "eight_bit/bytes.cuh"
-#include "matmul/wgmma.cuh"
+#include "eight_bit/columns.cuh"
 
 // Maps of p (m, k) and q (n, k), with boxes of (TILE_M or TILE_N, STEP). m, k and n must be more than 0.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
@@ -16,6 +16,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
          const float* bias, float* y, long long m, int k, int n) {
     DYNAMIC_SHARED(signed char, tiles);
     __shared__ Ring<STAGES> ring;
+    __shared__ Columns columns;
     make(ring);
     const long long tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1ll) / TILE_N;
     const int steps = (k + STEP - 1) / STEP;
@@ -31,10 +32,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
             }, turn);
             continue;
         }
+        columns.start(tile.column, n, scale, bias);
         int d[TILE_N / 2] = {};
         turn = consume<false, false>(d, ring, tiles, steps, turn);
-        store_tile(y, tile.row, tile.column, m, n, [&](int e, long long row, int column) {
-            return scaled(d[e], x_scale[row], scale[column], bias, column);
+        columns.store(y, tile.row, tile.column, m, n, x_scale, bias, [&](int e, float of_row, float of_column, float b) {
+            return scaled(d[e], of_row, of_column, bias != nullptr, b);
         });
     }
 }

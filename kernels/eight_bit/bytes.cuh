@@ -12,8 +12,15 @@ __device__ int word_of(const signed char* x, long long step, int count) {
     return word;
 }
 
-// A sum of whole numbers times its two scales, plus the bias, rounded as rung 1 rounds.
-__device__ float scaled(int sum, float x_scale, float scale, const float* bias, int column) {
+// A sum, int or float, times its two scales, plus the bias if there is one: each rounded.
+template <class Sum>
+__device__ float scaled(Sum sum, float x_scale, float scale, bool with_bias, float bias) {
+    const float value = times_32(times_32(sum, x_scale), scale);
+    return with_bias ? plus_32(value, bias) : value;
+}
+
+template <class Sum>
+__device__ float scaled(Sum sum, float x_scale, float scale, const float* bias, int column) {
     const float value = times_32(times_32(sum, x_scale), scale);
     return bias ? plus_32(value, bias[column]) : value;
 }

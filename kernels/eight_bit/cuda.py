@@ -1,6 +1,7 @@
 """Eight-bit numbers in CUDA: which file, which grid. ``device`` is a GPU or the emulator.
 
-The functions have the contracts of ``eight_bit``'s, for contiguous arrays on the device.
+The functions have the contracts of ``eight_bit``'s, for contiguous arrays on the device. Of the products on eight-bit
+tensor cores the codes may also be a transposed view of a contiguous array.
 """
 
 from pathlib import Path
@@ -8,15 +9,19 @@ from typing import Any
 
 from ..backend import Array, address
 from ..checks import check_rung
+from ..device import contiguous, in_order
 from ..matmul import cuda as matmul
+from ..precision import in_force
 from ..source import file_in
 from ..tensor_map import TensorMap
 from .formats import LARGEST
 
-RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}  # of int8 by int8
-WEIGHT_ONLY_RUNGS = {**RUNGS, 3: "3_split.cu", 4: "4_split.cu"}
-SPLIT = "split.cu"  # prepares the last two
-SPLIT_TILE, SPLIT_STAGES = (128, 128), 6  # of 4_split.cu
+INT8_RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
+WEIGHT_ONLY_RUNGS = {**INT8_RUNGS, 3: "3_split.cu", 4: "4_split.cu"}
+FP8_RUNGS = {**WEIGHT_ONLY_RUNGS, 5: "5_fp8.cu"}  # the last is less exact than float32
+RUNGS = {**INT8_RUNGS, 5: FP8_RUNGS[5]}  # all numbers, for those who try one after the other
+SPLIT = "split.cu"  # prepares the two before it
+SPLIT_TILE, SPLIT_STAGES = (128, 128), 6  # of 4_split.cu and 5_fp8.cu
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
 PART = 128  # at least so many of the k terms for a block of FEW_ROWS
@@ -28,6 +33,12 @@ TWICE = ("86", "89", "120", "121")  # GeForce: bf16 tensor cores with float sums
 FP8 = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}  # bits of the mantissa, the exponent's bias, the largest pattern
 
 HERE = Path(__file__).parent
+
+
+def fp8_rung(device: Any) -> int:
+    """The rung of fp8 by fp8: the last as exact as float32, or with ``precision("bf16")`` the last there is."""
+    last = best_rung(device, weight_only=False)
+    return 5 if last == 4 and in_force() == "bf16" else last
 
 
 def best_rung(device: Any, *, weight_only: bool) -> int:
@@ -88,17 +99,45 @@ def linear_int8(
     device: Any, x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias: Array | None = None, *, rung: int
 ) -> Array:
     """y (m, n), float32. Rung 4 leaves to rung 3 what TMA cannot bring."""
-    check_rung(rung, RUNGS)
+    check_rung(rung, INT8_RUNGS)
     arguments = {"p": x_codes, "x_scale": x_scale, "scale": scale, "bias": bias}
     if rung >= 3:
         return _tensor_cores(device, codes, arguments, _brought(rung, x_codes, codes))
+    codes = contiguous(codes)
     if rung == 2:
         arguments["words"] = _in_words(x_codes)
     return _linear(device, "int8", rung, x_codes, codes, arguments)
 
 
+def linear_fp8(
+    device: Any,
+    x_codes: Array,
+    x_scale: Array,
+    codes: Array,
+    scale: Array,
+    bias: Array | None = None,
+    *,
+    x_form: str = "e4m3",
+    form: str = "e4m3",
+    rung: int,
+) -> Array:
+    """y (m, n), float32. Rungs 4 and 5 leave to rung 3 what TMA cannot bring."""
+    check_rung(rung, FP8_RUNGS)
+    arguments = {"x_scale": x_scale, "scale": scale, "bias": bias}
+    if rung >= 3:
+        rung = _brought(rung, x_codes, codes)
+    if rung == 5:
+        return _tensor_cores(device, codes, {"p": x_codes, **arguments}, 5, {"X_FORM": x_form, "W_FORM": form})
+    codes = contiguous(codes)
+    if rung >= 3:
+        x, q = _widened(device, x_codes, x_form), _widened(device, codes, form)
+        return _bf16(device, "fp8", rung, x, q, arguments, (len(x_codes), *codes.shape))
+    forms = {"X_FORM": x_form, "W_FORM": form}
+    return _linear(device, "fp8", rung, x_codes, codes, {"p": x_codes, **arguments}, forms)
+
+
 def _brought(rung: int, x: Array, codes: Array) -> int:
-    return 4 if rung == 4 and matmul.takes_wgmma(x) and matmul.takes_wgmma(codes) else 3
+    return rung if rung >= 4 and matmul.takes_wgmma(x) and matmul.takes_wgmma(codes) else 3
 
 
 def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None) -> Array:
@@ -118,67 +157,106 @@ def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | N
 
 def _split(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None, rung: int) -> Array:
     (m, k), n = x.shape, codes.shape[1]
-    pitch_x, pitch = (-(-size // 8) * 8 for size in (k, n))  # rows of multiples of 16 bytes
-    parts, wide = device.empty((3, m, pitch_x), "uint16"), device.empty((k, pitch), "uint16")
-    eights = m * pitch_x // 8
-    arguments: dict[str, Any] = {"x": x, "parts": parts, "count": eights, "k": k, "pitch": pitch_x}
+    pitch = -(-k // 8) * 8  # rows of multiples of 16 bytes
+    parts = device.empty((3, m, pitch), "uint16")
+    eights = m * pitch // 8
+    arguments = {"x": x, "parts": parts, "count": eights, "k": k, "pitch": pitch}
     device.run(_file(SPLIT), "split", -(-eights // THREADS), THREADS, arguments)
+    arguments = {"scale": scale, "bias": bias}
+    return _bf16(device, "weight_only", rung, parts, _widened(device, codes), arguments, (m, k, n))
+
+
+def _widened(device: Any, codes: Array, form: str = "int8") -> Array:
+    """The bits of codes (rows, n) as bfloat16, (rows, a multiple of 8) with zeros behind."""
+    rows, n = codes.shape
+    wide = device.empty((rows, -(-n // 8) * 8), "uint16")
     eights = wide.size // 8
-    arguments = {"q": codes, "wide": wide, "count": eights, "n": n, "pitch": pitch, "words": _in_words(codes)}
-    device.run(_file(SPLIT), "widen", -(-eights // THREADS), THREADS, arguments)
+    arguments = {"wide": wide, "count": eights, "n": n, "pitch": wide.shape[1], "words": _in_words(codes)}
+    if form == "int8":
+        kernel, arguments = "widen", {"q": codes, **arguments}
+    else:
+        kernel, arguments = "widen_fp8", {"codes": codes, **arguments, "mantissa": FP8[form][0]}
+    device.run(_file(SPLIT), kernel, -(-eights // THREADS), THREADS, arguments)
+    return wide
+
+
+def _bf16(
+    device: Any, kernel: str, rung: int, x: Array, q: Array, arguments: dict[str, Any], shape: tuple[int, int, int]
+) -> Array:
+    """The product of x (m, k), or of its parts (3, m, k), and q (k, n), both bits of bfloat16."""
+    m, k, n = shape
     y = device.empty((m, n), "float32")
-    arguments = {"x": parts, "q": wide, "scale": scale, "bias": bias, "y": y, "m": m, "k": k, "n": n}
+    source = _file(WEIGHT_ONLY_RUNGS[rung])
+    arguments = {"x": x, "q": q, **arguments, "y": y, "m": m, "k": k, "n": n}
     if rung == 3:
         tile = matmul.mma_tile_for(m, n)
-        arguments |= {"x_pitch": pitch_x, "q_pitch": pitch}
+        arguments |= {"x_pitch": x.shape[-1], "q_pitch": q.shape[1]}
         blocks = -(-m // tile[0]) * -(-n // tile[1])
-        source = _file(WEIGHT_ONLY_RUNGS[3])
-        matmul.run_mma(device, source, "weight_only", blocks, tile, arguments, matmul.defines_of(tile))
+        matmul.run_mma(device, source, kernel, blocks, tile, arguments, matmul.defines_of(tile))
     else:
         tile = SPLIT_TILE
-        arguments |= {"x": TensorMap(parts, (1, tile[0], 64), 128), "q": TensorMap(wide, (64, 64), 128)}
+        parts = x.reshape(-1, *x.shape[-2:])
+        arguments |= {"x": TensorMap(parts, (1, tile[0], 64), 128), "q": TensorMap(q, (64, 64), 128)}
         blocks = min(-(-m // tile[0]) * -(-n // tile[1]), matmul.MULTIPROCESSORS)
-        source = _file(WEIGHT_ONLY_RUNGS[4])
-        matmul.run_ring(device, source, "weight_only", blocks, tile[1], arguments, {}, stages=SPLIT_STAGES)
+        matmul.run_ring(device, source, kernel, blocks, tile[1], arguments, {}, stages=SPLIT_STAGES)
     return device.result(y, "y")
 
 
-def _tensor_cores(device: Any, codes: Array, arguments: dict[str, Any], rung: int) -> Array:
+def _tensor_cores(
+    device: Any, codes: Array, arguments: dict[str, Any], rung: int, forms: dict[str, str] | None = None
+) -> Array:
+    """int8 by int8, or with ``forms`` fp8 by fp8."""
     p, m, n = matmul.rows_of_16_bytes(arguments["p"]), len(arguments["p"]), codes.shape[1]
     k, y = p.shape[1], device.empty((m, n), "float32")
-    q = _turned(device, codes, k)
+    q = turned(device, codes, k)
     arguments |= {"p": p, "q": q, "y": y, "m": m, "k": k, "n": n}
     if rung == 3:
         tile = matmul.mma_tile_for(m, n)
         blocks = -(-m // tile[0]) * -(-n // tile[1])
-        matmul.run_mma(device, _file(RUNGS[3]), "int8", blocks, tile, arguments, matmul.defines_of(tile))
+        matmul.run_mma(device, _file(INT8_RUNGS[3]), "int8", blocks, tile, arguments, matmul.defines_of(tile))
+        return device.result(y, "y")
+    rows, columns = SPLIT_TILE if forms else matmul.wgmma_tile_for(m, n)
+    arguments |= {"p": TensorMap(p, (rows, 128), 128), "q": TensorMap(q, (columns, 128), 128)}
+    tiles = -(-m // rows) * -(-n // columns)
+    if forms:
+        blocks = min(tiles, matmul.MULTIPROCESSORS)
+        matmul.run_ring(device, _file(FP8_RUNGS[5]), "fp8", blocks, columns, arguments, forms, stages=SPLIT_STAGES)
     else:
-        rows, columns = matmul.wgmma_tile_for(m, n)
-        arguments |= {"p": TensorMap(p, (rows, 128), 128), "q": TensorMap(q, (columns, 128), 128)}
-        blocks = min(-(-m // rows) * -(-n // columns), matmul.blocks_at_a_time(columns))
-        matmul.run_ring(device, _file(RUNGS[4]), "int8", blocks, columns, arguments, {})
+        blocks = min(tiles, matmul.blocks_at_a_time(columns))
+        matmul.run_ring(device, _file(INT8_RUNGS[4]), "int8", blocks, columns, arguments, {})
     return device.result(y, "y")
 
 
-def _turned(device: Any, codes: Array, pitch: int) -> Array:
-    """Codes (k, n) transposed to (n, pitch), with zeros behind each row."""
+def turned(device: Any, codes: Array, pitch: int) -> Array:
+    """Codes (k, n) transposed to (n, pitch), with zeros behind each row; no copy is made if they lie like that already."""
     k, n = codes.shape
-    turned = device.empty((n, pitch), "int8")
+    if not in_order(codes):
+        return matmul.rows_of_16_bytes(codes.T)
+    result = device.empty((n, pitch), str(codes.dtype))
     words = _in_words(codes)
-    arguments = {"q": codes, "turned": turned, "k": k, "n": n, "pitch": pitch, "words": words}
+    arguments = {"q": codes.view("int8"), "turned": result.view("int8"), "k": k, "n": n, "pitch": pitch, "words": words}
     device.run(_file("turn.cu"), "turn", -(-pitch // SIDE) * -(-n // SIDE), 256, arguments)
-    return turned
+    return result
 
 
-def _linear(device: Any, kernel: str, rung: int, x: Array, codes: Array, arguments: dict[str, Any]) -> Array:
+def _linear(
+    device: Any,
+    kernel: str,
+    rung: int,
+    x: Array,
+    codes: Array,
+    arguments: dict[str, Any],
+    defines: dict[str, str] | None = None,
+) -> Array:
     (m, k), n = x.shape, codes.shape[1]
     y = device.empty((m, n), "float32")
     arguments |= {"q": codes, "y": y, "k": k, "n": n}
     if rung == 1:
-        device.run(_file(RUNGS[1]), kernel, -(-y.size // THREADS), THREADS, {**arguments, "count": y.size})
+        arguments |= {"count": y.size}
+        device.run(_file(INT8_RUNGS[1]), kernel, -(-y.size // THREADS), THREADS, arguments, defines=defines)
     else:
         blocks = -(-m // SIDE) * -(-n // SIDE)
-        device.run(_file(RUNGS[2]), kernel, blocks, 256, {**arguments, "m": m})
+        device.run(_file(INT8_RUNGS[2]), kernel, blocks, 256, {**arguments, "m": m}, defines=defines)
     return device.result(y, "y")
 
 
@@ -187,7 +265,7 @@ def _elementwise(device: Any, way: str, form: str, axis: int, codes: Array, argu
     arguments |= {"codes": codes, "m": m, "n": n, "rows": axis == 0, "words": _in_words(codes)}
     kernel = f"{way}_int8" if form == "int8" else f"{way}_fp8"
     if form != "int8":
-        arguments |= dict(zip(("mantissa", "bias", "most"), FP8[form]))
+        arguments |= dict(zip(("mantissa", "bias", "most") if way == "to" else ("mantissa",), FP8[form]))
     device.run(_file("quantize.cu"), kernel, -(-m * -(-n // 4) // THREADS), THREADS, arguments)
 
 

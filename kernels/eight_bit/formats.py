@@ -20,10 +20,10 @@ _MANTISSA = {"e4m3": (3, 7), "e5m2": (2, 15)}  # bits, and the exponent's bias
 NAN = 0x7F
 
 
-def check_form(form: str, allowed: tuple[str, ...] = FORMS) -> None:
+def check_form(form: str, allowed: tuple[str, ...] = FORMS, name: str = "form") -> None:
     """Raise ValueError, naming the forms, for another word."""
     if not (isinstance(form, str) and form in allowed):
-        raise ValueError(f"form must be one of {', '.join(map(repr, allowed))}, got {form!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {form!r}")
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import reference
+from . import formats, reference
 
 EXACT_32 = 2**24 // 128**2  # products of two int8 numbers, added up exactly in float32
 
@@ -22,3 +22,10 @@ def linear_int8(x_codes: Any, x_scale: Any, codes: Any, scale: Any, bias: Any) -
     """As the definition, with the sums by BLAS."""
     dtype = np.float32 if codes.shape[0] <= EXACT_32 else np.float64
     return reference.scaled(x_codes.astype(dtype) @ codes.astype(dtype), x_scale, scale, bias)
+
+
+def linear_fp8(x_codes: Any, x_scale: Any, codes: Any, scale: Any, bias: Any, x_form: str, form: str) -> Any:
+    """As the definition, with sums in float32 of products that are exact."""
+    with np.errstate(all="ignore"):
+        sums = formats.decode(x_codes, x_form) @ formats.decode(codes, form)
+    return reference.scaled(sums, x_scale, scale, bias)

@@ -11,6 +11,7 @@
 // All of it waits for memory, so the passes that go from number to number move four neighbours by one instruction.
 #include "eight_bit/bytes.cuh"
 #include "lib/fours.cuh"
+#include "lib/fp8.cuh"
 
 __device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
 
@@ -76,14 +77,6 @@ __device__ unsigned char encode(float x, int mantissa, int bias, unsigned most) 
     const int cut = 23 - mantissa;
     const unsigned rounded = size + (1u << (cut - 1)) - 1 + (size >> cut & 1);
     return sign | min((rounded >> cut) - (unsigned(127 - bias) << mantissa), most);
-}
-
-__device__ float decode(unsigned char code, int mantissa, int bias, unsigned most) {
-    const unsigned size = code & 0x7f, exponent = size >> mantissa, rest = size & ((1u << mantissa) - 1);
-    float x = float_of((exponent + 127 - bias) << 23 | rest << (23 - mantissa));
-    if (exponent == 0) x = rest * float_of(unsigned(128 - bias - mantissa) << 23);
-    if (size > most) x = size == most + 1 && mantissa == 2 ? INFINITY : float_of(0x7fc00000u);
-    return code & 0x80 ? -x : x;
 }
 
 // What a thread has: four neighbouring numbers of a row, or the `left` ones at its end.
@@ -152,7 +145,7 @@ extern "C" __global__ void from_int8(const signed char* codes, const float* scal
     decode_all(codes, scale, x, m, n, rows, words, [](signed char code) { return code; });
 }
 
-// mantissa, bias and most are 3, 7, 0x7e for e4m3 and 2, 15, 0x7b for e5m2.
+// mantissa, bias and most (the largest number's pattern) are 3, 7, 0x7e for e4m3 and 2, 15, 0x7b for e5m2.
 extern "C" __global__ void to_fp8(const float* x, const float* scale, unsigned char* codes, long long m, int n,
                                   bool rows, bool words, int mantissa, int bias, unsigned most) {
     encode_all(x, scale, reinterpret_cast<signed char*>(codes), m, n, rows, words,
@@ -160,7 +153,8 @@ extern "C" __global__ void to_fp8(const float* x, const float* scale, unsigned c
 }
 
 extern "C" __global__ void from_fp8(const unsigned char* codes, const float* scale, float* x, long long m, int n,
-                                    bool rows, bool words, int mantissa, int bias, unsigned most) {
-    decode_all(reinterpret_cast<const signed char*>(codes), scale, x, m, n, rows, words,
-               [=](signed char code) { return decode(code, mantissa, bias, most); });
+                                    bool rows, bool words, int mantissa) {
+    decode_all(reinterpret_cast<const signed char*>(codes), scale, x, m, n, rows, words, [=](unsigned char code) {
+        return mantissa == e4m3::MANTISSA ? to_float(e4m3{code}) : to_float(e5m2{code});
+    });
 }

@@ -42,8 +42,18 @@ def linear_int8(x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias
     return scaled(x_codes.astype(xp.int64) @ codes.astype(xp.int64), x_scale, scale, bias)
 
 
+def linear_fp8(
+    x_codes: Array, x_scale: Array, codes: Array, scale: Array, bias: Array | None, x_form: str, form: str
+) -> Array:
+    """The sum in float64, which is exact or nearly so."""
+    xp = array_module(x_codes, codes)
+    p, q = formats.decode(x_codes, x_form).astype(xp.float64), formats.decode(codes, form).astype(xp.float64)
+    with np.errstate(all="ignore"):
+        return scaled(p @ q, x_scale, scale, bias)
+
+
 def scaled(sums: Array, x_scale: Array, scale: Array, bias: Array | None) -> Array:
-    """Whole numbers (m, n) as float32, times the row's scale, times the column's, plus the bias, in this order."""
+    """Sums (m, n) as float32, times the row's scale, times the column's, plus the bias, in this order."""
     xp = array_module(sums, scale)
     with np.errstate(all="ignore"):
         y = sums.astype(xp.float32) * x_scale[:, None] * scale

@@ -1,14 +1,16 @@
-// x in three parts and the weights as bf16, for the layer on int8 weights on bf16 tensor cores (3_split.cu, 4_split.cu).
+// The factors as bf16, for the layers on int8 weights and on fp8 numbers on bf16 tensor cores (3_split.cu, 4_split.cu).
 //
 // A float has 24 bits of mantissa and a bf16 number 8, so x = low + middle + high exactly, each of them a bf16 number:
 //
 //     high = x cut off to 8 bits        middle = (x - high) cut off to 8 bits        low = x - high - middle
 //
 // Cut off, and not rounded, high is Inf for no finite x. An x that is not finite is all in high, and gives NaN where the
-// definition does. (A number below 2^-110 or so loses its last bits: bf16 ends at 2^-133.) A weight in int8 is a bf16 number as it is.
+// definition does. (A number below 2^-110 or so loses its last bits: bf16 ends at 2^-133.) A weight in int8, or a number in fp8, is
+// a bf16 number as it is.
 // Rows of both begin at multiples of 16 bytes, with zeros behind, so a thread stores eight neighbours at once.
 #include "eight_bit/bytes.cuh"
 #include "lib/fours.cuh"
+#include "lib/fp8.cuh"
 #include "lib/ptx.cuh"
 
 struct Parts {
@@ -52,8 +54,11 @@ extern "C" __global__ void split(const float* x, bf16* parts, long long count, i
     to[2 * count] = uint4{high[0], high[1], high[2], high[3]};
 }
 
-// q (k, n) to wide (k, pitch); a thread for each eight places, `count` of them. `words`: four numbers of a row are a word.
-extern "C" __global__ void widen(const signed char* q, bf16* wide, long long count, int n, int pitch, bool words) {
+// A matrix of bytes (rows, n) to wide (rows, pitch), value(byte) each; a thread for each eight places, `count` of them.
+// `words`: four numbers of a row are a word.
+template <class Value>
+__device__ __forceinline__ void widen_all(const signed char* q, bf16* wide, long long count, int n, int pitch, bool words,
+                                          Value value) {
     const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (at >= count) return;
     const long long row = at / (pitch / 8);
@@ -66,7 +71,19 @@ extern "C" __global__ void widen(const signed char* q, bf16* wide, long long cou
         const int word = left <= 0 ? 0 : words ? *reinterpret_cast<const int*>(from) : word_of(from, 1, left);
 #pragma unroll
         for (int two = 0; two < 2; two++)
-            pairs[2 * four + two] = pack_bf16((signed char)(word >> 16 * two), (signed char)(word >> (16 * two + 8)));
+            pairs[2 * four + two] = pack_bf16(value(word >> 16 * two), value(word >> (16 * two + 8)));
     }
     reinterpret_cast<uint4*>(wide)[at] = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
+}
+
+extern "C" __global__ void widen(const signed char* q, bf16* wide, long long count, int n, int pitch, bool words) {
+    widen_all(q, wide, count, n, pitch, words, [](signed char number) { return number; });
+}
+
+// mantissa: 3 for e4m3, 2 for e5m2.
+extern "C" __global__ void widen_fp8(const unsigned char* codes, bf16* wide, long long count, int n, int pitch, bool words,
+                                     int mantissa) {
+    widen_all(reinterpret_cast<const signed char*>(codes), wide, count, n, pitch, words, [=](unsigned char code) {
+        return mantissa == e4m3::MANTISSA ? to_float(e4m3{code}) : to_float(e5m2{code});
+    });
 }

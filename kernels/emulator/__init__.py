@@ -72,8 +72,10 @@ What it cannot find, and how it differs from a GPU:
   value is not checked with g++ where the function is not inlined.
 * The sums inside ``mma.sync`` and ``wgmma`` are truncated where Hopper's are believed to be: all terms 25 bits below
   the largest of an instruction, and the result to float32. Other GPUs truncate elsewhere (an A100 loses about twice as
-  much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree. ``mma`` of e4m3 and
-  e5m2 is two of half precision, which keeps more bits than an H100 does.
+  much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree. In ``wgmma`` of e4m3
+  and e5m2, terms are cut off 13 bits below the largest, and the result to 13 bits, as has been observed on an H100; in
+  half precision sums of these are as exact as others. ``mma`` of e4m3 and e5m2 is two of half precision and an addition,
+  as NVIDIA's compiler makes it for Hopper; an L40 or a GeForce has an instruction whose sums keep fewer bits.
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
 * ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise when no
   thread can go on; they wait forever after 64 such answers in turn that led to nothing. Those that are ``.relaxed``,
@@ -82,7 +84,7 @@ What it cannot find, and how it differs from a GPU:
   the end. Whoever has waited for a group knows that all four have read their operands and, without ``strict``, what
   their threads had loaded and stored before, which the manual does not promise. Until the wait its sums are NaN, which
   shows where they are read too early with clang++, too, whose code does not tell of it. Operands of ``lib/ptx90.cuh``
-  are tiles of bf16 or int8 with the 128-byte swizzle; in inline PTX, they are of all types and layouts, but not sparse.
+  are tiles of bf16, int8 or fp8 with the 128-byte swizzle; in inline PTX, they are of all types and layouts, but not sparse.
 * TMA copies tiles, windows and bytes from global to shared memory, tiles and bytes also to several blocks of a cluster
   and the other way, there also as reductions (without ``inc`` and ``dec``), and bytes to another block of the cluster.
   A wait for the reading of such a store (``.read``) completes it here.

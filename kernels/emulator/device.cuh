@@ -119,6 +119,8 @@ unsigned long long wgmma_descriptor(const void* tile, int panel, const void* whe
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where);
 void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where);
+void wgmma_fp8(float* sums, int columns, int a_mantissa, int b_mantissa, unsigned long long a_tile, unsigned long long b_tile,
+               const void* where);
 struct GroupProduct {  // as inline PTX has it: sums = sign A B^T + (add ? sums : 0)
     Number a_type, b_type, sum_type;
     int columns;

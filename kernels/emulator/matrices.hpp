@@ -160,26 +160,31 @@ struct Multiply {
 // they are added to are cut off, towards 0, 25 bits below the leading bit of the largest of them: added to 1, -2^-26
 // is lost. What is left is added exactly, and the result cut off to float32, towards 0 again. So what is lost of terms
 // of one sign is lost to one side. An A100 loses more: it cuts 24 bits below, and has 16 products as two sums of 8.
+//
+// wgmma of numbers of 8 bits loses far more (DeepSeek-V3, arXiv 2412.19437, section 3.5.2; SageAttention 2, arXiv 2411.10958,
+// section 3.3): its terms are cut off 13 bits below the leading bit of the largest, and the result to 13 bits of mantissa.
 #define KEPT 25  // bits below the leading one; an int holds the sum of 31 such numbers
+#define KEPT_OF_FP8 13
 
-static float cut(double sum) {
+// With 23 bits of mantissa, or `bits` of them.
+static float cut(double sum, int bits = 23) {
     const float x = float(sum);
-    if (!(fabs(double(x)) > fabs(sum)) || x - x != 0) return x;
-    return float_of(bits_of(x) - 1);
+    if (x - x != 0) return x;
+    return float_of((fabs(double(x)) > fabs(sum) ? bits_of(x) - 1 : bits_of(x)) & ~0u << (23 - bits));
 }
 
-// 2^(KEPT - e) for a number whose leading bit is 2^e, or with sign = -1 its inverse; e is from -272 to 256 here.
-static double scale_for(double largest, int sign) {
+// 2^(kept - e) for a number whose leading bit is 2^e, or with sign = -1 its inverse; e is from -272 to 256 here.
+static double scale_for(double largest, int kept, int sign) {
     uint64_t bits;
     memcpy(&bits, &largest, 8);
     const int exponent = int(bits >> 52) - 1023;
-    bits = uint64_t(1023 + sign * (KEPT - exponent)) << 52;
+    bits = uint64_t(1023 + sign * (kept - exponent)) << 52;
     memcpy(&largest, &bits, 8);
     return largest;
 }
 
 // Eight neighbours of a row: sum[j] += left[k] right[k][j] for all k < depth. Rows of `right` are WIDTH numbers apart.
-template <int WIDTH>
+template <int WIDTH, int BITS = KEPT>
 static void add_eight(float (&sum)[8], const double* left, const double* right, int depth) {
     double exact[8], largest[8], scale[8];
     for (int j = 0; j < 8; j++) exact[j] = sum[j], largest[j] = fabs(exact[j]);
@@ -191,17 +196,17 @@ static void add_eight(float (&sum)[8], const double* left, const double* right, 
         }
     int total[8];
     for (int j = 0; j < 8; j++) {
-        scale[j] = scale_for(largest[j], 1);
+        scale[j] = scale_for(largest[j], BITS, 1);
         total[j] = int(sum[j] * scale[j]);
     }
     for (int k = 0; k < depth; k++)
         for (int j = 0; j < 8; j++) total[j] += int(left[k] * right[k * WIDTH + j] * scale[j]);
     for (int j = 0; j < 8; j++)  // nothing is cut off of zeros, Inf and NaN
-        sum[j] = cut(largest[j] > 0 && exact[j] - exact[j] == 0 ? total[j] * scale_for(largest[j], -1) : exact[j]);
+        sum[j] = cut(largest[j] > 0 && exact[j] - exact[j] == 0 ? total[j] * scale_for(largest[j], BITS, -1) : exact[j], std::min(BITS, 23));
 }
 
 // Of whole numbers nothing is lost; they overflow as they do in 32 bits.
-template <int WIDTH>
+template <int WIDTH, int = KEPT>
 static void add_eight(int (&sum)[8], const double* left, const double* right, int depth) {
     double exact[8];
     for (int j = 0; j < 8; j++) exact[j] = sum[j];

@@ -215,9 +215,9 @@ static void begin_product(Product& p) {
 }
 
 // The products of lib/ptx90.cuh, with sums in one array; `a` is null if its tile is in memory.
-static void begin_product(void* sums, int columns, Number factors, Number sum, const unsigned* a, unsigned long long a_tile,
-                          unsigned long long b_tile, bool across_a, bool across_b, const void* where) {
-    Product p{{factors, factors, sum, columns, nullptr, a, a_tile, b_tile, across_a, across_b, true, false},
+static void begin_product(void* sums, int columns, Number left, Number right, Number sum, const unsigned* a,
+                          unsigned long long a_tile, unsigned long long b_tile, bool across_a, bool across_b, const void* where) {
+    Product p{{left, right, sum, columns, nullptr, a, a_tile, b_tile, across_a, across_b, true, false},
               static_cast<unsigned*>(sums), {}, {}, place(where)};
     if (a) std::copy(a, a + 4, p.from_registers);
     begin_product(p);
@@ -225,11 +225,17 @@ static void begin_product(void* sums, int columns, Number factors, Number sum, c
 
 void wgmma(float* sums, int columns, const unsigned* a, unsigned long long a_tile, unsigned long long b_tile,
            bool across_a, bool across_b, const void* where) {
-    begin_product(sums, columns, BF16, F32, a, a_tile, b_tile, across_a, across_b, where);
+    begin_product(sums, columns, BF16, BF16, F32, a, a_tile, b_tile, across_a, across_b, where);
 }
 
 void wgmma_s8(int* sums, int columns, unsigned long long a_tile, unsigned long long b_tile, const void* where) {
-    begin_product(sums, columns, S8, S32, nullptr, a_tile, b_tile, false, false, where);
+    begin_product(sums, columns, S8, S8, S32, nullptr, a_tile, b_tile, false, false, where);
+}
+
+void wgmma_fp8(float* sums, int columns, int a_mantissa, int b_mantissa, unsigned long long a_tile, unsigned long long b_tile,
+               const void* where) {
+    const auto form = [](int mantissa) { return mantissa == 3 ? E4M3 : E5M2; };
+    begin_product(sums, columns, form(a_mantissa), form(b_mantissa), F32, nullptr, a_tile, b_tile, false, false, where);
 }
 
 void wgmma(const GroupProduct& product, const void* where) {
@@ -370,7 +376,7 @@ struct SumsOf16 {
 };
 
 // The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
-template <class Sums>
+template <class Sums, int BITS = KEPT>
 static void add_products(const Product& p, uint32_t* const* sums, const double a[32][256], const double b[32][256], int depth) {
     for (int row = 0; row < 16; row++) {
         double left[32];
@@ -379,7 +385,7 @@ static void add_products(const Product& p, uint32_t* const* sums, const double a
             typename Sums::Number sum[8] = {};
             const auto owner = [&](int column) { return sums[row % 8 * 4 + column / 2]; };
             for (int column = 0; column < 8 && p.add; column++) sum[column] = Sums::get(owner(column), j * 2 + row / 8, column % 2);
-            add_eight<256>(sum, left, b[0] + 8 * j, depth);
+            add_eight<256, BITS>(sum, left, b[0] + 8 * j, depth);
             for (int column = 0; column < 8; column++) Sums::put(owner(column), j * 2 + row / 8, column % 2, sum[column]);
         }
     }
@@ -395,6 +401,7 @@ static void finish_product(Product* const* lane) {  // of a warp, whose thread i
     for (int l = 0; l < 32; l++) sums[l] = warpgroups[current() / 32 * 32 + l].sums[lane[l]->name()].next.data();
     if (p.sum_type == S32) add_products<SumsOf32<int>>(p, sums, a, b, depth);
     else if (p.sum_type == FP16) add_products<SumsOf16>(p, sums, a, b, depth);
+    else if (p.a_type == E4M3 || p.a_type == E5M2) add_products<SumsOf32<float>, KEPT_OF_FP8>(p, sums, a, b, depth);
     else add_products<SumsOf32<float>>(p, sums, a, b, depth);
     each_piece(p, [](char* address) { each_cell(address, -1); });
 }

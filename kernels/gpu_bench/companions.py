@@ -376,36 +376,37 @@ def linear_int8(m: int, k: int, n: int) -> Problem:
         yield Expected("y", take(y, rows)[:, columns], eight_bit.reference.scaled(p @ q, t, scale, None))
 
     moved = m * k + k * n + 4 * m * n
-    rungs = eight_bit_cuda.RUNGS
+    rungs = eight_bit_cuda.INT8_RUNGS
     return Problem(
         "eight_bit", f"int8 x int8, {m} x {k} x {n}", "int8", 2 * m * k * n, moved, rungs, make, run, check, peers.INT8
     )
 
 
-def linear_fp8(size: int) -> Problem:
-    """e4m3 times e4m3: no rung of ours yet, only the peer is timed."""
+def linear_fp8(m: int, k: int, n: int, goal: float | None = None) -> Problem:
+    """e4m3 times e4m3, with scales; for rung 5 the weights lie as its tensor cores take them, as the peer's do."""
 
     def make(source: Source) -> Arrays:
-        return {"a": source.normal(size, size), "b": source.normal(size, size)}
+        device = source.device
+        p, q = (eight_bit_cuda.quantize(device, source.normal(*s), axis=1, form="e4m3")[0] for s in ((m, k), (k, n)))
+        t, scale = (source.put(np.full(size, 1 / 64, np.float32)) for size in (m, n))  # the peer has one for all
+        return {"p": p, "q": q, "turned": eight_bit_cuda.turned(device, q, k), "t": t, "scale": scale}
 
     def run(device: Any, x: Arrays, rung: int) -> Any:
-        raise ValueError("no rung multiplies fp8 numbers")
+        q = x["turned"].T if rung == max(rungs) else x["q"]
+        return eight_bit_cuda.linear_fp8(device, x["p"], x["t"], q, x["scale"], rung=rung)
 
     def check(x: Arrays, y: Any, rung: int) -> Checks:
-        yield from ()
+        rows, columns = some(m), some(n)
+        codes = take(x["p"], rows), take(x["q"], slice(None), columns)
+        p, q = (eight_bit.decode(a.astype(np.uint8), "e4m3").astype(np.float64) for a in codes)
+        allowed = bound(k + 2, np.abs(p) @ np.abs(q), np.float32)
+        if rung == max(rungs):  # in the emulator's model, a sixth of this is the usual error (rms)
+            allowed = allowed + 6 * 2.0**-13 * np.sqrt(p**2 @ q**2)
+        yield Expected("y", take(y, rows)[:, columns], p @ q / 64**2, allowed / 64**2)
 
-    return Problem(
-        "eight_bit",
-        f"fp8 x fp8, {size} x {size} x {size}",
-        "fp8",
-        2 * size**3,
-        3 * size**2,
-        {},
-        make,
-        run,
-        check,
-        peers.FP8,
-    )
+    moved, rungs = m * k + k * n + 4 * m * n, eight_bit_cuda.FP8_RUNGS
+    name, work = f"fp8 x fp8, {m} x {k} x {n}", (2 * m * k * n, moved)
+    return Problem("eight_bit", name, "fp8", *work, rungs, make, run, check, peers.FP8, goal)
 
 
 def problems() -> list[Problem]:
@@ -431,5 +432,5 @@ def problems() -> list[Problem]:
         linear_weight_only(1, 4096, 4096),
         linear_weight_only(4096, 4096, 4096),
         linear_int8(4096, 4096, 4096),
-        linear_fp8(8192),
+        linear_fp8(8192, 8192, 8192, goal=1.05),
     ]  # fmt: skip

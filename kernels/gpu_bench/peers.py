@@ -277,9 +277,9 @@ def _int_mm(torch: Any, x: Arrays) -> Run:
 
 
 def _scaled_mm(torch: Any, x: Arrays) -> Run:
-    a, b = x["a"].to(torch.float8_e4m3fn), x["b"].t().contiguous().to(torch.float8_e4m3fn).t()
-    one = torch.ones((), device=x["a"].device)
-    return lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    a, b = x["p"].view(torch.float8_e4m3fn), x["turned"].view(torch.float8_e4m3fn).t()
+    scales = {"scale_a": x["t"][0], "scale_b": x["scale"][0]}
+    return lambda: torch._scaled_mm(a, b, **scales, out_dtype=torch.bfloat16)
 
 
 WEIGHT_ONLY: list[Peer] = [

@@ -9,6 +9,7 @@
 // a thread that knows of them (its own, or others' after a barrier) must execute fence_proxy_async(). The other direction
 // needs none: whoever has waited at the mbarrier sees what a copy brought.
 #pragma once
+#include "lib/fp8.cuh"
 #include "lib/ptx.cuh"
 
 struct mbarrier { unsigned long long state; };  // in shared memory
@@ -268,6 +269,7 @@ PTX void tma_load_multicast(void* shared, const TensorMap* map, mbarrier* b, int
 // 4 g + t of warp w is D[16 w + g + i / 2 * 8][8 j + 2 t + i % 2]; registers of A as those of mma_bf16.
 //
 // wgmma_s8 is the same with bytes: rows of 128 int8 numbers, of which a product takes 32, and exact sums of 32 bits.
+// wgmma_fp8 multiplies fp8 numbers, of either format on each side; 13 bits are all that is kept of a float's 23 in its sums.
 //
 // A bf16 operand may lie ACROSS: a row of 128 bytes for each of the 16 places on the inner axis, with a number for each of 64
 // rows of A (or B); the next 16 places begin 16 such rows, 2048 bytes, further on. More than 64 rows are several such tiles,
@@ -364,6 +366,17 @@ PTX_WGMMA_S8(32, "64", "%32, %33, 1")
 PTX_WGMMA_S8(64, "128", "%64, %65, 1")
 PTX_WGMMA_S8(128, "256", "%128, %129, 1")
 
+// fp8, 128 columns: the formats of A and B come last.
+#define PTX_WGMMA_FP8(A, B)                                                                                            \
+    PTX void wgmma_fp8(float (&d)[64], unsigned long long a, unsigned long long b, A, B) {                             \
+        asm volatile(PTX_WGMMA("m64n128k32.f32." #A "." #B, 64) "%64, %65, 1, 1, 1;"                                   \
+                     : PTX_SUMS_64("+f") : "l"(a), "l"(b));                                                            \
+    }
+PTX_WGMMA_FP8(e4m3, e4m3)
+PTX_WGMMA_FP8(e4m3, e5m2)
+PTX_WGMMA_FP8(e5m2, e4m3)
+PTX_WGMMA_FP8(e5m2, e5m2)
+
 // Registers of each thread of the warp group from here on, a multiple of 8: a producer gives away what consumers take.
 // The kernel must say both numbers of its __launch_bounds__, or the compiler leaves these instructions out (C7508).
 template <int N>
@@ -410,6 +423,11 @@ template <int SUMS>
 PTX void wgmma_s8(int (&d)[SUMS], unsigned long long a, unsigned long long b) {
     static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "wgmma_s8 is written for 64, 128 and 256 columns");
     emulator::wgmma_s8(d, 2 * SUMS, a, b, EMULATOR_WHERE);
+}
+
+template <class A, class B>
+PTX void wgmma_fp8(float (&d)[64], unsigned long long a, unsigned long long b, A, B) {
+    emulator::wgmma_fp8(d, 128, A::MANTISSA, B::MANTISSA, a, b, EMULATOR_WHERE);
 }
 
 template <int N>

@@ -15,7 +15,7 @@
 // Tiles. A row of a tile is 64 numbers of bf16, 128 bytes, in the swizzle. A tile that lies along the inner axis has a row for each
 // row of the left factor (column of the right one); one that lies ACROSS has 64 rows, a place on the inner axis each, in
 // panels of 64 numbers. Either way what a consumer needs of the left factor begins 64 rows after what the one before needs.
-// With int8 for a FACTOR a row is 128 numbers, both tiles lie along, and the sums are whole numbers.
+// With int8 or fp8 for a FACTOR a row is 128 numbers and both tiles lie along; the sums of int8 are whole numbers.
 //
 // The order of tiles. Blocks work on neighbouring tiles at the same time; those should need few rows and columns, which
 // are then in the second-level cache: a band of BAND rows of tiles is visited column by column.
@@ -28,8 +28,11 @@
 #define TILE_N 128
 #endif
 #ifndef FACTOR
-#define FACTOR bf16  // or signed char, and then int is the SUM
+#define FACTOR bf16  // or signed char, and then int is the SUM; or e4m3 or e5m2
 #define SUM float
+#endif
+#ifndef RIGHT_FACTOR
+#define RIGHT_FACTOR FACTOR  // the other of these two, in tiles that are called FACTOR's
 #endif
 #define TILE_M 128
 #define BAND 8  // rows of tiles
@@ -78,7 +81,14 @@ __device__ __forceinline__ Turn<STAGES> produce(Ring<STAGES, CLUSTER>& ring, FAC
 
 template <bool ACROSS_LEFT, bool ACROSS_RIGHT, int SUMS>
 __device__ __forceinline__ void add_products(float (&d)[SUMS], unsigned long long left, unsigned long long right) {
-    wgmma_bf16<ACROSS_LEFT, ACROSS_RIGHT>(d, left, right);
+    if constexpr (sizeof(FACTOR) == 2) {
+        wgmma_bf16<ACROSS_LEFT, ACROSS_RIGHT>(d, left, right);
+    } else {
+        static_assert(!ACROSS_LEFT && !ACROSS_RIGHT, "nothing turns bytes");
+        using Left = FACTOR;
+        using Right = RIGHT_FACTOR;
+        wgmma_fp8(d, left, right, Left{}, Right{});
+    }
 }
 
 template <bool ACROSS_LEFT, bool ACROSS_RIGHT, int SUMS>

@@ -80,6 +80,7 @@ CALLS = {
     "eight_bit.dequantize": {"codes": CODES, "scale": normal(3), "axis": 1, "form": "int8"},
     "eight_bit.linear_weight_only": {"x": normal(2, 4), "codes": CODES, "scale": normal(3), "bias": normal(3, seed=1)},
     "eight_bit.linear_int8": {"x_codes": CODES.T.copy(), "x_scale": normal(3), "codes": CODES, "scale": normal(3), "bias": normal(3, seed=1)},
+    "eight_bit.linear_fp8": {"x_codes": CODES.T.copy().view(np.uint8), "x_scale": normal(3), "codes": CODES.view(np.uint8), "scale": normal(3), "bias": normal(3, seed=1), "x_form": "e5m2", "form": "e4m3"},
     "eight_bit.decode": {"codes": CODES.view(np.uint8), "form": "e4m3"},
     "eight_bit.encode": {"x": ROWS, "form": "e4m3"},
     "embedding.embedding": {"table": ROWS.T.copy(), "indices": PLACES},

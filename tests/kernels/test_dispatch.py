@@ -178,6 +178,11 @@ def eight(x, w):
     return p, t, q, s, eight_bit.dequantize(*fp8, axis=0, form="e4m3"), eight_bit.linear_int8(p, t, q, s, w[0])
 
 
+def fp8_layer(x, w):
+    (p, t), (q, s) = eight_bit.quantize(x, axis=0, form="e5m2"), eight_bit.quantize(w, axis=1, form="e4m3")
+    return eight_bit.linear_fp8(p, t, q, s, w[0], x_form="e5m2")
+
+
 def weights_only(x, w):
     q, s = eight_bit.quantize(w.astype(np.float32), axis=1)
     return eight_bit.linear_weight_only(x, q, s, w[0])
@@ -360,6 +365,16 @@ CASES = [
             *("eight_bit/quantize:to_fp8", "eight_bit/quantize:from_fp8", "eight_bit/turn:turn", "eight_bit/4_wgmma:int8"),
         },
         exact=True,
+        doubles=False,
+    ),
+    Case(
+        "eight_bit.linear_fp8",
+        fp8_layer,
+        (turned(9, 12), turned(12, 7)),
+        {
+            *(f"eight_bit/quantize:{k}" for k in ("row_scales", "column_sizes", "column_scales", "to_fp8")),
+            *("eight_bit/split:widen_fp8", "eight_bit/4_split:fp8"),
+        },
         doubles=False,
     ),
     Case(

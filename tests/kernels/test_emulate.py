@@ -245,6 +245,7 @@ def test_the_other_functions_with_rungs_name_them_too():
     for of_rung in (
         partial(eight_bit_cuda.linear_weight_only, Emulator(), x, codes, ones),
         partial(eight_bit_cuda.linear_int8, Emulator(), codes, ones, codes, ones),
+        partial(eight_bit_cuda.linear_fp8, Emulator(), codes, ones, codes, ones),
         partial(conv2d_cuda.conv2d_grad_w, Emulator(), g, g, (1, 1, 1, 1), stride=(1, 1), padding=(0, 0)),
         partial(conv2d_cuda.conv2d_grad_x, Emulator(), g, g, g.shape, stride=(1, 1), padding=(0, 0)),
         partial(norm_cuda.group_norm_forward, Emulator(), x, ones, ones, 1, eps=1e-5, silu=False),

@@ -70,7 +70,7 @@ TINY = [
     companions.quantize_numbers(9, 5, "e4m3"),
     companions.linear_weight_only(3, 20, 5),
     companions.linear_int8(3, 20, 5),
-    companions.linear_fp8(4),
+    companions.linear_fp8(3, 20, 5),
 ]
 named = [pytest.param(p, id=p.title) for p in TINY]
 

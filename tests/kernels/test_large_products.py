@@ -1,5 +1,7 @@
 """Products of matrices, convolutions, attention and layers on eight bits whose last block lies beyond element 2^31."""
 
+import itertools
+
 import numpy as np
 import pytest
 from large import MARKS, Large, bits, columns_of, ending, ends_of, factor, same, seen, tail, zeros
@@ -13,6 +15,7 @@ from kernels.conv2d import cuda as conv2d_cuda
 from kernels.conv2d import cuda_wgmma
 from kernels.conv2d import reference as convolution
 from kernels.eight_bit import cuda as eight_bit_cuda
+from kernels.eight_bit import formats as eight_bit_formats
 from kernels.eight_bit import reference as eight_bit
 from kernels.matmul import cuda as matmul_cuda
 
@@ -241,23 +244,29 @@ def test_quantize_columns():
 
 def layer(device, kind, x, codes, scales, rung):
     """The linear layer on these codes; x is codes too, or numbers."""
-    if kind == "int8":
-        return eight_bit_cuda.linear_int8(device, x, scales[0], codes, scales[1], rung=rung)
+    if kind != "weight_only":
+        of_kind = eight_bit_cuda.linear_int8 if kind == "int8" else eight_bit_cuda.linear_fp8
+        return of_kind(device, x, scales[0], codes, scales[1], rung=rung)
     return eight_bit_cuda.linear_weight_only(device, x, codes, scales[1], rung=rung)
 
 
-@pytest.mark.parametrize("rung", RUNGS)
-@pytest.mark.parametrize("kind", ["int8", "weight_only"])
+@pytest.mark.parametrize(
+    ("kind", "rung"), [*itertools.product(("int8", "weight_only"), RUNGS), *(("fp8", rung) for rung in (1, 2, 4, 5))]
+)
 def test_linear_layers_of_many_rows(rng, kind, rung):
     rows = {1: 8, 2: 64}.get(rung, 128)
     x, codes = whole(rng, rows, 16), whole(rng, 16, 16)
     scales = np.full(rows, 0.5, np.float32), np.full(16, 0.25, np.float32)
     m, (x_scale, scale) = 2**28 + 128, scales
-    x = x if kind == "int8" else x.astype(np.float32)
-    device = Large({(m, 16): tail((m, 16), rows * 16)}, {"split": rows // 64}, m // 128)  # 1024 numbers a block
+    of_block = dict.fromkeys(("split", "widen_fp8"), rows // 64)  # 1024 numbers a block
+    device = Large({(m, 16): tail((m, 16), rows * 16)}, of_block, m // 128)
     device.real[3, m, 16] = ends_of(3, rows * 16, m * 16)
+    want = (x.astype(np.float32) @ codes) * (0.25 if kind == "weight_only" else 0.125)
+    x = x if kind == "int8" else x.astype(np.float32)
+    if kind == "fp8":
+        x, codes = eight_bit_formats.encode(x, "e4m3"), eight_bit_formats.encode(codes.astype(np.float32), "e4m3")
     y = layer(device, kind, ending(device, (m, 16), x), codes, (ending(device, (m,), x_scale), scale), rung)
-    same(device, y, (x.astype(np.float32) @ codes) * (0.125 if kind == "int8" else 0.25), 0)
+    same(device, y, want, 0)
 
 
 @pytest.mark.parametrize("rung", RUNGS)

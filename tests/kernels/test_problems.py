@@ -94,7 +94,7 @@ WORK = [  # problems, their FLOP and bytes: sums that were done by hand
     (companions.quantize_numbers(3, 5, "int8"), 60, 4 * 15 + 15 + 4 * 5),
     (companions.linear_weight_only(2, 3, 5), 60, 4 * 6 + 15 + 4 * 10),
     (companions.linear_int8(2, 3, 5), 60, 6 + 15 + 4 * 10),
-    (companions.linear_fp8(3), 54, 3 * 9),
+    (companions.linear_fp8(2, 3, 5), 60, 6 + 15 + 4 * 10),
 ]
 
 

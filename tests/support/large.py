@@ -68,7 +68,7 @@ class Large(Emulator):
             return
         check_grid(kernel, three(grid), three(threads))
         self.whole = self.tiles if grid in RESIDENT and self.tiles else three(grid)[0]
-        count = self.last.get(kernel, 1 if self.whole > 1024 else self.whole)
+        count = min(self.last.get(kernel, 1 if self.whole > 1024 else self.whole), self.whole)
         self.first = self.whole - count
         assert self.first == 0 or self.first >= count  # later() tells a block's number before from that after
         super().run(source, kernel, self.whole - self.first, threads, arguments, **how)

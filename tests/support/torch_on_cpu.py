@@ -11,6 +11,7 @@ import numpy as np
 from kernels import bfloat16
 from kernels.attention import reference as attention_reference
 from kernels.conv2d import reference as conv2d_reference
+from kernels.eight_bit import decode
 from kernels.norm import reference as norm_reference
 
 DTYPES = {"float32": np.float32, "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8}
@@ -21,10 +22,10 @@ class Dtype:
         self.name = name
 
 
-float32, int64, int32, int16, int8, bfloat16_, float8 = map(
-    Dtype, ("float32", "int64", "int32", "int16", "int8", "bfloat16", "float8_e4m3fn")
+float32, int64, int32, int16, int8, uint8, bfloat16_, float8 = map(
+    Dtype, ("float32", "int64", "int32", "int16", "int8", "uint8", "bfloat16", "float8_e4m3fn")
 )
-BY_NAME = {d.name: d for d in (float32, int64, int32, int16, int8, bfloat16_, float8)}
+BY_NAME = {d.name: d for d in (float32, int64, int32, int16, int8, uint8, bfloat16_, float8)}
 
 
 class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
@@ -68,6 +69,8 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return self
 
     def view(self, dtype):
+        if self.dtype is uint8 and dtype is float8:
+            return Tensor(decode(self.array, "e4m3"), float8)
         assert self.dtype is int16 and dtype is bfloat16_
         return Tensor(bfloat16.from_bits(self.array.view(np.uint16)), bfloat16_)
 
@@ -186,7 +189,7 @@ def _int_mm(a, b):
 
 def _scaled_mm(a, b, *, scale_a, scale_b, out_dtype):
     assert a.dtype is b.dtype is float8 and out_dtype is bfloat16_ and scale_a.shape == scale_b.shape == ()
-    return Tensor(a.array @ b.array, bfloat16_)
+    return Tensor(a.array @ b.array * scale_a.array * scale_b.array, bfloat16_)
 
 
 chosen = [None]
@@ -219,7 +222,7 @@ torch = Space(
     matmul=lambda a, b: Tensor(a.array @ b.array),
     bincount=lambda x, minlength: Tensor(np.bincount(x.array, minlength=minlength)),
     zeros_like=lambda x: Tensor(np.zeros_like(x.array)), randn_like=lambda x: Tensor(np.zeros_like(x.array)),
-    randn=lambda shape, device: Tensor(np.zeros(shape, np.float32)), ones=lambda shape, device: Tensor(np.ones(shape, np.float32)),
+    randn=lambda shape, device: Tensor(np.zeros(shape, np.float32)),
     where=lambda mask, a, b: Tensor(np.where(mask.array, a.array, b.array)),
     clamp=lambda x, low, high: Tensor(np.clip(x.array, low, high)),
     cuda=Space(is_available=lambda: True, empty_cache=lambda: None),
