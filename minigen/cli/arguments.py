@@ -281,6 +281,19 @@ def say_unguided(settings: dict[str, Any]) -> None:
                 print(f"note: --{flag} changes nothing with --{scale} 1, which is no guidance", file=sys.stderr)
 
 
+def put_in_eight_bits(system: Any, way: str | None) -> None:
+    """Round the linear layers of a trained system, and say how many there are. Raises UserError where there are none."""
+    if way is None:
+        return
+    from minigen.nn.eight_bit import in_eight_bits
+
+    count = sum(in_eight_bits(module, way) for module in system.modules.values())
+    if not count:
+        raise UserError("--eight-bit is for linear layers, and these weights have none")
+    of = "weights in int8" if way == "weights" else f"weights and inputs in {'int8' if way == 'int8' else 'fp8 (e4m3)'}"
+    print(f"{count} linear layers with {of}")
+
+
 def reuse_clip(path: Path, system: Any, dataset: Any) -> None:
     """Put the trained CLIP of a weights file, of any system, into a system that has one like it.
 

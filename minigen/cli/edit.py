@@ -16,6 +16,7 @@ from minigen.cli import arguments, curriculum
 from minigen.cli.sample import check_out, with_own_sampler
 from minigen.errors import UserError, os_reason, said_in_one_sentence
 from minigen.models.system import Picture
+from minigen.nn.eight_bit import Way
 
 WHOLE = r"\d{1,18}"  # a number, of fewer digits than `int` refuses to read
 USAGE = """usage: minigen edit SYSTEM IMAGE [--mask FILE | ROWS,COLUMNS] [--weights FILE] [--n 4] [--out edit.png] [--seed N]
@@ -46,6 +47,8 @@ class EditFlags:
     """cpu or cuda."""
     precision: Precision = "float32"
     """What the factors of products are rounded to while edits are made: as for 'minigen train'."""
+    eight_bit: Way | None = None
+    """Put the linear layers in eight bits: as for 'minigen sample'."""
     data_dir: Annotated[str | None, arg(metavar="DIR")] = None
     """Folder of the data set's files, for pictures test:K: as for 'minigen train'."""
 
@@ -64,6 +67,7 @@ def main(args: list[str]) -> int:
     system, about = arguments.load_weights(flags.weights, entry, device=flags.device)
     arguments.say_unfinished(flags.weights, system)
     arguments.say_unguided(settings)
+    arguments.put_in_eight_bits(system, flags.eight_bit)
     given: list[Any] = []
 
     def read(name: str) -> Any:

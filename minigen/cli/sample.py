@@ -14,6 +14,7 @@ from kernels.backend import to_numpy
 from kernels.precision import Precision, precision
 from minigen.cli import arguments, curriculum
 from minigen.errors import UserError, os_reason, said_in_one_sentence
+from minigen.nn.eight_bit import Way
 
 STATES = 36  # pictures that --trajectory shows on the way: all in the animation, the first of them in the strip
 
@@ -42,6 +43,8 @@ class SampleFlags:
     """cpu or cuda."""
     precision: Precision = "float32"
     """What the factors of products are rounded to while samples and pictures are drawn: as for 'minigen train'."""
+    eight_bit: Way | None = None
+    """Put the linear layers in eight bits: their weights in int8, or weights and inputs in int8 or fp8 (e4m3)."""
     singles: bool = False
     """Also write every sample as a PNG of its own, in the model's size: 'minigen edit' takes these."""
     trajectory: bool = False
@@ -64,6 +67,7 @@ def main(args: list[str]) -> int:
     system, dataset = arguments.load_weights(flags.weights, entry, device=flags.device)
     arguments.say_unfinished(flags.weights, system)
     arguments.say_unguided(settings)
+    arguments.put_in_eight_bits(system, flags.eight_bit)
 
     from minigen.train import pictures
     from minigen.train.checkpoint import write_atomically

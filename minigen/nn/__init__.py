@@ -1,9 +1,11 @@
 """Layers and blocks that no single paper owns.
 
-Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`, `text_unet`.
+Read `module` first, then `layers`, `resnet`, `attention`, `unet`, `transformer`, `text_unet`; `eight_bit` rounds trained
+linear layers.
 """
 
 from .attention import Attention, PixelAttention
+from .eight_bit import EightBitLinear, in_eight_bits
 from .layers import (
     MLP,
     BatchNorm,
@@ -32,6 +34,7 @@ __all__ = [
     "ConvTranspose2d",
     "Downsample",
     "Dropout",
+    "EightBitLinear",
     "Embedding",
     "GroupNorm",
     "LayerNorm",
@@ -49,6 +52,7 @@ __all__ = [
     "Upsample",
     "Words",
     "fold",
+    "in_eight_bits",
     "parameter",
     "sinusoidal",
     "unfold",

@@ -23,6 +23,8 @@ from minigen import __version__
 from minigen.__main__ import COMMANDS, main
 from minigen.cli import arguments, curriculum, sample
 from minigen.cli.arguments import first_sentence
+from minigen.errors import UserError
+from minigen.nn import Conv2d, EightBitLinear, Sequential
 from minigen.train import checkpoint
 from minigen.train.run import CHECKPOINT, WEIGHTS
 from tests.minigen.train import toy
@@ -406,6 +408,33 @@ def test_products_are_rounded_while_something_is_drawn_and_not_while_it_is_measu
     monkeypatch.setattr(arguments, "load_weights", loaded)
     assert main(["edit", "toy", "test:0", "--precision", "tf32"]) == 0
     assert seen["edit"] == "tf32" and seen["load_weights"] == in_force() == "float32"
+
+
+@pytest.mark.parametrize("command", [("sample",), ("edit", "test:0")])
+def test_linear_layers_in_eight_bits(command: tuple[str, ...], trained: Path, capsys: Any, monkeypatch: Any):
+    kept: list[Any] = []
+    real = arguments.load_weights
+
+    def loaded(*args: Any, **settings: Any) -> Any:
+        kept.append(real(*args, **settings))
+        return kept[-1]
+
+    monkeypatch.setattr(arguments, "load_weights", loaded)
+    name, *rest = command
+    for way, said in (("weights", "weights in int8"), ("fp8", "weights and inputs in fp8 (e4m3)")):
+        assert main([name, "toy", *rest, "--n", "2", "--eight-bit", way]) == 0
+        layers = [
+            m for net in kept[-1][0].modules.values() for _, m in net.named_modules() if isinstance(m, EightBitLinear)
+        ]
+        assert f"{len(layers)} linear layers with {said}\n" in capsys.readouterr().out
+        assert layers and all(layer.way == way for layer in layers)
+
+
+def test_a_system_without_linear_layers_refuses_eight_bits():
+    without = SimpleNamespace(modules={"net": Sequential(Conv2d(1, 1, rng=np.random.default_rng(0)))})
+    with pytest.raises(UserError, match="--eight-bit is for linear layers, and these weights have none"):
+        arguments.put_in_eight_bits(without, "int8")
+    arguments.put_in_eight_bits(without, None)
 
 
 LINES = """╭─ Unrecognized options ─────────────╮
