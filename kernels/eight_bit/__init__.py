@@ -18,23 +18,25 @@ scale and comes back as NaN.
 The linear layers are $y = x W + b$ with W (k, n) as int8 and a scale for each of its columns. ``linear_weight_only``
 has x in float32; that saves memory traffic, on which a layer with few rows waits. ``linear_int8`` has x as int8 too,
 with a scale per row; its products are whole numbers, added up in 32 bits without any rounding, so it gives the same
-bits everywhere. ``linear_fp8`` has both in fp8, of either format. On tensor cores x in float32 is three bf16 numbers that add up to it exactly (except for the last bits
-of numbers below 1e-33). Where float32 rounds, a tensor core truncates towards 0, so after every 64 terms its sums are
-added to others in float32: the error grows more slowly with the number of terms than float32's own. For terms of
+bits everywhere. ``linear_fp8`` has both in fp8, of either format.
+
+On tensor cores x in float32 is three bf16 numbers that add up to it exactly (except for the last bits of numbers below
+1e-33). Where float32 rounds, a tensor core truncates towards 0, so after every 64 terms its sums are added to others in
+float32: the error grows more slowly with the number of terms than float32's own. For terms of
 similar size ``linear_weight_only`` is no less exact than float32, except for sums of a few terms, which are off by a
 rounding or two more. For terms of one sign whose sizes differ by powers of ten this holds, by simulation, from about
 250 terms on with Hopper's tensor cores and about 1000 with an A100's, which keep fewer bits; for fewer terms the error
 is up to 2.5 times float32's on Hopper and 4.5 times on an A100.
 
 An fp8 number is a bf16 number as it is, so ``linear_fp8`` is as exact as that, with one part. Within ``with
-precision("bf16"):`` a Hopper GPU takes its fp8 tensor cores instead, which are meant to be twice as fast: their sums keep
-13 bits, and every 128 terms are added to others in float32. By the emulator's model of them, normal numbers in e4m3 give
+precision("bf16"):`` a Hopper GPU takes its fp8 tensor cores instead, made to be twice as fast: their sums keep 13 bits,
+and every 128 terms are added to others in float32. By the emulator's model of them, normal numbers in e4m3 give
 results that are off by $2^{-13} \sqrt{\sum_l (p_l q_l)^2}$ (rms), or, if all terms have one sign, by 0.06 % of the sum,
 however many there are. (Rounding the factors to e4m3 was off by 4 % and 0.2 %.)
 
 On tensor cores for eight bits the weights must lie transposed, with the inner axis last. ``linear_int8`` and, in bf16,
-``linear_fp8`` transpose them in every call, unless ``codes.T`` is contiguous already: for weights that are used many times,
-pass ``np.asfortranarray(codes)`` (of CuPy's for arrays of CuPy's).
+``linear_fp8`` transpose them in every call, unless ``codes.T`` is contiguous already: weights that are used many times
+are best given as ``np.asfortranarray(codes)`` (CuPy has it too).
 """
 
 from collections.abc import Iterator

@@ -45,8 +45,9 @@ decides: a kernel whose result depends on the order gives different results for 
 What it cannot find, and how it differs from a GPU:
 
 * An access that lands in another array than the intended one is missed if it jumps over the red zones between them,
-  unless its index is ``undefined``. Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone between
-  them.
+  unless its index is ``undefined``. They are 64 KiB wide, 256 bytes beside a ``__device__`` or ``__constant__`` variable
+  (none beside one that fills whole 8 KiB). Arrays of one declaration, ``__shared__ float a[8], b[8];``, have no zone
+  between them.
 * Races on other paths through the kernel are missed: it judges the accesses that this input makes (in any order).
 * Clusters run one after another (a block alone is a cluster of one), and a thread runs until it must wait or, at
   random, until one of its atomic operations. So a block can never see a flag that a later block sets: waiting for it is
@@ -391,7 +392,7 @@ class Emulator:
                 if called not in shared_names:
                     arrays[name] = _Named(called, found.array, part.start)
         for g in library.globals:
-            buffers.append(_Buffer(library.begin() + g.offset, g.bytes, 0, None, False, 0, g.name.encode()))
+            buffers.append(_Buffer(library.begin() + g.offset, g.bytes, g.red_zone, None, False, 0, g.name.encode()))
         cells: list[Any] = []
         kept: list[np.ndarray] = []  # maps in memory
         for i, (p, v) in enumerate(zip(parameters, values)):

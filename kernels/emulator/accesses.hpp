@@ -203,7 +203,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
     if (!latest || address < latest->begin || address >= latest->end) {
         Region* found = find(address, false);
         if (!found) {
-            if (kind == READ && is_constant(address)) return nullptr;
+            if (kind == READ && is_constant(address) && !find(address, true)) return nullptr;
             if (cluster_blocks > 1 && self)
                 if (Region* const theirs = touch_other_block(address, bytes, kind, where)) return theirs;
             found = find(address, true);

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..source import (
@@ -144,6 +144,7 @@ class Variable:
     name: str
     offset: int
     bytes: int
+    red_zone: int = 0  # bytes on both sides that nothing else lies in
 
 
 @dataclass(frozen=True)
@@ -491,6 +492,7 @@ def _variables(symbols: str) -> tuple[tuple[Variable, ...], tuple[Variable, ...]
     if re.search(r"^\w+ .{7} (?!shared_memory)\S+\t\w+ +\S*emulator_guard_", symbols, re.MULTILINE):
         raise DoesNotCompile(IN_A_TEMPLATE)
     shared, others = [], []
+    places = []  # of all that lies beside variables
     for address, section, size, name in re.findall(
         r"^(\w+) .{7} (shared_memory|\.data|\.bss)\t(\w+) +(\S+)$", symbols, re.MULTILINE
     ):
@@ -499,11 +501,21 @@ def _variables(symbols: str) -> tuple[tuple[Variable, ...], tuple[Variable, ...]
             continue
         if section == "shared_memory":
             shared.append(Variable(_plain_name(name), *place))
-        elif name.startswith("_ZZ"):  # static in a function
+            continue
+        places.append(place)
+        if name.startswith("_ZZ"):  # static in a function
             others.append(Variable(_plain_name(name), *place))
         elif name.startswith("_ZN12_GLOBAL__N_1"):
             others.append(Variable(_names(name), *place))
-    return tuple(shared), tuple(others)
+    return tuple(shared), tuple(replace(v, red_zone=_room_beside(v, places)) for v in others)
+
+
+def _room_beside(variable: Variable, places: list[tuple[int, int]]) -> int:
+    """How many bytes on both sides of a variable are nobody's, up to 256; ``places`` are (begin, bytes) of all variables."""
+    begin, end = variable.offset, variable.offset + variable.bytes
+    before = [begin - (at + size) for at, size in places if at < begin]
+    after = [at - end for at, _ in places if at > begin]
+    return max(0, min([256, *before, *after]))
 
 
 def _names(symbol: str) -> str:

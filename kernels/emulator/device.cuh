@@ -168,8 +168,8 @@ typedef emulator::TensorMap TensorMap;
 #define __grid_constant__
 #define __device__ __inline  // g++ checks no structure that a call takes by value; inlined, it is no call
 #define __host__
-#define EMULATOR_VARIABLE __attribute__((used)) __inline  // of the whole grid: `__device__ int count;`
-#define __constant__ __attribute__((used))
+#define EMULATOR_VARIABLE __constant__ __inline  // of the whole grid: `__device__ int count;`
+#define __constant__ __attribute__((used, aligned(8192)))  // which leaves room for a red zone between two of them
 #define __forceinline__
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)  // build.py reads it

@@ -216,6 +216,34 @@ extern "C" __global__ void tell(float* y) { y[threadIdx.x] = inner::total[thread
 """
 
 
+BESIDE = """
+__device__ int counts[256], second[3];
+__constant__ float weights[9];
+__constant__ float others[9];
+__device__ float sum(const float* a, int first, int n) { float s = 0; for (int i = first; i < n; i++) s += a[i]; return s; }
+extern "C" __global__ void count(const int* x) { atomicAdd(&counts[x[threadIdx.x]], 1); }
+extern "C" __global__ void read(float* y, int first, int n) { y[0] = sum(weights, first, n); }
+extern "C" __global__ void other(float* y, int first, int n) { y[0] = sum(others, first, n); }
+"""
+
+
+def test_beside_a_variable_lies_no_other(each_compiler):
+    """Through a pointer too, where the compiler knows of no array."""
+    module, y = RawModule(BESIDE), np.zeros(1, np.float32)
+    count = module.get_function("count")
+    count((1,), (256,), (np.arange(256, dtype=np.int32),))
+    with pytest.raises(EmulatorError, match=r"atomic operation of 4 bytes at byte 1024 of counts by thread 1 of"):
+        count((1,), (2,), (np.int32([0, 256]),))
+    for name, array in (("read", "weights"), ("other", "others")):
+        kernel = module.get_function(name)
+        kernel((1,), (1,), (y, 0, 9))
+        for first, n, at in ((0, 10, 36), (-1, 9, -4), (50, 51, 200)):
+            with pytest.raises(
+                EmulatorError, match=rf"out of range: read of 4 bytes at byte {at} of {array} by thread 0"
+            ):
+                kernel((1,), (1,), (y, first, n))
+
+
 def test_static_variables_of_functions(each_compiler):
     code = """
 template <class T> __device__ T next() { static T last; return last += 2; }
