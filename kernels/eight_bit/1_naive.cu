@@ -8,12 +8,6 @@
 // follows is rounded one operation at a time, so all devices give the same bits. In the first, x is brought to every
 // thread in float32, but the weights, which are most of what a layer with few rows reads, are a quarter of that.
 #include "eight_bit/bytes.cuh"
-#include "lib/fp8.cuh"
-
-#ifndef X_FORM
-#define X_FORM e4m3
-#define W_FORM e4m3
-#endif
 
 extern "C" __global__ void weight_only(const float* x, const signed char* q, const float* scale, const float* bias,
                                        float* y, long long count, int k, int n) {

@@ -10,12 +10,7 @@
 // The weights are not, they lie across, so they are transposed as they are stored: a thread collects four of a column.
 // Missing terms are 0 and add nothing, which is why the last tile needs no care.
 #include "eight_bit/bytes.cuh"
-#include "lib/fp8.cuh"
 
-#ifndef X_FORM
-#define X_FORM e4m3
-#define W_FORM e4m3
-#endif
 #define SIDE 64
 #define DEPTH 16  // terms of a tile of floats
 #define FOURS 8   // words of a tile of int8

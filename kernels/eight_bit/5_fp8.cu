@@ -8,10 +8,6 @@
 // sets unless one asks for "fast accumulation".)
 //
 // Needs sm_90a.
-#ifndef X_FORM
-#define X_FORM e4m3
-#define W_FORM e4m3
-#endif
 #define FACTOR X_FORM
 #define RIGHT_FACTOR W_FORM
 #define SUM float

@@ -124,15 +124,15 @@ def linear_fp8(
     """y (m, n), float32. Rungs 4 and 5 leave to rung 3 what TMA cannot bring."""
     check_rung(rung, FP8_RUNGS)
     arguments = {"x_scale": x_scale, "scale": scale, "bias": bias}
+    forms = {"X_FORM": x_form, "W_FORM": form}
     if rung >= 3:
         rung = _brought(rung, x_codes, codes)
     if rung == 5:
-        return _tensor_cores(device, codes, {"p": x_codes, **arguments}, 5, {"X_FORM": x_form, "W_FORM": form})
+        return _tensor_cores(device, codes, {"p": x_codes, **arguments}, 5, forms)
     codes = contiguous(codes)
     if rung >= 3:
         x, q = _widened(device, x_codes, x_form), _widened(device, codes, form)
         return _bf16(device, "fp8", rung, x, q, arguments, (len(x_codes), *codes.shape))
-    forms = {"X_FORM": x_form, "W_FORM": form}
     return _linear(device, "fp8", rung, x_codes, codes, {"p": x_codes, **arguments}, forms)
 
 

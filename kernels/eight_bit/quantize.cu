@@ -11,7 +11,6 @@
 // All of it waits for memory, so the passes that go from number to number move four neighbours by one instruction.
 #include "eight_bit/bytes.cuh"
 #include "lib/fours.cuh"
-#include "lib/fp8.cuh"
 
 __device__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN beats everything
 

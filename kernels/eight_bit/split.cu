@@ -10,7 +10,6 @@
 // Rows of both begin at multiples of 16 bytes, with zeros behind, so a thread stores eight neighbours at once.
 #include "eight_bit/bytes.cuh"
 #include "lib/fours.cuh"
-#include "lib/fp8.cuh"
 #include "lib/ptx.cuh"
 
 struct Parts {

@@ -574,7 +574,7 @@ def test_a_planted_mistake_is_found(file, old, new, kind, monkeypatch, tmp_path)
     [
         (2, "eight_bit/bytes.cuh", "if (i < count) word", "if (i <= count) word", "out of range"),
         (2, "eight_bit/bytes.cuh", "times_32(times_32(sum, x_scale), scale)", "times_32(sum, times_32(x_scale, scale))", "wrong value"),
-        (3, "eight_bit/bytes.cuh", "plus_32(value, bias[column])", "bias[column]", "wrong value"),
+        (3, "eight_bit/bytes.cuh", "plus_32(value, bias)", "bias", "wrong value"),
         (3, "matmul/mma.cuh", "mma_s8(sums.of[m][n], left[m], b0, b1)", "mma_s8(sums.of[m][n], left[m], b1, b0)", "wrong value"),
         (3, "matmul/mma.cuh", "if (row < rows && column < columns) put", "if (row < rows) put", "out of range"),
         (4, COLUMNS, "if (row >= m) continue;", "", "out of range"),
