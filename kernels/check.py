@@ -34,6 +34,7 @@ TWO_TILES = (
     ("conv2d", "mma_gradients"),
     ("eight_bit", "mma"),
     ("eight_bit", "split"),
+    ("matmul", "split"),
 )
 # What the compiler says -> what it did to a kernel that is meant to be fast.
 LOSSES = {
@@ -64,6 +65,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "conv2d/2_tiled.cu": ({}, TIME, RESIDUAL),
     "conv2d/3_first_layer.cu": ({"DEPTH": 27}, {"DEPTH": 27, **RESIDUAL}, {"DEPTH": 75}, {"DEPTH": 147}),
+    "conv2d/4_split.cu": ({"TILE_N": 64}, {"TILE_N": 128}, {"TILE_N": 128, **TIME}, {"TILE_N": 128, **RESIDUAL}),
+    "conv2d/4_split_gradients.cu": tuple({"TILE_N": n} for n in (64, 128)),
     "conv2d/4_wgmma.cu": (
         {"TILE_N": 64},
         {"TILE_N": 128, **TIME, **RESIDUAL, "SILU": "true"},
@@ -79,6 +82,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     **{f"{op}/3_{name}.cu": ({}, {"TILE_M": 64, "TILE_N": 64}) for op, name in TWO_TILES},
     "conv2d/3_mma.cu": ({}, TIME, RESIDUAL, {"TILE_M": 64, "TILE_N": 64}),
     "eight_bit/4_wgmma.cu": tuple({"TILE_N": n} for n in (64, 128, 256)),
+    "matmul/4_split.cu": (
+        {"TILE_N": 64},
+        {"TILE_N": 128},
+        {"TILE_N": 128, "TRANSPOSE_A": "true", "TRANSPOSE_B": "true"},
+    ),
     "matmul/4_wgmma.cu": (
         {"TILE_N": 64},
         {"TILE_N": 128},

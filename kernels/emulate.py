@@ -75,7 +75,7 @@ def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int,
     return run
 
 
-def _conv2d(n: int, size: int, c_in: int, c_out: int) -> Run:
+def _conv2d(n: int, size: int, c_in: int, c_out: int, precision: str = "bf16") -> Run:
     x, w = normals((n, size, size, c_in), (3, 3, c_in, c_out))
     settings: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1)}
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
@@ -87,8 +87,9 @@ def _conv2d(n: int, size: int, c_in: int, c_out: int) -> Run:
     near = conv2d.reference.conv2d(near_x, near_w, None, **settings)
 
     def run(device: Emulator, rung: int) -> None:
-        y = conv2d_cuda.conv2d(device, x, w, None, **settings, rung=rung)
-        device.expect(y, *((want, allowed) if rung < 3 else (near, 2.1 * allowed)), "y")
+        y = conv2d_cuda.conv2d(device, x, w, None, **settings, rung=rung, precision=precision)
+        exact = rung < 3 or precision == "float32"
+        device.expect(y, *((want, allowed) if exact else (near, 2.1 * allowed)), "y")
 
     return run
 
@@ -98,6 +99,12 @@ OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, 
     "attention": (_attention, "n,heads,t,d", (1, 2, 77, 16), attention_cuda.RUNGS),
     "attention-short": (_attention_short, "n,heads,t_q,t_k,d", (1, 2, 200, 77, 16), attention_cuda.SHORT),
     "conv2d": (_conv2d, "n,size,c_in,c_out", (1, 12, 8, 20), conv2d_cuda.RUNGS),
+    "conv2d-float32": (
+        partial(_conv2d, precision="float32"),
+        "n,size,c_in,c_out",
+        (1, 12, 7, 20),
+        conv2d_cuda.FLOAT32_RUNGS,
+    ),
     "quantize": (_quantize, "m,codes,d", (200, 50, 20), quantize_cuda.RUNGS),
     **COMPANIONS,
     **GRADIENTS,

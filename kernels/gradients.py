@@ -4,6 +4,7 @@ Each function takes the sizes and returns a function that runs one rung on a dev
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,19 +41,21 @@ def _product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> di
     return found
 
 
-def _matmul(m: int, k: int, n: int) -> Run:
+def _matmul(m: int, k: int, n: int, precision: str = "bf16") -> Run:
     x, w, b, g = normals((m, k), (k, n), (n,), (m, n))
     y, dx, dw = _product(x, w, b), _product(g, w.T), _product(x.T, g)
 
     def run(device: Any, rung: int) -> None:
-        device.expect(matmul_cuda.linear(device, x, w, b, rung=rung), *y[rung >= 3], "y")
-        device.expect(matmul_cuda.linear_grad_x(device, g, w, rung=rung), *dx[rung >= 3], "dx")
-        device.expect(matmul_cuda.linear_grad_w(device, x, g, rung=rung), *dw[rung >= 3], "dw")
+        how: dict[str, Any] = {"rung": rung, "precision": precision}
+        near = rung >= 3 and precision == "bf16"
+        device.expect(matmul_cuda.linear(device, x, w, b, **how), *y[near], "y")
+        device.expect(matmul_cuda.linear_grad_x(device, g, w, **how), *dx[near], "dx")
+        device.expect(matmul_cuda.linear_grad_w(device, x, g, **how), *dw[near], "dw")
 
     return run
 
 
-def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int) -> Run:
+def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int, precision: str = "bf16") -> Run:
     settings: dict[str, Any] = {"stride": (stride, stride), "padding": (1, 1)}
     out = (size - 1) // stride + 1
     x, w, g = normals((n, size, size, c_in), (3, 3, c_in, c_out), (n, out, out, c_out))
@@ -70,10 +73,9 @@ def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int) -> Run:
     both = {near: expected(near) for near in (False, True)}
 
     def run(device: Any, rung: int) -> None:
-        dx = conv2d_cuda.conv2d_grad_x(device, g, w, x.shape, **settings, rung=rung)
-        device.expect(dx, *both[rung >= 3][0], "dx")
-        dw = conv2d_cuda.conv2d_grad_w(device, x, g, w.shape, **settings, rung=rung)
-        device.expect(dw, *both[rung >= 3][1], "dw")
+        want, how = both[rung >= 3 and precision == "bf16"], {**settings, "rung": rung, "precision": precision}
+        device.expect(conv2d_cuda.conv2d_grad_x(device, g, w, x.shape, **how), *want[0], "dx")
+        device.expect(conv2d_cuda.conv2d_grad_w(device, x, g, w.shape, **how), *want[1], "dw")
 
     return run
 
@@ -120,5 +122,12 @@ def _attention_grad_expected(
 GRADIENTS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
     "attention-grad": (_attention_grad, "n,heads,t_q,t_k,d", (1, 2, 40, 77, 16), attention_cuda.RUNGS),
     "conv2d-grad": (_conv2d_grad, "n,size,c_in,c_out,stride", (2, 9, 8, 24, 2), conv2d_cuda.GRADIENT_RUNGS),
+    "conv2d-grad-float32": (
+        partial(_conv2d_grad, precision="float32"),
+        "n,size,c_in,c_out,stride",
+        (2, 9, 7, 24, 2),
+        conv2d_cuda.FLOAT32_GRADIENT_RUNGS,
+    ),
     "matmul": (_matmul, "m,k,n", (70, 56, 88), matmul_cuda.RUNGS),
+    "matmul-float32": (partial(_matmul, precision="float32"), "m,k,n", (70, 77, 88), matmul_cuda.FLOAT32_RUNGS),
 }

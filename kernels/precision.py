@@ -5,7 +5,8 @@ exact and are added up in float32. On a GPU, from Ampere on, the last rung on su
 on a CPU the factors are rounded first, which is no faster and shows what a GPU would compute. (There, attention also rounds
 its probabilities and the gradients of its scores.) Sums, results, other operations and a model's weights stay float32.
 
-By default, "float32", nothing is rounded. float64 never is, nor are products that a model takes by ``@`` on plain arrays.
+By default, "float32", nothing is rounded. (Where large products take tensor cores even so, each factor is three numbers of
+8 bits: matmul/3_split.cu.) float64 never is, nor are products that a model takes by ``@`` on plain arrays.
 """
 
 from collections.abc import Iterator

@@ -24,8 +24,8 @@ LARGEST = 256  # head size of the rungs in bfloat16
 
 def rung_by_precision(device: Any, d: int, d_v: int) -> int:
     """The rung for heads of these sizes and the ``precision`` in force: 2, which is exact, or the last in bfloat16."""
-    how = matmul.by_precision(device)
-    return how["rung"] if how.get("precision") == "bf16" and _takes(d) and _takes(d_v) else 2
+    in_bf16 = matmul.by_precision(device) == "bf16" and _takes(d) and _takes(d_v)
+    return matmul.last_rung(device) if in_bf16 else 2
 
 
 def _takes(size: int) -> bool:

@@ -24,15 +24,8 @@ extern "C" __global__ void conv2d(const float* x, const float* w, const float* b
     if (at >= count) return;
     const int o = at % c_out, j = at / c_out % w_out, i = at / c_out / w_out % h_out;
     const long long n = at / c_out / w_out / h_out;
-    float sum = b ? b[o] : 0.0f;
-    for (int u = 0; u < kernel_h; u++)
-        for (int v = 0; v < kernel_w; v++) {
-            const int row = i * stride_h + u - padding_h, column = j * stride_w + v - padding_w;
-            const bool outside = row < 0 || row >= height || column < 0 || column >= width;
-            const float* pixel = x + ((n * height + row) * width + column) * c_in;
-            const float* weight = w + (long long)(u * kernel_w + v) * c_in * c_out + o;
-            for (int c = 0; c < c_in; c++) sum += (outside ? 0.0f : pixel[c]) * weight[(long long)c * c_out];
-        }
+    const float sum = sum_of_window(b ? b[o] : 0.0f, x, w, n, i, j, o, height, width, c_in, c_out, kernel_h, kernel_w,
+                                    stride_h, stride_w, padding_h, padding_w);
     y[at] = finish(sum, time, residual, n, at, c_out, o);
 }
 

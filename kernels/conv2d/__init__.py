@@ -209,7 +209,7 @@ def conv_transpose2d_grad_w(
 def _how(device: Any, s: Pair, p: Pair) -> dict[str, Any]:
     from ..matmul.cuda import by_precision
 
-    return {"stride": s, "padding": p, **by_precision(device)}
+    return {"stride": s, "padding": p, "precision": by_precision(device)}
 
 
 def _conv2d(device: Any, x: Array, w: Array, b: Array | None, s: Pair, p: Pair, **ending: Any) -> Array:

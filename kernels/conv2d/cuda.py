@@ -1,5 +1,6 @@
 """The rungs of the convolution and its gradients in CUDA: which file, which grid. ``device`` is a GPU or the emulator."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..matmul.cuda import (
     defines_of,
     mma_tile_for,
     run_mma,
+    rung_for,
     threads_of,
     tile_for,
     together,
@@ -25,6 +27,8 @@ from . import cuda_wgmma
 
 RUNGS = {1: "1_direct.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: cuda_wgmma.FORWARD}
 GRADIENT_RUNGS = {1: "1_direct.cu", 2: "2_tiled_gradients.cu", 3: "3_mma_gradients.cu", 4: cuda_wgmma.GRADIENTS}
+FLOAT32_RUNGS = {1: RUNGS[1], 2: RUNGS[2], 4: cuda_wgmma.SPLIT_FORWARD}  # as exact as float32, or about
+FLOAT32_GRADIENT_RUNGS = {1: RUNGS[1], 2: GRADIENT_RUNGS[2], 4: cuda_wgmma.SPLIT_GRADIENTS}
 THREADS = 128  # of a block of rung 1
 WINDOWS = 64  # pixels whose windows a block of the weight gradient works out at a time: a part is a multiple
 
@@ -40,7 +44,7 @@ def conv2d(
     *,
     stride: Pair,
     padding: Pair,
-    rung: int,
+    rung: int | None = None,
     time: Array | None = None,
     residual: Array | None = None,
     silu: bool = False,
@@ -54,10 +58,14 @@ def conv2d(
     that already (uint16 arrays of the bits, see ``bfloat16``), or to tf32 if ``precision`` says so; all else is
     float32. Rung 4 is for bfloat16, of ``tile`` it takes only the columns (64, 128, 160 or 256), and what TMA cannot
     take (channels that are no multiple of 8, strides of more than 8) it leaves to rung 3, or to a kernel for 1 to 4
-    channels.
+    channels. With the ``precision`` "float32" rung 4 takes three bfloat16 numbers for each, any number of channels and
+    64 or 128 columns, and leaves to rung 2 what it does not take; there is no rung 3. The default rung is the last one
+    that pays.
     """
-    check_rung(rung, RUNGS)
     sizes = _sizes(x.shape, w.shape, stride, padding)
+    pixels = x.shape[0] * sizes["h_out"] * sizes["w_out"]
+    rung = _rung_for(device, precision, pixels, sizes["c_out"], w.shape[2], w.shape[:2]) if rung is None else rung
+    check_rung(rung, FLOAT32_RUNGS if precision == "float32" else RUNGS)
     y = device.empty((x.shape[0], sizes["h_out"], sizes["w_out"], sizes["c_out"]), "float32")
     arguments = {"x": x, "w": w, "b": b, "time": time, "residual": residual, "y": y, **sizes}
     asked = {"TIME": time is not None, "RESIDUAL": residual is not None, "SILU": silu}
@@ -66,12 +74,11 @@ def conv2d(
         blocks = -(-y.size // THREADS)
         device.run(file_in(HERE, RUNGS[1]), "conv2d", blocks, THREADS, {**arguments, "count": y.size}, defines=defines)
     elif y.size:
-        pixels = y.size // sizes["c_out"]
         arguments["pixels"] = pixels
-        columns = tile[1] if tile else None
-        if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d(device, arguments, defines, columns):
+        columns, split = tile[1] if tile else None, precision == "float32"
+        if _by_wgmma(rung, precision) and cuda_wgmma.conv2d(device, arguments, defines, columns, split):
             return device.result(y, "y")
-        rung = min(rung, 3)
+        rung = min(rung, 2 if split else 3)
         tile = tile or (tile_for if rung == 2 else mma_tile_for)(pixels, sizes["c_out"])
         blocks = -(-pixels // tile[0]) * -(-sizes["c_out"] // tile[1])
         defines |= defines_of(tile)
@@ -92,18 +99,20 @@ def conv2d_grad_x(
     *,
     stride: Pair,
     padding: Pair,
-    rung: int = 2,
+    rung: int | None = None,
     precision: str = "bf16",
     tile: Tile | None = None,
 ) -> Array:
-    """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. On rounding see ``conv2d``."""
-    check_rung(rung, GRADIENT_RUNGS)
+    """As ``conv2d.conv2d_grad_x``, for contiguous float32 arrays on the device. On rounding and rungs see ``conv2d``."""
+    if rung is None:
+        rung = _rung_for(device, precision, math.prod(g.shape[:3]), x_shape[3], g.shape[3], w.shape[:2])
+    check_rung(rung, FLOAT32_GRADIENT_RUNGS if precision == "float32" else GRADIENT_RUNGS)
     dx = device.empty(x_shape, "float32")
     arguments = {"g": g, "w": w, "dx": dx, **_sizes(x_shape, w.shape, stride, padding)}
-    columns = tile[1] if tile else None
-    if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d_grad_x(device, arguments, columns):
+    columns, split = tile[1] if tile else None, precision == "float32"
+    if _by_wgmma(rung, precision) and cuda_wgmma.conv2d_grad_x(device, arguments, columns, split):
         return device.result(dx, "dx")
-    rung = min(rung, 3)
+    rung = min(rung, 2 if split else 3)
     source = file_in(HERE, GRADIENT_RUNGS[rung])
     if rung == 1:
         device.run(source, "conv2d_grad_x", -(-dx.size // THREADS), THREADS, {**arguments, "count": dx.size})
@@ -130,7 +139,7 @@ def conv2d_grad_w(
     *,
     stride: Pair,
     padding: Pair,
-    rung: int = 2,
+    rung: int | None = None,
     precision: str = "bf16",
     tile: Tile | None = None,
     parts: int | None = None,
@@ -138,15 +147,17 @@ def conv2d_grad_w(
     """As ``conv2d.conv2d_grad_w``, for contiguous float32 arrays on the device; the same bits every time.
 
     ``tile`` and the number of ``parts`` that the pixels are cut into are chosen by the shapes alone unless given. On
-    rounding see ``conv2d``.
+    rounding and rungs see ``conv2d``.
     """
-    check_rung(rung, GRADIENT_RUNGS)
+    if rung is None:
+        rung = _rung_for(device, precision, math.prod(g.shape[:3]), w_shape[3], w_shape[2], w_shape[:2], rows=64)
+    check_rung(rung, FLOAT32_GRADIENT_RUNGS if precision == "float32" else GRADIENT_RUNGS)
     dw = device.empty(w_shape, "float32")
     arguments = {"x": x, "g": g, "dw": dw, **_sizes(x.shape, w_shape, stride, padding)}
-    columns = tile[1] if tile else None
-    if rung == 4 and precision == "bf16" and cuda_wgmma.conv2d_grad_w(device, arguments, parts, columns):
+    columns, split = tile[1] if tile else None, precision == "float32"
+    if _by_wgmma(rung, precision) and cuda_wgmma.conv2d_grad_w(device, arguments, parts, columns, split):
         return device.result(dw, "dw")
-    rung = min(rung, 3)
+    rung = min(rung, 2 if split else 3)
     source = file_in(HERE, GRADIENT_RUNGS[rung])
     if rung == 1:
         arguments |= {"count": dw.size, "n_images": x.shape[0]}
@@ -170,6 +181,24 @@ def conv2d_grad_w(
     if parts > 1:
         add_parts(device, arguments["dw"], dw)
     return device.result(dw, "dw")
+
+
+def _by_wgmma(rung: int, precision: str) -> bool:
+    return rung == 4 and precision != "tf32"
+
+
+def _rung_for(
+    device: Any, precision: str, pixels: int, across: int, inner: int, kernel: tuple[int, ...], rows: int = 16
+) -> int:
+    """``matmul.cuda.rung_for``; float32 stays on rung 2 if most of what rung 4 would multiply were beyond the last channel.
+
+    ``across`` are the channels that the result has, ``inner`` those that are multiplied in multiples of ``rows``.
+    """
+    rung = rung_for(device, precision, pixels, across, inner * math.prod(kernel))
+    if precision != "float32":
+        return rung
+    empty = 2 * inner * across <= -(-inner // rows) * rows * -(-across // 64) * 64
+    return rung if rung == 4 and not empty else 2
 
 
 def _rounded(device: Any, precision: str, **arrays: Array) -> dict[str, Array]:

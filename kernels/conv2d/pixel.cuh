@@ -59,6 +59,37 @@ __device__ __forceinline__ Window window_in_g(const Phase& phase, long long numb
             (at.column + padding_w - phase.w) / stride_w};
 }
 
+// One number of the convolution, at (n, i, j, o) of y, which begins with `sum`.
+__device__ __forceinline__ float sum_of_window(float sum, const float* x, const float* w, long long n, int i, int j, int o,
+                                               int height, int width, int c_in, int c_out, int kernel_h, int kernel_w,
+                                               int stride_h, int stride_w, int padding_h, int padding_w) {
+    for (int u = 0; u < kernel_h; u++)
+        for (int v = 0; v < kernel_w; v++) {
+            const int row = i * stride_h + u - padding_h, column = j * stride_w + v - padding_w;
+            const bool outside = row < 0 || row >= height || column < 0 || column >= width;
+            const float* pixel = x + ((n * height + row) * width + column) * c_in;
+            const float* weight = w + (long long)(u * kernel_w + v) * c_in * c_out + o;
+            for (int c = 0; c < c_in; c++) sum += (outside ? 0.0f : pixel[c]) * weight[(long long)c * c_out];
+        }
+    return sum;
+}
+
+// One number of the weight gradient, of the pixels from `begins` to `ends` of y.
+__device__ __forceinline__ float gradient_of_weight(const float* x, const float* g, long long begins, long long ends, int u,
+                                                    int v, int c, int o, int height, int width, int c_in, int h_out,
+                                                    int w_out, int c_out, int stride_h, int stride_w, int padding_h,
+                                                    int padding_w) {
+    float sum = 0;
+    for (long long pixel = begins; pixel < ends; pixel++) {
+        const Window window = window_of(pixel, true, height, width, c_in, h_out, w_out, stride_h, stride_w, padding_h, padding_w);
+        const int row = window.top + u, column = window.left + v;
+        const bool outside = row < 0 || row >= height || column < 0 || column >= width;
+        const float value = outside ? 0.0f : x[window.image + ((long long)row * width + column) * c_in + c];
+        sum += value * g[pixel * c_out + o];
+    }
+    return sum;
+}
+
 // One number of the data gradient. Only what has a gradient takes part: i and j where the stride divides and that lie in g.
 
 __device__ float to_float(float x) { return x; }

@@ -1,16 +1,11 @@
 // The linear layers on int8 weights, and on fp8 numbers, on bf16 tensor cores, and yet about as exact as float32. Definition: 1_naive.cu.
 //
-// New here: a float is three bf16 numbers (split.cu), so
+// New here: a weight in int8 is a bf16 number, and a float is three of them, as in matmul/3_split.cu, so
 //
 //     sum_l x[i, l] q[l, j] = sum_l low[i, l] q[l, j] + sum_l middle[i, l] q[l, j] + sum_l high[i, l] q[l, j]
 //
-// is one product of bf16 matrices with three times the terms, whose products are exact, on units that do more than ten
-// times as many on an A100 or H100 (on a GeForce only twice as many: there it is a loss). Tiles, swizzle and copies are
-// the matrix product's (matmul/mma.cuh). The smallest terms come first. An fp8 number is one bf16 number.
-//
-// The tensor cores' sums are float, but what they add at a time is truncated some bits below the largest of it, always
-// towards 0, so long sums drift, most where terms of one sign differ widely in size. What a step of 64 terms has added
-// up is therefore added to a second set of sums, as float. Copies for the next steps go on meanwhile.
+// is one product of bf16 matrices with three times the terms, not six times, and none left out. The second set of sums is that of
+// matmul/3_split.cu, tiles, swizzle and copies are the matrix product's (matmul/mma.cuh). An fp8 number is one bf16 number.
 #include "eight_bit/bytes.cuh"
 #include "matmul/mma.cuh"
 
@@ -32,12 +27,7 @@ __device__ __forceinline__ void multiply(const bf16* x, const bf16* q, long long
     };
     Sums sums = {}, total = {};
     add_all_products<bf16, false, true>(sums, tiles, PARTS * of_part, start, [&] {
-#pragma unroll
-        for (int i = 0; i < TILE_M / 32; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) total.of[i][j][e] += sums.of[i][j][e];
+        add_sums(total, sums);
         sums = {};
     });
     each_sum(total, rows, n - first_column, [&](int row, int at, float sum) { put(first_row + row, first_column + at, sum); });

@@ -1,10 +1,7 @@
-// The linear layers on int8 weights, and on fp8 numbers, on Hopper's bf16 tensor cores. Definition: 1_naive.cu; three parts of x and sums
-// that do not drift: 3_split.cu.
+// The linear layers on int8 weights, and on fp8 numbers, on Hopper's bf16 tensor cores. Definition: 1_naive.cu; three parts of x: 3_split.cu.
 //
 // New here: nothing but who does what (matmul/wgmma.cuh). The producer goes through the inner axis three times, once
-// for each part of x (of fp8 numbers there is one), and brings the same weights again. The consumers take one step at a
-// time; while one adds its sums to the second set the other can multiply. That set costs so many registers that there is
-// one block to a multiprocessor, with a longer ring.
+// for each part of x (of fp8 numbers there is one), and brings the same weights again. A longer ring: consume_by_step.
 //
 // Needs sm_90a.
 #define BLOCKS_OF_AN_SM 1
@@ -39,12 +36,7 @@ __device__ __forceinline__ void multiply(const TensorMap& x, const float* x_scal
         }
         columns.start(tile.column, n, scale, bias);
         float total[TILE_N / 2] = {};
-        for (int step = 0; step < steps; step++) {
-            float d[TILE_N / 2] = {};
-            turn = consume<false, true>(d, ring, tiles, 1, turn);
-#pragma unroll
-            for (int e = 0; e < TILE_N / 2; e++) total[e] += d[e];
-        }
+        turn = consume_by_step<false, true>(total, ring, tiles, steps, turn);
         columns.store(y, tile.row, tile.column, m, n, x_scale, bias, [&](int e, float of_row, float of_column, float b) {
             return value(total[e], of_row, of_column, b);
         });

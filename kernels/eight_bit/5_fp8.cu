@@ -40,12 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         }
         columns.start(tile.column, n, scale, bias);
         float total[TILE_N / 2] = {};
-        for (int step = 0; step < steps; step++) {
-            float d[TILE_N / 2] = {};
-            turn = consume<false, false>(d, ring, tiles, 1, turn);
-#pragma unroll
-            for (int e = 0; e < TILE_N / 2; e++) total[e] += d[e];
-        }
+        turn = consume_by_step<false, false>(total, ring, tiles, steps, turn);
         columns.store(y, tile.row, tile.column, m, n, x_scale, bias, [&](int e, float of_row, float of_column, float b) {
             return scaled(total[e], of_row, of_column, bias != nullptr, b);
         });

@@ -20,8 +20,8 @@ INT8_RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
 WEIGHT_ONLY_RUNGS = {**INT8_RUNGS, 3: "3_split.cu", 4: "4_split.cu"}
 FP8_RUNGS = {**WEIGHT_ONLY_RUNGS, 5: "5_fp8.cu"}  # the last is less exact than float32
 RUNGS = {**INT8_RUNGS, 5: FP8_RUNGS[5]}  # all numbers, for those who try one after the other
-SPLIT = "split.cu"  # prepares the two before it
-SPLIT_TILE, SPLIT_STAGES = (128, 128), 6  # of 4_split.cu and 5_fp8.cu
+WIDEN = "widen.cu"  # prepares weights for 3_split.cu and 4_split.cu
+SPLIT_TILE = (128, 128)  # of 4_split.cu and 5_fp8.cu
 FEW_ROWS = "2_few_rows.cu"  # beside rung 2, for weights in int8 and at most FEW rows of x
 FEW = 8
 PART = 128  # at least so many of the k terms for a block of FEW_ROWS
@@ -156,14 +156,8 @@ def _few_rows(device: Any, x: Array, codes: Array, scale: Array, bias: Array | N
 
 
 def _split(device: Any, x: Array, codes: Array, scale: Array, bias: Array | None, rung: int) -> Array:
-    (m, k), n = x.shape, codes.shape[1]
-    pitch = -(-k // 8) * 8  # rows of multiples of 16 bytes
-    parts = device.empty((3, m, pitch), "uint16")
-    eights = m * pitch // 8
-    arguments = {"x": x, "parts": parts, "count": eights, "k": k, "pitch": pitch}
-    device.run(_file(SPLIT), "split", -(-eights // THREADS), THREADS, arguments)
-    arguments = {"scale": scale, "bias": bias}
-    return _bf16(device, "weight_only", rung, parts, _widened(device, codes), arguments, (m, k, n))
+    parts, arguments = matmul.in_parts(device, x), {"scale": scale, "bias": bias}
+    return _bf16(device, "weight_only", rung, parts, _widened(device, codes), arguments, (len(x), *codes.shape))
 
 
 def _widened(device: Any, codes: Array, form: str = "int8") -> Array:
@@ -176,7 +170,7 @@ def _widened(device: Any, codes: Array, form: str = "int8") -> Array:
         kernel, arguments = "widen", {"q": codes, **arguments}
     else:
         kernel, arguments = "widen_fp8", {"codes": codes, **arguments, "mantissa": FP8[form][0]}
-    device.run(_file(SPLIT), kernel, -(-eights // THREADS), THREADS, arguments)
+    device.run(_file(WIDEN), kernel, -(-eights // THREADS), THREADS, arguments)
     return wide
 
 
@@ -198,7 +192,7 @@ def _bf16(
         parts = x.reshape(-1, *x.shape[-2:])
         arguments |= {"x": TensorMap(parts, (1, tile[0], 64), 128), "q": TensorMap(q, (64, 64), 128)}
         blocks = min(-(-m // tile[0]) * -(-n // tile[1]), matmul.MULTIPROCESSORS)
-        matmul.run_ring(device, source, kernel, blocks, tile[1], arguments, {}, stages=SPLIT_STAGES)
+        matmul.run_ring(device, source, kernel, blocks, tile[1], arguments, {}, stages=matmul.SPLIT_STAGES)
     return device.result(y, "y")
 
 
@@ -220,7 +214,9 @@ def _tensor_cores(
     tiles = -(-m // rows) * -(-n // columns)
     if forms:
         blocks = min(tiles, matmul.MULTIPROCESSORS)
-        matmul.run_ring(device, _file(FP8_RUNGS[5]), "fp8", blocks, columns, arguments, forms, stages=SPLIT_STAGES)
+        matmul.run_ring(
+            device, _file(FP8_RUNGS[5]), "fp8", blocks, columns, arguments, forms, stages=matmul.SPLIT_STAGES
+        )
     else:
         blocks = min(tiles, matmul.blocks_at_a_time(columns))
         matmul.run_ring(device, _file(INT8_RUNGS[4]), "int8", blocks, columns, arguments, {})

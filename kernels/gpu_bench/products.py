@@ -23,16 +23,19 @@ from . import peers
 from .problem import ITEM, Arrays, Expected, Problem, Source, rungs_by_format, some, take
 
 Checks = Iterator[Expected]
-MATMUL = rungs_by_format(matmul_cuda.HERE, matmul_cuda.RUNGS)
-CONV2D = rungs_by_format(conv2d_cuda.HERE, conv2d_cuda.RUNGS)
-CONV2D_GRAD = rungs_by_format(conv2d_cuda.HERE, conv2d_cuda.GRADIENT_RUNGS)
+MATMUL = {**rungs_by_format(matmul_cuda.HERE, matmul_cuda.RUNGS), "float32": matmul_cuda.FLOAT32_RUNGS}
+CONV2D = {**rungs_by_format(conv2d_cuda.HERE, conv2d_cuda.RUNGS), "float32": conv2d_cuda.FLOAT32_RUNGS}
+CONV2D_GRAD = {
+    **rungs_by_format(conv2d_cuda.HERE, conv2d_cuda.GRADIENT_RUNGS),
+    "float32": conv2d_cuda.FLOAT32_GRADIENT_RUNGS,
+}
 ATTENTION = rungs_by_format(attention_grad_cuda.HERE, attention_cuda.RUNGS)
 SHORT = rungs_by_format(attention_grad_cuda.HERE, attention_cuda.SHORT)
 ATTENTION_GRAD = rungs_by_format(attention_grad_cuda.HERE, attention_grad_cuda.RUNGS)
 
 
 def _precision(dtype: str) -> dict[str, Any]:
-    return {"precision": "tf32"} if dtype == "tf32" else {}
+    return {"precision": dtype}
 
 
 def _factor(dtype: str, *arrays: Any) -> list[Any]:

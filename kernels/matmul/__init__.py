@@ -89,7 +89,8 @@ def linear(
 
         rows = contiguous(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
         w, transposed = _as_it_lies(w)
-        y = cuda.matmul(device, rows, w, contiguous(b), transpose_b=transposed, **cuda.by_precision(device))
+        said = cuda.by_precision(device)
+        y = cuda.matmul(device, rows, w, contiguous(b), transpose_b=transposed, precision=said)
         return y.reshape(*x.shape[:-1], y.shape[1])
     if is_cuda(x):
         y = x @ w
@@ -108,8 +109,8 @@ def _on_device(device: Any, a: Array, b: Array) -> Array:
         xp, leading = array_module(a, b), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (xp.broadcast_to(x, (*leading, *x.shape[-2:])) for x in (a, b))
     (a, transpose_a), (b, transpose_b) = _as_it_lies(a), _as_it_lies(b)
-    how = cuda.by_precision(device)
-    y = cuda.matmul(device, a, b, transpose_a=transpose_a, transpose_b=transpose_b, **how)
+    said = cuda.by_precision(device)
+    y = cuda.matmul(device, a, b, transpose_a=transpose_a, transpose_b=transpose_b, precision=said)
     y = y[..., 0] if column else y
     return (y[..., 0] if column else y[..., 0, :]) if row else y
 

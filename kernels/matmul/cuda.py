@@ -18,6 +18,7 @@ from ..source import file_in
 from ..tensor_map import MOST, TensorMap
 
 RUNGS = {1: "1_naive.cu", 2: "2_tiled.cu", 3: "3_mma.cu", 4: "4_wgmma.cu", 5: "5_multicast.cu"}
+FLOAT32_RUNGS = {1: RUNGS[1], 2: RUNGS[2], 3: "3_split.cu", 4: "4_split.cu"}  # as exact as float32, or about
 THREADS = 128  # of a block of rung 1 and of add_parts
 DEPTH = 8  # steps along the inner axis in a tile of rung 2
 STAGES = 3  # tiles of each factor that a block of rung 3 has in shared memory
@@ -25,6 +26,9 @@ BLOCKS = 264  # two for each of the 132 multiprocessors of an H100: with fewer, 
 PART = 512  # of the inner axis: a part is not cut finer
 MULTIPROCESSORS = 132  # of an H100; rungs 4 and 5 have no more blocks than run at a time
 CLUSTER = 2  # blocks of rung 5 with tiles one below the other
+SPLIT_STAGES = 6  # of the rings of sums that do not drift: 4_split.cu here and in other folders, eight_bit/5_fp8.cu
+SPLIT_PAYS = ("80", "90a")  # A100 and Hopper: their bf16 tensor cores do fifteen times what float32 units do
+SPLIT_FROM = 2**29  # multiplications; of smaller products the launches that split the factors take too long
 
 HERE = Path(__file__).parent
 Tile = tuple[int, int]
@@ -46,25 +50,27 @@ def matmul(
     """``a @ b + bias`` over the last two axes of contiguous float32 arrays; each may lie transposed.
 
     Leading axes are those of both, or of one if the other is a matrix. ``tile`` and ``parts`` are chosen by the shapes
-    alone unless given. Rungs from 3 on round the factors to bfloat16, unless they are that already (uint16 arrays of the
-    bits, see ``bfloat16``), rung 3 to tf32 if ``precision`` says so; y is float32 always. The default rung is the
-    last one that the device has, except 5, which is not yet measured. Rungs 4 and 5 leave tf32 and empty factors to
-    rung 3.
+    alone unless given. y is float32 always. What rungs from 3 on multiply, ``precision`` says: the factors rounded to
+    bfloat16, unless they are that already (uint16 arrays of the bits, see ``bfloat16``), or, rung 3, to tf32; or with
+    "float32" three bfloat16 numbers for each (``FLOAT32_RUNGS``). The default rung is that of ``rung_for``. Rungs 4 and
+    5 leave tf32 and empty factors to rung 3.
     """
-    rung = last_rung(device) if rung is None else rung
-    check_rung(rung, RUNGS)
-    if rung > 2 and precision == "bf16":
-        a, b = as_bf16(device, a), as_bf16(device, b)
-    if rung > 3 and not (precision == "bf16" and takes_wgmma(a) and takes_wgmma(b)):
-        rung, tile = 3, None  # whose tiles are square
     (m, k), n = a.shape[-2:], b.shape[-2 if transpose_b else -1]
     if transpose_a:
         m, k = k, m
     leading = a.shape[:-2] or b.shape[:-2]
-    y = device.empty((*leading, m, n), "float32")
     batches = math.prod(leading)
+    rung = rung_for(device, precision, batches * m, n, k) if rung is None else rung
+    check_rung(rung, FLOAT32_RUNGS if precision == "float32" else RUNGS)
+    split = precision == "float32" and rung > 2
+    if rung > 2 and precision == "bf16":
+        a, b = as_bf16(device, a), as_bf16(device, b)
+    if rung > 3 and (precision == "tf32" or not (takes_wgmma(a) and takes_wgmma(b))):
+        rung, tile = 3, None  # whose tiles are square
+    y = device.empty((*leading, m, n), "float32")
     if b.ndim == 2 and not transpose_a:  # all the rows of a against one b: a single product
         m, batches = m * batches, 1
+        a = a.reshape(m, k)
     shape = {
         "m": m,
         "n": n,
@@ -77,7 +83,7 @@ def matmul(
         arguments = {"a": a, "b": b, "bias": bias, "y": y, "count": y.size, **shape, **turned}
         device.run(file_in(HERE, RUNGS[1]), "matmul", -(-y.size // THREADS), THREADS, arguments)
         return device.result(y, "y")
-    tile = tile or {2: tile_for, 3: mma_tile_for, 4: wgmma_tile_for, 5: multicast_tile_for}[rung](m, n)
+    tile = tile or _tile_for(rung, m, n, split)
     cluster = CLUSTER if rung == 5 else 1
     blocks = batches * -(-m // (tile[0] * cluster)) * cluster * -(-n // tile[1])
     numbers = 32 if precision == "tf32" else 64  # of 128 bytes
@@ -90,8 +96,12 @@ def matmul(
         arguments |= {"a": a, "b": b}
         device.run(file_in(HERE, RUNGS[2]), "matmul", parts * blocks, threads_of(tile), arguments, defines=defines)
     elif rung > 3:
-        a = a.reshape(-1, k) if b.ndim == 2 and not transpose_a else a  # as in `shape`
-        run_wgmma(device, rung, parts * blocks, tile, a, b, arguments, defines)
+        run_wgmma(device, rung, parts * blocks, tile, a, b, arguments, defines, split)
+    elif split:
+        for name, x in (("a", a), ("b", b)):
+            of_x = in_parts(device, x)
+            arguments |= {name: x, f"{name}_parts": of_x, f"{name}_part": of_x[0].size, f"{name}_pitch": of_x.shape[-1]}
+        run_mma(device, file_in(HERE, FLOAT32_RUNGS[3]), "matmul_float32", parts * blocks, tile, arguments, defines)
     else:
         arguments |= {"a": a, "b": b}
         defines |= {f"ALIGNED_{name}": str(aligned(x)).lower() for name, x in (("A", a), ("B", b))}
@@ -148,17 +158,27 @@ def multicast_tile_for(m: int, n: int) -> Tile:
     return wgmma_tile_for(m, n, (256, 128))
 
 
+def _tile_for(rung: int, m: int, n: int, split: bool) -> Tile:
+    if split and rung == 4:
+        return wgmma_tile_for(m, n, (128, 64))  # there is no room for two sets of more sums
+    return {2: tile_for, 3: mma_tile_for, 4: wgmma_tile_for, 5: multicast_tile_for}[rung](m, n)
+
+
 def last_rung(device: Any) -> int:
     """The last measured rung for bfloat16 on this device: wgmma is Hopper's alone, which the emulator stands for."""
     return 4 if device.architecture == "90a" else 3
 
 
-def by_precision(device: Any) -> dict[str, Any]:
-    """The rung for the ``precision`` in force: the last one as exact as float32, or the last one on tensor cores."""
-    precision = in_force()
-    if precision == "float32" or int(device.architecture.rstrip("a")) < 80:
-        return {"rung": 2}
-    return {"rung": last_rung(device) if precision == "bf16" else 3, "precision": precision}
+def rung_for(device: Any, precision: str, m: int, n: int, k: int) -> int:
+    """The rung of a product (m, k) by (k, n): the last one for this ``precision`` that pays, except 5, which is not yet measured."""
+    if precision == "float32":
+        return last_rung(device) if m * n * k >= SPLIT_FROM and device.architecture in SPLIT_PAYS else 2
+    return last_rung(device) if precision == "bf16" else 3
+
+
+def by_precision(device: Any) -> str:
+    """The ``precision`` in force, as far as this device has tensor cores for it; "float32" is as exact as float32."""
+    return in_force() if int(device.architecture.rstrip("a")) >= 80 else "float32"
 
 
 def takes_wgmma(x: Array) -> bool:
@@ -213,23 +233,27 @@ def run_wgmma(
     b: Array,
     arguments: dict[str, Any],
     defines: dict[str, Any],
+    split: bool,
 ) -> None:
     """Launch rung 4 or 5 for so many tiles of the result."""
-    blocks, columns = min(tiles, blocks_at_a_time(tile[1])), tile[1]
+    blocks, columns = min(tiles, MULTIPROCESSORS if split else blocks_at_a_time(tile[1])), tile[1]
     if rung == 5:
         blocks, columns = -(-blocks // CLUSTER) * CLUSTER, columns // CLUSTER
-    maps = {}
+    factors = {}
     for name, x, size, across in (
         ("a", a, tile[0], defines["TRANSPOSE_A"] == "true"),
         ("b", b, columns, defines["TRANSPOSE_B"] == "false"),
     ):
-        matrices = rows_of_16_bytes(x.reshape(-1, *x.shape[-2:]))
-        maps[name] = TensorMap(matrices, (1, 64, 64) if across else (1, size, 64), 128)
-    batched = {f"{name}_batches": arguments.pop(f"{name}_batch") > 0 for name in maps}
+        of_x = in_parts(device, x) if split else rows_of_16_bytes(x)
+        box = (1, 64, 64) if across else (1, size, 64)
+        factors[f"{name}_parts" if split else name] = TensorMap(of_x.reshape(-1, *of_x.shape[-2:]), box, 128)
+        factors[f"{name}_batches"] = arguments.pop(f"{name}_batch") > 0
+        if split:
+            factors[name] = x
     turned = {name: value for name, value in defines.items() if name.startswith("TRANSPOSE")}
-    run_ring(
-        device, file_in(HERE, RUNGS[rung]), "matmul_bf16", blocks, tile[1], {**arguments, **maps, **batched}, turned
-    )
+    file, kernel = (FLOAT32_RUNGS[4], "matmul_float32") if split else (RUNGS[rung], "matmul_bf16")
+    stages = SPLIT_STAGES if split else None
+    run_ring(device, file_in(HERE, file), kernel, blocks, tile[1], {**arguments, **factors}, turned, stages)
 
 
 def rows_of_16_bytes(x: Array) -> Array:
@@ -276,6 +300,16 @@ def as_bf16(device: Any, x: Array) -> Array:
     arguments = {"x": contiguous(x), "y": y, "n": x.size}
     device.run(file_in(HERE, "to_bf16.cu"), "to_bf16s", -(-x.size // (4 * 256)), 256, arguments)
     return device.result(y, "y")
+
+
+def in_parts(device: Any, x: Array) -> Array:
+    """``x`` as three bfloat16 numbers for each of its numbers, the smallest first: the bits (3, ..., n), n a multiple of 8."""
+    n = x.shape[-1]
+    parts = device.empty((3, *x.shape[:-1], -(-n // 8) * 8), "uint16")
+    eights = parts[0].size // 8
+    arguments = {"x": contiguous(x), "parts": parts, "count": eights, "n": n, "pitch": parts.shape[-1]}
+    device.run(file_in(HERE, "split.cu"), "split", -(-eights // THREADS), THREADS, arguments)
+    return device.result(parts, "parts")
 
 
 def aligned(x: Array) -> bool:

@@ -177,6 +177,22 @@ __device__ __forceinline__ void each_sum(const SumsOf<Number>& sums, long long r
             }
 }
 
+// The same places, one after the other and not in registers: for work that is rarely needed.
+template <class At>
+__device__ __forceinline__ void each_place(At at) {
+#pragma unroll 1
+    for (int number = 0; number < TILE_M / 2; number++) at(row_of(number / 16, number % 4), column_of(number / 4 % 4, number % 4));
+}
+
+__device__ __forceinline__ void add_sums(Sums& total, const Sums& sums) {
+#pragma unroll
+    for (int m = 0; m < TILE_M / 32; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) total.of[m][n][e] += sums.of[m][n][e];
+}
+
 template <class T, bool ACROSS_A, bool ACROSS_B, class Number>
 __device__ __forceinline__ void add_products(SumsOf<Number>& sums, const T* a, const T* b) {
     static_assert(sizeof(T) > 1 || !(ACROSS_A || ACROSS_B), "nothing turns bytes");

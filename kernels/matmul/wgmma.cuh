@@ -133,6 +133,20 @@ __device__ __forceinline__ Turn<STAGES> consume(SUM (&d)[TILE_N / 2], Ring<STAGE
     return turn;
 }
 
+// A consumer whose sums must not drift: what each step has added up is added to `total`, as float (3_split.cu says why). While one
+// consumer adds, the other can multiply. `total` costs so many registers that there is one such block to a multiprocessor.
+template <bool ACROSS_LEFT, bool ACROSS_RIGHT>
+__device__ __forceinline__ Turn<STAGES> consume_by_step(float (&total)[TILE_N / 2], Ring<STAGES, CLUSTER>& ring,
+                                                        const FACTOR* tiles, int steps, Turn<STAGES> turn = {}) {
+    for (int step = 0; step < steps; step++) {
+        SUM d[TILE_N / 2] = {};
+        turn = consume<ACROSS_LEFT, ACROSS_RIGHT>(d, ring, tiles, 1, turn);
+#pragma unroll
+        for (int e = 0; e < TILE_N / 2; e++) total[e] += d[e];
+    }
+    return turn;
+}
+
 // Of tiles_n columns of tiles in tiles_m rows the one that comes as number `at`.
 struct Place {
     int row, column;  // of its first number

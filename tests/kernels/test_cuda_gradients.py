@@ -171,7 +171,7 @@ def test_every_tile_of_conv2d_compiles_without_spills(architecture):
 
 PLANTED = [  # what is computed, the file, what is changed into what, what must be found
     ("y", "1_direct.cu", "finish(sum, time", "finish(sum, residual", "wrong value"),
-    ("y", "1_direct.cu", "row < 0 || row >= height", "row < -1 || row >= height", "out of range"),
+    ("y", "1_direct.cu", "x, w, n, i, j, o,", "x, w, n, j, i, o,", "wrong value"),
     ("dx", "1_direct.cu", "if (at >= count) return;", "if (at > count) return;", "out of range"),
     ("y", "2_tiled.cu", "if (pixel < pixels && o < c_out) y", "if (pixel < pixels) y", "race"),
     (

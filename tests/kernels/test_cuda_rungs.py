@@ -207,10 +207,10 @@ def test_conv2d_gradients(n, size, channels, kernel, stride, padding, bias, seed
     settings = {"stride": stride, "padding": padding}
     want, magnitude = both(conv2d_reference.conv2d_grad_x, g, w, x_shape=x.shape, **settings)
     allowed = bound(w[0, 0, 0].size * w[..., 0, 0].size, magnitude, np.float32)
-    run = functools.partial(conv2d_cuda.conv2d_grad_x, g=g, w=w, x_shape=x.shape, **settings)
+    run = functools.partial(conv2d_cuda.conv2d_grad_x, g=g, w=w, x_shape=x.shape, **settings, rung=2)
     emulated(run, seed, [(want, allowed, "dx")])
     want, magnitude = both(conv2d_reference.conv2d_grad_w, x, g, w_shape=w.shape, **settings)
-    run = functools.partial(conv2d_cuda.conv2d_grad_w, x=x, g=g, w_shape=w.shape, **settings)
+    run = functools.partial(conv2d_cuda.conv2d_grad_w, x=x, g=g, w_shape=w.shape, **settings, rung=2)
     emulated(run, seed, [(want, bound(g[..., 0].size, magnitude, np.float32), "dw")])
 
 

@@ -373,7 +373,7 @@ CASES = [
         (turned(9, 12), turned(12, 7)),
         {
             *(f"eight_bit/quantize:{k}" for k in ("row_scales", "column_sizes", "column_scales", "to_fp8")),
-            *("eight_bit/split:widen_fp8", "eight_bit/4_split:fp8"),
+            *("eight_bit/widen:widen_fp8", "eight_bit/4_split:fp8"),
         },
         doubles=False,
     ),
@@ -383,7 +383,7 @@ CASES = [
         (turned(9, 12), turned(12, 7)),
         {
             *("eight_bit/quantize:column_sizes", "eight_bit/quantize:column_scales", "eight_bit/quantize:to_int8"),
-            *("eight_bit/split:split", "eight_bit/split:widen", "eight_bit/4_split:weight_only"),
+            *("matmul/split:split", "eight_bit/widen:widen", "eight_bit/4_split:weight_only"),
         },
         doubles=False,
     ),

@@ -78,9 +78,9 @@ class Convolution:
         return y, dx, cuda.conv2d_grad_w(device, self.x, self.g, self.w.shape, **self.how())
 
 
-def gradients_are_the_adjoints(c_in, c_out, rung, tile=None):
+def gradients_are_the_adjoints(c_in, c_out, rung, precision="bf16", tile=None):
     """<conv(x, w), g> = <x, dx> = <w, dw>, with whole numbers: no rounding, so equal to the last bit."""
-    c = Convolution(2, (7, 6), (c_in, c_out), (3, 2), (2, 3), (1, 2), 0).on(rung, tile=tile)
+    c = Convolution(2, (7, 6), (c_in, c_out), (3, 2), (2, 3), (1, 2), 0).on(rung, precision, tile)
     rng = np.random.default_rng(1)
     c.x, c.w, c.g, c.b = (*(rng.integers(-3, 4, a.shape).astype(np.float32) for a in (c.x, c.w, c.g)), None)
     device = Emulator()
@@ -89,8 +89,8 @@ def gradients_are_the_adjoints(c_in, c_out, rung, tile=None):
     device.check()
 
 
-def no_images(c_in, c_out, rung):
-    c, device = Convolution(0, (5, 5), (c_in, c_out), (3, 3), (1, 1), (1, 1), 0).on(rung), Emulator()
+def no_images(c_in, c_out, rung, precision="bf16"):
+    c, device = Convolution(0, (5, 5), (c_in, c_out), (3, 3), (1, 1), (1, 1), 0).on(rung, precision), Emulator()
     y, dx, dw = c.run(device)
     assert y.shape == (0, 5, 5, c_out) and dx.shape == (0, 5, 5, c_in)
     assert dw.shape == c.w.shape and not dw.any()  # a sum over nothing
