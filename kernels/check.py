@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "attention/2_recomputed_backward.cu": ({"D": 64, "D_V": 64}, {"D": 128, "D_V": 128}),
     "attention/2_short.cu": tuple({"D": d, "D_V": d, "KEYS": 80} for d in (40, 64, 128)),
     "attention/3_short.cu": tuple({"D": d, "D_V": d, "KEYS": 80} for d in (40, 64, 128)),
+    **{f"attention/3_split{way}.cu": tuple({"D": d, "D_V": d} for d in (40, 64, 128)) for way in ("", "_backward")},
     "attention/3_mma_backward.cu": tuple({"D": d, "D_V": d} for d in (40, 64, 128, 256)),
     "attention/3_mma.cu": (
         {"D": 40, "D_V": 40, "KEYS": 64},

@@ -47,15 +47,16 @@ def _quantize(m: int, codes: int, d: int) -> Run:
     return run
 
 
-def _attention(n: int, heads: int, t: int, d: int) -> Run:
-    return _attend(partial(attention_cuda.attention_forward, causal=False), n, heads, t, t, d)
+def _attention(n: int, heads: int, t: int, d: int, precision: str = "bf16") -> Run:
+    forward = partial(attention_cuda.attention_forward, causal=False, precision=precision)
+    return _attend(forward, n, heads, t, t, d, precision == "float32")
 
 
 def _attention_short(n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
     return _attend(attention_cuda.short_forward, n, heads, t_q, t_k, d)
 
 
-def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
+def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int, d: int, exactly: bool = False) -> Run:
     q, k, v = normals(*((n, heads, t, d) for t in (t_q, t_k, t_k)))
     settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
     want = attention.reference.forward(*(x.astype(np.float64) for x in (q, k, v)), **settings)
@@ -66,7 +67,7 @@ def _attend(forward: Callable[..., Any], n: int, heads: int, t_q: int, t_k: int,
 
     def run(device: Emulator, rung: int) -> None:
         o, _ = forward(device, q, k, v, key_mask=None, scale=d**-0.5, rung=rung, keep=False)
-        if rung < 3:
+        if rung < 3 or exactly:
             device.expect(o, want, allowed, "o")
         else:
             largest = bfloat16.UNIT_ROUNDOFF * np.abs(near[2]).max(initial=0)  # of the weights' rounding
@@ -97,6 +98,12 @@ def _conv2d(n: int, size: int, c_in: int, c_out: int, precision: str = "bf16") -
 # operation -> (what makes its problem, the names of its sizes, sizes that take a second, its rungs)
 OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
     "attention": (_attention, "n,heads,t,d", (1, 2, 77, 16), attention_cuda.RUNGS),
+    "attention-float32": (
+        partial(_attention, precision="float32"),
+        "n,heads,t,d",
+        (1, 2, 77, 16),
+        attention_cuda.FLOAT32_RUNGS,
+    ),
     "attention-short": (_attention_short, "n,heads,t_q,t_k,d", (1, 2, 200, 77, 16), attention_cuda.SHORT),
     "conv2d": (_conv2d, "n,size,c_in,c_out", (1, 12, 8, 20), conv2d_cuda.RUNGS),
     "conv2d-float32": (

@@ -80,15 +80,16 @@ def _conv2d_grad(n: int, size: int, c_in: int, c_out: int, stride: int, precisio
     return run
 
 
-def _attention_grad(n: int, heads: int, t_q: int, t_k: int, d: int) -> Run:
+def _attention_grad(n: int, heads: int, t_q: int, t_k: int, d: int, precision: str = "bf16") -> Run:
     q, k, v, g = normals(*((n, heads, t, d) for t in (t_q, t_k, t_k, t_q)))
     k, g = k[:, :, ::-1].copy(), g[..., ::-1].copy()
     settings: dict[str, Any] = {"causal": False, "key_mask": None, "scale": d**-0.5}
     both = {near: _attention_grad_expected(near, q, k, v, g, settings) for near in (False, True)}
 
     def run(device: Any, rung: int) -> None:
-        o, log_sum, *expected = both[rung >= 3]
-        got = attention_cuda.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=rung)
+        o, log_sum, *expected = both[rung >= 3 and precision == "bf16"]
+        how = {**settings, "rung": rung, "precision": precision}
+        got = attention_cuda.attention_backward(device, g, q, k, v, o, log_sum, **how)
         for array, (want, allowed), name in zip(got, expected, ("dq", "dk", "dv")):
             device.expect(array, want, allowed, name)
 
@@ -121,6 +122,12 @@ def _attention_grad_expected(
 # As OPERATIONS in emulate.py: what makes the problem, the names of its sizes, sizes that take a second, its rungs.
 GRADIENTS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, str]]] = {
     "attention-grad": (_attention_grad, "n,heads,t_q,t_k,d", (1, 2, 40, 77, 16), attention_cuda.RUNGS),
+    "attention-grad-float32": (
+        partial(_attention_grad, precision="float32"),
+        "n,heads,t_q,t_k,d",
+        (1, 2, 40, 77, 16),
+        attention_cuda.FLOAT32_RUNGS,
+    ),
     "conv2d-grad": (_conv2d_grad, "n,size,c_in,c_out,stride", (2, 9, 8, 24, 2), conv2d_cuda.GRADIENT_RUNGS),
     "conv2d-grad-float32": (
         partial(_conv2d_grad, precision="float32"),

@@ -86,8 +86,9 @@ def attention_backward(
         log_sum = saved
         if saved is None or isinstance(saved, numpy_tiles.Saved):  # the forward pass was not on this device
             log_sum = cuda_backward.log_sums(device, q, k, **settings)
-        rung = cuda_backward.rung_by_precision(device, q.shape[3], v.shape[3])
-        return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **settings, rung=rung)
+        precision = cuda_backward.precision_for(device, q.shape[3], v.shape[3])
+        how = {**settings, "precision": precision, "rung": cuda_backward.rung_for(device, precision, q, v)}
+        return cuda_backward.attention_backward(device, g, q, k, v, o, log_sum, **how)
     g, q, k, v = _rounded(g, q, k, v)
     if isinstance(saved, numpy_tiles.Saved):
         try:
@@ -106,7 +107,7 @@ def _forward(
         from . import cuda, cuda_backward
 
         settings = {"causal": causal, "key_mask": contiguous(key_mask), "scale": scale}
-        precision = "bf16" if cuda_backward.rung_by_precision(device, q.shape[3], v.shape[3]) > 2 else "float32"
+        precision = cuda_backward.precision_for(device, q.shape[3], v.shape[3])
         return cuda.best(device, *(contiguous(x) for x in (q, k, v)), **settings, keep=keep, precision=precision)
     q, k, v = _rounded(q, k, v)
     if not is_cuda(q):

@@ -11,12 +11,13 @@ import numpy as np
 from ..backend import Array
 from ..checks import WrongSize, check_rung
 from ..launch import fits_on_chip
-from ..matmul.cuda import last_rung
+from ..matmul.cuda import in_parts
 from ..source import file_in
 from ..tensor_map import TensorMap
-from .cuda_backward import bits, check_heads, check_lengths, log_sums
+from .cuda_backward import LARGEST_SPLIT, bits, check_heads, check_lengths, log_sums, pitch, rung_for
 
 RUNGS = {1: "1_naive.cu", 2: "2_online_softmax.cu", 3: "3_mma.cu", 4: "4_wgmma.cu"}
+FLOAT32_RUNGS = {1: RUNGS[1], 2: RUNGS[2], 3: "3_split.cu"}  # as exact as float32, or about
 SHORT = {2: "2_short.cu", 3: "3_short.cu"}  # beside these rungs, for up to FEW keys that every query may see
 FEW = 128
 BUSY = 512  # with more blocks than this, a block of SHORT takes more queries instead
@@ -43,16 +44,15 @@ def best(
     """As ``attention_forward``, by the best rung for this problem: exact ("float32") or with products of "bf16".
 
     Few keys, if none is hidden by ``causal`` and the chip has room for them and their values, have a path of their own.
-    Otherwise it is rung 2, or with "bf16" rung 4 on Hopper and rung 3 elsewhere.
+    Otherwise it is the rung of ``rung_for``.
     """
     n_keys, d_v = v.shape[2:]
     how: dict[str, Any] = {"key_mask": key_mask, "scale": scale, "keep": keep}
     rung = 2 if precision == "float32" else 3
     if not causal and d_v and 0 < n_keys <= FEW and fits_on_chip(device, _short_bytes(rung, n_keys, q.shape[3], d_v)):
         return short_forward(device, q, k, v, **how, rung=rung)
-    if rung == 3:
-        rung = last_rung(device)
-    return attention_forward(device, q, k, v, **how, causal=causal, rung=rung)
+    rung = rung_for(device, precision, q, v)
+    return attention_forward(device, q, k, v, **how, causal=causal, rung=rung, precision=precision)
 
 
 def attention(device: Any, q: Array, k: Array, v: Array, **settings: Any) -> Array:
@@ -71,14 +71,16 @@ def attention_forward(
     scale: float,
     rung: int,
     keep: bool = True,
+    precision: str = "bf16",
 ) -> tuple[Array, Array | None]:
     """As ``attention.attention_forward``, for contiguous float32 arrays on the device: the output, and L if ``keep``.
 
     L (n, heads, t_q) is the logarithm of each query's sum of exp(score), which ``cuda_backward`` needs.
     Rungs 3 and 4 round q, k and v to bfloat16, unless they are that already (uint16 arrays of the bits, see
-    ``bfloat16``), and take heads whose sizes are multiples of 8 up to 256; they raise ValueError for others.
+    ``bfloat16``), and take heads whose sizes are multiples of 8 up to 256; they raise ValueError for others. With the
+    ``precision`` "float32" rung 3 takes three bfloat16 numbers for each and heads up to 128, and there is no rung 4.
     """
-    check_rung(rung, RUNGS)
+    check_rung(rung, FLOAT32_RUNGS if precision == "float32" else RUNGS)
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs, source = n * heads, file_in(HERE, RUNGS[rung])
@@ -95,6 +97,9 @@ def attention_forward(
         run("scores", pairs * t_q * t_k, q=q, k=k, s=s, d=d, scale=scale)
         run("softmax", pairs * t_q, s=s, log_sum=log_sum)
         run("weighted_sum", pairs * t_q * d_v, p=s, v=v, o=o, d_v=d_v)
+    elif rung == 3 and precision == "float32":
+        check_heads(rung, d, d_v, LARGEST_SPLIT)
+        _split(device, q, k, v, {"o": o, "log_sum": log_sum, "scale": scale, **common, "pairs": pairs})
     elif rung >= 3:
         check_heads(rung, d, d_v)
         # Rung 3 does what rung 4 cannot: TMA has no map of an empty array, and a hidden score is -inf times scale,
@@ -165,12 +170,21 @@ def _mma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -
     d, d_v = q.shape[3], v.shape[3]
     keys = 64 if max(d, d_v) <= 128 else 32  # of a tile: the registers for sums and scores must suffice
     defines = {"D": d, "D_V": d_v, "KEYS": keys}
-    pitch, pitch_v = (-(-size // 16) * 16 + 8 for size in (d, d_v))
-    shared_bytes = 2 * (QUERIES * pitch + 2 * keys * (pitch + pitch_v))
+    shared_bytes = 2 * (QUERIES * pitch(d) + 2 * keys * (pitch(d) + pitch(d_v)))
     blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // QUERIES)
     arguments = {"q": bits(device, q), "k": bits(device, k), "v": bits(device, v), **arguments}
     source, threads = file_in(HERE, RUNGS[3]), 32 * QUERIES // 16
     device.run(source, "attention", blocks, threads, arguments, shared_bytes=shared_bytes, defines=defines)
+
+
+def _split(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -> None:
+    d, d_v = q.shape[3], v.shape[3]
+    keys = 16 if max(d, d_v) > 64 else 32  # of a tile
+    shared_bytes = 2 * 3 * (QUERIES * pitch(d) + 2 * keys * (pitch(d) + pitch(d_v)))
+    blocks = q.shape[0] * q.shape[1] * -(-q.shape[2] // QUERIES)
+    arguments |= {name: in_parts(device, x) for name, x in (("q", q), ("k", k), ("v", v))}
+    source, how = file_in(HERE, FLOAT32_RUNGS[3]), {"shared_bytes": shared_bytes, "defines": {"D": d, "D_V": d_v}}
+    device.run(source, "attention_float32", blocks, 32 * QUERIES // 16, arguments, **how)
 
 
 def _wgmma(device: Any, q: Array, k: Array, v: Array, arguments: dict[str, Any]) -> None:

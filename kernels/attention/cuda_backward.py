@@ -15,27 +15,37 @@ RUNGS = {
     3: "3_mma_backward.cu",
     4: "4_wgmma_backward.cu",
 }
+FLOAT32_RUNGS = {1: RUNGS[1], 2: RUNGS[2], 3: "3_split_backward.cu"}  # as exact as float32, or about
 THREADS = 128  # of a block
 
 HERE = Path(__file__).parent
 
 LARGEST = 256  # head size of the rungs in bfloat16
+LARGEST_SPLIT = 128  # of those in three bfloat16 numbers for each of float32
 
 
-def rung_by_precision(device: Any, d: int, d_v: int) -> int:
-    """The rung for heads of these sizes and the ``precision`` in force: 2, which is exact, or the last in bfloat16."""
-    in_bf16 = matmul.by_precision(device) == "bf16" and _takes(d) and _takes(d_v)
-    return matmul.last_rung(device) if in_bf16 else 2
+def precision_for(device: Any, d: int, d_v: int) -> str:
+    """The ``precision`` in force, where there is a rung for heads of these sizes: "bf16", or else "float32"."""
+    return "bf16" if matmul.by_precision(device) == "bf16" and _takes(LARGEST, d, d_v) else "float32"
 
 
-def _takes(size: int) -> bool:
-    return size % 8 == 0 < size <= LARGEST
+def rung_for(device: Any, precision: str, q: Array, v: Array) -> int:
+    """The last rung in this ``precision`` that pays for attention of q (n, heads, t_q, d) to v (n, heads, t_k, d_v)."""
+    if precision == "bf16":
+        return matmul.last_rung(device)
+    multiplications = q.size * v.shape[2] + v.size * q.shape[2]
+    pays = device.architecture in matmul.SPLIT_PAYS and multiplications >= matmul.SPLIT_FROM
+    return 3 if pays and _takes(LARGEST_SPLIT, q.shape[3], v.shape[3]) else 2
 
 
-def check_heads(rung: int, d: int, d_v: int) -> None:
-    """Raise WrongSize for head sizes that the rungs in bfloat16 do not take."""
-    if not (_takes(d) and _takes(d_v)):
-        raise WrongSize(f"rung {rung} takes heads of 8, 16, ... {LARGEST} numbers, got d = {d} and d_v = {d_v}")
+def _takes(largest: int, *sizes: int) -> bool:
+    return all(size % 8 == 0 < size <= largest for size in sizes)
+
+
+def check_heads(rung: int, d: int, d_v: int, largest: int = LARGEST) -> None:
+    """Raise WrongSize for head sizes that the rungs for tensor cores do not take."""
+    if not _takes(largest, d, d_v):
+        raise WrongSize(f"rung {rung} takes heads of 8, 16, ... {largest} numbers, got d = {d} and d_v = {d_v}")
 
 
 def check_lengths(t_q: int, t_k: int) -> None:
@@ -74,22 +84,27 @@ def attention_backward(
     key_mask: Array | None,
     scale: float,
     rung: int,
+    precision: str = "bf16",
 ) -> tuple[Array, Array, Array]:
     """(dq, dk, dv) as ``attention.attention_backward``, for contiguous float32 arrays on the device.
 
     ``o`` and ``log_sum``, L (n, heads, t_q), are what the forward pass has kept. Keys that are hidden never matter.
     Rungs 3 and 4 round g, q, k and v to bfloat16, or take their bits; their head sizes are those of the forward pass.
+    With the ``precision`` "float32" rung 3 takes three bfloat16 numbers for each, and there is no rung 4.
     """
-    check_rung(rung, RUNGS)
+    split = precision == "float32" and rung > 2
+    check_rung(rung, FLOAT32_RUNGS if precision == "float32" else RUNGS)
     n, heads, t_q, d = q.shape
     t_k, d_v = v.shape[2:]
     pairs = n * heads
     check_lengths(t_q, t_k)
-    if rung >= 3:
-        check_heads(rung, d, d_v)
-        g, q, k, v = (bits(device, x) for x in (g, q, k, v))
     dq, dk, dv = (device.empty(x.shape, "float32") for x in (q, k, v))
     delta = device.empty((n, heads, t_q), "float32")
+    if split:
+        check_heads(rung, d, d_v, LARGEST_SPLIT)
+    elif rung >= 3:
+        check_heads(rung, d, d_v)
+        g, q, k, v = (bits(device, x) for x in (g, q, k, v))
     inputs = {"q": q, "k": k, "v": v, "g": g, "log_sum": log_sum, "delta": delta}
     common = {"key_mask": key_mask, "heads": heads, "t_q": t_q, "t_k": t_k, "causal": causal}
     if rung == 4 and (max(d, d_v) > 128 or not q.size or not k.size):
@@ -120,14 +135,34 @@ def attention_backward(
             how = {"shared_bytes": 2 * 64 * (-(-d // 64) + -(-d_v // 64)) * (rows + 2 * 64)}
         else:
             threads, rows, parts = (64, 32, 2) if large else (128, 64, 1)
-            pitches = sum(-(-size // 16) * 16 + 8 for size in (d, d_v))
-            how = {"shared_bytes": 2 * pitches * (rows + 2 * (16 if large else 32))}
+            how = {"shared_bytes": 2 * sum(map(pitch, (d, d_v))) * (rows + 2 * (16 if large else 32))}
         deltas = {"g": g, "o": o, "delta": delta, "rows": delta.size}
-        of_deltas = file_in(HERE, RUNGS[min(rung, 3)])
+        of_deltas = file_in(HERE, RUNGS[2 if split else min(rung, 3)])
         device.run(of_deltas, "deltas", -(-delta.size // (THREADS // 32)), THREADS, deltas, defines=defines)
         arguments = {**inputs, **common, "scale": scale}
+        if split:
+            _by_parts(device, arguments, {"dq": dq, "dk": dk, "dv": dv}, pairs)
+            return device.result(dq, "dq"), device.result(dk, "dk"), device.result(dv, "dv")
         blocks = pairs * -(-t_q // rows)
         device.run(source, "grad_q", blocks, threads, {**arguments, "dq": dq}, defines=defines, **how)
         arguments |= {"dk": dk, "dv": dv}
         device.run(source, "grad_kv", pairs * -(-t_k // rows) * parts, threads, arguments, defines=defines, **how)
     return device.result(dq, "dq"), device.result(dk, "dk"), device.result(dv, "dv")
+
+
+def _by_parts(device: Any, arguments: dict[str, Any], gradients: dict[str, Array], pairs: int) -> None:
+    """The gradients by rung 3 for float32."""
+    d, d_v = (arguments[name].shape[3] for name in ("q", "v"))
+    source, rows, step = file_in(HERE, FLOAT32_RUNGS[3]), 64, 16 if max(d, d_v) > 64 else 32
+    how = {"shared_bytes": 2 * 3 * sum(map(pitch, (d, d_v))) * (rows + 2 * step), "defines": {"D": d, "D_V": d_v}}
+    arguments = {**arguments, "pairs": pairs}
+    for name in ("q", "k", "v", "g"):
+        arguments[name] = matmul.in_parts(device, arguments[name])
+    for name, gradient in gradients.items():
+        blocks = pairs * -(-gradient.shape[2] // rows)
+        device.run(source, f"grad_{name[1]}_float32", blocks, 2 * rows, {**arguments, name: gradient}, **how)
+
+
+def pitch(size: int) -> int:
+    """From row to row of tiles in shared memory: an odd number of pieces of 8 numbers, so that 8 rows meet in no bank."""
+    return -(-size // 16) * 16 + 8

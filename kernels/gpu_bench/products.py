@@ -29,9 +29,15 @@ CONV2D_GRAD = {
     **rungs_by_format(conv2d_cuda.HERE, conv2d_cuda.GRADIENT_RUNGS),
     "float32": conv2d_cuda.FLOAT32_GRADIENT_RUNGS,
 }
-ATTENTION = rungs_by_format(attention_grad_cuda.HERE, attention_cuda.RUNGS)
+ATTENTION = {
+    **rungs_by_format(attention_grad_cuda.HERE, attention_cuda.RUNGS),
+    "float32": attention_cuda.FLOAT32_RUNGS,
+}
 SHORT = rungs_by_format(attention_grad_cuda.HERE, attention_cuda.SHORT)
-ATTENTION_GRAD = rungs_by_format(attention_grad_cuda.HERE, attention_grad_cuda.RUNGS)
+ATTENTION_GRAD = {
+    **rungs_by_format(attention_grad_cuda.HERE, attention_grad_cuda.RUNGS),
+    "float32": attention_grad_cuda.FLOAT32_RUNGS,
+}
 
 
 def _precision(dtype: str) -> dict[str, Any]:
@@ -231,7 +237,7 @@ def attention(
             return attention_cuda.short_forward(
                 device, x["q"], x["k"], x["v"], **settings, keep=False, rounded=dtype == "bf16"
             )[0]
-        return attention_cuda.attention(device, x["q"], x["k"], x["v"], **settings, causal=causal)
+        return attention_cuda.attention(device, x["q"], x["k"], x["v"], **settings, causal=causal, **_precision(dtype))
 
     def check(x: Arrays, o: Any, rung: int) -> Checks:
         i = some(t)
@@ -266,14 +272,15 @@ def attention_grad(
         if dtype == "bf16":
             bits = [source.bits(a) for a in (q, k, v, g)]
             q, k, v, g = (source.numbers(b) for b in bits)
-        o = attention_cuda.attention(source.device, q, k, v, **settings, rung=max(ATTENTION["float32"]))
+        o = attention_cuda.attention(source.device, q, k, v, **settings, rung=2)
         log_sum = attention_grad_cuda.log_sums(source.device, q, k, **settings)
         found = dict(zip("qkvg", bits if dtype == "bf16" else (q, k, v, g)))
         return {**found, "o": o, "log_sum": log_sum, "causal": causal}
 
     def run(device: Any, x: Arrays, rung: int) -> Any:
         given = (x["g"], x["q"], x["k"], x["v"], x["o"], x["log_sum"])
-        return attention_grad_cuda.attention_backward(device, *given, **settings, rung=rung)
+        how: dict[str, Any] = {**settings, "rung": rung, **_precision(dtype)}
+        return attention_grad_cuda.attention_backward(device, *given, **how)
 
     def check(x: Arrays, result: Any, rung: int) -> Checks:
         places = some(t)

@@ -1,4 +1,4 @@
-"""Products and convolutions of float32 numbers on bf16 tensor cores whose last block lies beyond element 2^31."""
+"""Products, convolutions and attention of float32 numbers on bf16 tensor cores whose last block lies beyond element 2^31."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,9 @@ from large import MARKS, Large, columns_of, ending, ends_of, same, tail, zeros
 from rungs import normal
 
 from kernels import bfloat16
+from kernels.attention import cuda as attention_cuda
+from kernels.attention import cuda_backward as attention_gradients
+from kernels.attention import reference as attention
 from kernels.conv2d import cuda as conv2d_cuda
 from kernels.conv2d import cuda_wgmma
 from kernels.conv2d import reference as convolution
@@ -110,3 +113,37 @@ def test_conv2d_weight_gradient(monkeypatch):
     conv2d_cuda.conv2d_grad_w(device, *arrays, (3, 3, 8, 8), **HOW, rung=4, **EXACTLY)
     with np.errstate(invalid="ignore"):
         same(device, device.made[2, 3, 3, 8, 8], convolution.conv2d_grad_w(x, g, (3, 3, 8, 8), **HOW))
+
+
+HEADS, SAMPLES = (2, 16, 16), 2**22 + 4  # the last four samples, 8 pairs, begin at element 2^31
+
+
+def pairs(count):
+    """A device for the last 8 pairs, sparse arrays of queries, keys and so on, and what they are."""
+    shape = (SAMPLES, *HEADS)
+    names = "attention_float32", "grad_q_float32", "grad_k_float32", "grad_v_float32"
+    real = {shape: tail(shape, 2048), shape[:3]: tail(shape[:3], 128), (3, *shape): ends_of(3, 2048, SAMPLES * 512)}
+    device = Large(real, dict.fromkeys(names, 8) | {"split": 2, "deltas": 32})
+    ends = normal(11, *[(4, *HEADS)] * count)
+    return device, [ending(device, shape, x) for x in ends], [x.astype(np.float64) for x in ends]
+
+
+def test_attention(rng):
+    device, arrays, ends = pairs(3)
+    mask = rng.random((4, 16)) < 0.8
+    how = {"causal": False, "scale": 0.3}
+    key_mask = ending(device, (SAMPLES, 16), mask)
+    o, _ = attention_cuda.attention_forward(device, *arrays, **how, key_mask=key_mask, rung=3, **EXACTLY)
+    same(device, o, attention.forward(*ends, **how, key_mask=mask), 2e-6)
+
+
+def test_attention_gradients():
+    device, arrays, (g, q, k, v) = pairs(4)
+    how = {"causal": True, "key_mask": None, "scale": 0.3}
+    scores = np.where(np.tri(16, dtype=bool), 0.3 * q @ k.swapaxes(2, 3), -np.inf)
+    log_sum = np.log(np.exp(scores).sum(-1)).astype(np.float32)
+    o = attention.forward(q, k, v, **how).astype(np.float32)
+    kept = ending(device, (SAMPLES, *HEADS), o), ending(device, (SAMPLES, 2, 16), log_sum)
+    got = attention_gradients.attention_backward(device, *arrays, *kept, **how, rung=3, **EXACTLY)
+    for array, want in zip(got, attention.backward(g, q, k, v, **how), strict=True):
+        same(device, array, want, 1e-5)

@@ -8,11 +8,12 @@ from kernels.compare import bound
 from kernels.emulator import Emulator
 
 
-def operands(seed, n, heads, t_q, t_k, d, d_v, spread=1.0):
-    """(the generator, q, k, v), numbers that bfloat16 has."""
+def operands(seed, n, heads, t_q, t_k, d, d_v, spread=1.0, near=bfloat16.rounded):
+    """(the generator, q, k, v), numbers that bfloat16 has, or others without ``near``."""
     rng = np.random.default_rng(seed)
     shapes = ((t_q, d), (t_k, d), (t_k, d_v))
-    return rng, *(bfloat16.rounded((spread * rng.standard_normal((n, heads, *s))).astype(np.float32)) for s in shapes)
+    arrays = [(spread * rng.standard_normal((n, heads, *s))).astype(np.float32) for s in shapes]
+    return rng, *(near(x) if near else x for x in arrays)
 
 
 def hide(k, v, mask):
@@ -32,7 +33,7 @@ def float32_error(q, k, v, scale):
     return relative * np.abs(v[np.isfinite(v)]).max(initial=0)
 
 
-def outputs(q, k, v, causal, mask, scale):
+def outputs(q, k, v, causal, mask, scale, unit=bfloat16.UNIT_ROUNDOFF):
     """o of the definition; what it may be off with weights p in bfloat16: as in float32, and 2^-8 of every |p v|."""
     wide = [x.astype(np.float64) for x in (q, k, v)]
     finite = np.where(np.isfinite(wide[2]), np.abs(wide[2]), 0)
@@ -40,7 +41,7 @@ def outputs(q, k, v, causal, mask, scale):
         want = reference.forward(*wide, causal=causal, key_mask=mask, scale=scale)
         weighed = reference.forward(*wide[:2], finite, causal=causal, key_mask=mask, scale=scale)
     weighed = np.where(np.isfinite(weighed), weighed, 0)
-    return want, bfloat16.UNIT_ROUNDOFF * weighed + float32_error(q, k, v, scale)
+    return want, unit * weighed + float32_error(q, k, v, scale)
 
 
 def log_sums(q, k, causal, mask, scale):
@@ -62,15 +63,18 @@ def log_sums(q, k, causal, mask, scale):
     return want, 2 * allowed
 
 
-def attend(q, k, v, causal, mask, scale, seeds, rung):
+def attend(q, k, v, causal, mask, scale, seeds, rung, precision="bf16"):
     """A rung under several schedules: no findings, right values of o and L, the same bits. Returns o."""
-    q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
-    expected_o, expected_log_sum = outputs(q, k, v, causal, mask, scale), log_sums(q, k, causal, mask, scale)
+    if precision == "bf16":
+        q, k, v = (bfloat16.rounded(x) for x in (q, k, v))
+    unit = bfloat16.UNIT_ROUNDOFF if precision == "bf16" else 0
+    expected_o, expected_log_sum = outputs(q, k, v, causal, mask, scale, unit), log_sums(q, k, causal, mask, scale)
+    how = {"causal": causal, "key_mask": mask, "scale": scale, "rung": rung, "precision": precision}
     finite = np.isfinite(q).all() and np.isfinite(k).all()  # of others, L may be NaN or -inf: either makes p NaN again
     results = []
     for seed in seeds:
         device = Emulator(seed % 2**32)
-        o, log_sum = cuda.attention_forward(device, q, k, v, causal=causal, key_mask=mask, scale=scale, rung=rung)
+        o, log_sum = cuda.attention_forward(device, q, k, v, **how)
         results.append((o.tobytes(), log_sum.tobytes()))
         device.expect(o, *expected_o, "o")
         if finite:
@@ -81,16 +85,21 @@ def attend(q, k, v, causal, mask, scale, seeds, rung):
     return o
 
 
-def attend_where_scores_are_minus_infinity(rung):
+def attend_where_scores_are_minus_infinity(rung, precision="bf16"):
     """Alone they make NaN, as 0 / 0 in the definition; beside others they weigh nothing."""
     q, k, v = (np.ones((1, 1, t, 8), np.float32) for t in (2, 3, 3))
     k[0, 0, :2] = -np.inf
-    o = attend(q, k, v, True, None, 1.0, (0,), rung)  # query 0 sees two of them, query 1 also the third key
+    o = attend(q, k, v, True, None, 1.0, (0,), rung, precision)  # query 0 sees two of them, query 1 also the third key
     assert np.isnan(o[0, 0, 0]).all() and (o[0, 0, 1] == 1).all()
 
 
 class Gradients:
-    """Operands of a backward pass and what the forward pass keeps; the definition's gradients and what rung 3 may be off."""
+    """Operands of a backward pass and what the forward pass keeps; the definition's gradients and what rung 3 may be off.
+
+    With weights that are not rounded to bfloat16, the ``precision`` is "float32".
+    """
+
+    precision = "bf16"
 
     def __init__(self, q, k, v, g, causal, mask, scale):
         self.arrays, self.settings = (g, q, k, v), {"causal": causal, "key_mask": mask, "scale": scale}
@@ -103,11 +112,13 @@ class Gradients:
         """The same with ``value`` in one of the arrays g, q, k, v."""
         g, q, k, v = arrays = [x.copy() for x in self.arrays]
         arrays[which][at] = value
-        return Gradients(q, k, v, g, *self.settings.values())
+        return type(self)(q, k, v, g, *self.settings.values())
 
     def run(self, device, rung):
         kept = self.o.astype(np.float32), self.log_sum.astype(np.float32)
-        return cuda_backward.attention_backward(device, *self.arrays, *kept, **self.settings, rung=rung)
+        return cuda_backward.attention_backward(
+            device, *self.arrays, *kept, **self.settings, rung=rung, precision=self.precision
+        )
 
     def expected(self):
         """[(want, allowed error, name)] of dq, dk and dv."""
@@ -126,8 +137,9 @@ class Gradients:
         relative = 2 * bound(d + 1, size + 1, np.float32) + bound(3, size + log_sum[..., None] + 4, np.float32)
         sizes = g @ v.swapaxes(2, 3) + (g * o).sum(axis=3, keepdims=True)
         ds = p * sizes
-        ds_error = ds * (relative + bfloat16.UNIT_ROUNDOFF) + p * 2 * bound(d_v + 2, sizes, np.float32)
-        p_error = p * (relative + bfloat16.UNIT_ROUNDOFF)
+        relative = relative + (bfloat16.UNIT_ROUNDOFF if self.precision == "bf16" else 0)
+        ds_error = ds * relative + p * 2 * bound(d_v + 2, sizes, np.float32)
+        p_error = p * relative
         tiny = np.finfo(np.float32).tiny
         ds_error, p_error = ds_error + tiny * (sizes + 1), p_error + tiny
         dq = abs(scale) * (ds_error @ k + 2 * bound(t_k + 2, ds @ k, np.float32))
@@ -136,19 +148,26 @@ class Gradients:
         return list(zip(want, (dq, dk, dv), ("dq", "dk", "dv"), strict=True))
 
 
-def problem(seed, n, heads, t_q, t_k, sizes, causal, masked, spread=1.0, scale=None):
+class ExactGradients(Gradients):
+    """Of numbers that bfloat16 does not have."""
+
+    precision = "float32"
+
+
+def problem(seed, n, heads, t_q, t_k, sizes, causal, masked, spread=1.0, scale=None, kind=Gradients):
     """Gradients of random numbers."""
-    rng, q, k, v = operands(seed, n, heads, t_q, t_k, *sizes, spread)
-    g = operands(seed + 1, n, heads, 1, t_q, 8, sizes[1])[3]
+    near = bfloat16.rounded if kind is Gradients else None
+    rng, q, k, v = operands(seed, n, heads, t_q, t_k, *sizes, spread, near)
+    g = operands(seed + 1, n, heads, 1, t_q, 8, sizes[1], near=near)[3]
     mask = hide(k, v, rng.random((n, t_k)) < 0.6) if masked else None
-    return Gradients(q, k, v, g, causal, mask, sizes[0] ** -0.5 if scale is None else scale)
+    return kind(q, k, v, g, causal, mask, sizes[0] ** -0.5 if scale is None else scale)
 
 
 def low_scores(a):
     """The same with scores near -300: exp(-L) is Inf, so what is not there must not get such a weight."""
     g, q, k, v = (x.copy() for x in a.arrays)
     q[..., 0], k[..., 0] = 36, -40
-    return Gradients(q, k, v, g, *a.settings.values())
+    return type(a)(q, k, v, g, *a.settings.values())
 
 
 def gradients_finite_where_the_definition_has_them(a, rung, seed, what, without=None):
@@ -164,9 +183,9 @@ def gradients_finite_where_the_definition_has_them(a, rung, seed, what, without=
             assert (np.abs(array[finite] - want[finite]) <= 2 * most[finite]).all(), f"{name} for {what}"
 
 
-def nan_and_inf_in_gradients(t_q, t_k, where, value, rung):
+def nan_and_inf_in_gradients(t_q, t_k, where, value, rung, kind=Gradients):
     """One such number in row ``where`` of g, q, k and v in turn reaches the gradients that it reaches in the definition."""
     for which in range(4):
-        without = problem(which, 1, 1, t_q, t_k, (16, 24), True, False, scale=0.4)
+        without = problem(which, 1, 1, t_q, t_k, (16, 24), True, False, scale=0.4, kind=kind)
         a = without.changed(which, (0, 0, where, 2), value)
         gradients_finite_where_the_definition_has_them(a, rung, where, f"{value} in {'gqkv'[which]}", without)
