@@ -17,13 +17,12 @@ from attending import (
 from emulation import Counting, Mistaken, emulated
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import needs_compiler, needs_nvrtc
+from rungs import needs_compiler
 
 from kernels import attention, launch
 from kernels.attention import cuda, cuda_backward
 from kernels.device import running_on
 from kernels.emulator import Emulator
-from kernels.launch import compile_for
 from kernels.matmul import cuda as matmul_cuda
 from kernels.precision import precision
 
@@ -314,15 +313,6 @@ def test_without_a_mistake_nothing_is_found():
 
 
 # --- for a GPU --------------------------------------------------------------------------------------------------------
-
-
-@needs_nvrtc
-@pytest.mark.parametrize("architecture", ["80", "90a"])
-@pytest.mark.parametrize("d", [40, 64, 128])
-def test_every_head_size_compiles_without_spills(architecture, d):
-    for source in (FORWARD, BACKWARD):
-        for r in compile_for(source, architecture, {"D": d, "D_V": d}).resources().values():
-            assert r.registers <= 255 and r.local_bytes == r.spill_bytes == 0
 
 
 @pytest.mark.gpu

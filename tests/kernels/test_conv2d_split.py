@@ -6,13 +6,13 @@ from convolutions import Convolution, gradients_are_the_adjoints, no_images
 from emulation import Counting, Mistaken, emulated, only
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rungs import needs_compiler, needs_nvrtc, plant
+from rungs import needs_compiler, plant
 
 from kernels import conv2d
 from kernels.conv2d import cuda, cuda_wgmma
 from kernels.device import running_on
 from kernels.emulator import Emulator
-from kernels.launch import Device, compile_for
+from kernels.launch import Device
 from kernels.matmul import cuda as matmul_cuda
 
 FORWARD, GRADIENTS = cuda.FLOAT32_RUNGS[4], cuda.FLOAT32_GRADIENT_RUNGS[4]
@@ -39,7 +39,7 @@ def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
 @needs_compiler
 @few
 @some_convolutions
-@example(n=2, size=(13, 11), channels=(72, 70), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(n=2, size=(9, 8), channels=(66, 70), kernel=(3, 2), stride=(1, 1), padding=(1, 1), seed=0)
 @example(n=1, size=(1, 130), channels=(8, 5), kernel=(1, 1), stride=(1, 2), padding=(0, 0), seed=2)
 @example(**LARGE, seed=3)
 def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, padding, seed):
@@ -57,7 +57,7 @@ def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, pad
 @needs_compiler
 @few
 @some_convolutions
-@example(n=2, size=(13, 11), channels=(72, 70), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(n=2, size=(9, 8), channels=(66, 70), kernel=(3, 2), stride=(1, 1), padding=(1, 1), seed=0)
 @example(**LARGE, seed=3)
 @example(n=1, size=(7, 8), channels=(8, 8), kernel=(2, 1), stride=(3, 3), padding=(0, 0), seed=2)  # phases without taps
 def test_the_data_gradient(n, size, channels, kernel, stride, padding, seed):
@@ -68,9 +68,9 @@ def test_the_data_gradient(n, size, channels, kernel, stride, padding, seed):
 @needs_compiler
 @few
 @some_convolutions
-@example(n=2, size=(13, 11), channels=(72, 70), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
+@example(n=2, size=(9, 8), channels=(66, 70), kernel=(3, 2), stride=(1, 1), padding=(1, 1), seed=0)
 @example(**LARGE, seed=3)
-@example(n=5, size=(16, 5), channels=(64, 8), kernel=(1, 3), stride=(1, 1), padding=(0, 1), seed=1)
+@example(n=5, size=(16, 5), channels=(64, 8), kernel=(1, 2), stride=(1, 1), padding=(0, 1), seed=1)
 def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
     c = convolution(n, size, channels, kernel, stride, padding, seed)
     parts = None if seed % 3 == 0 else 1 + seed % 3
@@ -174,8 +174,6 @@ def test_small_convolutions_stay_on_float32_units():
 PLANTED = [  # what is computed, what is changed into what, what must be found
     ("y", "left_part(pair) * n_images + n, v, u", "n, v, u", "wrong value"),
     ("y", "right_part(pair) * places + u", "2 * places + u", "wrong value"),
-    ("y", "if (u == kernel_h) u = 0, pair++;", "if (u == kernel_h) u = 0;", "wrong value"),
-    ("y", "PAIRS * places * (", "places * (", "wrong value"),
     ("y", "b && o < c_out ? b[o]", "b ? b[o]", "out of range"),
     ("y", "if (all_finite) continue;", "continue;", "wrong value"),
     ("y", "pixel >= pixels || o >= c_out ||", "o >= c_out ||", "out of range"),
@@ -183,7 +181,6 @@ PLANTED = [  # what is computed, what is changed into what, what must be found
     ("y", "#define STAGES 6", "#define STAGES 10", "out of range"),
     ("dx", "left_part(pair) * n_images + n, taps_w", "n, taps_w", "wrong value"),
     ("dx", "(right_part(pair) * kernel_h + u)", "(2 * kernel_h + u)", "wrong value"),
-    ("dx", "if (t_h == taps_h) t_h = 0, pair++;", "if (t_h == taps_h) pair++;", "wrong value"),
     ("dx", "if (all_finite) return;\n#pragma unroll 1\n    for (int e = 0; e < TILE_N / 2; e++) {\n        const long long number",
      "return;\n#pragma unroll 1\n    for (int e = 0; e < TILE_N / 2; e++) {\n        const long long number", "wrong value"),
     ("dx", "if (number >= pixels || c >= c_in) continue;", "if (c >= c_in) continue;", "out of range"),
@@ -191,7 +188,6 @@ PLANTED = [  # what is computed, what is changed into what, what must be found
     ("dw", "right_part(pair));", "2);", "wrong value"),
     ("dw", "if (step == 0) n =", "if (pair == 0 && step == 0) n =", "wrong value"),
     ("dw", "(int)begins + step * STEP", "step * STEP", "wrong value"),
-    ("dw", "if (++step == steps) step = 0, pair++;", "if (++step == steps) pair++;", "wrong value"),
     ("dw", "if (all_finite) return;\n#pragma unroll 1\n    for (int e = 0; e < TILE_N / 2; e++) {\n        const int c",
      "return;\n#pragma unroll 1\n    for (int e = 0; e < TILE_N / 2; e++) {\n        const int c", "wrong value"),
     ("dw", "if (c >= c_in || o >= c_out) continue;\n        float* const at", "float* const at", "race"),
@@ -261,16 +257,6 @@ def test_without_a_mistake_nothing_is_found(what):
 
 
 # --- for a GPU --------------------------------------------------------------------------------------------------------
-
-
-@needs_nvrtc
-@pytest.mark.parametrize("columns", [64, 128])
-def test_it_compiles_without_spills_and_without_waiting(columns):
-    for file in (FORWARD, GRADIENTS):
-        binary = compile_for(cuda.HERE / file, "90a", {"TILE_N": columns})
-        for r in binary.resources().values():
-            assert r.local_bytes == r.spill_bytes == 0 and r.registers * 288 <= 65536
-        assert "Performance Loss" not in binary.log and "serialized" not in binary.log
 
 
 @pytest.mark.parametrize("rows, c_out, columns", [(65536, 320, 128), (65536, 64, 64), (2048, 640, 128), (512, 320, 64)])

@@ -37,10 +37,10 @@ def expected(a, b, bias, rung=1, precision="bf16"):
     return want if bias is None or b.ndim == 2 else want + bias, allowed, "y"
 
 
-def check_compiled_by_wgmma(source, columns, turns, blocks=None):
+def check_compiled_by_wgmma(source, columns, turns):
     """No spills, nothing that the compiler serialises, and registers for as many blocks as are to run at a time."""
     names = {"TILE_N": columns, "TRANSPOSE_A": str(turns[0]).lower(), "TRANSPOSE_B": str(turns[1]).lower()}
     binary = compile_for(source, "90a", names)
     (r,) = binary.resources().values()
-    assert r.local_bytes == r.spill_bytes == 0 and r.registers * 288 * (blocks or (1 if columns > 128 else 2)) <= 65536
+    assert r.local_bytes == r.spill_bytes == 0 and r.registers * 288 * (1 if columns > 128 else 2) <= 65536
     assert "Performance Loss" not in binary.log
