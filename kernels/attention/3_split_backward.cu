@@ -154,9 +154,9 @@ __device__ __forceinline__ void find_gradient(const bf16* q, const bf16* k, cons
 
     EACH(h, 2) {
         if (row[h] >= own_rows) continue;
-        float* const line_of_it = gradient + (long long)row[h] * WIDTH + 2 * t;
+        float* const to = gradient + (long long)row[h] * WIDTH + 2 * t;
         EACH(n, WIDTH / 8)
-            *reinterpret_cast<float2*>(line_of_it + 8 * n) = float2{factor * sum[n][2 * h], factor * sum[n][2 * h + 1]};
+            *reinterpret_cast<float2*>(to + 8 * n) = float2{factor * sum[n][2 * h], factor * sum[n][2 * h + 1]};
     }
 }
 
