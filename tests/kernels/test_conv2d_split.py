@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
-from convolutions import Convolution, gradients_are_the_adjoints, no_images
+from convolutions import (
+    Convolution,
+    check_data_gradient,
+    check_weight_gradient,
+    check_what_follows,
+    gradients_are_the_adjoints,
+    no_images,
+    some_convolutions,
+)
 from emulation import Counting, Mistaken, emulated, only
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, settings
 from rungs import needs_compiler, plant
 
 from kernels import conv2d
@@ -19,15 +26,7 @@ FORWARD, GRADIENTS = cuda.FLOAT32_RUNGS[4], cuda.FLOAT32_GRADIENT_RUNGS[4]
 LARGEST = np.finfo(np.float32).max
 
 few = settings(max_examples=6)
-some_convolutions = given(
-    n=st.integers(1, 3),
-    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
-    channels=st.tuples(st.sampled_from([1, 8, 67]), st.sampled_from([3, 64, 136])),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    seed=st.integers(0, 2**32 - 1),
-)
+some = some_convolutions([1, 8, 67], [3, 64, 136])
 # Tiles of 128 pixels that begin in the middle of an image's row, and the last of which ends in the next part.
 LARGE = {"n": 2, "size": (19, 29), "channels": (9, 8), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
 
@@ -38,48 +37,33 @@ def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
 
 @needs_compiler
 @few
-@some_convolutions
+@some
 @example(n=2, size=(9, 8), channels=(66, 70), kernel=(3, 2), stride=(1, 1), padding=(1, 1), seed=0)
 @example(n=1, size=(1, 130), channels=(8, 5), kernel=(1, 1), stride=(1, 2), padding=(0, 0), seed=2)
 @example(**LARGE, seed=3)
 def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, padding, seed):
-    c = convolution(n, size, channels, kernel, stride, padding, seed)
-    bias, (time, residual, silu) = seed % 2 == 0, [(0, 0, 0), (1, 0, 1), (1, 1, 1)][seed % 3]
-    c.b, c.time, c.residual = c.b if bias else None, c.time if time else None, c.residual if residual else None
-
-    def run(device):
-        followed = {"time": c.time, "residual": c.residual, "silu": bool(silu)}
-        return cuda.conv2d(only(device, FORWARD), c.x, c.w, c.b, **c.how(), **followed)
-
-    emulated(run, seed, [c.finished(silu)])
+    check_what_follows(convolution(n, size, channels, kernel, stride, padding, seed), seed, FORWARD)
 
 
 @needs_compiler
 @few
-@some_convolutions
+@some
 @example(n=2, size=(9, 8), channels=(66, 70), kernel=(3, 2), stride=(1, 1), padding=(1, 1), seed=0)
 @example(**LARGE, seed=3)
 @example(n=1, size=(7, 8), channels=(8, 8), kernel=(2, 1), stride=(3, 3), padding=(0, 0), seed=2)  # phases without taps
 def test_the_data_gradient(n, size, channels, kernel, stride, padding, seed):
-    c = convolution(n, size, channels, kernel, stride, padding, seed)
-    emulated(lambda d: cuda.conv2d_grad_x(only(d, GRADIENTS), c.g, c.w, c.x.shape, **c.how()), seed, [c.dx()])
+    check_data_gradient(convolution(n, size, channels, kernel, stride, padding, seed), seed, GRADIENTS)
 
 
 @needs_compiler
 @few
-@some_convolutions
+@some
 @example(n=2, size=(9, 8), channels=(66, 70), kernel=(3, 2), stride=(1, 1), padding=(1, 1), seed=0)
 @example(**LARGE, seed=3)
 @example(n=5, size=(16, 5), channels=(64, 8), kernel=(1, 2), stride=(1, 1), padding=(0, 1), seed=1)
 def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
     c = convolution(n, size, channels, kernel, stride, padding, seed)
-    parts = None if seed % 3 == 0 else 1 + seed % 3
-
-    def run(device):
-        files = (GRADIENTS, "add_parts.cu")
-        return cuda.conv2d_grad_w(only(device, *files), c.x, c.g, c.w.shape, **c.how(), parts=parts)
-
-    emulated(run, seed, [c.dw()])
+    check_weight_gradient(c, seed, GRADIENTS, None if seed % 3 == 0 else 1 + seed % 3)
 
 
 @needs_compiler
@@ -89,12 +73,8 @@ def test_wider_tiles_and_blocks_that_compute_several(monkeypatch):
     c = convolution(2, (29, 9), (40, columns + 8), (3, 2), (2, 1), (1, 1), 3, columns)
     swapped = convolution(2, (9, 8), (columns + 8, 40), (3, 2), (2, 1), (1, 1), 3, columns)
     emulated(lambda d: cuda.conv2d(only(d, FORWARD), c.x, c.w, c.b, **c.how()), 0, [c.y()])
-    emulated(
-        lambda d: cuda.conv2d_grad_x(only(d, GRADIENTS), swapped.g, swapped.w, swapped.x.shape, **swapped.how()),
-        0,
-        [swapped.dx()],
-    )
-    emulated(lambda d: cuda.conv2d_grad_w(only(d, GRADIENTS), c.x, c.g, c.w.shape, **c.how(), parts=1), 0, [c.dw()])
+    check_data_gradient(swapped, 0, GRADIENTS)
+    check_weight_gradient(c, 0, GRADIENTS, 1)
 
 
 @needs_compiler

@@ -5,10 +5,17 @@ As test_cuda_gradients.py does for the others.
 
 import numpy as np
 import pytest
-from convolutions import Convolution, gradients_are_the_adjoints, no_images
+from convolutions import (
+    Convolution,
+    check_data_gradient,
+    check_weight_gradient,
+    check_what_follows,
+    gradients_are_the_adjoints,
+    no_images,
+    some_convolutions,
+)
 from emulation import emulated, only
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, settings
 from rungs import needs_compiler
 
 from kernels.conv2d import cuda, cuda_wgmma
@@ -16,19 +23,10 @@ from kernels.emulator import Emulator
 from kernels.launch import Device
 from kernels.matmul import cuda as matmul_cuda
 
-SEEDS = st.integers(0, 2**32 - 1)
 FORWARD, GRADIENTS = cuda.RUNGS[4], cuda.GRADIENT_RUNGS[4]
 
 few = settings(max_examples=12)
-some_convolutions = given(
-    n=st.integers(1, 3),
-    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
-    channels=st.tuples(st.sampled_from([8, 64, 72]), st.sampled_from([8, 64, 136])),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    seed=SEEDS,
-)
+some = some_convolutions([8, 64, 72], [8, 64, 136])
 
 # Tiles of 128 pixels that begin in the middle of an image's row.
 LARGE = {"n": 2, "size": (19, 29), "channels": (8, 8), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
@@ -40,26 +38,18 @@ def convolution(n, size, channels, kernel, stride, padding, seed, columns=64):
 
 @needs_compiler
 @few
-@some_convolutions
+@some
 @example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
 @example(n=3, size=(9, 9), channels=(8, 3), kernel=(5, 1), stride=(2, 1), padding=(2, 0), seed=1)
 @example(n=1, size=(1, 130), channels=(8, 5), kernel=(1, 1), stride=(1, 2), padding=(0, 0), seed=2)
 @example(**LARGE, seed=3)
 def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, padding, seed):
-    c = convolution(n, size, channels, kernel, stride, padding, seed)
-    bias, (time, residual, silu) = seed % 2 == 0, [(0, 0, 0), (1, 0, 1), (1, 1, 1)][seed % 3]
-    c.b, c.time, c.residual = c.b if bias else None, c.time if time else None, c.residual if residual else None
-
-    def run(device):
-        followed = {"time": c.time, "residual": c.residual, "silu": bool(silu)}
-        return cuda.conv2d(only(device, FORWARD), c.x, c.w, c.b, **c.how(), **followed)
-
-    emulated(run, seed, [c.finished(silu)])
+    check_what_follows(convolution(n, size, channels, kernel, stride, padding, seed), seed, FORWARD)
 
 
 @needs_compiler
 @few
-@some_convolutions
+@some
 @example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
 @example(**LARGE, seed=3)
 @example(n=3, size=(9, 9), channels=(5, 16), kernel=(3, 3), stride=(2, 2), padding=(1, 1), seed=1)  # c_in may be odd
@@ -67,25 +57,18 @@ def test_the_convolution_and_what_follows(n, size, channels, kernel, stride, pad
     n=1, size=(7, 8), channels=(8, 8), kernel=(2, 1), stride=(3, 3), padding=(0, 0), seed=2
 )  # phases that meet nothing
 def test_the_data_gradient(n, size, channels, kernel, stride, padding, seed):
-    c = convolution(n, size, channels, kernel, stride, padding, seed)
-    emulated(lambda d: cuda.conv2d_grad_x(only(d, GRADIENTS), c.g, c.w, c.x.shape, **c.how()), seed, [c.dx()])
+    check_data_gradient(convolution(n, size, channels, kernel, stride, padding, seed), seed, GRADIENTS)
 
 
 @needs_compiler
 @few
-@some_convolutions
+@some
 @example(n=2, size=(13, 11), channels=(72, 72), kernel=(3, 3), stride=(1, 1), padding=(1, 1), seed=0)
 @example(**LARGE, seed=3)
 @example(n=5, size=(16, 5), channels=(64, 8), kernel=(1, 3), stride=(1, 1), padding=(0, 1), seed=1)
 def test_the_weight_gradient(n, size, channels, kernel, stride, padding, seed):
     c = convolution(n, size, channels, kernel, stride, padding, seed)
-    parts = None if seed % 3 == 0 else 1 + seed % 3
-
-    def run(device):
-        files = (GRADIENTS, "add_parts.cu")
-        return cuda.conv2d_grad_w(only(device, *files), c.x, c.g, c.w.shape, **c.how(), parts=parts)
-
-    emulated(run, seed, [c.dw()])
+    check_weight_gradient(c, seed, GRADIENTS, None if seed % 3 == 0 else 1 + seed % 3)
 
 
 @needs_compiler
@@ -101,12 +84,8 @@ def test_wider_tiles(columns):
     c = convolution(2, (9, 8), (72, columns + 8), (3, 3), (2, 1), (1, 1), 3, columns)
     swapped = convolution(2, (9, 8), (columns + 8, 72), (3, 3), (2, 1), (1, 1), 3, columns)
     emulated(lambda d: cuda.conv2d(only(d, FORWARD), c.x, c.w, c.b, **c.how()), 0, [c.y()])
-    emulated(
-        lambda d: cuda.conv2d_grad_x(only(d, GRADIENTS), swapped.g, swapped.w, swapped.x.shape, **swapped.how()),
-        0,
-        [swapped.dx()],
-    )
-    emulated(lambda d: cuda.conv2d_grad_w(only(d, GRADIENTS), c.x, c.g, c.w.shape, **c.how(), parts=1), 0, [c.dw()])
+    check_data_gradient(swapped, 0, GRADIENTS)
+    check_weight_gradient(c, 0, GRADIENTS, 1)
 
 
 @needs_compiler

@@ -1,6 +1,9 @@
 """Convolutions as problems for the tests of the CUDA rungs: operands, the definition's results, what they may be off."""
 
 import numpy as np
+from emulation import emulated, only
+from hypothesis import given
+from hypothesis import strategies as st
 from products import normal, rounded
 
 from kernels.activation.reference import silu as silu_reference
@@ -95,3 +98,42 @@ def no_images(c_in, c_out, rung, precision="bf16"):
     assert y.shape == (0, 5, 5, c_out) and dx.shape == (0, 5, 5, c_in)
     assert dw.shape == c.w.shape and not dw.any()  # a sum over nothing
     device.check()
+
+
+# --- rungs 4, with factors in bfloat16 and in three parts ----------------------------------------------------------------
+
+
+def some_convolutions(c_in, c_out):
+    """Draws what a ``Convolution`` is made of, its channels from these."""
+    return given(
+        n=st.integers(1, 3),
+        size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+        channels=st.tuples(st.sampled_from(c_in), st.sampled_from(c_out)),
+        kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        seed=st.integers(0, 2**32 - 1),
+    )
+
+
+def check_what_follows(c, seed, file):
+    """The convolution, with or without what may follow, by the kernels of this file alone."""
+    bias, (time, residual, silu) = seed % 2 == 0, [(0, 0, 0), (1, 0, 1), (1, 1, 1)][seed % 3]
+    c.b, c.time, c.residual = c.b if bias else None, c.time if time else None, c.residual if residual else None
+
+    def run(device):
+        followed = {"time": c.time, "residual": c.residual, "silu": bool(silu)}
+        return cuda.conv2d(only(device, file), c.x, c.w, c.b, **c.how(), **followed)
+
+    emulated(run, seed, [c.finished(silu)])
+
+
+def check_data_gradient(c, seed, file):
+    emulated(lambda d: cuda.conv2d_grad_x(only(d, file), c.g, c.w, c.x.shape, **c.how()), seed, [c.dx()])
+
+
+def check_weight_gradient(c, seed, file, parts):
+    def run(device):
+        return cuda.conv2d_grad_w(only(device, file, "add_parts.cu"), c.x, c.g, c.w.shape, **c.how(), parts=parts)
+
+    emulated(run, seed, [c.dw()])
