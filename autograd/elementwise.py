@@ -110,13 +110,19 @@ def tanh(x: Any) -> Any:
 
 @operation(lambda g, y, x: g * (y * (1 - y)), keep="y")
 def sigmoid(x: Any) -> Any:
-    r"""$y = 1 / (1 + e^{-x}) = (1 + \tanh \tfrac x2) / 2$; $\bar x = \bar y\, y (1 - y)$."""
+    r"""$y = 1 / (1 + e^{-x}) = (1 + \tanh \tfrac x2) / 2$; $\bar x = \bar y\, y (1 - y)$.
+
+    Its error is that of rounding 1, however small $y$ is.
+    """
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
 @operation(lambda g, y, x: g * sigmoid(x), keep="0")
 def softplus(x: Any) -> Any:
-    r"""$y = \ln(1 + e^x)$ without overflow; $\bar x = \bar y \,\sigma(x)$. Note $\ln \sigma(x) = -\mathrm{softplus}(-x)$."""
+    r"""$y = \ln(1 + e^x)$ without overflow; $\bar x = \bar y \,\sigma(x)$, as exact as `sigmoid`.
+
+    Note $\ln \sigma(x) = -\mathrm{softplus}(-x)$.
+    """
     return np.logaddexp(0, x)
 
 

@@ -167,7 +167,7 @@ class Vocabulary:
 
     def of_codes(self, codes: Any) -> Any:
         """Codes (n, ...) -> tokens (n, h' w')."""
-        return codes.reshape(len(codes), -1) + self.first_code
+        return codes.reshape(len(codes), -1).astype(np.int64) + self.first_code
 
     def codes_of(self, tokens: Any) -> Any:
         """The codes of sequences: (n, T + m) -> (n, m)."""
@@ -187,7 +187,7 @@ def without_captions(text: Any, null: Any, left_out: Any) -> Any:
 def earlier(grid: tuple[int, int], offsets: Sequence[tuple[int, int]] = OFFSETS) -> Any:
     """For every place in raster order, the places of its neighbours ``offsets``, or -1 beyond the edge: (h' w', offsets).
 
-    All of them are at least two places earlier: the code just before is an input anyway.
+    In grids of at least three columns, all of them are at least two places earlier: the code just before is an input anyway.
     """
     h, w = grid
     row, column = np.divmod(np.arange(h * w), w)

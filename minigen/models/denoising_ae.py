@@ -166,7 +166,7 @@ def walk_and_jump(
 ) -> Any:
     """``steps`` of eq. 6 from ``y``, then one denoising step.
 
-    ``callback(t, y)`` is given every state, t = steps..1, and the result of the jump, t = 0.
+    ``callback(t, y)`` is given the state before each step, t = steps..1, and the result of the jump, t = 0.
 
     Draws ``standard_normal(y.shape)`` once per step.
     """

@@ -31,7 +31,8 @@ horizontal stack adds what is to the left. Both kernels are cut to the taps that
 above or to the left of the picture, so that no weight is there to be masked.
 
 **Grey levels** are shown to the network as a number and a flag for level 0, and predicted by a mixture of logistics, in
-which level 7 lies between 6 and 8: six numbers per pixel, however many levels there are. (With the 17 levels of the
+which level 7 lies between 6 and 8: six numbers per pixel, however many levels there are. The bins of the first and the last
+level reach to infinity, and a uniform share of 0.001 is mixed in (`maths/likelihood.py`). (With the 17 levels of the
 digits a softmax does as well.) Tokens that are mere names, such as a VQ-VAE's codes, are embedded and predicted by a
 softmax; `TokenPixelCNN` takes either.
 

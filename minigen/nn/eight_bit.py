@@ -25,12 +25,16 @@ Way = Literal["weights", "int8", "fp8"]
 WAYS: tuple[str, ...] = get_args(Way)
 
 
+def _check_way(way: str) -> None:
+    if way not in WAYS:
+        raise ValueError(f"way must be one of {', '.join(map(repr, WAYS))}, got {way!r}")
+
+
 class EightBitLinear(Module):
     """What a trained `Linear` becomes: the same function, about, without parameters."""
 
     def __init__(self, layer: Linear, way: str):
-        if way not in WAYS:
-            raise ValueError(f"way must be one of {', '.join(map(repr, WAYS))}, got {way!r}")
+        _check_way(way)
         self.way, self.form = way, "e4m3" if way == "fp8" else "int8"
         codes, self.scale = eight_bit.quantize(layer.w.data, axis=1, form=self.form)
         # Tensor cores take codes with the inner axis last; few rows of x (weights only) go along the rows of q.
@@ -65,6 +69,7 @@ def in_eight_bits(module: Module, way: str) -> int:
     A layer that is used in two places stays one. Raises ValueError for another ``way`` than ``WAYS``, and TypeError for
     weights that are not float32.
     """
+    _check_way(way)
     made: dict[int, EightBitLinear] = {}
 
     def changed(layer: Any) -> Any:

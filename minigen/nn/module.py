@@ -83,8 +83,8 @@ class Module:
         """Move parameters and gradients into one buffer each (``flat``, ``flat_grad``); returns the module.
 
         Called once, after construction: an enclosing module that is flattened later takes the parameters with it. Raises
-        ValueError for a module without parameters, or with some kept where they are not found, and TypeError for
-        parameters of several dtypes.
+        ValueError for a module without parameters, with some kept where they are not found, or with some in the buffer
+        of an enclosing module, and TypeError for parameters of several dtypes.
         """
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
@@ -96,6 +96,11 @@ class Module:
         parameters = self.parameters()
         if not parameters:
             raise ValueError(f"{type(self).__name__} has no parameters to flatten")
+        own = [id(module.flat_grad) for _, module in self.named_modules()]
+        if any(_is_part(p.grad) and id(p.grad.base) not in own for p in parameters):
+            raise ValueError(
+                f"{type(self).__name__} has parameters in the buffer of a module that encloses it: it is flat"
+            )
         for _, module in self.named_modules():
             module.flat = module.flat_grad = None  # a part that was flat on its own no longer is
         xp = array_module(parameters[0].data)
@@ -122,11 +127,14 @@ class Module:
             self.flatten()
 
     def zero_grad(self) -> None:
-        """Clear every gradient: one memset where the module is flat."""
+        """Clear every gradient: one memset where the module is flat. A part of a flat module stays a part of it."""
         if self.flat_grad is not None:
             self.flat_grad[...] = 0
-        else:
-            for p in self.parameters():
+            return
+        for p in self.parameters():
+            if _is_part(p.grad):
+                p.grad[...] = 0
+            else:
                 p.grad = None
 
     def train(self, training: bool = True) -> "Module":
@@ -177,6 +185,11 @@ class Module:
             for name in module.BUFFERS:
                 setattr(module, name, function(getattr(module, name)))
         return self
+
+
+def _is_part(gradient: Any) -> bool:
+    """Whether it lies in the ``flat_grad`` of a module: all other gradients own their memory."""
+    return gradient is not None and gradient.base is not None
 
 
 def parameter(array: Any) -> Tensor:

@@ -9,8 +9,8 @@ r"""The one training loop: every system, stage and objective, and a run that can
                 -> clip -> optimiser moves objective.module
             average <- moving average of the weights
 
-Batches and draws are functions of (seed, stage, objective, step), so no random state is saved: weights, averages,
-moments and the step number are all there is to a run, and a resumed run ends with the same bits.
+Batches are functions of (seed, step), draws of (seed, stage, objective, step), so no random state is saved: weights,
+averages, moments and the step number are all there is to a run, and a resumed run ends with the same bits.
 """
 
 import gc
@@ -73,7 +73,7 @@ class Trainer:
         self.enter(0)
 
     def enter(self, index: int) -> None:
-        """Stand at the beginning of a stage: moments at 0, averages at the weights, what it trains in training mode."""
+        """Stand at the beginning of a stage: moments at 0, averages at the weights, what it trains, and only that, in training mode."""
         self.close()
         self.index, self.step = index, 0
         self.stage = self.stages[index]
@@ -82,8 +82,8 @@ class Trainer:
         self.n_shards = 1 if on_gpu else min(self.stage.shards, self.stage.batch_size)
         trained = {id(objective.module) for objective in self.stage.objectives}
         self.trained = {name: m for name, m in self.system.modules.items() if id(m) in trained}
-        for module in self.trained.values():
-            module.train()
+        for module in self.system.modules.values():
+            module.train(id(module) in trained)
         self.optimisers = {o.name: optim.make_optimiser(self.stage, o.module) for o in self.stage.objectives}
         self.averages = {name: m.flat.copy() for name, m in self.trained.items()} if self.stage.ema else {}
 

@@ -250,7 +250,7 @@ def make_optimiser(stage: Any, module: Any) -> SGD | RMSProp | Adam | Muon:
     """The optimiser that a stage asks for, one of ``OPTIMISERS``; "rmsprop" takes alpha from ``betas[1]``, "sgd" its
     momentum from ``betas[0]``.
 
-    Raises ValueError for another name and for ``betas`` or a ``weight_decay`` out of range.
+    Raises ValueError for another name, and for values that the chosen one uses and that are out of range.
     """
     if stage.optimiser == "adamw":
         return AdamW(module, betas=stage.betas, weight_decay=stage.weight_decay)
@@ -267,7 +267,13 @@ def make_optimiser(stage: Any, module: Any) -> SGD | RMSProp | Adam | Muon:
 
 def global_norm(g: Float[Array, " n"]) -> float:
     r"""$\|g\| = \sqrt{\sum_i g_i^2}$ over all parameters at once; NaN or infinity if any element is."""
-    return math.sqrt(float((g * g).sum() if is_cuda(g) else np.dot(g, g)))
+    with np.errstate(over="ignore"):
+        square = float((g * g).sum() if is_cuda(g) else np.dot(g, g))
+    if square in (0, math.inf):  # the squares may be beyond float32 where the norm is not
+        most = float(abs(g).max(initial=0))
+        if 0 < most < math.inf:
+            return most * global_norm(g / most)
+    return math.sqrt(square)
 
 
 def clip_by_global_norm(g: Float[Array, " n"], most: float) -> float:

@@ -52,7 +52,7 @@ class Run:
     size: int | None = None
     precision: str = "float32"
     samples: int = 64
-    samples_every: int | None = None  # None: after each quarter of the steps, 0: only at the end
+    samples_every: int | None = None  # None: a quarter of all steps; those of the last stage; 0: only at the end
     save_seconds: float = 15.0
     overwrite: bool = False
 
@@ -226,11 +226,13 @@ class Keeper:
             raise UserError(f"cannot write to the folder {out}: {os_reason(error, out)}") from error
 
     def begin(self) -> None:
-        """Write the first checkpoint. A run that is already there and has done a step is not touched."""
+        """Write the first checkpoint. A run that is already there and has done a step is not touched, unless by ``overwrite``."""
         path = self.run.folder
         if not self.run.overwrite and holds_run(path):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
         self.make(path / SAMPLES)
+        for old in (path / SAMPLES).glob("[0-9]*"):  # of a run that is overwritten
+            old.unlink()
         self.save()
 
     def due(self) -> bool:

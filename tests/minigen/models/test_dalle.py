@@ -64,6 +64,8 @@ def test_tokens_of_the_two_kinds_do_not_overlap():
     np.testing.assert_array_equal(tokens, [[0, 2, 5, 6, 7, 9, 8], [1, 1, 2, 8, 8, 6, 6]])
     np.testing.assert_array_equal(v.codes_of(tokens), codes.reshape(2, 4))
     assert len(v) == 10 and v.first_code == 6
+    many = dalle.Vocabulary(words=60, length=20, codes=256)
+    assert many.of_codes(np.array([[200]], np.uint8)).tolist() == [[280]]
 
 
 @given(st.integers(0, 999))

@@ -199,6 +199,14 @@ def test_at_first_every_token_is_nearly_equally_likely():
     assert -log_p.mean() == pytest.approx(np.log(50), abs=0.02)
 
 
+def test_a_vocabulary_that_fills_the_type_of_its_tokens(rng):
+    """The start's row, 256, is no uint8."""
+    net = gpt.GPT(gpt.Names(256, 8, rng=rng), 4, 8, 1, 2, rng=rng)
+    net.ends.start.data = net.ends.start.data + 1
+    x = rng.integers(0, 256, (3, 4))
+    np.testing.assert_array_equal(net.logits(x.astype(np.uint8)).data, net.logits(x).data)
+
+
 def test_what_stands_before_the_first_token_is_no_token():
     """The start vector moves every distribution, the first of all; no token's row is in its place."""
     net = names(3, 4)
@@ -506,5 +514,5 @@ def test_data_that_do_not_fit_are_named(few, prose):
         system.sample(1, rng=np.random.default_rng(0), steps=5)
     with pytest.raises(ValueError, match="a prompt needs weights that were trained on text, not on 'digits'"):
         system.sample(1, rng=np.random.default_rng(0), prompt="a")
-    with pytest.raises(ValueError, match="tokens must be at most 64, got 65"):
+    with pytest.raises(ValueError, match="sequences have at most 64 tokens, and number 65 was asked for"):
         system.modules["gpt"].logits(np.zeros((1, 65), np.int64))

@@ -102,6 +102,8 @@ def test_every_linear_layer_and_nothing_else(rng):
 def test_bad_input_is_named(rng):
     with pytest.raises(ValueError, match="way must be one of 'weights', 'int8', 'fp8', got 'int4'"):
         in_eight_bits(nn.MLP(3, 4, rng=rng), "int4")
+    with pytest.raises(ValueError, match="way must be one of"):
+        in_eight_bits(nn.Conv2d(3, 4, 3, rng=rng), "int4")  # without such layers, too
     with pytest.raises(TypeError, match="x must be float32, got float64"):
         in_eight_bits(nn.MLP(3, 4, rng=rng).astype(np.float64), "fp8")
 

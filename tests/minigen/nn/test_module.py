@@ -107,6 +107,20 @@ def test_train_and_eval_reach_every_module(rng):
     assert module.train().blocks[1].layers[1].training
 
 
+def test_a_part_of_a_flat_module_stays_a_part(rng):
+    module = Tied(rng).flatten()
+    part = module.blocks[0]
+    x = np.ones((2, 3), np.float32)
+    ag.sum(part(x)).backward()
+    part.zero_grad()
+    assert not module.flat_grad.any()
+    ag.sum(part(x)).backward()
+    assert np.shares_memory(part.w.grad, module.flat_grad) and module.flat_grad.any()
+    with pytest.raises(ValueError, match="Linear has parameters in the buffer of a module that encloses it"):
+        part.flatten()
+    assert module.flatten().flat is not None
+
+
 def test_a_part_that_was_flat_hands_its_parameters_over(rng):
     module = Tied(rng)
     part = module.blocks[0].flatten()

@@ -398,7 +398,7 @@ def test_a_module_that_is_not_trained_stays_in_evaluation_mode():
     """A teacher's batch norm: whether samples were drawn on the way must not decide what it says from there on."""
     system = two_player([])
     (stage,) = system.stages()
-    a, teacher = system.modules["a"], Sequential(BatchNorm(64)).eval()
+    a, teacher = system.modules["a"], Sequential(BatchNorm(64))  # which a stage before would have left in training mode
 
     def loss(batch: Any, rng: Any, step: int) -> Any:
         return ag.sum(a.w * ag.mean(teacher(DIGITS.scale(batch.images).reshape(len(batch), -1)))), {}

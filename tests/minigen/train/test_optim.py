@@ -279,6 +279,14 @@ def test_a_bad_gradient_has_a_bad_norm_and_is_not_scaled(bad: float):
     assert g[0] == 1.0
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30, 1e38])
+def test_squares_beyond_float32_do_not_matter(size: float):
+    g = np.array([3, -4, 0], np.float32) * np.float32(size / 4)
+    assert optim.clip_by_global_norm(g, 1e-3 * size) == pytest.approx(1.25 * size, rel=1e-6)
+    assert_close(g, np.array([6e-4, -8e-4, 0]) * size, bound(4, 1e-3 * size, np.float32))
+    assert optim.global_norm(np.zeros(3, np.float32)) == 0
+
+
 def rates(schedule: str, steps: int, warmup: int = 0, **more: float) -> np.ndarray:
     """All learning rates of a run with peak 1."""
     return np.array(

@@ -364,7 +364,9 @@ def test_a_run_that_is_there_is_not_touched(tmp_path: Path):
         assert all((out / name).read_bytes() == data for name, data in before.items() if (out / name).exists())
         if missing == CHECKPOINT:
             (out / CHECKPOINT).unlink()
+    (out / "samples" / "000099.png").write_bytes(b"of the run before")
     go(out, seed=1, overwrite=True)
+    assert not (out / "samples" / "000099.png").exists() and any((out / "samples").iterdir())
     assert (out / WEIGHTS).read_bytes() != before[WEIGHTS] and len(read_log(out / LOG)) == 16
 
 
