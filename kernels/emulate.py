@@ -15,7 +15,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -119,9 +119,9 @@ OPERATIONS: dict[str, tuple[Callable[..., Run], str, tuple[int, ...], dict[int, 
 
 
 def _ladder(
-    op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int, banks: bool = False, on_gpu: Any = None
+    op: str, rungs: Sequence[int], shape: Sequence[int], seeds: int, emulator: Mapping[str, Any], on_gpu: Any = None
 ) -> tuple[int, int]:
-    """How many of the rungs could be run, and how many have something wrong with them."""
+    """How many of the rungs could be run, and how many have something wrong with them; ``emulator`` are its settings."""
     make, names, _, files = OPERATIONS[op]
     done, wrong = 0, 0
     print(f"{op} --shape {','.join(map(str, shape))} ({names})")
@@ -136,7 +136,7 @@ def _ladder(
         first: list[tuple[str, bytes]] = []  # the results of the first schedule
         try:
             for seed in range(seeds):
-                device = on_gpu() if on_gpu else Emulator(seed, banks=banks)
+                device = on_gpu() if on_gpu else Emulator(seed, **emulator)
                 results = [] if on_gpu else _noted(device)
                 run(device, rung)
                 first = first or results
@@ -166,7 +166,7 @@ def _ladder(
         print(f"{op} {files[rung]}: {verdict} ({how}, {seconds:.2f} s){other}", flush=True)
         for found in here.values():
             print(f"  {found[0][1]}{_again(found, seed + 1)}")
-        if banks:
+        if emulator.get("banks"):
             _print_memory(device)
         wrong += bool(here)
     return done, wrong
@@ -253,6 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--device", choices=["emulator", "cuda"], default="emulator", help="cuda: run on a GPU, check only values"
     )
+    parser.add_argument(
+        "--architecture",
+        default="90a",
+        metavar="SM",
+        help=f"the card that is emulated, one of {', '.join(launch.ARCHITECTURES)} (default 90a): its tensor cores' sums",
+    )
     parser.add_argument("--planted", action="store_true", help="run kernels with one planted mistake each")
     given = parser.parse_args(arguments)
     try:
@@ -270,6 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--seeds must be at least 1, got {given.seeds}")
         if given.shape is not None and given.op == "all":
             parser.error("--shape is for one operation")
+        if given.architecture not in launch.ARCHITECTURES:
+            parser.error(f"--architecture must be one of {', '.join(launch.ARCHITECTURES)}, got {given.architecture!r}")
+        emulator = {"banks": given.banks, "architecture": given.architecture}
+        if given.device == "cuda" and emulator != {"banks": False, "architecture": "90a"}:
+            parser.error("--banks and --architecture are the emulator's: a GPU has neither")
         on_gpu = _gpu() if given.device == "cuda" else None
         done, wrong = 0, 0
         for op in ops:
@@ -282,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     parser.error(f"--shape must be {len(shape)} sizes of at least 1 ({names}), got {given.shape!r}")
                 shape = tuple(map(int, parts))
             rungs = [r for r in files if given.rung in ("all", str(r))]
-            of_op = _ladder(op, rungs, shape, given.seeds, given.banks, on_gpu)
+            of_op = _ladder(op, rungs, shape, given.seeds, emulator, on_gpu)
             done, wrong = done + of_op[0], wrong + of_op[1]
         if not done:
             print("error: nothing was run", file=sys.stderr)

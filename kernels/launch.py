@@ -164,16 +164,22 @@ class _Program:
         return written and self.code.stat().st_size > 0  # a power cut may leave it empty
 
 
-def _check(architecture: str) -> None:
+def check_architecture(architecture: str) -> None:
+    """Raise ValueError unless it is one of ``ARCHITECTURES``."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
 
 
-def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:
-    _check(architecture)
-    text = source.read_text(encoding="utf-8")
+def check_runs_on(source: Path, text: str, architecture: str) -> None:
+    """Raise NoCuda for a kernel that needs another card than ``architecture``."""
     if architecture not in architectures(text):
         raise NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{architecture}")
+
+
+def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:
+    check_architecture(architecture)
+    text = source.read_text(encoding="utf-8")
+    check_runs_on(source, text, architecture)
     headers = headers_of(text)
     options = [f"-arch=sm_{architecture}", *OPTIONS, *_loud(), *(f"-D{k}={v}" for k, v in sorted(defines.items()))]
     if any(_CUDAS_HEADER.search(part) for part in parts_of(text)):
@@ -210,7 +216,7 @@ def resources_of(
 
     Raises NoCuda where NVRTC is missing, ValueError for an unknown architecture, and CompileError.
     """
-    _check(architecture)
+    check_architecture(architecture)
     folders = [*_include_folders(), *(str(w / "_core" / "include") for w in _packages("cupy"))]
     includes = [f"--include-path={folder}" for folder in folders]
     binary = _compile(name, text, {}, [f"-arch=sm_{architecture}", *_loud(), *options, *includes], expressions)

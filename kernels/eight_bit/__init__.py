@@ -24,9 +24,9 @@ On tensor cores x in float32 is three bf16 numbers that add up to it exactly (ex
 1e-33). Where float32 rounds, a tensor core truncates towards 0, so after every 64 terms its sums are added to others in
 float32: the error grows more slowly with the number of terms than float32's own. For terms of
 similar size ``linear_weight_only`` is no less exact than float32, except for sums of a few terms, which are off by a
-rounding or two more. For terms of one sign whose sizes differ by powers of ten this holds, by simulation, from about
+rounding or two more. For terms of one sign whose sizes differ by powers of ten this holds, by the emulator, from about
 250 terms on with Hopper's tensor cores and about 1000 with an A100's, which keep fewer bits; for fewer terms the error
-is up to 2.5 times float32's on Hopper and 4.5 times on an A100.
+is up to 1.5 times float32's on Hopper and 3 times on an A100.
 
 An fp8 number is a bf16 number as it is, so ``linear_fp8`` is as exact as that, with one part. Within ``with
 precision("bf16"):`` a Hopper GPU takes its fp8 tensor cores instead, made to be twice as fast: their sums keep 13 bits,

@@ -71,12 +71,11 @@ What it cannot find, and how it differs from a GPU:
   name none ("kernel.cu:?"). ``memcpy``, ``memset`` and, with clang++, copies of structures of more than 8 bytes (not
   CUDA's ``float4``) are checked, except for their alignment. Reading a structure in memory to pass it to a function by
   value is not checked with g++ where the function is not inlined.
-* The sums inside ``mma.sync`` and ``wgmma`` are truncated where Hopper's are believed to be: all terms 25 bits below
-  the largest of an instruction, and the result to float32. Other GPUs truncate elsewhere (an A100 loses about twice as
-  much), so last bits differ. Sums from which nothing is truncated (of small integers, say) agree. In ``wgmma`` of e4m3
-  and e5m2, terms are cut off 13 bits below the largest, and the result to 13 bits, as has been observed on an H100; in
-  half precision sums of these are as exact as others. ``mma`` of e4m3 and e5m2 is two of half precision and an addition,
-  as NVIDIA's compiler makes it for Hopper; an L40 or a GeForce has an instruction whose sums keep fewer bits.
+* The sums inside ``mma.sync`` and ``wgmma`` have the bits that the card ``architecture`` is known to compute (from
+  sm_75 on; see ``sums.hpp``): compared with mmasim, a model that was compared with the cards. ``mma`` of e4m3 and e5m2 is
+  two of half precision and an addition where the card has no instruction for it, as NVIDIA's compiler has it for Hopper.
+  With ``<mma.h>``, sums that begin as float and end as half are rounded twice. All else is a Hopper's: ``__CUDA_ARCH__`` is
+  900, and on any card a kernel may use what that has, unless the text says ``// Needs sm_...``.
 * Fragments, descriptors and the swizzle follow one reading of the manual: only a GPU can tell whether it agrees.
 * ``mbarrier.try_wait`` and ``test_wait`` answer no half of the time while the phase goes on, and otherwise when no
   thread can go on; they wait forever after 64 such answers in turn that led to nothing. Those that are ``.relaxed``,
@@ -163,7 +162,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..launch import SHARED_KILOBYTES
+from ..launch import SHARED_KILOBYTES, check_architecture, check_runs_on
 from ..source import Parameter, WrongSource, check_launch
 from ..tensor_map import TensorMap
 from .arrays import (
@@ -181,17 +180,11 @@ from .arrays import (
     structure,
 )  # fmt: skip
 from .build import DoesNotCompile, Library, NoCompiler, build, compiler
+from .cards import sums_of
 from .uses import BANKS, MATRICES, SECTORS, Use, uses
 
 __all__ = [
-    "BadArguments",
-    "DoesNotCompile",
-    "Emulator",
-    "EmulatorError",
-    "Finding",
-    "NoCompiler",
-    "Use",
-    "compiler",
+    "BadArguments", "DoesNotCompile", "Emulator", "EmulatorError", "Finding", "NoCompiler", "Use", "compiler",
 ]  # fmt: skip
 
 REGISTERS = 65_536  # of a multiprocessor
@@ -263,14 +256,21 @@ class _SharedArray(ctypes.Structure):
 class Emulator:
     """Runs kernels under one seed and collects what is wrong with them in ``findings``.
 
-    It has the methods of ``launch.Device``, so an operation's host code runs on either, and stands for a Hopper.
+    It has the methods of ``launch.Device``, so an operation's host code runs on either. ``architecture`` is the card that it
+    stands for: host code chooses by it what to launch, and ``mma.sync`` adds up as that card does.
     """
 
-    architecture = "90a"
-
     def __init__(
-        self, seed: int = 0, *, most_accesses: int = 400_000_000, banks: bool = False, strict: bool = True
+        self,
+        seed: int = 0,
+        *,
+        architecture: str = "90a",
+        most_accesses: int = 400_000_000,
+        banks: bool = False,
+        strict: bool = True,
     ) -> None:
+        check_architecture(architecture)
+        self.architecture = architecture
         self.seed = seed
         self.banks = banks
         self.strict = strict
@@ -315,9 +315,12 @@ class Emulator:
     ) -> None:
         """Run ``kernel`` of the file ``source`` on a grid of blocks; arrays that are not const change in place.
 
-        Raises DoesNotCompile, and ValueError and BadArguments for what a GPU could not launch.
+        Raises DoesNotCompile, NoCuda for a kernel of newer cards, and ValueError and BadArguments for what a GPU could not
+        launch.
         """
         source = Path(source)
+        if self.architecture != "90a":
+            check_runs_on(source, source.read_text(encoding="utf-8"), self.architecture)
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
         try:
             blocks, block, values = check_launch(
@@ -501,6 +504,7 @@ class Emulator:
         handle.emulator_count_memory(int(self.banks))
         handle.emulator_be_strict(int(self.strict))
         handle.emulator_be_quiet(int(self.quiet))
+        handle.emulator_add_as(*sums_of(self.architecture))
         handle.emulator_expect_fences(int(library.fences))
         count = handle.emulator_run(
             ctypes.byref(ctypes.c_void_p.in_dll(library.handle, "emulator_program")),

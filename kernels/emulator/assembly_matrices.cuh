@@ -59,12 +59,16 @@ EMULATOR_QUIET void give(const Nowhere&, T) {}
         EMULATOR_GIVE;                                                                                  \
     }
 
-// Of 8 bits by two products of half precision, which has all these numbers, and an addition: what the compiler makes of it
-// for an H100. (An L40 or a GeForce has an instruction for it, whose sums keep fewer bits.)
-template <unsigned short (*TO_HALVES)(unsigned)>
+// Of 8 bits where the card has no instruction for it, as an H100: by two products of half precision, which has all these
+// numbers, and an addition, as the compiler does it.
+EMULATOR_QUIET unsigned short e4m3_to_half(unsigned bits) { return to_fp16(from_e4m3(bits)); }
+EMULATOR_QUIET unsigned short e5m2_to_half(unsigned bits) { return (unsigned short)(bits << 8); }
+template <Number TYPE>
 EMULATOR_QUIET void mma_fp8(float* s, const U* a, U b0, U b1, const void* where) {
-    const auto two = [](U bits, int from) __attribute__((no_sanitize("thread"))) {
-        return TO_HALVES(bits >> from & 255) | U(TO_HALVES(bits >> (from + 8) & 255)) << 16;
+    if (card_multiplies_fp8()) return (TYPE == E4M3 ? mma_e4m3 : mma_e5m2)(s, a, b0, b1, where);
+    const auto to_half = TYPE == E4M3 ? e4m3_to_half : e5m2_to_half;
+    const auto two = [to_half](U bits, int from) __attribute__((no_sanitize("thread"))) {
+        return to_half(bits >> from & 255) | U(to_half(bits >> (from + 8) & 255)) << 16;
     };
     U spread[2][4];
     for (int part = 0; part < 2; part++)  // a register has numbers 0 and 1 for the first product, 2 and 3 for the other
@@ -73,8 +77,6 @@ EMULATOR_QUIET void mma_fp8(float* s, const U* a, U b0, U b1, const void* where)
     for (int part = 0; part < 2; part++) mma_fp16(products, spread[part], two(b0, 16 * part), two(b1, 16 * part), where);
     for (int i = 0; i < 4; i++) s[i] += products[i];
 }
-EMULATOR_QUIET unsigned short e4m3_to_half(unsigned bits) { return to_fp16(from_e4m3(bits)); }
-EMULATOR_QUIET unsigned short e5m2_to_half(unsigned bits) { return (unsigned short)(bits << 8); }
 EMULATOR_QUIET void mma_s8_satfinite(int* s, const U* a, U b0, U b1, const void* where) {
     int products[4] = {};
     mma_s8(products, a, b0, b1, where);
@@ -87,15 +89,15 @@ EMULATOR_QUIET void mma_s8_satfinite(int* s, const U* a, U b0, U b1, const void*
 EMULATOR_TWO_SIZES(m16n8k16, m16n8k8, f32_bf16_bf16_f32, float, mma_bf16)
 EMULATOR_TWO_SIZES(m16n8k16, m16n8k8, f32_f16_f16_f32, float, mma_fp16)
 EMULATOR_TWO_SIZES(m16n8k8, m16n8k4, f32_tf32_tf32_f32, float, mma_tf32)
-EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, f32_e4m3_e4m3_f32, float, mma_fp8<e4m3_to_half>)
-EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, f32_e5m2_e5m2_f32, float, mma_fp8<e5m2_to_half>)
+EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, f32_e4m3_e4m3_f32, float, mma_fp8<E4M3>)
+EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, f32_e5m2_e5m2_f32, float, mma_fp8<E5M2>)
 EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, s32_s8_s8_s32, int, mma_s8)
 EMULATOR_TWO_SIZES(m16n8k32, m16n8k16, s32_s8_s8_s32_satfinite, int, mma_s8_satfinite)
 
-// Sums of half precision: those of float32, rounded once per instruction.
+// Sums of half precision.
 EMULATOR_QUIET void mma_halves(U& d0, U& d1, const U* a, U b0, U b1, U c0, U c1, const void* where) {
     float s[4] = {from_fp16(c0), from_fp16(c0 >> 16), from_fp16(c1), from_fp16(c1 >> 16)};
-    mma_fp16(s, a, b0, b1, where);
+    mma_fp16_to_halves(s, a, b0, b1, where);
     cvt_f16x2(d0, s[1], s[0]);
     cvt_f16x2(d1, s[3], s[2]);
 }

@@ -69,7 +69,11 @@ void load_matrices(unsigned* result, int count, bool trans, const void* row, con
 void store_matrices(void* row, const unsigned* values, int count, bool trans, const void* where);
 void mma_bf16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_fp16(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+void mma_fp16_to_halves(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);  // still as floats
 void mma_tf32(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+bool card_multiplies_fp8();
+void mma_e4m3(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
+void mma_e5m2(float* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 void mma_s8(int* d, const unsigned* a, unsigned b0, unsigned b1, const void* where);
 // And include/mma.h: wmma.hpp.
 enum Number { FP16, BF16, TF32, F32, F64, S8, U8, S32, E4M3, E5M2, NONE, U32, S64, U64 };

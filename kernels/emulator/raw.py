@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..launch import Resources, resources_of
+from ..launch import Resources, check_architecture, resources_of
 from ..source import Parameter, WrongSource, check_grid, check_whole_clusters, three
 from ..tensor_map import TensorMap
 from . import BadArguments, Emulator, Use
@@ -40,7 +40,8 @@ class RawModule:
     also reports what is wrong by the manual but shows on no current GPU: two threads that write the same value to one
     location, and a flag that is read without a fence after it. With ``enable_cooperative_groups``, launches are
     cooperative, and ``grid.sync()`` waits for all blocks. ``banks`` counts what each line takes of memory: see
-    ``RawKernel.bank_uses``. CuPy's other arguments, such as ``backend``, have no effect.
+    ``RawKernel.bank_uses``. ``architecture`` is the card whose tensor cores' sums are computed. CuPy's other arguments,
+    such as ``backend``, have no effect.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class RawModule:
         seeds: int = 3,
         strict: bool = False,
         banks: bool = False,
+        architecture: str = "90a",
         backend: str = "nvrtc",
         translate_cucomplex: bool = False,
         enable_cooperative_groups: bool = False,
@@ -59,6 +61,7 @@ class RawModule:
     ) -> None:
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
+        check_architecture(architecture)
         if not isinstance(code, str | Path):
             raise TypeError(f"code must be a text or the Path of one, got {type(code).__name__}")
         for given in (options, name_expressions or ()):
@@ -75,6 +78,7 @@ class RawModule:
         self.seeds = seeds
         self.strict = strict
         self.banks = banks
+        self.architecture = architecture
         self.cooperative = enable_cooperative_groups
         if not self.names:
             raise WrongSource(
@@ -178,7 +182,7 @@ class RawKernel:
         arrays = [a for a in arrays if isinstance(a, np.ndarray) and a.flags.writeable]
         arrays += [self.module.get_global(g.name) for g in library.globals]
         before = [a.copy() for a in arrays]
-        device = Emulator(strict=self.module.strict)
+        device = Emulator(architecture=self.module.architecture, strict=self.module.strict)
         self.bank_uses, self.sector_uses = device.bank_uses, device.sector_uses
         for device.seed in range(self.module.seeds):
             device.quiet = device.seed > 0  # printf prints it once

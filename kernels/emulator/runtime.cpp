@@ -19,7 +19,7 @@
 // Banks.     Which words of shared memory a warp wants at once, and how many passes that takes; and which sectors of global
 //            memory. See banks.hpp.
 // Together.  What the lanes of a warp do in one instruction (mma.sync, ldmatrix) the last lane to come does for all of
-//            them. See meetings.hpp, matrices.hpp.
+//            them. See meetings.hpp, matrices.hpp, and sums.hpp for what is lost of a sum.
 // Registers. How many a warp has counts only where a kernel moves them from warp to warp. See registers.hpp.
 //
 // -fsanitize=thread puts the calls __tsan_read4, __tsan_write8, ... into the kernel. We do not link the library that
@@ -341,6 +341,7 @@ unsigned address_in_block(unsigned address, int rank, const void* where) {
 }
 
 #include "copies.hpp"
+#include "sums.hpp"
 #include "matrices.hpp"
 #include "wmma.hpp"
 #include "barriers.hpp"

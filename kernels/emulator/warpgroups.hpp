@@ -294,20 +294,12 @@ static void learn_what_came_before(size_t group) {
         if (warpgroups[t].steps.size() > group) clock[in_cluster(t)] = std::max(clock[in_cluster(t)], warpgroups[t].steps[group]);
 }
 
-static int bytes_of(Number n) {
-    if (n == F64 || n == S64 || n == U64) return 8;
-    if (n == TF32 || n == F32 || n == S32 || n == U32) return 4;
-    return n == FP16 || n == BF16 ? 2 : 1;
-}
-
 template <Number TYPE>
 static double number_at(const void* at) {
-    if (TYPE == U8 || TYPE == S8) return TYPE == U8 ? *static_cast<const unsigned char*>(at) : *static_cast<const signed char*>(at);
     unsigned bits = 0;
     memcpy(&bits, at, bytes_of(TYPE));
+    if (bytes_of(TYPE) == 1) return number_of_8_bits<TYPE>(bits);
     if (TYPE == TF32) return float_of(bits & ~0x1fffu);  // the lower bits are not looked at
-    if (TYPE == E4M3) return from_e4m3(bits);
-    if (TYPE == E5M2) return from_e5m2(bits);
     return TYPE == BF16 ? from_bf16(bits) : from_fp16(bits);
 }
 
@@ -376,16 +368,23 @@ struct SumsOf16 {
 };
 
 // The warp's 16 rows of sums. a[place on the inner axis][row], b[place][column].
-template <class Sums, int BITS = KEPT>
+template <class Sums>
 static void add_products(const Product& p, uint32_t* const* sums, const double a[32][256], const double b[32][256], int depth) {
+    const Adding how(p.a_type, p.sum_type, true);
+    static double b_powers[32][256];
+    for (int k = 0; k < depth; k++)
+        for (int j = 0; j < p.columns; j++) b_powers[k][j] = power_of(b[k][j], p.b_type);
     for (int row = 0; row < 16; row++) {
-        double left[32];
-        for (int k = 0; k < depth; k++) left[k] = p.minus ? -a[k][row] : a[k][row];
+        double left[32], powers[32];
+        for (int k = 0; k < depth; k++) {
+            left[k] = p.minus ? -a[k][row] : a[k][row];
+            powers[k] = power_of(left[k], p.a_type);
+        }
         for (int j = 0; j < p.columns / 8; j++) {
             typename Sums::Number sum[8] = {};
             const auto owner = [&](int column) { return sums[row % 8 * 4 + column / 2]; };
             for (int column = 0; column < 8 && p.add; column++) sum[column] = Sums::get(owner(column), j * 2 + row / 8, column % 2);
-            add_eight<256, BITS>(sum, left, b[0] + 8 * j, depth);
+            add_eight<256>(sum, {left, powers}, {b[0] + 8 * j, b_powers[0] + 8 * j}, depth, how);
             for (int column = 0; column < 8; column++) Sums::put(owner(column), j * 2 + row / 8, column % 2, sum[column]);
         }
     }
@@ -401,7 +400,6 @@ static void finish_product(Product* const* lane) {  // of a warp, whose thread i
     for (int l = 0; l < 32; l++) sums[l] = warpgroups[current() / 32 * 32 + l].sums[lane[l]->name()].next.data();
     if (p.sum_type == S32) add_products<SumsOf32<int>>(p, sums, a, b, depth);
     else if (p.sum_type == FP16) add_products<SumsOf16>(p, sums, a, b, depth);
-    else if (p.a_type == E4M3 || p.a_type == E5M2) add_products<SumsOf32<float>, KEPT_OF_FP8>(p, sums, a, b, depth);
     else add_products<SumsOf32<float>>(p, sums, a, b, depth);
     each_piece(p, [](char* address) { each_cell(address, -1); });
 }

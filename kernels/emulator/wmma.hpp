@@ -64,6 +64,10 @@ static void multiply_fragments_for_all(void* const* handed_in) {
         if (lost & 0x1fff)
             report_note(BAD_OPERAND, o.where, "an operand is not a tf32 number: it must come from __float_to_tf32");
     }
+    const Adding how(o.factors, o.before == FP16 ? o.after : F32);
+    double a_powers[32][16], b_powers[16][32];
+    for (int i = 0; i < o.m * o.k; i++) a_powers[i / o.k][i % o.k] = power_of(a[i / o.k][i % o.k], o.factors);
+    for (int i = 0; i < o.k * o.n; i++) b_powers[i / o.n][i % o.n] = power_of(b[i / o.n][i % o.n], o.factors);
     for (int i = 0; i < o.m * o.n; i += 8) {  // eight neighbours of a row
         const auto c = [&](int j) { return number(lane[(i + j) % 32]->c, (i + j) / 32, o.before); };
         const auto d = [&](auto type, int j) -> decltype(type)& {
@@ -87,7 +91,7 @@ static void multiply_fragments_for_all(void* const* handed_in) {
         } else {
             float sum[8];
             for (int j = 0; j < 8; j++) sum[j] = float(c(j));
-            add_eight<32>(sum, left, right, o.k);
+            add_eight<32>(sum, {left, a_powers[i / o.n]}, {right, &b_powers[0][i % o.n]}, o.k, how);
             for (int j = 0; j < 8; j++)
                 if (o.after == FP16) d((unsigned short)0, j) = to_fp16(sum[j]);
                 else d(0.0f, j) = sum[j];

@@ -211,8 +211,7 @@ class Rehearsal:
         text = source.read_text(encoding="utf-8")
         clusters = clusters_of(text, defines)
         blocks, block, _ = check_launch(source, kernels_of(text), kernel, grid, threads, arguments, clusters)
-        if self.architecture not in launch.architectures(text):
-            raise launch.NoCuda(f"{source.name} is for sm_{needs(text)}, it cannot run on sm_{self.architecture}")
+        launch.check_runs_on(source, text, self.architecture)
         most = launch.SHARED_KILOBYTES.get(self.architecture, 99) << 10
         if shared_bytes > most:
             raise ValueError(

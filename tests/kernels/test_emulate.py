@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from functools import partial
 
 import numpy as np
@@ -59,6 +60,29 @@ def test_a_mistake_in_a_rung_is_one_report_and_the_others_run(old, new, said, mo
 def test_a_size_that_a_rung_does_not_take_is_no_mistake(capsys):
     assert emulate.main(["quantize", "--shape", "3,2,300", "--seeds", "1"]) == 0
     assert ": not run: rung 3 takes rows of at most " in capsys.readouterr().out
+
+
+def test_the_rungs_of_another_card(capsys):
+    assert emulate.main(["matmul", "--architecture", "80", "--seeds", "1", "--shape", "8,8,8"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(": right, nothing found") == 3 and "4_wgmma.cu is for sm_90a, it cannot run on sm_80" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--architecture", "70"], "--architecture must be one of 75, 80, .*, got '70'"),
+        (
+            ["--architecture", "80", "--device", "cuda"],
+            "--banks and --architecture are the emulator's: a GPU has neither",
+        ),
+        (["--banks", "--device", "cuda"], "--banks and --architecture are the emulator's: a GPU has neither"),
+    ],
+)
+def test_flags_of_the_emulated_card(flags, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        emulate.main(["matmul", *flags])
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_launch_that_no_gpu_can_make_is_a_mistake(monkeypatch, capsys):
@@ -136,7 +160,7 @@ def told(monkeypatch, found):
     """Let every schedule find ``found(seed)``."""
 
     class Told(Emulator):
-        def __init__(self, seed, *, banks):
+        def __init__(self, seed, **_):
             super().__init__(seed)
             self.findings = [emulate.Finding(*f) for f in found(seed)]
 

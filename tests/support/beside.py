@@ -50,10 +50,16 @@ class Beside(Emulator):
         text = source.read_text(encoding="utf-8")
         before = {name: host_copy(value) for name, value in arguments.items()}
         settings = {"shared_bytes": shared_bytes, "defines": defines}
-        super().run(source, kernel, grid, threads, arguments, **settings)
+        can = self.card.architecture in launch.architectures(text)
+        own = self.architecture
+        self.architecture = self.card.architecture if can else own  # for its sums
+        try:
+            super().run(source, kernel, grid, threads, arguments, **settings)
+        finally:
+            self.architecture = own
         if self.findings:
             return
-        if self.card.architecture not in launch.architectures(text):
+        if not can:
             SKIPPED[source.name] = SKIPPED.get(source.name, 0) + 1
             return
         self.card.run(source, kernel, grid, threads, before, **settings)

@@ -76,11 +76,10 @@ def kept(name, text):
 
 
 class Counting(Emulator):
-    """Also counts what is launched: "folder/file:kernel" -> times. It may stand for a GPU of another architecture."""
+    """Also counts what is launched: "folder/file:kernel" -> times."""
 
-    def __init__(self, architecture=Emulator.architecture):
-        super().__init__()
-        self.architecture = architecture
+    def __init__(self, architecture="90a"):
+        super().__init__(architecture=architecture)
         self.launched = {}
 
     def run(self, source, kernel, *args, **settings):
