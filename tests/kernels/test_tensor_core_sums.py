@@ -46,7 +46,7 @@ KINDS = [
     ("e5m2", False),
 ]  # half sums?
 WARPGROUPS_KINDS = [*KINDS, ("e4m3", True)]
-ALIKE, ANY, TINY = "of about one size", "any finite bits", "near the smallest"
+ALIKE, ANY, TINY = "of about one size", "any finite bits", "A and sums are subnormal numbers and their neighbours"
 
 
 def cards_for(kind):
@@ -89,13 +89,12 @@ def _numbers(kind, bits):
     return (bfloat16.from_bits(bits) if kind == "bf16" else bits.view(np.float32)).astype(np.float64)
 
 
-def drawn(kind, shape, way, rng):
-    """Bits of numbers, of which a fifth are 0."""
+def drawn(kind, shape, at, rng):
+    """Bits of numbers of about the size 2^``at``, of any size if that is None; a fifth are 0."""
     of = {1: np.uint8, 2: np.uint16, 4: np.uint32}[BYTES.get(kind, 4)]
-    if way == ANY:
+    if at is None:
         bits = rng.integers(0, 256, (*shape, of().itemsize), dtype=np.uint8).view(of)[..., 0]
     else:
-        at = 0 if way == ALIKE else max(SMALLEST[kind] // 2, -75)  # of a product, a little above 2^-149
         most = 2 ** {"fp16": 11, "tf32": 11, "float": 24}.get(kind, 8) - 1
         x = np.ldexp(rng.integers(-most, most + 1, shape) / most, rng.integers(-2, 5, shape) + at).astype(np.float32)
         if BYTES.get(kind) == 1:
@@ -114,9 +113,15 @@ def drawn(kind, shape, way, rng):
 
 def problem(kind, half, warpgroup, way, rng):
     """Bits of A, of B transposed and of the sums."""
-    depth, rows = 32 // BYTES[kind], 64 if warpgroup else 16
-    shapes = (kind, (rows, depth)), (kind, (8, depth)), ("fp16" if half else "float", (rows, 8))
-    return [drawn(of, shape, way, rng) for of, shape in shapes]
+    depth, rows, of_sums = 32 // BYTES[kind], 64 if warpgroup else 16, "fp16" if half else "float"
+    if way == TINY:
+        of_a = SMALLEST[kind]
+        of_b = (SMALLEST[of_sums] if half else -148) - of_a if half or of_a == -126 else 0
+        sizes = of_a, of_b, of_a + of_b
+    else:
+        sizes = (None if way == ANY else 0,) * 3
+    shapes = (kind, (rows, depth)), (kind, (8, depth)), (of_sums, (rows, 8))
+    return [drawn(of, shape, at, rng) for (of, shape), at in zip(shapes, sizes)]
 
 
 def bits_by(device, file, x, w, y):
@@ -189,6 +194,28 @@ def test_sums_that_are_not_finite(tmp_path):
         got = bits_by(Emulator(), file, bfloat16.to_bits(x), bfloat16.to_bits(w), y.view(np.uint32))
         bits = np.float32(want).view(np.uint32) if want == want else 0x7FFFFFFF
         assert got[3, 5] == bits, (a, b, c, hex(got[3, 5]))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("before", "products", "after"),
+    [
+        (1, (2.0**-11, 2.0**-25), 1 + 2.0**-10),  # a float in between would lose the second product, and be a tie
+        (
+            2.0**-23,
+            (2.0**-25, 2.0**-44),
+            2.0**-23,
+        ),  # a tie: what is added to a subnormal half is cut off below 2^(-14 - 25)
+    ],
+)
+def test_sums_of_half_precision_are_rounded_once(before, products, after, tmp_path):
+    x, w, y = np.zeros((16, 16), np.float16), np.zeros((8, 16), np.float16), np.zeros((16, 8), np.float16)
+    x[0, :2] = [2.0**-14 if p < 2.0**-20 else p for p in products]
+    w[0, :2] = [p / float(v) for p, v in zip(products, x[0])]
+    y[0, 0] = before
+    file = written("fp16", True, False, tmp_path)
+    got = bits_by(Emulator(), file, x.view(np.uint16), w.view(np.uint16), y.view(np.uint16))
+    assert got.view(np.float16)[0, 0] == after
 
 
 def test_cards():
