@@ -198,21 +198,17 @@ def test_sums_that_are_not_finite(tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("before", "products", "after"),
+    ("before", "left", "right", "after"),
     [
-        (1, (2.0**-11, 2.0**-25), 1 + 2.0**-10),  # a float in between would lose the second product, and be a tie
-        (
-            2.0**-23,
-            (2.0**-25, 2.0**-44),
-            2.0**-23,
-        ),  # a tie: what is added to a subnormal half is cut off below 2^(-14 - 25)
+        # a float in between would lose the second product, and be a tie
+        (1, (2.0**-11, 2.0**-12), (1, 2.0**-13), 1 + 2.0**-10),
+        # a tie, for what is added to a subnormal half is cut off below 2^(-14 - 25)
+        (2.0**-23, (2.0**-14, 2.0**-20), (2.0**-11, 2.0**-21), 2.0**-23),
     ],
 )
-def test_sums_of_half_precision_are_rounded_once(before, products, after, tmp_path):
+def test_sums_of_half_precision_are_rounded_once(before, left, right, after, tmp_path):
     x, w, y = np.zeros((16, 16), np.float16), np.zeros((8, 16), np.float16), np.zeros((16, 8), np.float16)
-    x[0, :2] = [2.0**-14 if p < 2.0**-20 else p for p in products]
-    w[0, :2] = [p / float(v) for p, v in zip(products, x[0])]
-    y[0, 0] = before
+    x[0, :2], w[0, :2], y[0, 0] = left, right, before
     file = written("fp16", True, False, tmp_path)
     got = bits_by(Emulator(), file, x.view(np.uint16), w.view(np.uint16), y.view(np.uint16))
     assert got.view(np.float16)[0, 0] == after
