@@ -59,6 +59,11 @@ class LawFlags(Flags):
 class ShrinkFlags(Flags):
     """Flags of `minigen laws shrink`."""
 
+    law: Annotated[str | None, arg(metavar="NAMES")] = None
+    """Laws, separated by commas: L6,L8. All if left out."""
+    sweep: Annotated[str | None, arg(metavar="N=NUMBERS")] = None
+    """Numbers of steps to try: N=1..100 or N=2,5,10; the sampler's own if left out."""
+
     samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="SAMPLER")] = ()
     """One of ours, such as ddim; yours, module:Name; diffusers:DDIMScheduler or kdiffusion:sample_dpmpp_2m."""
     script: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -128,9 +133,8 @@ def main(args: list[str]) -> int:
         with said_in_one_sentence(f"cannot write {flags.html}"):
             flags.html.write_text(laws_page.render(samplers, verdicts), encoding="utf-8")
         print(f"written: {flags.html}")
-    if names is not None and all(verdict.status == "skip" for verdict in verdicts):
-        why = "; ".join(sorted({f"{verdict.law} ({verdict.detail})" for verdict in verdicts}))
-        raise UserError(f"nothing was checked: {why}")
+    if names is not None:
+        check_some_were(verdicts)
     broken = [(one, verdict) for one, verdict in found if verdict.failed]
     if broken:
         print(_next(*broken[0], flags))
@@ -139,7 +143,7 @@ def main(args: list[str]) -> int:
 
 def shrink(args: list[str]) -> int:
     """Print the smallest failing case of a sampler and a script that shows it; status 1 if there is one."""
-    from minigen.laws import scripts, shrink, suite
+    from minigen.laws import protocol, scripts, shrink, suite
 
     flags = arguments.parse(
         ShrinkFlags, args, prog="minigen laws shrink", description="The smallest case in which a law is broken."
@@ -155,24 +159,35 @@ def shrink(args: list[str]) -> int:
     space = find(name, settings)[0].space
     if not any(space in law.spaces for law in suite.choose(names)):
         raise UserError(f"nothing was checked: {flags.law} is no law of {space}")
-    with said_in_one_sentence(name):
-        tried = ((dtype, shrink.broken(find(name, settings)[0], names, dtype)) for dtype in dtypes)
-        dtype, broken = next(((dtype, broken) for dtype, broken in tried if broken), (dtypes[-1], []))
-        if not broken:
-            print(f"{name} breaks no law that it claims")
-            return 0
+    key, numbers = _sweep(flags.sweep) if flags.sweep is not None else ("N", [])
+    if key != "N":
+        raise UserError(f"--sweep of shrink must be numbers of steps, N=1..100 or N=2,5,10, got '{flags.sweep}'")
 
-        def make(**settings: Any) -> Any:
-            return find(name, settings)[0]
+    def make(**settings: Any) -> Any:
+        sampler = find(name, settings)[0]
+        return shrink.with_steps(sampler, tuple(numbers), tuple(numbers)) if numbers else sampler
+
+    with said_in_one_sentence(name):
+        for dtype in dtypes:
+            verdicts = list(suite.run_laws([make(**settings)], names, dtype))
+            broken = [(suite.choose(v.law)[0], v) for v in verdicts if v.failed]
+            if broken:
+                break
+        if names is not None:
+            check_some_were(verdicts)
+        if not broken:
+            what = f"none of {', '.join(names)}" if names else "no law that it claims"
+            print(f"{name} breaks {what}, with {protocol.short(protocol.steps(make(**settings)))} steps")
+            return 0
 
         case = shrink.smallest_of(make, settings, broken, dtype=dtype, seconds=flags.seconds)
     law = suite.choose(case.law)[0]
-    numbers = (
+    measured = (
         "" if case.verdict.value is None else f": {case.verdict.value:.3g} where {case.verdict.limit:.3g} is allowed"
     )
     said = ", ".join(f"{key}={value}" for key, value in case.settings.items()) or "no setting"
     steps = "with" if law.name in shrink.OF_MANY else f"smallest: {suite.steps(case.n)},"
-    print(f"{law.name}, {law.title}, {dtype}\n{steps} {said} ({case.tried} tried)\n{case.verdict.detail}{numbers}")
+    print(f"{law.name}, {law.title}, {dtype}\n{steps} {said} ({case.tried} tried)\n{case.verdict.detail}{measured}")
     others = [other.name for other, _ in broken if other.name != law.name]
     if others:
         one = "1 other law is" if len(others) == 1 else f"{len(others)} other laws are"
@@ -187,6 +202,13 @@ def shrink(args: list[str]) -> int:
             with said_in_one_sentence(f"cannot write {flags.script}"):
                 flags.script.write_text(text, encoding="utf-8")
     return 1
+
+
+def check_some_were(verdicts: Any) -> None:
+    """Raise UserError where all laws were skipped."""
+    if all(verdict.status == "skip" for verdict in verdicts):
+        why = "; ".join(sorted({f"{verdict.law} ({verdict.detail})" for verdict in verdicts}))
+        raise UserError(f"nothing was checked: {why}")
 
 
 def check_file(path: Path | None) -> None:
@@ -278,6 +300,8 @@ def _next(one: tuple[Any, str, dict[str, Any]], broken: Any, flags: LawFlags) ->
     for key, value in settings.items():
         words += ["--config", f"{key}={value}"]
     words += ["--law", broken.law] if flags.law else []
+    for text in flags.sweep:
+        words += ["--sweep", text] if text.startswith("N=") else []
     words += ["--dtype", broken.dtype] if flags.dtype else []
     return f"next: `{shlex.join(words)}` finds the smallest case, {law}"
 
@@ -302,12 +326,21 @@ def find(name: str, settings: dict[str, Any] | None = None) -> list[Any]:
         return [subject for subject in laws.everything() if subject.space == name]
     module, colon, inside = name.partition(":")
     if not colon or not module or not inside:
+        here = name.removesuffix(".py")
+        if Path(f"{here}.py").is_file():
+            raise UserError(
+                f"'{name}' is a file: name a sampler in it, {here.removeprefix('./').replace('/', '.')}:Name"
+            )
         raise UserError(
             f"unknown sampler '{name}': use {', '.join(SAMPLERS)}, module:Name for one of yours, "
             f"diffusers:DDIMScheduler or kdiffusion:sample_euler; or what else has laws: {', '.join(laws.FORMS)}"
         )
     if module in PEERS:
         return [_peer(module, inside, settings)]
+    if module.startswith(".") and not module.endswith(".py"):
+        raise UserError(
+            f"'{module}' must be a module, as in an import: {module.removeprefix('./').replace('/', '.')}:{inside}"
+        )
     file, hint = Path(module.removesuffix(".py")), ""
     if module.endswith(".py"):
         elsewhere = file.is_absolute() or ".." in file.parts

@@ -67,6 +67,11 @@ def as_sampler(sampler: Any) -> Callable[..., Any]:
             if len(levels) - 1 != steps:
                 told = protocol.short([level.time for level in levels[:-1]])
                 raise protocol.Fault(f"levels({steps}) has {len(levels) - 1} noisy levels: {told}")
+            if any(level.sigma == 0 for level in levels[:-1]) or len({level.time for level in levels[:-1]}) < steps:
+                told = protocol.short([level.time for level in levels[:-1]])
+                raise protocol.Fault(
+                    f"levels({steps}) repeat a time, or hold one without noise before the data: {told}"
+                )
         by_time = {level.time: level for level in levels[:-1]}
         begun = to_numpy(x_T) * levels[0].size
 

@@ -70,6 +70,7 @@ Anything else that has laws has another ``space``, its claims and the members th
             return tokens
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -307,10 +308,12 @@ def _check(sampler: Any) -> None:
     space = getattr(sampler, "space", None)
     if isinstance(space, str) and space in FORMS:
         return _check_form(sampler)
+    if isinstance(space, str) and space not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(map(repr, (*SPACES, *FORMS)))}, got {space!r}")
     for member in ("levels", "sample"):
         if not callable(getattr(sampler, member, None)):
             raise TypeError(f"a sampler must have a method {member}, got {type(sampler).__name__} without one")
-    if not isinstance(space, str) or space not in SPACES:
+    if not isinstance(space, str):
         raise ValueError(f"space must be one of {', '.join(map(repr, (*SPACES, *FORMS)))}, got {space!r}")
     if not hasattr(sampler, "claims"):
         raise TypeError(f"a sampler must have claims, a dict, and {type(sampler).__name__} has none")
@@ -327,12 +330,19 @@ def _check(sampler: Any) -> None:
     if eta is not None and not share and not (isinstance(eta, str) and eta == "large"):
         raise ValueError(f"claim 'eta' must be from 0 to 1, or 'large', got {eta!r}")
     _check_tuples(sampler)
+    _check_library(sampler)
     for kind in kinds(sampler):
         if kind not in SPACES[space]:
             raise ValueError(f"kinds in space {space!r} must be among {', '.join(SPACES[space])}, got {kind!r}")
     for claim in ("order", "weak_order"):
         if claims.get(claim) is not None and not callable(getattr(sampler, "on", None)):
             raise ValueError(f"claim '{claim}' needs a method on(sigmas): the same sampler on levels of these noises")
+
+
+def _check_library(subject: Any) -> None:
+    library = getattr(subject, "arrays", "numpy")
+    if library in ("torch", "cupy") and importlib.util.find_spec(library) is None:
+        raise ValueError(f"arrays is {library!r}, which is not installed")
 
 
 def _check_tuples(sampler: Any) -> None:
@@ -423,11 +433,12 @@ def draws(sampler: Any, n: int) -> int:
 def levels(sampler: Any, n: int) -> list[Level]:
     """Its levels as `Level`; Fault if they cannot be listed, are negative or not finite, or do not end."""
     try:
-        listed = [[float(value) for value in level] for level in islice(sampler.levels(n), MOST + 1)]
+        given = list(islice(sampler.levels(n), MOST + 1))
     except (Exception, SystemExit) as error:
         slip = isinstance(error, TypeError | AttributeError | NameError)  # a mistake at any n
         hint = "" if slip or type(sampler).__module__.startswith("minigen.") else FIXED
         raise Fault(f"levels({n}) raised {in_words(error)}{hint}") from error
+    listed = [_floats(n, level) for level in given]
     odd = [level for level in listed if len(level) != 3]
     if odd:
         raise Fault(f"a level is (time, alpha, sigma), and levels({n}) has one of {len(odd[0])} numbers: {odd[0]}")
@@ -444,6 +455,13 @@ def levels(sampler: Any, n: int) -> list[Level]:
         time, alpha, sigma = beyond
         raise Fault(f"alpha and sigma must be at least 0: levels({n}) have {alpha:g} and {sigma:g} at time {time:g}")
     return found
+
+
+def _floats(n: int, level: Any) -> list[float]:
+    try:
+        return [float(value) for value in level]
+    except (Exception, SystemExit) as error:
+        raise Fault(f"a level is (time, alpha, sigma), and levels({n}) has {level!r}") from error
 
 
 def short(values: Sequence[Any]) -> str:

@@ -172,6 +172,8 @@ def _why(state: Any, x: Any) -> str:
 
 def check_drawn(shape: Any, x: Any) -> None:
     """Raise Fault for noise of another shape than the states'."""
+    if not np.iterable(shape):
+        raise Fault(f"noise takes a shape, and was given {shape!r}")
     if tuple(shape) != x.shape:
         raise Fault(f"drew noise of shape {tuple(shape)} for states of shape {x.shape}")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from minigen.errors import in_words
 
-from . import protocol, suite
+from . import protocol
 from .verdict import Law, Verdict, judge
 
 CHAIN = "num_train_timesteps"
@@ -56,11 +56,6 @@ def one(sampler: Any, n: int, law: Law) -> Any:
     """
     steps = (2, 3, max(n, 4)) if law.name in OF_OTHER_RUNS else (n, n)  # some laws leave the first out
     return with_steps(sampler, (n,), steps)
-
-
-def broken(sampler: Any, names: Any = None, dtype: str = "float32") -> list[tuple[Law, Verdict]]:
-    """The laws that a sampler breaks, in the suite's order; a fault that stops all of them counts for L0 alone."""
-    return [(suite.choose(v.law)[0], v) for v in suite.run_laws([sampler], names, dtype) if v.failed]
 
 
 def failing(make: Callable[..., Any], settings: Mapping[str, Any], law: Law, numbers: Any, dtype: str) -> list[int]:

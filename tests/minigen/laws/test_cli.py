@@ -77,6 +77,8 @@ def test_one_law_on_one_of_ours_and_the_list(capsys):
         (["shrink", "ddim", "--law", "L12"], "nothing was checked: L12 is no law of vp"),
         (["some/mine.py:Mine"], "(without .py: some.mine:Mine)"),
         (["./mine.py:Mine"], "(without .py: mine:Mine)"),
+        (["./mine:Mine"], "'./mine' must be a module, as in an import: mine:Mine"),
+        (["shrink", "ddim", "--sweep", "eta=1"], "--sweep of shrink must be numbers of steps, N=1..100 or N=2,5,10"),
         (["../mine.py:Mine"], "(in its folder, without .py: mine:Mine)"),
         (["ddim", "--law", "L99"], "unknown law 'L99'"),
         (["ddim", "--dtype", "int8"], "--dtype must be float64 or float32"),

@@ -118,6 +118,18 @@ class Fewer(Steps):
         return super().levels(n - 1)
 
 
+class Twice(Steps):
+    def levels(self, n):
+        levels = super().levels(n)
+        return [levels[0], *levels[:-2], levels[-1]]
+
+
+class Clean(Steps):
+    def levels(self, n):
+        *noisy, last = super().levels(n)
+        return [*noisy[:-1], (noisy[-1][0], *last[1:]), last]
+
+
 class One(Steps):
     def sample(self, model, x, n, noise):
         return super().sample(model, x, n, noise)[:1]
@@ -153,6 +165,8 @@ class Changes(Steps):
     ("sampler", "words"),
     [
         (Fewer, r"levels\(4\) has 3 noisy levels: 3, 2, 1"),
+        (Twice, r"levels\(4\) repeat a time, or hold one without noise before the data: 4, 4, 3, 2"),
+        (Clean, r"levels\(4\) repeat a time, or hold one without noise before the data: 4, 3, 2, 1"),
         (One, r"sample returned float32 \(1, 2, 2, 1\) for float32 \(3, 2, 2, 1\)"),
         (Wide, "sample returned float64 for states of float32: a coefficient that is an np.float64 widens them"),
         (ShowsOne, r"the model was shown float32 \(1, 2, 2, 1\) where the run began with float32 \(3, 2, 2, 1\)"),

@@ -4,6 +4,7 @@ are not ours.
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -127,7 +128,56 @@ def test_shrinking_drops_settings_and_steps_and_its_script_reproduces(stranger, 
     done = subprocess.run([sys.executable, "s.py"], capture_output=True, text=True, check=True)
     assert "right" in done.stdout and "WRONG" not in done.stdout
     assert command.main(["shrink", stranger]) == 0
-    assert "breaks no law" in capsys.readouterr().out
+    assert "breaks no law that it claims, with 1, 2, 3, 7, 20 steps\n" in capsys.readouterr().out
+
+
+def test_a_fault_at_some_numbers_of_steps_is_shrunk_by_the_command_that_is_named(stranger, capsys):
+    late = ["--config", "factor=1.1", "--config", "from_n=60"]
+    assert command.main([stranger, *late, "--sweep", "N=50,64", "--law", "L6"]) == 1
+    next_ = re.search(r"next: `minigen laws (.*?)`", capsys.readouterr().out)
+    assert next_ and "--sweep N=50,64" in next_[1]
+    assert command.main(shlex.split(next_[1])) == 1
+    assert "smallest: 1 step, factor=1.1 (" in capsys.readouterr().out  # found from 64 steps with from_n
+    assert command.main(["shrink", stranger, *late, "--law", "L6,L4"]) == 0
+    assert "breaks none of L6, L4, with 1, 2, 3, 7, 20 steps" in capsys.readouterr().out
+
+
+def test_a_law_that_is_not_claimed_is_not_said_to_hold(stranger):
+    with pytest.raises(UserError, match=r"nothing was checked: L3 \(not claimed: leak\)"):
+        command.main(["shrink", stranger, "--law", "L3"])
+
+
+def test_a_file_is_not_the_name_of_a_sampler(stranger):
+    for name in ("stranger_outer", "stranger_outer.py", "./stranger_outer.py"):
+        with pytest.raises(UserError, match="is a file: name a sampler in it, stranger_outer:Name"):
+            command.main([name])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("return [1, 2, 3]", r"a level is \(time, alpha, sigma\), and levels\(1\) has 1"),
+        ("return [('noisy', 1, 2)]", r"a level is \(time, alpha, sigma\), and levels\(1\) has \('noisy', 1, 2\)"),
+    ],
+)
+def test_levels_that_are_none(change, words):
+    scope: dict = {}
+    exec(STRANGER.replace("return [(k / n, 1 - k / n, k / n) for k in range(n, -1, -1)]", change), scope)
+    assert re.search(words, failed(scope["Mine"](), ["L0"])["L0"].detail)
+
+
+def test_noise_of_a_number_and_a_library_that_is_not_there(monkeypatch):
+    scope: dict = {}
+    exec(
+        STRANGER.replace("        for k in range(n, 0, -1):", "        noise(3)\n        for k in range(n, 0, -1):"),
+        scope,
+    )
+    assert "noise takes a shape, and was given 3" in failed(scope["Mine"](), ["L0"])["L0"].detail
+    sampler = scope["Mine"]()
+    sampler.arrays = "cupy"
+    monkeypatch.setattr(protocol.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="arrays is 'cupy', which is not installed"):
+        protocol.check(sampler)
 
 
 def test_shrinking_keeps_the_kind_of_failure():
