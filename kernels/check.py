@@ -25,7 +25,7 @@ from typing import Any
 from . import command, launch
 from .emulator.foreign import kernel_names
 from .launch import ARCHITECTURES, CompileError, NoCuda, Resources, architectures, compile_for
-from .source import ROOT, kernels_of
+from .source import ROOT, kernels_of, text_of
 
 TABLE = ROOT / "results" / "resources.json"
 
@@ -122,7 +122,8 @@ def choose(files: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
     """The ``files`` that begin with one of ``names``, all without any. Raises ValueError for a name that fits none."""
     for name in names:
         if not any(file.startswith(name) for file in files):
-            raise ValueError(f"no kernel file begins with {name!r}; there are {', '.join(files)}")
+            said = f"there is no file {name}, and " if name.endswith(".cu") else ""
+            raise ValueError(f"{said}no kernel file of the project begins with {name!r}; there are {', '.join(files)}")
     return {file: path for file, path in files.items() if not names or file.startswith(tuple(names))}
 
 
@@ -163,18 +164,20 @@ def measure_own(files: Sequence[Path], wanted: Sequence[str]) -> tuple[Table, li
     table: Table = {}
     wrong: list[str] = []
     for file in files:
-        text = file.read_text(encoding="utf-8")
+        text = text_of(file)
         names = kernel_names(text)
         if not names:
             wrong.append(f'{file.name} has no kernel, which would be extern "C" __global__ void name(...)')
+        failed: dict[str, list[str]] = {}  # what the compiler says -> on which architectures
         for architecture in wanted if names else ():
             try:
                 found = launch.resources_of(str(file), text, architecture, (), names)
             except CompileError as error:
-                wrong.append(str(error))
-                break  # the others would say the same
+                failed.setdefault(str(error).replace(f"sm_{architecture}", "sm_..."), []).append(architecture)
+                continue
             for kernel, r in found.items():
                 table.setdefault(f"{file.name}: {kernel}", {})[architecture] = r
+        wrong += [f"sm_{', sm_'.join(on)}: {said}" for said, on in failed.items()]
     return table, wrong
 
 

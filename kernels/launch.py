@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from . import backend
-from .source import cache_directory, check_launch, clusters_in, headers_of, kernels_in, needs, not_kept, parts_of
+from .source import (
+    cache_directory,
+    check_launch,
+    clusters_in,
+    headers_of,
+    kernels_in,
+    needs,
+    not_kept,
+    parts_of,
+    text_of,
+)
 from .tensor_map import TensorMap
 
 # From Turing on. "90a" is Hopper with the instructions that only it has.
@@ -178,7 +188,7 @@ def check_runs_on(source: Path, text: str, architecture: str) -> None:
 
 def _program(source: Path, architecture: str, defines: Mapping[str, Any]) -> _Program:
     check_architecture(architecture)
-    text = source.read_text(encoding="utf-8")
+    text = text_of(source)
     check_runs_on(source, text, architecture)
     headers = headers_of(text)
     options = [f"-arch=sm_{architecture}", *OPTIONS, *_loud(), *(f"-D{k}={v}" for k, v in sorted(defines.items()))]

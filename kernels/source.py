@@ -154,16 +154,21 @@ def file_in(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def text_of(source: Path) -> str:
+    """What a CUDA file says, also one that begins with a byte order mark, or has comments in another encoding than UTF-8."""
+    return source.read_text(encoding="utf-8-sig", errors="replace")
+
+
 @functools.cache
 def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
     """``kernels_of`` a file, which is read once: to read it again takes as long as several launches."""
-    return kernels_of(source.read_text(encoding="utf-8"))
+    return kernels_of(text_of(source))
 
 
 @functools.cache
 def clusters_in(source: Path, defines: tuple[tuple[str, Any], ...]) -> dict[str, Size]:
     """``clusters_of`` a file, which is read once."""
-    return clusters_of(source.read_text(encoding="utf-8"), dict(defines))
+    return clusters_of(text_of(source), dict(defines))
 
 
 def _parameter(kernel: str, text: str) -> Parameter:
@@ -236,6 +241,10 @@ def check_arguments(
         values = [arguments[p.name] for p in parameters]
     except KeyError:
         values = []
+    except TypeError:
+        raise TypeError(
+            f"kernel {kernel}: arguments must be a dict of values by name, got {type(arguments).__name__}"
+        ) from None
     if len(values) != len(arguments) or len(values) != len(parameters):
         wrong = sorted({p.name for p in parameters} ^ set(arguments))
         raise TypeError(f"kernel {kernel} takes {', '.join(p.name for p in parameters)}; missing or unknown: {wrong}")

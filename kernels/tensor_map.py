@@ -46,7 +46,11 @@ class TensorMap:
 
     def __post_init__(self) -> None:
         """Check what the hardware asks for."""
+        if not hasattr(self.array, "dtype"):
+            raise TypeError(f"a TensorMap describes an array, got {type(self.array).__name__}")
         item = self.array.dtype.itemsize
+        if item not in _ITEMS:
+            raise ValueError(f"a TensorMap's elements have 1, 2, 4 or 8 bytes, got {self.array.dtype}")
         if bool(self.shape) != bool(self.strides) or len(self.shape) != len(self.strides):
             raise ValueError(f"a TensorMap has a shape and as many strides, got {self.shape} and {self.strides}")
         shape = self.shape or self.array.shape

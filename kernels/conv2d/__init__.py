@@ -287,7 +287,8 @@ def _shape(name: str, shape: Shape) -> Shape:
 
 def _no_empty_axis(name: str, sizes: Shape, shape: Shape) -> None:
     if min(sizes) < 1:
-        raise ValueError(f"{name} may be empty along the batch axis only, got shape {tuple(shape)}")
+        where = "along the batch axis only" if len(sizes) < len(shape) else "along no axis"
+        raise ValueError(f"{name} may be empty {where}, got shape {tuple(shape)}")
 
 
 def _out_size(name: str, x_shape: Shape, w_shape: Shape, s: Pair, p: Pair) -> Pair:

@@ -38,7 +38,7 @@ def embedding_grad(g: Float[Array, "*s d"], indices: Integer[Array, "*s"], rows:
     _check_indices(g, indices, rows)
     if g.ndim < 1 or tuple(g.shape[:-1]) != tuple(indices.shape):
         raise ValueError(
-            f"g must have shape {(*indices.shape, 'd')} (that of indices and one more axis), got {g.shape}"
+            f"g must have shape ({', '.join(map(str, (*indices.shape, 'd')))}) (that of indices and one more axis), got {g.shape}"
         )
     g, flat = g.reshape(indices.size, g.shape[-1]), indices.reshape(-1)
     if (device := device_of(g)) is not None and max(flat.size, rows) < 2**31:

@@ -28,14 +28,15 @@ works. The findings are
   have changed since that fence;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
 * ``bad operand``: an instruction with an operand that it cannot take (a copy from shared memory, a number that is no
-  tf32, a block that the cluster does not have), or any access to an mbarrier except by its own instructions (its bits
+  tf32, a block that the cluster does not have, a shuffle in groups of 12), or any access to an mbarrier except by its own instructions (its bits
   are kept elsewhere here);
 * ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
   have returned;
 * ``undefined``: what C++ leaves undefined, so that a GPU's compiler may do anything: an index beyond an array of known
   size (also a local array, or a row of a tile), a shift by as many bits as there are, signed overflow, a float that the
   integer it is converted to cannot hold, a function that ends without its ``return``;
-* ``endless``: a kernel that makes more than 400 million accesses, or waits for a flag that nobody is left to set;
+* ``endless``: a kernel that makes more than 400 million accesses, barriers and shuffles, or waits for a flag that nobody
+  is left to set (a loop without end that does none of these is not stopped);
 * ``wrong value``: a result that differs from what ``expect`` was given, with the line that wrote it.
 
 Each finding names the file and line (of both accesses if there are two), except for what no line has written, and the
@@ -163,7 +164,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..launch import SHARED_KILOBYTES, check_architecture, check_runs_on
-from ..source import Parameter, WrongSource, check_launch
+from ..source import Parameter, WrongSource, check_launch, text_of
 from ..tensor_map import TensorMap
 from .arrays import (
     NOBODY,
@@ -320,7 +321,7 @@ class Emulator:
         """
         source = Path(source)
         if self.architecture != "90a":
-            check_runs_on(source, source.read_text(encoding="utf-8"), self.architecture)
+            check_runs_on(source, text_of(source), self.architecture)
         library = build(source, tuple((k, str(v)) for k, v in sorted((defines or {}).items())))
         try:
             blocks, block, values = check_launch(

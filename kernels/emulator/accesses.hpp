@@ -168,6 +168,14 @@ static void stop_endless(uint32_t where) {
     abandon();
 }
 
+// What a kernel does without end is not done forever.
+static inline void count_access(uint32_t where) {
+    if (++accesses + meetings_made > most_accesses) stop_endless(where);
+}
+static void count_meeting(uint32_t where) {
+    if (accesses + ++meetings_made > most_accesses) stop_endless(where);
+}
+
 // Checks an access that begins in a region, and returns that, or null if nothing is to be done there.
 __attribute__((always_inline)) static inline Region* touch_in(Region& region, const char* address, size_t bytes,
                                                               Access kind, uint32_t where) {
@@ -196,7 +204,7 @@ static Region* touch(const char* address, size_t bytes, Access kind, uint32_t wh
         if (fibers[current()].products) touch_sums(address, bytes, kind, where);
         return nullptr;
     }
-    if (++accesses > most_accesses) stop_endless(where);
+    count_access(where);
     if (in_doubt) settle();
     guess.address = nullptr;
     last_read = kind == READ ? address : nullptr;
@@ -259,7 +267,7 @@ static void lend_turn(const void* address, size_t bytes, const void* where) {
 long long ticks() { return switches + ++accesses; }
 
 void sleep(const void* where) {
-    if (++accesses > most_accesses) stop_endless(place(where));
+    count_access(place(where));
     let_others_run();
 }
 

@@ -31,6 +31,7 @@ from ..source import (
     launch_bounds_of,
     not_kept,
     parts_of,
+    text_of,
     without_comments,
 )  # fmt: skip
 from . import assembly, foreign
@@ -108,6 +109,7 @@ OVERLOADED = "".join(
         "__shfl_xor_sync atomicAdd atomicSub atomicMin atomicMax atomicExch atomicCAS",
     )
 )
+OWN_MOST = 48 << 10  # bytes of __shared__ arrays whose sizes are in the text
 FENCE = "_ZN8emulator5fenceEb"  # the function that all fences call
 DOOR = "door of "  # the compiler's name for the place where Python enters a kernel
 NO_HEADER = "NVRTC has no <cstdio>: take it out, printf is there without."
@@ -191,12 +193,16 @@ class Library:
 
 def compiler() -> str:
     """The C++ compiler: the environment's CXX (flags may follow), or else g++, or else clang++. Raises NoCompiler."""
-    for command in (os.environ.get("CXX", ""), "g++", "clang++"):
+    if named := os.environ.get("CXX", "").strip():
         try:
-            words = shlex.split(command)
+            (program, *_) = shlex.split(named)
         except ValueError as error:
-            raise NoCompiler(f"CXX is no command: {error}: {command}") from None
-        if words and shutil.which(words[0]):
+            raise NoCompiler(f"CXX is no command: {error}: {named}") from None
+        if not shutil.which(program):
+            raise NoCompiler(f"the environment's CXX is {named}, and there is no program {program}")
+        return named
+    for command in ("g++", "clang++"):
+        if shutil.which(command):
             return command
     raise NoCompiler("no C++ compiler was found: the emulator needs g++ or clang++ (apt-get install g++)")
 
@@ -211,7 +217,7 @@ def _version(command: str) -> str:
 
 def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
     """Compile a .cu file for the emulator, or reuse an earlier compilation of the same text by the same compiler."""
-    return _built(compiler(), source, source.read_text(encoding="utf-8"), defines)
+    return _built(compiler(), source, text_of(source), defines)
 
 
 def build_kernels(
@@ -331,7 +337,13 @@ def _built(
             clusters[k] = check_cluster(k, sizes, str(sizes))
     symbols = _said_by(["objdump", "-t", str(file)])
     shared, variables = _variables(symbols)
-    own_bytes = 0 if expressions else sum(s.bytes for s in shared)
+    alone = not expressions or (len(expressions) == 1 and looks.count("__global__") == 1)
+    own_bytes = sum(s.bytes for s in shared) if alone else 0
+    if own_bytes > OWN_MOST:
+        raise WrongSource(
+            f"{source.name}: its __shared__ arrays take {own_bytes} bytes, and a GPU's compiler allows {OWN_MOST}: beyond "
+            "that, they must be extern __shared__, of a size that the launch says"
+        )
     fences, cub = FENCE in symbols, _CUB.search(text) is not None
     return Library(file, source, handle, kernels, clusters, most, shared, variables, own_bytes, fences, cub)
 

@@ -247,7 +247,7 @@ static void remember_visit(int rank, size_t slot, const Event& visit) {
 
 // Checks an access to what the block of that rank has where this one has `here`, in `mine`. Returns that block's array.
 static Region& touch_in_block(int rank, Region& mine, const char* here, size_t bytes, Access kind, uint32_t where) {
-    if (++accesses > most_accesses) stop_endless(where);
+    count_access(where);
     visit(rank, event(where, kind));
     Region& theirs = rank == block_rank ? mine : parked[rank].shared[&mine - &regions[global_regions]];
     visited = rank == block_rank ? -1 : rank;

@@ -58,6 +58,7 @@ unsigned address_in_block(unsigned address, int rank, const void* where);
 // All lanes of the mask hand in `bytes` bytes; returns everybody's, 16 bytes for each lane.
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* where);
 void check_source_lane(int source, const void* where);
+void refuse_width(int width, const void* where);
 
 // What lib/ptx.cuh is made of here: copies.hpp, matrices.hpp.
 void copy(void* shared, const void* global, int bytes, int valid, const void* where);
@@ -232,26 +233,31 @@ __attribute__((no_sanitize("thread"))) inline T shuffle(unsigned mask, T value, 
 }  // namespace emulator
 
 // `width` lanes, a power of two, are a group. Shuffles stay in theirs, but that xor reads from the groups before it too.
+#define EMULATOR_WIDTH if (width < 1 || width > 32 || width & (width - 1)) emulator::refuse_width(width, EMULATOR_WHERE)
 template <class T>
 EMULATOR_FUNCTION T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+    EMULATOR_WIDTH;
     const int lane = emulator::self->lane;
     return emulator::shuffle(mask, value, (lane & -width & 31) | (source & (width - 1)), EMULATOR_WHERE);
 }
 
 template <class T>
 EMULATOR_FUNCTION T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+    EMULATOR_WIDTH;
     const int lane = emulator::self->lane, other = (lane ^ bits) & 31;
     return emulator::shuffle(mask, value, other <= (lane | (width - 1)) ? other : lane, EMULATOR_WHERE);
 }
 
 template <class T>
 EMULATOR_FUNCTION T __shfl_down_sync(unsigned mask, T value, unsigned distance, int width = 32) {
+    EMULATOR_WIDTH;
     const int lane = emulator::self->lane, other = lane + (distance & 31);
     return emulator::shuffle(mask, value, other <= (lane | (width - 1)) ? other : lane, EMULATOR_WHERE);
 }
 
 template <class T>
 EMULATOR_FUNCTION T __shfl_up_sync(unsigned mask, T value, unsigned distance, int width = 32) {
+    EMULATOR_WIDTH;
     const int lane = emulator::self->lane, other = lane - (distance & 31);
     return emulator::shuffle(mask, value, other >= (lane & -width) ? other : lane, EMULATOR_WHERE);
 }
@@ -281,28 +287,30 @@ struct Same {
 
 }  // namespace emulator
 
-#define EMULATOR_ATOMIC_OF(scope, everywhere, name, result)                                 \
+#define EMULATOR_ATOMIC_OF(scope, everywhere, name, kinds, result)                          \
     template <class T>                                                                      \
     EMULATOR_FUNCTION T name##scope(T* address, typename emulator::Same<T>::type value) {   \
+        static_assert(kinds, #name " is of whole numbers only");                            \
         emulator::atomic_access(address, sizeof(T), everywhere, EMULATOR_WHERE);            \
         const T old = *address;                                                             \
         *address = result;                                                                  \
         return old;                                                                         \
     }
-#define EMULATOR_ATOMIC(name, result)                  \
-    EMULATOR_ATOMIC_OF(, true, name, result)           \
-    EMULATOR_ATOMIC_OF(_block, false, name, result)    \
-    EMULATOR_ATOMIC_OF(_system, true, name, result)
-EMULATOR_ATOMIC(atomicAdd, old + value)
-EMULATOR_ATOMIC(atomicSub, old - value)
-EMULATOR_ATOMIC(atomicMin, old < value ? old : value)
-EMULATOR_ATOMIC(atomicMax, old > value ? old : value)
-EMULATOR_ATOMIC(atomicOr, old | value)
-EMULATOR_ATOMIC(atomicAnd, old & value)
-EMULATOR_ATOMIC(atomicXor, old ^ value)
-EMULATOR_ATOMIC(atomicExch, value)
-EMULATOR_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
-EMULATOR_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
+#define EMULATOR_ATOMIC(name, kinds, result)                  \
+    EMULATOR_ATOMIC_OF(, true, name, kinds, result)           \
+    EMULATOR_ATOMIC_OF(_block, false, name, kinds, result)    \
+    EMULATOR_ATOMIC_OF(_system, true, name, kinds, result)
+#define EMULATOR_WHOLE T(1) / T(2) == T(0)
+EMULATOR_ATOMIC(atomicAdd, true, old + value)
+EMULATOR_ATOMIC(atomicSub, EMULATOR_WHOLE, old - value)
+EMULATOR_ATOMIC(atomicMin, EMULATOR_WHOLE, old < value ? old : value)
+EMULATOR_ATOMIC(atomicMax, EMULATOR_WHOLE, old > value ? old : value)
+EMULATOR_ATOMIC(atomicOr, EMULATOR_WHOLE, old | value)
+EMULATOR_ATOMIC(atomicAnd, EMULATOR_WHOLE, old & value)
+EMULATOR_ATOMIC(atomicXor, EMULATOR_WHOLE, old ^ value)
+EMULATOR_ATOMIC(atomicExch, true, value)
+EMULATOR_ATOMIC(atomicInc, EMULATOR_WHOLE, old >= value ? 0 : old + 1)
+EMULATOR_ATOMIC(atomicDec, EMULATOR_WHOLE, old == 0 || old > value ? value : old - 1)
 
 template <class T>
 EMULATOR_FUNCTION T atomicCAS(T* address, typename emulator::Same<T>::type expected,

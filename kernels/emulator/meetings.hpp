@@ -30,6 +30,7 @@ static void open_block_barrier() {
 void block_barrier(const void* return_address) {
     Fiber& me = fibers[current()];
     me.where = place(return_address);
+    count_meeting(me.where);
     if (waiting == 0) {
         known.assign(clock_size, 0);
         barrier_where = me.where;
@@ -101,6 +102,7 @@ static void leave_meetings() {
 static Meeting& meet(unsigned mask, uint32_t where, const void* value, size_t bytes, bool orders_memory, bool excuses,
                      Together body = nullptr) {
     const int thread = current(), warp = thread / 32, lane = thread % 32;
+    count_meeting(where);
     if (!(mask >> lane & 1)) {
         Finding* f = report(BAD_LANE, where, 0, "");
         if (f) snprintf(f->note, sizeof f->note, "lane %d calls with the mask %#x, which leaves it out", lane, mask);
@@ -150,6 +152,11 @@ void warp_barrier(unsigned mask, const void* return_address) {
 const char* warp_exchange(unsigned mask, const void* value, size_t bytes, const void* return_address) {
     Meeting& m = meet(mask, place(return_address), value, bytes, false, true);
     return m.values[(m.round - 1) & 1][0];  // the next round cannot end without this lane
+}
+
+void refuse_width(int width, const void* return_address) {
+    report_note(BAD_OPERAND, place(return_address), "a shuffle in groups of %d lanes: they have 1, 2, 4, 8, 16 or 32", width);
+    abandon();
 }
 
 void check_source_lane(int source, const void* return_address) {

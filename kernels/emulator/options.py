@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..source import COMMENT
+from ..source import COMMENT, text_of
 from .build import CUDAS_HEADERS
 
 # The value follows at once, behind "=" or a space, or is the next option.
@@ -71,7 +71,7 @@ def with_headers(text: str, name: str, folders: Sequence[Path], own: Path | None
             if file in there or file in above:
                 return ""  # its guard would leave nothing of it
             surely = always and depth == 0
-            header = expanded(file.read_text(encoding="utf-8"), file.name, file.parent, (*above, file), surely)
+            header = expanded(text_of(file), file.name, file.parent, (*above, file), surely)
             guard = "ONCE" + re.sub(r"\W", "_", str(file))
             if _ONCE.search(header):
                 header = f'#ifndef {guard}\n#define {guard}\n#line 1 "{file.name}"\n{_ONCE.sub("", header)}\n#endif'

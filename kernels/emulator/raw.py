@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 
 from ..launch import Resources, check_architecture, resources_of
-from ..source import Parameter, WrongSource, check_grid, check_whole_clusters, three
+from ..source import Parameter, WrongSource, check_grid, check_whole_clusters, text_of, three
 from ..tensor_map import TensorMap
 from . import BadArguments, Emulator, Use
 from .arrays import MapBytes
-from .build import Library, build_kernels, preprocessed
+from .build import OWN_MOST, Library, build_kernels, preprocessed
 from .foreign import by_own_copy, kernel_names, space_and_name
 from .options import macros_and_folders, with_headers
 
-UNASKED = 48 << 10  # bytes of shared memory that a launch may have unless its kernel was allowed more
+UNASKED = OWN_MOST  # bytes of shared memory that a launch may have unless its kernel was allowed more
 
 
 class RawModule:
@@ -64,13 +64,15 @@ class RawModule:
         check_architecture(architecture)
         if not isinstance(code, str | Path):
             raise TypeError(f"code must be a text or the Path of one, got {type(code).__name__}")
+        if isinstance(code, str) and re.fullmatch(r"[^\n;]+\.cuh?", code.strip()):
+            raise ValueError(f"code must be a text or the Path of one: for this file pass Path({code.strip()!r})")
         for given in (options, name_expressions or ()):
             if isinstance(given, str) or not all(isinstance(word, str) for word in given):
                 raise TypeError(f'options and name_expressions must be tuples of strings, as ("-DN=4",), got {given!r}')
         self.file = code if isinstance(code, Path) else Path("kernel.cu")
         self.options = tuple(options)
         self.defines, folders = macros_and_folders(options)
-        self.text, own = (code.read_text(encoding="utf-8"), code.parent) if isinstance(code, Path) else (code, None)
+        self.text, own = (text_of(code), code.parent) if isinstance(code, Path) else (code, None)
         self.code = with_headers(self.text, self.file.name, folders, own)
         looks = preprocessed(self.code, self.defines)
         self.looks = looks
@@ -171,10 +173,12 @@ class RawKernel:
                     f"kernel {self.name}: parameter {parameters[i].name} must be const __grid_constant__, or TMA gets "
                     "the address of a thread's own copy"
                 )
-        if shared_mem > self.max_dynamic_shared_size_bytes:
+        most = self.max_dynamic_shared_size_bytes
+        if shared_mem > most or (most == UNASKED and shared_mem > (most := most - library.own_bytes)):
+            beside = f" beside the {library.own_bytes} bytes of its own" if library.own_bytes else ""
             raise ValueError(
-                f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, "
-                f"{self.max_dynamic_shared_size_bytes}: set that before, to at most 232448 on a Hopper"
+                f"kernel {self.name}: shared_mem of {shared_mem} is more than its max_dynamic_shared_size_bytes, {most}{beside}: "
+                "set that before, to at most 232448 on a Hopper"
             )
         packed = [_packed(p, v) if isinstance(v, tuple) else (v, []) for p, v in zip(parameters, values)]
         values, held = [v for v, _ in packed], [*held, *_apart(a for _, of_maps in packed for a in of_maps)]

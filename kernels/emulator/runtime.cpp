@@ -240,7 +240,7 @@ static uint32_t cluster_number;         // counts the clusters in the order of t
 static bool abandoned;                  // this cluster cannot go on
 static bool stopped;                    // nor can the whole grid
 static int visited = -1;                // the rank of the other block whose shared memory is being touched
-static long accesses, switches, most_accesses;
+static long accesses, meetings_made, switches, most_accesses;  // meetings: at barriers, and of lanes for one instruction
 static const size_t DYNAMIC_ZONE = 4096;  // around a block's dynamic shared memory
 static vector<char> dynamic_memory;       // of all blocks of the cluster
 static size_t dynamic_stride;             // from one block's to the next one's
@@ -381,7 +381,7 @@ extern "C" int emulator_run(const Program* of, void (*kernel)(void**), void** ar
     random_number.seed(seed);
     findings.clear();
     findings.reserve(MOST_FINDINGS);
-    accesses = switches = 0;
+    accesses = meetings_made = switches = 0;
     for (auto* uses : {&matrix_use, &bank_use, &sector_use}) uses->clear();
     sites.assign((threads + 31) / 32, {});
     most_accesses = limit;

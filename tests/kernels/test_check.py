@@ -205,7 +205,7 @@ def test_bad_requests_and_a_missing_compiler(project, monkeypatch, capsys):
     for arguments, message in [
         (["--architecture", "70"], "--architecture must be some of 75, 90, got 70"),
         (["--architecture", "90", "--update"], "--update writes all architectures"),
-        (["conv3d"], "no kernel file begins with 'conv3d'; there are some/k.cu"),
+        (["conv3d"], "no kernel file of the project begins with 'conv3d'; there are some/k.cu"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             check.main(arguments)
@@ -217,6 +217,25 @@ def test_bad_requests_and_a_missing_compiler(project, monkeypatch, capsys):
     monkeypatch.setattr(launch, "nvrtc_version", missing)
     assert check.main([]) == 2
     assert capsys.readouterr().err.startswith("error: NVRTC, which compiles CUDA kernels, was not found: pip install")
+
+
+@needs_nvrtc
+def test_what_only_some_cards_take(tmp_path, capsys):
+    """Other cards are checked all the same; a mark at the file's begin, and comments in another encoding, do not matter."""
+    body = 'asm volatile("cp.async.commit_group;"); y[0] = 1;'
+    file = tmp_path / "mine.cu"
+    file.write_bytes(
+        b"\xef\xbb\xbf// caf\xe9\n" + KERNEL.replace('#include "lib/cuda.cuh"\n', "").format(body).encode()
+    )
+    assert check.main([str(file), "--architecture", "75", "80", "90"]) == 1
+    out = capsys.readouterr().out
+    assert "1 kernels, 2 binaries" in out and out.count("WRONG sm_75: ") == 1 and "requires .target sm_80" in out
+    file.write_text(KERNEL.format("y[0] = nothing;"))
+    assert check.main([str(file), "--architecture", "80", "90"]) == 1
+    assert capsys.readouterr().out.count("WRONG sm_80, sm_90: ") == 1
+    with pytest.raises(SystemExit):
+        check.main([str(tmp_path / "other.cu")])
+    assert "there is no file " in capsys.readouterr().err
 
 
 @needs_nvrtc

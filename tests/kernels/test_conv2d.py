@@ -459,7 +459,7 @@ X, W, G, B = np.zeros((2, 5, 6, 3)), np.zeros((3, 3, 3, 4)), np.zeros((2, 3, 4, 
         ("conv2d", (X[..., :2], W), {}, ValueError, r"x has 2 channels, but w of shape \(3, 3, 3, 4\) has c_in = 3"),
         ("conv2d", (X, W, np.zeros(3)), {}, ValueError, r"b must have shape \(4,\)"),
         ("conv2d", (X[:, :0], W), {}, ValueError, "x may be empty along the batch axis only"),
-        ("conv2d", (X, W[..., :0]), {}, ValueError, "w may be empty along the batch axis only"),
+        ("conv2d", (X, W[..., :0]), {}, ValueError, "w may be empty along no axis"),
         ("conv2d", (X, W), {"stride": 0}, ValueError, "stride must be one or two integers of at least 1, got 0"),
         ("conv2d", (X, W), {"padding": (0, -1)}, ValueError, "padding must be one or two integers of at least 0"),
         (

@@ -7,7 +7,7 @@ import pytest
 from emulation import kept
 from rungs import needs_compiler
 
-from kernels.emulator import Emulator, planted
+from kernels.emulator import DoesNotCompile, Emulator, planted
 from kernels.emulator.build import compiler
 from kernels.tensor_map import Im2colMap, TensorMap
 
@@ -39,6 +39,41 @@ def test_a_warp_may_meet_in_more_than_64_groups():
     run(body, {"y": y}).check()
     want = [sum(m.bit_count() for m in range(128) if m >> lane & 1) for lane in range(32)]
     np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.parametrize("body", [
+    "for (int o = 16; o >= 0; o /= 2) v += __shfl_down_sync(~0u, v, o);",
+    "while (__any_sync(~0u, 1)) v++;",
+    "for (int o = 16; o >= 0; o /= 2) __syncthreads();",
+    "for (int o = 16; o >= 0; o /= 2) __syncwarp();",
+    "while (__syncthreads_count(1)) v++;",
+    "for (;;) named_barrier_sync(1, 32);",
+])  # fmt: skip
+def test_a_loop_that_only_meets_does_not_go_on_forever(body):
+    device = run(
+        f"unsigned v = threadIdx.x; {body} y[threadIdx.x] = v;",
+        {"y": np.zeros(32, np.float32)},
+        device=Emulator(most_accesses=1000),
+    )
+    assert kinds(device) == {"endless"}
+
+
+@pytest.mark.parametrize("width", [0, -1, 12, 33, 64])
+@pytest.mark.parametrize("shuffle", ["", "_xor", "_up", "_down"])
+def test_groups_of_lanes_that_a_shuffle_cannot_have(shuffle, width):
+    body = f"y[threadIdx.x] = __shfl{shuffle}_sync(~0u, y[threadIdx.x], 1, w);"
+    device = run(body, {"y": np.zeros(32, np.float32), "w": width})
+    (finding,) = device.findings
+    assert (
+        finding.kind == "bad operand"
+        and f"in groups of {width} lanes: they have 1, 2, 4, 8, 16 or 32" in finding.message
+    )
+
+
+@pytest.mark.parametrize("name", ["Max", "Min_block", "Sub", "Xor", "Inc"])
+def test_atomics_that_cuda_has_for_whole_numbers_only(name):
+    with pytest.raises(DoesNotCompile, match=f"atomic{name.partition('_')[0]} is of whole numbers only"):
+        run(f"atomic{name}(y, 1.0f);", {"y": np.zeros(32, np.float32)})
 
 
 @pytest.mark.parametrize(

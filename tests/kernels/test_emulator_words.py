@@ -311,6 +311,7 @@ def test_a_compiler_that_is_none_is_one_clear_sentence(tmp_path, monkeypatch):
     for command, said in (
         ("g++ '", "CXX is no command: No closing quotation"),
         ("false -x", "false -x --version fails"),
+        ("no-such-compiler -O2", "CXX is no-such-compiler -O2, and there is no program no-such-compiler"),
     ):
         monkeypatch.setenv("CXX", command)
         with pytest.raises(NoCompiler, match=said):

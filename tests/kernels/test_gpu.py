@@ -29,6 +29,8 @@ EVERY = [(op, rung) for op, (*_, rungs) in OPERATIONS.items() for rung in rungs]
 # Sums of small whole numbers are exact however they are added up, and these three are made to have the same bits
 # everywhere.
 EXACT = ("matmul", "conv2d", "conv2d-grad", "quantize", "embedding", "random", "eight_bit")
+# Of these, the rungs on tensor cores add up nothing by themselves but what those have added up.
+OF_TENSOR_CORES = ("matmul", "matmul-float32", "conv2d", "conv2d-float32", "conv2d-grad", "conv2d-grad-float32")
 SECOND = {  # sizes that are larger than a block's, or odd, for a card
     "attention": (2, 3, 300, 64), "attention-short": (2, 3, 300, 77, 64), "attention-grad": (1, 2, 150, 130, 64), "conv2d": (3, 17, 16, 72), "conv2d-grad": (3, 17, 16, 72, 1),
     "matmul": (300, 1100, 200), "quantize": (500, 700, 64), "random": (7, 1001), "group_norm": (3, 400, 4, 8),
@@ -100,9 +102,25 @@ def test_the_bits_are_the_emulators(op, rung, card, monkeypatch):
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("op", "rung"), [(op, r) for op, r in EVERY if op in OF_TENSOR_CORES and r > 2], ids=lambda x: str(x)
+)
+def test_the_bits_of_any_numbers_on_tensor_cores_are_the_emulators(op, rung, card):
+    """Whose sums are those of the card: see test_tensor_core_sums.py."""
+    make, _, sizes, _ = OPERATIONS[op]
+    run = make(*sizes)
+    theirs = heard(card, run, rung)
+    if theirs is None:
+        return  # not for this card
+    ours = heard(Emulator(architecture=card.architecture), run, rung)
+    assert ours and len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
 def test_second_sizes_are_of_operations_that_exist():
     assert SECOND.keys() <= OPERATIONS.keys() and all(len(SECOND[op]) == len(OPERATIONS[op][2]) for op in SECOND)
-    assert OPERATIONS.keys() > set(EXACT)
+    assert OPERATIONS.keys() > set(EXACT) | set(OF_TENSOR_CORES)
 
 
 # --- the ways to a card, tried on the stand-in ------------------------------------------------------------------------

@@ -82,6 +82,19 @@ def test_what_no_gpu_would_launch_is_refused():
         axpy(block=(2048,))
     with pytest.raises(ValueError, match="shared_mem of 50000 is more than its max_dynamic_shared_size_bytes, 49152"):
         axpy(shared_mem=50000)
+    own = AXPY.replace("{", "{ __shared__ float s[10000]; s[threadIdx.x] = 1;", 1)
+    with pytest.raises(ValueError, match=r"shared_mem of 9600 is more than .*, 9152 beside the 40000 bytes of its own"):
+        axpy(code=own, shared_mem=9600)
+    kernel = RawKernel(own, "axpy")
+    kernel.max_dynamic_shared_size_bytes = 200_000
+    with pytest.raises(ValueError, match="shared_bytes must be from 0 to 191488 beside the 40960 bytes"):
+        kernel((1,), (32,), (TWO, *np.zeros((2, 32), np.float32), np.int32(32)), shared_mem=195_000)
+    with pytest.raises(WrongSource, match="__shared__ arrays take 52000 bytes, and a GPU's compiler allows 49152"):
+        axpy(code=own.replace("10000", "13000"))
+    with pytest.raises(
+        ValueError, match=r"code must be a text or the Path of one: for this file pass Path\('my/axpy.cu'\)"
+    ):
+        RawKernel("my/axpy.cu", "axpy")
     for n in (1, 5):
         with pytest.raises(BadArguments, match=rf"kernel axpy takes 4 arguments \(a, x, y, n\), got {n}"):
             RawKernel(AXPY, "axpy")((1,), (1,), (1,) * n)

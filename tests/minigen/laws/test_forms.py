@@ -132,7 +132,7 @@ def test_bare_functions():
     lerp = failed(Transform("slerp", lambda a, b, t: (1 - t) * a + t * b))["L19"]
     assert lerp.value > 1
     assert not failed(Transform("slerp", guarded_slerp), DTYPES)
-    with pytest.raises(ValueError, match="space must be one of 'vp', .*, got 'slurp'"):
+    with pytest.raises(ValueError, match=r"space must be one of 'vp', .*, got 'slurp'"):
         failed(Transform("slurp", my_slerp))
     assert "norm" in failed(Transform("slerp", guarded_slerp, claims={"norms": "linear"}))["L19"].detail
     textbook = lambda c, u, s: u + s * (c - u)  # noqa: E731
