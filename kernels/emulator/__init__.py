@@ -180,8 +180,9 @@ from .arrays import (
     same_memory,
     structure,
 )  # fmt: skip
-from .build import DoesNotCompile, Library, NoCompiler, build, compiler
+from .build import DoesNotCompile, Library, build
 from .cards import sums_of
+from .tools import NoCompiler, compiler
 from .uses import BANKS, MATRICES, SECTORS, Use, uses
 
 __all__ = [

@@ -8,10 +8,8 @@ import ctypes
 import functools
 import hashlib
 import itertools
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from ..source import (
     without_comments,
 )  # fmt: skip
 from . import assembly, foreign
+from .tools import compiler, said_by, version
 
 HERE = Path(__file__).parent
 CUDAS_HEADERS = HERE / "include"  # what we have of the headers that come with CUDA: <cuda_fp16.h>
@@ -131,10 +130,6 @@ _CUB = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]cub/", re.MULTILINE)
 _DEVICE_WIDE = re.compile(r"\bcub\s*::\s*Device[A-Z]|#\s*include\s*[<\"]cub/device/")
 
 
-class NoCompiler(RuntimeError):
-    """There is no C++ compiler, so no kernel can be emulated here."""
-
-
 class DoesNotCompile(RuntimeError):
     """A kernel that the emulator does not support; the message is the compiler's."""
 
@@ -182,37 +177,13 @@ class Library:
         """The same, each followed by the lines that called it, as far as calls were inlined."""
         if new := [p for p in dict.fromkeys(places) if p not in self.known]:
             command = ["addr2line", "-a", "-i", "-e", str(self.file), *(hex(p) for p in new)]
-            found = _said_by(command, check=self.file.exists())
+            found = said_by(command, check=self.file.exists())
             parts = re.split(r"^0x\w+\n", found, flags=re.MULTILINE)[1:]  # the line, and the lines it was inlined into
             for place, part in zip(new, parts):
                 said = [re.sub(r" \(discriminator \d+\)$", "", f) for f in part.splitlines()]
                 names = [Path(f).name if not f.startswith("??") else "?" for f in said]
                 self.known[place] = [n for n in names if not n.startswith((*WRAPPERS, DOOR))] or names[:1]
         return [self.known.get(p, [f"{self.source.name}:?"]) for p in places]
-
-
-def compiler() -> str:
-    """The C++ compiler: the environment's CXX (flags may follow), or else g++, or else clang++. Raises NoCompiler."""
-    if named := os.environ.get("CXX", "").strip():
-        try:
-            (program, *_) = shlex.split(named)
-        except ValueError as error:
-            raise NoCompiler(f"CXX is no command: {error}: {named}") from None
-        if not shutil.which(program):
-            raise NoCompiler(f"the environment's CXX is {named}, and there is no program {program}")
-        return named
-    for command in ("g++", "clang++"):
-        if shutil.which(command):
-            return command
-    raise NoCompiler("no C++ compiler was found: the emulator needs g++ or clang++ (apt-get install g++)")
-
-
-@functools.cache
-def _version(command: str) -> str:
-    done = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True)
-    if done.returncode:
-        raise NoCompiler(f"{command} --version fails, so it is no C++ compiler: {done.stderr.strip()}")
-    return done.stdout.partition("\n")[0]
 
 
 def build(source: Path, defines: tuple[tuple[str, str], ...] = ()) -> Library:
@@ -335,7 +306,7 @@ def _built(
             x, *more = ctypes.POINTER(ctypes.c_int).in_dll(handle, f"emulator_cluster_{i}")[:3]
             sizes = (x, *(n or 1 for n in more))  # 0 is none
             clusters[k] = check_cluster(k, sizes, str(sizes))
-    symbols = _said_by(["objdump", "-t", str(file)])
+    symbols = said_by(["objdump", "-t", str(file)])
     shared, variables = _variables(symbols)
     alone = not expressions or (len(expressions) == 1 and looks.count("__global__") == 1)
     own_bytes = sum(s.bytes for s in shared) if alone else 0
@@ -395,7 +366,7 @@ def _own_files() -> tuple[str, ...]:
 
 def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], None], end: str = ".so") -> Path:
     options = (*OPTIONS, *KERNEL_OPTIONS, *_own_options(command))
-    key = hashlib.sha256("\0".join([command, _version(command), *options, *parts]).encode()).hexdigest()[:32]
+    key = hashlib.sha256("\0".join([command, version(command), *options, *parts]).encode()).hexdigest()[:32]
     file = cache_directory() / f"{kind}-{key}{end}"
     if not file.exists() or not file.stat().st_size:  # a power cut may leave it empty
         try:
@@ -409,7 +380,7 @@ def _cached(command: str, kind: str, parts: list[str], make: Callable[[Path], No
 
 
 def _own_options(command: str) -> tuple[str, ...]:
-    return CLANG_OPTIONS if "clang" in _version(command) else GCC_OPTIONS
+    return CLANG_OPTIONS if "clang" in version(command) else GCC_OPTIONS
 
 
 def _runtime(command: str) -> Path:
@@ -458,7 +429,7 @@ def _compile(command: str, program: str, out: Path) -> None:
         _run_compiler(command, "-c", str(listing), "-o", str(object_file))
     else:
         _run_compiler(command, *options, "-c", str(main), "-o", str(object_file))
-    _said_by(["objcopy", *(f"--redefine-sym={name}={ours}" for name, ours in OURS.items()), str(object_file)])
+    said_by(["objcopy", *(f"--redefine-sym={name}={ours}" for name, ours in OURS.items()), str(object_file)])
     # Without -fsanitize=thread here: its library is not wanted, ours takes its place.
     linked = [str(object_file), str(_last(command)), str(_runtime(command)), "-lm", "-lgcc", "-o", str(out)]
     _run_compiler(command, "-shared", "-nodefaultlibs", *linked)
@@ -490,13 +461,6 @@ def _run_compiler(command: str, *arguments: str) -> None:
         raise DoesNotCompile(f"the kernel includes {missing[1]}, which the emulator does not have")
     if done.returncode:
         raise DoesNotCompile(f"the kernel does not compile for the emulator:\n{done.stderr.strip()}")
-
-
-def _said_by(command: list[str], check: bool = True) -> str:
-    """What one of the tools that come with a compiler's linker prints. Raises NoCompiler where it is missing."""
-    if not shutil.which(command[0]):
-        raise NoCompiler(f"no {command[0]} was found: the emulator needs GNU binutils (apt-get install binutils)")
-    return subprocess.run(command, capture_output=True, text=True, check=check).stdout
 
 
 def _variables(symbols: str) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:

@@ -8,7 +8,7 @@ from emulation import kept
 from rungs import needs_compiler
 
 from kernels.emulator import DoesNotCompile, Emulator, planted
-from kernels.emulator.build import compiler
+from kernels.emulator.tools import compiler
 from kernels.tensor_map import Im2colMap, TensorMap
 
 pytestmark = needs_compiler
