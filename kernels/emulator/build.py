@@ -61,6 +61,7 @@ KERNEL_OPTIONS = (
 # Two barriers in two branches must stay two, and in the order of the source.
 GCC_OPTIONS = (
     "-fsanitize=bounds-strict",  # also of arrays that end a structure
+    "-fno-allocation-dce",  # which takes away what new brings and nobody uses
     "-fno-crossjumping",
     "-fno-tree-tail-merge",
     "-fno-toplevel-reorder",

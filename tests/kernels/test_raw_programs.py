@@ -1,5 +1,7 @@
 """Programs that were written for nvcc or CuPy, with what they use of C++ and of CUDA's words and headers, by RawKernel."""
 
+import shutil
+
 import numpy as np
 import pytest
 from rungs import needs_compiler, needs_nvrtc
@@ -553,6 +555,16 @@ extern "C" __global__ void k(int* y, int n) {
         assert y[0] == 7
         with pytest.raises(EmulatorError, match=r"kernel\.cu:6: bad operand: memory that a kernel asks for itself"):
             kernel((1,), (1,), (y, 1))
+
+
+def test_memory_that_nobody_uses_is_asked_for_all_the_same(monkeypatch):
+    """clang++ takes it away."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    monkeypatch.setenv("CXX", "g++")
+    code = 'extern "C" __global__ void k(int* y) {\n int* p = new int[4]; p[y[0]] = 1; y[0] = 2; delete[] p; }'
+    with pytest.raises(EmulatorError, match=r"kernel\.cu:2: bad operand: memory that a kernel asks for itself"):
+        RawKernel(code, "k")((1,), (1,), (np.zeros(1, np.int32),))
 
 
 BY_MACROS = """#define KERNEL(name, type, sign) \\
