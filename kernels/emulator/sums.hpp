@@ -44,7 +44,7 @@ unsigned to_tf32(float x) {
 
 // --- sums --------------------------------------------------------------------------------------------------------------
 //
-// A tensor core adds so many products at a time to a sum c (Xie et al. 2025, arXiv 2511.10909, whose model has the bits of
+// A tensor core adds some products at a time to a sum c (Xie et al. 2025, arXiv 2511.10909, whose model has the bits of
 // the cards; Khattak & Mikaitis 2025, arXiv 2512.07004; of the first ones Fasi et al. 2021, PeerJ Computer Science 7:e330):
 //
 //     e = max(exponents of all a_k b_k, and of c)
@@ -95,15 +95,16 @@ struct Adding {  // how products are added up
     int numbers;     // at a time
     double bits;     // 2^kept
     double of_zero;  // 2^exponent of 0
-    Number after;    // FP16, or F32, of which E4M3 has 13 bits of mantissa
+    Number sums;     // FP16 or F32
+    int mantissa;    // bits of the result's
 
-    Adding(Number factors, Number sums, bool warpgroup = false) {
+    Adding(Number factors, Number sums, bool warpgroup = false) : sums(sums) {
         const bool of_8_bits = bytes_of(factors) == 1;
         const int own = !of_8_bits ? kept : warpgroup ? 13 : kept_of_fp8;
         numbers = bytes_at_a_time / bytes_of(factors);
         bits = double(1 << own);
         of_zero = ldexp(1, (sums == FP16 ? 4 : -108) - kept);
-        after = sums == F32 && own == 13 ? E4M3 : sums;
+        mantissa = sums == FP16 ? 10 : std::min(own, 23);
     }
     float rounded(double) const;
 };
@@ -117,14 +118,14 @@ static float cut(double x, int mantissa) {
 
 // To the nearest number of half precision, of two the even one.
 static float half(double x) {
-    const double size = fabs(x), magic = 1.5 * 0x1p42 * std::max(power_of(x, FP16), 0x1p-14);  // whose last bit is the result's
+    const double size = fabs(x), magic = 1.5 * 0x1p42 * std::max(power_of(x, FP16), 0x1p-14);  // its last bit is the result's
     const double near = size >= 65520 ? INFINITY : (size + magic) - magic;
     return float(x < 0 ? -near : near);
 }
 
 float Adding::rounded(double x) const {
     if (x != x) return float_of(0x7fffffff);
-    const float result = after == FP16 ? half(x) : cut(x, after == E4M3 ? 13 : 23);
+    const float result = sums == FP16 ? half(x) : cut(x, mantissa);
     return result == 0 ? 0 : result;
 }
 
@@ -136,11 +137,10 @@ struct Factor {
 // Eight neighbours of a row: sum[j] += left[k] right[k][j] for all k < depth. Rows of `right` are WIDTH numbers apart.
 template <int WIDTH>
 static void add_eight(float (&sum)[8], const Factor& left, const Factor& right, int depth, const Adding& how) {
-    const Number type = how.after == FP16 ? FP16 : F32;
     for (int first = 0; first < depth; first += how.numbers) {
         const int last = std::min(depth, first + how.numbers);
         double largest[8], scale[8], total[8];
-        for (int j = 0; j < 8; j++) largest[j] = std::max(power_of(sum[j], type), how.of_zero);
+        for (int j = 0; j < 8; j++) largest[j] = std::max(power_of(sum[j], how.sums), how.of_zero);
         for (int k = first; k < last; k++)
             for (int j = 0; j < 8; j++) {
                 const double power = left.power[k] * right.power[k * WIDTH + j];
