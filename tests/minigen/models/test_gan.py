@@ -298,6 +298,7 @@ def test_a_generators_step_leaves_the_discriminator_alone_and_the_other_way_roun
             dataclasses.replace(system, stages=lambda s=stage, o=objectives: [dataclasses.replace(s, objectives=o)]),
             seed=0,
         )
+        system.modules["generator"].train()  # also where this stage does not train it: its batch norm sees the batch
         trainer.advance(digits.train)
         ends.append(system.modules["discriminator"].flat.copy())
         assert np.array_equal(system.modules["generator"].flat, start) != both
