@@ -172,7 +172,7 @@ def uniform_times(T: int, steps: int) -> Any:
     r"""``steps`` times spread evenly over $1 \dots T$, the last one $T$: $\tau_i = \lceil i T / S \rceil$.
 
     The chain starts at pure noise and its last step is as long as the others ("trailing" spacing, Lin et al. 2023,
-    2305.08891, section 3.3); no time repeats. Raises ValueError unless $1 \le S \le T$.
+    2305.08891, section 3.3, where they are rounded to the nearest); no time repeats. Raises ValueError unless $1 \le S \le T$.
     """
     if not 1 <= steps <= T:
         raise ValueError(f"steps must be from 1 to {T}, the length of the schedule, got {steps}")
@@ -181,7 +181,7 @@ def uniform_times(T: int, steps: int) -> Any:
 
 def quadratic_times(T: int, steps: int) -> Any:
     r"""``steps`` times, close together where there is little noise: $\tau_i = \lceil T (i / S)^2 \rceil$ (Song et al.
-    2020, 2010.02502, appendix D.2).
+    2020, 2010.02502, appendix D.2, where they are rounded down).
 
     Times that would repeat are moved up to the next free one. Raises ValueError unless $1 \le S \le T$.
     """
@@ -289,13 +289,16 @@ def scaled_linear(T: int, beta_1: float = 0.00085, beta_T: float = 0.012) -> Sch
 
 def sigmoid(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
     r"""$\bar\alpha_t = \frac{\varsigma(e / \tau) - \varsigma(u_t / \tau)}{\varsigma(e / \tau) - \varsigma(s / \tau)}$,
-    $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972), at $T$ not 0 but
-    $10^{-9}$ (Chen 2023, 2301.10972, algorithm 1).
+    $u_t = s + (e - s)\, t / T$, $\varsigma$ the logistic function (Jabri et al. 2022, 2212.11972; Chen 2023, 2301.10972,
+    algorithm 1), at $T$ not 0: $\beta_T$ is 0.999, as in `cosine`.
+
+    In the papers time is continuous, and $\bar\alpha$ ends at $10^{-9}$. As the last step of a chain that has
+    $\beta_T = 1 - 10^{-6}$, whose term of the bound outweighs all others in the loss of a learned variance.
     """
     _check_steps(T)
     u = expit((start + (end - start) * np.arange(T + 1) / T) / tau)
     alpha_bar = (u[-1] - u) / (u[-1] - u[0])
-    alpha_bar[-1] = min(1e-9, 0.5 * alpha_bar[-2])
+    alpha_bar[-1] = (1 - 0.999) * alpha_bar[-2]
     return Schedule(alpha_bar)
 
 

@@ -235,6 +235,10 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     ) -> Any:
         """``n`` pictures in [-1, 1]."""
         y = asked(n, label)
+        if scale == 0 and label is not None:
+            raise ValueError(f"label goes with guidance: with scale 0 the model draws whatever it likes, got {label}")
+        if scale == 1 and away_from is not None:
+            raise ValueError(f"away_from has no effect with scale 1, got {away_from}")
         null = model.null if away_from is None else checked("away_from", away_from)
         guided = classifier_free(model, scale, null, rescale=rescale)
         x_T = to_device(rng.standard_normal((n, h, w, c)))
@@ -242,8 +246,10 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         of = {"steps": steps, "own": config.variance, "callback": callback}
         return sampling.draw(guided, x_T, schedule, rng=rng, cond=y, **of, **how)
 
-    def notes(images: Any, *, label: int | None = None, **settings: Any) -> list[str]:
-        """The class that was asked for."""
+    def notes(images: Any, *, label: int | None = None, scale: float = Sampling.scale, **settings: Any) -> list[str]:
+        """The class that was asked for; none with scale 0."""
+        if scale == 0:
+            return []
         return [dataset.classes[i] for i in asked(len(images), label)]
 
     def scales(split: Split, *, rng: Any) -> Any:
@@ -278,5 +284,7 @@ def check(config: Config, dataset: Dataset) -> None:
     sampling.check_pictures(config, dataset)
     if not dataset.classes:
         raise ValueError(f"classifier-free guidance needs labels, and the data set '{dataset.name}' has none")
-    if not 0 <= config.p_uncond <= 1:
-        raise ValueError(f"p_uncond must be from 0 to 1, got {config.p_uncond}")
+    if not 0 < config.p_uncond <= 1:
+        raise ValueError(
+            f"p_uncond must be above 0, or the null label is never trained, and at most 1, got {config.p_uncond}"
+        )

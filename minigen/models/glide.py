@@ -313,6 +313,8 @@ def draw(
 
     ``how``: fields of `sampling.Sampling`.
     """
+    if negative and guidance == 1:
+        raise ValueError(f"a negative prompt has no effect with guidance 1, got {negative!r}")
     config, net, text = system.config, system.modules["glide"], clip.Embedder(system.modules["clip"])
     schedule = schedule_of(config)
     n, xp = len(prompts), array_module(net.unet.conv_in.w.data)
@@ -517,7 +519,8 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         if keep is None:
             raise ValueError("painting needs a mask, which says where: give --mask")
         images = device(np.repeat(np.asarray(image, np.float32)[None], n, axis=0))
-        return to_numpy(edit(system, images, device(np.asarray(keep)[None]), prompt, rng=rng, **settings))
+        whole = completed([prompt] * n, rng=rng)
+        return to_numpy(edit(system, images, device(np.asarray(keep)[None]), whole, rng=rng, **settings))
 
     def notes_of_edits(images: Any, *, prompt: str = "", **settings: Any) -> list[str]:
         """What was asked for, and whether it was drawn."""
@@ -588,8 +591,8 @@ def check(config: Config, dataset: Dataset) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if not 0 < config.shift < np.inf:
         raise ValueError(f"shift must be a positive number, got {config.shift}")
-    if not 0 <= config.p_uncond < 1:
-        raise ValueError(f"p_uncond must be a share from 0 to below 1, got {config.p_uncond}")
+    if not 0 < config.p_uncond < 1:
+        raise ValueError(f"p_uncond must be a share above 0 and below 1, got {config.p_uncond}")
     for name, least in (("text_layers", 0), ("paint_steps", 0), ("edges", 0), ("most", 1)):
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")

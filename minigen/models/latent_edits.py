@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from minigen.data.captions import completed
+
 from . import sampling
 from .latent_figures import Uses
 from .system import Picture
@@ -29,7 +31,9 @@ class Editing(sampling.Sampling):
     upscale: Picture | None = None
     """A picture to draw at twice its size."""
     prompt: str = ""
-    """What the WHOLE picture should show in the end, including what is kept. The empty prompt asks for anything."""
+    """What the WHOLE picture should show in the end, including what is kept. The empty prompt asks for anything. With --mask,
+    a size, colour or place that it does not name is random.
+    """
     negative: str = ""
     """What to draw away from."""
     guidance: float = 2.0
@@ -74,4 +78,4 @@ def edit(
         return uses.enlarge(x, prompts, rng=rng)
     if img2img is not None:
         return uses.draw(prompts, rng=rng, start=x, strength=strength, **settings)
-    return uses.draw(prompts, rng=rng, image=x, keep=np.asarray(keep, np.float32)[None], **settings)
+    return uses.draw(completed(prompts, rng=rng), rng=rng, image=x, keep=np.asarray(keep, np.float32)[None], **settings)

@@ -138,7 +138,7 @@ class Config:
     T: int = 200
     """Length of the noising chain."""
     output: Literal["x_0", "v", "eps"] = "x_0"
-    """What the network predicts."""
+    """What the network predicts; "eps" of maps goes with Stable Diffusion 1's scaled-linear schedule, all else with the cosine one."""
     most: float = 5.0
     """Largest weight of a time if that is x_0; below it the weight is SNR + 1, that of the squared error of v."""
     sample_steps: int = 6
@@ -294,6 +294,8 @@ def draw(
     """A picture for each prompt (n, h, w, c): from noise or from the pictures ``start``; exactly ``image`` where
     ``keep`` is 1; things where ``layouts`` has their boxes. ``how``: fields of `sampling.Sampling`.
     """
+    if negative and guidance == 1:
+        raise ValueError(f"a negative prompt has no effect with guidance 1, got {negative!r}")
     config, net, text = system.config, system.modules["unet"], clip.Embedder(system.modules["clip"])
     codec, n, (side, _, _), xp = (
         codec_of(system),
@@ -330,7 +332,7 @@ def draw(
         classifier_free(base, guidance, null),
         codec,
         (n, *system.image_shape),
-        schedules.cosine(config.T),
+        schedule_of(config),
         steps=min(config.sample_steps, config.T) if steps is None else steps,
         rng=rng,
         start=start,
@@ -345,6 +347,16 @@ def draw(
     return x if keep is None else xp.where(chosen, image, x)
 
 
+def schedule_of(config: Any) -> Schedule:
+    r"""The chain of maps: the cosine schedule, or where the network predicts $\epsilon$ of maps, that of Stable Diffusion 1.
+
+    $\hat x_0 = (x_t - \sigma_t \hat\epsilon) / \sqrt{\bar\alpha_t}$ divides the network's error by $\sqrt{\bar\alpha_T}$: by
+    1/15 on that one, by 1/4000 on the cosine schedule, and no bound of the map cuts it off.
+    """
+    of_maps = config.output == "eps" and config.codec != "identity"
+    return schedules.scaled_linear(config.T) if of_maps else schedules.cosine(config.T)
+
+
 def codec_of(system: System) -> Codec | Identity:
     """The codec of a system."""
     return Codec(system.modules["codec"]) if "codec" in system.modules else Identity()
@@ -355,7 +367,7 @@ def enlarged(system: System, images: Any, prompts: Sequence[str], *, rng: Any) -
     if "upscaler" not in system.modules:
         raise ValueError("this model was trained without upscale_steps: it draws at one size")
     said = read(clip.Embedder(system.modules["clip"]), list(prompts), penultimate=system.config.penultimate)[:3]
-    net, schedule = system.modules["upscaler"], schedules.cosine(system.config.T)
+    net, schedule = system.modules["upscaler"], schedule_of(system.config)
     return latent_upscaler.upscale(net, codec_of(system), images, said, schedule, rng=rng, kind=system.config.output)
 
 
@@ -371,7 +383,7 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
     rng = np.random.default_rng(seed)
     of_clip = clip.Config(steps=max(1, config.clip_steps))
     clip_net = clip.CLIP(dataset.shape, of_clip, rng=rng)
-    text, tokenizer, schedule = clip.Embedder(clip_net), WordTokenizer(), schedules.cosine(config.T)
+    text, tokenizer, schedule = clip.Embedder(clip_net), WordTokenizer(), schedule_of(config)
     side, _, c = dataset.shape
     modules: dict[str, Any] = {"clip": clip_net}
     codec: Codec | Identity = Identity()
@@ -547,11 +559,13 @@ def check(config: Config, dataset: Dataset) -> None:
     for name in ("T", "sample_steps", "patch", "base", "heads", "steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.output == "eps" and config.codec != "identity" and config.T <= 12:
+        raise ValueError(f"T must be above 12 where the output is 'eps', got {config.T}")
     for name, least in (("clip_steps", 0), ("text_layers", 0), ("beside_steps", 0), ("upscale_steps", 0), ("most", 1)):
         if not getattr(config, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
-    if not 0 <= config.p_uncond < 1:
-        raise ValueError(f"p_uncond must be a share from 0 to below 1, got {config.p_uncond}")
+    if not 0 < config.p_uncond < 1:
+        raise ValueError(f"p_uncond must be a share above 0 and below 1, got {config.p_uncond}")
     if config.codec != "identity" and config.codec_steps < 1:
         raise ValueError(f"codec_steps must be at least 1, got {config.codec_steps}")
     if config.codec == "identity" and config.upscale_steps:

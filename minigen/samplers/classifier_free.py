@@ -67,7 +67,7 @@ def classifier_free(
         if np.all(s == 1):
             return model(x_t, t, cond)
         without = _filled(null(cond) if callable(null) else null, cond, n)
-        if np.all(s == 0) and not rescale:
+        if np.all(s == 0):
             return model(x_t, t, without)
         conditional, unconditional = _both(model, x_t, t, cond, without)
         c, *v = conditional if isinstance(conditional, tuple) else (conditional,)
@@ -77,7 +77,7 @@ def classifier_free(
         out = u + rows * (c - u)  # eq. 1
         out = ag.where(rows == 1, c, ag.where(rows == 0, u, out))  # without rounding at both ends
         if rescale:
-            out = rescaled(out, c, rescale)
+            out = ag.where(rows == 0, out, rescaled(out, c, rescale))
         return (out, *(ag.where(rows == 0, b, a) for a, b in zip(v, v_u))) if v else out
 
     return guided

@@ -211,7 +211,14 @@ def test_scales_1_and_0_ask_one_model_alone(system, monkeypatch):
     np.testing.assert_array_equal(x, plain)
     x, calls = asked_of(system, monkeypatch, scale=0.0)
     assert calls == [[10, 10, 10]] * 4
-    np.testing.assert_array_equal(x, asked_of(system, monkeypatch, scale=0.0, label=7)[0])
+    np.testing.assert_array_equal(x, asked_of(system, monkeypatch, scale=0.0, rescale=0.7)[0])
+    with pytest.raises(
+        ValueError, match="label goes with guidance: with scale 0 the model draws whatever it likes, got 7"
+    ):
+        asked_of(system, monkeypatch, scale=0.0, label=7)
+    with pytest.raises(ValueError, match="away_from has no effect with scale 1, got 3"):
+        asked_of(system, monkeypatch, scale=1.0, away_from=3)
+    assert system.notes(x, scale=0.0) == [] and len(system.notes(x, label=7)) == 3
     _, calls = asked_of(system, monkeypatch, scale=2.0, label=7)
     assert calls == [[7, 7, 7, 10, 10, 10]] * 4
 
@@ -315,7 +322,16 @@ def test_settings_that_do_not_fit_are_named(digits, system):
     for config, dataset, message in [
         (cf.Config(), load("rings"), "'rings' holds no pictures"),
         (cf.Config(), unlabelled, "needs labels, and the data set 'grey' has none"),
-        (cf.Config(p_uncond=1.5), digits, "p_uncond must be from 0 to 1, got 1.5"),
+        (
+            cf.Config(p_uncond=1.5),
+            digits,
+            "p_uncond must be above 0, or the null label is never trained, and at most 1, got 1.5",
+        ),
+        (
+            cf.Config(p_uncond=0.0),
+            digits,
+            "p_uncond must be above 0, or the null label is never trained, and at most 1, got 0.0",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             cf.build(config, dataset, seed=0)

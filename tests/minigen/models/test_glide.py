@@ -1,6 +1,7 @@
 """GLIDE: what the text reaches, what a mask keeps, what the cascade is shown, and a run of all its stages."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -306,7 +307,8 @@ def test_glide_guidance_of_one_asks_for_the_prompt_alone_and_a_prompt_as_its_own
         return system.paint(PROMPTS, rng=np.random.default_rng(0), **how)
 
     alone = paint(guidance=1.0)
-    np.testing.assert_array_equal(alone, paint(guidance=1.0, negative=PROMPTS[1]))
+    with pytest.raises(ValueError, match="a negative prompt has no effect with guidance 1, got "):
+        paint(guidance=1.0, negative=PROMPTS[1])
     assert abs(alone - paint(guidance=3.0)).max() > 1e-3
     assert abs(paint(guidance=3.0) - paint(guidance=3.0, negative=PROMPTS[1])).max() > 1e-3
     same = [PROMPTS[0]] * 2
@@ -314,6 +316,19 @@ def test_glide_guidance_of_one_asks_for_the_prompt_alone_and_a_prompt_as_its_own
         system.paint(same, rng=np.random.default_rng(0), guidance=g, negative=n) for g, n in ((1.0, ""), (5.0, same[0]))
     )
     np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_what_the_prompt_of_a_painting_leaves_open_is_random(system, data, monkeypatch):
+    """As of a picture: no caption left it open."""
+    heard, read = [], glide.read
+    monkeypatch.setattr(
+        glide, "read", lambda text, prompts, *more, **how: heard.extend(prompts) or read(text, prompts, *more, **how)
+    )
+    image, keep = data.scale(data.test.images[0]), np.ones((32, 32, 1))
+    keep[:16] = 0
+    system.edit(image, keep, n=2, rng=np.random.default_rng(0), prompt="a red circle", steps=1)
+    assert all(re.fullmatch("a (large|small) red circle (at|on|in) the .*", prompt) for prompt in heard[:2])
+    assert heard[2:4] == ["", ""]
 
 
 def test_glide_guidance_of_zero_leaves_the_prompt_to_clip(system):
@@ -545,6 +560,7 @@ def test_glide_upsampling_tells_the_level_that_the_small_picture_has(rng):
     [
         ({"base": 0}, "base must be at least 1"),
         ({"p_uncond": 1.0}, "p_uncond must be a share"),
+        ({"p_uncond": 0.0}, "p_uncond must be a share above 0 and below 1, got 0.0"),
         ({"most": 0.5}, "most must be at least 1"),
         ({"upsample": 3}, "upsample must be 0, 1 or 2"),
         ({"upsample_steps": 0}, "upsample_steps must be at least 1"),

@@ -1,6 +1,7 @@
 """Latent diffusion: pixels as a special case bit for bit, what the words reach, what stays of a picture, a run of all stages."""
 
 import dataclasses
+import re
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -154,7 +155,7 @@ def test_ldm_training_is_eq3_of_maps_that_are_told_their_own_captions_holes_layo
     b, n, codec = data.train.take(slice(0, 8)), 8, sd.codec_of(system)
     got = float(loss(b, np.random.default_rng(4), 1)[0])
 
-    rng, schedule, x = np.random.default_rng(4), schedules.cosine(config.T), data.scale(b.images)
+    rng, schedule, x = np.random.default_rng(4), sd.schedule_of(config), data.scale(b.images)
     beside = low = level = None
     share = np.full(n, 0.5)
     if name == "beside":
@@ -351,14 +352,44 @@ def test_ldm_guidance_and_negative_prompts(system):
     def paint(**how):
         return system.paint(PROMPTS, rng=np.random.default_rng(0), **how)
 
-    alone = paint(guidance=1.0)
-    np.testing.assert_array_equal(alone, paint(guidance=1.0, negative=PROMPTS[1]))
+    with pytest.raises(ValueError, match="a negative prompt has no effect with guidance 1, got "):
+        paint(guidance=1.0, negative=PROMPTS[1])
     assert abs(paint(guidance=3.0) - paint(guidance=3.0, negative=PROMPTS[1])).max() > 1e-3
     same = [PROMPTS[0]] * 2
     a, b = (
         system.paint(same, rng=np.random.default_rng(0), guidance=g, negative=n) for g, n in ((1.0, ""), (4.0, same[0]))
     )
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_what_the_prompt_of_a_painting_leaves_open_is_random(system, data, monkeypatch):
+    """But img2img leaves it to the picture."""
+    heard, read = [], sd.read
+    monkeypatch.setattr(sd, "read", lambda text, prompts, **how: heard.append(prompts[0]) or read(text, prompts, **how))
+    image, keep = data.scale(data.test.images[0]), np.ones((32, 32, 1))
+    keep[:16] = 0
+    how = {"n": 1, "rng": np.random.default_rng(0), "prompt": "a red circle", "steps": 2}
+    system.edit(image, keep, **how)
+    system.edit(None, None, img2img=image, **how)
+    assert re.fullmatch("a (large|small) red circle (at|on|in) the .*", heard[0]) and heard[1] == "a red circle"
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "ddim", "ancestral"])
+def test_noise_that_is_predicted_a_little_wrong_does_not_blow_up_maps(sampler, rng):
+    """Of N(0, 1) maps, by the best network with an error of 1 %, in the default number of steps: nothing clips a map."""
+    config = sd.Config(output="eps")
+
+    def spread(schedule):
+        def model(x_t, t, cond=None):
+            s = (1 - schedule.alpha_bar_at(t)).reshape(-1, 1, 1, 1) ** 0.5
+            return s * x_t + 0.01 * rng.standard_normal(x_t.shape)
+
+        x_T = rng.standard_normal((200, 4, 4, 4))
+        return sampling.draw(model, x_T, schedule, steps=config.sample_steps, rng=rng, clip=None, sampler=sampler).std()
+
+    assert 0.6 < spread(sd.schedule_of(config)) < 1.1
+    assert spread(schedules.cosine(config.T)) > 2  # why it is not that one
+    assert sd.schedule_of(sd.Config(output="v")).alpha_bar.tolist() == schedules.cosine(200).alpha_bar.tolist()
 
 
 # --- img2img ----------------------------------------------------------------------------------------------------------
@@ -610,12 +641,13 @@ def test_upscaler_tells_the_level_that_the_small_picture_has(rng):
 
 @pytest.mark.parametrize("output", ["v", "eps"])
 def test_upscaler_is_taken_for_what_it_predicts(output, data):
-    system, x = sd.build(dataclasses.replace(TINY, output=output), data, seed=0), data.scale(data.test.images[:2])
+    config = dataclasses.replace(TINY, output=output)
+    system, x = sd.build(config, data, seed=0), data.scale(data.test.images[:2])
     net, said = shaken(system.modules["upscaler"], 0), glide.read(clip.Embedder(system.modules["clip"]), PROMPTS)[:3]
     found = sd.enlarged(system, x, PROMPTS, rng=np.random.default_rng(0))
     by_kind = {
         kind: latent_upscaler.upscale(
-            net, sd.codec_of(system), x, said, schedules.cosine(TINY.T), rng=np.random.default_rng(0), kind=kind
+            net, sd.codec_of(system), x, said, sd.schedule_of(config), rng=np.random.default_rng(0), kind=kind
         )
         for kind in (output, "x_0")
     }
@@ -832,6 +864,8 @@ def test_figures_are_shares_of_the_pictures_that_are_right(data, monkeypatch):
         ({"output": "score"}, "output must be 'x_0', 'v' or 'eps', got 'score'"),
         ({"base": 0}, "base must be at least 1"),
         ({"p_uncond": 1.0}, "p_uncond must be a share"),
+        ({"p_uncond": 0.0}, "p_uncond must be a share above 0 and below 1, got 0.0"),
+        ({"output": "eps", "T": 12}, "T must be above 12 where the output is 'eps', got 12"),
         ({"most": 0.5}, "most must be at least 1"),
         ({"clip_steps": -1}, "clip_steps must be at least 0"),
         ({"codec": "identity"}, "the codec 'identity' has no up-scaler"),

@@ -115,7 +115,12 @@ def contrast(g):
             np.testing.assert_array_equal(g.rescaled(same, np.arange(210, dtype=dtype).reshape(same.shape), 0.7), same)
     close(g.rescaled(c[..., :1, :1, :1], 2 * c[..., :1, :1, :1], 0.7), c[..., :1, :1, :1])  # one number has no contrast
     u = model(X, T3, 0.3 * Y)
-    close(g.classifier_free(model, 0.0, 0.3 * Y, rescale=1.0)(X, T3, Y), u * std(c) / std(u))
+    np.testing.assert_array_equal(g.classifier_free(model, 0.0, 0.3 * Y, rescale=1.0)(X, T3, Y), u)  # c has no part
+    mixed = g.classifier_free(model, lambda times: np.where(times == T3[0], 0.0, 6.0), 0.3 * Y, rescale=1.0)(X, T3, Y)
+    zero = np.broadcast_to(T3, len(X)) == T3[0]
+    close(mixed[zero], u[zero])
+    assert 0 < zero.sum() < len(X)
+    close(std(mixed)[~zero], std(c)[~zero])
 
 
 def thresholds(g):
