@@ -198,7 +198,9 @@ class Editing(sampling.Sampling):
     """Settings of editing."""
 
     prompt: str = ""
-    """What the WHOLE picture should show in the end, including the kept part. The empty prompt asks for anything."""
+    """What the WHOLE picture should show in the end, including the kept part. A size, colour or place that it does not name is
+    random; the empty prompt asks for anything.
+    """
     negative: str = ""
     """What to draw away from."""
     guidance: float = Sampling.guidance
