@@ -28,8 +28,8 @@ works. The findings are
   have changed since that fence;
 * ``misaligned``: an access of 2 to 16 bytes at an address that is no multiple of its size;
 * ``bad operand``: an instruction with an operand that it cannot take (a copy from shared memory, a number that is no
-  tf32, a block that the cluster does not have, a shuffle in groups of 12), or any access to an mbarrier except by its own instructions (its bits
-  are kept elsewhere here);
+  tf32, a block that the cluster does not have, a shuffle in groups of 12 lanes), or any access to an mbarrier except
+  by its own instructions (its bits are kept elsewhere here);
 * ``absent block``: an access to the shared memory of another block of the cluster, which may not have begun by then, or
   have returned;
 * ``undefined``: what C++ leaves undefined, so that a GPU's compiler may do anything: an index beyond an array of known
