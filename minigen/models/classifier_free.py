@@ -237,8 +237,6 @@ def build(config: Config, dataset: Dataset, *, seed: int) -> System:
         y = asked(n, label)
         if scale == 0 and label is not None:
             raise ValueError(f"label goes with guidance: with scale 0 the model draws whatever it likes, got {label}")
-        if scale == 1 and away_from is not None:
-            raise ValueError(f"away_from has no effect with scale 1, got {away_from}")
         null = model.null if away_from is None else checked("away_from", away_from)
         guided = classifier_free(model, scale, null, rescale=rescale)
         x_T = to_device(rng.standard_normal((n, h, w, c)))

@@ -315,8 +315,6 @@ def draw(
 
     ``how``: fields of `sampling.Sampling`.
     """
-    if negative and guidance == 1:
-        raise ValueError(f"a negative prompt has no effect with guidance 1, got {negative!r}")
     config, net, text = system.config, system.modules["glide"], clip.Embedder(system.modules["clip"])
     schedule = schedule_of(config)
     n, xp = len(prompts), array_module(net.unet.conv_in.w.data)

@@ -294,8 +294,6 @@ def draw(
     """A picture for each prompt (n, h, w, c): from noise or from the pictures ``start``; exactly ``image`` where
     ``keep`` is 1; things where ``layouts`` has their boxes. ``how``: fields of `sampling.Sampling`.
     """
-    if negative and guidance == 1:
-        raise ValueError(f"a negative prompt has no effect with guidance 1, got {negative!r}")
     config, net, text = system.config, system.modules["unet"], clip.Embedder(system.modules["clip"])
     codec, n, (side, _, _), xp = (
         codec_of(system),

@@ -216,8 +216,6 @@ def test_scales_1_and_0_ask_one_model_alone(system, monkeypatch):
         ValueError, match="label goes with guidance: with scale 0 the model draws whatever it likes, got 7"
     ):
         asked_of(system, monkeypatch, scale=0.0, label=7)
-    with pytest.raises(ValueError, match="away_from has no effect with scale 1, got 3"):
-        asked_of(system, monkeypatch, scale=1.0, away_from=3)
     assert system.notes(x, scale=0.0) == [] and len(system.notes(x, label=7)) == 3
     _, calls = asked_of(system, monkeypatch, scale=2.0, label=7)
     assert calls == [[7, 7, 7, 10, 10, 10]] * 4
