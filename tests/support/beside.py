@@ -52,7 +52,8 @@ class Beside(Emulator):
         settings = {"shared_bytes": shared_bytes, "defines": defines}
         can = self.card.architecture in launch.architectures(text)
         own = self.architecture
-        self.architecture = self.card.architecture if can else own  # for its sums
+        if can and own == "90a":
+            self.architecture = self.card.architecture  # for its sums
         try:
             super().run(source, kernel, grid, threads, arguments, **settings)
         finally:
