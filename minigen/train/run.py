@@ -12,6 +12,7 @@ infinity in it is never written. Only one run at a time works in a folder (`trai
 
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -231,8 +232,9 @@ class Keeper:
         if not self.run.overwrite and holds_run(path):
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another folder with --out")
         self.make(path / SAMPLES)
-        for old in (path / SAMPLES).glob("[0-9]*"):  # of a run that is overwritten
-            old.unlink()
+        for old in (path / SAMPLES).iterdir() if self.run.overwrite else ():
+            if re.fullmatch(r"\d{6,}\.(png|txt)", old.name):  # what `draw` has written for the run before
+                old.unlink()
         self.save()
 
     def due(self) -> bool:

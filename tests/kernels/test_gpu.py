@@ -88,6 +88,12 @@ def heard(device, run, rung):
     return results if can_run(device, run, rung) else None
 
 
+def check_same_bits(ours, theirs):
+    assert ours and len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
 @pytest.mark.parametrize(("op", "rung"), [(op, r) for op, r in EVERY if op in EXACT], ids=lambda x: str(x))
 def test_the_bits_are_the_emulators(op, rung, card, monkeypatch):
     for module in (emulate, companions, gradients):
@@ -97,9 +103,7 @@ def test_the_bits_are_the_emulators(op, rung, card, monkeypatch):
     ours, theirs = heard(Emulator(), run, rung), heard(card, run, rung)
     if theirs is None:
         return  # not for this card
-    assert ours and len(ours) == len(theirs)
-    for a, b in zip(ours, theirs):
-        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    check_same_bits(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +117,7 @@ def test_the_bits_of_any_numbers_on_tensor_cores_are_the_emulators(op, rung, car
     if theirs is None:
         return  # not for this card
     ours = heard(Emulator(architecture=card.architecture), run, rung)
-    assert ours and len(ours) == len(theirs)
-    for a, b in zip(ours, theirs):
-        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    check_same_bits(ours, theirs)
 
 
 def test_second_sizes_are_of_operations_that_exist():

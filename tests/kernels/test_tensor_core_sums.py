@@ -141,6 +141,12 @@ def written(kind, half, warpgroup, tmp_path):
     return file
 
 
+def exact(kind, how, x, w, c):
+    """The sums (rows, 8) in exact arithmetic: of the bits of A and of B transposed, and the numbers ``c`` before."""
+    a, b = numbers(kind, x), numbers(kind, w)
+    return [[dot([*a[i]], [*b[j]], c[i, j], (kind, kind), how) for j in range(8)] for i in range(len(a))]
+
+
 def check(kind, half, warpgroup, cards, tmp_path, rng):
     """The emulator's bits are those of exact arithmetic."""
     file, of_sums = written(kind, half, warpgroup, tmp_path), "fp16" if half else "float"
@@ -151,9 +157,7 @@ def check(kind, half, warpgroup, cards, tmp_path, rng):
             device = Emulator(architecture=card)
             got = numbers(of_sums, bits_by(device, file, x, w, y))
             device.check()
-            a, b, c = numbers(kind, x), numbers(kind, w), numbers(of_sums, y)
-            want = [[dot([*a[i]], [*b[j]], c[i, j], (kind, kind), how) for j in range(8)] for i in range(len(a))]
-            np.testing.assert_array_equal(got, want, err_msg=f"{card}, {way}")
+            np.testing.assert_array_equal(got, exact(kind, how, x, w, numbers(of_sums, y)), err_msg=f"{card}, {way}")
             assert not np.signbit(got[got == 0]).any()
 
 
@@ -284,8 +288,7 @@ def test_exact_arithmetic_has_the_bits_of_a_model_that_has_those_of_the_cards(ca
             factors = [torch.tensor(v.copy()).view(getattr(torch, types[kind])) for v in (x, w)]
             before = torch.tensor(y[:16]).view(torch.float16 if half else torch.float32)
             got = product.dpa(factors[0][:, None].expand(-1, 8, -1), factors[1][None].expand(16, -1, -1), before)
-            a, b, c = numbers(kind, x), numbers(kind, w), numbers(of_sums, y)
-            want = [[dot([*a[i]], [*b[j]], c[i, j], (kind, kind), how) for j in range(8)] for i in range(16)]
+            want = exact(kind, how, x, w, numbers(of_sums, y[:16]))
             np.testing.assert_array_equal(got.float().numpy(), want, err_msg=f"{shape}, {way}")
             same += 1
     assert same == {"75": 6, "80": 12, "89": 21, "90a": 33, "100": 12, "120": 21}[card]

@@ -364,10 +364,20 @@ def test_a_run_that_is_there_is_not_touched(tmp_path: Path):
         assert all((out / name).read_bytes() == data for name, data in before.items() if (out / name).exists())
         if missing == CHECKPOINT:
             (out / CHECKPOINT).unlink()
-    (out / "samples" / "000099.png").write_bytes(b"of the run before")
+    for name in ("000099.png", "2026.png", "000099.mine.png"):
+        (out / "samples" / name).write_bytes(b"of before")
     go(out, seed=1, overwrite=True)
+    assert (out / "samples" / "2026.png").exists() and (out / "samples" / "000099.mine.png").exists()
     assert not (out / "samples" / "000099.png").exists() and any((out / "samples").iterdir())
     assert (out / WEIGHTS).read_bytes() != before[WEIGHTS] and len(read_log(out / LOG)) == 16
+
+
+def test_pictures_in_a_folder_without_a_run_stay(tmp_path: Path):
+    mine = tmp_path / "run" / "samples" / "000001.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    go(tmp_path / "run")
+    assert mine.read_bytes() == b"mine"
 
 
 def test_resume_without_a_checkpoint(tmp_path: Path):
