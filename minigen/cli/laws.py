@@ -61,7 +61,7 @@ class ShrinkFlags(Flags):
 
     law: Annotated[str | None, arg(metavar="NAMES")] = None
     """Laws, separated by commas: L6,L8. All if left out."""
-    sweep: Annotated[str | None, arg(metavar="N=NUMBERS")] = None
+    sweep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="N=NUMBERS")] = ()
     """Numbers of steps to try: N=1..100 or N=2,5,10; the sampler's own if left out."""
 
     samplers: Annotated[Positional[tuple[str, ...]], arg(metavar="SAMPLER")] = ()
@@ -93,9 +93,7 @@ def main(args: list[str]) -> int:
         check_file(path)
     if flags.json is not None and flags.json == flags.html:
         raise UserError(f"--json and --html must be two files, got {flags.json} for both")
-    sweeps: dict[str, list[Any]] = {}
-    for key, values in map(_sweep, flags.sweep):
-        sweeps[key] = [*dict.fromkeys([*sweeps.get(key, []), *values])]
+    sweeps = _sweeps(flags.sweep)
     numbers = sweeps.pop("N", None)
     asked = [
         (sampler, name, settings)
@@ -159,9 +157,12 @@ def shrink(args: list[str]) -> int:
     space = find(name, settings)[0].space
     if not any(space in law.spaces for law in suite.choose(names)):
         raise UserError(f"nothing was checked: {flags.law} is no law of {space}")
-    key, numbers = _sweep(flags.sweep) if flags.sweep is not None else ("N", [])
-    if key != "N":
-        raise UserError(f"--sweep of shrink must be numbers of steps, N=1..100 or N=2,5,10, got '{flags.sweep}'")
+    sweeps = _sweeps(flags.sweep)
+    numbers = sweeps.pop("N", [])
+    if sweeps:
+        raise UserError(
+            f"--sweep of shrink must be numbers of steps, N=1..100 or N=2,5,10, got {next(iter(sweeps))}=..."
+        )
 
     def make(**settings: Any) -> Any:
         sampler = find(name, settings)[0]
@@ -264,6 +265,14 @@ def _sweep(text: str) -> tuple[str, list[Any]]:
     if not sound or (key == "N" and not all(type(n) is int and n > 0 for n in found)):
         raise UserError(f"--sweep must be N=1..100, N=2,5,10 or a setting's values with commas between, got '{text}'")
     return key, found
+
+
+def _sweeps(texts: tuple[str, ...]) -> dict[str, list[Any]]:
+    """The values of each setting that is swept over, in the order given."""
+    sweeps: dict[str, list[Any]] = {}
+    for key, values in map(_sweep, texts):
+        sweeps[key] = [*dict.fromkeys([*sweeps.get(key, []), *values])]
+    return sweeps
 
 
 def _settings(config: tuple[str, ...], sweeps: dict[str, list[Any]]) -> list[dict[str, Any]]:

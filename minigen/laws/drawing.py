@@ -64,11 +64,11 @@ def as_sampler(sampler: Any) -> Callable[..., Any]:
         ours: list[BaseException] = []
         with in_one_sentence(name, ours):
             levels = protocol.levels(sampler, steps)
-            if len(levels) - 1 != steps:
-                told = protocol.short([level.time for level in levels[:-1]])
-                raise protocol.Fault(f"levels({steps}) has {len(levels) - 1} noisy levels: {told}")
-            if any(level.sigma == 0 for level in levels[:-1]) or len({level.time for level in levels[:-1]}) < steps:
-                told = protocol.short([level.time for level in levels[:-1]])
+            times = [level.time for level in levels[:-1]]
+            if len(times) != steps:
+                raise protocol.Fault(f"levels({steps}) has {len(times)} noisy levels: {protocol.short(times)}")
+            if any(level.sigma == 0 for level in levels[:-1]) or len({*times}) < steps:
+                told = protocol.short(times)
                 raise protocol.Fault(
                     f"levels({steps}) repeat a time, or hold one without noise before the data: {told}"
                 )

@@ -133,9 +133,9 @@ def test_shrinking_drops_settings_and_steps_and_its_script_reproduces(stranger, 
 
 def test_a_fault_at_some_numbers_of_steps_is_shrunk_by_the_command_that_is_named(stranger, capsys):
     late = ["--config", "factor=1.1", "--config", "from_n=60"]
-    assert command.main([stranger, *late, "--sweep", "N=50,64", "--law", "L6"]) == 1
+    assert command.main([stranger, *late, "--sweep", "N=64", "--sweep", "N=50", "--law", "L6"]) == 1
     next_ = re.search(r"next: `minigen laws (.*?)`", capsys.readouterr().out)
-    assert next_ and "--sweep N=50,64" in next_[1]
+    assert next_ and "--sweep N=64 --sweep N=50" in next_[1]
     assert command.main(shlex.split(next_[1])) == 1
     assert "smallest: 1 step, factor=1.1 (" in capsys.readouterr().out  # found from 64 steps with from_n
     assert command.main(["shrink", stranger, *late, "--law", "L6,L4"]) == 0
